@@ -1,0 +1,231 @@
+"""One frozen dataclass per stage section, and the only code that turns JSON or YAML into them.
+
+An unknown key or a wrong type is an error that names the key. Whole numbers that arrive as floats are accepted for
+integers, because KFP carries JSON numbers as doubles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from inranker_flow.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """A collection to train on or to adapt to, and how it is read."""
+
+    #: Where it is: folder or s3:// in BEIR layout, ``ir_datasets:ID``, a Parquet corpus, ``inranker-beir:FILE``
+    #: (published soft labels with their texts) or ``demo:source/SEED`` / ``demo:target/SEED``.
+    uri: str
+    #: Short name, used in tables, charts and run files.
+    name: str
+    #: Content digest found at submission, so that KFP's cache sees a changed folder behind an unchanged path.
+    fingerprint: str = ""
+    #: Published soft labels for this collection (``inranker-msmarco:FILE``), used instead of the teacher.
+    labels: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    #: refuse: the first problem ends the stage; repair: bad rows are dropped, counted and reported.
+    on_problem: Literal["refuse", "repair"] = "refuse"
+    #: Limits for a quick look at a big collection (0 = all). Judged documents of the kept queries always stay.
+    max_documents: int = 0
+    max_train_queries: int = 0
+    max_test_queries: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RetrieveConfig:
+    """BM25 as Anserini runs it (k1 = 0.9, b = 0.4)."""
+
+    k1: float = 0.9
+    b: float = 0.4
+    stopwords: str = "english"
+    stemmer: str = "english"
+    #: Negatives are drawn from the top `depth` of each training query (InRanker: BM25 top-1000) ...
+    depth: int = 1000
+    #: ... this many for each query (InRanker: 9).
+    negatives: int = 9
+    #: Candidates for each test query, the same for every system that is evaluated.
+    test_depth: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How a monoT5 checkpoint scores pairs; shared by labelling and evaluation."""
+
+    max_length: int = 512
+    #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code.
+    truncation: Literal["document", "reference"] = "document"
+    true_token: str = "▁true"
+    false_token: str = "▁false"
+    #: Padded tokens in one batch; 0 picks a value for the device.
+    batch_tokens: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing).
+    checkpoint: str
+    #: Hub revision, or the content digest of a local folder (filled in at submission).
+    revision: str = ""
+    scoring: ScoringConfig = ScoringConfig()
+    #: Pairs in one shard; a finished shard survives a kill.
+    shard_pairs: int = 50_000
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    checkpoint: str
+    revision: str = ""
+    backend: Literal["transformers"] = "transformers"
+    #: A template file in ``generation/prompts`` by name, or a path.
+    prompt: str = "inpars-v1"
+    #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
+    documents: int = 100_000
+    queries_per_document: int = 1
+    min_document_words: int = 1
+    #: Tokens of the document that the prompt may hold (InPars toolkit: 256).
+    max_document_tokens: int = 256
+    max_new_tokens: int = 64
+    #: 0 is greedy, as InPars does.
+    temperature: float = 0.0
+    top_p: float = 1.0
+    batch_size: int = 16
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: Documents in one shard; a finished shard survives a kill.
+    shard_documents: int = 2_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
+    checkpoint: str = ""
+    revision: str = ""
+    #: mse: on the two logits, the paper's; margin_mse and kl: over the documents of a query.
+    loss: Literal["mse", "margin_mse", "kl"] = "mse"
+    #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
+    centre: bool = True
+    learning_rate: float = 7e-5
+    warmup_steps: int = 20_000
+    #: Pairs in one optimiser step (for margin_mse and kl: whole queries of about as many pairs).
+    batch_size: int = 32
+    epochs: int = 1
+    #: Ends earlier than `epochs` when positive.
+    max_steps: int = 0
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+    max_grad_norm: float = 1.0
+    #: Share of the peak learning rate that is left at the last step.
+    final_learning_rate: float = 0.0
+    #: Negative keeps the checkpoint's own (T5: 0.1).
+    dropout: float = -1.0
+    max_length: int = 512
+    truncation: Literal["document", "reference"] = "document"
+    true_token: str = "▁true"
+    false_token: str = "▁false"
+    #: auto: bf16 autocast where the device computes in it, else fp32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_accumulation: int = 1
+    #: Share of the queries held out, split by query, to choose the best checkpoint.
+    holdout: float = 0.02
+    holdout_max_queries: int = 1_000
+    #: Steps between looks at the held-out queries; 0 is ten looks in all.
+    evaluate_every: int = 0
+    #: Steps between resumable checkpoints; 0 is with each look.
+    save_every: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    #: ir_measures names; the first is the headline.
+    measures: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
+    #: Score with the teacher too (dear with a 3B teacher).
+    teacher: bool = True
+    #: BEIR's quirk: drop doc_id == query_id (arguana, quora).
+    drop_self: bool = True
+    scoring: ScoringConfig = ScoringConfig()
+
+
+@dataclass(frozen=True)
+class PromoteConfig:
+    """Policy of the gate (`promotion.decide`) and where the model is registered."""
+
+    model_name: str = "inranker"
+    measure: str = "nDCG@10"
+    #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
+    min_gain: float = 0.0
+    #: No dataset may be worse than the champion (or BM25) by more than this.
+    max_loss: float = 0.01
+    #: Fewer test queries than this on a dataset prove nothing.
+    min_queries: int = 20
+
+
+def parse(kind: type[T], data: Any, where: str) -> T:
+    """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (for example ``phase1``)."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a section with keys, got {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; it knows: {', '.join(fields)}"
+            raise UserError(f"{where}.{key}: unknown key{hint}")
+    for name, field in fields.items():
+        missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if missing and name not in data:
+            raise UserError(f"{where}.{name}: missing; this key has no default")
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast("type[Any]", hint), value, where)
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value in get_args(hint):
+            return value
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        raise TypeError(f"{where}: union types are not supported in configuration classes")
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+        return int(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        try:  # YAML 1.1 reads 7e-5 as a string
+            return float(value)
+        except ValueError:
+            pass
+    if hint is str and isinstance(value, str):
+        return value
+    raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r} ({type(value).__name__})")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain nested data of a configuration object, ready for JSON and for :func:`parse`."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return plain
