@@ -37,6 +37,8 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
+    """How collections are read and checked."""
+
     #: refuse: the first problem ends the stage; repair: bad rows are dropped, counted and reported.
     on_problem: Literal["refuse", "repair"] = "refuse"
     #: Limits for a quick look at a big collection (0 = all). Judged documents of the kept queries always stay.
@@ -79,6 +81,8 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
+    """The large reranker whose logits are the soft labels."""
+
     #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing).
     checkpoint: str
     #: Hub revision, or the content digest of a local folder (filled in at submission).
@@ -90,6 +94,8 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
+    """Synthetic queries (InPars, arXiv 2202.05144)."""
+
     checkpoint: str
     revision: str = ""
     backend: Literal["transformers"] = "transformers"
@@ -114,6 +120,8 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
+    """One phase of distillation; the defaults are the official trainer's (InRanker, ``training/trainer.py``)."""
+
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
     revision: str = ""
@@ -154,6 +162,8 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
+    """What is measured, on the test queries of every collection."""
+
     #: ir_measures names; the first is the headline.
     measures: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
     #: Score with the teacher too (dear with a 3B teacher).
@@ -178,7 +188,7 @@ class PromoteConfig:
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
-    """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (for example ``phase1``)."""
+    """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (``phase1``)."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a section with keys, got {data!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]

@@ -55,7 +55,8 @@ class Renderer:
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
         """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
         if self.truncation == "reference":
-            return [*query_ids, *document_ids, *self._suffix][: self.max_length - 1] + [self._eos]
+            prompt = [*query_ids, *document_ids, *self._suffix]
+            return [*prompt[: self.max_length - 1], self._eos]
         room = self.max_length - len(self._suffix) - 1
         query_ids = query_ids[: max(room // 2, room - len(document_ids))]
         return [*query_ids, *document_ids[: room - len(query_ids)], *self._suffix, self._eos]

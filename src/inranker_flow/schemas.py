@@ -56,9 +56,7 @@ RUN = _table("run", {"query_id": _S, "doc_id": _S, "rank": _I, "score": _F}, ("q
 #: ``role`` is source (the passage the query was written for), positive (judged relevant) or negative (sampled).
 PAIRS = _table("pairs", {"query_id": _S, "doc_id": _S, "role": _S}, ("query_id", "doc_id"))
 #: The teacher's raw logits at the first decoder step, as float64 so that nothing is rounded on the way.
-LABELS = _table(
-    "labels", {"query_id": _S, "doc_id": _S, "false_logit": _F, "true_logit": _F}, ("query_id", "doc_id")
-)
+LABELS = _table("labels", {"query_id": _S, "doc_id": _S, "false_logit": _F, "true_logit": _F}, ("query_id", "doc_id"))
 MEASURES = _table(
     "measures",
     {"dataset": _S, "system": _S, "measure": _S, "query_id": _S, "value": _F},
@@ -131,7 +129,7 @@ class TableWriter:
                 self._check_unique()
                 with open(self._aside, "rb") as written:
                     os.fsync(written.fileno())
-                os.replace(self._aside, self.path)
+                self._aside.replace(self.path)
         finally:
             self._aside.unlink(missing_ok=True)
 
@@ -179,9 +177,7 @@ def read(table: Table, path: str | os.PathLike[str]) -> pa.Table:
     return pa.Table.from_batches(list(read_batches(table, path)), schema=table.schema)
 
 
-def read_batches(
-    table: Table, path: str | os.PathLike[str], batch_rows: int = BATCH_ROWS
-) -> Iterator[pa.RecordBatch]:
+def read_batches(table: Table, path: str | os.PathLike[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Stream a table in batches of at most ``batch_rows`` rows; raises :class:`UserError` where it is not one."""
     file = _file(table, path)
     try:

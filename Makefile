@@ -1,0 +1,87 @@
+# InRanker Flow. A bare `make` prints this help. Everything sets itself up.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PIPELINE ?= inranker
+PROFILE  ?= $(if $(SOURCE)$(TARGETS),smoke,demo)
+PYTHON   ?= python3
+RUN_DIR  ?= .run
+SET      ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# Byte code is written once: without it every stage pays twice for its imports.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
+
+run_options = --profile '$(PROFILE)' --run-dir '$(RUN_DIR)' $(if $(VERBOSE),--verbose) \
+  $(foreach name,SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER,\
+    $(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))')) \
+  $(foreach setting,$(SET),--set '$(setting)')
+
+.PHONY: help
+help: ## This help
+	@echo 'make TARGET [VARIABLE=value ...]'; echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@echo; echo 'Variables'; \
+	grep -hE '^## [A-Z_]+ +' $(MAKEFILE_LIST) | sed -E 's/^## ([A-Z_]+) +/  \1|/' | column -t -s '|'
+
+## PIPELINE   which pipeline (default inranker)
+## PROFILE    demo (default), smoke (default with SOURCE or TARGETS), small, paper, or a YAML file of yours
+## SEED       seed of the run; in the demo also of its world (default: the profile's)
+## SOURCE     collection with supervised queries: BEIR folder, s3://, ir_datasets:ID, Parquet
+## TARGETS    collections to adapt to, separated by commas
+## TEACHER    checkpoint of the teacher: hub id, folder, s3://
+## STUDENT    checkpoint that the student starts from
+## GENERATOR  checkpoint of the query generator
+## TOKENIZER  tokenizer folder for the random checkpoints of the smoke profile
+## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
+## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
+## VERBOSE    1 shows KFP's own log lines too
+## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
+
+.PHONY: run
+run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
+	@$(BIN)/python -m pipelines.run '$(PIPELINE)' $(run_options)
+
+.PHONY: compile
+compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
+	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(run_options)
+
+.PHONY: test
+test: $(VENV)/.ready check ## All checks and tests
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.ready ## Lint, formatting, types
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.ready ## Format the code
+	@$(BIN)/ruff check -q --fix . || true
+	@$(BIN)/ruff format -q .
+
+.PHONY: mlflow
+mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)
+	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RUN_DIR))/mlflow.db
+
+.PHONY: demo-models
+demo-models: $(VENV)/.ready ## Rebuild the demo's three small models from their seed (minutes)
+	@$(BIN)/python -m inranker_flow.demo.build --seed 1 --out src/inranker_flow/demo/models
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Create the environment (the other targets do it themselves)
+
+.PHONY: lock
+lock: $(VENV)/.ready ## Resolve requirements.lock anew from pyproject.toml
+	@./scripts/lock
+
+.PHONY: clean
+clean: ## Remove what runs and builds left (not the environment)
+	@rm -rf '$(RUN_DIR)' build .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/.ready: requirements.lock scripts/setup
+	@./scripts/setup '$(PYTHON)' '$(VENV)'

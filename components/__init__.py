@@ -1,0 +1,21 @@
+"""KFP components: one folder each, a thin adapter around a stage of `inranker_flow`."""
+
+from components.distill_phase1.component import distill_phase1
+from components.distill_phase2.component import distill_phase2
+from components.evaluate.component import evaluate
+from components.generate_queries.component import generate_queries
+from components.prepare_corpus.component import prepare_corpus
+from components.promote.component import promote
+from components.retrieve.component import retrieve
+from components.teacher_label.component import teacher_label
+
+COMPONENTS = {
+    "prepare_corpus": prepare_corpus,
+    "retrieve": retrieve,
+    "teacher_label": teacher_label,
+    "generate_queries": generate_queries,
+    "distill_phase1": distill_phase1,
+    "distill_phase2": distill_phase2,
+    "evaluate": evaluate,
+    "promote": promote,
+}

@@ -1,0 +1,53 @@
+from typing import List
+
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+
+from components.decorator import component
+
+
+@component
+def evaluate(
+    source_collection: Input[Dataset],
+    source_candidates: Input[Dataset],
+    target_collections: Input[List[Dataset]],
+    target_candidates: Input[List[Dataset]],
+    phase1: Input[Model],
+    phase2: Input[Model],
+    config: dict,
+    teacher: dict,
+    champion: str,
+    evaluation: Output[Dataset],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+):
+    """Every system reranks the same candidates of the same test queries.
+
+    Args:
+        source_collection: collection of the source domain.
+        source_candidates: its BM25 candidates.
+        target_collections: collections of the target domains.
+        target_candidates: their BM25 candidates.
+        phase1: student after phase 1.
+        phase2: student after phase 2.
+        config: EvaluateConfig: measures, depth.
+        teacher: TeacherConfig.
+        champion: model reference of the current champion, or empty.
+        evaluation: measures for each query, runs, summary.
+        report: self-contained page with the chart.
+        metrics: the headline measure for each dataset and system.
+    """
+    from inranker_flow.evaluation import evaluate
+    from inranker_flow.stage import run_stage
+
+    run_stage(
+        evaluate,
+        configs={"config": config, "teacher": teacher},
+        inputs={
+            "collections": [source_collection, *target_collections],
+            "candidates": [source_candidates, *target_candidates],
+            "students": {"phase1": phase1, "phase2": phase2},
+        },
+        outputs={"evaluation": evaluation, "report": report},
+        metrics=metrics,
+        champion=champion,
+    )

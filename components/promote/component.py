@@ -1,0 +1,38 @@
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components.decorator import component
+
+
+@component
+def promote(
+    student: Input[Model],
+    evaluation: Input[Dataset],
+    config: dict,
+    champion: str,
+    run_key: str,
+    decision: Output[Dataset],
+    metrics: Output[Metrics],
+):
+    """Register the student, and make it champion if the gate says so.
+
+    Args:
+        student: the phase-2 student.
+        evaluation: what `evaluate` measured.
+        config: PromoteConfig: the gate's policy and the registered model's name.
+        champion: model reference of the champion that was evaluated, or empty.
+        run_key: identity of this work, kept with the version.
+        decision: verdict, reasons, version.
+        metrics: 1 for promoted, else 0.
+    """
+    from inranker_flow.promote import promote
+    from inranker_flow.stage import run_stage
+
+    run_stage(
+        promote,
+        configs={"config": config},
+        inputs={"student": student, "evaluation": evaluation},
+        outputs={"decision": decision},
+        metrics=metrics,
+        champion=champion,
+        run_key=run_key,
+    )

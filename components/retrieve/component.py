@@ -1,0 +1,32 @@
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components.decorator import component
+
+
+@component
+def retrieve(
+    collection: Input[Dataset],
+    config: dict,
+    candidates: Output[Dataset],
+    metrics: Output[Metrics],
+    queries: Input[Dataset] = None,
+):
+    """First stage: BM25 candidates for the test queries, training pairs for the training queries.
+
+    Args:
+        collection: what `prepare_corpus` wrote.
+        config: RetrieveConfig: BM25's parameters, depth, negatives.
+        candidates: pairs to label, and the run (also as TREC file) that every system reranks.
+        metrics: counts and speed.
+        queries: training queries; without them the collection's supervised queries.
+    """
+    from inranker_flow.retrieval import retrieve
+    from inranker_flow.stage import run_stage
+
+    run_stage(
+        retrieve,
+        configs={"config": config},
+        inputs={"collection": collection, "queries": queries},
+        outputs={"candidates": candidates},
+        metrics=metrics,
+    )

@@ -1,0 +1,32 @@
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components.decorator import component
+
+
+@component
+def teacher_label(
+    collection: Input[Dataset],
+    candidates: Input[Dataset],
+    config: dict,
+    labels: Output[Dataset],
+    metrics: Output[Metrics],
+):
+    """Soft labels: the teacher's two logits for every training pair.
+
+    Args:
+        collection: passages, and published soft labels where there are some.
+        candidates: the pairs to label.
+        config: TeacherConfig: checkpoint and scoring.
+        labels: a self-contained training set: queries, labelled passages, logits.
+        metrics: counts and speed.
+    """
+    from inranker_flow.labelling import teacher_label
+    from inranker_flow.stage import run_stage
+
+    run_stage(
+        teacher_label,
+        configs={"config": config},
+        inputs={"collection": collection, "candidates": candidates},
+        outputs={"labels": labels},
+        metrics=metrics,
+    )

@@ -1,0 +1,1 @@
+"""Pipelines, their profiles and placement, and the commands around them."""

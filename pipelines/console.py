@@ -1,0 +1,76 @@
+"""What `make run` shows on the terminal: the stages' own log lines as they come, tables at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+#: A line that `inranker_flow.stage.start_logging` wrote.
+_STAGE_LINE = re.compile(r"\d\d:\d\d:\d\d \[[^\]]+\] ")
+
+
+class Tee(io.TextIOBase):
+    """Everything goes to the log file, the stages' lines to the terminal too (KFP's own are for the file)."""
+
+    def __init__(self, terminal: TextIO, log: TextIO, everything: bool) -> None:
+        self._terminal, self._log, self._everything = terminal, log, everything
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        if self._everything:
+            self._terminal.write(text)
+        elif _STAGE_LINE.match(text):
+            self._terminal.write(text)
+            self._terminal.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+        self._terminal.flush()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The stages' records of one run, in the order in which they ended."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def results_table(summary: Mapping[str, Any]) -> str:
+    """Rows datasets, columns systems: mean of the headline measure."""
+    headline = summary["headline"]
+    systems = summary["systems"]
+    rows = [[f"{headline}", *systems]]
+    for dataset, found in summary["datasets"].items():
+        means = found["systems"]
+        rows.append([dataset, *(f"{means[s]['means'][headline]:.4f}" if s in means else "-" for s in systems)])
+    return table(rows)
+
+
+def stages_table(stages: Sequence[str], events: Iterable[Mapping[str, Any]]) -> str:
+    """Seconds for each stage, summed over its tasks; a stage without a record was a cache hit."""
+    seconds: dict[str, list[float]] = {}
+    for event in events:
+        seconds.setdefault(event["stage"], []).append(event["seconds"])
+    rows = [["stage", "seconds", "tasks run"]]
+    for stage in stages:
+        ran = seconds.get(stage, [])
+        rows.append([stage, f"{sum(ran):.1f}" if ran else "cached", str(len(ran))])
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned first column, right-aligned others, a line under the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,69 @@
+"""Pin what a profile only names: content digests of folders and files, absolute paths.
+
+KFP's cache sees strings, not content: with the digest beside the path, a changed corpus or checkpoint behind an
+unchanged path is seen, and an unchanged one is not paid for again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from inranker_flow import storage
+from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from pipelines.profile import Profile
+
+Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
+
+
+def pin(profile: Profile) -> Profile:
+    """The same profile with fingerprints and revisions filled in; :class:`UserError` for what does not exist."""
+    return dataclasses.replace(
+        profile,
+        source=_corpus(profile.source, "source"),
+        targets=tuple(_corpus(target, "targets") for target in profile.targets),
+        teacher=_checkpoint(profile.teacher, "teacher"),
+        generation=_checkpoint(_prompt(profile.generation), "generation"),
+        phase1=_checkpoint(profile.phase1, "phase1"),
+    )
+
+
+def _corpus(corpus: CorpusConfig, where: str) -> CorpusConfig:
+    uri, digest = _content(corpus.uri, where)
+    labels, labels_digest = _content(corpus.labels, f"{where}.labels")
+    found = "-".join(filter(None, (digest, labels_digest)))
+    return dataclasses.replace(corpus, uri=uri, labels=labels, fingerprint=corpus.fingerprint or found)
+
+
+def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
+    path = Path(section.checkpoint)
+    if not section.checkpoint.startswith("s3://") and not path.is_dir():
+        if section.checkpoint.startswith((".", "/", "~")):
+            raise UserError(f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id")
+        return section
+    uri, digest = _content(section.checkpoint, f"{where}.checkpoint")
+    return dataclasses.replace(section, checkpoint=uri, revision=section.revision or digest)
+
+
+def _prompt(section: GenerateConfig) -> GenerateConfig:
+    """A prompt given as a path becomes absolute."""
+    path = Path(section.prompt)
+    return dataclasses.replace(section, prompt=str(path.resolve())) if path.is_file() else section
+
+
+def _content(uri: str, where: str) -> tuple[str, str]:
+    """Absolute form and content digest of what ``uri`` (perhaps after a ``kind:`` prefix) names."""
+    kind, colon, rest = uri.partition(":")
+    if not uri or kind in ("ir_datasets", "demo", "init"):
+        return uri, ""
+    if colon and kind in ("inranker-beir", "inranker-msmarco"):
+        inner, digest = _content(rest, where)
+        return f"{kind}:{inner}", digest
+    if colon and kind in ("s3", "file"):
+        return uri, storage.fingerprint(uri)
+    path = Path(uri).expanduser().resolve()
+    if not path.exists():
+        raise UserError(f"{where}: {uri}: no such file or folder")
+    return str(path), storage.fingerprint(str(path))

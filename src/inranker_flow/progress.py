@@ -1,0 +1,54 @@
+"""Progress for logs: one line every few seconds with rate and ETA (a bar is noise in a pod's log)."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Count work in ``unit`` (say what is proportional to time: tokens, not batches) and log now and then."""
+
+    def __init__(self, what: str, total: int, unit: str, every_seconds: float = 5.0) -> None:
+        self.what, self.total, self.unit, self.every = what, total, unit, every_seconds
+        self.done = 0
+        self._start = self._last = time.monotonic()
+        self._resumed = 0
+
+    def resume(self, done: int) -> None:
+        """Count work that an earlier attempt finished: it moves the percentage, not the rate."""
+        self.done += done
+        self._resumed += done
+
+    def advance(self, amount: int, note: str = "") -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self._last >= self.every:
+            self._last = now
+            self._log(now, note)
+
+    def _log(self, now: float, note: str) -> None:
+        rate = (self.done - self._resumed) / max(now - self._start, 1e-9)
+        eta = (self.total - self.done) / rate if rate else float("inf")
+        log.info(
+            "%s: %s of %s %s (%d%%), %s %s/s, ETA %s%s",
+            self.what, f"{self.done:,}", f"{self.total:,}", self.unit, 100 * self.done // max(self.total, 1),
+            f"{rate:,.0f}", self.unit, _clock(eta), f", {note}" if note else "",
+        )  # fmt: skip
+
+    def finish(self) -> float:
+        """Log the total; returns the rate in ``unit`` per second over the work of this process."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self._resumed) / seconds
+        log.info("%s: %s %s in %.1f s (%s/s)", self.what, f"{self.done:,}", self.unit, seconds, f"{rate:,.0f}")
+        return rate
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "unknown"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

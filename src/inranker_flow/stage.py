@@ -1,0 +1,182 @@
+"""`run_stage`: the one wrapper between a KFP adapter and a stage.
+
+It validates the configuration, turns artifacts into paths, times the stage, records it in MLflow, fills the KFP
+metrics, labels the output artifacts with their content digests, and turns an exception into a last log line that says
+what to do. Adapters therefore hold no logic, and stages know neither KFP nor MLflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from inranker_flow import config as configuration
+from inranker_flow import tracking
+from inranker_flow.errors import UserError
+from inranker_flow.manifest import FILENAME, Manifest, read_manifest
+from inranker_flow.storage import atomic_write, digest_file
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a stage that refused its input.
+REFUSED = 2
+
+
+def run_stage(
+    stage: Callable[..., Any],
+    *,
+    name: str = "",
+    configs: Mapping[str, dict[str, Any]],
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+    metrics: Any = None,
+    **values: Any,
+) -> None:
+    """Run ``stage`` for an adapter; ends the process with a status other than 0 when it fails.
+
+    ``configs``: parameter name -> plain data, parsed into the dataclass that the stage's annotation names.
+    ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None; the stage gets
+    paths. ``values`` are passed as they are. ``metrics`` is the KFP metrics artifact.
+    """
+    name = name or stage.__name__
+    inputs, outputs = inputs or {}, outputs or {}
+    start = time.monotonic()
+    dataset = ""
+    try:
+        hints = get_type_hints(stage)
+        parsed = {key: configuration.parse(hints[key], data, key) for key, data in configs.items()}
+        dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
+        start_logging(f"{name} {dataset}".strip())
+        for artifact in outputs.values():
+            Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+        log.info("started")
+        with tracking.stage_run(name, dataset) as run:
+            run.log_config(configs)
+            run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
+            stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
+            seconds = time.monotonic() - start
+            numbers = {**_numbers(stats), "seconds": seconds}
+            run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
+            run.log_outputs(_paths(outputs))
+        _describe(outputs)
+        _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
+        _event(name, dataset, seconds=seconds, stats=numbers)
+        log.info("done in %.1f s: %s", seconds, _sentence(numbers))
+    except UserError as error:
+        _fail(name, dataset, start, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        _fail(name, dataset, start, f"{text} (unexpected: the traceback is above; run again to continue, or report it)")
+
+
+def start_logging(label: str) -> None:
+    """Log lines as ``HH:MM:SS [stage dataset] message`` on standard output, where Kubernetes and KFP read them."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stdout,
+        force=True,
+        datefmt="%H:%M:%S",
+        format=f"%(asctime)s [{label}] %(message)s",
+    )
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("inranker_flow").setLevel(logging.INFO)
+
+
+def _fail(name: str, dataset: str, start: float, message: str) -> None:
+    message = " ".join(message.split())
+    _event(name, dataset, seconds=time.monotonic() - start, error=message)
+    start_logging(f"{name} {dataset}".strip())
+    log.error("FAILED: %s", message)
+    sys.stdout.flush()
+    sys.exit(REFUSED)
+
+
+def _paths(artifacts: Any) -> Any:
+    """The same structure with each KFP artifact replaced by the path where it lies (or is to lie)."""
+    if artifacts is None:
+        return None
+    if isinstance(artifacts, Mapping):
+        return {key: _paths(value) for key, value in artifacts.items()}
+    if isinstance(artifacts, list | tuple):
+        return [_paths(value) for value in artifacts]
+    return Path(artifacts.path)
+
+
+def _manifest(path: Path) -> Manifest | None:
+    return read_manifest(path) if (path / FILENAME).is_file() else None
+
+
+def _dataset_of(paths: Any) -> str:
+    """Name of the dataset that a stage works on: that of its inputs when they agree, else none."""
+    names = {manifest.dataset for path in _flat(paths) if (manifest := _manifest(path))}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _flat(paths: Any) -> list[Path]:
+    if paths is None:
+        return []
+    if isinstance(paths, Path):
+        return [paths]
+    values = paths.values() if isinstance(paths, Mapping) else paths
+    return [path for value in values for path in _flat(value)]
+
+
+def _digests(paths: Any) -> dict[str, str]:
+    """Dataset name -> content digest of each artifact in ``paths``."""
+    found = {}
+    for path in _flat(paths):
+        manifest = _manifest(path)
+        found[manifest.dataset if manifest else path.name] = digest_file(path / FILENAME if path.is_dir() else path)
+    return found
+
+
+def _describe(outputs: Mapping[str, Any]) -> None:
+    """Put dataset and digest into the artifacts' metadata: the KFP UI shows them and KFP's cache keys hold them."""
+    for artifact in outputs.values():
+        path = Path(artifact.path)
+        manifest = _manifest(path)
+        if manifest:
+            artifact.metadata.update(dataset=manifest.dataset, digest=digest_file(path / FILENAME))
+        elif path.is_file():
+            artifact.metadata.update(digest=digest_file(path))
+
+
+def _numbers(stats: Any) -> dict[str, float]:
+    return {
+        field.name: float(value)
+        for field in dataclasses.fields(stats)
+        if isinstance(value := getattr(stats, field.name), int | float)
+    }
+
+
+def _sentence(numbers: Mapping[str, float]) -> str:
+    shown = {key: value for key, value in numbers.items() if key != "seconds"}
+    return ", ".join(f"{key} {value:,.4g}" if value % 1 else f"{key} {int(value):,}" for key, value in shown.items())
+
+
+def _write_metrics(metrics: Any, numbers: Mapping[str, float]) -> None:
+    """Fill KFP's metrics; the file matters too, because a local cache hit needs every output to exist."""
+    if metrics is None:
+        return
+    for key, value in numbers.items():
+        metrics.log_metric(key, value)
+    Path(metrics.path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(metrics.path) as out:
+        out.write(json.dumps(numbers, indent=1).encode())
+
+
+def _event(name: str, dataset: str, **details: Any) -> None:
+    """Append one line to the local run's record (``INRANKER_EVENTS``), from which `make run` prints its tables."""
+    path = os.environ.get("INRANKER_EVENTS")
+    if path:
+        with open(path, "a", encoding="utf-8") as events:
+            events.write(json.dumps({"stage": name, "dataset": dataset, **details}) + "\n")

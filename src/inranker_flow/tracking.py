@@ -1,0 +1,202 @@
+"""MLflow runs: one parent for each pipeline run, one child for each stage.
+
+Which run a stage logs into, in this order: the run that KFP's MLflow plugin injected (``MLFLOW_RUN_ID``); a new child
+of the parent that `make run` started (``INRANKER_PARENT_RUN_ID``); else a run of its own. The server is
+``MLFLOW_TRACKING_URI``, by default MLflow's own (SQLite). Only :class:`mlflow.MlflowClient` is used, because the fluent
+API may overwrite an injected parent (mlflow#15713).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "inranker"
+#: MLflow's own defaults retry a dead server for more than four minutes.
+_QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+def client() -> Any:
+    """An :class:`mlflow.MlflowClient` for the configured server; a dead one raises within seconds.
+
+    Raises :class:`UserError` naming the address.
+    """
+    for key, value in _QUICK.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # Loud once per process: alembic's migrations of a new database.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        _reach(uri)
+    return mlflow.MlflowClient()
+
+
+def _reach(uri: str) -> None:
+    """One quick request, so that an unreachable server is told in seconds and in one line."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError:
+        return  # it answers: proxies may guard /health
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: no MLflow server answers at {uri} ({error}); start it, correct the address, "
+            "or unset it to use SQLite"
+        ) from error
+
+
+def experiment_id(mlflow_client: Any) -> str:
+    """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use."""
+    injected = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if injected:
+        return injected
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = mlflow_client.get_experiment_by_name(name)
+    if found is None:
+        # With a database instead of a server, artifacts go where the caller says; a server decides for itself.
+        location = os.environ.get("INRANKER_ARTIFACT_ROOT")
+        try:
+            return str(mlflow_client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process was first
+            found = mlflow_client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
+class StageRun:
+    """What a stage's wrapper may record. Parameters, metrics and digests go to the stage's run, headlines also to its
+    parent, so that the list of pipeline runs shows them."""
+
+    def __init__(self, mlflow_client: Any, run_id: str, parent_id: str) -> None:
+        self._client, self.run_id, self.parent_id = mlflow_client, run_id, parent_id
+
+    def log_config(self, configs: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        flat = dict(_flatten(configs))
+        self._client.log_batch(self.run_id, params=[Param(key, str(value)[:6000]) for key, value in flat.items()])
+
+    def log_inputs(self, inputs: Mapping[str, Mapping[str, str]]) -> None:
+        """``inputs``: parameter -> dataset name -> content digest. Shown as the run's datasets."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(name=f"{dataset}.{key}"[:500], digest=digest[:36], source_type="local", source=key),
+                    tags=[InputTag("mlflow.data.context", key)],
+                )
+                for key, digests in inputs.items()
+                for dataset, digest in digests.items()
+            ],
+        )
+
+    def log_metrics(self, numbers: Mapping[str, float], headline: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        own = {**numbers, **headline}
+        self._client.log_batch(self.run_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in own.items()])
+        if headline and self.parent_id:
+            self._client.log_batch(
+                self.parent_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in headline.items()]
+            )
+
+    def log_outputs(self, outputs: Mapping[str, Path]) -> None:
+        """Digests of artifact folders as tags; single files (the report) whole, on the parent too."""
+        from inranker_flow.storage import digest_file
+
+        for key, path in outputs.items():
+            if path.is_file():
+                for run_id in filter(None, (self.run_id, self.parent_id)):
+                    self.log_file(run_id, path, f"{key}.html")
+            elif (path / "manifest.json").is_file():
+                self._client.set_tag(self.run_id, f"digest.{key}", digest_file(path / "manifest.json"))
+
+    def log_file(self, run_id: str, path: Path, name: str) -> None:
+        import shutil
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self._client.log_artifact(run_id, shutil.copy(path, Path(folder) / name))
+
+
+@contextmanager
+def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
+    """The MLflow run of one stage; marked FINISHED, or FAILED when the body raises."""
+    mlflow_client = client()
+    parent = os.environ.get("INRANKER_PARENT_RUN_ID", "")
+    injected = os.environ.get("MLFLOW_RUN_ID", "")
+    tags = {"inranker.stage": stage, "inranker.dataset": dataset, "inranker.code": code_version()}
+    if injected:
+        for key, value in tags.items():
+            mlflow_client.set_tag(injected, key, value)
+        yield StageRun(mlflow_client, injected, "")
+        return
+    if parent:
+        tags["mlflow.parentRunId"] = parent
+    name = f"{stage} {dataset}".strip()
+    run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
+    try:
+        yield StageRun(mlflow_client, run_id, parent)
+    except BaseException:
+        mlflow_client.set_terminated(run_id, "FAILED")
+        raise
+    mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+@contextmanager
+def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
+    mlflow_client = client()
+    run_id = mlflow_client.create_run(
+        experiment_id(mlflow_client), tags={"inranker.code": code_version()}, run_name=name
+    ).info.run_id
+    mlflow_client.log_dict(run_id, dict(parameters), "parameters.json")
+    os.environ["INRANKER_PARENT_RUN_ID"] = run_id
+    try:
+        yield run_id
+    except BaseException:
+        mlflow_client.set_terminated(run_id, "FAILED")
+        raise
+    finally:
+        del os.environ["INRANKER_PARENT_RUN_ID"]
+    mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def code_version() -> str:
+    """What code ran: the image's content tag when KFP or `make run` says it, else the package version."""
+    from inranker_flow import __version__
+
+    return os.environ.get("INRANKER_CODE_VERSION", __version__)
+
+
+def _flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, data if isinstance(data, str) else json.dumps(data)
+
+
+def _key(name: str) -> str:
+    """MLflow's metric names admit no @; the name in the charts stays recognisable (nDCG@10 -> nDCG_at_10)."""
+    return name.replace("@", "_at_")
