@@ -64,6 +64,10 @@ format: $(VENV)/.ready ## Format the code
 	@$(BIN)/ruff check -q --fix . || true
 	@$(BIN)/ruff format -q .
 
+.PHONY: readmes
+readmes: $(VENV)/.ready ## Rewrite the components' READMEs from their interfaces
+	@$(BIN)/python -m components.readme
+
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)
 	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RUN_DIR))/mlflow.db

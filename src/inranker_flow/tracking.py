@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,20 @@ def experiment_id(mlflow_client: Any) -> str:
         except MlflowException:  # another process was first
             found = mlflow_client.get_experiment_by_name(name)
     return str(found.experiment_id)
+
+
+#: The run that this process logs into, for what must be attached to it (a model).
+_current: ContextVar[str] = ContextVar("run_id", default="")
+
+
+def current_run_id(name: str) -> str:
+    """Id of the run that this process logs into; outside of one, a new run called ``name``."""
+    if _current.get():
+        return _current.get()
+    mlflow_client = client()
+    run_id: str = mlflow_client.create_run(experiment_id(mlflow_client), run_name=name).info.run_id
+    mlflow_client.set_terminated(run_id, "FINISHED")
+    return run_id
 
 
 class StageRun:
@@ -149,12 +164,14 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     if injected:
         for key, value in tags.items():
             mlflow_client.set_tag(injected, key, value)
+        _current.set(injected)
         yield StageRun(mlflow_client, injected, "")
         return
     if parent:
         tags["mlflow.parentRunId"] = parent
     name = f"{stage} {dataset}".strip()
     run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
+    _current.set(run_id)
     try:
         yield StageRun(mlflow_client, run_id, parent)
     except BaseException:

@@ -84,10 +84,12 @@ def _compare_words(query: Tensor, key: Tensor, head: int, size: Size) -> None:
 
 
 def _give_heads_a_direction(bias: Tensor) -> None:
-    """First head: earlier words only (a passage word looks for itself in the query); the others everywhere.
+    """First head: only earlier words (the passage looks into the query); second: only later ones; the others: any.
 
     Buckets: 0 is the word itself, the first half earlier words, the second half later words.
     """
+    half = len(bias) // 2
     bias.zero_()
-    bias[0, 0] = LOOK_AWAY
-    bias[len(bias) // 2 :, 0] = LOOK_AWAY
+    bias[0, :2] = LOOK_AWAY
+    bias[half:, 0] = LOOK_AWAY
+    bias[:half, 1] = LOOK_AWAY

@@ -1,0 +1,23 @@
+"""What all tests share: an environment in which nothing reaches out, and child processes that find the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory, monkeypatch):
+    """Scratch and tracking of each test in folders of its own."""
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_EVENTS"):
+        monkeypatch.delenv(name, raising=False)

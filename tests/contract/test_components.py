@@ -1,0 +1,107 @@
+"""The adapters say what the stages take, and hold no logic of their own."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from components import COMPONENTS, readme
+from inranker_flow import corpora, distillation, evaluation, generation, labelling, promote, retrieval
+from pipelines.placement import PLACEMENT
+
+ROOT = Path(__file__).parents[2]
+STAGES = {
+    "prepare_corpus": corpora.prepare_corpus,
+    "retrieve": retrieval.retrieve,
+    "teacher_label": labelling.teacher_label,
+    "generate_queries": generation.generate_queries,
+    "distill_phase1": distillation.distill,
+    "distill_phase2": distillation.distill,
+    "evaluate": evaluation.evaluate,
+    "promote": promote.promote,
+}
+
+
+def _function(name: str) -> ast.FunctionDef:
+    tree = ast.parse((ROOT / "components" / name / "component.py").read_text())
+    return next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def _call(name: str) -> ast.Call:
+    calls = [node for node in ast.walk(_function(name)) if isinstance(node, ast.Call)]
+    return next(call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "run_stage")
+
+
+def _passed(call: ast.Call) -> dict[str, ast.expr | None]:
+    """Stage parameters that an adapter passes, each with its expression."""
+    found: dict[str, ast.expr | None] = {}
+    for keyword in call.keywords:
+        if keyword.arg in ("configs", "inputs", "outputs"):
+            assert isinstance(keyword.value, ast.Dict)
+            for key, value in zip(keyword.value.keys, keyword.value.values, strict=True):
+                assert isinstance(key, ast.Constant)
+                found[key.value] = value
+        elif keyword.arg not in ("metrics", "name"):
+            assert keyword.arg is not None
+            found[keyword.arg] = keyword.value
+    return found
+
+
+def test_every_folder_is_a_component_and_the_reverse():
+    folders = {path.parent.name for path in (ROOT / "components").glob("*/component.py")}
+    assert folders == set(COMPONENTS) == set(STAGES) == set(PLACEMENT)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_adapter_passes_exactly_the_stage_parameters(name):
+    assert set(_passed(_call(name))) == set(inspect.signature(STAGES[name]).parameters)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_adapter_holds_no_logic(name):
+    function = _function(name)
+    banned = ast.If | ast.IfExp | ast.For | ast.While | ast.Try | ast.With | ast.BoolOp | ast.Assign
+    assert not [node for node in ast.walk(function) if isinstance(node, banned)]
+    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    assert [type(node) for node in body] == [ast.ImportFrom, ast.ImportFrom, ast.Expr]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_configs_are_dataclasses_that_the_stage_names(name):
+    import dataclasses
+
+    hints = get_type_hints(STAGES[name])
+    configs = next(keyword.value for keyword in _call(name).keywords if keyword.arg == "configs")
+    for key in configs.keys:
+        assert dataclasses.is_dataclass(hints[key.value]), key.value
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_readme_is_current(name):
+    assert (ROOT / "components" / name / "README.md").read_text() == readme.render(name), "run `make readmes`"
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_argument_is_documented(name):
+    spec = COMPONENTS[name].component_spec
+    documented = readme._argument_docs(name)
+    assert set(documented) == {*(spec.inputs or {}), *(spec.outputs or {})}
+
+
+def test_the_library_imports_no_kfp():
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [m for m in modules if m.split(".")[0] in ("kfp", "kubernetes", "components", "pipelines")], path
+
+
+def test_only_registry_tracking_and_serving_import_mlflow():
+    allowed = {"registry.py", "tracking.py", "serving.py"}
+    for path in (ROOT / "src").rglob("*.py"):
+        if path.name not in allowed:
+            assert "import mlflow" not in path.read_text() and "from mlflow" not in path.read_text(), path

@@ -1,0 +1,97 @@
+"""Profiles validate, differ only in values, and refuse what they do not know."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from inranker_flow.errors import UserError
+from pipelines import profile
+from pipelines.compile import main as compile_main
+
+NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
+
+
+def test_the_promised_profiles_are_there():
+    assert {"demo", "smoke", "small", "paper"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_gives_every_pipeline_parameter(name):
+    from kfp import components
+    from pipelines.inranker import inranker
+
+    parameters = set(inranker.component_spec.inputs)
+    assert {*profile.load(name).arguments(), "champion", "run_key"} == parameters
+    assert components  # the pipeline above was made by KFP's own compiler
+
+
+def test_paper_has_the_papers_values():
+    paper = profile.load("paper")
+    assert paper.teacher.checkpoint == "castorini/monot5-3b-msmarco-10k"
+    for phase in (paper.phase1, paper.phase2):
+        assert (phase.learning_rate, phase.warmup_steps, phase.batch_size) == (7e-5, 20_000, 32)
+        assert (phase.max_length, phase.epochs, phase.loss, phase.weight_decay) == (512, 1, "mse", 0.0)
+    assert (paper.phase1.centre, paper.phase2.centre) == (False, True)
+    assert (paper.retrieval.depth, paper.retrieval.negatives) == (1000, 9)
+    assert paper.generation.documents == 100_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("phase1.learning_rat=1", "phase1.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        ("phase9.x=1", "unknown section 'phase9'"),
+        ("phase1.max_steps=abc", "phase1.max_steps: expected int, got 'abc'"),
+        ("phase1.max_steps=1.5", "phase1.max_steps: expected int, got 1.5"),
+        ("phase1.loss=hinge", "phase1.loss: 'hinge' is not one of 'mse', 'margin_mse', 'kl'"),
+        ("evaluation.teacher=1", "evaluation.teacher: expected bool"),
+        ("evaluation.scoring.max_len=1", "evaluation.scoring.max_len: unknown key"),
+        ("phase2.checkpoint=x", "phase2.checkpoint must stay empty"),
+        ("promotion.measure=P@5", "promotion.measure 'P@5' is not among evaluation.measures"),
+        ("targets=[]", "section 'targets' is missing or empty"),
+        ("targets=[a/x, b/x]", "two collections are named 'x'"),
+        ("source={name: a b, uri: x}", "may hold only letters"),
+        ("nonsense", "is not of the form section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(setting, message):
+    with pytest.raises(UserError) as caught:
+        profile.load("demo", profile.parse_overrides([setting]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(UserError, match=r"PROFILE=nope: no such profile .* demo, paper, small, smoke"):
+        profile.load("nope")
+
+
+def test_seed_reaches_every_section_unless_it_says_otherwise():
+    loaded = profile.load("demo", {"seed": 9, "phase2.seed": 4})
+    assert loaded.source.uri == "demo:source/9"
+    assert (loaded.retrieval.seed, loaded.generation.seed, loaded.phase1.seed, loaded.phase2.seed) == (9, 9, 9, 4)
+
+
+def test_names_come_from_where_the_data_is():
+    names = {
+        "../shared/data/collections/vaswani/": "vaswani",
+        "ir_datasets:beir/scifact/test": "scifact",
+        "s3://bucket/corpora/fiqa": "fiqa",
+        "data/passages.parquet": "passages",
+        "inranker-beir:x/inpars_beir_dataset.jsonl": "inpars_beir_dataset",
+    }
+    assert {uri: profile.default_name(uri) for uri in names} == names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compile_command_writes_yaml_and_arguments(name, tmp_path, capsys):
+    assert compile_main(["inranker", "--profile", name, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / f"inranker.{name}.json").read_text())["teacher"]["checkpoint"]
+    assert (tmp_path / "inranker.yaml").stat().st_size > 10_000
+
+
+def test_compile_command_refuses_in_one_line(tmp_path, capsys):
+    assert compile_main(["nope", "--out", str(tmp_path)]) == 2
+    assert "PIPELINE=nope: no such pipeline; there is: inranker" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from inranker_flow import schemas
+from inranker_flow.errors import UserError
+
+LABELS = {"query_id": ["q1", "q1"], "doc_id": ["a", "b"], "false_logit": [0.1, 0.2], "true_logit": [1.0, 2.0]}
+
+
+def test_round_trip_keeps_every_bit(tmp_path):
+    labels = {**LABELS, "true_logit": [0.1 + 0.2, -1e-300]}
+    assert schemas.write(schemas.LABELS, tmp_path / "labels.parquet", labels) == 2
+    assert schemas.read(schemas.LABELS, tmp_path).to_pydict() == labels
+    assert schemas.count(schemas.LABELS, tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"doc_id": ["a", "a"]}, "key (query_id, doc_id) of row 1 again in row 2"),
+        ({"doc_id": ["a", None]}, "row 2 of table labels has no doc_id"),
+        ({"doc_id": ["a", ""]}, "row 2 of table labels has an empty doc_id"),
+        ({"true_logit": [1.0, float("nan")]}, "row 2 of table labels has true_logit = nan"),
+        ({"true_logit": [float("inf"), 1.0]}, "row 1 of table labels has true_logit = inf"),
+        ({"true_logit": ["x", 1.0]}, "not a labels table"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message):
+    with pytest.raises(UserError) as caught:
+        schemas.write(schemas.LABELS, tmp_path / "labels.parquet", {**LABELS, **change})
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_are_unique_across_batches_and_rows_are_counted_from_the_start(tmp_path):
+    with (
+        pytest.raises(UserError, match="row 2 again in row 3"),
+        schemas.TableWriter(tmp_path / "labels.parquet", schemas.LABELS) as writer,
+    ):
+        writer.write(LABELS)
+        writer.write({key: values[1:] for key, values in LABELS.items()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_composite_keys_do_not_run_together(tmp_path):
+    rows = {**LABELS, "query_id": ["a", "ab"], "doc_id": ["bc", "c"]}
+    assert schemas.write(schemas.LABELS, tmp_path / "labels.parquet", rows) == 2
+
+
+def test_an_exception_in_the_body_leaves_the_old_file(tmp_path):
+    path = tmp_path / "labels.parquet"
+    schemas.write(schemas.LABELS, path, LABELS)
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), schemas.TableWriter(path, schemas.LABELS) as writer:
+        writer.write({**LABELS, "query_id": ["q9", "q9"]})
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["labels.parquet"]
+
+
+def test_reading_says_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="no such file; expected a labels table"):
+        schemas.read(schemas.LABELS, tmp_path)
+    pq.write_table(pa.table({"query_id": ["q"]}), tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match="column doc_id is missing"):
+        schemas.read(schemas.LABELS, tmp_path)
+    (tmp_path / "labels.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        schemas.read(schemas.LABELS, tmp_path)
+
+
+def test_foreign_keys(tmp_path):
+    labels = pa.table(LABELS, schema=schemas.LABELS.schema)
+    schemas.check_references(labels, "doc_id", ["a", "b"], "the corpus", "labels.parquet")
+    with pytest.raises(UserError, match="row 2 has doc_id 'b', which the corpus lacks"):
+        schemas.check_references(labels, "doc_id", ["a"], "the corpus", "labels.parquet")
+
+
+def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path):
+    """A process that may write no more than 64 KiB to a file meets the kernel's own refusal in the middle of a write."""
+    script = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+import random
+from inranker_flow import schemas
+rows = [str(random.random()) for _ in range(200_000)]
+try:
+    schemas.write(schemas.CORPUS, {str(tmp_path / "corpus.parquet")!r}, {{"doc_id": rows, "title": rows, "text": rows}})
+except OSError as error:
+    print("OSError", error)
+    sys.exit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 3, ended.stderr
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_a_million_keys_need_little_memory(tmp_path):
+    """16 bytes a key while writing: peak growth stays far below what a set of strings would take."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with schemas.TableWriter(tmp_path / "qrels.parquet", schemas.QRELS) as writer:
+        for start in range(0, 1_000_000, 50_000):
+            ids = [f"query-{i}" for i in range(start, start + 50_000)]
+            writer.write({"query_id": ids, "doc_id": ids, "relevance": [1] * len(ids)})
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert writer.rows == 1_000_000 and grown < 200, f"{grown:.0f} MiB"
