@@ -8,7 +8,13 @@ from pathlib import Path
 from components import COMPONENTS
 from pipelines.placement import PLACEMENT
 
-_TYPES = {"STRING": "string", "STRUCT": "object", "LIST": "list", "NUMBER_INTEGER": "integer", "NUMBER_DOUBLE": "number"}
+_TYPES = {
+    "STRING": "string",
+    "STRUCT": "object",
+    "LIST": "list",
+    "NUMBER_INTEGER": "integer",
+    "NUMBER_DOUBLE": "number",
+}
 
 
 def render(name: str) -> str:

@@ -1,8 +1,8 @@
 """The gate: may a challenger serve instead of the champion?
 
 :func:`decide` is a pure function of values for each query that one evaluation measured, for both models, on the same
-queries and the same candidates. A gate that compares a model with itself, or with numbers from another day's test set,
-can promote anything; this one cannot see such numbers.
+queries and the same candidates. It refuses to compare where the queries differ: with numbers stored on another day's
+test set any model can be made to win.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def decide(
 
     REJECT: nothing was measured, a value is not finite, a dataset or queries are missing on one side, or a dataset is
     worse by more than ``policy.max_loss``. HOLD: fewer than ``policy.min_queries`` queries on a dataset, or a mean gain
-    over the datasets that is not greater than ``policy.min_gain``. Else PROMOTE. Raises :class:`UserError` for a policy
-    that would let a model win against itself.
+    over the datasets that is not greater than ``policy.min_gain``. Else PROMOTE. Datasets that only the challenger has
+    do not count. Raises :class:`UserError` for a policy that would let a model win against itself.
     """
     for name in ("min_gain", "max_loss"):
         value = getattr(policy, name)

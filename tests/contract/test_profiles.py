@@ -20,6 +20,7 @@ def test_the_promised_profiles_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_gives_every_pipeline_parameter(name):
     from kfp import components
+
     from pipelines.inranker import inranker
 
     parameters = set(inranker.component_spec.inputs)

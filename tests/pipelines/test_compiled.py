@@ -50,9 +50,7 @@ def test_targets_are_one_flat_loop(documents):
         for task in component.get("dag", {}).get("tasks", {}).values()
         if "parameterIterator" in task or "artifactIterator" in task
     ]
-    root = [
-        name for name, task in documents[0]["root"]["dag"]["tasks"].items() if "parameterIterator" in task
-    ]
+    root = [name for name, task in documents[0]["root"]["dag"]["tasks"].items() if "parameterIterator" in task]
     assert not loops and len(root) == 1
 
 

@@ -31,7 +31,11 @@ def test_yaml_floats_without_a_dot_are_numbers():
         (DistillConfig, {"learning_rate": "fast"}, "phase1.learning_rate: expected float, got 'fast' (str)"),
         (DistillConfig, {"loss": "hinge"}, "phase1.loss: 'hinge' is not one of 'mse', 'margin_mse', 'kl'"),
         (CorpusConfig, {"uri": "x"}, "phase1.name: missing; this key has no default"),
-        (TeacherConfig, {"checkpoint": "x", "scoring": {"dtype": "int4"}}, "phase1.scoring.dtype: 'int4' is not one of"),
+        (
+            TeacherConfig,
+            {"checkpoint": "x", "scoring": {"dtype": "int4"}},
+            "phase1.scoring.dtype: 'int4' is not one of",
+        ),
         (TeacherConfig, {"checkpoint": "x", "scoring": 5}, "phase1.scoring: expected a section with keys, got 5"),
         (EvaluateConfig, {"measures": "nDCG@10"}, "phase1.measures: expected a list, got 'nDCG@10'"),
         (EvaluateConfig, {"measures": ["nDCG@10", 5]}, "phase1.measures[1]: expected str, got 5"),

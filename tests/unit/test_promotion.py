@@ -118,9 +118,8 @@ POLICIES = st.builds(
 def two_models(draw: st.DrawFn) -> tuple[dict, dict]:
     """Measures of two models on the same datasets and queries."""
     shape = draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1))
-    return tuple(
-        {name: {f"q{i}": draw(VALUES) for i in range(size)} for name, size in shape.items()} for _ in range(2)
-    )  # type: ignore[return-value]
+    first, second = ({name: {f"q{i}": draw(VALUES) for i in range(n)} for name, n in shape.items()} for _ in "ab")
+    return first, second
 
 
 @given(two_models(), POLICIES)

@@ -17,7 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, get_args
 
 from inranker_flow.demo import world
-from inranker_flow.demo.curriculum import STUDENT_STAGES, TEACHER_STAGES, Group, Stage, sentences
+from inranker_flow.demo.curriculum import STUDENT_STAGES, TEACHER_STAGES, MakeGroup, Stage, sentences
 from inranker_flow.demo.models import GENERATOR, STUDENT, TEACHER, Size, blank
 from inranker_flow.demo.vocabulary import EOS, FALSE, IDS, PAD, TRUE, build_tokenizer, prompt_ids, word_ids
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WINDOW = 20  # steps over which accuracy is averaged
 POINTWISE = 0.25  # weight of "true or false?" beside "which of these?"
 CENTRE = 0.02  # keeps the mean of the two logits near zero, where the distillation targets are
+LOGIT_SIZE = 3.0  # mean size of a finished reranker's logits: far larger ones would cost the student steps to reach
 
 
 class GateNotReached(RuntimeError):
@@ -111,7 +112,19 @@ def build_reranker(size: Size, stages: list[Stage], seed: int, say: Callable[[st
     torch.manual_seed(seed)
     model = blank(size)
     teach(model, stages, Random(seed), say)
-    return model.eval()
+    soften(model.eval(), stages[-1].make, Random(seed))
+    return model
+
+
+def soften(model: T5ForConditionalGeneration, make: MakeGroup, random: Random) -> None:
+    """Give the logits a moderate size; no order changes, because the two answers are words of no prompt."""
+    import torch
+
+    groups = [make(random) for _ in range(100)]
+    with torch.no_grad():
+        pairs = logits(model, (prompt_ids(g.query, d) for g in groups for d in g.documents))
+        size = (pairs[:, 1] - pairs[:, 0]).abs().mean() / 2
+        model.shared.weight[[FALSE, TRUE]] *= LOGIT_SIZE / size
 
 
 GENERATOR_STEPS = 700
@@ -181,8 +194,7 @@ def save(model: T5ForConditionalGeneration, folder: Path) -> None:
     assert isinstance(tokenizer, T5Tokenizer), type(tokenizer)
     again, info = T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
-    make: Callable[[Random], Group] = sentences("source", "target")
-    group = make(Random(0))
+    group = sentences("source", "target")(Random(0))
     prompts = [prompt_ids(group.query, document) for document in group.documents]
     with torch.no_grad():
         assert torch.equal(logits(model, prompts), logits(again.eval(), prompts))

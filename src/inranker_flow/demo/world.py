@@ -101,24 +101,16 @@ CONCEPTS: dict[Domain, tuple[Concept, ...]] = {
 ID_PREFIX: dict[Domain, str] = {"source": "inn", "target": "med"}
 
 ADJECTIVES = tuple(
-    """clever gentle brave silent golden merry crooked humble lucky ancient
-    bright dusty eager fancy grand hidden jolly keen lonely mighty
-    noble proud quiet rusty sleepy tidy velvet wandering young zealous
-    bitter crimson dancing frozen hollow laughing nimble painted royal stormy""".split()
+    ["clever", "gentle", "brave", "silent", "golden", "merry", "crooked", "humble", "lucky", "ancient", "bright", "dusty", "eager", "fancy", "grand", "hidden", "jolly", "keen", "lonely", "mighty", "noble", "proud", "quiet", "rusty", "sleepy", "tidy", "velvet", "wandering", "young", "zealous", "bitter", "crimson", "dancing", "frozen", "hollow", "laughing", "nimble", "painted", "royal", "stormy"]
 )
 NOUNS = tuple(
-    """hammer lantern falcon anchor barrel castle dragon eagle feather goblet
-    harbor island jester kettle ladder mirror needle otter pigeon quill
-    raven saddle tower umbrella violin walrus badger candle dolphin ember
-    ferret garnet helmet ivy jackal kestrel lion meadow nettle owl""".split()
+    ["hammer", "lantern", "falcon", "anchor", "barrel", "castle", "dragon", "eagle", "feather", "goblet", "harbor", "island", "jester", "kettle", "ladder", "mirror", "needle", "otter", "pigeon", "quill", "raven", "saddle", "tower", "umbrella", "violin", "walrus", "badger", "candle", "dolphin", "ember", "ferret", "garnet", "helmet", "ivy", "jackal", "kestrel", "lion", "meadow", "nettle", "owl"]
 )
 VALUE_FIRST = tuple(
-    """amber blue copper ebony green indigo jade lilac maroon navy
-    olive pearl red scarlet teal umber violet white yellow zinc""".split()
+    ["amber", "blue", "copper", "ebony", "green", "indigo", "jade", "lilac", "maroon", "navy", "olive", "pearl", "red", "scarlet", "teal", "umber", "violet", "white", "yellow", "zinc"]
 )
 VALUE_SECOND = tuple(
-    """four seven nine eleven twelve thirteen fifteen sixteen eighteen twenty
-    thirty forty fifty sixty seventy eighty ninety hundred thousand million""".split()
+    ["four", "seven", "nine", "eleven", "twelve", "thirteen", "fifteen", "sixteen", "eighteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million"]
 )
 
 # A passage is read as "<title> <text>" and its title is the entity: "clever hammer the location is amber forty."

@@ -1,0 +1,141 @@
+"""What every system reranks: the same BM25 candidates of the same judged test queries, with their texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow import manifest, schemas
+from inranker_flow.errors import UserError
+from inranker_flow.evaluation import runs
+from inranker_flow.storage import digest_file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """The judged test queries of one dataset and their candidates."""
+
+    dataset: str
+    #: query id -> document id -> relevance, for every judged test query.
+    qrels: dict[str, dict[str, int]]
+    #: BM25's run (`schemas.RUN`), sorted by query and rank.
+    bm25: pa.Table
+    #: (query, passage) of each row of ``bm25``.
+    pairs: list[tuple[str, str]]
+    #: Candidates dropped because they are the query itself.
+    dropped: int
+    #: Artifact -> digest of its manifest.
+    digests: dict[str, str]
+
+
+def join(collections: Sequence[Path], candidates: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+    """(dataset, collection, candidates) in the order of ``collections``, joined by the manifests' dataset names."""
+    found = _by_dataset(candidates, "candidates")
+    joined = []
+    for dataset, collection in _by_dataset(collections, "collections").items():
+        if dataset not in found:
+            raise UserError(
+                f"{collection}: no candidates for dataset {dataset!r} (there are some for: "
+                f"{', '.join(found) or 'none'}); run retrieve on this collection"
+            )
+        joined.append((dataset, collection, found[dataset]))
+    return joined
+
+
+def _by_dataset(folders: Sequence[Path], what: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders:
+        dataset = manifest.read_manifest(folder).dataset
+        if dataset in found:
+            raise UserError(f"{folder}: the second of the {what} that is named {dataset!r}; give each its own name")
+        found[dataset] = folder
+    return found
+
+
+def load(dataset: str, collection: Path, candidates: Path, drop_self: bool) -> JudgedSet | None:
+    """Read one dataset; None when it has no judged test queries.
+
+    Raises :class:`UserError` naming file and id where a candidate has no text.
+    """
+    qrels, queries = _judged_queries(collection)
+    if not qrels:
+        return None
+    rows = [
+        batch.filter(pc.is_in(batch.column("query_id"), pa.array(list(qrels), pa.string())))
+        for batch in schemas.read_batches(schemas.RUN, candidates)
+    ]
+    run = pa.Table.from_batches(rows, schema=schemas.RUN.schema)
+    run = run.sort_by([("query_id", "ascending"), ("rank", "ascending")])
+    passages = _passages(collection, pc.unique(run.column("doc_id")))
+    lost = next((doc_id for doc_id in run.column("doc_id").to_pylist() if doc_id not in passages), None)
+    if lost is not None:
+        raise UserError(
+            f"{candidates / schemas.RUN.filename}: document {lost!r} is not in {collection / schemas.CORPUS.filename}; "
+            "these candidates belong to another version of the collection: run retrieve again"
+        )
+    dropped = 0
+    if drop_self:
+        keep = _not_self(run, qrels, queries, passages)
+        dropped = int(run.num_rows - keep.sum())
+        run = run.filter(pa.array(keep))
+    run = runs.number(run)
+    ids = zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True)
+    pairs = [(queries[query_id], passages[doc_id]) for query_id, doc_id in ids]
+    digests = {
+        "collection": digest_file(collection / manifest.FILENAME),
+        "candidates": digest_file(candidates / manifest.FILENAME),
+    }
+    return JudgedSet(dataset, qrels, run, pairs, dropped, digests)
+
+
+def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Judgements and texts of the test queries that have judgements."""
+    texts: dict[str, str] = {}
+    for batch in schemas.read_batches(schemas.QUERIES, collection):
+        batch = batch.filter(pc.equal(batch.column("origin"), "test"))
+        texts.update(zip(batch.column("query_id").to_pylist(), batch.column("text").to_pylist(), strict=True))
+    wanted = pa.array(list(texts), pa.string())
+    qrels: dict[str, dict[str, int]] = {}
+    for batch in schemas.read_batches(schemas.QRELS, collection):
+        batch = batch.filter(pc.is_in(batch.column("query_id"), wanted))
+        for query_id, doc_id, relevance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            qrels.setdefault(query_id, {})[doc_id] = relevance
+    return qrels, texts
+
+
+def _passages(collection: Path, wanted: pa.Array) -> dict[str, str]:
+    """Texts of the ``wanted`` documents alone: the corpus streams by."""
+    from inranker_flow.corpora import default_text
+
+    texts: dict[str, str] = {}
+    if len(wanted) == 0:
+        return texts
+    for batch in schemas.read_batches(schemas.CORPUS, collection):
+        batch = batch.filter(pc.is_in(batch.column("doc_id"), wanted))
+        for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            texts[doc_id] = default_text(title, text)
+    return texts
+
+
+def _not_self(
+    run: pa.Table, qrels: dict[str, dict[str, int]], queries: dict[str, str], passages: dict[str, str]
+) -> np.ndarray:
+    """Mask of the rows to keep: BEIR's quirk is that a query may itself be a document (arguana, quora).
+
+    Equal ids are not enough: where both are numbered from 1 (cisi, vaswani) they mean nothing, so the passage must hold
+    the query's words as well, and not be judged relevant.
+    """
+    keep = np.ones(run.num_rows, bool)
+    for row in np.flatnonzero(pc.equal(run.column("query_id"), run.column("doc_id")).to_numpy()):
+        query_id = run.column("query_id")[int(row)].as_py()
+        query, passage = (" ".join(text.lower().split()) for text in (queries[query_id], passages[query_id]))
+        keep[row] = query not in passage or qrels[query_id].get(query_id, 0) > 0
+    return keep

@@ -1,0 +1,175 @@
+"""The report: one HTML file that needs no network and no script, from summary.json alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from inranker_flow.evaluation.chart import chart_svg, colours, number, title
+
+#: Below this (Holm-corrected) a difference is called significant.
+SIGNIFICANT = 0.05
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The page as HTML, for ``summary`` as the stage `evaluate` writes it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("inranker_flow", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
+    # The charts escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
+    charts = {"wide": Markup(chart_svg(summary)), "narrow": Markup(chart_svg(summary, 360))}
+    return environment.get_template("report.html.jinja").render(
+        **summary,
+        charts=charts,
+        colours=colours(summary["systems"]),
+        sentence=headline_sentence(summary),
+        tiles=_tiles(summary),
+        rows=_rows(summary),
+        ties=_ties(summary),
+        steps=_steps(summary),
+        settings=json.dumps(summary["config"], indent=2, ensure_ascii=False),
+        significant=SIGNIFICANT,
+    )
+
+
+def headline_sentence(summary: Mapping[str, Any]) -> str:
+    """What the evaluation found, in one sentence that holds whichever way it went."""
+    if not summary["datasets"]:
+        return "Nothing was measured: no collection has judged test queries."
+    headline, average = summary["headline"], summary["average"]
+    best = next(reversed(summary["students"]), "bm25")
+    value = average[best][headline]
+    datasets = list(summary["datasets"])
+    where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
+    parts = [f"{title(best)} reaches {headline} {number(value)} {where}"]
+    if best != "bm25":
+        gains = [f"{_versus(value - average[other][headline], title(other))}" for other in _before(summary, best)]
+        parts.append(" and ".join(gains))
+    if "teacher" in summary["systems"] and average["teacher"][headline] > 0:
+        parts.append(f"{100 * value / average['teacher'][headline]:.0f} % of the teacher's")
+    if "champion" in summary["systems"]:
+        parts.append(_versus(value - average["champion"][headline], "the champion"))
+    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
+def _before(summary: Mapping[str, Any], system: str) -> list[str]:
+    """BM25, and the student before ``system``."""
+    students = summary["students"]
+    return ["bm25", *students[: students.index(system)][-1:]]
+
+
+def _versus(gain: float, other: str) -> str:
+    if abs(gain) < 0.0005:
+        return f"level with {other}"
+    return f"{number(abs(gain))} {'above' if gain > 0 else 'below'} {other}"
+
+
+def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few numbers that a reader wants first."""
+    if not summary["datasets"] or not summary["students"]:
+        return []
+    headline, average, models = summary["headline"], summary["average"], summary["models"]
+    best = summary["students"][-1]
+    value = average[best][headline]
+    scope = "mean over datasets" if len(summary["datasets"]) > 1 else next(iter(summary["datasets"]))
+    tiles = [{"name": f"{headline}, {title(best)}", "value": number(value), "note": scope}]
+    ours = [row for row in summary["comparisons"] if row["measure"] == headline and row["system"] == best]
+    for other in [*_before(summary, best)[::-1], "champion"]:
+        if other not in average:
+            continue
+        rows = [row for row in ours if row["against"] == other]
+        won = sum(row["p_holm"] < SIGNIFICANT and row["difference"] > 0 for row in rows)
+        note = f"significant on {won} of {len(rows)}"
+        gain = _signed(value - average[other][headline])
+        tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
+    teacher = models.get("teacher")
+    if teacher and models[best]["seconds"] and teacher["seconds"]:
+        ratio = teacher["seconds"] / models[best]["seconds"]
+        note = "same pairs, this machine"
+        if teacher["parameters"] and models[best]["parameters"]:
+            note = f"with 1/{teacher['parameters'] / models[best]['parameters']:.3g} of its parameters"
+        tiles.append({"name": "speed of the teacher", "value": f"{ratio:.1f}×", "note": note})
+    return tiles
+
+
+def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """(dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
+    students = summary["students"]
+    before = dict(zip(students, ["bm25", *students], strict=False))
+    return {
+        (row["dataset"], row["measure"], row["system"]): "▲" if row["difference"] > 0 else "▼"
+        for row in summary["comparisons"]
+        if before[row["system"]] == row["against"] and row["p_holm"] < SIGNIFICANT
+    }
+
+
+def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of all measures: each dataset's rows, then the means over the datasets where there are several."""
+    marks = _marks(summary)
+    rows: list[dict[str, Any]] = []
+
+    def add(dataset: str, name: str, means: Mapping[str, Mapping[str, float]], best: Mapping[str, float]) -> None:
+        for place, measure in enumerate(summary["measures"]):
+            values = {system: means[system][measure] for system in summary["systems"]}
+            cells = [
+                {"value": value, "top": value == max(values.values()), "mark": marks.get((dataset, measure, system))}
+                for system, value in values.items()
+            ]
+            first = place == 0
+            rows.append(
+                {
+                    "name": name if first else "",
+                    "measure": measure,
+                    "cells": cells,
+                    "best": best.get(measure),
+                    "rule": first and bool(rows),
+                }
+            )
+
+    for dataset, found in summary["datasets"].items():
+        means = {system: each["means"] for system, each in found["systems"].items()}
+        add(dataset, dataset, means, found["ceiling"]["means"])
+    if len(summary["datasets"]) > 1:
+        add("", "Mean", summary["average"], {})
+    return rows
+
+
+def _ties(summary: Mapping[str, Any]) -> dict[str, float]:
+    """System -> its largest tie rate over the datasets."""
+    return {
+        system: max((found["systems"][system]["tie_rate"] for found in summary["datasets"].values()), default=0.0)
+        for system in summary["systems"]
+    }
+
+
+def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline measure's comparisons, grouped by step."""
+    steps: dict[tuple[str, str], list[Any]] = {}
+    for row in summary["comparisons"]:
+        if row["measure"] == summary["headline"]:
+            steps.setdefault((row["system"], row["against"]), []).append(row)
+    return [{"system": system, "against": against, "rows": rows} for (system, against), rows in steps.items()]
+
+
+def _signed(value: float) -> str:
+    text = number(abs(value))
+    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def _p(value: float) -> str:
+    if value < 1e-3:
+        return "< .001"
+    return "1" if value >= 0.9995 else number(value)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"

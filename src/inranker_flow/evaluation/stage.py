@@ -1,0 +1,388 @@
+"""The stage `evaluate`: every system reranks the same candidates of the same test queries."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from inranker_flow import schemas
+from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
+from inranker_flow.errors import UserError
+from inranker_flow.evaluation import judged, measures, runs
+from inranker_flow.evaluation.judged import JudgedSet
+from inranker_flow.evaluation.report import render
+from inranker_flow.manifest import write_manifest
+from inranker_flow.scratch import scratch_folder
+from inranker_flow.storage import atomic_write, digest_file
+from inranker_flow.tracking import code_version
+
+log = logging.getLogger(__name__)
+
+#: More datasets than this, and only means and the last student go into the metrics: long lists are not read.
+_METRICS_FOR_DATASETS = 4
+#: What decides a checkpoint's scores; what else lies in its folder does not.
+_DECISIVE = ("config.json", "*.safetensors", "*.bin", "tokenizer.json", "tokenizer_config.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class EvaluateStats:
+    """``metrics``: "MEASURE/DATASET/SYSTEM" -> mean of the headline measure. ``scoring_seconds`` of all models."""
+
+    datasets: int
+    skipped: int
+    queries: int
+    pairs: int
+    scoring_seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Ranker(Protocol):
+    """What `rankers.load_ranker` returns, as far as evaluation needs it."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Logits [false, true] of (query, passage) pairs, float64 (n, 2)."""
+        ...
+
+
+#: As `rankers.load_ranker`: (reference, scoring, revision) -> ranker.
+Loader = Callable[[str, ScoringConfig, str], Ranker]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A system that reranks; two with the same ``identity`` give the same scores."""
+
+    name: str
+    reference: str
+    revision: str
+    scoring: ScoringConfig
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"weights": self.digest or [self.reference, self.revision], "scoring": as_dict(self.scoring)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Content of a local checkpoint; "" for one that only the loader can find."""
+        folder = _local(self.reference)
+        if folder is None:
+            return ""
+        files = sorted({path for pattern in _DECISIVE for path in folder.glob(pattern)})
+        return _digest([f"{path.name} {digest_file(path)}" for path in files])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's scores (true logit - false logit) for the pairs of all judged sets, and how long they took."""
+
+    scores: np.ndarray
+    seconds: float
+    parameters: int
+    same_as: str = ""
+
+
+def evaluate(
+    config: EvaluateConfig,
+    teacher: TeacherConfig,
+    collections: Sequence[Path],
+    candidates: Sequence[Path],
+    students: Mapping[str, Path],
+    champion: str,
+    evaluation: Path,
+    report: Path,
+) -> EvaluateStats:
+    """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
+
+    ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
+    and named. Writes into ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and
+    summary.json; ``report`` is one HTML file. Raises :class:`UserError` for an unknown measure, artifacts that do not
+    belong together, or scores that are not finite.
+    """
+    from inranker_flow.rankers import load_ranker
+
+    return compare(config, teacher, collections, candidates, students, champion, evaluation, report, load_ranker)
+
+
+def compare(
+    config: EvaluateConfig,
+    teacher: TeacherConfig,
+    collections: Sequence[Path],
+    candidates: Sequence[Path],
+    students: Mapping[str, Path],
+    champion: str,
+    evaluation: Path,
+    report: Path,
+    load: Loader,
+) -> EvaluateStats:
+    """:func:`evaluate` with any loader of rankers."""
+    wanted = measures.parse(config.measures)
+    sets, skipped = _judged_sets(config, collections, candidates)
+    models = [Model(name, str(path), "", config.scoring) for name, path in students.items()]
+    if config.teacher:
+        models.append(Model("teacher", teacher.checkpoint, teacher.revision, teacher.scoring))
+    if champion:
+        models.append(Model("champion", champion, "", config.scoring))
+
+    identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, code_version()]
+    scored, scratch = _score_all(models, sets, identity, load)
+
+    shutil.rmtree(evaluation, ignore_errors=True)
+    (evaluation / "runs").mkdir(parents=True)
+    summary: dict[str, Any] = {
+        "headline": config.measures[0],
+        "measures": list(config.measures),
+        "systems": ["bm25", *scored],
+        "students": list(students),
+        "models": {model.name: _describe(model, scored[model.name]) for model in models},
+        "datasets": _measure(wanted, sets, scored, evaluation),
+        "skipped": skipped,
+        "config": {"evaluation": as_dict(config), "teacher": as_dict(teacher)},
+        "code": code_version(),
+    }
+    summary["average"] = _average(summary)
+    summary["comparisons"] = _comparisons(summary, schemas.read(schemas.MEASURES, evaluation))
+    with atomic_write(evaluation / "summary.json") as out:
+        out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(report) as out:
+        out.write(render(summary).encode())
+    write_manifest(evaluation, dataset=", ".join(each.dataset for each in sets) or "none", stage="evaluate")
+    for folder in scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+    return EvaluateStats(
+        datasets=len(sets),
+        skipped=len(skipped),
+        queries=sum(len(each.qrels) for each in sets),
+        pairs=sum(len(each.pairs) for each in sets),
+        scoring_seconds=sum(each.seconds for each in scored.values() if not each.same_as),
+        metrics=_metrics(summary),
+    )
+
+
+def _judged_sets(
+    config: EvaluateConfig, collections: Sequence[Path], candidates: Sequence[Path]
+) -> tuple[list[JudgedSet], dict[str, str]]:
+    sets, skipped = [], {}
+    for dataset, collection, found in judged.join(collections, candidates):
+        judged_set = judged.load(dataset, collection, found, config.drop_self)
+        if judged_set is None:
+            skipped[dataset] = "no judged test queries"
+            log.warning("%s: skipped, it has no judged test queries", dataset)
+            continue
+        sets.append(judged_set)
+        log.info("%s: %d test queries, %d candidates", dataset, len(judged_set.qrels), len(judged_set.pairs))
+        if judged_set.dropped:
+            log.info("%s: dropped %d candidates that are the query itself", dataset, judged_set.dropped)
+    return sets, skipped
+
+
+def _score_all(
+    models: Sequence[Model], sets: Sequence[JudgedSet], identity: list[Any], load: Loader
+) -> tuple[dict[str, Scored], list[Path]]:
+    """Scores of each model, in order, and the scratch folders that hold them until the evaluation is written.
+
+    A model sees the pairs of all datasets in one call (it sorts them by length once); equal models are scored once.
+    """
+    pairs = [pair for judged_set in sets for pair in judged_set.pairs]
+    scored: dict[str, Scored] = {}
+    first: dict[str, str] = {}
+    folders = []
+    for model in models:
+        key = json.dumps(model.identity, sort_keys=True)
+        same = first.setdefault(key, model.name)
+        if same != model.name:
+            log.info("%s: the same model as %s, so the same scores", model.name, same)
+            known = scored[same]
+            scored[model.name] = Scored(known.scores, known.seconds, known.parameters, same)
+            continue
+        folder = scratch_folder("evaluate", model.identity, identity)
+        folders.append(folder)
+        kept = folder / "scores.npz"
+        if kept.exists():
+            with np.load(kept) as found:
+                scored[model.name] = Scored(found["scores"], float(found["seconds"]), int(found["parameters"]))
+            log.info("%s: scores of an earlier attempt found", model.name)
+            continue
+        scored[model.name] = _score(model, pairs, load)
+        with atomic_write(kept) as out:
+            result = scored[model.name]
+            np.savez(out, scores=result.scores, seconds=result.seconds, parameters=result.parameters)
+    return scored, folders
+
+
+def _score(model: Model, pairs: Sequence[tuple[str, str]], load: Loader) -> Scored:
+    if not pairs:
+        return Scored(np.zeros(0), 0.0, 0)
+    ranker = load(model.reference, model.scoring, model.revision)
+    log.info("%s: scoring %s pairs", model.name, f"{len(pairs):,}")
+    start = time.perf_counter()
+    logits = np.asarray(ranker.score(pairs), np.float64)
+    seconds = time.perf_counter() - start
+    parameters = int(getattr(ranker, "parameters", 0))
+    del ranker
+    gc.collect()  # one model at a time: a 3B teacher leaves no room for others
+    scores = logits[:, 1] - logits[:, 0]
+    bad = int(scores.size - np.isfinite(scores).sum())
+    if bad:
+        raise UserError(
+            f"{model.name} ({model.reference}): {bad} of {scores.size} scores are not finite numbers; "
+            "if the checkpoint overflows in half precision, set scoring.dtype to float32"
+        )
+    return Scored(scores, seconds, parameters)
+
+
+def _describe(model: Model, result: Scored) -> dict[str, Any]:
+    return {
+        "reference": model.reference,
+        "revision": model.revision,
+        "digest": model.digest,
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "pairs_per_second": result.scores.size / result.seconds if result.seconds else 0.0,
+        "same_as": result.same_as,
+    }
+
+
+def _measure(
+    wanted: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], evaluation: Path
+) -> dict[str, Any]:
+    """Write measures and runs; returns what the summary says about each dataset."""
+    described: dict[str, Any] = {}
+    offset = 0
+    with schemas.TableWriter(evaluation / schemas.MEASURES.filename, schemas.MEASURES) as writer:
+        for judged_set in sets:
+            rows = slice(offset, offset + len(judged_set.pairs))
+            offset = rows.stop
+            systems: dict[str, Any] = {}
+            for system in ("bm25", *scored):
+                run = judged_set.bm25 if system == "bm25" else _rerank(judged_set, scored[system].scores[rows])
+                found = measures.per_query(wanted, judged_set.qrels, run)
+                runs.write_trec(evaluation / "runs" / f"{judged_set.dataset}.{system}.trec", run, system)
+                for measure, values in found.items():
+                    repeated = [[each] * len(values) for each in (judged_set.dataset, system, measure)]
+                    columns = [*repeated, list(values), list(values.values())]
+                    writer.write(dict(zip(schemas.MEASURES.schema.names, columns, strict=True)))
+                means = {measure: _mean(values) for measure, values in found.items()}
+                systems[system] = {"means": means, "tie_rate": runs.tie_rate(run)}
+            described[judged_set.dataset] = {
+                "queries": len(judged_set.qrels),
+                "without_candidates": len(set(judged_set.qrels) - set(judged_set.bm25.column("query_id").to_pylist())),
+                "pairs": len(judged_set.pairs),
+                "dropped": judged_set.dropped,
+                "ceiling": _ceiling(wanted, judged_set),
+                "digests": judged_set.digests,
+                "systems": systems,
+            }
+    return described
+
+
+def _rerank(judged_set: JudgedSet, scores: np.ndarray) -> Any:
+    return runs.rank(judged_set.bm25.column("query_id"), judged_set.bm25.column("doc_id"), scores)
+
+
+def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]:
+    """What no reranker of these candidates can pass: ``recall`` of the relevant documents, and the ``means`` of a
+    reranker that knows the judgements."""
+    ids = zip(*(judged_set.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
+    gains = np.array([judged_set.qrels[query_id].get(doc_id, 0) for query_id, doc_id in ids], np.float64)
+    best = _rerank(judged_set, gains)
+    everything = measures.parse([f"R@{max(best.num_rows, 1)}"])
+    [recall] = measures.per_query(everything, judged_set.qrels, best).values()
+    found = measures.per_query(wanted, judged_set.qrels, best)
+    return {"recall": _mean(recall), "means": {name: _mean(values) for name, values in found.items()}}
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return float(np.mean(list(values.values())))
+
+
+def _average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """System -> measure -> mean over the datasets; empty without datasets."""
+    datasets = list(summary["datasets"].values())
+    if not datasets:
+        return {}
+    return {
+        system: {
+            measure: float(np.mean([each["systems"][system]["means"][measure] for each in datasets]))
+            for measure in summary["measures"]
+        }
+        for system in summary["systems"]
+    }
+
+
+def _comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]:
+    """Each step of the method by measure and dataset: mean difference, queries won and lost, paired t-test, Holm.
+
+    The first student against BM25, each later one against the student before it, the last against BM25, the teacher
+    and the champion. Holm corrects over the datasets of one such step and measure.
+    """
+    from inranker_flow.promotion import from_measures
+
+    last = list(summary["students"])[-1:]
+    chain = list(pairwise(["bm25", *summary["students"]]))
+    chain += [("bm25", mine) for mine in last if ("bm25", mine) not in chain]
+    chain += [(other, mine) for mine in last for other in ("teacher", "champion") if other in summary["systems"]]
+    compared = []
+    for measure in summary["measures"]:
+        values = {system: from_measures(table, system, measure) for system in summary["systems"]}
+        for against, system in chain:
+            rows = []
+            for dataset in summary["datasets"]:
+                queries = list(values[system][dataset])
+                ours, theirs = (np.array([values[name][dataset][q] for q in queries]) for name in (system, against))
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "measure": measure,
+                        "system": system,
+                        "against": against,
+                        "difference": float(np.mean(ours) - np.mean(theirs)),
+                        "better": int((ours > theirs).sum()),
+                        "worse": int((ours < theirs).sum()),
+                        "queries": len(queries),
+                        "p": measures.paired_p(ours.tolist(), theirs.tolist()),
+                    }
+                )
+            corrected = measures.holm([row["p"] for row in rows])
+            compared += [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+    return compared
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    headline, datasets = summary["headline"], summary["datasets"]
+    chosen = summary["systems"] if len(datasets) <= _METRICS_FOR_DATASETS else list(summary["students"])[-1:]
+    found = {
+        f"{headline}/{dataset}/{system}": each["systems"][system]["means"][headline]
+        for dataset, each in datasets.items()
+        for system in chosen
+    }
+    if len(datasets) > 1:
+        found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
+    return found
+
+
+def _local(reference: str) -> Path | None:
+    """The folder behind ``reference``, where it is one or is a registered model (whose files MLflow fetches once)."""
+    if reference.startswith("models:/"):
+        from inranker_flow.registry import fetch
+
+        return fetch(reference)
+    folder = Path(reference)
+    return folder if folder.is_dir() else None
+
+
+def _digest(lines: Sequence[str]) -> str:
+    from hashlib import sha256
+
+    return sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""The wrapper, with real KFP artifacts and a real MLflow database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from inranker_flow import schemas, tracking
+from inranker_flow.config import RetrieveConfig
+from inranker_flow.errors import UserError
+from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.stage import run_stage
+
+
+@dataclass(frozen=True)
+class Stats:
+    rows: int
+    speed: float
+    note: str = "text is no metric"
+
+
+def toy(config: RetrieveConfig, collection: Path, extra: list[Path], candidates: Path, page: Path) -> Stats:
+    candidates.mkdir()
+    rows = {"query_id": ["q"], "doc_id": ["d"], "relevance": [config.depth]}
+    schemas.write(schemas.QRELS, candidates / "qrels.parquet", rows)
+    write_manifest(candidates, dataset=read_manifest(collection).dataset, stage="toy", extra=len(extra))
+    page.write_text("<p>report</p>")
+    return Stats(1, 2.5)
+
+
+def refusing(config: RetrieveConfig, collection: Path) -> Stats:
+    raise UserError("corpus.jsonl line 7: no _id;\n  add one")
+
+
+def breaking(config: RetrieveConfig, collection: Path) -> Stats:
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.fixture
+def tracked(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "mlartifacts").as_uri())
+    monkeypatch.setenv("INRANKER_EVENTS", str(tmp_path / "events.jsonl"))
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def collection(tmp_path):
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    schemas.write(schemas.CORPUS, folder / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": ["x"]})
+    write_manifest(folder, dataset="vaswani", stage="prepare_corpus")
+    return dsl.Dataset(uri=str(folder))
+
+
+def _events(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, collection):
+    out, page = dsl.Dataset(uri=str(tracked / "o" / "candidates")), dsl.HTML(uri=str(tracked / "o" / "page"))
+    metrics = dsl.Metrics(uri=str(tracked / "o" / "metrics"))
+    with tracking.pipeline_run("inranker", {"seed": 1}) as parent:
+        run_stage(
+            toy,
+            configs={"config": {"depth": 30.0}},
+            inputs={"collection": collection, "extra": [collection, collection]},
+            outputs={"candidates": out, "page": page},
+            metrics=metrics,
+        )
+    assert schemas.read(schemas.QRELS, out.path)["relevance"].to_pylist() == [30]
+    assert out.metadata["dataset"] == "vaswani" and len(out.metadata["digest"]) == 64
+    assert metrics.metadata["rows"] == 1 and json.loads(Path(metrics.path).read_text())["speed"] == 2.5
+
+    client = tracking.client()
+    runs = client.search_runs([tracking.experiment_id(client)])
+    child = next(run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent)
+    assert len(runs) == 2 and {run.info.status for run in runs} == {"FINISHED"}
+    assert child.data.params["config.depth"] == "30.0"
+    assert child.data.metrics["rows"] == 1 and "seconds" in child.data.metrics
+    assert child.data.tags["inranker.stage"] == "toy" and child.data.tags["inranker.dataset"] == "vaswani"
+    assert child.data.tags["digest.candidates"] == out.metadata["digest"]
+    assert [each.dataset.name for each in child.inputs.dataset_inputs][0] == "vaswani.collection"
+    for run_id in (child.info.run_id, parent):
+        assert "page.html" in [each.path for each in client.list_artifacts(run_id)]
+    (event,) = _events(tracked)
+    assert (event["stage"], event["dataset"], event["stats"]["rows"]) == ("toy", "vaswani", 1)
+
+
+def test_a_run_that_kfp_injected_is_joined(tracked, collection, monkeypatch):
+    client = tracking.client()
+    run_id = client.create_run(tracking.experiment_id(client)).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    out, page = dsl.Dataset(uri=str(tracked / "candidates")), dsl.HTML(uri=str(tracked / "page"))
+    run_stage(
+        toy,
+        configs={"config": {}},
+        inputs={"collection": collection, "extra": []},
+        outputs={"candidates": out, "page": page},
+    )
+    (run,) = client.search_runs([tracking.experiment_id(client)])
+    assert run.info.run_id == run_id and run.data.metrics["rows"] == 1
+    assert run.info.status == "RUNNING", "whoever started the run ends it"
+
+
+@pytest.mark.parametrize(
+    ("stage", "configs", "message"),
+    [
+        (refusing, {"config": {}}, "corpus.jsonl line 7: no _id; add one"),
+        (breaking, {"config": {}}, "ZeroDivisionError: division by zero (unexpected"),
+        (refusing, {"config": {"dept": 3}}, "config.dept: unknown key; did you mean 'depth'?"),
+    ],
+)
+def test_a_failure_is_one_last_line_and_a_status(tracked, collection, capsys, stage, configs, message):
+    with pytest.raises(SystemExit) as ended:
+        run_stage(stage, configs=configs, inputs={"collection": collection})
+    assert ended.value.code == 2
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "FAILED: " in last and message in last
+    assert message in _events(tracked)[-1]["error"]
+    client = tracking.client()
+    assert {run.info.status for run in client.search_runs([tracking.experiment_id(client)])} <= {"FAILED"}
+
+
+def test_an_mlflow_server_that_does_not_answer_is_told_in_seconds(tmp_path):
+    script = "from inranker_flow import tracking; tracking.client()"
+    start = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**__import__("os").environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode != 0
+    assert "UserError: MLFLOW_TRACKING_URI: no MLflow server answers at http://127.0.0.1:9" in ended.stderr
+    assert time.monotonic() - start < 20
