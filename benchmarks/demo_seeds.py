@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from scipy.stats import ttest_rel
@@ -43,7 +44,7 @@ def main(seeds: list[str]) -> None:
         target = {system: found[system]["medicines"] for system in SYSTEMS}
         source = {system: _mean(found[system]["inns"]) for system in SYSTEMS}
         means = " | ".join(f"{_mean(target[system]):.3f}" for system in SYSTEMS)
-        steps = zip(SYSTEMS, SYSTEMS[1:], strict=False)
+        steps = pairwise(SYSTEMS)
         tests = " | ".join(f"{_p(target[lower], target[higher]):.0e}" for lower, higher in steps)
         print(
             f"| {seed} | {means} | {tests} | {source['phase1']:.3f}, {source['phase2']:.3f} | {seconds:.0f} |",

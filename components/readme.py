@@ -51,8 +51,9 @@ def _summary(name: str) -> str:
 
 def _argument_docs(name: str) -> dict[str, str]:
     lines = (ast.get_docstring(_function(name)) or "").splitlines()
-    pairs = [line.strip().split(": ", 1) for line in lines if line.startswith("    ") and ": " in line]
-    return {key: text for key, text in pairs}
+    return {
+        key: text for key, _, text in (line.strip().partition(": ") for line in lines if line.startswith("    ")) if text
+    }
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,12 @@ def save_pyfunc(path: Path, student: Path, scoring: Mapping[str, Any]) -> None:
     """Write the MLflow model: pyfunc code, this package (so that it loads anywhere), and the checkpoint folder."""
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
     package = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # It asks for type hints and an input example; the signature below says more than either.
+        warnings.simplefilter("ignore", UserWarning)
         code = Path(folder) / package.name
         shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__", "demo"))
         checkpoint = Path(folder) / "checkpoint"

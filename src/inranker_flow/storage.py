@@ -123,12 +123,16 @@ def local_copy(uri: str) -> Path:
     single = len(files) == 1 and files[0].uri == uri
     target = _cache_root() / fingerprint_of(uri, files)[:32]
     if not target.exists():
-        with atomic_folder(target) as folder, _explained(uri):
-            for file in files:
-                name = Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/")
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                bucket, key = _split(file.uri)
-                s3().download_file(bucket, key, str(folder / name), Config=_transfer())
+        try:
+            with atomic_folder(target) as folder, _explained(uri):
+                for file in files:
+                    name = Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/")
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    bucket, key = _split(file.uri)
+                    s3().download_file(bucket, key, str(folder / name), Config=_transfer())
+        except UserError:
+            if not target.exists():  # else another process has just finished the same download
+                raise
     return target / Path(uri).name if single else target
 
 

@@ -1,4 +1,4 @@
-"""`make run`, whole: the compiled YAML, KFP's local runner, real models, real MLflow. One run, looked at from all sides."""
+"""`make run`, whole: the compiled YAML, KFP's local runner, real models, real MLflow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import schemas
+from inranker_flow.promotion import from_measures
 
 ROOT = Path(__file__).parents[2]
 STAGES = 8
@@ -41,11 +42,11 @@ def test_each_phase_helps_and_significantly_so(demo):
 
     folder, _ = demo
     (evaluation,) = outputs(folder, "evaluation")
-    table = schemas.read(schemas.MEASURES, evaluation).to_pylist()
+    table = schemas.read(schemas.MEASURES, evaluation)
     values = {
-        system: {row["query_id"]: row["value"] for row in table if (row["dataset"], row["system"], row["measure"]) == ("medicines", system, "nDCG@10")}
+        system: from_measures(table, system, "nDCG@10")["medicines"]
         for system in ("bm25", "phase1", "phase2", "teacher")
-    }  # fmt: skip
+    }
     means = {system: sum(each.values()) / len(each) for system, each in values.items()}
     assert {len(each) for each in values.values()} == {200}
     assert means["bm25"] < means["phase1"] < means["phase2"] <= means["teacher"] + 0.01
@@ -130,9 +131,9 @@ def test_summary_and_measures_agree(demo):
     folder, _ = demo
     (evaluation,) = outputs(folder, "evaluation")
     summary = json.loads((evaluation / "summary.json").read_text())
-    table = schemas.read(schemas.MEASURES, evaluation).to_pylist()
+    table = schemas.read(schemas.MEASURES, evaluation)
     for dataset, found in summary["datasets"].items():
         for system, numbers in found["systems"].items():
             for measure, mean in numbers["means"].items():
-                values = [row["value"] for row in table if (row["dataset"], row["system"], row["measure"]) == (dataset, system, measure)]  # fmt: skip
+                values = from_measures(table, system, measure)[dataset].values()
                 assert mean == pytest.approx(sum(values) / len(values), abs=1e-9)

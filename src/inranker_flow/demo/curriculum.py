@@ -128,7 +128,7 @@ def _matching(learning_rate: float) -> list[Stage]:
 TEACHER_STAGES = [
     *_matching(1e-3),
     Stage("synonyms", synonyms("source", "target"), groups=24, gate=0.93, learning_rate=1e-3, limit=1200),
-    Stage("sentences", sentences("source", "target"), groups=16, gate=0.99, learning_rate=1e-3, limit=400, fixed=True),
+    Stage("sentences", sentences("source", "target"), groups=16, gate=0.99, learning_rate=1e-3, limit=600, fixed=True),
 ]
 # The student starts as a word matcher with some idea of the source domain's synonyms, none of the target's.
 STUDENT_STAGES = [

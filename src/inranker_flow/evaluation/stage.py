@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from inranker_flow.evaluation import judged, measures, runs
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import write_manifest
+from inranker_flow.rankers import Ranker, load_ranker
+from inranker_flow.rankers.checkpoints import resolve
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write, digest_file
 from inranker_flow.tracking import code_version
@@ -32,7 +35,7 @@ log = logging.getLogger(__name__)
 #: More datasets than this, and only means and the last student go into the metrics: long lists are not read.
 _METRICS_FOR_DATASETS = 4
 #: What decides a checkpoint's scores; what else lies in its folder does not.
-_DECISIVE = ("config.json", "*.safetensors", "*.bin", "tokenizer.json", "tokenizer_config.json", "spiece.model")
+_DECISIVE = ("config.json", "*.safetensors", "*.bin", "*.model", "tokenizer*.json")
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,6 @@ class EvaluateStats:
     pairs: int
     scoring_seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class Ranker(Protocol):
-    """What `rankers.load_ranker` returns, as far as evaluation needs it."""
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Logits [false, true] of (query, passage) pairs, float64 (n, 2)."""
-        ...
 
 
 #: As `rankers.load_ranker`: (reference, scoring, revision) -> ranker.
@@ -74,12 +69,12 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """Content of a local checkpoint; "" for one that only the loader can find."""
-        folder = _local(self.reference)
-        if folder is None:
+        """Of a checkpoint's content; "" for one that comes from the hub or is made on the spot."""
+        folder = Path(resolve(self.reference))
+        if not folder.is_dir():
             return ""
         files = sorted({path for pattern in _DECISIVE for path in folder.glob(pattern)})
-        return _digest([f"{path.name} {digest_file(path)}" for path in files])
+        return sha256("\n".join(f"{path.name} {digest_file(path)}" for path in files).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -109,8 +104,6 @@ def evaluate(
     summary.json; ``report`` is one HTML file. Raises :class:`UserError` for an unknown measure, artifacts that do not
     belong together, or scores that are not finite.
     """
-    from inranker_flow.rankers import load_ranker
-
     return compare(config, teacher, collections, candidates, students, champion, evaluation, report, load_ranker)
 
 
@@ -229,7 +222,7 @@ def _score(model: Model, pairs: Sequence[tuple[str, str]], load: Loader) -> Scor
     start = time.perf_counter()
     logits = np.asarray(ranker.score(pairs), np.float64)
     seconds = time.perf_counter() - start
-    parameters = int(getattr(ranker, "parameters", 0))
+    parameters = ranker.parameters
     del ranker
     gc.collect()  # one model at a time: a 3B teacher leaves no room for others
     scores = logits[:, 1] - logits[:, 0]
@@ -370,19 +363,3 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     if len(datasets) > 1:
         found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
     return found
-
-
-def _local(reference: str) -> Path | None:
-    """The folder behind ``reference``, where it is one or is a registered model (whose files MLflow fetches once)."""
-    if reference.startswith("models:/"):
-        from inranker_flow.registry import fetch
-
-        return fetch(reference)
-    folder = Path(reference)
-    return folder if folder.is_dir() else None
-
-
-def _digest(lines: Sequence[str]) -> str:
-    from hashlib import sha256
-
-    return sha256("\n".join(lines).encode()).hexdigest()
