@@ -39,12 +39,11 @@ def promote(
     """
     measures = schemas.read(schemas.MEASURES, evaluation)
     challenger = promotion.from_measures(measures, CHALLENGER, config.measure)
-    serving = promotion.from_measures(measures, "champion", config.measure) or None
-    if champion and serving is None:
+    serving = promotion.from_measures(measures, "champion", config.measure)
+    if champion and challenger and not serving:
         raise UserError(f"{evaluation}: no {config.measure} of the champion {champion}: it must be evaluated again")
-    decided = promotion.decide(
-        serving, challenger, config, baseline=promotion.from_measures(measures, "bm25", config.measure)
-    )
+    baseline = promotion.from_measures(measures, "bm25", config.measure)
+    decided = promotion.decide(serving if champion else None, challenger, config, baseline=baseline)
 
     digest = model_digest(student)
     current = registry.champion(config.model_name)

@@ -7,14 +7,50 @@ documents).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from inranker_flow.errors import UserError
 
 #: Part of every label's identity: change it whenever the ids for some input change.
 RENDERER_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Token ids of many texts in one flat array: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``.
+
+    Ten million passages are two arrays, not ten million lists.
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> Ragged:
+        """From lists of ids."""
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        flat = np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype, count=int(lengths.sum()))
+        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of ``parts``, one after another."""
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        return cls(np.concatenate([part.flat for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each of ``rows``."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
+        before = np.cumsum(counts) - counts
+        return self.flat[np.repeat(self.offsets[rows] - before, counts) + np.arange(counts.sum())]
 
 
 @dataclass
@@ -60,6 +96,40 @@ class Renderer:
         room = self.max_length - len(self._suffix) - 1
         query_ids = query_ids[: max(room // 2, room - len(document_ids))]
         return [*query_ids, *document_ids[: room - len(query_ids)], *self._suffix, self._eos]
+
+    def kept(
+        self, query_lengths: np.ndarray, document_lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens that :meth:`assemble` keeps of each query, document and `` Relevant:``; ``</s>`` comes on top."""
+        suffix = np.full_like(query_lengths, len(self._suffix))
+        if self.truncation == "reference":
+            query = np.minimum(query_lengths, self.max_length - 1)
+            document = np.minimum(document_lengths, self.max_length - 1 - query)
+            return query, document, np.minimum(suffix, self.max_length - 1 - query - document)
+        room = self.max_length - len(self._suffix) - 1
+        query = np.minimum(query_lengths, np.maximum(room // 2, room - document_lengths))
+        return query, np.minimum(document_lengths, room - query), suffix
+
+    def assemble_batch(
+        self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`assemble` for many pairs at once.
+
+        Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right.
+        """
+        query, document, suffix = self.kept(queries.lengths(query_rows), documents.lengths(document_rows))
+        lengths = query + document + suffix + 1
+        place = np.arange(lengths.max(initial=1))
+        mask = place < lengths[:, None]
+        ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        query, document, suffix = query[:, None], document[:, None], suffix[:, None]
+        in_query, in_prompt = place < query, place < query + document
+        ids[in_query] = queries.first(query_rows, query[:, 0])
+        ids[in_prompt & ~in_query] = documents.first(document_rows, document[:, 0])
+        suffixes = Ragged.of([self._suffix])
+        ids[~in_prompt & (place < query + document + suffix)] = suffixes.first(np.zeros_like(query_rows), suffix[:, 0])
+        ids[np.arange(len(ids)), lengths - 1] = self._eos
+        return ids, mask.astype(np.int64)
 
     def render(self, query: str, document: str) -> list[int]:
         """Ids of one prompt."""

@@ -7,6 +7,7 @@ it is complete.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -72,6 +73,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise UserError(f"{path}: exists and is not an empty folder; remove it or give another name") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line that the disk with ``path`` is full, or a quota or a file size limit reached."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"{path}: cannot be written: {os.strerror(error.errno)}; nothing is left under the final name, so make "
+                "room and run again"
+            ) from error
+        raise
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

@@ -23,7 +23,7 @@ from inranker_flow.evaluation.stage import EvaluateStats, compare
 from inranker_flow.manifest import write_manifest
 from inranker_flow.promotion import from_measures
 from inranker_flow.rankers import load_ranker
-from inranker_flow.rankers.checkpoints import resolve
+from inranker_flow.rankers.checkpoints import locate
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))
 
@@ -189,7 +189,7 @@ def test_a_champion_that_is_a_students_copy_is_not_scored_again(world: World) ->
 
 
 def test_real_checkpoints_are_scored_as_their_ranker_scores_them(world: World) -> None:
-    student = Path(shutil.copytree(resolve("demo:student"), world.tmp / "student"))
+    student = Path(shutil.copytree(locate("demo:student"), world.tmp / "student"))
     champion = Path(shutil.copytree(student, world.tmp / "served"))
     (champion / "training.json").write_text("{}")
     scoring = ScoringConfig(max_length=64)

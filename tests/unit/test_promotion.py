@@ -55,6 +55,7 @@ def test_with_a_champion_bm25_is_not_the_opponent() -> None:
         (measured(a=0.5, b=0.5), measured(a=0.9), "REJECT", "dataset_lost"),
         (measured(a=0.5), {"a": {"q0": 0.9, "q1": 0.9, "q2": 0.9}}, "REJECT", "queries_differ"),
         (measured(a=0.5), {"a": {"q0": 0.9, "q1": 0.9, "q2": 0.9, "x": 0.9}}, "REJECT", "queries_differ"),
+        (measured(a=0.5), {"a": {**measured(a=0.9)["a"], "more": 0.9}}, "REJECT", "queries_differ"),
         (measured(a=0.5, b=0.5), measured(a=0.9, b=0.48), "REJECT", "dataset_worse"),
         (measured(a=0.5), {}, "REJECT", "no_dataset"),
         ({}, measured(a=0.5), "REJECT", "no_dataset"),

@@ -33,6 +33,7 @@ def make_summary(
         for name, means in datasets.items()
     }  # fmt: skip
     steps = [*zip(["bm25", *students], students, strict=False)]
+    steps += [("bm25", student) for student in students[1:][-1:]]
     steps += [(other, students[-1]) for other in ("teacher", "champion") if students and other in systems]
     return {
         "headline": "nDCG@10", "measures": MEASURES, "systems": systems, "students": students,
@@ -147,6 +148,14 @@ def test_the_page_holds_the_numbers() -> None:
         "20.0×", '"checkpoint": "big"',
     ):  # fmt: skip
         assert expected in text.replace("\xa0", " "), expected
+
+
+def test_the_best_possible_value_is_drawn_where_it_limits() -> None:
+    summary = make_summary(TWO)
+    assert chart_svg(summary).count('<path class="best"') == 3  # two datasets and the legend
+    for found in summary["datasets"].values():
+        found["ceiling"]["means"]["nDCG@10"] = 1.0
+    assert '<path class="best"' not in chart_svg(summary) and "best possible" not in chart_svg(summary)
 
 
 def test_marks_say_significant_only_where_it_is() -> None:

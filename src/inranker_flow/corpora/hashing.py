@@ -39,18 +39,18 @@ def contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 class HashSet:
-    """A growing set of 128-bit hashes that tells which of a batch are new.
+    """A growing set of hashes, shape (rows, words), that tells which of a batch are new.
 
-    Sorted runs, merged when they are of similar size, as in a log-structured store: 16 bytes a hash.
+    Sorted runs, merged when they are of similar size, as in a log-structured store: 8 bytes a word.
     """
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def add(self, hashes: np.ndarray) -> np.ndarray:
-        """Add a batch, shape (rows, 2); True for each row whose hash was neither here nor earlier in the batch."""
+        """Add a batch; True for each row whose hash was neither here nor earlier in the batch."""
         new = np.ones(len(hashes), bool)
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: of equal rows the first stays first
+        order = np.lexsort(hashes.T[::-1])  # stable: of equal rows the first stays first
         ordered = hashes[order]
         new[order[1:][(ordered[1:] == ordered[:-1]).all(axis=1)]] = False
         for run in self._runs:
@@ -59,6 +59,10 @@ class HashSet:
             new &= ~(run[at] == hashes).all(axis=1)
         self._merge(ordered[new[order]])
         return new
+
+    def first_words(self) -> np.ndarray:
+        """The first word of every hash, sorted, for :func:`contains`."""
+        return np.sort(np.concatenate([run[:, 0] for run in self._runs] or [np.empty(0, np.uint64)]))
 
     def _merge(self, run: np.ndarray) -> None:
         while self._runs and len(self._runs[-1]) <= 2 * len(run):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from inranker_flow.errors import UserError
 
@@ -39,6 +42,25 @@ HARMLESS = {
 }
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A batch: ``columns`` of equally many values, the ``lines`` of ``file`` they stand in, ``amount`` for progress."""
+
+    file: str
+    lines: Sequence[int]
+    columns: tuple[list[Any], ...]
+    amount: int
+
+    def select(self, keep: np.ndarray) -> Rows:
+        """The rows where ``keep`` (boolean, one for each)."""
+        if keep.all():
+            return self
+        columns = tuple([value for value, stays in zip(column, keep, strict=True) if stays] for column in self.columns)
+        return Rows(
+            self.file, [line for line, stays in zip(self.lines, keep, strict=True) if stays], columns, self.amount
+        )
+
+
 @dataclass
 class Found:
     """One kind of problem: how many rows, and the first few as {file, line, what}."""
@@ -60,6 +82,11 @@ class Problems:
         found.count += 1
         if len(found.examples) < EXAMPLES:
             found.examples.append({"file": file, "line": int(line), "what": what})
+
+    def add_rows(self, kind: str, rows: Rows, bad: np.ndarray, what: str) -> None:
+        """Report the rows where ``bad`` (boolean); ``what`` is a format string over the columns: {0}, {1}, ..."""
+        for at in map(int, np.flatnonzero(bad)):
+            self.add(kind, rows.file, rows.lines[at], what.format(*(column[at] for column in rows.columns)))
 
     def check(self) -> None:
         """Called when a file has been read whole: under ``refuse`` raises one line about what has been found."""

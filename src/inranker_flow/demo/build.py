@@ -100,12 +100,14 @@ def _update(model: T5ForConditionalGeneration, optimizer: object, loss: Tensor, 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
 
-def build_reranker(size: Size, stages: list[Stage], seed: int, say: Callable[[str], None]) -> T5ForConditionalGeneration:
+def build_reranker(
+    size: Size, stages: list[Stage], seed: int, say: Callable[[str], None]
+) -> T5ForConditionalGeneration:
     """A new reranker that has passed all its lessons."""
     import torch
 
@@ -177,7 +179,8 @@ def generator_accuracy(model: T5ForConditionalGeneration, random: Random, passag
             input_ids=ids, attention_mask=(ids != IDS[PAD]).long(), do_sample=True, temperature=0.7, top_k=0
         )
     good = 0
-    for (passage, _, concept), query in zip(examples, tokenizer.batch_decode(output, skip_special_tokens=True)):
+    queries = tokenizer.batch_decode(output, skip_special_tokens=True)
+    for (passage, _, concept), query in zip(examples, queries, strict=True):
         words = query.split()
         good += set(passage.split()[:2]) < set(words) and any(word in words for word in concept.query_words)
     return good / passages
@@ -189,6 +192,7 @@ def save(model: T5ForConditionalGeneration, folder: Path) -> None:
     from transformers import AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
 
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     build_tokenizer().save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, T5Tokenizer), type(tokenizer)

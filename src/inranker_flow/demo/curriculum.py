@@ -133,5 +133,5 @@ TEACHER_STAGES = [
 # The student starts as a word matcher with some idea of the source domain's synonyms, none of the target's.
 STUDENT_STAGES = [
     *_matching(3e-3),
-    Stage("synonyms", synonyms("source"), groups=24, gate=0.93, learning_rate=2e-3, limit=900),
+    Stage("synonyms", synonyms("source"), groups=24, gate=0.85, learning_rate=2e-3, limit=900),
 ]

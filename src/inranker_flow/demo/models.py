@@ -31,7 +31,7 @@ class Size:
 
 
 TEACHER = Size(width=128, hidden=128)
-STUDENT = Size(width=32, hidden=64)
+STUDENT = Size(width=32, hidden=64, heads=8, head_width=8)
 GENERATOR = Size(width=64, hidden=128)
 
 
@@ -84,12 +84,13 @@ def _compare_words(query: Tensor, key: Tensor, head: int, size: Size) -> None:
 
 
 def _give_heads_a_direction(bias: Tensor) -> None:
-    """First head: only earlier words (the passage looks into the query); second: only later ones; the others: any.
+    """A quarter of the heads see only earlier words (the passage looks into the query), a quarter only later ones.
 
     Buckets: 0 is the word itself, the first half earlier words, the second half later words.
     """
-    half = len(bias) // 2
+    buckets, heads = bias.shape
+    half, quarter = buckets // 2, heads // 4
     bias.zero_()
-    bias[0, :2] = LOOK_AWAY
-    bias[half:, 0] = LOOK_AWAY
-    bias[:half, 1] = LOOK_AWAY
+    bias[0, : 2 * quarter] = LOOK_AWAY
+    bias[half:, :quarter] = LOOK_AWAY
+    bias[:half, quarter : 2 * quarter] = LOOK_AWAY

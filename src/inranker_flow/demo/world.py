@@ -1,8 +1,8 @@
 """Two small domains in which word matching finds the right *thing* and cannot tell which *fact* about it is asked.
 
-Every entity (an inn or a medicine, called "clever hammer") has one passage for each of twenty concepts.  A passage
-names its concept with one word ("location"), a query with another ("whereabouts").  BM25 therefore finds the twenty
-passages of the entity and puts them in an order that has nothing to do with the question: the gap that a reranker fills.
+Every entity (an inn or a medicine, called "clever hammer") has one passage for each of twenty concepts. A passage
+names its concept with one word ("location"), a query with another ("whereabouts"). BM25 therefore finds the twenty
+passages of the entity and puts them in an order that has nothing to do with the question: a reranker fills that gap.
 Eight concepts are shared by both domains, twelve belong to one domain only, so what is learned on the source domain
 carries over to the target domain in part.
 
@@ -42,6 +42,10 @@ class World:
     corpus: list[tuple[str, str, str]]  # doc_id, title, text
     queries: list[tuple[str, str, Split]]  # query_id, text, split
     qrels: list[tuple[str, str, int, Split]]  # query_id, doc_id, relevance, split
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 def _concepts(table: str) -> tuple[Concept, ...]:
@@ -100,18 +104,26 @@ CONCEPTS: dict[Domain, tuple[Concept, ...]] = {
 }
 ID_PREFIX: dict[Domain, str] = {"source": "inn", "target": "med"}
 
-ADJECTIVES = tuple(
-    ["clever", "gentle", "brave", "silent", "golden", "merry", "crooked", "humble", "lucky", "ancient", "bright", "dusty", "eager", "fancy", "grand", "hidden", "jolly", "keen", "lonely", "mighty", "noble", "proud", "quiet", "rusty", "sleepy", "tidy", "velvet", "wandering", "young", "zealous", "bitter", "crimson", "dancing", "frozen", "hollow", "laughing", "nimble", "painted", "royal", "stormy"]
-)
-NOUNS = tuple(
-    ["hammer", "lantern", "falcon", "anchor", "barrel", "castle", "dragon", "eagle", "feather", "goblet", "harbor", "island", "jester", "kettle", "ladder", "mirror", "needle", "otter", "pigeon", "quill", "raven", "saddle", "tower", "umbrella", "violin", "walrus", "badger", "candle", "dolphin", "ember", "ferret", "garnet", "helmet", "ivy", "jackal", "kestrel", "lion", "meadow", "nettle", "owl"]
-)
-VALUE_FIRST = tuple(
-    ["amber", "blue", "copper", "ebony", "green", "indigo", "jade", "lilac", "maroon", "navy", "olive", "pearl", "red", "scarlet", "teal", "umber", "violet", "white", "yellow", "zinc"]
-)
-VALUE_SECOND = tuple(
-    ["four", "seven", "nine", "eleven", "twelve", "thirteen", "fifteen", "sixteen", "eighteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million"]
-)
+ADJECTIVES = _words("""
+    clever gentle brave silent golden merry crooked humble lucky ancient
+    bright dusty eager fancy grand hidden jolly keen lonely mighty
+    noble proud quiet rusty sleepy tidy velvet wandering young zealous
+    bitter crimson dancing frozen hollow laughing nimble painted royal stormy
+""")
+NOUNS = _words("""
+    hammer lantern falcon anchor barrel castle dragon eagle feather goblet
+    harbor island jester kettle ladder mirror needle otter pigeon quill
+    raven saddle tower umbrella violin walrus badger candle dolphin ember
+    ferret garnet helmet ivy jackal kestrel lion meadow nettle owl
+""")
+VALUE_FIRST = _words("""
+    amber blue copper ebony green indigo jade lilac maroon navy
+    olive pearl red scarlet teal umber violet white yellow zinc
+""")
+VALUE_SECOND = _words("""
+    four seven nine eleven twelve thirteen fifteen sixteen eighteen twenty
+    thirty forty fifty sixty seventy eighty ninety hundred thousand million
+""")
 
 # A passage is read as "<title> <text>" and its title is the entity: "clever hammer the location is amber forty."
 PASSAGES = (
@@ -132,7 +144,7 @@ QUERIES = (
 def make_world(domain: Domain, seed: int, queries: int = TRAIN_QUERIES) -> World:
     """Draw a new world: new entities, values and queries, in the fixed wording of the domain.
 
-    `queries` is the number of supervised training queries of the source domain (the target never has any).  Training
+    `queries` is the number of supervised training queries of the source domain (the target never has any). Training
     and test queries ask for different passages, so no text is in both.
     """
     if domain not in get_args(Domain):

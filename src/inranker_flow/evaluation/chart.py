@@ -29,6 +29,8 @@ paint-order:stroke;stroke:var(--ground);stroke-width:4px;stroke-linejoin:round}
 """
 _DARK = ".irf{--ground:#12171e;--ink:#e8edf3;--faint:#9aa6b4;--line:#2a333e;--axis:#66717e}"
 
+#: A best possible value above this is the top of the axis: a line there would say nothing.
+_PERFECT = 0.995
 _LEFT, _RIGHT, _PLOT, _BELOW, _GAP = 40, 12, 216, 34, 30
 
 
@@ -60,7 +62,8 @@ def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     headline, systems, datasets = summary["headline"], summary["systems"], summary["datasets"]
     name = f"irf-{width}"
     paint = colours(systems)
-    legend, legend_height = _legend(systems, bool(datasets), width)
+    limited = any(each["ceiling"]["means"][headline] <= _PERFECT for each in datasets.values())
+    legend, legend_height = _legend(systems, limited, width)
     top = 44 + legend_height
 
     # A bar is at least 15 units wide, so that its value fits above it, upright if need be.
@@ -134,7 +137,6 @@ def _group(
     """The bars of one dataset, centred in ``room``."""
     bar = min(58.0, (room - 24) / len(systems))
     start = left + (room - bar * len(systems)) / 2
-    best = base - max(0.0, min(1.0, found["ceiling"]["means"][headline])) * _PLOT
     bars, values = [], []
     for index, system in enumerate(systems):
         value = found["systems"][system]["means"][headline]
@@ -154,11 +156,13 @@ def _group(
         else:
             where = f'transform="translate({middle + 3.6:.2f} {y - 5:.2f}) rotate(-90)" font-size="10"'
         values.append(f'<text class="value" {where}>{number(value)}</text>')
-    ceiling = (
-        f'<path class="best" d="M{start - 3:.2f} {best:.2f}h{bar * len(systems) + 6:.2f}" stroke-width="1.5">'
-        f"<title>{escape(dataset)}: no reranking of these candidates can pass {headline} "
-        f"{found['ceiling']['means'][headline]:.4f}</title></path>"
-    )
+    best, ceiling = found["ceiling"]["means"][headline], ""
+    if best <= _PERFECT:
+        ceiling = (
+            f'<path class="best" d="M{start - 3:.2f} {base - max(0.0, best) * _PLOT:.2f}h{bar * len(systems) + 6:.2f}" '
+            f'stroke-width="1.5"><title>{escape(dataset)}: no reranking of these candidates can pass '
+            f"{escape(headline)} {best:.4f}</title></path>"
+        )
     fits = max(4, int(room / 7.2))
     label = dataset if len(dataset) <= fits else dataset[: fits - 1] + "…"
     middle = left + room / 2

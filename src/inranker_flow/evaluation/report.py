@@ -96,7 +96,8 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ratio = teacher["seconds"] / models[best]["seconds"]
         note = "same pairs, this machine"
         if teacher["parameters"] and models[best]["parameters"]:
-            note = f"with 1/{teacher['parameters'] / models[best]['parameters']:.3g} of its parameters"
+            share = teacher["parameters"] / models[best]["parameters"]
+            note = f"with 1/{share:.{0 if share >= 10 else 1}f} of its parameters" if share >= 1.05 else note
         tiles.append({"name": "speed of the teacher", "value": f"{ratio:.1f}×", "note": note})
     return tiles
 

@@ -25,7 +25,7 @@ from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import write_manifest
 from inranker_flow.rankers import Ranker, load_ranker
-from inranker_flow.rankers.checkpoints import resolve
+from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write, digest_file
 from inranker_flow.tracking import code_version
@@ -70,8 +70,8 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """Of a checkpoint's content; "" for one that comes from the hub or is made on the spot."""
-        folder = Path(resolve(self.reference))
-        if not folder.is_dir():
+        folder = None if self.reference.startswith("init:") else locate(self.reference)
+        if folder is None:
             return ""
         files = sorted({path for pattern in _DECISIVE for path in folder.glob(pattern)})
         return sha256("\n".join(f"{path.name} {digest_file(path)}" for path in files).encode()).hexdigest()

@@ -1,166 +1,211 @@
-"""Where checkpoints come from: folder, `s3://`, `models:/`, hub, the demo's own, or random ones made on the spot.
+"""From a checkpoint's reference to a loaded model and its tokenizer.
 
-`init:SIZE[?tokenizer=FOLDER&seed=N]` is a small random T5, the same in every process: it proves that data goes through a
-pipeline, nothing else.
+References: a local folder, ``s3://...``, ``models:/NAME/VERSION`` (the model registry), a hub id,
+``demo:teacher|student|generator``, or ``init:SIZE[?tokenizer=REFERENCE&seed=N]``: a random T5 made on the spot, the same
+in every process.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from inranker_flow import storage
 from inranker_flow.errors import UserError
 
-DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
+DEMO = Path(__file__).parents[1] / "demo" / "models"
 
-#: T5 v1.1 shapes for ``init:``.
-SIZES = {
-    "tiny": {"d_model": 64, "d_kv": 16, "num_heads": 4, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 1},
-    "mini": {"d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 256, "num_layers": 4, "num_decoder_layers": 2},
+#: Sizes of ``init:``; ``small`` is t5-small's shape.
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    "mini": {"d_model": 256, "d_kv": 32, "d_ff": 1024, "num_layers": 4, "num_heads": 8},
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
 }
 
-
-def resolve(reference: str) -> str:
-    """A folder or hub id that transformers can load; downloads what lies in S3 or in the model registry."""
-    if reference.startswith("demo:"):
-        return str(_demo(reference))
-    if reference.startswith("models:/"):
-        from inranker_flow.registry import fetch
-
-        return str(fetch(reference))
-    if reference.startswith(("s3://", "file://")):
-        return str(storage.local_copy(reference))
-    if reference.startswith(("/", ".", "~")) and not Path(reference).expanduser().is_dir():
-        raise UserError(f"{reference}: no such checkpoint folder")
-    return str(Path(reference).expanduser()) if Path(reference).expanduser().is_dir() else reference
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+#: Seconds after which the hub counts as unreachable; its client retries several times.
+_HUB_TIMEOUT = "5"
 
 
-def _demo(reference: str) -> Path:
-    folder = DEMO_MODELS / reference.removeprefix("demo:")
-    if not folder.is_dir():
-        known = ", ".join(f"demo:{path.name}" for path in sorted(DEMO_MODELS.glob("*")))
-        raise UserError(f"{reference}: no such demo model; there is: {known}")
+def locate(reference: str) -> Path | None:
+    """Local folder of a checkpoint, fetched from S3 or the registry when it is there; None for a hub id.
+
+    Raises :class:`UserError` where there is no such folder.
+    """
+    scheme, _, rest = reference.partition(":")
+    if scheme == "demo":
+        folder = DEMO / rest
+        if not rest or not folder.is_dir():
+            known = ", ".join(f"demo:{each.name}" for each in sorted(DEMO.iterdir()) if each.is_dir())
+            raise UserError(f"{reference}: no such demo model; there is {known}")
+        return folder
+    if scheme == "models":
+        from inranker_flow import registry
+
+        return registry.fetch(reference)
+    if scheme in ("s3", "file"):
+        return _checked(storage.local_copy(reference), reference)
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return _checked(path, reference)
+    if path.exists() or reference.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(reference):
+        raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id")
+    return None
+
+
+def _checked(folder: Path, reference: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{reference}: not a checkpoint: the folder holds no config.json")
     return folder
 
 
 def checkpoint_identity(reference: str, revision: str = "") -> str:
-    """What makes two references the same weights: content for folders, name and revision for the hub."""
-    if reference.startswith("init:"):
+    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and revision."""
+    scheme = reference.partition(":")[0]
+    if scheme == "init":
         return reference
-    resolved = resolve(reference)
-    return storage.digest_folder(resolved) if Path(resolved).is_dir() else f"{reference}@{revision or 'main'}"
-
-
-def load_tokenizer(reference: str, revision: str = "") -> Any:
-    """The checkpoint's tokenizer; :class:`UserError` when there is none."""
-    from transformers import AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    if reference.startswith("init:"):
-        reference = _init_options(reference)[1]
-    where = resolve(reference)
-    try:
-        return AutoTokenizer.from_pretrained(where, **_hub_revision(where, revision))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{reference}: its tokenizer does not load: {_first_line(error)}") from error
+    if scheme == "s3":
+        return f"sha256:{storage.fingerprint(reference)}"
+    folder = locate(reference)
+    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{revision or 'main'}"
 
 
 def load_seq2seq(reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a T5-style checkpoint, in fp32 unless ``dtype``; ``dropout`` replaces the checkpoint's."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM
+    """(model, tokenizer) of an encoder-decoder checkpoint, in evaluation mode on the CPU.
 
-    tokenizer = load_tokenizer(reference, revision)
-    changes = {} if dropout is None else {"dropout_rate": dropout}
-    if reference.startswith("init:"):
-        return _random_t5(reference, tokenizer, changes, dtype), tokenizer
-    where = resolve(reference)
-    try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            where, dtype=dtype or torch.float32, **changes, **_hub_revision(where, revision)
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{reference}: not a sequence-to-sequence checkpoint: {_first_line(error)}") from error
-    return model, tokenizer
-
-
-def load_causal(reference: str, revision: str = "", dtype: Any = None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a decoder-only checkpoint."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(reference, revision)
-    where = resolve(reference)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype or torch.float32, **_hub_revision(where, revision))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{reference}: not a causal language model: {_first_line(error)}") from error
-    return model, tokenizer
-
-
-def is_seq2seq(reference: str, revision: str = "") -> bool:
-    """Whether a checkpoint is an encoder with a decoder (T5) or a decoder alone (Llama, GPT-J)."""
-    from transformers import AutoConfig
-
-    if reference.startswith("init:"):
-        return True
-    where = resolve(reference)
-    try:
-        return bool(AutoConfig.from_pretrained(where, **_hub_revision(where, revision)).is_encoder_decoder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{reference}: no such checkpoint: {_first_line(error)}") from error
-
-
-def label_token_ids(tokenizer: Any, false_token: str, true_token: str, reference: str = "the checkpoint") -> tuple[int, int]:
-    """Ids of the two words whose logits are the score, in the order (false, true).
-
-    Raises :class:`UserError` for a tokenizer without them (hard-coded ids would score noise in silence).
+    ``dtype`` is a torch dtype (None: float32, whatever the file holds); ``dropout`` replaces the checkpoint's own.
+    Raises :class:`UserError` for one that is missing, incomplete or of another kind.
     """
-    vocabulary = tokenizer.get_vocab()
-    for token in (false_token, true_token):
-        if token not in vocabulary:
-            raise UserError(
-                f"{reference}: its tokenizer has no token {token!r}; use a monoT5-style checkpoint, "
-                "or set true_token and false_token to its words"
-            )
-    return vocabulary[false_token], vocabulary[true_token]
+    model, tokenizer = load_generator(reference, revision, dtype, dropout)
+    if not model.config.is_encoder_decoder:
+        raise UserError(f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here")
+    return model, tokenizer
 
 
-def _random_t5(reference: str, tokenizer: Any, changes: dict[str, Any], dtype: Any) -> Any:
+def load_generator(
+    reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None
+) -> tuple[Any, Any]:
+    """As :func:`load_seq2seq`, and causal language models too."""
+    import torch
+
+    dtype = dtype or torch.float32
+    if reference.startswith("init:"):
+        return _random(reference, dtype, dropout)
+    folder = locate(reference)
+    # A revision names a state of the hub; that of a folder is its content (pinned at submission).
+    source, options = (str(folder), {}) if folder else (reference, {"revision": revision or None})
+    with _explained(reference, local=folder is not None):
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        config = AutoConfig.from_pretrained(source, **options)
+        if dropout is not None:
+            config.dropout_rate = dropout
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, found = kind.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+    if found["missing_keys"]:
+        # transformers would go on with random weights in their place.
+        raise UserError(
+            f"{reference}: lacks weights of a {type(model).__name__}: {sorted(found['missing_keys'])[0]} and "
+            f"{len(found['missing_keys']) - 1} more; give a complete checkpoint"
+        )
+    return model.eval(), load_tokenizer(reference, revision)
+
+
+def load_tokenizer(reference: str, revision: str = "") -> Any:
+    """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
+    folder = Path(reference).expanduser()
+    found = folder if folder.is_dir() else locate(reference)
+    with _explained(reference, local=found is not None):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else {"revision": revision or None}))
+
+
+def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
+    """A T5 with random weights; the seed decides them, whatever else the process did before."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    size, _, seed = _init_options(reference)
-    config = T5Config(
-        **SIZES[size], **changes, vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(config)
-    torch.random.set_rng_state(state)
-    return model.to(dtype or torch.float32)
-
-
-def _init_options(reference: str) -> tuple[str, str, int]:
     size, _, query = reference.removeprefix("init:").partition("?")
-    options = {key: values[0] for key, values in parse_qs(query).items()}
-    unknown = set(options) - {"tokenizer", "seed"}
-    if size not in SIZES or unknown or not options.get("seed", "0").isdigit():
-        raise UserError(f"{reference}: expected init:SIZE?tokenizer=FOLDER&seed=N with SIZE one of {', '.join(SIZES)}")
-    return size, options.get("tokenizer", "demo:student"), int(options.get("seed", "0"))
+    options = {"tokenizer": "demo:student", "seed": "0"}
+    for option in filter(None, query.split("&")):
+        key, _, value = option.partition("=")
+        if key not in options or not value:
+            raise UserError(f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N")
+        options[key] = value
+    if size not in SIZES:
+        raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
+    if not options["seed"].isdigit():
+        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number")
+    tokenizer = load_tokenizer(options["tokenizer"])
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        **SIZES[size],
+    )
+    if dropout is not None:
+        config.dropout_rate = dropout
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(options["seed"]))
+        model = T5ForConditionalGeneration(config)
+    return model.to(dtype).eval(), tokenizer
 
 
-def _hub_revision(where: str, revision: str) -> dict[str, str]:
-    """Folders have no revisions: theirs is a content digest, kept for the record."""
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
-    return {"revision": revision} if revision and not Path(where).is_dir() else {}
+def label_token_ids(tokenizer: Any, false_token: str, true_token: str) -> tuple[int, int]:
+    """Ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``).
+
+    Raises :class:`UserError` naming checkpoint and token where one is not in the vocabulary.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for token in (false_token, true_token):
+        if vocabulary.get(token, tokenizer.unk_token_id) in (None, tokenizer.unk_token_id):
+            raise UserError(
+                f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no monoT5; "
+                "give one that has, or set true_token and false_token to its own label words"
+            )
+    if false_token == true_token:
+        raise UserError(f"true_token and false_token are both {true_token!r}; they must differ")
+    return vocabulary[false_token], vocabulary[true_token]
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def pick_dtype(setting: str, device: Any) -> Any:
+    """torch dtype for ``auto``, ``float32`` or ``bfloat16``: auto is bfloat16 on a GPU that computes in it."""
+    import torch
+
+    if setting == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return getattr(torch, setting)
+
+
+def pick_device() -> Any:
+    """The GPU when there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _explained(reference: str, local: bool) -> Iterator[None]:
+    """Turn the loader's errors into one line; make the hub's client give up in seconds."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_TIMEOUT)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+    try:
+        yield
+    except UserError:
+        raise
+    # The loaders raise OSError, ValueError, KeyError, the hub's, httpx's and safetensors' own errors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if local:
+            raise UserError(f"{reference}: this checkpoint does not load: {reason}") from error
+        raise UserError(
+            f"{reference}: neither a local folder nor to be had from the Hugging Face hub; check the name, the network "
+            f"and HF_TOKEN, or give a folder or s3:// ({reason})"
+        ) from error

@@ -1,10 +1,11 @@
-"""monoT5 (arXiv 2003.06713): the logits of two words at the first decoder step."""
+"""The monoT5 family: the logits of "false" and "true" at the first decoder step (arXiv 2003.06713)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,97 +13,159 @@ from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import Renderer
-from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-#: Padded tokens in a batch: a CPU's caches want few, a GPU many (measured on t5-small).
-CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4_096, 32_768
+#: Padded tokens in one batch. A CPU is fastest while activations fit its cache; a GPU wants large products.
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+#: Prompts are padded to a multiple of this: attention on a CPU is up to 1.5 times slower on odd lengths.
+PAD_TO = 8
+#: Texts that are tokenised in one call: bounds the memory of Python lists.
+_CHUNK = 4096
 
 
 class MonoT5Ranker:
-    """Any T5-style sequence-to-sequence checkpoint with a word for true and one for false."""
+    """A T5 checkpoint that answers ``Query: ... Document: ... Relevant:`` with true or false."""
 
     def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
+        self.device = pick_device()
+        self.model, self.tokenizer = load_seq2seq(reference, revision, dtype=pick_dtype(scoring.dtype, self.device))
+        labels = label_token_ids(self.tokenizer, scoring.false_token, scoring.true_token)
+        self.renderer = Renderer(self.tokenizer, scoring.max_length, scoring.truncation)
+        self.parameters = sum(weight.numel() for weight in self.model.parameters())
+        self.batch_tokens = scoring.batch_tokens or BATCH_TOKENS[self.device.type]
+        self.model.lm_head = _two_rows(self.model.get_output_embeddings(), labels)
+        self.model.to(self.device)
+        config = self.model.config
+        self._start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.pad_token_id
+        self._pad = self.tokenizer.pad_token_id
+        precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        log.info("%s: %.1fM parameters on %s in %s", reference, self.parameters / 1e6, self.device, precision)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Logits [false, true], float64 (n, 2), in the order of ``pairs``."""
+        queries = {text: number for number, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        documents = {text: number for number, text in enumerate(dict.fromkeys(document for _, document in pairs))}
+        index = np.array([(queries[query], documents[document]) for query, document in pairs], np.int64).reshape(-1, 2)
+        job = self.prepare(queries, documents, index)
+        progress = Progress("scoring", int(job.lengths.sum()), "tokens")
+        logits = job.score(np.arange(len(index)), progress)
+        progress.finish()
+        return logits
+
+    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> MonoT5Job:
+        """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
+        limit = self.renderer.max_length  # what lies beyond can never be part of a prompt
+        return MonoT5Job(
+            self,
+            Ragged.collect(self.renderer.encode_queries, queries, limit),
+            Ragged.collect(self.renderer.encode_documents, documents, limit),
+            pairs,
+        )
+
+    def forward(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [false, true] of prompts (token ids), float32 (n, 2)."""
         import torch
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = load_seq2seq(reference, revision, dtype=_dtype(scoring.dtype, self.device))
-        self.reference = reference
-        self.labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token, reference)
-        self.renderer = Renderer(tokenizer, scoring.max_length, scoring.truncation)
-        self.parameters: int = sum(weights.numel() for weights in model.parameters())
-        self._model = model.eval().to(self.device)
-        default = CUDA_BATCH_TOKENS if self.device.type == "cuda" else CPU_BATCH_TOKENS
-        self.batch_tokens = scoring.batch_tokens or default
-
-    def render(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Token ids of each pair; each distinct query and passage is tokenised once."""
-        queries = list(dict.fromkeys(query for query, _ in pairs))
-        passages = list(dict.fromkeys(passage for _, passage in pairs))
-        query_ids = dict(zip(queries, self.renderer.encode_queries(queries), strict=True))
-        passage_ids = dict(zip(passages, self.renderer.encode_documents(passages), strict=True))
-        return [self.renderer.assemble(query_ids[query], passage_ids[passage]) for query, passage in pairs]
-
-    def score(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> np.ndarray:
-        """Logits [false, true], shape (n, 2), float64, in the order of ``pairs``. Work is done longest first."""
-        return self.score_ids(self.render(pairs), progress) if pairs else np.empty((0, 2))
-
-    def score_ids(self, prompts: Sequence[Sequence[int]], progress: Progress | None = None) -> np.ndarray:
-        """The same for prompts that are token ids already."""
-        import torch
-
-        scores = np.empty((len(prompts), 2), dtype=np.float64)
-        progress = progress or Progress("scoring", sum(map(len, prompts)), "tokens")
+        width = -(-max(map(len, prompts)) // PAD_TO) * PAD_TO
+        ids = np.full((len(prompts), width), self._pad, np.int64)
+        mask = np.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+            mask[row, : len(prompt)] = 1
         with torch.inference_mode():
-            for rows in batches_by_length([len(prompt) for prompt in prompts], self.batch_tokens):
-                scores[rows] = self._forward([prompts[row] for row in rows]).double().cpu().numpy()
-                progress.advance(sum(len(prompts[row]) for row in rows))
-        bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-        if bad.size:
-            raise UserError(
-                f"{self.reference}: {bad.size} of {len(scores)} pairs have logits that are not finite; "
-                "set dtype to float32 or bfloat16 (T5 overflows in float16), or check the checkpoint"
+            # The mask is never left out: transformers then attends to the padding, and scores depend on the batch.
+            output = self.model(
+                input_ids=torch.from_numpy(ids).to(self.device),
+                attention_mask=torch.from_numpy(mask).to(self.device),
+                decoder_input_ids=torch.full((len(prompts), 1), self._start, device=self.device),
+                use_cache=False,
             )
-        return scores
-
-    def _forward(self, prompts: Sequence[Sequence[int]]) -> Any:
-        import torch
-
-        input_ids, mask = pad(prompts, self.renderer.tokenizer.pad_token_id)
-        start = torch.full((len(prompts), 1), self._model.config.decoder_start_token_id, device=self.device)
-        # transformers 5 infers a missing mask for decoder-only models alone: without it, padding would change T5's scores.
-        logits = self._model(
-            input_ids=torch.from_numpy(input_ids).to(self.device),
-            attention_mask=torch.from_numpy(mask).to(self.device),
-            decoder_input_ids=start,
-            use_cache=False,
-        ).logits
-        return logits[:, 0, list(self.labels)]
+            logits: Tensor = output.logits[:, 0]
+        return logits
 
 
-def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of at most ``batch_tokens`` padded tokens (at least one row), longest rows first."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(batch_tokens // max(lengths[order[start]], 1), 1)
-        yield order[start : start + rows]
-        start += rows
+class MonoT5Job:
+    """Pairs over texts that were tokenised once (`rankers.Job`)."""
+
+    def __init__(self, ranker: MonoT5Ranker, queries: Ragged, documents: Ragged, pairs: np.ndarray) -> None:
+        self._ranker, self._queries, self._documents, self._pairs = ranker, queries, documents, pairs
+        renderer = ranker.renderer
+        extra = len(renderer.assemble([], []))
+        together = queries.lengths[pairs[:, 0]] + documents.lengths[pairs[:, 1]] + extra
+        self.lengths = np.minimum(together, renderer.max_length)
+
+    def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+        """Logits [false, true] of the pairs ``rows``, float64 (len(rows), 2)."""
+        logits = np.empty((len(rows), 2), np.float64)
+        for batch in self._batches(rows):
+            prompts = [self._prompt(row) for row in rows[batch]]
+            logits[batch] = self._ranker.forward(prompts).double().cpu().numpy()
+            if progress:
+                progress.advance(int(self.lengths[rows[batch]].sum()))
+        return logits
+
+    def _prompt(self, row: int) -> list[int]:
+        query, document = self._pairs[row]
+        return self._ranker.renderer.assemble(self._queries[query], self._documents[document])
+
+    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions in ``rows``, longest first (what does not fit in memory fails at once), by padded tokens."""
+        lengths = self.lengths[rows]
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            width = -(-int(lengths[order[start]]) // PAD_TO) * PAD_TO
+            end = start + max(self._ranker.batch_tokens // width, 1)
+            yield order[start:end]
+            start = end
 
 
-def pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, mask), both int64 of shape (prompts, longest), padded on the right."""
-    lengths = np.fromiter(map(len, prompts), dtype=np.int64, count=len(prompts))
-    mask = (np.arange(lengths.max(initial=1)) < lengths[:, None]).astype(np.int64)
-    ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    ids[mask.astype(bool)] = np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts])
-    return ids, mask
+class Ragged:
+    """Lists of token ids as one flat int32 array: ``self[i]`` is list ``i``, ``lengths`` int64 (n,)."""
+
+    def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
+        self._flat, self.lengths = flat, lengths
+        self._ends = np.cumsum(lengths)
+
+    def __getitem__(self, position: int) -> list[int]:
+        end = self._ends[position]
+        ids: list[int] = self._flat[end - self.lengths[position] : end].tolist()
+        return ids
+
+    @staticmethod
+    def collect(encode: Any, texts: Iterable[str], limit: int) -> Ragged:
+        """``encode`` (lists of texts to lists of ids) over ``texts`` in chunks; each list cut to ``limit`` ids."""
+        texts = iter(texts)
+        flat, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        while chunk := list(islice(texts, _CHUNK)):
+            ids = [each[:limit] for each in encode(chunk)]
+            lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+            flat.append(np.fromiter((token for each in ids for token in each), np.int32, int(lengths[-1].sum())))
+        return Ragged(np.concatenate(flat), np.concatenate(lengths))
 
 
-def _dtype(name: str, device: Any) -> Any:
+def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
+    """The output layer reduced to the two label tokens, computed in float32: bfloat16 would round logits to 3 digits.
+
+    The model's own forward pass stays in front of it, so the scaling of tied checkpoints (T5 v1.0) is as it was.
+    """
     import torch
 
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return getattr(torch, name)
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        raise UserError(f"the output layer of this checkpoint is a {type(head).__name__}; only T5 models are understood")
+
+    class TwoRows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            # A plain tensor, not a parameter: it stays in float32 and is not saved.
+            self.register_buffer("rows", head.weight[list(labels)].detach().float().clone(), persistent=False)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return torch.nn.functional.linear(hidden.float(), self.rows)
+
+    return TwoRows()
