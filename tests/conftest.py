@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import s3, s3_server  # noqa: F401 (fixtures for every test)
+
 ROOT = Path(__file__).parents[1]
 
 os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from dataclasses import dataclass
@@ -236,6 +237,6 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Plain nested data of a configuration object, ready for JSON and for :func:`parse`."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
+    """Plain nested data of a configuration object (lists, no tuples), ready for JSON, KFP and :func:`parse`."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain

@@ -247,8 +247,8 @@ def s3() -> Any:
     import boto3
     from botocore.config import Config
 
-    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
-    return boto3.client("s3", config=config)
+    config = Config(connect_timeout=3, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
 
 
 def _transfer() -> Any:

@@ -36,9 +36,11 @@ def client() -> Any:
         os.environ.setdefault(key, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    # Loud once per process: alembic's migrations of a new database.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
+
+    # A new database announces every migration.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from inranker_flow import prompts
 from inranker_flow.demo import vocabulary, world
 
 MODELS = Path(world.__file__).parent / "models"
@@ -113,6 +114,7 @@ def test_the_saved_tokenizer_and_the_word_list_agree() -> None:
         parts = tokenizer([f"Query: {query}", f"Document: {document}", "Relevant:"], add_special_tokens=False)
         together = [*(i for part in parts["input_ids"] for i in part), tokenizer.eos_token_id]
         assert together == vocabulary.prompt_ids(vocabulary.word_ids(query), vocabulary.word_ids(document))
+        assert together == prompts.Renderer(tokenizer).render(query, document)
         strange = 'Any ASCII text, even "this": <a@b.c> {1+2=3} ~|\\^`'
         ids = tokenizer(strange, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == strange
@@ -141,8 +143,7 @@ def test_the_teacher_knows_the_target_and_the_student_does_not_yet() -> None:
     for name in ("teacher", "student"):
         model = transformers.T5ForConditionalGeneration.from_pretrained(MODELS / name).eval()
         with torch.no_grad():
-            prompts = [vocabulary.prompt_ids(g.query, d) for g in groups for d in g.documents]
-            pairs = build.logits(model, prompts)
+            pairs = build.logits(model, (vocabulary.prompt_ids(g.query, d) for g in groups for d in g.documents))
         best = (pairs[:, 1] - pairs[:, 0]).view(len(groups), -1).argmax(dim=1)
         share[name] = (best == 0).float().mean().item()
     assert share["teacher"] >= 0.95
@@ -159,3 +160,17 @@ def test_the_generator_asks_about_its_passage() -> None:
     transformers.set_seed(5)
     model = transformers.T5ForConditionalGeneration.from_pretrained(MODELS / "generator").eval()
     assert build.generator_accuracy(model, Random(5), passages=100) >= 0.93
+
+
+def test_a_lesson_that_is_not_learned_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from inranker_flow.demo import build, curriculum
+
+    lesson = curriculum.Stage("easy", curriculum.easy, groups=2, gate=1.01, learning_rate=1e-3, limit=21)
+    monkeypatch.setattr(build, "STUDENT_STAGES", [lesson])
+    (tmp_path / "models" / "student").mkdir(parents=True)
+    (tmp_path / "models" / "student" / "old").touch()
+    with pytest.raises(build.GateNotReached, match=r"'easy' reached accuracy .* in 21 steps, below its gate 1\.01"):
+        build.build(1, tmp_path / "models", only="student")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == ["models/student/old"]

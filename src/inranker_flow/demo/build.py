@@ -219,8 +219,12 @@ def build(seed: int, out: Path, only: str = "") -> None:
         "generator": lambda: build_generator(seed, said_by("generator")),
     }
     names = [name for name in makers if only in ("", name)]
-    for name in names:
-        save(makers[name](), aside / name)
+    try:
+        for name in names:
+            save(makers[name](), aside / name)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         shutil.rmtree(out / name, ignore_errors=True)

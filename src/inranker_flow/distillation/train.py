@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -63,7 +62,8 @@ class DistillStats:
     #: Mean training loss of the last tenth of the steps.
     final_train_loss: float
     best_step: int
-    #: At the best step; None without held-out queries.
+    #: Before the first step and at the best one; None without held-out queries.
+    start_heldout_loss: float | None
     heldout_loss: float | None
     #: Mean Kendall's tau with the teacher over the held-out queries, at the best step.
     heldout_kendall: float | None
@@ -131,7 +131,7 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
 
     started = time.monotonic()
-    _check(config)
+    _check(config, model)
     if not training_sets:
         raise UserError("training_sets: none given; distillation needs at least one labels/ folder")
     reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
@@ -158,7 +158,10 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     return trainer.stats(time.monotonic() - started)
 
 
-def _check(config: DistillConfig) -> None:
+def _check(config: DistillConfig, model: Path) -> None:
+    """Refuse before hours of training what would be refused after them."""
+    if model.exists() and any(model.iterdir()):
+        raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
     for name in ("batch_size", "epochs", "gradient_accumulation"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
@@ -186,8 +189,9 @@ class Trainer:
         self.save_every = config.save_every or self.evaluate_every
 
         set_seed(config.seed)  # dropout
-        dtype = pick_dtype(config.precision, pick_device())
-        self.accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+        self.accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision="no")
+        # Not accelerate's own mixed precision: that is one per process, whatever the configuration of a second training.
+        self.dtype = pick_dtype(config.precision, self.accelerator.device)
         if self.accelerator.num_processes > 1:
             raise UserError("distill: started as several processes; one process trains one student on one device")
         if self.accelerator.device.type == "cpu":
@@ -211,6 +215,8 @@ class Trainer:
         progress.resume(round(self.state.step * self.sampler.mean_pairs))
         recent: list[Tensor] = []
         note = ""
+        if not state.looks and len(self.heldout):
+            self._look()
         self.scorer.train()
         while state.step < self.total:
             rate = learning_rate(
@@ -233,6 +239,11 @@ class Trainer:
         self.pairs_per_second = progress.finish()
         if state.best:
             self._set_weights(state.best_weights)
+            if state.best.loss >= state.looks[0].loss:
+                log.warning(
+                    "the held-out loss never fell below that of the start (%.4g): try a lower learning_rate, or more and "
+                    "more varied labels", state.looks[0].loss,
+                )  # fmt: skip
         elif not all(weight.isfinite().all() for weight in self.student.parameters()):
             raise self._diverged("a weight is not finite", state.step)
 
@@ -263,7 +274,9 @@ class Trainer:
             torch.from_numpy(array).to(self.accelerator.device, non_blocking=True)
             for array in (batch.input_ids, batch.attention_mask, batch.teacher)
         )
-        return self.scorer(ids, mask).float(), teacher
+        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.scorer(ids, mask)
+        return logits.float(), teacher
 
     def _read(self, recent: list[Tensor]) -> None:
         """Move the losses of the last steps to the state; raise at the first that is not finite."""
@@ -277,6 +290,8 @@ class Trainer:
         self.state.losses.extend(values)
 
     def _diverged(self, what: str, step: int) -> UserError:
+        if step == 0:
+            return UserError(f"{what} before the first step: check the checkpoint to start from and the labels")
         return UserError(
             f"{what} at step {step} of {self.total}: lower learning_rate, lengthen warmup_steps or set precision to "
             "float32, and run again"
@@ -303,7 +318,8 @@ class Trainer:
         tau = kendall(delta(scores).numpy(), delta(teacher).numpy(), sizes)
         look = Look(state.step, loss, None if math.isnan(tau) else tau)
         state.looks.append(look)
-        better = state.best is None or loss < state.best.loss
+        # The start itself is measured, for comparison, but a phase hands on what it trained.
+        better = state.step > 0 and (state.best is None or loss < state.best.loss)
         if better:
             state.best, state.best_weights = look, self._weights()
         log.info(
@@ -348,7 +364,7 @@ class Trainer:
             return
         try:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever damaged bytes lead the unpickler to
             log.warning("%s: not readable, starting from the first step (%s)", checkpoint, error)
             return
         self._set_weights(content["weights"])
@@ -377,6 +393,7 @@ class Trainer:
             parameters=sum(weight.numel() for weight in self.student.parameters()),
             final_train_loss=float(np.mean(state.losses[-max(self.total // 10, 1) :])),
             best_step=state.best.step if state.best else self.total,
+            start_heldout_loss=state.looks[0].loss if state.looks else None,
             heldout_loss=state.best.loss if state.best else None,
             heldout_kendall=state.best.kendall if state.best else None,
             resumed_step=self.resumed_step,
@@ -407,7 +424,7 @@ class Trainer:
                 }
                 for place, name in enumerate(self.examples.names, 1)
             },
-            "precision": {"no": "float32", "bf16": "bfloat16"}[self.accelerator.mixed_precision],
+            "precision": str(self.dtype).removeprefix("torch."),
         }
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
@@ -441,8 +458,11 @@ def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     record = {"start": reference, "inputs": inputs, "versions": versions, **trainer.record()}
+    student = trainer.student
+    # transformers 5 says "tied" for T5 v1.1 too, whose output matrix is its own; other versions would tie it on loading.
+    student.config.tie_word_embeddings = student.get_output_embeddings().weight is student.get_input_embeddings().weight
     with atomic_folder(model) as folder:
-        trainer.student.save_pretrained(folder)
+        student.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_manifest(

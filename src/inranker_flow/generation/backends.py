@@ -62,6 +62,8 @@ class TransformersBackend:
         sampled = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature else {}
         known = self.model.generation_config
         start = known.decoder_start_token_id
+        if start is None:
+            start = getattr(self.model.config, "decoder_start_token_id", None)
         # Made anew: a checkpoint's own generation settings (beams, penalties, lengths) would change what is written.
         self.model.generation_config = GenerationConfig(
             do_sample=bool(sampled),
@@ -70,7 +72,7 @@ class TransformersBackend:
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self._stops(known.eos_token_id),
             bos_token_id=known.bos_token_id,
-            decoder_start_token_id=self.model.config.decoder_start_token_id if start is None else start,
+            decoder_start_token_id=start,
             **sampled,
         )
         precision = str(dtype).removeprefix("torch.")

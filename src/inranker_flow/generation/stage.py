@@ -80,7 +80,9 @@ def generate_queries(config: GenerateConfig, collection: Path, queries: Path) ->
     if published.num_rows and (collection / schemas.LABELS.filename).exists():
         log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
         schemas.write(schemas.QUERIES, queries / schemas.QUERIES.filename, published)
-        write_manifest(queries, dataset=dataset, stage="generate_queries", counts={"passed_through": published.num_rows})
+        write_manifest(
+            queries, dataset=dataset, stage="generate_queries", counts={"passed_through": published.num_rows}
+        )
         return GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
 
     _check(config)
@@ -187,9 +189,7 @@ def _scratch(config: GenerateConfig, template: prompts.Template, collection: Pat
     return scratch_folder("generate_queries", as_dict(config), template.digest, identity, corpus)
 
 
-def _write(
-    config: GenerateConfig, template: prompts.Template, documents: list[_Document], shards: Shards
-) -> _Raw:
+def _write(config: GenerateConfig, template: prompts.Template, documents: list[_Document], shards: Shards) -> _Raw:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
     import time
 

@@ -64,12 +64,16 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     published = _published(collection)
     pairs = _pairs_to_score(candidates, published)
     if not pairs.num_rows and not published.num_rows:
-        raise UserError(f"{candidates}: no pairs and no published labels for {dataset}, so there is nothing to learn from")
+        raise UserError(
+            f"{candidates}: no pairs and no published labels for {dataset}, so there is nothing to learn from"
+        )
     queries = _queries(collection, candidates, pairs, published)
 
     shutil.rmtree(labels, ignore_errors=True)
     schemas.write(schemas.QUERIES, labels / schemas.QUERIES.filename, queries)
-    wanted = pc.unique(pa.chunked_array([*pairs.column("doc_id").chunks, *published.column("doc_id").chunks], pa.string()))
+    wanted = pc.unique(
+        pa.chunked_array([*pairs.column("doc_id").chunks, *published.column("doc_id").chunks], pa.string())
+    )
     passages = _write_passages(collection, wanted, labels)
     for table, name in ((pairs, schemas.PAIRS), (published, schemas.LABELS)):
         where = str((collection if table is published else candidates) / name.filename)
@@ -149,15 +153,15 @@ def _pairs_to_score(candidates: Path, published: pa.Table) -> pa.Table:
 
 def _queries(collection: Path, candidates: Path, pairs: pa.Table, published: pa.Table) -> pa.Table:
     """Queries that have a label to come or a published one, each once, sorted by id."""
-    parts = []
+    ids = pa.array([], pa.string())
+    parts: list[pa.Table] = []
     for folder, table, source in ((candidates, schemas.PAIRS, pairs), (collection, schemas.LABELS, published)):
         known = schemas.read(schemas.QUERIES, folder)
         where = f"{folder}/{schemas.QUERIES.filename}"
         schemas.check_references(source, "query_id", known.column("query_id"), where, str(folder / table.filename))
-        wanted = pc.is_in(known.column("query_id"), value_set=pc.unique(source.column("query_id")))
-        if parts:
-            wanted = pc.and_not(wanted, pc.is_in(known.column("query_id"), value_set=parts[0].column("query_id").combine_chunks()))
-        parts.append(known.filter(wanted))
+        known = known.filter(pc.is_in(known.column("query_id"), value_set=pc.unique(source.column("query_id"))))
+        parts.append(known.filter(pc.invert(pc.is_in(known.column("query_id"), value_set=ids))))
+        ids = parts[0].column("query_id").combine_chunks()
     return pa.concat_tables(parts).sort_by("query_id")
 
 

@@ -7,15 +7,18 @@ in every process.
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).parents[1] / "demo" / "models"
 
@@ -27,8 +30,8 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-#: Seconds after which the hub counts as unreachable; its client retries several times.
-_HUB_TIMEOUT = "5"
+#: Seconds after which the hub counts as unreachable.
+_HUB_TIMEOUT = 5
 
 
 def locate(reference: str) -> Path | None:
@@ -74,7 +77,9 @@ def checkpoint_identity(reference: str, revision: str = "") -> str:
     return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{revision or 'main'}"
 
 
-def load_seq2seq(reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None) -> tuple[Any, Any]:
+def load_seq2seq(
+    reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None
+) -> tuple[Any, Any]:
     """(model, tokenizer) of an encoder-decoder checkpoint, in evaluation mode on the CPU.
 
     ``dtype`` is a torch dtype (None: float32, whatever the file holds); ``dropout`` replaces the checkpoint's own.
@@ -97,7 +102,7 @@ def load_generator(
         return _random(reference, dtype, dropout)
     folder = locate(reference)
     # A revision names a state of the hub; that of a folder is its content (pinned at submission).
-    source, options = (str(folder), {}) if folder else (reference, {"revision": revision or None})
+    source, options = (str(folder), {}) if folder else (reference, _hub_options(revision))
     with _explained(reference, local=folder is not None):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -122,7 +127,7 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
     with _explained(reference, local=found is not None):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else {"revision": revision or None}))
+        return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else _hub_options(revision)))
 
 
 def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
@@ -191,18 +196,39 @@ def pick_device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _hub_options(revision: str) -> dict[str, Any]:
+    """Options for a hub id. Where the hub does not answer only its local cache is looked at."""
+    return {"revision": revision or None, "local_files_only": not _hub_answers()}
+
+
+@cache
+def _hub_answers() -> bool:
+    """One short question: the hub's own client would retry for half a minute, for each file."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception as error:  # its HTTP library's, which has changed from release to release
+        log.warning("%s does not answer (%s): looking in the local cache only", constants.ENDPOINT, error)
+        return False
+    return True
+
+
 @contextmanager
 def _explained(reference: str, local: bool) -> Iterator[None]:
-    """Turn the loader's errors into one line; make the hub's client give up in seconds."""
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_TIMEOUT)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+    """Turn the loader's errors into one line."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     try:
         yield
     except UserError:
         raise
     # The loaders raise OSError, ValueError, KeyError, the hub's, httpx's and safetensors' own errors.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
         if local:
             raise UserError(f"{reference}: this checkpoint does not load: {reason}") from error
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import Renderer
+from inranker_flow.prompts import Ragged, Renderer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, pick_device, pick_dtype
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class MonoT5Ranker:
         self.model.lm_head = _two_rows(self.model.get_output_embeddings(), labels)
         self.model.to(self.device)
         config = self.model.config
-        self._start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.pad_token_id
-        self._pad = self.tokenizer.pad_token_id
+        self._start = (
+            config.decoder_start_token_id if config.decoder_start_token_id is not None else config.pad_token_id
+        )
         precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         log.info("%s: %.1fM parameters on %s in %s", reference, self.parameters / 1e6, self.device, precision)
 
@@ -59,30 +60,29 @@ class MonoT5Ranker:
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> MonoT5Job:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
-        limit = self.renderer.max_length  # what lies beyond can never be part of a prompt
-        return MonoT5Job(
-            self,
-            Ragged.collect(self.renderer.encode_queries, queries, limit),
-            Ragged.collect(self.renderer.encode_documents, documents, limit),
-            pairs,
-        )
+        encoded = self._encode(self.renderer.encode_queries, queries)
+        return MonoT5Job(self, encoded, self._encode(self.renderer.encode_documents, documents), pairs)
 
-    def forward(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [false, true] of prompts (token ids), float32 (n, 2)."""
+    def _encode(self, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
+        """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
+        # Half the memory where the vocabulary allows.
+        kind = np.uint16 if len(self.tokenizer) <= np.iinfo(np.uint16).max else np.int32
+        parts = [Ragged.of([], kind)]
+        texts = iter(texts)
+        while chunk := list(islice(texts, _CHUNK)):
+            parts.append(Ragged.of([ids[: self.renderer.max_length] for ids in encode(chunk)], kind))
+        return Ragged.joined(parts)
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray) -> Tensor:
+        """Logits [false, true], float32 (n, 2), of padded prompts: ``ids`` and ``mask`` int64 (n, longest)."""
         import torch
 
-        width = -(-max(map(len, prompts)) // PAD_TO) * PAD_TO
-        ids = np.full((len(prompts), width), self._pad, np.int64)
-        mask = np.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = prompt
-            mask[row, : len(prompt)] = 1
         with torch.inference_mode():
-            # The mask is never left out: transformers then attends to the padding, and scores depend on the batch.
+            # The mask is never left out: transformers would attend to the padding, and scores depend on the batch.
             output = self.model(
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
-                decoder_input_ids=torch.full((len(prompts), 1), self._start, device=self.device),
+                decoder_input_ids=torch.full((len(ids), 1), self._start, device=self.device),
                 use_cache=False,
             )
             logits: Tensor = output.logits[:, 0]
@@ -94,24 +94,25 @@ class MonoT5Job:
 
     def __init__(self, ranker: MonoT5Ranker, queries: Ragged, documents: Ragged, pairs: np.ndarray) -> None:
         self._ranker, self._queries, self._documents, self._pairs = ranker, queries, documents, pairs
-        renderer = ranker.renderer
-        extra = len(renderer.assemble([], []))
-        together = queries.lengths[pairs[:, 0]] + documents.lengths[pairs[:, 1]] + extra
-        self.lengths = np.minimum(together, renderer.max_length)
+        kept = ranker.renderer.kept(queries.lengths(pairs[:, 0]), documents.lengths(pairs[:, 1]))
+        self.lengths = np.sum(kept, axis=0) + 1
 
     def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Logits [false, true] of the pairs ``rows``, float64 (len(rows), 2)."""
         logits = np.empty((len(rows), 2), np.float64)
         for batch in self._batches(rows):
-            prompts = [self._prompt(row) for row in rows[batch]]
-            logits[batch] = self._ranker.forward(prompts).double().cpu().numpy()
+            chosen = rows[batch]
+            logits[batch] = self._ranker.forward(*self.prompts(chosen)).double().cpu().numpy()
             if progress:
-                progress.advance(int(self.lengths[rows[batch]].sum()))
+                progress.advance(int(self.lengths[chosen].sum()))
         return logits
 
-    def _prompt(self, row: int) -> list[int]:
-        query, document = self._pairs[row]
-        return self._ranker.renderer.assemble(self._queries[query], self._documents[document])
+    def prompts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), longest), padded on the right."""
+        query, document = self._pairs[rows].T
+        ids, mask = self._ranker.renderer.assemble_batch(self._queries, query, self._documents, document)
+        more = (0, 0), (0, -ids.shape[1] % PAD_TO)
+        return np.pad(ids, more, constant_values=self._ranker.tokenizer.pad_token_id), np.pad(mask, more)
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Positions in ``rows``, longest first (what does not fit in memory fails at once), by padded tokens."""
@@ -125,30 +126,6 @@ class MonoT5Job:
             start = end
 
 
-class Ragged:
-    """Lists of token ids as one flat int32 array: ``self[i]`` is list ``i``, ``lengths`` int64 (n,)."""
-
-    def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
-        self._flat, self.lengths = flat, lengths
-        self._ends = np.cumsum(lengths)
-
-    def __getitem__(self, position: int) -> list[int]:
-        end = self._ends[position]
-        ids: list[int] = self._flat[end - self.lengths[position] : end].tolist()
-        return ids
-
-    @staticmethod
-    def collect(encode: Any, texts: Iterable[str], limit: int) -> Ragged:
-        """``encode`` (lists of texts to lists of ids) over ``texts`` in chunks; each list cut to ``limit`` ids."""
-        texts = iter(texts)
-        flat, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
-        while chunk := list(islice(texts, _CHUNK)):
-            ids = [each[:limit] for each in encode(chunk)]
-            lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
-            flat.append(np.fromiter((token for each in ids for token in each), np.int32, int(lengths[-1].sum())))
-        return Ragged(np.concatenate(flat), np.concatenate(lengths))
-
-
 def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
     """The output layer reduced to the two label tokens, computed in float32: bfloat16 would round logits to 3 digits.
 
@@ -157,7 +134,9 @@ def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
     import torch
 
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
-        raise UserError(f"the output layer of this checkpoint is a {type(head).__name__}; only T5 models are understood")
+        raise UserError(
+            f"the output layer of this checkpoint is a {type(head).__name__}; only T5 models are understood"
+        )
 
     class TwoRows(torch.nn.Module):
         def __init__(self) -> None:

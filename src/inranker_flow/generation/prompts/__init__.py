@@ -39,7 +39,9 @@ def load(name: str) -> Template:
         text = path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.txt")))
-        raise UserError(f"generation.prompt: {name}: no readable template file; give a path or one of: {known}") from error
+        raise UserError(
+            f"generation.prompt: {name}: no readable template file; give a path or one of: {known}"
+        ) from error
     if SLOT not in text:
         raise UserError(f"{path}: the template has no {SLOT}, so every document would get the same prompt; put it in")
     return Template(text)

@@ -1,0 +1,363 @@
+"""The stage `generate_queries` with real (small) generators, causal and encoder-decoder."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from inranker_flow import schemas
+from inranker_flow.config import GenerateConfig
+from inranker_flow.errors import UserError
+from inranker_flow.generation import generate_queries, prompts
+from inranker_flow.generation.backends import TransformersBackend, load_backend
+from inranker_flow.generation.stage import _clean
+from inranker_flow.manifest import read_manifest
+from tests import models
+
+NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
+DOCUMENTS = {f"d{i}": " ".join(NOUNS[(i + k) % len(NOUNS)] for k in range(2 + i * 7 % 13)) for i in range(30)}
+
+
+def talkative():
+    """A T5 whose greedy output is text: a tied random one repeats its start, ``<pad>``."""
+    return models.t5(untied=True)
+
+
+def config(**changes):
+    defaults = {
+        "checkpoint": models.t5(),
+        "prompt": "document",
+        "queries_per_document": 2,
+        "temperature": 1.0,
+        "max_new_tokens": 6,
+        "batch_size": 4,
+        "shard_documents": 8,
+        "seed": 3,
+    }
+    return GenerateConfig(**{**defaults, **changes})
+
+
+def read(folder):
+    return schemas.read(schemas.QUERIES, folder).to_pylist()
+
+
+@pytest.fixture
+def collection(tmp_path):
+    return models.collection(tmp_path / "collection", DOCUMENTS, {"t1": ("test", "where is the moon")})
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_queries_are_joined_to_their_documents(collection, tmp_path):
+    stats = generate_queries(config(), collection, tmp_path / "queries")
+    rows = read(tmp_path / "queries")
+    assert all(row["query_id"] in (f"{row['source_doc_id']}#q0", f"{row['source_doc_id']}#q1") for row in rows)
+    assert {row["origin"] for row in rows} == {"synthetic"} and {row["source_doc_id"] for row in rows} <= set(DOCUMENTS)
+    assert (stats.documents, stats.generated) == (30, 60)
+    assert stats.generated == stats.queries + stats.empty + stats.duplicate + stats.leaked == 60
+    assert stats.queries == len(rows) > 40 and stats.tokens > 60 and stats.tokens_per_second > 0
+    manifest = read_manifest(tmp_path / "queries")
+    assert (manifest.dataset, manifest.stage) == ("toy", "generate_queries")
+    assert manifest.details["counts"]["queries"] == len(rows)
+    texts = {row["text"]: row["source_doc_id"] for row in rows}
+    assert len(manifest.details["samples"]) == 20
+    for sample in manifest.details["samples"]:
+        assert texts[sample["query"]] == sample["doc_id"] and sample["document"] == DOCUMENTS[sample["doc_id"]]
+
+
+def test_the_demo_generator_asks_about_its_passage(tmp_path):
+    from inranker_flow.demo import world
+
+    random = Random(5)
+    names = {f"p{i}": f"{world.ADJECTIVES[i % 40]} {world.NOUNS[i * 3 % 40]}" for i in range(60)}
+    concepts = {doc_id: random.choice(world.CONCEPTS["target"]) for doc_id in names}
+    documents = {doc_id: f"{name} {world.passage_text(concepts[doc_id], random)}" for doc_id, name in names.items()}
+    stats = generate_queries(
+        config(checkpoint="demo:generator", temperature=0.7, max_new_tokens=16, batch_size=64, shard_documents=2000),
+        models.collection(tmp_path / "collection", documents),
+        tmp_path / "queries",
+    )
+    rows = read(tmp_path / "queries")
+    named = [set(names[row["source_doc_id"]].split()) <= set(row["text"].split()) for row in rows]
+    assert sum(named) / len(named) > 0.95 and stats.queries > 80
+
+
+def test_the_same_again_whatever_happened_in_between(collection, tmp_path, monkeypatch):
+    whole = generate_queries(config(), collection, tmp_path / "whole")
+    inner, calls = TransformersBackend.generate, []
+
+    def dies(backend, *args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return inner(backend, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersBackend, "generate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            generate_queries(config(), collection, tmp_path / "queries")
+    assert not (tmp_path / "queries" / "manifest.json").exists()
+    import torch
+
+    torch.rand(11)  # the process's own random state does not matter
+    stats = generate_queries(config(), collection, tmp_path / "queries")
+    assert stats.resumed_documents == 16 and stats.tokens < whole.tokens
+    assert read(tmp_path / "queries") == read(tmp_path / "whole")
+    assert read_manifest(tmp_path / "queries") == read_manifest(tmp_path / "whole")
+    assert generate_queries(config(), collection, tmp_path / "again").resumed_documents == 0
+
+    generate_queries(config(seed=4), collection, tmp_path / "other")
+    assert read(tmp_path / "other") != read(tmp_path / "whole")
+
+
+def test_documents_are_drawn_by_id_and_seed_not_by_file_order(tmp_path):
+    forwards = models.collection(tmp_path / "a", DOCUMENTS)
+    backwards = models.collection(tmp_path / "b", dict(reversed(DOCUMENTS.items())))
+    for number, folder in enumerate((forwards, backwards)):
+        stats = generate_queries(config(documents=10), folder, tmp_path / f"q{number}")
+        assert stats.documents == 10
+    assert read(tmp_path / "q0") == read(tmp_path / "q1")
+    generate_queries(config(documents=10, seed=8), forwards, tmp_path / "q2")
+    drawn = [{row["source_doc_id"] for row in read(tmp_path / f"q{number}")} for number in (0, 2)]
+    assert len(drawn[0] & drawn[1]) < 9
+    # A smaller sample is part of the bigger one: raising `documents` later wastes nothing.
+    generate_queries(config(documents=4), forwards, tmp_path / "q3")
+    assert {row["source_doc_id"] for row in read(tmp_path / "q3")} <= drawn[0]
+
+
+def test_every_document_is_as_likely_as_any_other(tmp_path):
+    from inranker_flow.generation.stage import _sample
+
+    collection = models.collection(tmp_path / "collection", {f"d{i}": "moon" for i in range(50)})
+    drawn = [each.doc_id for seed in range(200) for each in _sample(config(seed=seed, documents=10), collection)[0]]
+    counts = [drawn.count(f"d{i}") for i in range(50)]
+    # 200 x 10 / 50 = 40 each; binomial, standard deviation 5.7
+    assert sum(counts) == 2000 and min(counts) > 40 - 23 and max(counts) < 40 + 23
+
+
+def test_short_documents_are_left_out_and_counted(tmp_path):
+    documents = {"a": "moon", "b": "moon stone", "c": "moon  \n stone river", "d": " "}
+    stats = generate_queries(
+        config(min_document_words=2), models.collection(tmp_path / "collection", documents), tmp_path / "queries"
+    )
+    assert {row["source_doc_id"] for row in read(tmp_path / "queries")} == {"b", "c"}
+    assert (stats.documents, stats.short_documents) == (2, 2)
+
+
+def test_what_equals_a_test_query_is_dropped(collection, tmp_path):
+    generate_queries(config(), collection, tmp_path / "first")
+    leak = read(tmp_path / "first")[7]
+    test = "  " + leak["text"].upper().replace(" ", "  ") + " "
+    again = models.collection(
+        tmp_path / "again", DOCUMENTS, {"t1": ("test", test), "s1": ("supervised", read(tmp_path / "first")[8]["text"])}
+    )
+    stats = generate_queries(config(), again, tmp_path / "second")
+    assert stats.leaked >= 1
+    assert read(tmp_path / "second") == [row for row in read(tmp_path / "first") if row != leak]
+
+
+def test_equal_documents_give_one_query(tmp_path):
+    documents = {"a": "moon stone", "b": "moon stone", "c": "river bread moon"}
+    stats = generate_queries(
+        config(checkpoint=talkative(), queries_per_document=1, temperature=0.0),
+        models.collection(tmp_path / "collection", documents),
+        tmp_path / "queries",
+    )
+    assert stats.duplicate >= 1 and read(tmp_path / "queries")[0]["query_id"] == "a#q0"
+
+
+def test_cleaning_keeps_the_first_and_counts_each_reason():
+    raw = [
+        ("b", 0, " What  is\tbread "),
+        ("a", 0, "what is bread?"),
+        ("a", 1, "WHAT is bread"),
+        ("c", 0, " \nwhat comes after the line end is no query"),
+        ("c", 1, "where is the moon\nDocument: and so on"),
+        ("d", 0, "how long"),
+    ]
+    kept, dropped = _clean(raw, {"where is the moon"})
+    assert kept == [("a", 0, "what is bread?"), ("a", 1, "WHAT is bread"), ("d", 0, "how long")]
+    assert dropped == {"empty": 1, "duplicate": 1, "leaked": 1}
+
+
+def test_published_synthetic_queries_pass_through(tmp_path):
+    queries = {"s1": ("synthetic", "a moon"), "s2": ("synthetic", "a river"), "t1": ("test", "a test")}
+    collection = models.collection(tmp_path / "collection", DOCUMENTS, queries, {("s1", "d1"): (0.0, 1.0)})
+    stats = generate_queries(config(checkpoint="/no/such/generator"), collection, tmp_path / "queries")
+    assert [row["query_id"] for row in read(tmp_path / "queries")] == ["s1", "s2"]
+    assert (stats.passed_through, stats.queries, stats.generated) == (2, 2, 0)
+
+
+# --- the backend ------------------------------------------------------------------------------------------------------
+
+PROMPTS = ["moon", "the bridge is in the north of the valley", "bread " * 20, "a stone"]
+
+
+@pytest.mark.parametrize("make", [talkative, models.causal])
+def test_batches_of_any_size_write_the_same(make):
+    """Greedy: padding, its side and its mask must not show."""
+    settings = {"checkpoint": make(), "queries_per_document": 1, "temperature": 0.0, "max_new_tokens": 12}
+    counted = []
+    together = load_backend(config(**settings, batch_size=4)).generate(PROMPTS, 0, counted.append)
+    alone = load_backend(config(**settings, batch_size=1)).generate(PROMPTS, 0, counted.append)
+    assert together.texts == alone.texts and [len(each) for each in together.texts] == [1] * 4
+    assert len({each[0] for each in together.texts}) > 1, "else a mix-up would not show"
+    assert counted == [4, 1, 1, 1, 1]
+
+
+def test_causal_output_follows_the_prompt_as_transformers_writes_it():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    backend = load_backend(config(checkpoint=models.causal(), queries_per_document=1, temperature=0.0))
+    model = AutoModelForCausalLM.from_pretrained(models.causal())
+    tokenizer = AutoTokenizer.from_pretrained(models.causal())
+    written = backend.generate(PROMPTS, 0, lambda count: None)
+    for prompt, (text,) in zip(PROMPTS, written.texts, strict=True):
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        for _ in range(6):
+            following = model(input_ids=ids).logits[0, -1].argmax()
+            ids = torch.cat([ids, following.view(1, 1)], dim=1)
+            if "\n" in tokenizer.decode(following):
+                break
+        assert text == tokenizer.decode(ids[0, len(tokenizer(prompt)["input_ids"]) :], skip_special_tokens=True)
+
+
+def test_causal_models_stop_at_the_line_end(tmp_path):
+    settings = config(checkpoint=models.causal(), max_new_tokens=60, temperature=3.0, batch_size=32)
+    raw = load_backend(settings).generate(["moon"] * 60, 1, lambda count: None)
+    ends = [text for texts in raw.texts for text in texts if "\n" in text]
+    assert len(ends) > 3 and all(text.index("\n") == len(text) - 1 for text in ends)
+    stats = generate_queries(settings, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")
+    assert all("\n" not in row["text"] and row["text"].strip() == row["text"] for row in read(tmp_path / "queries"))
+    assert stats.queries > 50
+
+
+def test_a_checkpoints_own_generation_settings_do_not_matter(tmp_path):
+    from transformers import GenerationConfig
+
+    from inranker_flow.rankers.checkpoints import load_seq2seq
+
+    model, tokenizer = load_seq2seq(models.t5())
+    model.generation_config = GenerationConfig(
+        max_length=3,
+        num_beams=3,
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        decoder_start_token_id=0,
+        eos_token_id=1,
+    )
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    written = [
+        load_backend(config(checkpoint=each)).generate(PROMPTS, 5, lambda count: None).texts
+        for each in (models.t5(), str(tmp_path))
+    ]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("make", [models.t5, models.causal, models.real_t5_tokenizer])
+def test_documents_are_cut_by_tokens_and_stay_as_they_are(make):
+    place = make()
+    checkpoint = f"init:tiny?tokenizer={place}" if make is models.real_t5_tokenizer else place
+    backend = load_backend(config(checkpoint=checkpoint))
+    texts = ["Naïve café – 漢字 ½ ﬁne, Moon's  stone!" * 5, "moon", "", "word " * 50, *models.real_passages(50)]
+    for text, cut in zip(texts, backend.cut(texts, 12), strict=True):
+        assert text.startswith(cut)
+        count = len(backend.tokenizer(cut, add_special_tokens=False)["input_ids"])
+        assert count <= 13  # a cut inside a word may spell its part differently
+        if len(backend.tokenizer(text, add_special_tokens=False)["input_ids"]) <= 12:
+            assert cut == text
+        else:
+            assert count >= 10
+
+
+def test_a_prompt_beyond_the_context_is_refused(tmp_path):
+    collection = models.collection(tmp_path / "collection", {"d": "moon " * 200})
+    setting = config(checkpoint=models.causal(positions=128), max_document_tokens=125)
+    with pytest.raises(UserError, match=r"exceeds its context of 128; lower generation\.max_document_tokens"):
+        generate_queries(setting, collection, tmp_path / "queries")
+    assert generate_queries(config(max_document_tokens=16), collection, tmp_path / "queries").queries == 2
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_inpars_has_three_examples_and_asks_for_the_fourth():
+    text = prompts.load("inpars-v1").fill("THE DOCUMENT {document} {braces}")
+    blocks = text.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [f"Example {i}:" for i in (1, 2, 3, 4)]
+    for block in blocks[:3]:
+        _, document, query = block.splitlines()
+        assert document.startswith("Document: ") and query.startswith("Relevant Query: ") and len(query) > 30
+    assert blocks[3] == "Example 4:\nDocument: THE DOCUMENT {document} {braces}\nRelevant Query:"
+
+
+def test_the_document_is_in_the_inpars_prompt_of_a_causal_model(tmp_path):
+    setting = config(
+        checkpoint=models.causal(positions=4096),
+        prompt="inpars-v1",
+        max_document_tokens=20,
+        documents=3,
+        temperature=3.0,
+    )
+    stats = generate_queries(setting, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")
+    assert stats.generated == 6
+    assert read_manifest(tmp_path / "queries").details["prompt"] == "inpars-v1"
+
+
+def test_a_template_of_ones_own(tmp_path, collection):
+    (tmp_path / "mine.txt").write_text("Wörter {x}: {document} ?\n", encoding="utf-8")
+    assert prompts.load(str(tmp_path / "mine.txt")).fill("moon") == "Wörter {x}: moon ?"
+    mine = generate_queries(config(prompt=str(tmp_path / "mine.txt"), documents=4), collection, tmp_path / "a")
+    assert mine.generated == 8
+    generate_queries(config(documents=4), collection, tmp_path / "b")
+    assert read(tmp_path / "a") != read(tmp_path / "b")
+
+
+def test_templates_that_cannot_work(tmp_path, collection):
+    (tmp_path / "bad.txt").write_text("Write a query: {doc}")
+    with pytest.raises(UserError, match=r"bad\.txt: the template has no \{document\}"):
+        generate_queries(config(prompt=str(tmp_path / "bad.txt")), collection, tmp_path / "queries")
+    with pytest.raises(
+        UserError, match=r"inpars-v9: no readable template file; give a path or one of: document, inpars-v1"
+    ):
+        generate_queries(config(prompt="inpars-v9"), collection, tmp_path / "queries")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature: 0 writes the same query each time, but queries_per_document is 2"),
+        ({"batch_size": 0}, r"generation\.batch_size: 0 must be 1 or more"),
+        ({"top_p": 0.0}, r"top_p above 0"),
+        ({"checkpoint": "./nowhere"}, r"\./nowhere: no such checkpoint folder"),
+        ({"min_document_words": 100}, r"no document of toy has 100 words or more \(30 are shorter\)"),
+    ],
+)
+def test_settings_that_cannot_work(collection, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as refused:
+        generate_queries(config(**changes), collection, tmp_path / "queries")
+    assert "\n" not in str(refused.value) and not (tmp_path / "queries" / "manifest.json").exists()
+
+
+def test_a_generator_that_writes_nothing_useful(tmp_path):
+    import torch
+
+    from inranker_flow.rankers.checkpoints import load_seq2seq
+
+    model, tokenizer = load_seq2seq(models.t5())
+    with torch.no_grad():  # every logit equal: greedy takes <pad>, which is no text
+        model.shared.weight.zero_()
+    model.save_pretrained(tmp_path / "mute")
+    tokenizer.save_pretrained(tmp_path / "mute")
+    setting = config(checkpoint=str(tmp_path / "mute"), queries_per_document=1, temperature=0.0)
+    with pytest.raises(
+        UserError, match=r"none of its 30 queries for toy can be used \(30 empty, 0 duplicate, 0 leaked"
+    ):
+        generate_queries(setting, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")

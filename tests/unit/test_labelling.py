@@ -1,0 +1,249 @@
+"""The stage `teacher_label` with a real (small, random) teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inranker_flow import schemas
+from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from inranker_flow.labelling import teacher_label
+from inranker_flow.manifest import read_manifest
+from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.monot5 import MonoT5Job
+from tests import models
+
+NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
+DOCUMENTS = {f"d{i}": " ".join(NOUNS[(i + k) % len(NOUNS)] for k in range(1 + i * 7 % 23)) for i in range(40)}
+QUERIES = {f"q{i}": f"where is the {NOUNS[i]}" for i in range(10)}
+PAIRS = [(f"q{i}", f"d{(3 * i + k) % 30}") for i in (4, 2, 7, 0, 9, 1) for k in (5, 1, 3, 0)]
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    collection = models.collection(tmp_path / "collection", DOCUMENTS)
+    return collection, models.candidates(tmp_path / "candidates", QUERIES, PAIRS)
+
+
+def config(**changes):
+    return TeacherConfig(**{"checkpoint": models.t5(), "shard_pairs": 5, **changes})
+
+
+def read(folder):
+    rows = schemas.read(schemas.LABELS, folder).to_pylist()
+    return {(row["query_id"], row["doc_id"]): (row["false_logit"], row["true_logit"]) for row in rows}
+
+
+def test_every_pair_has_the_rankers_logits_under_its_own_ids(inputs, tmp_path):
+    stats = teacher_label(config(), *inputs, tmp_path / "labels")
+    found = read(tmp_path / "labels")
+    assert set(found) == set(PAIRS)
+    expected = load_ranker(models.t5(), ScoringConfig()).score([(QUERIES[q], DOCUMENTS[d]) for q, d in PAIRS])
+    assert np.array([found[pair] for pair in PAIRS]) == pytest.approx(expected, abs=1e-5)
+    assert len({round(each[1] - each[0], 4) for each in found.values()}) > 20, (
+        "the pairs differ, so a mix-up would show"
+    )
+    assert (stats.pairs, stats.published, stats.queries, stats.resumed_pairs) == (24, 0, 6, 0)
+    ranker = load_ranker(models.t5(), ScoringConfig())
+    assert stats.tokens == sum(len(ranker.renderer.render(QUERIES[q], DOCUMENTS[d])) for q, d in PAIRS)
+    assert stats.pairs_per_second > 0 and stats.tokens_per_second > stats.pairs_per_second
+
+
+def test_the_training_set_is_self_contained(inputs, tmp_path):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    queries = {row["query_id"]: row["text"] for row in schemas.read(schemas.QUERIES, tmp_path / "labels").to_pylist()}
+    corpus = {row["doc_id"]: row["text"] for row in schemas.read(schemas.CORPUS, tmp_path / "labels").to_pylist()}
+    assert queries == {query_id: QUERIES[query_id] for query_id, _ in PAIRS}
+    assert corpus == {doc_id: DOCUMENTS[doc_id] for _, doc_id in PAIRS} and len(corpus) < len(DOCUMENTS)
+    manifest = read_manifest(tmp_path / "labels")
+    assert (manifest.dataset, manifest.stage) == ("toy", "teacher_label")
+    assert manifest.details["teacher"] == models.t5() and manifest.details["renderer"] == "1"
+    assert manifest.details["identity"]["checkpoint"].startswith("sha256:")
+    assert set(manifest.files) == {"queries.parquet", "corpus.parquet", "labels.parquet"}
+
+
+@pytest.mark.parametrize("shard_pairs", [1, 7, 1000])
+def test_sharding_changes_neither_order_nor_logits(inputs, tmp_path, shard_pairs):
+    teacher_label(config(shard_pairs=shard_pairs), *inputs, tmp_path / "labels")
+    table = schemas.read(schemas.LABELS, tmp_path / "labels")
+    keys = list(zip(table.column("query_id").to_pylist(), table.column("doc_id").to_pylist(), strict=True))
+    assert keys == sorted(PAIRS)
+    teacher_label(config(shard_pairs=5), *inputs, tmp_path / "others")
+    others = read(tmp_path / "others")
+    assert np.array(list(read(tmp_path / "labels").values())) == pytest.approx(
+        np.array(list(others.values())), abs=1e-5
+    )
+
+
+def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypatch):
+    teacher_label(config(), *inputs, tmp_path / "whole")
+    inner, calls = MonoT5Job.score, []
+
+    def dies(job, rows, progress=None):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(len(rows))
+        return inner(job, rows, progress)
+
+    monkeypatch.setattr(MonoT5Job, "score", dies)
+    with pytest.raises(KeyboardInterrupt):
+        teacher_label(config(), *inputs, tmp_path / "labels")
+    assert calls == [5, 5, 5] and not (tmp_path / "labels" / "manifest.json").exists()
+
+    calls.clear()
+    monkeypatch.setattr(
+        MonoT5Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+    )
+    stats = teacher_label(config(), *inputs, tmp_path / "labels")
+    assert calls == [5, 4] and stats.resumed_pairs == 15 and stats.pairs == 24
+    assert read(tmp_path / "labels") == read(tmp_path / "whole")
+    assert read_manifest(tmp_path / "labels") == read_manifest(tmp_path / "whole"), "no trace of the interruption"
+
+    # Complete: nothing is left behind, so the same work starts anew.
+    assert teacher_label(config(), *inputs, tmp_path / "again").resumed_pairs == 0
+
+
+@pytest.mark.parametrize("change", ["teacher", "scoring", "corpus"])
+def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
+    inner, calls = MonoT5Job.score, []
+
+    def dies(job, rows, progress=None):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(rows))
+        return inner(job, rows, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MonoT5Job, "score", dies)
+        with pytest.raises(KeyboardInterrupt):
+            teacher_label(config(), *inputs, tmp_path / "labels")
+    collection, candidates = inputs
+    setting = config()
+    if change == "teacher":
+        setting = config(checkpoint=models.t5(seed=1))
+    elif change == "scoring":
+        setting = config(scoring=ScoringConfig(max_length=24))
+    else:
+        collection = models.collection(tmp_path / "changed", {**DOCUMENTS, "d5": "other words"})
+    assert teacher_label(setting, collection, candidates, tmp_path / "labels").resumed_pairs == 0
+
+
+PUBLISHED = {("s1", "d38"): (-1.5, 2.25), ("s1", "d39"): (3.0, 1e-9), ("s2", "d0"): (0.1, 0.2)}
+PUBLISHED_QUERIES = {"s1": ("supervised", "a river"), "s2": ("supervised", "a moon"), "s3": ("supervised", "no label")}
+
+
+def test_published_labels_need_no_teacher(tmp_path):
+    collection = models.collection(tmp_path / "collection", DOCUMENTS, PUBLISHED_QUERIES, PUBLISHED)
+    candidates = models.candidates(tmp_path / "candidates", {}, [])
+    stats = teacher_label(config(checkpoint="/no/such/teacher"), collection, candidates, tmp_path / "labels")
+    assert read(tmp_path / "labels") == PUBLISHED
+    assert (stats.pairs, stats.published, stats.queries, stats.documents) == (0, 3, 2, 3)
+    assert read_manifest(tmp_path / "labels").details["teacher"] == ""
+
+
+def test_published_labels_and_scored_pairs_together(tmp_path):
+    collection = models.collection(tmp_path / "collection", DOCUMENTS, PUBLISHED_QUERIES, PUBLISHED)
+    # s2/d0 is published already, so the teacher's opinion on it is not asked for.
+    queries = {**QUERIES, "s2": "a moon"}
+    candidates = models.candidates(tmp_path / "candidates", queries, [*PAIRS, ("s2", "d0"), ("s2", "d1")])
+    stats = teacher_label(config(), collection, candidates, tmp_path / "labels")
+    found = read(tmp_path / "labels")
+    assert {key: found[key] for key in PUBLISHED} == PUBLISHED
+    assert set(found) == {*PAIRS, *PUBLISHED, ("s2", "d1")} and (stats.pairs, stats.published) == (25, 3)
+    ids = schemas.read(schemas.QUERIES, tmp_path / "labels").column("query_id").to_pylist()
+    assert ids == sorted({query_id for query_id, _ in found})
+
+
+def test_long_passages_are_read_as_the_renderer_cuts_them(tmp_path):
+    collection = models.collection(tmp_path / "collection", {"long": "stone " * 500, "short": "stone"})
+    candidates = models.candidates(tmp_path / "candidates", {"q": "a moon"}, [("q", "long"), ("q", "short")])
+    stats = teacher_label(config(scoring=ScoringConfig(max_length=32)), collection, candidates, tmp_path / "labels")
+    assert stats.tokens == 32 + 7
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(inputs, tmp_path, setting=None):
+    with pytest.raises(UserError) as error:
+        teacher_label(setting or config(), *inputs, tmp_path / "labels")
+    assert not (tmp_path / "labels" / "manifest.json").exists()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_pair_of_an_unknown_document(inputs, tmp_path):
+    models.candidates(inputs[1], QUERIES, [*PAIRS, ("q1", "d99")])
+    message = refused(inputs, tmp_path)
+    assert "pairs.parquet: row 25 has doc_id 'd99', which" in message and "corpus.parquet lacks" in message
+
+
+def test_a_pair_of_an_unknown_query(inputs, tmp_path):
+    models.candidates(inputs[1], QUERIES, [("q77", "d1"), *PAIRS])
+    assert "pairs.parquet: row 1 has query_id 'q77', which" in refused(inputs, tmp_path)
+
+
+def test_nothing_to_label(inputs, tmp_path):
+    models.candidates(inputs[1], QUERIES, [])
+    assert "no pairs and no published labels for toy" in refused(inputs, tmp_path)
+
+
+def test_candidates_of_another_dataset(inputs, tmp_path):
+    models.candidates(inputs[1], QUERIES, PAIRS, dataset="other")
+    assert "candidates of 'other' do not belong to the collection 'toy'" in refused(inputs, tmp_path)
+
+
+def test_logits_that_are_not_finite(inputs, tmp_path):
+    import torch
+
+    from inranker_flow.rankers.checkpoints import load_seq2seq
+
+    model, tokenizer = load_seq2seq(models.t5())
+    with torch.no_grad():
+        model.encoder.block[0].layer[1].DenseReluDense.wo.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    message = refused(inputs, tmp_path, config(checkpoint=str(tmp_path / "broken")))
+    assert "5 of 5 pairs have logits that are not finite" in message and "float32 or bfloat16" in message
+
+
+def test_a_full_disk_leaves_no_shard_half_written(inputs, tmp_path, monkeypatch):
+    """The shard's file is never seen under its name: the next attempt makes it again."""
+    import inranker_flow.shards as shards
+
+    inner = shards.pq.write_table
+
+    def full(table, out):
+        inner(table, out)
+        out.truncate(10)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.pq, "write_table", full)
+        with pytest.raises(OSError, match="No space left"):
+            teacher_label(config(), *inputs, tmp_path / "labels")
+    assert teacher_label(config(), *inputs, tmp_path / "labels").resumed_pairs == 0
+
+
+def test_a_damaged_shard_is_made_again(inputs, tmp_path, monkeypatch):
+    from inranker_flow.shards import Shards
+
+    folders = []
+    inner = Shards.remove
+    monkeypatch.setattr(Shards, "remove", lambda self: folders.append(self.folder))
+    teacher_label(config(), *inputs, tmp_path / "whole")
+    (folders[0] / "000001.parquet").write_bytes(b"PAR1 rubbish")
+    stats = teacher_label(config(), *inputs, tmp_path / "labels")
+    assert stats.resumed_pairs == 24 - 5 and read(tmp_path / "labels") == read(tmp_path / "whole")
+    inner(Shards(folders[0], 0, 1))
+    assert not folders[0].exists()
+
+
+def test_stage_needs_no_torch_to_pass_published_labels_through():
+    """A stage is a process: importing torch costs seconds that an import of labels need not pay."""
+    import subprocess
+    import sys
+
+    script = "import sys, inranker_flow.labelling, inranker_flow.generation; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

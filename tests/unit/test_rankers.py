@@ -1,0 +1,269 @@
+"""Checkpoints and the monoT5 ranker, on small real T5 models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import UserError
+from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.checkpoints import (
+    checkpoint_identity,
+    label_token_ids,
+    load_generator,
+    load_seq2seq,
+    load_tokenizer,
+)
+from tests import models
+
+PAIRS = [("where is the bridge", "the bridge is in the north"), ("what is copper", "a jacket"), ("what is copper", "")]
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def test_init_is_the_same_in_every_process():
+    script = """
+from inranker_flow.rankers.checkpoints import load_seq2seq
+import torch
+torch.rand(7)
+model, _ = load_seq2seq("init:tiny?seed=4")
+print(model.shared.weight.double().sum().item(), model.encoder.block[1].layer[1].DenseReluDense.wi.weight[3, 5].item())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    here, _ = load_seq2seq("init:tiny?seed=4")
+    total, one = map(float, ended.stdout.split())
+    assert one == here.encoder.block[1].layer[1].DenseReluDense.wi.weight[3, 5].item()
+    assert total == here.shared.weight.double().sum().item()
+    other, _ = load_seq2seq("init:tiny?seed=5")
+    assert other.shared.weight.double().sum().item() != total
+
+
+def test_init_leaves_the_random_state_alone():
+    import torch
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load_seq2seq("init:tiny?seed=4")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_init_takes_any_tokenizer():
+    folder = models.tokenizer_folder()
+    model, tokenizer = load_seq2seq(f"init:mini?tokenizer={folder}&seed=1")
+    assert model.config.vocab_size == len(tokenizer) == len(load_tokenizer(str(folder)))
+    assert model.config.d_model == 256
+
+
+def test_init_with_the_real_vocabulary_has_its_label_ids():
+    _, tokenizer = load_seq2seq(f"init:tiny?tokenizer={models.real_t5_tokenizer()}")
+    assert label_token_ids(tokenizer, "▁false", "▁true") == (6136, 1176)
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "generator"])
+def test_the_demo_models_load(name):
+    model, tokenizer = load_seq2seq(f"demo:{name}")
+    assert not model.training and model.config.vocab_size == len(tokenizer)
+    assert label_token_ids(tokenizer, "▁false", "▁true") == tuple(tokenizer.convert_tokens_to_ids(["▁false", "▁true"]))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("./nowhere/model", "./nowhere/model: no such checkpoint folder"),
+        ("/nowhere/model", "/nowhere/model: no such checkpoint folder"),
+        ("two words", "two words: no such checkpoint folder"),
+        ("demo:professor", "demo:professor: no such demo model; there is demo:generator"),
+        ("init:huge", "init:huge: no size 'huge'; there is tiny"),
+        ("init:tiny?speed=1", "'speed=1' is not understood"),
+        ("init:tiny?seed=one", "seed 'one' is not a whole number"),
+        ("init:tiny?tokenizer=/nowhere", "/nowhere: no such checkpoint folder"),
+    ],
+)
+def test_a_reference_that_leads_nowhere(reference, message):
+    with pytest.raises(UserError) as refused:
+        load_seq2seq(reference)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"not a checkpoint: the folder holds no config\.json"):
+        load_seq2seq(str(tmp_path))
+
+
+def test_an_unreachable_hub_is_named_in_seconds():
+    """In a process of its own, because the client reads its settings once; nothing listens on port 9."""
+    script = """
+from inranker_flow.errors import UserError
+from inranker_flow.rankers.checkpoints import load_seq2seq
+import transformers, time
+start = time.monotonic()
+try:
+    load_seq2seq("castorini/monot5-3b-msmarco-10k", "main")
+except UserError as error:
+    print(round(time.monotonic() - start), error)
+"""
+    import os
+
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(models.folder())}
+    start = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    seconds, _, message = ended.stdout.strip().partition(" ")
+    assert int(seconds) <= 10 and time.monotonic() - start < 40
+    assert message.startswith("castorini/monot5-3b-msmarco-10k: neither a local folder nor to be had from the Hugging")
+    assert "\n" not in message
+
+
+def test_missing_weights_are_refused_not_made_up(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, tokenizer = load_seq2seq(models.t5())
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    kept = {
+        key: value for key, value in load_file(tmp_path / "model.safetensors").items() if "decoder.block.1" not in key
+    }
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights of a T5ForConditionalGeneration: decoder\.block\.1"):
+        load_seq2seq(str(tmp_path))
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    model, tokenizer = load_seq2seq(models.t5())
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(UserError, match="this checkpoint does not load"):
+        load_seq2seq(str(tmp_path))
+
+
+def test_a_causal_checkpoint_is_no_ranker_but_a_generator():
+    with pytest.raises(UserError, match=r"a llama checkpoint; a T5 \(encoder-decoder\) is needed here"):
+        load_seq2seq(models.causal())
+    model, _ = load_generator(models.causal())
+    assert type(model).__name__ == "LlamaForCausalLM"
+
+
+def test_dtype_and_dropout_are_as_asked(tmp_path):
+    import torch
+
+    model, tokenizer = load_seq2seq(models.t5(), dtype=torch.bfloat16)
+    assert {each.dtype for each in model.parameters()} == {torch.bfloat16}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    # transformers 5 takes the file's dtype unless told otherwise: training would silently be in bfloat16.
+    model, _ = load_seq2seq(str(tmp_path), dropout=0.3)
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+    assert {each.p for each in model.modules() if isinstance(each, torch.nn.Dropout)} == {0.3}
+    assert load_seq2seq(models.t5())[0].config.dropout_rate == 0.1
+
+
+def test_identity_follows_content(tmp_path):
+    model, tokenizer = load_seq2seq(models.t5())
+    model.save_pretrained(tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+    first = checkpoint_identity(str(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert checkpoint_identity(str(tmp_path / "b"), "whatever") == first
+    with (tmp_path / "b" / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert checkpoint_identity(str(tmp_path / "b")) != first
+    assert checkpoint_identity("demo:teacher") != checkpoint_identity("demo:student")
+    assert checkpoint_identity("owner/model", "abc") == "owner/model@abc"
+    assert checkpoint_identity("init:tiny?seed=1") == "init:tiny?seed=1"
+
+
+# --- label tokens -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["true", "false"])
+def test_a_checkpoint_without_label_tokens(missing):
+    known = ("false", "true")
+    tokenizer = models.tokenizer_folder(tuple(each for each in known if each != missing))
+    checkpoint = models.t5(tokenizer=tokenizer, seed=len(missing))
+    with pytest.raises(UserError) as refused:
+        load_ranker(checkpoint, ScoringConfig())
+    assert f"no token '▁{missing}'" in str(refused.value) and checkpoint in str(refused.value)
+    assert load_ranker(checkpoint, ScoringConfig(true_token="▁moon", false_token="▁stone")).score(PAIRS).shape == (3, 2)
+
+
+def test_label_tokens_must_differ():
+    with pytest.raises(UserError, match="must differ"):
+        load_ranker(models.t5(), ScoringConfig(true_token="▁false"))
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_float64_in_input_order():
+    ranker = load_ranker(models.t5(), ScoringConfig())
+    logits = ranker.score(PAIRS)
+    assert logits.shape == (3, 2) and logits.dtype == np.float64 and np.isfinite(logits).all()
+    assert ranker.score(PAIRS[::-1]) == pytest.approx(logits[::-1], abs=1e-6)
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    assert (ranker.score(PAIRS) == logits).all()
+    assert ranker.score([]).shape == (0, 2)
+    assert ranker.parameters == sum(each.numel() for each in load_seq2seq(models.t5())[0].parameters())
+
+
+def test_each_text_is_tokenised_once():
+    ranker = load_ranker(models.t5(), ScoringConfig())
+    seen = []
+    inner = ranker.renderer._encode
+
+    def counting(texts):
+        seen.extend(texts)
+        return inner(texts)
+
+    ranker.renderer._encode = counting
+    ranker.score([(query, document) for query in ("moon", "stone") for document in ("bread", "river", "garden")])
+    assert sorted(seen) == sorted(
+        ["Query: moon", "Query: stone", "Document: bread", "Document: river", "Document: garden"]
+    )
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 64, 1000])
+def test_batches_keep_to_the_budget(batch_tokens):
+    ranker = load_ranker(models.t5(), ScoringConfig(batch_tokens=batch_tokens))
+    shapes = []
+    inner = ranker.forward
+
+    def recording(ids, mask):
+        shapes.append(ids.shape)
+        assert mask.sum(axis=1).min() > 0
+        return inner(ids, mask)
+
+    ranker.forward = recording
+    pairs = [("moon", "stone " * length) for length in (1, 30, 2, 25, 3, 20, 4)]
+    logits = ranker.score(pairs)
+    assert sum(rows for rows, _ in shapes) == len(pairs)
+    assert all(rows * width <= batch_tokens or rows == 1 for rows, width in shapes)
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+    assert logits == pytest.approx(load_ranker(models.t5(), ScoringConfig()).score(pairs), abs=1e-5)
+
+
+def test_bfloat16_is_close_and_keeps_full_precision_logits():
+    pairs = [(query, f"{document} {i}") for i in range(20) for query, document in PAIRS]
+    exact = load_ranker(models.t5(), ScoringConfig(dtype="float32")).score(pairs)
+    rounded = load_ranker(models.t5(), ScoringConfig(dtype="bfloat16")).score(pairs)
+    assert 0 < np.abs(exact - rounded).max() < 0.2
+    # The output layer is computed in float32: its logits are no bfloat16 numbers (8 bits), so they do not tie.
+    as_float32 = rounded.astype(np.float32).view(np.uint32)
+    assert (as_float32 & 0xFFFF).any()
+
+
+def test_progress_counts_tokens(caplog):
+    ranker = load_ranker(models.t5(), ScoringConfig())
+    job = ranker.prepare(["moon"], ["stone", "bread river"], np.array([[0, 0], [0, 1]]))
+    # Query: moon Document: stone Relevant: </s>
+    assert job.lengths.tolist() == [6, 7]
+    with caplog.at_level("INFO", "inranker_flow"):
+        ranker.score([("moon", "stone"), ("moon", "bread river")])
+    assert "scoring: 13 tokens in" in caplog.text
