@@ -14,7 +14,11 @@ CORPUS = [
     {"_id": "d3", "title": "Whale", "text": "A whale is a mammal of the sea."},
     {"_id": "d4", "title": "Rain", "text": "Rain falls from clouds."},
 ]
-QUERIES = [{"_id": "q1", "text": "hard rock"}, {"_id": "q2", "text": "sea mammal"}, {"_id": "q3", "text": "acorn trees"}]
+QUERIES = [
+    {"_id": "q1", "text": "hard rock"},
+    {"_id": "q2", "text": "sea mammal"},
+    {"_id": "q3", "text": "acorn trees"},
+]
 TRAIN = [("q1", "d2", 1), ("q3", "d1", 2)]
 TEST = [("q2", "d3", 1), ("q2", "d4", 0)]
 

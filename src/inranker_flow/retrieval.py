@@ -177,8 +177,13 @@ class Index:
 
     def query(self, text: str) -> list[int]:
         """Term ids of a query, repeated terms as often as they occur; terms that no passage has are left out."""
-        terms = map(self.analyser.term, self.analyser.words(text))
-        return [self._terms[term] for term in terms if term in self._terms]
+        ids = []
+        for word in self.analyser.words(text):
+            if (known := self._words.get(word)) is None:  # no passage has this word, perhaps another of its stem
+                known = self._terms.get(self.analyser.term(word), -1)
+            if known >= 0:
+                ids.append(known)
+        return ids
 
     def scores(self, terms: list[int]) -> np.ndarray:
         """BM25 of every passage, shape (documents,) float32."""
@@ -355,11 +360,11 @@ class _Retrieval:
         """A random sample of the hits without the relevant ones, in their order; it depends on seed and query alone."""
         positions, _ = self.index.search(text, self.config.depth, self.order)
         state = int.from_bytes(blake2b(f"{self.config.seed}\x1f{query_id}".encode(), digest_size=8).digest(), "little")
-        ranks = np.argsort(_random(state, len(positions)), kind="stable")
+        drawn = np.argsort(_random(state, len(positions)), kind="stable")
         # So many more than wanted that it does not matter how many of them are relevant.
-        chosen = np.sort(ranks[: self.config.negatives + len(relevant)])
-        sample = dict(zip(chosen.tolist(), self._take(positions[chosen]), strict=True))
-        kept = [rank for rank in ranks.tolist() if rank in sample and sample[rank] not in relevant]
+        drawn = drawn[: self.config.negatives + len(relevant)]
+        sample = dict(zip(drawn.tolist(), self._take(positions[drawn]), strict=True))
+        kept = [rank for rank, doc_id in sample.items() if doc_id not in relevant]
         return [sample[rank] for rank in sorted(kept[: self.config.negatives])]
 
     def _write_run(self, test: pa.Table, progress: Progress) -> None:

@@ -282,7 +282,9 @@ def _explained(uri: str) -> Iterator[None]:
         endpoint = s3().meta.endpoint_url
         raise UserError(f"{uri}: no S3 server answers at {endpoint}; check AWS_ENDPOINT_URL and the network") from error
     except NoCredentialsError as error:
-        raise UserError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role") from error
+        raise UserError(
+            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+        ) from error
     except ClientError as error:
         code, message = error.response["Error"].get("Code", "?"), error.response["Error"].get("Message", "")
         raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()) from error

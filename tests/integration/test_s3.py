@@ -104,7 +104,7 @@ def test_of_many_writers_one_wins(s3):
 def test_wrong_bucket_key_and_secret_are_one_line(s3, monkeypatch):
     with pytest.raises(UserError, match="nothing is stored there"):
         storage.local_copy(f"{s3}/nowhere")
-    with pytest.raises(UserError, match="no-such-bucket.*NoSuchBucket"):
+    with pytest.raises(UserError, match=r"no-such-bucket.*NoSuchBucket"):
         storage.list_files("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
     storage.s3.cache_clear()

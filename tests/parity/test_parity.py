@@ -40,7 +40,8 @@ DOCUMENTS = [
     "",
 ]
 LONG = "the river and the stone in the garden of the north " * 60
-PAIRS = [(query, document) for query in QUERIES for document in (*DOCUMENTS, LONG)]
+PAIRS = [(query, document) for query in QUERIES for document in DOCUMENTS] + [(query, LONG) for query in QUERIES[:2]]
+SHORT = PAIRS[:-2]
 
 
 def prompt(query: str, document: str) -> str:
@@ -214,8 +215,7 @@ def test_scores_are_those_of_a_plain_forward_pass(checkpoint, plain):
     assert np.abs(scores - expected).max() < BAR
     assert np.abs(expected[:, 1] - expected[:, 0]).std() > 0.01, "the scores differ, so an agreement means something"
     # What is not truncated has the same ids in both settings, and so the same scores.
-    short = [pair for pair in PAIRS if LONG not in pair]
-    assert np.abs(load_ranker(checkpoint, ScoringConfig()).score(short) - plain(checkpoint, short)).max() < BAR
+    assert np.abs(load_ranker(checkpoint, ScoringConfig()).score(SHORT) - expected[:-2]).max() < BAR
 
 
 def test_scores_with_the_real_vocabulary(plain):
@@ -227,7 +227,7 @@ def test_scores_with_the_real_vocabulary(plain):
 def test_the_trained_teacher_scores_as_a_plain_forward_pass_does(plain):
     from inranker_flow.rankers.checkpoints import locate
 
-    pairs = [("clever hammer whereabouts", "for clever hammer the location is winter spring ."), *PAIRS[:20]]
+    pairs = [("clever hammer whereabouts", "for clever hammer the location is winter spring ."), *SHORT[:20]]
     scores = load_ranker("demo:teacher", ScoringConfig()).score(pairs)
     assert np.abs(scores - plain(str(locate("demo:teacher")), pairs)).max() < BAR
 
@@ -237,20 +237,18 @@ def test_the_batch_does_not_matter(checkpoint):
     order = np.random.default_rng(0).permutation(len(PAIRS))
     shuffled = load_ranker(checkpoint, ScoringConfig()).score([PAIRS[i] for i in order])
     assert np.abs(shuffled - scores[order]).max() < BAR
-    for batch_tokens in (1, 700, 100_000):
+    for batch_tokens in (1, 700):  # one by one, and some
         others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score(PAIRS)
         assert np.abs(others - scores).max() < BAR
-    alone = np.concatenate([load_ranker(checkpoint, ScoringConfig()).score([pair]) for pair in PAIRS[::17]])
-    assert np.abs(alone - scores[::17]).max() < BAR
 
 
 def test_without_the_attention_mask_these_tests_would_fail(checkpoint):
     """The same padded batches, every position attended to: far beyond the bar."""
     ranker = load_ranker(checkpoint, ScoringConfig(batch_tokens=100_000))
-    scores = ranker.score(PAIRS)
+    scores = ranker.score(SHORT)
     inner = ranker.forward
     ranker.forward = lambda ids, mask: inner(ids, np.ones_like(mask))
-    assert np.abs(ranker.score(PAIRS) - scores).max() > 1000 * BAR
+    assert np.abs(ranker.score(SHORT) - scores).max() > 1000 * BAR
 
 
 def test_the_end_mark_matters(checkpoint):

@@ -32,7 +32,7 @@ CASES = {
     ),
     "Latin-1": (
         {"corpus": CORPUS + '{"_id": "d5", "text": "café"}\n'.encode("latin-1")},
-        "wrong_encoding", 5, 1, r"corpus\.jsonl line 5: not UTF-8 at byte 26", 4,
+        "wrong_encoding", 5, 1, r"corpus\.jsonl line 5: not UTF-8 at byte 27", 4,
     ),
     "half a surrogate pair": (
         {"corpus": CORPUS + b'{"_id": "d5", "text": "\\ud83d"}\n'}, "wrong_encoding", 5, 1, "surrogate", 4,

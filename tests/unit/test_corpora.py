@@ -100,7 +100,9 @@ def test_fingerprint_sees_content_and_not_layout(tmp_path):
         {"test": beir.tsv([("q2", "d3", 2), ("q2", "d4", 0)])},
         {"train": beir.tsv(beir.TEST), "test": beir.tsv(beir.TRAIN)},
     )
-    marks = {prepare(beir.write(tmp_path / f"c{i}", **each), tmp_path / "out").fingerprint for i, each in enumerate(changed)}
+    marks = {
+        prepare(beir.write(tmp_path / f"c{i}", **each), tmp_path / "out").fingerprint for i, each in enumerate(changed)
+    }
     assert len(marks | {mark}) == 5
 
 
@@ -111,10 +113,14 @@ def test_parquet_sources(tmp_path):
     foreign.mkdir()
     columns = {key: [row[key] for row in beir.CORPUS] for key in ("_id", "title", "text")}
     pq.write_table(pa.table(columns), foreign / "corpus.parquet")
-    pq.write_table(pa.table({key: [row[key] for row in beir.QUERIES] for key in ("_id", "text")}), foreign / "queries.parquet")
+    pq.write_table(
+        pa.table({key: [row[key] for row in beir.QUERIES] for key in ("_id", "text")}), foreign / "queries.parquet"
+    )
     judged = [(*row, "train") for row in beir.TRAIN] + [(*row, "test") for row in beir.TEST]
     names = ("query-id", "corpus-id", "score", "split")
-    pq.write_table(pa.table(dict(zip(names, map(list, zip(*judged, strict=True)), strict=True))), foreign / "qrels.parquet")
+    pq.write_table(
+        pa.table(dict(zip(names, map(list, zip(*judged, strict=True)), strict=True))), foreign / "qrels.parquet"
+    )
     assert prepare(foreign, tmp_path / "out") == first
     single = prepare(foreign / "corpus.parquet", tmp_path / "out")
     assert (single.documents, single.judgements) == (4, 0)
@@ -128,7 +134,15 @@ def registered():
     """A data set known to ir_datasets, made of local rows as lightning-ir does."""
     import ir_datasets
     from ir_datasets.datasets.base import Dataset
-    from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericDoc, GenericQrel, GenericQuery, TitleUrlTextDoc
+    from ir_datasets.formats import (
+        BaseDocs,
+        BaseQrels,
+        BaseQueries,
+        GenericDoc,
+        GenericQrel,
+        GenericQuery,
+        TitleUrlTextDoc,
+    )
 
     class Docs(BaseDocs):
         def docs_iter(self):
@@ -234,7 +248,9 @@ def test_inranker_msmarco_labels_are_kept_as_they_are(tmp_path):
         folder, tmp_path / "out", f"inranker-msmarco:{tmp_path / 'labels.tsv'}", max_train_queries=1, max_documents=1
     )
     labelled = {row["query_id"] for row in rows(schemas.LABELS, tmp_path / "out")}
-    assert limited.train_queries == 1 and len(labelled) <= 1, "labels of queries outside the sample are left out silently"
+    assert limited.train_queries == 1 and len(labelled) <= 1, (
+        "labels of queries outside the sample are left out silently"
+    )
     documents = {row["doc_id"] for row in rows(schemas.CORPUS, tmp_path / "out")}
     assert {row["doc_id"] for row in rows(schemas.LABELS, tmp_path / "out")} <= documents
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -223,6 +226,7 @@ def test_a_full_disk_leaves_no_shard_half_written(inputs, tmp_path, monkeypatch)
         patched.setattr(shards.pq, "write_table", full)
         with pytest.raises(OSError, match="No space left"):
             teacher_label(config(), *inputs, tmp_path / "labels")
+    assert not [each for each in Path(os.environ["INRANKER_SCRATCH"]).rglob("*") if each.is_file()]
     assert teacher_label(config(), *inputs, tmp_path / "labels").resumed_pairs == 0
 
 

@@ -358,7 +358,7 @@ class _Preparation:
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         test, train = np.sort(queries.query[is_test]), np.sort(queries.query[~is_test])
         pairs = HashSet()
-        progress = Progress(f"labels of {self.corpus.name}", 0, "labels")
+        progress = Progress(f"labels of {self.corpus.name}", self.labels.total, self.labels.unit)
         with schemas.TableWriter(self.collection / schemas.LABELS.filename, schemas.LABELS) as writer:
             for rows in self.labels.labels(Problems("repair")):  # unreadable lines are reported already
                 if not rows.columns[0]:
@@ -381,7 +381,7 @@ class _Preparation:
                 writer.write(table)
                 columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]
                 self.fingerprint.add("labels", hash_rows(*columns) if len(table) else np.empty((0, 2), np.uint64))
-                progress.advance(len(rows.lines))
+                progress.advance(rows.amount, f"{writer.rows:,} labels")
             self.problems.check()
         progress.finish()
         return writer.rows

@@ -56,6 +56,10 @@ class Source(Protocol):
 class LabelSource(Protocol):
     """Published soft labels."""
 
+    #: Total ``amount`` of the batches, and its unit.
+    total: int
+    unit: str
+
     def labels(self, problems: Problems) -> Iterator[Rows]:
         """Columns query_id, doc_id, false_logit, true_logit."""
 
@@ -507,8 +511,13 @@ class InRankerMsmarco:
     The values are kept as they are, uncentred (unicamp-dl/InRanker, training/utils.py).
     """
 
+    unit = "bytes"
+
     def __init__(self, uri: str) -> None:
         self.path, self.shown = storage.local_copy(uri), uri
+        if not self.path.is_file():
+            raise UserError(f"{uri}: not a file; give the .tsv with true logit, false logit, query id and document id")
+        self.total = self.path.stat().st_size
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
         return _batches(self.path, self.shown, self._parse, 4, problems)

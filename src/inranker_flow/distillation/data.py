@@ -157,7 +157,7 @@ def hold_out(examples: Examples, rows: np.ndarray, share: float, at_most: int) -
     """
     queries = np.unique(examples.query[rows])
     of_set = [queries[examples.set_of[queries] == each] for each in range(len(examples.names))]
-    wanted = np.array([int(share * len(each) + 1e-9) for each in of_set])  # 0.07 * 100 is 7.000000000000001, or less
+    wanted = np.array([int(share * len(each) + 1e-9) for each in of_set])  # 0.29 * 100 is 28.999999999999996
     if wanted.sum() > at_most:
         wanted = np.minimum(wanted, np.maximum(wanted * at_most // wanted.sum(), 1))
     chosen = [np.sort(examples.text_hash[each])[:count] for each, count in zip(of_set, wanted, strict=True)]

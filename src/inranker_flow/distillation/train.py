@@ -178,7 +178,7 @@ class Trainer:
         from accelerate.utils import set_seed
 
         from inranker_flow.distillation.student import LabelLogits, quicken
-        from inranker_flow.rankers.checkpoints import pick_device, pick_dtype
+        from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]
@@ -194,6 +194,7 @@ class Trainer:
         self.dtype = pick_dtype(config.precision, self.accelerator.device)
         if self.accelerator.num_processes > 1:
             raise UserError("distill: started as several processes; one process trains one student on one device")
+        limit_threads(student)
         if self.accelerator.device.type == "cpu":
             quicken(student)
         weights = [p for p in student.parameters() if p.requires_grad]

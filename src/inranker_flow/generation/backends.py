@@ -49,7 +49,8 @@ class TransformersBackend:
     def __init__(self, config: GenerateConfig) -> None:
         from transformers import GenerationConfig
 
-        from inranker_flow.rankers.checkpoints import load_generator, pick_device, pick_dtype
+        from inranker_flow.rankers.checkpoints import load_generator
+        from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 
         self.config = config
         self.device = pick_device()
@@ -57,6 +58,7 @@ class TransformersBackend:
         self.model, self.tokenizer = load_generator(config.checkpoint, config.revision, dtype)
         self.causal = not self.model.config.is_encoder_decoder
         self.model.to(self.device)
+        limit_threads(self.model)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         sampled = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature else {}

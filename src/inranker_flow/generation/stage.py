@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -191,22 +192,16 @@ def _scratch(config: GenerateConfig, template: prompts.Template, collection: Pat
 
 def _write(config: GenerateConfig, template: prompts.Template, documents: list[_Document], shards: Shards) -> _Raw:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
-    import time
-
     from inranker_flow.generation.backends import load_backend
 
     found = {number: table for number, _ in shards if (table := shards.load(number)) is not None}
-    resumed = sum(rows.stop - rows.start for number, rows in shards if number in found)
+    todo = [(number, rows) for number, rows in shards if number not in found]
+    resumed = len(documents) - sum(rows.stop - rows.start for _, rows in todo)
+    backend = load_backend(config)
     progress = Progress("writing queries", len(documents), "documents")
     progress.resume(resumed)
-    backend = None
     tokens, start = 0, time.monotonic()
-    for number, rows in shards:
-        if number in found:
-            continue
-        if backend is None:
-            backend = load_backend(config)
-            start = time.monotonic()
+    for number, rows in todo:
         part = documents[rows]
         cut = backend.cut([each.text for each in part], config.max_document_tokens)
         written = backend.generate([template.fill(text) for text in cut], _seed(config.seed, number), progress.advance)
@@ -214,7 +209,7 @@ def _write(config: GenerateConfig, template: prompts.Template, documents: list[_
         found[number] = pa.table(
             {
                 "doc_id": [each.doc_id for each, texts in zip(part, written.texts, strict=True) for _ in texts],
-                "number": [number for texts in written.texts for number in range(len(texts))],
+                "number": [position for texts in written.texts for position in range(len(texts))],
                 "text": [text for texts in written.texts for text in texts],
             }
         )

@@ -179,23 +179,6 @@ def label_token_ids(tokenizer: Any, false_token: str, true_token: str) -> tuple[
     return vocabulary[false_token], vocabulary[true_token]
 
 
-def pick_dtype(setting: str, device: Any) -> Any:
-    """torch dtype for ``auto``, ``float32`` or ``bfloat16``: auto is bfloat16 on a GPU that computes in it."""
-    import torch
-
-    if setting == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return getattr(torch, setting)
-
-
-def pick_device() -> Any:
-    """The GPU when there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _hub_options(revision: str) -> dict[str, Any]:
     """Options for a hub id. Where the hub does not answer only its local cache is looked at."""
     return {"revision": revision or None, "local_files_only": not _hub_answers()}

@@ -13,7 +13,8 @@ from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import Ragged, Renderer
-from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, pick_device, pick_dtype
+from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,7 @@ class MonoT5Ranker:
         self.batch_tokens = scoring.batch_tokens or BATCH_TOKENS[self.device.type]
         self.model.lm_head = _two_rows(self.model.get_output_embeddings(), labels)
         self.model.to(self.device)
+        limit_threads(self.model)
         config = self.model.config
         self._start = (
             config.decoder_start_token_id if config.decoder_start_token_id is not None else config.pad_token_id
