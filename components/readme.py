@@ -52,7 +52,9 @@ def _summary(name: str) -> str:
 def _argument_docs(name: str) -> dict[str, str]:
     lines = (ast.get_docstring(_function(name)) or "").splitlines()
     return {
-        key: text for key, _, text in (line.strip().partition(": ") for line in lines if line.startswith("    ")) if text
+        key: text
+        for key, _, text in (line.strip().partition(": ") for line in lines if line.startswith("    "))
+        if text
     }
 
 

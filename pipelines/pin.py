@@ -38,6 +38,12 @@ def _corpus(corpus: CorpusConfig, where: str) -> CorpusConfig:
 
 
 def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
+    kind, query, options = section.checkpoint.partition("?tokenizer=")
+    if kind.startswith("init:") and query:
+        folder, *rest = options.split("&")
+        uri, digest = _content(folder, f"{where}.checkpoint")
+        random = dataclasses.replace(section, checkpoint="&".join([f"{kind}?tokenizer={uri}", *rest]))
+        return dataclasses.replace(random, revision=section.revision or digest)
     path = Path(section.checkpoint)
     if not section.checkpoint.startswith("s3://") and not path.is_dir():
         if section.checkpoint.startswith((".", "/", "~")):

@@ -9,7 +9,7 @@ run is quick and a failed one continues.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import builtins
 import json
 import os
 import shlex
@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 import warnings
+from contextlib import redirect_stdout
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,12 @@ def _execute(yaml: Path, arguments: dict[str, Any], run_dir: Path, log: Path, ve
     warnings.filterwarnings("ignore", module=r"kfp\.")
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(run_dir / "artifacts"), enable_caching=True)
     loaded = components.load_component_from_file(str(yaml))
-    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(console.Tee(sys.stdout, file, verbose)):
-        task = loaded(**arguments)
+    plain_print = builtins.print  # KFP's runner replaces it to indent; with parallel tasks it does not put it back
+    try:
+        with open(log, "w", encoding="utf-8") as file, redirect_stdout(console.Tee(sys.stdout, file, verbose)):
+            task = loaded(**arguments)
+    finally:
+        builtins.print = plain_print
     outputs: dict[str, Any] = task.outputs
     return outputs
 
@@ -130,11 +135,12 @@ def _report(
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
     print(f"\nThe report     {report}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")
-    print(
-        f"The champion   MLFLOW_TRACKING_URI={uri} {python} -c 'import mlflow, pandas; "
-        f'print(mlflow.pyfunc.load_model("models:/{model_name}@champion")'
-        '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
-    )
+    if registry.champion(model_name):
+        print(
+            f"The champion   MLFLOW_TRACKING_URI={uri} {python} -c 'import mlflow, pandas; "
+            f'print(mlflow.pyfunc.load_model("models:/{model_name}@champion")'
+            '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
+        )
     print(f"\nDone in {seconds:.0f} s.")
 
 

@@ -1,19 +1,12 @@
-"""First stage: BM25 candidates for the test queries, and for each training query the pairs that the teacher labels.
-
-BM25 is bm25s' "lucene" variant: its formula, tokens and stop words, and the Snowball stemmer. The index is built here
-from flat arrays, in about 20 bytes a posting, where bm25s' own builder needs Python lists of the whole corpus.
-"""
+"""The stage `retrieve`: BM25 candidates for the test queries, and for each training query the pairs to label."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +19,13 @@ from inranker_flow.config import RetrieveConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
+from inranker_flow.retrieval.bm25 import BM25, check
+from inranker_flow.retrieval.sampling import random_order
 
 log = logging.getLogger(__name__)
 
 #: Queries that are searched, and rows that are held, at a time.
 QUERIES = 256
-#: bm25s' tokens: two or more word characters (its ``tokenize`` and scikit-learn's default).
-TOKEN = re.compile(r"(?u)\b\w\w+\b")
 
 
 @dataclass(frozen=True)
@@ -87,140 +80,6 @@ def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, can
     return stats
 
 
-# --- BM25 -------------------------------------------------------------------------------------------------------------
-
-
-class Analyser:
-    """Text to tokens: lower case, words of two or more characters, no stop words, stems."""
-
-    def __init__(self, stopwords: str, stemmer: str) -> None:
-        import bm25s
-        import Stemmer
-
-        try:
-            self._stop = frozenset(bm25s.tokenization._infer_stopwords(stopwords) if stopwords else ())
-        except ValueError as error:
-            raise UserError(
-                f"stopwords: bm25s has no list {stopwords!r}; english, german, ... or empty for none"
-            ) from error
-        try:
-            self._stem: Callable[[str], str] = Stemmer.Stemmer(stemmer).stemWord if stemmer else str
-        except KeyError as error:
-            known = ", ".join(Stemmer.algorithms())
-            raise UserError(f"stemmer: {stemmer!r} is not one of {known} (empty for none)") from error
-
-    def words(self, text: str) -> list[str]:
-        """Words before stop words and stemming, so that each distinct one need be looked at only once."""
-        return TOKEN.findall(text.lower())
-
-    def term(self, word: str) -> str:
-        """The index term of a word; "" for a word that is not indexed."""
-        # A stem can be empty, which bm25s would look up out of bounds.
-        return "" if word in self._stop else self._stem(word)
-
-
-class Index:
-    """An inverted index of BM25 impacts over ``doc_ids``, which keep the order of the corpus."""
-
-    def __init__(self, texts: Iterable[Iterable[str]], k1: float, b: float, analyser: Analyser) -> None:
-        """Index batches of texts. Peak memory is about 20 bytes a posting (a term in a passage)."""
-        from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
-
-        self.analyser = analyser
-        self._terms: dict[str, int] = {}
-        self._words: dict[str, int] = {}
-        lengths, chunks = [], []
-        first = 0
-        for batch in texts:
-            ids, length = self._encode(batch)
-            chunks.append(_postings(ids, length, first))
-            lengths.append(length)
-            first += len(length)
-        self.documents = first
-        length = np.concatenate(lengths) if lengths else np.empty(0, np.int32)
-        frequency = np.zeros(len(self._terms), np.int64)
-        for term, _, _ in chunks:
-            frequency += np.bincount(term, minlength=len(self._terms))
-        self._start = np.concatenate([[0], np.cumsum(frequency)])
-        self._docs = np.empty(self._start[-1], np.int32)
-        self._impacts = np.empty(self._start[-1], np.float32)
-        idf_of, saturation = _select_idf_scorer("lucene"), _select_tfc_scorer("lucene")
-        idf = np.array([idf_of(each, N=first) for each in frequency.tolist()], np.float32)
-        mean = float(length.mean()) if first else 0.0
-        heads = self._start[:-1].copy()
-        while chunks:  # each chunk is ordered by term, so its terms go to the next free places of theirs
-            term, doc, tf = chunks.pop(0)
-            count = np.bincount(term, minlength=len(self._terms))
-            begin = np.cumsum(count) - count
-            place = np.arange(len(term)) + (heads - begin)[term]
-            self._docs[place] = doc
-            self._impacts[place] = idf[term] * saturation(tf, l_d=length[doc], l_avg=mean, k1=k1, b=b)
-            heads += count
-
-    def _encode(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Term ids of all texts, one after the other, and the number of terms of each."""
-        words, terms, analyser = self._words, self._terms, self.analyser
-        ids: list[list[int]] = []
-        for text in texts:
-            found = analyser.words(text)
-            try:
-                encoded = [words[word] for word in found]
-            except KeyError:
-                for word in found:
-                    if word not in words:
-                        term = analyser.term(word)
-                        words[word] = terms.setdefault(term, len(terms)) if term else -1
-                encoded = [words[word] for word in found]
-            ids.append([each for each in encoded if each >= 0])
-        length = np.fromiter(map(len, ids), np.int32, len(ids))
-        return np.fromiter(chain.from_iterable(ids), np.int32, int(length.sum())), length
-
-    def query(self, text: str) -> list[int]:
-        """Term ids of a query, repeated terms as often as they occur; terms that no passage has are left out."""
-        ids = []
-        for word in self.analyser.words(text):
-            if (known := self._words.get(word)) is None:  # no passage has this word, perhaps another of its stem
-                known = self._terms.get(self.analyser.term(word), -1)
-            if known >= 0:
-                ids.append(known)
-        return ids
-
-    def scores(self, terms: list[int]) -> np.ndarray:
-        """BM25 of every passage, shape (documents,) float32."""
-        scores = np.zeros(self.documents, np.float32)
-        for term in terms:
-            span = slice(self._start[term], self._start[term + 1])
-            scores[self._docs[span]] += self._impacts[span]  # a passage occurs once in a span
-        return scores
-
-    def search(self, text: str, depth: int, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best ``depth`` hits as (positions, scores), by score and then by ``order`` (smaller first).
-
-        Fewer where fewer passages share a term with the query.
-        """
-        scores = self.scores(self.query(text))
-        hits = np.flatnonzero(scores > 0)  # of booleans: five times as fast as of floats
-        values = scores[hits]
-        if len(hits) > depth:
-            # Everything that ties with the last place is kept until ties are resolved.
-            at_least = np.partition(values, -depth)[-depth]
-            hits = hits[values >= at_least]
-            values = scores[hits]
-        best = np.lexsort((order[hits], -values))[:depth]
-        return hits[best], values[best]
-
-
-def _postings(ids: np.ndarray, length: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(term, document, occurrences) of one batch, ordered by term and then document."""
-    document = np.repeat(np.arange(len(length), dtype=np.int64), length)
-    keys, occurrences = np.unique(ids.astype(np.int64) * max(len(length), 1) + document, return_counts=True)
-    term, document = np.divmod(keys, max(len(length), 1))
-    return term.astype(np.int32), (document + first).astype(np.int32), occurrences.astype(np.float32)
-
-
-# --- the stage --------------------------------------------------------------------------------------------------------
-
-
 class _Retrieval:
     """One run of the stage."""
 
@@ -238,7 +97,7 @@ class _Retrieval:
         train = train.filter(has_positive)
         without -= train.num_rows
         start = time.monotonic()
-        self.analyser = Analyser(self.config.stopwords, self.config.stemmer)
+        check(self.config)
         if train.num_rows or test.num_rows:
             self._index()
         seconds_index = time.monotonic() - start
@@ -303,33 +162,22 @@ class _Retrieval:
         return found
 
     def _index(self) -> None:
-        total = schemas.count(schemas.CORPUS, self.collection)
-        progress = Progress("indexing", total, "documents")
-        ids = []
+        progress = Progress("indexing", schemas.count(schemas.CORPUS, self.collection), "documents")
 
-        def texts() -> Iterator[Iterator[str]]:
+        def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
             for batch in schemas.read_batches(schemas.CORPUS, self.collection):
-                ids.append(batch.column("doc_id").cast(pa.large_string()))  # 10 million ids may pass 2 GB
                 columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
-                yield map(default_text, *columns)
+                yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
                 progress.advance(batch.num_rows)
 
-        self.index = Index(texts(), self.config.k1, self.config.b, self.analyser)
-        self.doc_ids = pa.concat_arrays(ids)
-        ascending = pc.sort_indices(self.doc_ids).to_numpy()
-        self.order = np.empty(len(ascending), np.int32)
-        self.order[ascending] = np.arange(len(ascending), dtype=np.int32)
+        self.bm25 = BM25(passages(), self.config)
         progress.finish()
-
-    def _take(self, positions: np.ndarray) -> list[str]:
-        return self.doc_ids.take(pa.array(positions)).to_pylist()
 
     def _known(self, relevant: Mapping[str, Mapping[str, str]]) -> None:
         """Passages that queries refer to must be in the collection."""
-        wanted = pa.array({doc_id for roles in relevant.values() for doc_id in roles}, self.doc_ids.type)
-        missing = wanted.filter(pc.invert(pc.is_in(wanted, value_set=self.doc_ids)))
-        if len(missing):
-            first = min(missing.to_pylist())
+        missing = {doc_id for roles in relevant.values() for doc_id in roles}.difference(self.bm25.doc_ids)
+        if missing:
+            first = min(missing)
             query_id = min(query_id for query_id, roles in relevant.items() if first in roles)
             raise UserError(
                 f"{self.queries or self.collection}: query {query_id!r} belongs to the passage {first!r}, which "
@@ -358,14 +206,11 @@ class _Retrieval:
 
     def _negatives(self, query_id: str, text: str, relevant: Mapping[str, str]) -> list[str]:
         """A random sample of the hits without the relevant ones, in their order; it depends on seed and query alone."""
-        positions, _ = self.index.search(text, self.config.depth, self.order)
-        state = int.from_bytes(blake2b(f"{self.config.seed}\x1f{query_id}".encode(), digest_size=8).digest(), "little")
-        drawn = np.argsort(_random(state, len(positions)), kind="stable")
+        hits, _ = self.bm25.search(text, self.config.depth)
         # So many more than wanted that it does not matter how many of them are relevant.
-        drawn = drawn[: self.config.negatives + len(relevant)]
-        sample = dict(zip(drawn.tolist(), self._take(positions[drawn]), strict=True))
-        kept = [rank for rank, doc_id in sample.items() if doc_id not in relevant]
-        return [sample[rank] for rank in sorted(kept[: self.config.negatives])]
+        drawn = random_order(self.config.seed, query_id, len(hits))[: self.config.negatives + len(relevant)]
+        kept = [rank for rank in drawn.tolist() if hits[rank] not in relevant]
+        return [hits[rank] for rank in sorted(kept[: self.config.negatives])]
 
     def _write_run(self, test: pa.Table, progress: Progress) -> None:
         with ExitStack() as stack:
@@ -376,11 +221,11 @@ class _Retrieval:
                 for query_id, text in zip(
                     batch.column("query_id").to_pylist(), batch.column("text").to_pylist(), strict=True
                 ):
-                    positions, scores = self.index.search(text, self.config.test_depth, self.order)
-                    self.counts["without_hits"] += not len(positions)
-                    columns["query_id"] += [query_id] * len(positions)
-                    columns["doc_id"] += self._take(positions)
-                    columns["rank"] += range(1, len(positions) + 1)
+                    hits, scores = self.bm25.search(text, self.config.test_depth)
+                    self.counts["without_hits"] += not len(hits)
+                    columns["query_id"] += [query_id] * len(hits)
+                    columns["doc_id"] += hits.tolist()
+                    columns["rank"] += range(1, len(hits) + 1)
                     columns["score"] += scores.astype(np.float64).tolist()
                 writer.write(columns)
                 rows = zip(*columns.values(), strict=True)
@@ -389,12 +234,3 @@ class _Retrieval:
                 )
                 self.counts["run"] += len(columns["rank"])
                 progress.advance(batch.num_rows)
-
-
-def _random(state: int, size: int) -> np.ndarray:
-    """``size`` pseudo-random 64-bit numbers (SplitMix64), the same with every version of numpy."""
-    with np.errstate(over="ignore"):
-        z = np.uint64(state) + np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
