@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inranker_flow.errors import UserError
+from inranker_flow.storage import disk_errors
 
 #: Rows in one row group, and so the most that a reader or writer holds as Arrow memory at a time.
 BATCH_ROWS = 65_536
@@ -100,7 +101,8 @@ class TableWriter:
             return
         _check_values(batch, self.table, self.path, self.rows)
         self._hashes.append(_key_hashes(batch, self.table.key))
-        self._writer.write_table(batch, row_group_size=BATCH_ROWS)
+        with disk_errors(self.path):
+            self._writer.write_table(batch, row_group_size=BATCH_ROWS)
         self.rows += batch.num_rows
 
     def _check_unique(self) -> None:
@@ -124,10 +126,11 @@ class TableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._writer.close()
+            with disk_errors(self.path):
+                self._writer.close()
             if kind is None:
                 self._check_unique()
-                with open(self._aside, "rb") as written:
+                with disk_errors(self.path), open(self._aside, "rb") as written:
                     os.fsync(written.fileno())
                 self._aside.replace(self.path)
         finally:

@@ -22,7 +22,7 @@ from inranker_flow import config as configuration
 from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME, Manifest, read_manifest
-from inranker_flow.storage import atomic_write, digest_file
+from inranker_flow.storage import atomic_write, digest_file, disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def run_stage(
         with tracking.stage_run(name, dataset) as run:
             run.log_config(configs)
             run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
-            stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
+            # The tables' writers say so themselves; what other libraries write (weights, sqlite) is caught here.
+            with disk_errors(next(iter(_paths(outputs).values()), "the output")):
+                stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds}
             run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))

@@ -38,6 +38,20 @@ class FileInfo:
 
 
 @contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line that the disk with ``path`` is full, or a quota or a file size limit reached."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"{path}: cannot be written: {os.strerror(error.errno)}; nothing is left under the final name, so make "
+                "room and run again"
+            ) from error
+        raise
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` only when the block ends well; otherwise nothing is left."""
     path = Path(path)
@@ -45,7 +59,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     aside = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with disk_errors(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -66,27 +80,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         aside.chmod(0o755)
-        yield aside
+        with disk_errors(path):
+            yield aside
         try:
             aside.replace(path)
         except OSError as error:
             raise UserError(f"{path}: exists and is not an empty folder; remove it or give another name") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Say in one line that the disk with ``path`` is full, or a quota or a file size limit reached."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"{path}: cannot be written: {os.strerror(error.errno)}; nothing is left under the final name, so make "
-                "room and run again"
-            ) from error
-        raise
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

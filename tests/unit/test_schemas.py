@@ -91,15 +91,17 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 import random
 from inranker_flow import schemas
+from inranker_flow.errors import UserError
 rows = [str(random.random()) for _ in range(200_000)]
 try:
     schemas.write(schemas.CORPUS, {str(tmp_path / "corpus.parquet")!r}, {{"doc_id": rows, "title": rows, "text": rows}})
-except OSError as error:
-    print("OSError", error)
+except UserError as error:
+    print(error)
     sys.exit(3)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 3, ended.stderr
+    assert "corpus.parquet: cannot be written: File too large; nothing is left" in ended.stdout
     assert list(Path(tmp_path).iterdir()) == []
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import manifest, schemas, storage
+from inranker_flow import manifest, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.corpora.problems import Problems, Rows
@@ -58,7 +58,7 @@ def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path
     collection.mkdir(parents=True, exist_ok=True)
     for stale in (manifest.FILENAME, schemas.LABELS.filename):
         (collection / stale).unlink(missing_ok=True)
-    with storage.disk_errors(collection), open_source(corpus) as (source, labels):
+    with open_source(corpus) as (source, labels):
         return _Preparation(config, corpus, collection, source, labels).run()
 
 

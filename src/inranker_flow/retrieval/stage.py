@@ -66,17 +66,10 @@ def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, can
         raise UserError(f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}")
     candidates.mkdir(parents=True, exist_ok=True)
     (candidates / manifest.FILENAME).unlink(missing_ok=True)
-    with storage.disk_errors(candidates):
-        stats = _Retrieval(config, collection, queries, candidates).run()
-        manifest.write_manifest(
-            candidates,
-            dataset=dataset,
-            stage="retrieve",
-            k1=config.k1,
-            b=config.b,
-            depth=config.depth,
-            seed=config.seed,
-        )
+    stats = _Retrieval(config, collection, queries, candidates).run()
+    manifest.write_manifest(
+        candidates, dataset=dataset, stage="retrieve", k1=config.k1, b=config.b, depth=config.depth, seed=config.seed
+    )
     return stats
 
 
