@@ -177,7 +177,7 @@ def test_identity_follows_content(tmp_path):
     assert checkpoint_identity(str(tmp_path / "b")) != first
     assert checkpoint_identity("demo:teacher") != checkpoint_identity("demo:student")
     assert checkpoint_identity("owner/model", "abc") == "owner/model@abc"
-    assert checkpoint_identity("init:tiny?seed=1") == "init:tiny?seed=1"
+    assert checkpoint_identity("init:tiny?seed=1", "abc") == "init:tiny?seed=1@abc"
 
 
 # --- label tokens -----------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def checkpoint_identity(reference: str, revision: str = "") -> str:
     """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and revision."""
     scheme = reference.partition(":")[0]
     if scheme == "init":
-        return reference
+        return f"{reference}@{revision}"
     if scheme == "s3":
         return f"sha256:{storage.fingerprint(reference)}"
     folder = locate(reference)
