@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_no_shard_half_written(inputs, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patched:
         patched.setattr(shards.pq, "write_table", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(UserError, match="cannot be written: No space left on device; nothing is left"):
             teacher_label(config(), *inputs, tmp_path / "labels")
     assert not [each for each in Path(os.environ["INRANKER_SCRATCH"]).rglob("*") if each.is_file()]
     assert teacher_label(config(), *inputs, tmp_path / "labels").resumed_pairs == 0

@@ -1,0 +1,113 @@
+"""Where collections come from: BEIR folders, ir_datasets, Parquet files, published soft labels, the demo world.
+
+A source yields rows in batches with the file and line of each, and reports rows that cannot be read at all. What the
+rows mean, and whether they fit together, is checked in one place for all sources: :mod:`inranker_flow.corpora.prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+from inranker_flow import storage
+from inranker_flow.config import CorpusConfig
+from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.sources.beir import BeirFolder
+from inranker_flow.corpora.sources.demo import open_demo
+from inranker_flow.corpora.sources.irdatasets import IrDatasets
+from inranker_flow.corpora.sources.parquet import ParquetCorpus
+from inranker_flow.corpora.sources.published import InRankerBeir, InRankerMsmarco
+from inranker_flow.corpora.sources.rows import ROWS, Row, Split
+from inranker_flow.errors import UserError
+
+__all__ = [
+    "ROWS",
+    "BeirFolder",
+    "InRankerBeir",
+    "InRankerMsmarco",
+    "IrDatasets",
+    "LabelSource",
+    "ParquetCorpus",
+    "Row",
+    "Source",
+    "Split",
+    "open_source",
+]
+
+
+class Source(Protocol):
+    """A collection as it lies somewhere."""
+
+    #: Total ``amount`` of the documents' batches, and its unit.
+    total: int
+    unit: str
+    #: Origin of queries that nobody judged and that have published labels.
+    labelled_origin: str
+
+    def documents(self, problems: Problems) -> Iterator[Rows]:
+        """Columns doc_id, title, text."""
+
+    def queries(self, problems: Problems) -> Iterator[Rows]:
+        """Columns query_id, text."""
+
+    def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
+        """Columns query_id, doc_id, relevance."""
+
+
+class LabelSource(Protocol):
+    """Published soft labels."""
+
+    #: Total ``amount`` of the batches, and its unit.
+    total: int
+    unit: str
+
+    def labels(self, problems: Problems) -> Iterator[Rows]:
+        """Columns query_id, doc_id, false_logit, true_logit."""
+
+
+@contextmanager
+def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | None]]:
+    """The source that ``corpus.uri`` names, and its published labels. :class:`UserError` where there is none."""
+    scheme, _, rest = corpus.uri.partition(":")
+    labels = _label_source(corpus.labels) if corpus.labels else None
+    with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
+        yield source, source if isinstance(source, InRankerBeir) else labels
+
+
+def _open_ir_datasets(name: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
+    return nullcontext(IrDatasets(name, corpus))
+
+
+def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
+    if corpus.labels:
+        raise UserError(f"{corpus.name}: {corpus.uri} brings its own labels; remove labels: {corpus.labels}")
+    return nullcontext(InRankerBeir(file))
+
+
+def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
+    """Files that lie on a disk or in a store, by what they look like."""
+    path = storage.local_copy(corpus.uri)
+    if path.suffix == ".parquet" or (path / "corpus.parquet").is_file():
+        return nullcontext(ParquetCorpus(path, corpus.uri))
+    if path.is_dir():
+        return nullcontext(BeirFolder(path, corpus.uri, corpus))
+    raise UserError(
+        f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, a .parquet file, s3://, "
+        "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
+    )
+
+
+#: Opener for each scheme that is not a place where files are stored: what follows the scheme -> source.
+_OPENERS: dict[str, Callable[[str, CorpusConfig], AbstractContextManager[Source]]] = {
+    "ir_datasets": _open_ir_datasets,
+    "inranker-beir": _open_inranker_beir,
+    "demo": open_demo,
+}
+
+
+def _label_source(uri: str) -> LabelSource:
+    scheme, _, rest = uri.partition(":")
+    if scheme != "inranker-msmarco":
+        raise UserError(f"labels: {uri!r} is not one of the published formats; give inranker-msmarco:FILE.tsv")
+    return InRankerMsmarco(rest)

@@ -1,0 +1,118 @@
+"""Text files, read line by line: bytes into lines, lines into rows, and the values that a line may hold."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
+from inranker_flow.errors import UserError
+
+
+class BadLine(Exception):
+    """A line that cannot be read; ``kind`` as in :mod:`inranker_flow.corpora.problems`."""
+
+    def __init__(self, what: str, kind: str = "malformed") -> None:
+        super().__init__(what)
+        self.kind = kind
+
+
+def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, str, int]]:
+    """Line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out.
+
+    Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut.
+    """
+    try:
+        with path.open("rb") as raw:
+            # gzip.open returns a binary reader too, but its type says it may be text.
+            file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            position = 0
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    problems.add("wrong_encoding", shown, number, f"not UTF-8 at byte {error.start + 1} of the line")
+                    continue
+                if file is raw:
+                    amount = len(line)
+                elif number % 1000 == 0:
+                    amount, position = raw.tell() - position, raw.tell()
+                else:
+                    amount = 0
+                if not text.isspace():
+                    yield number, text, amount
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{shown}: not a whole gzip file ({error}); fetch it again") from error
+
+
+def batches(
+    path: Path, shown: str, parse: Callable[[str], Row | None], width: int, problems: Problems
+) -> Iterator[Rows]:
+    """Parse a file line by line. ``parse`` returns the row, None to skip the line, or raises :class:`BadLine`."""
+    lines = _lines(path, shown, problems)
+    while chunk := list(islice(lines, ROWS)):
+        numbers: list[int] = []
+        rows: list[Row] = []
+        for number, text, _ in chunk:
+            try:
+                row = parse(text)
+            except BadLine as error:
+                problems.add(error.kind, shown, number, str(error))
+                continue
+            if row is not None:
+                numbers.append(number)
+                rows.append(row)
+        yield Rows(shown, numbers, as_columns(rows, width), sum(amount for _, _, amount in chunk))
+
+
+_decode = json.JSONDecoder().decode
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object that a line holds."""
+    try:
+        row = _decode(text)
+    except ValueError as error:
+        raise BadLine(f"not JSON ({error})") from error
+    except RecursionError as error:
+        raise BadLine("not a flat JSON object") from error
+    if not isinstance(row, dict):
+        raise BadLine("not a JSON object")
+    if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, which UTF-8 cannot hold
+        try:
+            "".join(value for value in row.values() if isinstance(value, str)).encode()
+        except UnicodeEncodeError as error:
+            raise BadLine("holds half of a surrogate pair (\\ud800 to \\udfff)", "wrong_encoding") from error
+    return row
+
+
+def string(row: dict[str, Any], key: str, default: str | None = None) -> str:
+    """The text under ``key``; an `_id` may be a whole number. Without ``default`` the key must be there."""
+    value = row.get(key, default)
+    if value is None:
+        if default is None:
+            raise BadLine(f"has no {key!r}")
+        return default
+    if isinstance(value, str):
+        return value
+    if key == "_id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise BadLine(f"{key!r} is {json.dumps(value)[:40]} and not text")
+
+
+def whole(value: str) -> int:
+    """The integer that ``value`` spells; "1.0" counts as 1."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer() or abs(number) >= 2**31:
+        raise BadLine(f"relevance {value!r} is not a whole number", "bad_relevance")
+    return int(number)
