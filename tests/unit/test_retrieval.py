@@ -223,8 +223,12 @@ def test_queries_with_published_labels_get_no_pairs(tmp_path):
     folder = beir.write(tmp_path / "beir")
     sample = collection(folder, tmp_path, labels=f"inranker-msmarco:{tmp_path / 'labels.tsv'}")
     stats = retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
+    assert (stats.train_queries, stats.train_queries_published, stats.pairs) == (0, 2, 0)
+    assert stats.test_queries == 1, "the test queries are searched all the same"
+    queries = synthetic(tmp_path / "queries", [("q1", "rock whale", "d2"), ("g2", "rock whale", "d2")])
+    stats = retrieve(RetrieveConfig(), sample, queries, tmp_path / "out2")
     assert (stats.train_queries, stats.train_queries_published) == (1, 1)
-    assert {row["query_id"] for row in rows(schemas.PAIRS, tmp_path / "out")} == {"q3"}
+    assert {row["query_id"] for row in rows(schemas.PAIRS, tmp_path / "out2")} == {"g2"}
 
 
 def test_queries_without_anything_relevant_get_no_pairs(tmp_path):

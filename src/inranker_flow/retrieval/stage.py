@@ -41,7 +41,7 @@ class RetrieveStats:
     negatives: int
     #: Negatives that could not be sampled, because BM25 found too few other passages.
     negatives_missing: int
-    #: Training queries without pairs: nothing judged relevant; labels published already.
+    #: Training queries without pairs: nothing judged relevant; published labels instead.
     train_queries_without_positive: int
     train_queries_published: int
     test_queries: int
@@ -55,7 +55,8 @@ class RetrieveStats:
 def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path) -> RetrieveStats:
     """Search ``collection`` and write ``candidates``: queries, pairs, run (Parquet and TREC).
 
-    Training queries are those of ``queries``, else the collection's own; those that have published labels get no pairs.
+    Training queries are those of ``queries``, without the ones that have published labels; else the collection's own,
+    unless it comes with published labels, which stand in for the teacher's then.
     The run holds the best ``test_depth`` passages of each test query; a passage that shares no token with the query is
     no hit. Passages of equal score are ordered by doc_id, also at the cut.
 
@@ -127,12 +128,14 @@ class _Retrieval:
         return table.filter(pc.is_in(table.column("origin"), pa.array(origins)))
 
     def _training_queries(self) -> tuple[pa.Table, int]:
-        """Queries to find pairs for, and how many were left out because their labels are published."""
+        """Queries to find pairs for, and how many were left out because there are published labels instead."""
+        published = (self.collection / schemas.LABELS.filename).is_file()
         if self.queries is None:
+            # Published labels replace the teacher: the few queries without one are not worth indexing MS MARCO for.
             table = self._collection_queries("supervised", "synthetic")
-        else:
-            table = schemas.read(schemas.QUERIES, self.queries)
-        if not (self.collection / schemas.LABELS.filename).is_file():
+            return (table.slice(0, 0), table.num_rows) if published else (table, 0)
+        table = schemas.read(schemas.QUERIES, self.queries)
+        if not published:
             return table, 0
         labelled: pa.Array = pa.array([], pa.string())
         for batch in schemas.read_batches(schemas.LABELS, self.collection):
