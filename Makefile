@@ -15,10 +15,11 @@ BIN  := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
-run_options = --profile '$(PROFILE)' --run-dir '$(RUN_DIR)' $(if $(VERBOSE),--verbose) \
+profile_options = --profile '$(PROFILE)' \
   $(foreach name,SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER,\
     $(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))')) \
   $(foreach setting,$(SET),--set '$(setting)')
+run_options = $(profile_options) --run-dir '$(RUN_DIR)' $(if $(VERBOSE),--verbose)
 
 .PHONY: help
 help: ## This help
@@ -47,7 +48,7 @@ run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print res
 
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
-	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(run_options)
+	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(profile_options)
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests

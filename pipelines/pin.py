@@ -49,6 +49,8 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
         if section.checkpoint.startswith((".", "/", "~")):
             raise UserError(f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id")
         return section
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{where}.checkpoint: {section.checkpoint}: no checkpoint: the folder holds no config.json")
     uri, digest = _content(section.checkpoint, f"{where}.checkpoint")
     return dataclasses.replace(section, checkpoint=uri, revision=section.revision or digest)
 
@@ -71,5 +73,10 @@ def _content(uri: str, where: str) -> tuple[str, str]:
         return uri, storage.fingerprint(uri)
     path = Path(uri).expanduser().resolve()
     if not path.exists():
-        raise UserError(f"{where}: {uri}: no such file or folder")
+        raise UserError(
+            f"{where}: {uri}: no such file or folder; give a folder in BEIR layout, a .parquet file, s3://, "
+            "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
+        )
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(f"{where}: {uri}: the folder is empty")
     return str(path), storage.fingerprint(str(path))

@@ -82,7 +82,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
 def _build(data: dict[str, Any], where: str) -> Profile:
     for section in ("source", "targets", "teacher", "generation"):
         if not data.get(section):
-            raise UserError(f"{where}: section {section!r} is missing or empty")
+            raise UserError(f"{where}: section {section!r} is missing or empty; the demo profile shows what it holds")
     if not isinstance(data["targets"], list):
         raise UserError(f"{where}: targets must be a list of collections")
     targets = tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(data["targets"]))
@@ -92,7 +92,11 @@ def _build(data: dict[str, Any], where: str) -> Profile:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each):
             raise UserError(f"{where}: collection name {each!r} may hold only letters, digits, '.', '_' and '-'")
         if names.count(each) > 1:
-            raise UserError(f"{where}: two collections are named {each!r}; give one of them another name")
+            uris = [corpus.uri for corpus in (source, *targets) if corpus.name == each]
+            raise UserError(
+                f"{where}: two collections are named {each!r} ({' and '.join(uris)}); rename a folder, or give each a name "
+                "in a profile file of yours"
+            )
     profile = Profile(
         source=source,
         targets=targets,

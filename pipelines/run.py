@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import fcntl
 import json
 import os
 import shlex
@@ -17,7 +18,8 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -46,12 +48,24 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = error.filename or options.run_dir
+        print(f"FAILED: RUN_DIR: {where}: {error.strerror}; make room or give another RUN_DIR", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nINTERRUPTED: what is finished is kept; the same command continues", file=sys.stderr)
+        return 130
 
 
 def run(pipeline: str, resolved: Profile, label: str, run_dir: Path, verbose: bool = False) -> int:
     """Compile, run, report. Returns 0, or 1 when a stage failed; :class:`UserError` before anything ran."""
     start = time.monotonic()
     run_dir.mkdir(parents=True, exist_ok=True)
+    with _only_run(run_dir):
+        return _run(pipeline, resolved, label, run_dir, verbose, start)
+
+
+def _run(pipeline: str, resolved: Profile, label: str, run_dir: Path, verbose: bool, start: float) -> int:
     _environment(run_dir)
     arguments = resolved.arguments()
     run_key = sha256(json.dumps([pipeline, arguments, content_tag()], sort_keys=True).encode()).hexdigest()[:16]
@@ -63,24 +77,35 @@ def run(pipeline: str, resolved: Profile, label: str, run_dir: Path, verbose: bo
     log.parent.mkdir(exist_ok=True)
     os.environ["INRANKER_EVENTS"] = str(events)
     print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
-    with tracking.pipeline_run(name, {"label": label, **arguments}):
-        try:
+    try:
+        with tracking.pipeline_run(name, {"label": label, **arguments}):
             outputs = _execute(yaml, arguments, run_dir, log, verbose)
-        except KeyboardInterrupt:
-            print("\nINTERRUPTED: what is finished is kept; the same command continues", file=sys.stderr)
-            raise
-        except RuntimeError as error:
-            failed = [event for event in console.read_events(events) if event.get("error")]
-            reason = f"{failed[-1]['stage']} {failed[-1]['dataset']}: {failed[-1]['error']}" if failed else str(error)
-            print(f"\nFAILED: {reason}\nLog: {log}", file=sys.stderr)
-            return 1
+    except RuntimeError as error:
+        failed = [event for event in console.read_events(events) if event.get("error")]
+        reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
+        print(f"\nFAILED: {reason}\nLog: {log}", file=sys.stderr)
+        return 1
     _report(outputs, console.read_events(events), run_dir, resolved.promotion.model_name, time.monotonic() - start)
     return 0
 
 
+@contextmanager
+def _only_run(run_dir: Path) -> Iterator[None]:
+    """Cache, logs and database of a folder belong to one run at a time; the kernel frees the lock of a killed one."""
+    with open(run_dir / ".lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"RUN_DIR: another run is working in {run_dir}; wait for it or give another RUN_DIR"
+            ) from error
+        yield
+
+
 def _environment(run_dir: Path) -> None:
     """Defaults for what the stages inherit; whatever is set already wins."""
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{run_dir}/mlflow.db")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking.create_database(run_dir / "mlflow.db")
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(run_dir / "scratch"))

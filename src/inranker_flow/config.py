@@ -9,14 +9,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from inranker_flow.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values from ``least`` to ``most``, both included."""
+
+    least: float
+    most: float = math.inf
+
+
+Count = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1)]
+Amount = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -43,40 +58,40 @@ class PrepareConfig:
     #: refuse: the first problem ends the stage; repair: bad rows are dropped, counted and reported.
     on_problem: Literal["refuse", "repair"] = "refuse"
     #: Limits for a quick look at a big collection (0 = all). Judged documents of the kept queries always stay.
-    max_documents: int = 0
-    max_train_queries: int = 0
-    max_test_queries: int = 0
-    seed: int = 0
+    max_documents: Count = 0
+    max_train_queries: Count = 0
+    max_test_queries: Count = 0
+    seed: Count = 0
 
 
 @dataclass(frozen=True)
 class RetrieveConfig:
     """BM25 as Anserini runs it (k1 = 0.9, b = 0.4)."""
 
-    k1: float = 0.9
-    b: float = 0.4
+    k1: Amount = 0.9
+    b: Share = 0.4
     stopwords: str = "english"
     stemmer: str = "english"
     #: Negatives are drawn from the top `depth` of each training query (InRanker: BM25 top-1000) ...
-    depth: int = 1000
+    depth: Positive = 1000
     #: ... this many for each query (InRanker: 9).
-    negatives: int = 9
+    negatives: Count = 9
     #: Candidates for each test query, the same for every system that is evaluated.
-    test_depth: int = 100
-    seed: int = 0
+    test_depth: Positive = 100
+    seed: Count = 0
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
     """How a monoT5 checkpoint scores pairs; shared by labelling and evaluation."""
 
-    max_length: int = 512
+    max_length: Positive = 512
     #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code.
     truncation: Literal["document", "reference"] = "document"
     true_token: str = "▁true"
     false_token: str = "▁false"
     #: Padded tokens in one batch; 0 picks a value for the device.
-    batch_tokens: int = 0
+    batch_tokens: Count = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -90,7 +105,7 @@ class TeacherConfig:
     revision: str = ""
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
-    shard_pairs: int = 50_000
+    shard_pairs: Positive = 50_000
 
 
 @dataclass(frozen=True)
@@ -103,20 +118,20 @@ class GenerateConfig:
     #: A template file in ``generation/prompts`` by name, or a path.
     prompt: str = "inpars-v1"
     #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
-    documents: int = 100_000
-    queries_per_document: int = 1
-    min_document_words: int = 1
+    documents: Count = 100_000
+    queries_per_document: Positive = 1
+    min_document_words: Count = 1
     #: Tokens of the document that the prompt may hold (InPars toolkit: 256).
-    max_document_tokens: int = 256
-    max_new_tokens: int = 64
+    max_document_tokens: Positive = 256
+    max_new_tokens: Positive = 64
     #: 0 is greedy, as InPars does.
-    temperature: float = 0.0
-    top_p: float = 1.0
-    batch_size: int = 16
+    temperature: Amount = 0.0
+    top_p: Share = 1.0
+    batch_size: Positive = 16
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
-    shard_documents: int = 2_000
-    seed: int = 0
+    shard_documents: Positive = 2_000
+    seed: Count = 0
 
 
 @dataclass(frozen=True)
@@ -130,35 +145,35 @@ class DistillConfig:
     loss: Literal["mse", "margin_mse", "kl"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
-    learning_rate: float = 7e-5
-    warmup_steps: int = 20_000
+    learning_rate: Amount = 7e-5
+    warmup_steps: Count = 20_000
     #: Pairs in one optimiser step (for margin_mse and kl: whole queries of about as many pairs).
-    batch_size: int = 32
-    epochs: int = 1
+    batch_size: Positive = 32
+    epochs: Positive = 1
     #: Ends earlier than `epochs` when positive.
-    max_steps: int = 0
-    weight_decay: float = 0.0
-    adam_beta2: float = 0.999
-    max_grad_norm: float = 1.0
+    max_steps: Count = 0
+    weight_decay: Amount = 0.0
+    adam_beta2: Share = 0.999
+    max_grad_norm: Amount = 1.0
     #: Share of the peak learning rate that is left at the last step.
-    final_learning_rate: float = 0.0
+    final_learning_rate: Share = 0.0
     #: Negative keeps the checkpoint's own (T5: 0.1).
     dropout: float = -1.0
-    max_length: int = 512
+    max_length: Positive = 512
     truncation: Literal["document", "reference"] = "document"
     true_token: str = "▁true"
     false_token: str = "▁false"
     #: auto: bf16 autocast where the device computes in it, else fp32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    gradient_accumulation: int = 1
+    gradient_accumulation: Positive = 1
     #: Share of the queries held out, split by query, to choose the best checkpoint.
-    holdout: float = 0.02
-    holdout_max_queries: int = 1_000
+    holdout: Share = 0.02
+    holdout_max_queries: Count = 1_000
     #: Steps between looks at the held-out queries; 0 is ten looks in all.
-    evaluate_every: int = 0
+    evaluate_every: Count = 0
     #: Steps between resumable checkpoints; 0 is with each look.
-    save_every: int = 0
-    seed: int = 0
+    save_every: Count = 0
+    seed: Count = 0
 
 
 @dataclass(frozen=True)
@@ -181,11 +196,11 @@ class PromoteConfig:
     model_name: str = "inranker"
     measure: str = "nDCG@10"
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
-    min_gain: float = 0.0
+    min_gain: Amount = 0.0
     #: No dataset may be worse than the champion (or BM25) by more than this.
-    max_loss: float = 0.01
+    max_loss: Amount = 0.01
     #: Fewer test queries than this on a dataset prove nothing.
-    min_queries: int = 20
+    min_queries: Count = 20
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
@@ -193,7 +208,7 @@ def parse(kind: type[T], data: Any, where: str) -> T:
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a section with keys, got {data!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for key in data:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, 1)
@@ -210,6 +225,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast("type[Any]", hint), value, where)
     origin = get_origin(hint)
+    if origin is Annotated:
+        kind, limits = get_args(hint)
+        number = _value(kind, value, where)
+        if not limits.least <= number <= limits.most:
+            side = f"below {limits.least:g}" if number < limits.least else f"above {limits.most:g}"
+            raise UserError(f"{where}: {value!r} is {side}")
+        return number
     if origin is Literal:
         if value in get_args(hint):
             return value
@@ -222,13 +244,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         raise TypeError(f"{where}: union types are not supported in configuration classes")
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int and finite and value == int(value):
         return int(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and finite:
         return float(value)
     if hint is float and isinstance(value, str):
         try:  # YAML 1.1 reads 7e-5 as a string
-            return float(value)
+            return _value(float, float(value), where)
         except ValueError:
             pass
     if hint is str and isinstance(value, str):

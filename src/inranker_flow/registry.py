@@ -43,8 +43,11 @@ def champion(name: str) -> Version | None:
 
     try:
         found = tracking.client().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        # Only "there is none" means none: a registry that is in trouble must not look empty.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
     return Version(name, str(found.version), dict(found.tags))
 
 

@@ -58,12 +58,12 @@ def run_stage(
         for artifact in outputs.values():
             Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
         log.info("started")
-        with tracking.stage_run(name, dataset) as run:
+        # The tables' writers say so themselves; what other libraries write (weights, sqlite) is caught here.
+        disk = disk_errors(next(iter(_paths(outputs).values()), "the output"))
+        with disk, tracking.stage_run(name, dataset) as run:
             run.log_config(configs)
             run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
-            # The tables' writers say so themselves; what other libraries write (weights, sqlite) is caught here.
-            with disk_errors(next(iter(_paths(outputs).values()), "the output")):
-                stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
+            stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds}
             run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
@@ -77,7 +77,12 @@ def run_stage(
     except Exception as error:
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        _fail(name, dataset, start, f"{text} (unexpected: the traceback is above; run again to continue, or report it)")
+        _fail(
+            name,
+            dataset,
+            start,
+            f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)",
+        )
 
 
 def start_logging(label: str) -> None:

@@ -42,13 +42,27 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Say in one line that the disk with ``path`` is full, or a quota or a file size limit reached."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason:
             raise UserError(
-                f"{path}: cannot be written: {os.strerror(error.errno)}; nothing is left under the final name, so make "
-                "room and run again"
+                f"{path}: cannot be written: {reason}; nothing is left under the final name, so make room and run again"
             ) from error
         raise
+
+
+def _disk_reason(error: BaseException | None) -> str:
+    """What the system said where a full disk is behind ``error``, else "". Libraries wrap it (SQLite, safetensors)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(error.errno)
+        for said in ("database or disk is full", os.strerror(errno.ENOSPC)):
+            if said in str(error):
+                return said
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @contextmanager
@@ -249,7 +263,10 @@ def s3() -> Any:
     from botocore.config import Config
 
     config = Config(connect_timeout=3, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
-    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    try:
+        return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    except ValueError as error:
+        raise UserError(f"AWS_ENDPOINT_URL: {error}; give an address such as http://HOST:PORT") from error
 
 
 def _transfer() -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import UserError
+from inranker_flow.storage import digest_file, disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,40 @@ def client() -> Any:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
-    # A new database announces every migration.
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _silence()
 
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
         _reach(uri)
-    return mlflow.MlflowClient()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient()
+    except MlflowException as error:
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri}: {' '.join(str(error).split())[:200]}") from error
+
+
+def create_database(path: Path) -> str:
+    """MLflow's SQLite database at ``path``, made aside and renamed; returns its URI.
+
+    MLflow's own first migration is not atomic: killed in the middle it would leave a database that nothing can open.
+    """
+    if not path.exists():
+        _silence()
+        import mlflow
+
+        aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)
+        with disk_errors(path):
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        aside.replace(path)
+    return f"sqlite:///{path}"
+
+
+def _silence() -> None:
+    """A new database announces every migration."""
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _reach(uri: str) -> None:
@@ -139,8 +166,6 @@ class StageRun:
 
     def log_outputs(self, outputs: Mapping[str, Path]) -> None:
         """Digests of artifact folders as tags; single files (the report) whole, on the parent too."""
-        from inranker_flow.storage import digest_file
-
         for key, path in outputs.items():
             if path.is_file():
                 for run_id in filter(None, (self.run_id, self.parent_id)):

@@ -33,6 +33,11 @@ def test_every_profile_that_is_named_exists():
     assert named and named <= {path.stem for path in profile.PROFILES.glob("*.yaml")}
 
 
+def test_make_compile_writes_what_the_readme_says():
+    subprocess.run(["make", "compile", "PROFILE=paper", "SEED=3"], cwd=ROOT, capture_output=True, check=True)
+    assert (ROOT / "build" / "inranker.yaml").is_file() and (ROOT / "build" / "inranker.paper.json").is_file()
+
+
 def test_a_bare_make_prints_every_target_and_variable():
     ended = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
     makefile = (ROOT / "Makefile").read_text()

@@ -189,7 +189,7 @@ def test_a_pair_of_an_unknown_query(inputs, tmp_path):
 
 def test_nothing_to_label(inputs, tmp_path):
     models.candidates(inputs[1], QUERIES, [])
-    assert "no pairs and no published labels for toy" in refused(inputs, tmp_path)
+    assert "toy: no pairs to label and no published labels" in refused(inputs, tmp_path)
 
 
 def test_candidates_of_another_dataset(inputs, tmp_path):

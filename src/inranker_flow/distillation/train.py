@@ -6,6 +6,7 @@ next step depends on is in one checkpoint file in the scratch folder.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -355,8 +356,11 @@ class Trainer:
             "best": asdict(state.best) if state.best else None,
             "best_weights": state.best_weights,
         }
+        # In memory first: torch's own writer turns a full disk into an error of its zip file.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         with atomic_write(checkpoint) as out:
-            torch.save(content, out)
+            out.write(buffer.getbuffer())
 
     def _resume(self, checkpoint: Path) -> None:
         import torch

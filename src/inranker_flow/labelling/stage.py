@@ -65,7 +65,8 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     pairs = _pairs_to_score(candidates, published)
     if not pairs.num_rows and not published.num_rows:
         raise UserError(
-            f"{candidates}: no pairs and no published labels for {dataset}, so there is nothing to learn from"
+            f"{dataset}: no pairs to label and no published labels, so there is nothing to learn from: a source needs "
+            "queries judged in its train split (qrels/train.tsv), a target needs documents to write queries for"
         )
     queries = _queries(collection, candidates, pairs, published)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -77,6 +78,8 @@ def check(config: RetrieveConfig) -> None:
 
 
 def _tokenizer(config: RetrieveConfig):  # type: ignore[no-untyped-def]  # bm25s is imported late
+    # It logs every index it builds, at a level of its own.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     import Stemmer
     from bm25s.tokenization import Tokenizer
 

@@ -1,0 +1,128 @@
+"""A run that fails, or may not start: one line, a status, the right record, and nothing in the way of the next run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from inranker_flow import storage, tracking
+from inranker_flow.errors import UserError
+from pipelines import run as runner
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, *options: str, **more: str) -> subprocess.Popen[str]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.run",
+        "inranker",
+        "--profile",
+        "smoke",
+        "--run-dir",
+        str(folder),
+        *options,
+    ]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**env, **more}, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def runs(folder: Path) -> dict[str, str]:
+    """Name -> status of the MLflow runs in ``folder``."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        return dict(database.execute("select name, status from runs").fetchall())
+
+
+def test_a_refused_source_ends_the_run_before_any_model_works(tmp_path):
+    source = tmp_path / "broken"
+    source.mkdir()
+    (source / "corpus.jsonl").write_text('{"_id": "1", "text": "one"}\n{"_id": "2", "text": \n')
+    child = start(tmp_path / "run", "--source", str(source), "--set", "corpus.on_problem=refuse")
+    out, error = child.communicate(timeout=120)
+    assert child.returncode == 1
+    failed = [line for line in error.splitlines() if line.startswith("FAILED: ")]
+    assert len(failed) == 1 and "prepare_corpus broken" in failed[0] and "corpus.jsonl line 2: not JSON" in failed[0]
+    assert "Traceback" not in error and "generate_queries" not in out
+    found = runs(tmp_path / "run")
+    assert found.pop("prepare_corpus broken") == "FAILED" and set(found.values()) == {"FAILED"}
+
+
+def test_an_interrupt_is_one_line_and_the_next_run_starts(tmp_path):
+    child = start(tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.log")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(child.pid, signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "INTERRUPTED: what is finished is kept" in error and "Traceback" not in error
+    with runner._only_run(tmp_path / "run"):
+        assert list(runs(tmp_path / "run").values())[0] == "FAILED"
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path):
+    with runner._only_run(tmp_path):
+        child = start(tmp_path)
+        _, error = child.communicate(timeout=60)
+        assert child.returncode == 2 and f"FAILED: RUN_DIR: another run is working in {tmp_path}" in error
+    with runner._only_run(tmp_path):
+        pass
+
+
+def test_a_run_dir_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    child = start(tmp_path / "file")
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 2 and error.startswith("FAILED: RUN_DIR: ") and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "nonsense"), ("MLFLOW_TRACKING_URI", "foo://bar")])
+def test_an_address_that_is_none_is_one_line(tmp_path, name, value):
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", name: value}
+    options = ("--source", "s3://bucket/corpus") if name.startswith("AWS") else ()
+    child = start(tmp_path / "run", *options, **keys)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 2 and f"FAILED: {name}" in error and len(error.splitlines()) == 1
+
+
+def test_a_database_that_was_not_finished_is_never_under_its_name(tmp_path):
+    """Killed at any moment of MLflow's first migration, the next attempt starts anew."""
+    path = tmp_path / "mlflow.db"
+    script = (
+        f"from pathlib import Path; from inranker_flow import tracking; tracking.create_database(Path({str(path)!r}))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script])
+    while not list(tmp_path.iterdir()) and child.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    child.kill()
+    child.wait()
+    assert not path.exists()
+    assert tracking.create_database(path) == f"sqlite:///{path}"
+    with sqlite3.connect(path) as database:
+        assert database.execute("select count(*) from alembic_version").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    "said", ["(sqlite3.OperationalError) database or disk is full", "I/O error: No space left on device"]
+)
+def test_a_full_disk_behind_another_librarys_error_is_told(said):
+    with (
+        pytest.raises(UserError, match=r"out: cannot be written: .* nothing is left"),
+        storage.disk_errors("out"),
+    ):
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise ValueError("wrapped") from error
