@@ -66,7 +66,7 @@ def promote(
         "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
     }
     version = registry.register(
-        config.model_name, student, digest, tags, _scoring(student), tracking.current_run_id(config.model_name)
+        config.model_name, student, digest, tags, _serving(student), tracking.current_run_id(config.model_name)
     )
     registry.set_tags(version, tags)  # of this verdict, also where an earlier attempt registered the same model
     registry.set_alias(version, registry.CHALLENGER)
@@ -87,7 +87,8 @@ def model_digest(student: Path) -> str:
     return read_manifest(student).files["model.safetensors"]
 
 
-def _scoring(student: Path) -> dict[str, object]:
-    """How the student was trained to read: serving renders and truncates in the same way."""
-    trained = json.loads((student / "training.json").read_text(encoding="utf-8"))["config"]
-    return {key: trained[key] for key in ("max_length", "truncation", "true_token", "false_token")}
+def _serving(student: Path) -> registry.Serving:
+    """How the student was trained to read, and with what: serving renders, truncates and computes in the same way."""
+    trained = json.loads((student / "training.json").read_text(encoding="utf-8"))
+    scoring = {key: trained["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
+    return registry.Serving(scoring, trained["versions"])

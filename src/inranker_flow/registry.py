@@ -37,6 +37,14 @@ class Version:
         return f"models:/{self.name}/{self.version}"
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What the pyfunc needs: ``scoring`` (ScoringConfig as data) and the ``versions`` of its packages."""
+
+    scoring: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
 def champion(name: str) -> Version | None:
     """The version that serves now, or None."""
     from mlflow.exceptions import MlflowException
@@ -64,9 +72,7 @@ def fetch(reference: str) -> Path:
     return folder / "artifacts" / "checkpoint"
 
 
-def register(
-    name: str, student: Path, digest: str, tags: Mapping[str, str], scoring: Mapping[str, Any], run_id: str
-) -> Version:
+def register(name: str, student: Path, digest: str, tags: Mapping[str, str], serving: Serving, run_id: str) -> Version:
     """Log the folder ``student`` into MLflow run ``run_id`` and register it as a version of ``name``.
 
     The same content (``digest``) registered by an earlier, interrupted attempt is found again, not made twice.
@@ -84,7 +90,7 @@ def register(
             log.info("%s version %s already holds this model", name, known.version)
             return Version(name, str(known.version), dict(known.tags))
     with tempfile.TemporaryDirectory() as folder:
-        save_pyfunc(Path(folder) / "model", student, scoring)
+        save_pyfunc(Path(folder) / "model", student, serving)
         mlflow_client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
     made = mlflow_client.create_model_version(
         name, f"runs:/{run_id}/model", run_id, tags={**tags, "digest.model": digest}
@@ -93,7 +99,7 @@ def register(
     return Version(name, str(made.version), {**tags, "digest.model": digest})
 
 
-def save_pyfunc(path: Path, student: Path, scoring: Mapping[str, Any]) -> None:
+def save_pyfunc(path: Path, student: Path, serving: Serving) -> None:
     """Write the MLflow model: pyfunc code, this package (so that it loads anywhere), and the checkpoint folder."""
     import mlflow
     from mlflow.models import ModelSignature
@@ -111,9 +117,9 @@ def save_pyfunc(path: Path, student: Path, scoring: Mapping[str, Any]) -> None:
             path=str(path),
             python_model=str(package / "serving.py"),
             artifacts={"checkpoint": str(checkpoint)},
-            model_config=dict(scoring),
+            model_config=dict(serving.scoring),
             code_paths=[str(code)],
-            pip_requirements=_requirements(),
+            pip_requirements=_requirements(serving.versions),
             signature=ModelSignature(
                 inputs=Schema([ColSpec(DataType.string, "query"), ColSpec(Array(DataType.string), "passages")]),
                 outputs=Schema([ColSpec(Array(DataType.double))]),
@@ -121,12 +127,12 @@ def save_pyfunc(path: Path, student: Path, scoring: Mapping[str, Any]) -> None:
         )
 
 
-def _requirements() -> list[str]:
-    """The installed versions of what `serving.Reranker` imports."""
+def _requirements(versions: Mapping[str, str]) -> list[str]:
+    """What `serving.Reranker` imports: the training's versions, and those of what is installed here."""
     from importlib.metadata import version
 
-    names = ("mlflow", "torch", "transformers", "numpy", "pyarrow", "boto3")
-    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+    here = {name: version(name) for name in ("mlflow", "pyarrow", "boto3")}
+    return [f"{name}=={number}" for name, number in {**here, **versions}.items()]
 
 
 def set_alias(version: Version, alias: str) -> None:

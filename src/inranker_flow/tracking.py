@@ -215,6 +215,7 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
         experiment_id(mlflow_client), tags={"inranker.code": code_version()}, run_name=name
     ).info.run_id
     mlflow_client.log_dict(run_id, dict(parameters), "parameters.json")
+    StageRun(mlflow_client, run_id, "").log_config(parameters)
     os.environ["INRANKER_PARENT_RUN_ID"] = run_id
     try:
         yield run_id

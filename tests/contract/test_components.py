@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -105,3 +107,14 @@ def test_only_registry_tracking_and_serving_import_mlflow():
     for path in (ROOT / "src").rglob("*.py"):
         if path.name not in allowed:
             assert "import mlflow" not in path.read_text() and "from mlflow" not in path.read_text(), path
+
+
+def test_stages_of_the_base_image_need_no_torch():
+    """Blocking the import is what the image does: a stage that needs torch would end here."""
+    script = (
+        "import sys; sys.modules.update(torch=None, transformers=None, accelerate=None)\n"
+        "import inranker_flow.stage, inranker_flow.corpora, inranker_flow.retrieval, inranker_flow.promote\n"
+    )
+    base = {name for name, place in PLACEMENT.items() if place.image == "base"}
+    assert base == {"prepare_corpus", "retrieve", "promote"}
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

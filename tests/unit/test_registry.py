@@ -13,6 +13,7 @@ from inranker_flow.config import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import write_manifest
 
+VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 
 
@@ -37,7 +38,7 @@ def _student(folder, seed: int):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config = {"max_length": 128, "truncation": "document", "true_token": "▁true", "false_token": "▁false"}
-    (folder / "training.json").write_text(json.dumps({"config": config}))
+    (folder / "training.json").write_text(json.dumps({"config": config, "versions": VERSIONS}))
     write_manifest(folder, dataset="medicines", stage="distill_phase2")
     return folder
 
@@ -115,8 +116,9 @@ def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(data
     from inranker_flow.rankers import load_ranker
 
     student = _student(tmp_path / "student", 5)
+    serving = registry.Serving({"max_length": 128}, VERSIONS)
     registry.set_alias(
-        registry.register("served", student, "digest", {}, {"max_length": 128}, tracking.current_run_id("served")),
+        registry.register("served", student, "digest", {}, serving, tracking.current_run_id("served")),
         registry.CHAMPION,
     )
     script = f"""

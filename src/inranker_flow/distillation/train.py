@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -430,6 +431,8 @@ class Trainer:
                 for place, name in enumerate(self.examples.names, 1)
             },
             "precision": str(self.dtype).removeprefix("torch."),
+            # What serving needs too; whoever registers the model may have none of them installed.
+            "versions": {name: version(name).partition("+")[0] for name in ("torch", "transformers", "numpy")},
         }
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
