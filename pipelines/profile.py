@@ -27,6 +27,7 @@ from inranker_flow.config import (
     parse,
 )
 from inranker_flow.errors import UserError
+from inranker_flow.evaluation import measures
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -113,6 +114,7 @@ def _build(data: dict[str, Any], where: str) -> Profile:
         raise UserError(f"{where}: phase1.checkpoint is missing: the checkpoint that the student starts from")
     if profile.phase2.checkpoint:
         raise UserError(f"{where}: phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student")
+    measures.parse(profile.evaluation.measures)
     if profile.promotion.measure not in profile.evaluation.measures:
         raise UserError(
             f"{where}: promotion.measure {profile.promotion.measure!r} is not among evaluation.measures "

@@ -51,6 +51,7 @@ def test_paper_has_the_papers_values():
         ("evaluation.scoring.max_len=1", "evaluation.scoring.max_len: unknown key"),
         ("phase2.checkpoint=x", "phase2.checkpoint must stay empty"),
         ("promotion.measure=P@5", "promotion.measure 'P@5' is not among evaluation.measures"),
+        ("evaluation.measures=[foo@10]", "foo@10"),
         ("targets=[]", "section 'targets' is missing or empty"),
         ("targets=[a/x, b/x]", "two collections are named 'x'"),
         ("source={name: a b, uri: x}", "may hold only letters"),

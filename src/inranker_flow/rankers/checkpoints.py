@@ -213,7 +213,9 @@ def _explained(reference: str, local: bool) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
         if local:
-            raise UserError(f"{reference}: this checkpoint does not load: {reason}") from error
+            raise UserError(
+                f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}"
+            ) from error
         raise UserError(
             f"{reference}: neither a local folder nor to be had from the Hugging Face hub; check the name, the network "
             f"and HF_TOKEN, or give a folder or s3:// ({reason})"
