@@ -308,9 +308,7 @@ class _Preparation:
             self.all_documents = seen.first_words()
             self.problems.check()
             if not writer.rows:
-                raise UserError(
-                    f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text"
-                )
+                raise UserError(f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text")
             unknown = ~contains(self.all_documents, judgements.doc)
             judgements.report(self.problems, "unknown_document", unknown, "no document has the id {doc!r}")
             self.problems.check()
