@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -95,13 +94,10 @@ def test_mlflow_has_one_parent_and_a_child_for_each_task(demo, monkeypatch):
 
 def test_a_second_run_is_cache_hits_only(demo):
     folder, _ = demo
-    start = time.monotonic()
     ended = run(folder, "--seed", "11")
-    seconds = time.monotonic() - start
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("cached") == STAGES
     assert "PROMOTE inranker version 1" in ended.stdout, "the same question has the same answer"
-    assert seconds < 60  # a loaded machine; the documentation has the measured time
 
 
 def test_another_policy_costs_no_labels(demo):
