@@ -24,9 +24,9 @@ run_options = $(profile_options) --run-dir '$(RUN_DIR)' $(if $(VERBOSE),--verbos
 .PHONY: help
 help: ## This help
 	@echo 'make TARGET [VARIABLE=value ...]'; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
-	@echo; echo 'Variables'; \
-	grep -hE '^## [A-Z_]+ +' $(MAKEFILE_LIST) | sed -E 's/^## ([A-Z_]+) +/  \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo; echo 'Variables'
+	@grep -hE '^## [A-Z_]+ +' $(MAKEFILE_LIST) | sed -E 's/^## ([A-Z_]+) +/\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
 
 ## PIPELINE   which pipeline (default inranker)
 ## PROFILE    demo (default), smoke (default with SOURCE or TARGETS), small, paper, or a YAML file of yours
