@@ -158,7 +158,7 @@ def _report(
     print(f"\n{console.results_table(summary)}\n")
     print(f"{console.stages_table(list(PLACEMENT), events)}\n")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
-    print(f"\nThe report     {report}")
+    print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")
     if registry.champion(model_name):
         print(
