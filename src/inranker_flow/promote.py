@@ -68,7 +68,9 @@ def promote(
     version = registry.register(
         config.model_name, student, digest, tags, _serving(student), tracking.current_run_id(config.model_name)
     )
-    registry.set_tags(version, tags)  # of this verdict, also where an earlier attempt registered the same model
+    if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
+        registry.set_tags(version, tags)  # of this verdict, also where an earlier attempt registered the same model
+    # else other code made the champion again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
         registry.set_alias(version, registry.CHAMPION)

@@ -34,8 +34,10 @@ def start(folder: Path, *options: str, **more: str) -> subprocess.Popen[str]:
     ]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=ROOT, env={**env, **more}, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+        command, cwd=ROOT, env={**env, **more}, stdout=pipe, stderr=pipe, text=True, start_new_session=True,
+        # A shell starts background jobs deaf to Ctrl-C, and children inherit that; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def runs(folder: Path) -> dict[str, str]:

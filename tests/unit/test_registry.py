@@ -86,6 +86,13 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, tmp_path
     again = promote.promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d4")
     assert (again.verdict, again.version) == ("PROMOTE", "3")
 
+    # Other code makes the champion again: no gain over itself, and its record is not rewritten.
+    same = _evaluation(tmp_path / "e4", bm25=0.2, phase2=0.7, champion=0.7)
+    again = promote.promote(config, third, same, "models:/toy/3", "k9", tmp_path / "d6")
+    serving = registry.champion("toy")
+    assert (again.verdict, serving.version) == ("HOLD", "3")
+    assert (serving.tags["run_key"], serving.tags["inranker.verdict"]) == ("k3", "PROMOTE")
+
     # Measured against a champion that no longer serves: nothing moves, however good it looks.
     fourth = _student(tmp_path / "student4", 4)
     stats = promote.promote(config, fourth, better, "models:/toy/1", "k4", tmp_path / "d5")
