@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inranker_flow.errors import UserError
+from inranker_flow.hashing import hash_rows
 from inranker_flow.storage import disk_errors
 
 #: Rows in one row group, and so the most that a reader or writer holds as Arrow memory at a time.
@@ -64,20 +65,7 @@ MEASURES = _table(
     ("dataset", "system", "measure", "query_id"),
 )
 
-ORIGINS = ("supervised", "synthetic", "test")
 ROLES = ("source", "positive", "negative")
-
-
-def _key_hashes(batch: pa.Table | pa.RecordBatch, key: tuple[str, ...]) -> np.ndarray:
-    """128-bit hashes of the keys, shape (rows, 2): 16 bytes a row, so 10 million keys need 160 MB, not objects."""
-    from hashlib import blake2b
-
-    columns = [batch.column(name).to_pylist() for name in key]
-    digests = b"".join(
-        blake2b("\x1f".join(map(str, values)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        for values in zip(*columns, strict=True)
-    )
-    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
 
 
 class TableWriter:
@@ -100,7 +88,7 @@ class TableWriter:
         if batch.num_rows == 0:
             return
         _check_values(batch, self.table, self.path, self.rows)
-        self._hashes.append(_key_hashes(batch, self.table.key))
+        self._hashes.append(hash_rows(*(batch.column(name).to_pylist() for name in self.table.key)))
         with disk_errors(self.path):
             self._writer.write_table(batch, row_group_size=BATCH_ROWS)
         self.rows += batch.num_rows

@@ -123,11 +123,6 @@ def digest_folder(path: str | os.PathLike[str]) -> str:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def is_remote(uri: str) -> bool:
-    """True for ``s3://`` and ``hf://``."""
-    return uri.startswith(("s3://", "hf://"))
-
-
 def local_path(uri: str) -> Path:
     """Path of a plain path or ``file://`` URI."""
     return Path(uri.removeprefix("file://")).expanduser()

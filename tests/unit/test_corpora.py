@@ -14,8 +14,8 @@ import pytest
 from inranker_flow import schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig
 from inranker_flow.corpora import default_text, prepare_corpus
-from inranker_flow.corpora.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.errors import UserError
+from inranker_flow.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.manifest import read_manifest
 from tests import beir
 

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 
 from inranker_flow import manifest, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources import LabelSource, Source, Split, open_source
 from inranker_flow.corpora.text import default_text
 from inranker_flow.errors import UserError
+from inranker_flow.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.progress import Progress
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inranker_flow.demo import world
@@ -55,8 +54,3 @@ def build_tokenizer() -> T5Tokenizer:
     from transformers import T5Tokenizer
 
     return T5Tokenizer(vocab=pieces(), extra_ids=0, model_max_length=512)
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json."""
-    build_tokenizer().save_pretrained(folder)
