@@ -2,54 +2,150 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: The Kueue LocalQueue of GPU tasks; without Kueue the label does nothing.
+QUEUE = "inranker-gpu"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+#: The user of every image (their Dockerfiles say the same).
+UID = 1000
+MINUTE, HOUR = 60, 3600
 
 
 @dataclass(frozen=True)
 class Placement:
-    """``image`` is a folder of `images/`; ``cpu`` and ``memory`` are requests as Kubernetes writes them."""
+    """One row of the table.
+
+    ``image`` is a folder of `images/`; ``cpu`` and ``memory`` are request and limit as Kubernetes writes them; ``gpu``
+    says that the task takes the pipeline's GPUs (type, number, node pool and tolerations are its parameters), the queue
+    and ``shm`` as /dev/shm. ``timeout`` is in seconds from the pod's start. A failed task is tried ``retries`` times
+    more, after one minute, two, four. ``cache`` False: the task looks at the world, or changes it.
+    """
 
     image: str
     cpu: str
     memory: str
-    gpus: int = 0
+    timeout: int
+    gpu: bool = False
+    shm: str = ""
+    retries: int = 2
+    cache: bool = True
 
 
 PLACEMENT: dict[str, Placement] = {
-    "prepare_corpus": Placement("base", "2", "8Gi"),
-    "retrieve": Placement("base", "4", "32Gi"),
-    "teacher_label": Placement("train", "8", "32Gi", gpus=1),
-    "generate_queries": Placement("generate", "8", "32Gi", gpus=1),
-    "distill_phase1": Placement("train", "8", "32Gi", gpus=1),
-    "distill_phase2": Placement("train", "8", "32Gi", gpus=1),
-    "evaluate": Placement("train", "8", "32Gi", gpus=1),
-    "promote": Placement("base", "2", "8Gi"),
+    "preflight": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
+    "prepare_corpus": Placement("base", "2", "8Gi", 12 * HOUR),
+    "retrieve": Placement("base", "4", "32Gi", 12 * HOUR),
+    "teacher_label": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),
+    "generate_queries": Placement("generate", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),
+    "distill_phase1": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
+    "distill_phase2": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
+    "evaluate": Placement("train", "8", "32Gi", 24 * HOUR, gpu=True, shm="8Gi"),
+    "promote": Placement("base", "2", "8Gi", HOUR, cache=False),
+    "notify": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
 }
+
+#: Environment of every pod: variable -> key of the ConfigMap `inranker-settings`, both by the same name.
+SETTINGS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "INRANKER_STORE",
+    "KF_PIPELINES_ENDPOINT",
+)
+#: Secret -> its keys, which are variables too. Each is optional: roles (IRSA) need none.
+SECRETS = {
+    "inranker-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "inranker-hub": ("HF_TOKEN",),
+    "inranker-mlflow": ("MLFLOW_TRACKING_TOKEN",),
+}
+#: Only this stage's pods see these.
+STAGE_SECRETS = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
+
+
+def place(task: Any, *, gpu_type: Any, gpus: Any, gpu_pool: Any, gpu_tolerations: Any) -> None:
+    """Give a KFP task what the table says; the GPU arguments are pipeline parameters."""
+    from kfp import kubernetes
+
+    stage = task.component_spec.name.replace("-", "_")
+    row = PLACEMENT[stage]
+    task.set_cpu_request(row.cpu).set_cpu_limit(row.cpu).set_memory_request(row.memory).set_memory_limit(row.memory)
+    task.set_caching_options(row.cache)
+    if row.retries:
+        task.set_retry(row.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
+    kubernetes.set_timeout(task, row.timeout)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    kubernetes.set_security_context(task, run_as_user=UID, run_as_group=UID, run_as_non_root=True)
+    # The images write nowhere else: an administrator may make their root file system read-only.
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp")
+    for name, keys in {**SECRETS, **STAGE_SECRETS.get(stage, {})}.items():
+        kubernetes.use_secret_as_env(task, name, {key: key for key in keys}, optional=True)
+    kubernetes.use_config_map_as_env(task, "inranker-settings", {key: key for key in SETTINGS}, optional=True)
+    kubernetes.use_field_path_as_env(task, "INRANKER_KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    kubernetes.use_field_path_as_env(task, "INRANKER_NAMESPACE", "metadata.namespace")
+    if row.gpu:
+        task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
+        # KFP 2.17 forgets to hand these two down into a loop's own graph.
+        task.register_pipeline_channels([gpu_type, gpus])
+        kubernetes.add_node_selector_json(task, gpu_pool)
+        kubernetes.add_toleration_json(task, gpu_tolerations)
+        kubernetes.add_pod_label(task, QUEUE_LABEL, QUEUE)
+        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=row.shm)
+
+
+def largest_gpu_task() -> dict[str, str]:
+    """What the pool must have room for, for `preflight`: the most that any one GPU task asks of a node."""
+    rows = [row for row in PLACEMENT.values() if row.gpu]
+    largest = max(rows, key=lambda row: (int(row.memory.removesuffix("Gi")), int(row.cpu)))
+    return {"cpu": largest.cpu, "memory": largest.memory, "shm": largest.shm, "queue": QUEUE}
 
 
 def image(stage: str) -> str:
-    """Image reference of a stage: ``<registry>/inranker-flow-<image>:<content tag>``.
+    """Image reference of a stage: by digest when `make push` has recorded this very content, else by content tag.
 
-    The tag is a digest of the sources, because both of KFP's caches (local and cluster) have the image's name in
-    their keys and not its content: with a mutable tag, changed code would meet stale results.
+    Both of KFP's caches (local and cluster) have the image's name in their keys and not its content: with a mutable
+    tag, changed code would meet stale results.
     """
-    registry = os.environ.get("INRANKER_REGISTRY", "localhost")
-    return f"{registry}/inranker-flow-{PLACEMENT[stage].image}:{content_tag()}"
+    return image_reference(PLACEMENT[stage].image)
+
+
+def image_reference(name: str) -> str:
+    """``REGISTRY/inranker-flow-NAME@sha256:...`` when `images/images.lock` has it, else ``...:TAG``."""
+    repository = f"{registry()}/inranker-flow-{name}"
+    pushed = pushed_images().get(f"{repository}:{content_tag()}")
+    return f"{repository}@{pushed}" if pushed else f"{repository}:{content_tag()}"
+
+
+def registry() -> str:
+    """Where images are pushed to (``INRANKER_REGISTRY``); localhost means nowhere."""
+    return os.environ.get("INRANKER_REGISTRY") or "localhost"
+
+
+def pushed_images() -> dict[str, str]:
+    """What `make push` wrote: tagged reference -> digest (sha256:...)."""
+    path = ROOT / "images" / "images.lock"
+    lock: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return lock.get("digests", {})
 
 
 @cache
 def content_tag() -> str:
-    """Digest over everything that an image is built from: the library, its demo models and the lock."""
+    """Digest over everything that the images are built from: the library, its demo models, Dockerfiles and locks."""
     digest = sha256()
-    files = [*(ROOT / "src").rglob("*"), ROOT / "requirements.lock", ROOT / "pyproject.toml"]
+    files = [*(ROOT / "src").rglob("*"), *(ROOT / "images").rglob("*"), ROOT / "pyproject.toml"]
     for path in sorted(files):
-        if path.is_file() and "__pycache__" not in path.parts and not any(p.endswith(".egg-info") for p in path.parts):
+        made = path.name in ("images.lock", "README.md") and path.is_relative_to(ROOT / "images")
+        unneeded = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
+        if path.is_file() and not made and not unneeded:
             digest.update(f"{path.relative_to(ROOT)}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from inranker_flow.config import (
+    ClusterConfig,
     CorpusConfig,
     DistillConfig,
     EvaluateConfig,
@@ -34,7 +35,7 @@ PROFILES = Path(__file__).parent / "profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """One object for each stage section; field names are the pipeline's parameters."""
+    """One object for each section; all but ``cluster`` are the pipeline's parameters by the same name."""
 
     source: CorpusConfig
     targets: tuple[CorpusConfig, ...]
@@ -46,10 +47,20 @@ class Profile:
     phase2: DistillConfig
     evaluation: EvaluateConfig
     promotion: PromoteConfig
+    cluster: ClusterConfig
 
     def arguments(self) -> dict[str, Any]:
         """The pipeline's arguments as plain data."""
-        return as_dict(self)
+        plain = as_dict(self)
+        cluster = plain.pop("cluster")
+        del cluster["node_gpus"]  # checked when the profile is read
+        if not cluster["gpus"]:
+            cluster["gpu_pool"] = {}  # what needs no GPU runs on any node
+        # Kubernetes refuses a value beside `Exists`.
+        cluster["gpu_tolerations"] = [
+            {key: value for key, value in each.items() if value} for each in cluster["gpu_tolerations"]
+        ]
+        return {**plain, **cluster}
 
 
 #: Sections whose ``seed`` follows the profile's unless they say otherwise.
@@ -109,11 +120,17 @@ def _build(data: dict[str, Any], where: str) -> Profile:
         phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
         evaluation=parse(EvaluateConfig, data.get("evaluation", {}), "evaluation"),
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
+        cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
     )
     if not profile.phase1.checkpoint:
         raise UserError(f"{where}: phase1.checkpoint is missing: the checkpoint that the student starts from")
     if profile.phase2.checkpoint:
         raise UserError(f"{where}: phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student")
+    if profile.cluster.gpus > profile.cluster.node_gpus:
+        raise UserError(
+            f"{where}: cluster.gpus {profile.cluster.gpus}: one node of the pool has {profile.cluster.node_gpus} "
+            "(cluster.node_gpus); ask for fewer, or say what the nodes have"
+        )
     measures.parse(profile.evaluation.measures)
     if profile.promotion.measure not in profile.evaluation.measures:
         raise UserError(

@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from inranker_flow.errors import UserError
@@ -203,19 +203,44 @@ class PromoteConfig:
     min_queries: Count = 20
 
 
+@dataclass(frozen=True)
+class Toleration:
+    """What lets a pod onto a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The pool of nodes that GPU stages run on; a local run has none and ignores it."""
+
+    #: Resource name of the accelerator.
+    gpu_type: str = "nvidia.com/gpu"
+    #: GPUs of one task (0: the stage computes on the CPU, for a cluster without GPUs).
+    gpus: Count = 1
+    #: GPUs of one node of the pool: a task that asks for more would wait for ever.
+    node_gpus: Count = 8
+    #: Labels of the pool's nodes (this one is set by NVIDIA's GPU feature discovery).
+    gpu_pool: dict[str, str] = field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
+    gpu_tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu"),)
+
+
 def parse(kind: type[T], data: Any, where: str) -> T:
     """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (``phase1``)."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a section with keys, got {data!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
     for key in data:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, 1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; it knows: {', '.join(fields)}"
             raise UserError(f"{where}.{key}: unknown key{hint}")
-    for name, field in fields.items():
-        missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    for name, known in fields.items():
+        missing = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
         if missing and name not in data:
             raise UserError(f"{where}.{name}: missing; this key has no default")
     return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
@@ -240,6 +265,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, got {value!r}")
         return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{where}: expected names with values, got {value!r}")
+        return {key: _value(get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin in (types.UnionType, typing.Union):
         raise TypeError(f"{where}: union types are not supported in configuration classes")
     if hint is bool and isinstance(value, bool):
