@@ -1,6 +1,6 @@
 """The pipeline: InRanker's two phases (arXiv 2401.06910), from corpora to a promoted student."""
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List
 
 from kfp import dsl
 
@@ -9,19 +9,14 @@ from components import (
     distill_phase2,
     evaluate,
     generate_queries,
+    notify,
+    preflight,
     prepare_corpus,
     promote,
     retrieve,
     teacher_label,
 )
-
-
-class Results(NamedTuple):
-    """What a run leaves: the measures, the page to read, the verdict."""
-
-    evaluation: dsl.Dataset
-    report: dsl.HTML
-    decision: dsl.Dataset
+from pipelines.placement import largest_gpu_task, place_all
 
 
 @dsl.pipeline(
@@ -40,10 +35,13 @@ def inranker(
     phase2: dict,
     evaluation: dict,
     promotion: dict,
-    champion: str,
+    gpu_type: str,
+    gpus: int,
+    gpu_pool: dict,
+    gpu_tolerations: list,
     run_key: str,
-) -> Results:
-    """Each parameter is one section of a profile, resolved and validated before submission.
+):
+    """Most parameters are one section of a profile, resolved and validated before submission.
 
     Args:
         source: the collection with supervised queries (CorpusConfig).
@@ -56,53 +54,76 @@ def inranker(
         phase2: distillation on the targets (DistillConfig).
         evaluation: measures and depth (EvaluateConfig).
         promotion: the gate's policy (PromoteConfig).
-        champion: the model that serves now (models:/NAME/VERSION), or empty.
+        gpu_type: resource name of the accelerator, nvidia.com/gpu.
+        gpus: accelerators of one GPU task.
+        gpu_pool: labels of the nodes that GPU tasks run on.
+        gpu_tolerations: the taints of those nodes that GPU tasks tolerate.
         run_key: identity of this work.
     """
-    # Phase 1: supervised queries, the teacher's soft labels.
-    supervised = prepare_corpus(corpus=source, config=corpus).set_display_name("Prepare source")
-    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval)
-    source_labels = teacher_label(
-        collection=supervised.outputs["collection"], candidates=source_pairs.outputs["candidates"], config=teacher
-    ).set_display_name("Label source")
-    student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
-
-    # Phase 2: synthetic queries for each target corpus, the same teacher.
-    with dsl.ParallelFor(targets, name="targets") as target:
-        # After the source: a source that is refused ends the run before a language model has worked for the targets.
-        prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-        synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation)
-        pairs = retrieve(
-            collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval
+    told = notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    with dsl.ExitHandler(told, name="run"):
+        # Before anything is paid for: is everything there that the stages will need?
+        ready = preflight(
+            source=source,
+            targets=targets,
+            teacher=teacher,
+            generation=generation,
+            student=phase1,
+            promotion=promotion,
+            gpu_type=gpu_type,
+            gpus=gpus,
+            gpu_pool=gpu_pool,
+            gpu_tolerations=gpu_tolerations,
+            room=largest_gpu_task(),
+            run_key=run_key,
         )
-        labelled = teacher_label(
-            collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
-        ).set_display_name("Label target")
-    student2 = distill_phase2(
-        labels=dsl.Collected(labelled.outputs["labels"]), start=student1.outputs["model"], config=phase2
-    )
 
-    # The evidence, and the decision.
-    evaluated = evaluate(
-        source_collection=supervised.outputs["collection"],
-        source_candidates=source_pairs.outputs["candidates"],
-        target_collections=dsl.Collected(prepared.outputs["collection"]),
-        target_candidates=dsl.Collected(pairs.outputs["candidates"]),
-        phase1=student1.outputs["model"],
-        phase2=student2.outputs["model"],
-        config=evaluation,
-        teacher=teacher,
-        champion=champion,
-    )
-    promoted = promote(
-        student=student2.outputs["model"],
-        evaluation=evaluated.outputs["evaluation"],
-        config=promotion,
-        champion=champion,
-        run_key=run_key,
-    )
-    return Results(
-        evaluation=evaluated.outputs["evaluation"],
-        report=evaluated.outputs["report"],
-        decision=promoted.outputs["decision"],
-    )
+        # Phase 1: supervised queries, the teacher's soft labels.
+        supervised = prepare_corpus(corpus=source, config=corpus).after(ready).set_display_name("Prepare source")
+        source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval)
+        source_labels = teacher_label(
+            collection=supervised.outputs["collection"],
+            candidates=source_pairs.outputs["candidates"],
+            config=teacher,
+        ).set_display_name("Label source")
+        student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
+
+        # Phase 2: synthetic queries for each target corpus, the same teacher.
+        with dsl.ParallelFor(targets, name="targets") as target:
+            # After the source: one that is refused ends the run before a language model has worked for the targets.
+            prepared = (
+                prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
+            )
+            synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation)
+            pairs = retrieve(
+                collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval
+            )
+            labelled = teacher_label(
+                collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
+            ).set_display_name("Label target")
+        student2 = distill_phase2(
+            labels=dsl.Collected(labelled.outputs["labels"]), start=student1.outputs["model"], config=phase2
+        )
+
+        # The evidence, and the decision.
+        evaluated = evaluate(
+            source_collection=supervised.outputs["collection"],
+            source_candidates=source_pairs.outputs["candidates"],
+            target_collections=dsl.Collected(prepared.outputs["collection"]),
+            target_candidates=dsl.Collected(pairs.outputs["candidates"]),
+            phase1=student1.outputs["model"],
+            phase2=student2.outputs["model"],
+            config=evaluation,
+            teacher=teacher,
+            champion=ready.outputs["Output"],
+        )
+        promote(
+            student=student2.outputs["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            report=evaluated.outputs["report"],
+            config=promotion,
+            champion=ready.outputs["Output"],
+            run_key=run_key,
+        )
+
+    place_all(gpu_type=gpu_type, gpus=gpus, gpu_pool=gpu_pool, gpu_tolerations=gpu_tolerations)

@@ -72,8 +72,16 @@ SECRETS = {
 STAGE_SECRETS = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
 
 
+def place_all(**gpu: Any) -> None:
+    """Give every task of the pipeline that is being defined what the table says (see :func:`place`)."""
+    from kfp.dsl import pipeline_context
+
+    for task in pipeline_context.Pipeline.get_default_pipeline().tasks.values():
+        place(task, **gpu)
+
+
 def place(task: Any, *, gpu_type: Any, gpus: Any, gpu_pool: Any, gpu_tolerations: Any) -> None:
-    """Give a KFP task what the table says; the GPU arguments are pipeline parameters."""
+    """Give one KFP task what the table says; the GPU arguments are pipeline parameters."""
     from kfp import kubernetes
 
     stage = task.component_spec.name.replace("-", "_")

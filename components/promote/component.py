@@ -1,4 +1,4 @@
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
 from components.decorator import component
 
@@ -7,6 +7,7 @@ from components.decorator import component
 def promote(
     student: Input[Model],
     evaluation: Input[Dataset],
+    report: Input[HTML],
     config: dict,
     champion: str,
     run_key: str,
@@ -18,6 +19,7 @@ def promote(
     Args:
         student: the phase-2 student.
         evaluation: what `evaluate` measured.
+        report: the page that shows it, kept beside the model.
         config: PromoteConfig: the gate's policy and the registered model's name.
         champion: model reference of the champion that was evaluated, or empty.
         run_key: identity of this work, kept with the version.
@@ -30,7 +32,7 @@ def promote(
     run_stage(
         promote,
         configs={"config": config},
-        inputs={"student": student, "evaluation": evaluation},
+        inputs={"student": student, "evaluation": evaluation, "report": report},
         outputs={"decision": decision},
         metrics=metrics,
         champion=champion,

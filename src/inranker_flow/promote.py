@@ -29,11 +29,17 @@ class PromoteStats:
 
 
 def promote(
-    config: PromoteConfig, student: Path, evaluation: Path, champion: str, run_key: str, decision: Path
+    config: PromoteConfig,
+    student: Path,
+    evaluation: Path,
+    report: Path,
+    champion: str,
+    run_key: str,
+    decision: Path,
 ) -> PromoteStats:
     """Register ``student`` with its verdict; it becomes champion only if the gate says PROMOTE.
 
-    ``champion`` is the reference (models:/NAME/VERSION, or empty) that the evaluation measured as "champion".
+    ``report`` is kept in the MLflow run that holds the model. ``champion`` is the reference (models:/NAME/VERSION, or empty) that the evaluation measured as "champion".
     ``run_key`` is kept with the version, so that a repeat of the same work is recognised. Raises :class:`UserError`
     when the evaluation lacks the champion that it should have measured.
     """
@@ -65,9 +71,9 @@ def promote(
         "run_key": run_key,
         "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
     }
-    version = registry.register(
-        config.model_name, student, digest, tags, _serving(student), tracking.current_run_id(config.model_name)
-    )
+    run_id = tracking.current_run_id(config.model_name)
+    tracking.log_file(run_id, report, "report.html")
+    version = registry.register(config.model_name, student, digest, tags, _serving(student), run_id)
     if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
         registry.set_tags(version, tags)  # of this verdict, also where an earlier attempt registered the same model
     # else other code made the champion again: it keeps the record of its own promotion

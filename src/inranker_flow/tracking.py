@@ -124,6 +124,15 @@ def current_run_id(name: str) -> str:
     return run_id
 
 
+def log_file(run_id: str, path: Path, name: str) -> None:
+    """Keep the file ``path`` in a run, under ``name``."""
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        client().log_artifact(run_id, shutil.copy(path, Path(folder) / name))
+
+
 class StageRun:
     """What a stage's wrapper may record. Parameters, metrics and digests go to the stage's run, headlines also to its
     parent, so that the list of pipeline runs shows them."""
@@ -169,16 +178,9 @@ class StageRun:
         for key, path in outputs.items():
             if path.is_file():
                 for run_id in filter(None, (self.run_id, self.parent_id)):
-                    self.log_file(run_id, path, f"{key}.html")
+                    log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
                 self._client.set_tag(self.run_id, f"digest.{key}", digest_file(path / "manifest.json"))
-
-    def log_file(self, run_id: str, path: Path, name: str) -> None:
-        import shutil
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            self._client.log_artifact(run_id, shutil.copy(path, Path(folder) / name))
 
 
 @contextmanager

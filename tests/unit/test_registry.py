@@ -58,44 +58,52 @@ def _evaluation(folder, **systems: float):
     return folder
 
 
+def _promote(config, student, evaluation, champion, run_key, decision):
+    report = evaluation.with_name(f"{evaluation.name}.html")
+    report.write_text("<p>the evidence</p>")
+    return promote.promote(config, student, evaluation, report, champion, run_key, decision)
+
+
 def test_from_first_model_to_champion_to_a_refused_challenger(database, tmp_path):
     config = PromoteConfig(model_name="toy")
     first, second, third = (_student(tmp_path / f"student{i}", i) for i in range(3))
 
-    stats = promote.promote(
-        config, first, _evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1", tmp_path / "d1"
-    )
+    stats = _promote(config, first, _evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1", tmp_path / "d1")
     assert (stats.verdict, stats.promoted, stats.version) == ("PROMOTE", 1, "1")
     serving = registry.champion("toy")
     assert serving.reference == "models:/toy/1"
     assert serving.tags["run_key"] == "k1" and serving.tags["inranker.against"] == ""
     decision = json.loads((tmp_path / "d1" / "decision.json").read_text())
     assert decision["verdict"] == "PROMOTE" and decision["against"] == "bm25" and decision["reasons"]
+    run_id = tracking.client().get_model_version("toy", "1").run_id
+    assert "report.html" in [each.path for each in tracking.client().list_artifacts(run_id)], (
+        "the evidence stays beside"
+    )
 
     worse = _evaluation(tmp_path / "e2", bm25=0.2, phase2=0.5, champion=0.6)
-    stats = promote.promote(config, second, worse, "models:/toy/1", "k2", tmp_path / "d2")
+    stats = _promote(config, second, worse, "models:/toy/1", "k2", tmp_path / "d2")
     assert (stats.verdict, stats.version) == ("REJECT", "2")
     assert registry.champion("toy").version == "1"
     assert tracking.client().get_model_version_by_alias("toy", "challenger").version in ("2", 2)
 
     better = _evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
-    stats = promote.promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d3")
+    stats = _promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d3")
     assert (stats.verdict, stats.version) == ("PROMOTE", "3") and registry.champion("toy").version == "3"
 
     # The same work again (its outputs were lost): the same version, no copy.
-    again = promote.promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d4")
+    again = _promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d4")
     assert (again.verdict, again.version) == ("PROMOTE", "3")
 
     # Other code makes the champion again: no gain over itself, and its record is not rewritten.
     same = _evaluation(tmp_path / "e4", bm25=0.2, phase2=0.7, champion=0.7)
-    again = promote.promote(config, third, same, "models:/toy/3", "k9", tmp_path / "d6")
+    again = _promote(config, third, same, "models:/toy/3", "k9", tmp_path / "d6")
     serving = registry.champion("toy")
     assert (again.verdict, serving.version) == ("HOLD", "3")
     assert (serving.tags["run_key"], serving.tags["inranker.verdict"]) == ("k3", "PROMOTE")
 
     # Measured against a champion that no longer serves: nothing moves, however good it looks.
     fourth = _student(tmp_path / "student4", 4)
-    stats = promote.promote(config, fourth, better, "models:/toy/1", "k4", tmp_path / "d5")
+    stats = _promote(config, fourth, better, "models:/toy/1", "k4", tmp_path / "d5")
     assert stats.verdict == "HOLD" and registry.champion("toy").version == "3"
     assert (
         "became champion after this evaluation began"
@@ -106,7 +114,7 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, tmp_path
 def test_a_champion_that_was_not_measured_is_refused(database, tmp_path):
     student = _student(tmp_path / "student", 9)
     with pytest.raises(UserError, match="no nDCG@10 of the champion models:/toy2/1"):
-        promote.promote(
+        _promote(
             PromoteConfig(model_name="toy2"),
             student,
             _evaluation(tmp_path / "e", bm25=0.2, phase2=0.6),
