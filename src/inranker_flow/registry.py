@@ -59,6 +59,19 @@ def champion(name: str) -> Version | None:
     return Version(name, str(found.version), dict(found.tags))
 
 
+def opponent(name: str, run_key: str) -> str:
+    """Reference of the champion that the work ``run_key`` is measured against, or "": the one that serves, unless this
+    very work made it.
+
+    Then it is the one that served before: a repeated run asks the same question and meets its cached answer, instead of
+    comparing a model with itself.
+    """
+    serving = champion(name)
+    if serving is None:
+        return ""
+    return serving.tags.get("inranker.against", "") if serving.tags.get("run_key") == run_key else serving.reference
+
+
 def fetch(reference: str) -> Path:
     """Local Hugging Face folder of ``models:/NAME/VERSION`` (or ``@ALIAS``), downloaded where it is remote."""
     import mlflow

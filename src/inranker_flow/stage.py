@@ -15,8 +15,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
 from inranker_flow import tracking
@@ -38,13 +39,15 @@ def run_stage(
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Any] | None = None,
     metrics: Any = None,
+    tracked: bool = True,
     **values: Any,
-) -> None:
-    """Run ``stage`` for an adapter; ends the process with a status other than 0 when it fails.
+) -> Any:
+    """Run ``stage`` for an adapter and return its stats; ends the process with a status other than 0 when it fails.
 
-    ``configs``: parameter name -> plain data, parsed into the dataclass that the stage's annotation names.
-    ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None; the stage gets
-    paths. ``values`` are passed as they are. ``metrics`` is the KFP metrics artifact.
+    ``configs``: parameter name -> plain data, parsed into the dataclass (or tuple of dataclasses) that the stage's
+    annotation names. ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None;
+    the stage gets paths. ``values`` are passed as they are. ``metrics`` is the KFP metrics artifact. Not ``tracked``:
+    without an MLflow run of its own, for a stage that must work where MLflow does not.
     """
     name = name or stage.__name__
     inputs, outputs = inputs or {}, outputs or {}
@@ -52,7 +55,7 @@ def run_stage(
     dataset = ""
     try:
         hints = get_type_hints(stage)
-        parsed = {key: configuration.parse(hints[key], data, key) for key, data in configs.items()}
+        parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
         dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
         start_logging(f"{name} {dataset}".strip())
         for artifact in outputs.values():
@@ -60,18 +63,22 @@ def run_stage(
         log.info("started")
         # The tables' writers say so themselves; what other libraries write (weights, sqlite) is caught here.
         disk = disk_errors(next(iter(_paths(outputs).values()), "the output"))
-        with disk, tracking.stage_run(name, dataset) as run:
-            run.log_config(configs)
-            run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
+        with disk, _record(tracked, name, dataset) as run:
+            if run:
+                run.log_config(configs)
+                run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
             stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds}
-            run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
-            run.log_outputs(_paths(outputs))
+            if run:
+                run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
+                run.log_outputs(_paths(outputs))
         _describe(outputs)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
-        _event(name, dataset, seconds=seconds, stats=numbers)
+        paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
+        _event(name, dataset, seconds=seconds, stats=numbers, **paths)
         log.info("done in %.1f s: %s", seconds, _sentence(numbers))
+        return stats
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
@@ -98,7 +105,20 @@ def start_logging(label: str) -> None:
     logging.getLogger("inranker_flow").setLevel(logging.INFO)
 
 
-def _fail(name: str, dataset: str, start: float, message: str) -> None:
+def _record(tracked: bool, name: str, dataset: str) -> AbstractContextManager[tracking.StageRun | None]:
+    return tracking.stage_run(name, dataset) if tracked else nullcontext()
+
+
+def _parse(hint: Any, data: Any, where: str) -> Any:
+    """One section, or (``tuple[Section, ...]``) a list of them."""
+    if get_origin(hint) is not tuple:
+        return configuration.parse(hint, data, where)
+    if not isinstance(data, list | tuple):
+        raise UserError(f"{where}: expected a list, got {data!r}")
+    return tuple(configuration.parse(get_args(hint)[0], each, f"{where}[{i}]") for i, each in enumerate(data))
+
+
+def _fail(name: str, dataset: str, start: float, message: str) -> NoReturn:
     message = " ".join(message.split())
     _event(name, dataset, seconds=time.monotonic() - start, error=message)
     start_logging(f"{name} {dataset}".strip())
@@ -116,6 +136,15 @@ def _paths(artifacts: Any) -> Any:
     if isinstance(artifacts, list | tuple):
         return [_paths(value) for value in artifacts]
     return Path(artifacts.path)
+
+
+def _strings(paths: Any) -> Any:
+    """The same structure as data for JSON."""
+    if isinstance(paths, Mapping):
+        return {key: _strings(value) for key, value in paths.items()}
+    if isinstance(paths, list):
+        return [_strings(value) for value in paths]
+    return None if paths is None else str(paths)
 
 
 def _manifest(path: Path) -> Manifest | None:

@@ -1,7 +1,8 @@
 """MLflow runs: one parent for each pipeline run, one child for each stage.
 
 Which run a stage logs into, in this order: the run that KFP's MLflow plugin injected (``MLFLOW_RUN_ID``); a new child
-of the parent that `make run` started (``INRANKER_PARENT_RUN_ID``); else a run of its own. The server is
+of the parent that `make run` started (``INRANKER_PARENT_RUN_ID``), or that `preflight` opened for the KFP run
+(``INRANKER_KFP_RUN_ID``; found by its tag, closed by `notify`); else a run of its own. The server is
 ``MLFLOW_TRACKING_URI``, by default MLflow's own (SQLite). Only :class:`mlflow.MlflowClient` is used, because the fluent
 API may overwrite an injected parent (mlflow#15713).
 """
@@ -24,6 +25,8 @@ from inranker_flow.storage import digest_file, disk_errors
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "inranker"
+#: Tag of a parent run: the KFP run that it stands for.
+KFP_RUN = "inranker.kfp_run_id"
 #: MLflow's own defaults retry a dead server for more than four minutes.
 _QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -187,7 +190,6 @@ class StageRun:
 def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     """The MLflow run of one stage; marked FINISHED, or FAILED when the body raises."""
     mlflow_client = client()
-    parent = os.environ.get("INRANKER_PARENT_RUN_ID", "")
     injected = os.environ.get("MLFLOW_RUN_ID", "")
     tags = {"inranker.stage": stage, "inranker.dataset": dataset, "inranker.code": code_version()}
     if injected:
@@ -196,6 +198,7 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         _current.set(injected)
         yield StageRun(mlflow_client, injected, "")
         return
+    parent = os.environ.get("INRANKER_PARENT_RUN_ID", "") or _kfp_parent(mlflow_client, own_parent())
     if parent:
         tags["mlflow.parentRunId"] = parent
     name = f"{stage} {dataset}".strip()
@@ -227,6 +230,43 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     finally:
         del os.environ["INRANKER_PARENT_RUN_ID"]
     mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def own_parent() -> str:
+    """Id of the KFP run whose parent run in MLflow is ours to keep, or "": KFP's plugin and `make run` bring theirs."""
+    if os.environ.get("MLFLOW_RUN_ID") or os.environ.get("INRANKER_PARENT_RUN_ID"):
+        return ""
+    return os.environ.get("INRANKER_KFP_RUN_ID", "")
+
+
+def open_parent(kfp_run_id: str, name: str) -> str:
+    """Id of the parent run of a KFP run: the one that is there (open again, for a run that is retried), or a new one."""
+    mlflow_client = client()
+    run_id = _kfp_parent(mlflow_client, kfp_run_id)
+    if run_id:
+        mlflow_client.update_run(run_id, status="RUNNING")
+        return run_id
+    tags = {KFP_RUN: kfp_run_id, "inranker.code": code_version()}
+    return str(mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id)
+
+
+def close_parent(kfp_run_id: str, status: str, name: str = "") -> None:
+    """Give the parent run of a KFP run, where there is one, its end (FINISHED, FAILED, KILLED) and its real name."""
+    mlflow_client = client()
+    run_id = _kfp_parent(mlflow_client, kfp_run_id)
+    if run_id:
+        if name:
+            mlflow_client.update_run(run_id, name=name)
+        mlflow_client.set_terminated(run_id, status)
+
+
+def _kfp_parent(mlflow_client: Any, kfp_run_id: str) -> str:
+    if not kfp_run_id:
+        return ""
+    found = mlflow_client.search_runs(
+        [experiment_id(mlflow_client)], filter_string=f"tags.`{KFP_RUN}` = '{kfp_run_id}'", max_results=1
+    )
+    return str(found[0].info.run_id) if found else ""
 
 
 def code_version() -> str:
