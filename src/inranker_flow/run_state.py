@@ -1,0 +1,138 @@
+"""How a KFP run really went: judged by its tasks, as KFP's REST API tells them.
+
+What KFP hands to an exit handler (`PipelineTaskFinalStatus`) has been wrong on some versions, and while the handler runs
+the run itself is still RUNNING.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from inranker_flow import web
+from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
+#: Where KFP's own client looks for the projected token of a pod.
+TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
+#: The API's records follow the cluster by seconds: how often, and after how many seconds, to look again.
+LOOKS, PAUSE = 5, 2.0
+
+#: Nodes that KFP adds to a run around the tasks that its author wrote.
+_SCAFFOLD = re.compile(
+    r"root|executor|exit-handler-\d+|for-loop-\d+|condition(-branches)?-\d+|iteration\b.*|.*-iterator"
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that failed; ``reason`` is what KFP knows, perhaps nothing."""
+
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``state``: SUCCEEDED, FAILED, CANCELED or UNKNOWN."""
+
+    state: str
+    failures: tuple[Failure, ...] = ()
+
+
+def of_status(state: str | None, error: str | None) -> Outcome:
+    """What KFP told the exit handler; its local runner and its backends spell the states differently."""
+    known = {"SUCCESS": SUCCEEDED, "FAILURE": FAILED, "ERROR": FAILED, "CANCELLED": CANCELED}
+    name = (state or "").upper()
+    name = known.get(name, name)
+    name = name if name in (SUCCEEDED, FAILED, CANCELED) else UNKNOWN
+    return Outcome(name, (Failure("", " ".join(error.split())),) if error and name == FAILED else ())
+
+
+def of_run(run_id: str, own_task: str) -> Outcome | None:
+    """The outcome of run ``run_id`` but for ``own_task``, which is asking.
+
+    None where ``KF_PIPELINES_ENDPOINT`` is not set, the API does not answer (a warning says why) or does not yet know.
+    """
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
+    if not endpoint or not run_id:
+        return None
+    url = f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}"
+    for look in range(LOOKS):
+        if look:
+            time.sleep(PAUSE)
+        try:
+            outcome = judge(json.loads(web.request(url, token=_token())), own_task)
+        except (OSError, ValueError, HTTPException, UserError) as error:
+            log.warning("KF_PIPELINES_ENDPOINT: the run cannot be read (%s); its state is taken from KFP's status",
+                        web.reason(error))  # fmt: skip
+            return None
+        if outcome:
+            return outcome
+    return None
+
+
+def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
+    """The outcome of a run as `GetRun` answers it; None while another task than ``own_task`` is unfinished."""
+    tasks = [task for task in (run.get("run_details") or {}).get("task_details") or [] if _name(task) != own_task]
+    written = [task for task in tasks if not _SCAFFOLD.fullmatch(_name(task))]
+    names = {task.get("display_name") for task in written}
+    # An attempt (`evaluate(0)`) is its task's business: that one failed only if the last attempt did.
+    written = [task for task in written if not (_attempt(task) and _name(task) in names)]
+    if not tasks or any(task.get("state") in ("RUNNING", "PENDING") for task in written):
+        return None
+    failed = [task for task in written if task.get("state") == FAILED]
+    failures = tuple({_name(task): Failure(_name(task), _reason(task, tasks)) for task in failed}.values())
+    if failures:
+        return Outcome(FAILED, failures)
+    states = {task.get("state") for task in written} | {run.get("state")}
+    return Outcome(CANCELED if states & {"CANCELED", "CANCELING"} else SUCCEEDED)
+
+
+def _name(task: Mapping[str, Any]) -> str:
+    return re.sub(r"(-driver)?(\(\d+\))?$", "", task.get("display_name") or "")
+
+
+def _attempt(task: Mapping[str, Any]) -> bool:
+    return bool(re.search(r"\(\d+\)$", task.get("display_name") or ""))
+
+
+def _reason(task: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]]) -> str:
+    """The first error text of a task or of what it consists of."""
+    every = list(tasks)
+    messages = ((each.get("error") or {}).get("message") or "" for each in _family(task, every, set()))
+    return next((" ".join(message.split()) for message in messages if message), "")
+
+
+def _family(task: Mapping[str, Any], tasks: list[Mapping[str, Any]], seen: set[str]) -> Iterator[Mapping[str, Any]]:
+    """``task`` and, below it, its child tasks (backends name them by task or by pod)."""
+    yield task
+    seen.add(str(task.get("task_id")))
+    listed = {each.get(key) for each in task.get("child_tasks") or [] for key in ("task_id", "pod_name")} - {None, ""}
+    for other in tasks:
+        child = other.get("parent_task_id") == task.get("task_id") or listed & {
+            other.get("task_id"),
+            other.get("pod_name"),
+        }
+        if child and str(other.get("task_id")) not in seen:
+            yield from _family(other, tasks, seen)
+
+
+def _token() -> str:
+    """The pod's token for KFP's API, where one is mounted."""
+    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or TOKEN_PATH)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

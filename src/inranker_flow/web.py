@@ -1,0 +1,56 @@
+"""Small HTTP requests with short timeouts, to the APIs around a run: Kubernetes, Kubeflow Pipelines, the hub, a webhook."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from inranker_flow.errors import UserError
+
+#: Seconds after which a server counts as silent.
+TIMEOUT = 5
+
+
+def request(
+    url: str,
+    *,
+    method: str = "GET",
+    token: str = "",
+    data: Any = None,
+    context: ssl.SSLContext | None = None,
+    timeout: float = TIMEOUT,
+) -> bytes:
+    """Body of the answer; ``data`` is sent as JSON.
+
+    ``token`` (Bearer) goes to this address alone, not to where it redirects. Raises :class:`urllib.error.HTTPError` for
+    a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for what is no http(s) address (the
+    message does not repeat it: it may be a secret).
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError("not an address of the form http://... or https://...")
+    body = None if data is None else json.dumps(data).encode()
+    asked = urllib.request.Request(url, data=body, method=method)
+    if body is not None:
+        asked.add_header("Content-Type", "application/json")
+    if token:
+        asked.add_unredirected_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(asked, timeout=timeout, context=context) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+def reason(error: BaseException) -> str:
+    """Why a request failed, in a few words that never hold the address."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}".strip()
+    if isinstance(error, urllib.error.URLError):
+        return reason(error.reason) if isinstance(error.reason, BaseException) else "no answer"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, UserError) else type(error).__name__
