@@ -24,7 +24,7 @@ def request(
     context: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
 ) -> bytes:
-    """Body of the answer; ``data`` is sent as JSON.
+    """Body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
 
     ``token`` (Bearer) goes to this address alone, not to where it redirects. Raises :class:`urllib.error.HTTPError` for
     a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for what is no http(s) address (the
@@ -39,7 +39,8 @@ def request(
     if token:
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
     with urllib.request.urlopen(asked, timeout=timeout, context=context) as answer:
-        content: bytes = answer.read()
+        # A HEAD that is redirected becomes a GET, perhaps of many gigabytes.
+        content: bytes = b"" if method == "HEAD" else answer.read()
         return content
 
 

@@ -1,0 +1,63 @@
+from typing import Dict, List
+
+from kfp.dsl import Markdown, Output
+
+from components.decorator import component
+
+
+@component
+def preflight(
+    source: Dict[str, str],
+    targets: List[Dict[str, str]],
+    teacher: dict,
+    generation: dict,
+    student: dict,
+    promotion: dict,
+    gpu_type: str,
+    gpus: int,
+    gpu_pool: dict,
+    gpu_tolerations: list,
+    room: dict,
+    run_key: str,
+    report: Output[Markdown],
+) -> str:
+    """Check everything that the run needs from outside, and find the champion to be measured against.
+
+    Args:
+        source: CorpusConfig of the source.
+        targets: list of CorpusConfig.
+        teacher: TeacherConfig.
+        generation: GenerateConfig.
+        student: DistillConfig of phase 1, whose checkpoint the student starts from.
+        promotion: PromoteConfig: the registered model's name.
+        gpu_type: resource name of the accelerator.
+        gpus: accelerators of one task.
+        gpu_pool: labels of the pool's nodes.
+        gpu_tolerations: tolerations of GPU tasks.
+        room: what the largest GPU task asks for: cpu, memory, queue.
+        run_key: identity of this work, so that nothing is compared with itself.
+        report: a table of the checks.
+        Output: model reference of the champion that serves now, or empty.
+    """
+    from inranker_flow.preflight import preflight
+    from inranker_flow.stage import run_stage
+
+    return run_stage(
+        preflight,
+        configs={
+            "source": source,
+            "targets": targets,
+            "teacher": teacher,
+            "generation": generation,
+            "student": student,
+            "promotion": promotion,
+        },
+        outputs={"report": report},
+        tracked=False,
+        gpu_type=gpu_type,
+        gpus=gpus,
+        gpu_pool=gpu_pool,
+        gpu_tolerations=gpu_tolerations,
+        room=room,
+        run_key=run_key,
+    ).champion

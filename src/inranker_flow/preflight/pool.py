@@ -1,0 +1,152 @@
+"""Whether the node pool and the queue of the cluster have room for the largest GPU task.
+
+What the service account may not read is skipped: the run does not need it. A pool without any node is skipped too, for
+an autoscaler may have scaled it to zero; nodes that are there and do not fit are a failure, because the pods would wait
+for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from inranker_flow import cluster
+from inranker_flow.cluster import Cluster, Unreadable, quantity, tolerated
+from inranker_flow.errors import UserError
+from inranker_flow.preflight.checks import Skipped
+
+#: Taints that come and go with a node's condition; a pod waits for them to go.
+_PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "ToBeDeletedBy", "DeletionCandidateOf")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the largest GPU task asks of one node."""
+
+    gpu_type: str
+    gpus: int
+    pool: Mapping[str, str]
+    tolerations: Sequence[Mapping[str, str]]
+    cpu: str
+    memory: str
+
+    @property
+    def resources(self) -> dict[str, str]:
+        """Resource -> quantity, as Kubernetes writes them."""
+        return {**({self.gpu_type: str(self.gpus)} if self.gpus else {}), "cpu": self.cpu, "memory": self.memory}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{amount} {resource}" for resource, amount in self.resources.items())
+
+
+def _cluster() -> Cluster:
+    found = cluster.of_this_pod()
+    if found is None:
+        raise Skipped("not in a pod of a cluster")
+    return found
+
+
+def check_nodes(need: Need) -> str:
+    """Find nodes of the pool that the task fits on."""
+    labels = ",".join(f"{key}={value}" for key, value in need.pool.items())
+    try:
+        listed = _cluster().get(f"/api/v1/nodes?labelSelector={quote(labels)}")
+    except Unreadable as error:
+        raise Skipped(f"{error}; grant list on nodes to have this checked") from error
+    nodes = (listed or {}).get("items", [])
+    if not nodes:
+        raise Skipped(
+            f"no node has the labels {labels or '(none)'} now: fine where an autoscaler adds them, else label the nodes or "
+            "correct cluster.gpu_pool"
+        )
+    reasons = [_refusal(node, need) for node in nodes]
+    fitting = reasons.count("")
+    if not fitting:
+        told = "; ".join(f"{reasons.count(reason)} x {reason}" for reason in dict.fromkeys(reasons))
+        raise UserError(
+            f"none of the {len(nodes)} nodes labelled {labels or '(any)'} has room for {need} ({told}); add tolerations "
+            "(cluster.gpu_tolerations), ask for less (cluster.gpus) or choose another pool (cluster.gpu_pool)"
+        )
+    return f"{fitting} of {len(nodes)} nodes labelled {labels or '(any)'} can take {need}"
+
+
+def _refusal(node: Mapping[str, Any], need: Need) -> str:
+    """Why a task never gets onto ``node``, or ""; what is in use now, or cordoned, frees again."""
+    for taint in (node.get("spec") or {}).get("taints") or []:
+        lasting = taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith(_PASSING)
+        if lasting and not tolerated(taint, need.tolerations):
+            value = f"={taint['value']}" if taint.get("value") else ""
+            return f"taint {taint['key']}{value}:{taint['effect']} is not tolerated"
+    has = node["status"].get("allocatable") or {}
+    for resource, amount in need.resources.items():
+        if quantity(has.get(resource, "0")) < quantity(amount):
+            return f"{has.get(resource, 'no')} {resource}"
+    return ""
+
+
+def check_queue(name: str, need: Need) -> str:
+    """Find the Kueue queue of this namespace, and a quota behind it that admits the task."""
+    api, namespace = _cluster(), os.environ.get("INRANKER_NAMESPACE", "")
+    if not namespace:
+        raise Skipped("INRANKER_NAMESPACE is not set")
+    try:
+        group = api.get("/apis/kueue.x-k8s.io")
+        if group is None:
+            raise Skipped("Kueue is not installed: pods are not queued")
+        root = f"/apis/{group['preferredVersion']['groupVersion']}"
+        local = api.get(f"{root}/namespaces/{namespace}/localqueues/{name}")
+        if local is None:
+            raise UserError(
+                f"namespace {namespace} has no LocalQueue {name}: apply the project's Kueue component there"
+            )
+        behind = local["spec"]["clusterQueue"]
+        found = api.get(f"{root}/clusterqueues/{behind}")
+    except Unreadable as error:
+        raise Skipped(f"{error}; grant get on localqueues and clusterqueues to have this checked") from error
+    if found is None:
+        raise UserError(
+            f"LocalQueue {name} names ClusterQueue {behind}, which does not exist; create it or correct the name"
+        )
+    for kind, spec in (("LocalQueue", local["spec"]), ("ClusterQueue", found["spec"])):
+        if spec.get("stopPolicy", "None") != "None":
+            raise UserError(
+                f"{kind} {spec.get('clusterQueue', behind)} is held (stopPolicy {spec['stopPolicy']}); release it"
+            )
+    for resource, amount in need.resources.items():
+        _check_quota(found, behind, resource, amount)
+    return f"{name} -> {behind}: its quota admits {need}"
+
+
+def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amount: str) -> None:
+    spec = cluster_queue["spec"]
+    quotas = [
+        each
+        for group in spec.get("resourceGroups") or []
+        for flavor in group["flavors"]
+        for each in flavor["resources"]
+        if each["name"] == resource
+    ]
+    if not quotas:
+        raise UserError(
+            f"ClusterQueue {name} has no quota for {resource}, so it admits no task that asks for it; add one"
+        )
+    shared = spec.get("cohort") or spec.get("cohortName")
+    most = max(_limit(each, bool(shared)) for each in quotas)
+    if most < quantity(amount):
+        nominal = max((each["nominalQuota"] for each in quotas), key=quantity)
+        raise UserError(
+            f"ClusterQueue {name}: its quota is {nominal} {resource} and a task asks for {amount}; raise the quota or ask "
+            "for less (cluster.gpus)"
+        )
+
+
+def _limit(quota: Mapping[str, Any], shared: bool) -> float:
+    """The most that a queue can have of a flavor: its own quota, and what it may borrow from its cohort."""
+    nominal = quantity(quota["nominalQuota"])
+    if not shared:
+        return nominal
+    borrowed = quota.get("borrowingLimit")
+    return float("inf") if borrowed is None else nominal + quantity(borrowed)

@@ -1,0 +1,91 @@
+"""The stage `preflight`: every check at once, all failures in one line, and the champion to be measured against."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from inranker_flow import registry, tracking
+from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from inranker_flow.preflight.checkpoints import check_checkpoint
+from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
+from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.mlflow_server import check_mlflow
+from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.stores import check_disk, check_store
+from inranker_flow.storage import atomic_write
+
+log = logging.getLogger(__name__)
+
+_MLFLOW = "MLflow"
+
+
+@dataclass(frozen=True)
+class PreflightStats:
+    """``champion`` is the reference (models:/NAME/VERSION, or empty) that the run is measured against."""
+
+    checks: int
+    skipped: int
+    champion: str
+
+
+def preflight(
+    source: CorpusConfig,
+    targets: tuple[CorpusConfig, ...],
+    teacher: TeacherConfig,
+    generation: GenerateConfig,
+    student: DistillConfig,
+    promotion: PromoteConfig,
+    gpu_type: str,
+    gpus: int,
+    gpu_pool: dict[str, str],
+    gpu_tolerations: list[dict[str, str]],
+    room: dict[str, str],
+    run_key: str,
+    report: Path,
+) -> PreflightStats:
+    """Check everything that this run needs from outside, in seconds; write ``report`` (Markdown).
+
+    ``student`` is the section of phase 1; ``room`` is what the largest GPU task asks for (cpu, memory, queue). Raises
+    :class:`UserError` with every failure and its remedy in one line.
+    """
+    need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
+    checkpoints = (
+        ("teacher", teacher.checkpoint, teacher.revision),
+        ("generator", generation.checkpoint, generation.revision),
+        ("student", student.checkpoint, student.revision),
+    )
+    results = run_checks(
+        [
+            Check("S3", check_store),
+            Check(_MLFLOW, check_mlflow),
+            *(
+                Check(f"{name}'s checkpoint", partial(check_checkpoint, reference, revision))
+                for name, reference, revision in checkpoints
+            ),
+            *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
+            Check("disk", check_disk),
+            Check("node pool", partial(check_nodes, need)),
+            Check("queue", partial(check_queue, room["queue"], need)),
+        ]
+    )
+    with atomic_write(report) as out:
+        out.write(markdown(results).encode())
+    for each in results:
+        log.info("%s: %s (%s)", each.name, each.result, each.detail)
+    _open_mlflow_run(results, promotion.model_name)
+    if failed := [each for each in results if each.result == "FAILED"]:
+        raise UserError("; ".join(f"{each.name}: {each.detail}" for each in failed))
+    skipped = sum(each.result == "skipped" for each in results)
+    return PreflightStats(len(results), skipped, registry.opponent(promotion.model_name, run_key))
+
+
+def _open_mlflow_run(results: Sequence[Result], name: str) -> None:
+    """The parent of this run's stages in MLflow, where neither KFP's plugin nor `make run` made one."""
+    usable = any(each.name == _MLFLOW and each.result == "ok" for each in results)
+    if usable and (kfp_run_id := tracking.own_parent()):
+        tracking.open_parent(kfp_run_id, f"{name} {kfp_run_id[:8]}")
