@@ -1,0 +1,175 @@
+"""`make images` and `make push`: build the images that `placement.py` names, and record what was pushed.
+
+The images' tag is the content tag, so that what a pipeline names is what was built from these sources. `make push` writes
+the digests to `images/images.lock`; a pipeline compiled after that names images by digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inranker_flow.errors import UserError
+from inranker_flow.storage import atomic_write
+from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
+
+#: Megabytes (as `docker images` counts) that an image may have: with the CPU build of torch, and with CUDA's.
+BUDGETS = {"base": (400, 400), "train": (1500, 9000), "generate": (1500, 9000)}
+NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
+
+
+def reference(name: str) -> str:
+    """Tagged reference under which image ``name`` is built and pushed."""
+    return f"{registry()}/inranker-flow-{name}:{content_tag()}"
+
+
+def build(name: str, python_image: str = "") -> int:
+    """Build one image; returns its size in MB. Raises :class:`UserError` where docker fails or the budget is exceeded."""
+    start = time.monotonic()
+    context = _context(name)
+    options = ["--build-arg", f"VERSION={content_tag()}"]
+    if python_image:
+        options += ["--build-arg", f"PYTHON_IMAGE={python_image}"]
+    with _wheels_of_this_machine() as address:
+        if address:
+            # The build reaches this machine's loopback only in its network.
+            options += [
+                "--network=host",
+                f"--build-arg=PIP_FIND_LINKS={address}",
+                f"--build-arg=UV_FIND_LINKS={address}",
+            ]
+        _docker("build", "--quiet", *options, "--tag", reference(name), str(context))
+    size = int(_docker("image", "inspect", "--format", "{{.Size}}", reference(name))) // 1_000_000
+    budget = BUDGETS[name][1 if _holds_cuda(name) else 0]
+    print(f"{reference(name)}  {size} MB of {budget}  {time.monotonic() - start:.0f} s", flush=True)
+    if size > budget:
+        raise UserError(
+            f"image {name}: {size} MB, and its budget is {budget} MB; see what grew: docker history {reference(name)}"
+        )
+    return size
+
+
+def push(name: str) -> str:
+    """Push one image and record its digest in images.lock; returns the digest. Raises :class:`UserError`."""
+    if registry() == "localhost":
+        raise UserError("REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team")
+    _docker("push", "--quiet", reference(name))
+    repository = reference(name).rpartition(":")[0]
+    digests = json.loads(_docker("image", "inspect", "--format", "{{json .RepoDigests}}", reference(name)))
+    digest = next(each.partition("@")[2] for each in digests if each.startswith(f"{repository}@"))
+    # One set of images is kept: that of the last push to each repository.
+    kept = {known: value for known, value in pushed_images().items() if known.rpartition(":")[0] != repository}
+    lock = {
+        "comment": "Written by `make push`: what a compiled pipeline names instead of tags.",
+        "digests": dict(sorted({**kept, reference(name): digest}.items())),
+    }
+    with atomic_write(ROOT / "images" / "images.lock") as out:
+        out.write((json.dumps(lock, indent=1) + "\n").encode())
+    print(f"{repository}@{digest}", flush=True)
+    return digest
+
+
+def _context(name: str) -> Path:
+    """The folder that docker builds from: the image's own files, what images share, and the wheel."""
+    context = ROOT / "build" / "images" / name
+    shutil.rmtree(context, ignore_errors=True)
+    shutil.copytree(ROOT / "images" / name, context)
+    shutil.copy(ROOT / "images" / "slim", context)
+    shutil.copy(_wheel(), context)
+    return context
+
+
+@functools.cache
+def _wheel() -> Path:
+    """The project's wheel, built from these sources in a folder of its own."""
+    sources, folder = ROOT / "build" / "images" / "sources", ROOT / "build" / "images" / "wheel"
+    for each in (sources, folder):
+        shutil.rmtree(each, ignore_errors=True)
+    # A copy, because setuptools leaves its own build folder beside what it builds.
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", sources / "src", ignore=ignored)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, sources)
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    made = subprocess.run([uv, "build", "--wheel", "-q", "-o", folder, sources], capture_output=True, text=True)
+    if made.returncode:
+        raise UserError(f"the wheel cannot be built: {' '.join(made.stderr.split())[-300:]}")
+    return next(folder.glob("*.whl"))
+
+
+@contextmanager
+def _wheels_of_this_machine() -> Iterator[str]:
+    """Address under which the build finds the wheels of a local folder that pip is configured with, or ""."""
+    folder = _pip_setting("find-links")
+    if not folder or not Path(folder).is_dir():
+        yield folder
+        return
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """No line for each request."""
+
+
+def _pip_setting(name: str) -> str:
+    """What this machine's pip is configured with, in its environment or its files; "" where nothing is."""
+    pip = [sys.executable, "-m", "pip", "config", "get"]
+    for section in (":env:", "global"):
+        found = subprocess.run([*pip, f"{section}.{name}"], capture_output=True, text=True)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return ""
+
+
+def _holds_cuda(name: str) -> bool:
+    libraries = "ls -d /opt/venv/lib/python3*/site-packages/nvidia"
+    return bool(_docker("run", "--rm", reference(name), "sh", "-c", f"{libraries} 2>/dev/null || true"))
+
+
+def _docker(*arguments: str) -> str:
+    """Output of a docker command; :class:`UserError` with its last words where it fails."""
+    if not shutil.which("docker"):
+        raise UserError("docker is not installed here; images are built and pushed with it")
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise UserError(f"docker {arguments[0]} failed: {' '.join(words[-3:])[-600:]}")
+    return done.stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, or push, all images; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="make images")
+    parser.add_argument("action", choices=["build", "push"])
+    parser.add_argument("--python-image", default="", help="base of all images (default: the Dockerfiles' own)")
+    options = parser.parse_args(arguments)
+    try:
+        for name in NAMES:
+            if options.action == "build":
+                build(name, options.python_image)
+            else:
+                push(name)
+    except UserError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
