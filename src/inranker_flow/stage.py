@@ -35,7 +35,7 @@ def run_stage(
     stage: Callable[..., Any],
     *,
     name: str = "",
-    configs: Mapping[str, dict[str, Any]],
+    configs: Mapping[str, Any],
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Any] | None = None,
     metrics: Any = None,

@@ -22,7 +22,7 @@ def request(
     token: str = "",
     data: Any = None,
     context: ssl.SSLContext | None = None,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
 ) -> bytes:
     """Body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
 
@@ -38,7 +38,7 @@ def request(
         asked.add_header("Content-Type", "application/json")
     if token:
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(asked, timeout=timeout, context=context) as answer:
+    with urllib.request.urlopen(asked, timeout=timeout or TIMEOUT, context=context) as answer:
         # A HEAD that is redirected becomes a GET, perhaps of many gigabytes.
         content: bytes = b"" if method == "HEAD" else answer.read()
         return content

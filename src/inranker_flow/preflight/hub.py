@@ -1,9 +1,14 @@
-"""Whether the Hugging Face hub gives a file to this run: one request for its head, no library."""
+"""Whether the Hugging Face hub gives a file to this run: one request for its head, no library.
+
+What is in the hub's cache on this disk already is used where the hub does not answer, as its library does.
+"""
 
 from __future__ import annotations
 
 import os
 import urllib.error
+from http.client import HTTPException
+from pathlib import Path
 from urllib.parse import quote
 
 from inranker_flow import web
@@ -16,19 +21,33 @@ _TERMS = "set HF_TOKEN (on a cluster: Secret inranker-hub) to a token of an acco
 def check_file(repository: str, revision: str, name: str) -> str:
     """Ask for ``name`` of ``repository`` (``OWNER/MODEL``, ``datasets/OWNER/NAME``)."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        if _cached(repository, name):
+            return f"{repository}: in the cache of this machine"
         raise Skipped("HF_HUB_OFFLINE is set: the hub is not asked")
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(name)}"
     try:
         web.request(url, method="HEAD", token=os.environ.get("HF_TOKEN", ""))
+    except UserError as error:
+        raise UserError(f"HF_ENDPOINT: {error}") from error
     except urllib.error.HTTPError as error:
         raise UserError(_refusal(repository, revision or "main", name, error)) from error
-    except OSError as error:
+    except (OSError, HTTPException) as error:
+        if _cached(repository, name):
+            return f"{repository}: in the cache of this machine (the hub does not answer)"
         raise UserError(
-            f"{repository}: the hub at {endpoint} does not answer ({web.reason(error)}); open the network to it or set "
-            "HF_ENDPOINT, or give a copy under s3://"
+            f"the hub at {endpoint} does not answer ({web.reason(error)}); open the network to it or set HF_ENDPOINT, or "
+            "give a copy under s3:// instead"
         ) from error
     return f"{repository} at {endpoint}"
+
+
+def _cached(repository: str, name: str) -> bool:
+    """True where a download of any revision lies in the hub's cache (its documented layout)."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("HOME", "/"), ".cache", "huggingface"))
+    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    kind = "" if repository.startswith("datasets/") else "models/"
+    return any((root / f"{kind}{repository}".replace("/", "--")).glob(f"snapshots/*/{name}"))
 
 
 def _refusal(repository: str, revision: str, name: str, error: urllib.error.HTTPError) -> str:

@@ -78,10 +78,17 @@ def preflight(
     for each in results:
         log.info("%s: %s (%s)", each.name, each.result, each.detail)
     _open_mlflow_run(results, promotion.model_name)
-    if failed := [each for each in results if each.result == "FAILED"]:
-        raise UserError("; ".join(f"{each.name}: {each.detail}" for each in failed))
+    if failures := _failures(results):
+        raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
     return PreflightStats(len(results), skipped, registry.opponent(promotion.model_name, run_key))
+
+
+def _failures(results: Sequence[Result]) -> str:
+    """All failures in one line; what several checks failed of is told once."""
+    failed = [each for each in results if each.result == "FAILED"]
+    names = {each.detail: [other.name for other in failed if other.detail == each.detail] for each in failed}
+    return "; ".join(f"{', '.join(named)}: {detail}" for detail, named in names.items())
 
 
 def _open_mlflow_run(results: Sequence[Result], name: str) -> None:
