@@ -61,6 +61,7 @@ SETTINGS = (
     "MLFLOW_S3_ENDPOINT_URL",
     "INRANKER_STORE",
     "KF_PIPELINES_ENDPOINT",
+    "KF_PIPELINES_UI_ENDPOINT",
 )
 #: Secret -> its keys, which are variables too. Each is optional: roles (IRSA) need none.
 SECRETS = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
-from inranker_flow import tracking
+from inranker_flow import exchange, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME, Manifest, read_manifest
 from inranker_flow.storage import atomic_write, digest_file, disk_errors
@@ -67,13 +67,15 @@ def run_stage(
             if run:
                 run.log_config(configs)
                 run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
-            stats = stage(**parsed, **_paths(inputs), **_paths(outputs), **values)
+            stats = stage(**parsed, **_fetched(_paths(inputs)), **_paths(outputs), **values)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds}
             if run:
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
         _describe(outputs)
+        for path in _paths(outputs).values():
+            exchange.publish(path)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
         _event(name, dataset, seconds=seconds, stats=numbers, **paths)
@@ -136,6 +138,15 @@ def _paths(artifacts: Any) -> Any:
     if isinstance(artifacts, list | tuple):
         return [_paths(value) for value in artifacts]
     return Path(artifacts.path)
+
+
+def _fetched(paths: Any) -> Any:
+    """The same structure with each path replaced by where its content is on this machine."""
+    if isinstance(paths, Mapping):
+        return {key: _fetched(value) for key, value in paths.items()}
+    if isinstance(paths, list):
+        return [_fetched(value) for value in paths]
+    return None if paths is None else exchange.fetch(paths)
 
 
 def _strings(paths: Any) -> Any:
