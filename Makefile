@@ -7,6 +7,7 @@ PIPELINE ?= inranker
 PROFILE  ?= $(if $(SOURCE)$(TARGETS),smoke,demo)
 PYTHON   ?= python3
 RUN_DIR  ?= .run
+RUNNER   ?= process
 SET      ?=
 
 VENV := .venv
@@ -19,7 +20,7 @@ profile_options = --profile '$(PROFILE)' \
   $(foreach name,SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER,\
     $(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))')) \
   $(foreach setting,$(SET),--set '$(setting)')
-run_options = $(profile_options) --run-dir '$(RUN_DIR)' $(if $(VERBOSE),--verbose)
+run_options = $(profile_options) --run-dir '$(RUN_DIR)' --runner '$(RUNNER)' $(if $(VERBOSE),--verbose)
 
 .PHONY: help
 help: ## This help
@@ -39,6 +40,7 @@ help: ## This help
 ## TOKENIZER  tokenizer folder for the random checkpoints of the smoke profile
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
+## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
 ## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
 
