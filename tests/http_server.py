@@ -48,9 +48,9 @@ class HttpServer:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, path: str) -> Answer:
-        """What is due now for ``path``."""
-        waiting = self.answers.get(path, [Answer(404)])
+    def answer(self, request: Request) -> Answer:
+        """What is due now; a test may put a function of its own here."""
+        waiting = self.answers.get(request.path, [Answer(404)])
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
 
@@ -58,8 +58,9 @@ def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            server.requests.append(Request(self.command, self.path, dict(self.headers), body))
-            answer = server.answer(self.path)
+            request = Request(self.command, self.path, dict(self.headers), body)
+            server.requests.append(request)
+            answer = server.answer(request)
             data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             self.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -69,7 +70,7 @@ def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        do_GET = do_HEAD = do_POST = _serve  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -33,14 +33,16 @@ class Cluster:
     def __init__(self, url: str, token: str, context: ssl.SSLContext | None = None) -> None:
         self._url, self._token, self._context = url.rstrip("/"), token, context
 
-    def get(self, path: str) -> dict[str, Any] | None:
-        """The object or list at ``path``; None where there is none. Raises :class:`Unreadable`."""
+    def get(self, path: str, what: str) -> dict[str, Any] | None:
+        """The object or list at ``path``, called ``what`` in errors; None where there is none.
+
+        Raises :class:`Unreadable`.
+        """
         try:
             found: dict[str, Any] = json.loads(web.request(self._url + path, token=self._token, context=self._context))
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            what = path.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
             if error.code in (401, 403):
                 raise Unreadable(f"the service account may not read {what} (HTTP {error.code})") from error
             raise Unreadable(f"the Kubernetes API answered {web.reason(error)}") from error

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -93,6 +93,8 @@ def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
     if not tasks or any(task.get("state") in ("RUNNING", "PENDING") for task in written):
         return None
     failed = [task for task in written if task.get("state") == FAILED]
+    # A graph with a name of its own (a loop, the handler's) failed of what is in it.
+    failed = [task for task in failed if not any(other in failed for other in _below(task, tasks))]
     failures = tuple({_name(task): Failure(_name(task), _reason(task, tasks)) for task in failed}.values())
     if failures:
         return Outcome(FAILED, failures)
@@ -108,25 +110,27 @@ def _attempt(task: Mapping[str, Any]) -> bool:
     return bool(re.search(r"\(\d+\)$", task.get("display_name") or ""))
 
 
-def _reason(task: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]]) -> str:
-    """The first error text of a task or of what it consists of."""
-    every = list(tasks)
-    messages = ((each.get("error") or {}).get("message") or "" for each in _family(task, every, set()))
+def _reason(task: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
+    """The first error text of a task, or of what failed below it."""
+    family = [task, *(each for each in _below(task, tasks) if each.get("state") == FAILED)]
+    messages = ((each.get("error") or {}).get("message") or "" for each in family)
     return next((" ".join(message.split()) for message in messages if message), "")
 
 
-def _family(task: Mapping[str, Any], tasks: list[Mapping[str, Any]], seen: set[str]) -> Iterator[Mapping[str, Any]]:
-    """``task`` and, below it, its child tasks (backends name them by task or by pod)."""
-    yield task
-    seen.add(str(task.get("task_id")))
-    listed = {each.get(key) for each in task.get("child_tasks") or [] for key in ("task_id", "pod_name")} - {None, ""}
-    for other in tasks:
-        child = other.get("parent_task_id") == task.get("task_id") or listed & {
-            other.get("task_id"),
-            other.get("pod_name"),
-        }
-        if child and str(other.get("task_id")) not in seen:
-            yield from _family(other, tasks, seen)
+def _below(task: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tasks under ``task``, nearest first; backends name them by their parent, or as children by task or pod."""
+    found: list[Mapping[str, Any]] = []
+    waiting = [task]
+    while waiting:
+        parent = waiting.pop(0)
+        listed = {each.get(key) for each in parent.get("child_tasks") or [] for key in ("task_id", "pod_name")}
+        listed -= {None, ""}
+        for other in tasks:
+            child = listed & {other.get("task_id"), other.get("pod_name")}
+            if (child or other.get("parent_task_id") == parent.get("task_id")) and other not in [task, *found]:
+                found.append(other)
+                waiting.append(other)
+    return found
 
 
 def _token() -> str:

@@ -136,6 +136,14 @@ def test_attempts_drivers_and_cancelled_runs_are_judged_rightly():
     assert run_state.judge(driver, "notify") == Outcome("FAILED", (Failure("evaluate", "no such parameter"),))
     assert run_state.judge(went_well(task("evaluate", "CANCELED")), "notify") == Outcome("CANCELED")
     assert run_state.judge(run(state="CANCELING"), "notify") == Outcome("CANCELED")
+    named = went_well(
+        task("run", "FAILED", children=("targets",)),
+        task("targets", "FAILED", "child failed", children=("teacher-label",)),
+        task("teacher-label", "FAILED", children=("inner", "distill-phase2")),
+        task("executor", "FAILED", "exit 137", task_id="inner"),
+        task("distill-phase2", "SKIPPED", "omitted"),
+    )
+    assert run_state.judge(named, "notify") == Outcome("FAILED", (Failure("teacher-label", "exit 137"),))
     by_parent = went_well(
         task("promote", "FAILED"), task("executor", "FAILED", "exit 2", task_id="e", parent="promote")
     )

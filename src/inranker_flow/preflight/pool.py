@@ -53,7 +53,7 @@ def check_nodes(need: Need) -> str:
     """Find nodes of the pool that the task fits on."""
     labels = ",".join(f"{key}={value}" for key, value in need.pool.items())
     try:
-        listed = _cluster().get(f"/api/v1/nodes?labelSelector={quote(labels)}")
+        listed = _cluster().get(f"/api/v1/nodes?labelSelector={quote(labels)}", "nodes")
     except Unreadable as error:
         raise Skipped(f"{error}; grant list on nodes to have this checked") from error
     nodes = (listed or {}).get("items", [])
@@ -93,17 +93,17 @@ def check_queue(name: str, need: Need) -> str:
     if not namespace:
         raise Skipped("INRANKER_NAMESPACE is not set")
     try:
-        group = api.get("/apis/kueue.x-k8s.io")
+        group = api.get("/apis/kueue.x-k8s.io", "the API groups")
         if group is None:
             raise Skipped("Kueue is not installed: pods are not queued")
         root = f"/apis/{group['preferredVersion']['groupVersion']}"
-        local = api.get(f"{root}/namespaces/{namespace}/localqueues/{name}")
+        local = api.get(f"{root}/namespaces/{namespace}/localqueues/{name}", "the LocalQueue")
         if local is None:
             raise UserError(
                 f"namespace {namespace} has no LocalQueue {name}: apply the project's Kueue component there"
             )
         behind = local["spec"]["clusterQueue"]
-        found = api.get(f"{root}/clusterqueues/{behind}")
+        found = api.get(f"{root}/clusterqueues/{behind}", "the ClusterQueue")
     except Unreadable as error:
         raise Skipped(f"{error}; grant get on localqueues and clusterqueues to have this checked") from error
     if found is None:
