@@ -9,6 +9,7 @@ PYTHON   ?= python3
 RUN_DIR  ?= .run
 RUNNER   ?= process
 SET      ?=
+OVERLAY  ?= dev
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -39,6 +40,7 @@ help: ## This help
 ## GENERATOR  checkpoint of the query generator
 ## TOKENIZER  tokenizer folder for the random checkpoints of the smoke profile
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
+## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
@@ -51,6 +53,12 @@ run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print res
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
 	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(profile_options)
+
+.PHONY: deploy diff
+deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)
+	@k8s/deploy apply '$(OVERLAY)'
+diff: ## Show what `make deploy` would change there
+	@k8s/deploy diff '$(OVERLAY)'
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
