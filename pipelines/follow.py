@@ -1,0 +1,48 @@
+"""Follow a run to its end: one line for each change of its state or of a task's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from inranker_flow.errors import UserError
+from pipelines import tasks, why
+from pipelines.kfp_api import Api
+
+#: Seconds between two looks, and for how long a silent API is put up with.
+PAUSE, PATIENCE = 5.0, 600.0
+
+
+def follow(api: Api, run_id: str) -> int:
+    """Print changes until the run ends; 0 if it succeeded, else 1. :class:`UserError` when it cannot be followed."""
+    seen: dict[str, str] = {}
+    silent_since = 0.0
+    while True:
+        try:
+            run = why.plain(api.run(run_id))
+        except UserError as error:
+            silent_since = silent_since or time.monotonic()
+            if not _passing(error) or time.monotonic() - silent_since > PATIENCE:
+                raise UserError(f"{error}; the run goes on: make why RUN={run_id}") from error
+            time.sleep(PAUSE)
+            continue
+        silent_since = 0.0
+        _report(run, seen)
+        if run.get("state") in tasks.FINAL:
+            if run["state"] != "SUCCEEDED":
+                print(why.explain(api, run))
+            return 0 if run["state"] == "SUCCEEDED" else 1
+        time.sleep(PAUSE)
+
+
+def _report(run: dict[str, Any], seen: dict[str, str]) -> None:
+    states = {task.name: task.state for task in tasks.of_run(run)} | {"run": run.get("state") or "PENDING"}
+    for name, state in states.items():
+        if seen.get(name) != state:
+            print(f"{time.strftime('%H:%M:%S')} {name} {state}", flush=True)
+    seen.update(states)
+
+
+def _passing(error: UserError) -> bool:
+    """Whether it may be over in a while: a server that restarts, not a token that has expired."""
+    return any(words in str(error) for words in ("nobody answers", "try again in a minute"))

@@ -1,0 +1,147 @@
+"""What goes to a cluster: one compiled pipeline and one set of arguments, both checked before anything is created."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inranker_flow.errors import UserError
+from pipelines import cluster, submission
+from pipelines.compile import compile_pipeline
+from pipelines.kfp_api import Api
+from pipelines.options import resolve
+from pipelines.pin import pin
+from pipelines.profile import Profile
+from pipelines.registry_check import check_pushed
+
+#: KFP's limit on a run's parameters (MAX_PARAMETER_BYTES of its API server).
+PARAMETER_BYTES = 10_000
+BUILD = Path("build")
+
+#: What a pod reads by itself, wherever it runs.
+_EVERYWHERE = ("s3", "hf", "ir_datasets", "demo", "init")
+
+
+@dataclass(frozen=True)
+class Release:
+    """``version`` is the pipeline version's name, a digest of its content; ``name`` is that of a schedule."""
+
+    pipeline: str
+    name: str
+    version: str
+    package: Path
+    arguments: dict[str, Any]
+
+    @property
+    def run_name(self) -> str:
+        """The same for the same pipeline version with the same arguments."""
+        identity = json.dumps([self.version, self.arguments], sort_keys=True)
+        return f"{self.name}-{sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def prepare(options: argparse.Namespace) -> Release:
+    """Resolve, compile and check what ``options`` describe (see `pipelines.options`).
+
+    Raises :class:`UserError` for anything that a cluster could not run.
+    """
+    resolved = resolve(options)
+    refuse_local(resolved)
+    resolved = pin(resolved)
+    package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml")
+    arguments = submission.arguments(options.pipeline, resolved)
+    documents = list(yaml.load_all(package.read_text(encoding="utf-8"), Loader=_LOADER))
+    check_arguments(documents[0], arguments)
+    for warning in [*check_pushed(images(documents[0])), *cluster.check_gpus(resolved.cluster)]:
+        print(f"warning: {warning}", file=sys.stderr)
+    version = f"{options.pipeline}-{digest(documents)}"
+    return Release(options.pipeline, schedule_name(options), version, package, arguments)
+
+
+def schedule_name(options: argparse.Namespace) -> str:
+    """PIPELINE-PROFILE: what a schedule is known by, and the beginning of its runs' names."""
+    return f"{options.pipeline}-{re.sub(r'[^a-z0-9]+', '-', Path(options.profile).stem.lower()).strip('-')}"
+
+
+def publish(api: Api, release: Release) -> tuple[str, str]:
+    """Ids of the pipeline and its version, uploaded where they are missing."""
+    pipeline_id = api.pipeline(release.pipeline, "Distil a large reranker into a small one.")
+    version_id, uploaded = api.version(pipeline_id, release.version, release.package)
+    print(f"version     {release.version} ({'uploaded' if uploaded else 'there already'})")
+    return pipeline_id, version_id
+
+
+def refuse_local(profile: Profile) -> None:
+    """Refuse what lies on this machine's disk: pods do not see it."""
+    for where, value in _places(profile):
+        kind, colon, _ = value.partition(":")
+        path = value.removeprefix("file://")
+        named = colon and kind in _EVERYWHERE
+        if not named and (kind == "file" or value.startswith((".", "/", "~")) or Path(path).exists()):
+            raise UserError(
+                f"{where}: {value}: a folder or file of this machine, which no pod can read; upload it, for example: "
+                f"aws s3 cp --recursive {path} s3://BUCKET/{Path(path).name}, and give that address"
+            )
+    if Path(profile.generation.prompt).is_file():
+        raise UserError(
+            f"generation.prompt: {profile.generation.prompt}: a file of this machine, which no pod can read; put it into "
+            "src/inranker_flow/generation/prompts (and so into the image) and give its name"
+        )
+
+
+def _places(profile: Profile) -> Iterator[tuple[str, str]]:
+    """Every address in a profile, without the names of formats and of random checkpoints before it."""
+    corpora = [("source", profile.source), *((f"targets[{i}]", each) for i, each in enumerate(profile.targets))]
+    for where, corpus in corpora:
+        for key, value in ((where, corpus.uri), (f"{where}.labels", corpus.labels)):
+            if value:
+                yield key, re.sub(r"^inranker-(beir|msmarco):", "", value)
+    for where, checkpoint in (
+        ("teacher", profile.teacher.checkpoint),
+        ("generation", profile.generation.checkpoint),
+        ("phase1", profile.phase1.checkpoint),
+    ):
+        _, tokenizer, options = checkpoint.partition("?tokenizer=")
+        yield f"{where}.checkpoint", options.partition("&")[0] if tokenizer else checkpoint
+
+
+def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Refuse arguments that the server would refuse, before it is asked."""
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    unknown, missing = sorted(set(arguments) - set(known)), sorted(set(known) - set(arguments))
+    missing = [name for name in missing if not known[name].get("isOptional") and "defaultValue" not in known[name]]
+    if unknown or missing:
+        parts = [f"has no parameter {', '.join(unknown)}"] * bool(unknown)
+        parts += [f"needs the parameter {', '.join(missing)}"] * bool(missing)
+        raise UserError(f"the pipeline {spec['pipelineInfo']['name']} {' and '.join(parts)}")
+    size = len(json.dumps(arguments, separators=(",", ":")).encode())
+    if size > PARAMETER_BYTES:
+        largest = max(arguments, key=lambda name: len(json.dumps(arguments[name])))
+        raise UserError(
+            f"the arguments are {size:,} bytes and KFP takes {PARAMETER_BYTES:,}; the largest is {largest}: shorten it, or "
+            "split the run (fewer TARGETS each)"
+        )
+
+
+def images(spec: dict[str, Any]) -> set[str]:
+    """Every image that the compiled pipeline names."""
+    executors = spec["deploymentSpec"]["executors"].values()
+    return {each["container"]["image"] for each in executors if "container" in each}
+
+
+def digest(documents: list[dict[str, Any]]) -> str:
+    """Digest of a compiled pipeline's content: the file itself differs from compilation to compilation."""
+    content = [{key: value for key, value in each.items() if key != "sdkVersion"} for each in documents]
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+#: libyaml's loader is ten times as quick, where PyYAML has it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,0 +1,54 @@
+"""`make runs`: the newest runs of an experiment as a table."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from typing import Any
+
+from inranker_flow.errors import UserError
+from pipelines import console, kfp_api, tasks
+from pipelines.kfp_api import Api
+
+#: Rows at most.
+MOST = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """List runs; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="make runs")
+    kfp_api.add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        api = Api(options.host, options.namespace)
+        experiment_id = api.find_experiment(options.experiment)
+        found = api.runs(experiment_id, most=MOST) if experiment_id else []
+        print(table(api, found) if found else f"no run yet in experiment {options.experiment}")
+    except UserError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def table(api: Api, runs: list[Any]) -> str:
+    """Name, state, start, minutes and link of each run."""
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [["name", "state", "started", "minutes", "link"]]
+    for run in runs:
+        end = run.finished_at if run.state in tasks.FINAL and run.finished_at else now
+        minutes = f"{(end - run.created_at).total_seconds() / 60:.0f}"
+        rows.append(
+            [
+                run.display_name,
+                run.state or "PENDING",
+                f"{run.created_at:%Y-%m-%d %H:%M}",
+                minutes,
+                api.link(run.run_id),
+            ]
+        )
+    return console.table(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

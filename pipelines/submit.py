@@ -1,0 +1,62 @@
+"""`make submit`: start a run on a cluster, once.
+
+    python -m pipelines.submit inranker --profile paper --namespace team-a
+
+Whatever is wrong with the input is said before anything is created; what is there already is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from inranker_flow.errors import UserError
+from pipelines import kfp_api, tasks
+from pipelines.follow import follow
+from pipelines.kfp_api import Api
+from pipelines.options import add_options
+from pipelines.release import Release, prepare, publish
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Submit a pipeline; returns the exit status (with ``--wait`` the run's: 0 or 1)."""
+    parser = argparse.ArgumentParser(prog="make submit")
+    add_options(parser)
+    kfp_api.add_options(parser)
+    parser.add_argument("--wait", action="store_true", help="follow the run, and end as it ends")
+    parser.add_argument("--force", action="store_true", help="start it although the same run is still going")
+    options = parser.parse_args(arguments)
+    run_id = ""
+    try:
+        release = prepare(options)
+        api = Api(options.host, options.namespace)
+        run_id = submit(api, release, options.experiment, options.force)
+        return follow(api, run_id) if options.wait else 0
+    except UserError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        goes_on = f"; the run goes on: make why RUN={run_id}" if run_id else ""
+        print(f"\nINTERRUPTED{goes_on}", file=sys.stderr)
+        return 130
+
+
+def submit(api: Api, release: Release, experiment: str, force: bool = False) -> str:
+    """Start a run, or find the one that is still going; its id. Raises :class:`UserError`."""
+    if not api.multi_user:
+        print(f"note        this KFP is for one user: runs are in its own namespace, not in {api.namespace}")
+    experiment_id = api.experiment(experiment)
+    name = release.run_name
+    live = [run for run in api.runs(experiment_id, name) if run.state not in tasks.FINAL]
+    if live and not force:
+        raise UserError(
+            f"the same run is {live[0].state} already: {name}, {api.link(live[0].run_id)}; FORCE=1 starts it once more"
+        )
+    run = api.create_run(experiment_id, name, publish(api, release), release.arguments)
+    print(f"run         {name} ({run.run_id})\nexperiment  {experiment}, namespace {api.pod_namespace}")
+    print(api.link(run.run_id))
+    return str(run.run_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
