@@ -195,21 +195,30 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     if injected:
         for key, value in tags.items():
             mlflow_client.set_tag(injected, key, value)
-        _current.set(injected)
-        yield StageRun(mlflow_client, injected, "")
+        with _logging_into(injected):
+            yield StageRun(mlflow_client, injected, "")
         return
     parent = os.environ.get("INRANKER_PARENT_RUN_ID", "") or _kfp_parent(mlflow_client, own_parent())
     if parent:
         tags["mlflow.parentRunId"] = parent
     name = f"{stage} {dataset}".strip()
     run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
-    _current.set(run_id)
     try:
-        yield StageRun(mlflow_client, run_id, parent)
+        with _logging_into(run_id):
+            yield StageRun(mlflow_client, run_id, parent)
     except BaseException:
         mlflow_client.set_terminated(run_id, "FAILED")
         raise
     mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+@contextmanager
+def _logging_into(run_id: str) -> Iterator[None]:
+    before = _current.set(run_id)
+    try:
+        yield
+    finally:
+        _current.reset(before)
 
 
 @contextmanager

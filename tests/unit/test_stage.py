@@ -13,7 +13,7 @@ import pytest
 from kfp import dsl
 
 from inranker_flow import schemas, tracking
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config import CorpusConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.stage import run_stage
@@ -33,6 +33,10 @@ def toy(config: RetrieveConfig, collection: Path, extra: list[Path], candidates:
     write_manifest(candidates, dataset=read_manifest(collection).dataset, stage="toy", extra=len(extra))
     page.write_text("<p>report</p>")
     return Stats(1, 2.5)
+
+
+def listing(corpora: tuple[CorpusConfig, ...], room: dict) -> Stats:
+    return Stats(len(corpora), 0.5, ",".join([*(each.name for each in corpora), *room]))
 
 
 def refusing(config: RetrieveConfig, collection: Path) -> Stats:
@@ -96,6 +100,8 @@ def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, colle
         assert "page.html" in [each.path for each in client.list_artifacts(run_id)]
     (event,) = _events(tracked)
     assert (event["stage"], event["dataset"], event["stats"]["rows"]) == ("toy", "vaswani", 1)
+    assert event["inputs"] == {"collection": collection.path, "extra": [collection.path] * 2}
+    assert event["outputs"] == {"candidates": out.path, "page": page.path}
 
 
 def test_a_run_that_kfp_injected_is_joined(tracked, collection, monkeypatch):
@@ -131,6 +137,55 @@ def test_a_failure_is_one_last_line_and_a_status(tracked, collection, capsys, st
     assert message in _events(tracked)[-1]["error"]
     client = tracking.client()
     assert {run.info.status for run in client.search_runs([tracking.experiment_id(client)])} <= {"FAILED"}
+
+
+def test_a_list_of_sections_is_parsed_and_the_stats_come_back(tracked):
+    corpora = [{"uri": "demo:source/1", "name": "inns"}, {"uri": "demo:target/1", "name": "medicines"}]
+    stats = run_stage(listing, configs={"corpora": corpora}, room={"cpu": "8"})
+    assert stats == Stats(2, 0.5, "inns,medicines,cpu")
+    client = tracking.client()
+    (run,) = client.search_runs([tracking.experiment_id(client)])
+    assert json.loads(run.data.params["corpora"]) == corpora
+
+
+@pytest.mark.parametrize(
+    ("corpora", "message"),
+    [
+        ([{"uri": "a", "name": "b"}, {"uri": "a"}], "corpora[1].name: missing"),
+        ([{"uri": "a", "nmae": "b"}], "corpora[0].nmae: unknown key; did you mean 'name'?"),
+        ({"uri": "a", "name": "b"}, "corpora: expected a list"),
+    ],
+)
+def test_a_bad_list_of_sections_is_refused_by_place(tracked, capsys, corpora, message):
+    with pytest.raises(SystemExit):
+        run_stage(listing, configs={"corpora": corpora}, room={})
+    assert f"FAILED: {message}" in capsys.readouterr().out
+
+
+def test_an_untracked_stage_works_where_mlflow_does_not(tracked, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert run_stage(listing, configs={"corpora": []}, tracked=False, room={}).rows == 0
+    (event,) = _events(tracked)
+    assert event["stats"]["rows"] == 0 and "error" not in event
+
+
+def test_stages_of_a_cluster_run_find_their_parent_and_those_of_others_do_not(tracked, collection, monkeypatch):
+    parent = tracking.open_parent("run-1", "inranker run-1")
+    assert tracking.open_parent("run-1", "again") == parent
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-1")
+    with tracking.stage_run("retrieve") as ours:
+        ours.log_metrics({"rows": 1}, headline={"nDCG@10": 0.5})
+    client = tracking.client()
+    assert client.get_run(parent).data.metrics == {"nDCG_at_10": 0.5}, "headlines are the parent's too"
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-2")
+    with tracking.stage_run("retrieve") as others:
+        assert (ours.parent_id, others.parent_id) == (parent, "")
+    tracking.close_parent("run-2", "FINISHED")  # nobody opened one
+    assert client.get_run(parent).info.status == "RUNNING"
+    monkeypatch.setenv("INRANKER_PARENT_RUN_ID", others.run_id)
+    assert tracking.own_parent() == "", "`make run` brings its own"
+    with tracking.stage_run("retrieve") as local:
+        assert local.parent_id == others.run_id
 
 
 def test_an_mlflow_server_that_does_not_answer_is_told_in_seconds(tmp_path):
