@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,18 @@ def _weed() -> str:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS with one bucket, every listener on loopback; killed by its process id at the end."""
+    """SeaweedFS with one bucket, every listener on loopback."""
+    with running_s3(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
+    """SeaweedFS with its data in ``folder``; killed by its process id at the end.
+
+    ``inside``: words before every command that reaches it (`nsenter ...`), for a server in a network of its own.
+    """
     program = _weed()
-    folder = tmp_path_factory.mktemp("seaweedfs")
     keys = {"accessKey": "inranker-test", "secretKey": "inranker-test-secret"}
     identity = {"name": "test", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -71,9 +80,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "s3.port": s3, "s3.port.grpc": s3 + 10_000, "s3.port.iceberg": 0, "s3.port.lance": 0,
         "s3.config": folder / "s3.json", "s3.iam": "false", "metricsPort": 0,
     }  # fmt: skip
-    command = [program, "server", *(f"-{name}={value}" for name, value in options.items()), "-filer", "-s3"]
-    with open(folder / "weed.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    command = [*inside, program, "server", *(f"-{name}={value}" for name, value in options.items()), "-filer", "-s3"]
     endpoint = f"http://127.0.0.1:{s3}"
     environment = {
         "AWS_ENDPOINT_URL": endpoint,
@@ -81,35 +88,49 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    try:
-        _wait(server, f"{endpoint}/status", folder / "weed.log")
-        import boto3
-
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id=keys["accessKey"],
-            aws_secret_access_key=keys["secretKey"],
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket="inranker")
+    # A graceful stop takes 20 seconds; nothing in the folder is needed any more.
+    with running(command, folder / "weed.log", f"{endpoint}/status", inside=inside):
+        bucket = "import boto3; boto3.client('s3').create_bucket(Bucket='inranker')"
+        subprocess.run([*inside, sys.executable, "-c", bucket], env={**os.environ, **environment}, check=True)
         yield S3Server(endpoint, environment, "inranker")
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], log: Path, url: str, inside: Sequence[str] = (), seconds: float = 60, **environment: str
+) -> Iterator[None]:
+    """A server that answers ``url``; it and what it started are killed at the end, by the group that it leads."""
+    with open(log, "wb") as out:
+        server = subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=log.parent, start_new_session=True, env={**os.environ, **environment}
+        )
+    try:
+        _wait(server, url, log, inside, seconds)
+        yield
     finally:
-        # A graceful stop takes 20 seconds; nothing in the folder is needed any more.
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
-def _wait(server: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 60) -> None:
+def _wait(server: subprocess.Popen[bytes], url: str, log: Path, inside: Sequence[str], seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise RuntimeError(f"the S3 server ended at once:\n{log.read_text(errors='replace')[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-            if answer.status == 200:
-                return
+            raise RuntimeError(f"{server.args!r} ended at once:\n{log.read_text(errors='replace')[-2000:]}")
+        if _answers(url, inside):
+            return
         time.sleep(0.2)
-    raise RuntimeError(f"the S3 server does not answer:\n{log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"nothing answers at {url}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _answers(url: str, inside: Sequence[str]) -> bool:
+    if inside:
+        ask = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=2)"
+        return subprocess.run([*inside, sys.executable, "-c", ask], capture_output=True).returncode == 0
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 @pytest.fixture
