@@ -1,5 +1,3 @@
-from typing import Dict, List
-
 from kfp.dsl import Markdown, Output
 
 from components.decorator import component
@@ -7,8 +5,8 @@ from components.decorator import component
 
 @component
 def preflight(
-    source: Dict[str, str],
-    targets: List[Dict[str, str]],
+    source: dict,
+    targets: list,
     teacher: dict,
     generation: dict,
     student: dict,
