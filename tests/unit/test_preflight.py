@@ -329,7 +329,7 @@ def kubernetes(tmp_path, monkeypatch):
 def local_queue(**spec: str) -> dict:
     metadata = {"name": "inranker-gpu", "namespace": "inranker"}
     return {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "LocalQueue",
         "metadata": metadata,
         "spec": {"clusterQueue": "gpus", **spec},
@@ -342,7 +342,7 @@ def cluster_queue(gpus: str = "8", memory: str = "512Gi", borrow: str = "", **sp
     flavors = [{"name": "gpu-nodes", "resources": resources}]
     groups = [{"coveredResources": ["cpu", "memory", GPU], "flavors": flavors}]
     return {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "ClusterQueue",
         "metadata": {"name": "gpus"},
         "spec": {"resourceGroups": groups, **spec},
@@ -417,7 +417,7 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
     kubernetes.add(cluster_queue())
     expected = f"inranker-gpu -> gpus: its quota admits 1 {GPU}, 8 cpu, 32Gi memory"
     assert check_queue("inranker-gpu", NEED) == expected
-    kubernetes.add(cluster_queue(gpus="0", borrow="2", cohort="all"))
+    kubernetes.add(cluster_queue(gpus="0", borrow="2", cohortName="all"))
     assert check_queue("inranker-gpu", NEED) == expected
     kubernetes.add(cluster_queue(gpus="0", cohort="all"))
     assert check_queue("inranker-gpu", NEED) == expected, "without a limit it may borrow what the cohort has"
@@ -433,7 +433,7 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
             "quota is 1 nvidia.com/gpu and a task asks for 2; raise the quota or ask for",
         ),
         (
-            [local_queue(), cluster_queue("0", borrow="1", cohort="x")],
+            [local_queue(), cluster_queue("0", borrow="1", cohortName="x")],
             "quota is 0 nvidia.com/gpu and a task asks for 2",
         ),
         ([local_queue(), cluster_queue(memory="16Gi")], "quota is 16Gi memory and a task asks for 32Gi"),
@@ -530,7 +530,7 @@ def test_all_failures_are_told_in_one_line(hub, mlflow_at, kubernetes, monkeypat
         monkeypatch.setenv(name, "x")
     storage.s3.cache_clear()
     kubernetes.add(node("small", POOL, {"cpu": "2", "memory": "4Gi", GPU: "1"}))
-    kubernetes.install("kueue.x-k8s.io/v1beta1", "LocalQueue")
+    kubernetes.install("kueue.x-k8s.io/v1beta2", "LocalQueue")
     with pytest.raises(UserError) as refused:
         run_preflight(
             tmp_path / "report.md",
