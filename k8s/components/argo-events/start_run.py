@@ -40,8 +40,8 @@ def main() -> None:
     if schedule.get("status") == "DISABLED":
         print(f"schedule {name!r} is disabled: nothing is started")
         return
-    version = schedule["pipeline_version_reference"]
-    # The most recent runs are enough: an older one of this version would have kept them from starting.
+    version, config = schedule["pipeline_version_reference"], schedule.get("runtime_config") or {}
+    # The most recent runs are enough: an older one of this work would have kept them from starting.
     recent = _call(endpoint, "runs", {**where, "page_size": "100", "sort_by": "created_at desc"}).get("runs") or []
     for run in recent:
         if run.get("pipeline_version_reference") == version and run.get("state") in LIVE:
@@ -53,7 +53,7 @@ def main() -> None:
         "display_name": f"{name} on event {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
         "experiment_id": schedule.get("experiment_id"),
         "pipeline_version_reference": version,
-        "runtime_config": schedule.get("runtime_config"),
+        "runtime_config": config,
         "service_account": schedule.get("service_account"),
     }
     started = _call(endpoint, "runs", {}, {key: value for key, value in wanted.items() if value})

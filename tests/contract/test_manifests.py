@@ -1,0 +1,580 @@
+"""The Kubernetes manifests: valid, consistent with each other and with the code, and no right more than is used."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from inranker_flow.config import ClusterConfig
+from pipelines.placement import PLACEMENT, QUEUE, SECRETS, SETTINGS, STAGE_SECRETS
+from tests.contract.manifests import (
+    CASES,
+    CLUSTER_SCOPED,
+    COMPONENTS,
+    K8S,
+    NAMESPACE,
+    OVERLAYS,
+    ROOT,
+    Network,
+    containers,
+    grants,
+    named,
+    of_kind,
+    pods,
+    render,
+    selects,
+)
+
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="the lock's kubernetes-validate is missing here"
+)
+
+#: The oldest Kubernetes that the manifests are written for.
+KUBERNETES = "1.32"
+SCHEMAS = ROOT.parent / "shared" / "reference" / "schemas"
+OPTIONAL_SECRETS = {*SECRETS, *(name for secrets in STAGE_SECRETS.values() for name in secrets)}
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """A copy of `k8s/` in which tests may add overlays."""
+    return Path(shutil.copytree(K8S, tmp_path_factory.mktemp("manifests") / "k8s", symlinks=True))
+
+
+@pytest.fixture(params=CASES)
+def manifests(request, tree):
+    return render(request.param, tree)
+
+
+# Schemas
+
+
+def test_each_object_is_valid_kubernetes(manifests):
+    for each in manifests:
+        if not _custom(each):
+            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+
+
+def test_each_kueue_and_argo_events_object_fits_its_published_schema(tree):
+    if not SCHEMAS.is_dir():
+        pytest.skip(f"no published schemas at {SCHEMAS}")
+    custom = [each for name in ("kueue", "argo-events") for each in render(f"with-{name}", tree) if _custom(each)]
+    assert {each["kind"] for each in custom} == {
+        "ResourceFlavor", "ClusterQueue", "LocalQueue", "EventBus", "EventSource", "Sensor",
+    }  # fmt: skip
+    for each in custom:
+        problems = [f"{error.json_path}: {error.message}" for error in _schema(each).iter_errors(each)]
+        assert not problems, (each["kind"], problems)
+
+
+def _custom(manifest):
+    return manifest["apiVersion"].split("/")[0] in ("kueue.x-k8s.io", "argoproj.io")
+
+
+@cache
+def _documents():
+    events = json.loads((SCHEMAS / "argo_events.schema.json").read_text())
+    return {"argo": events, **{path.stem: yaml.safe_load(path.read_text()) for path in SCHEMAS.glob("kueue_*.yaml")}}
+
+
+def _schema(manifest):
+    kind, version = manifest["kind"], manifest["apiVersion"].split("/")[1]
+    if manifest["apiVersion"].startswith("argoproj.io"):
+        definitions = _strict(_documents()["argo"]["definitions"])
+        return Draft202012Validator(
+            {"definitions": definitions, "$ref": f"#/definitions/io.argoproj.events.{version}.{kind}"}
+        )
+    crd = _documents()[f"kueue_{kind.lower()}s"]
+    found = [each for each in crd["spec"]["versions"] if each["name"] == version and each["served"]]
+    assert found, f"{kind}: no served version {version}"
+    schema = _strict(found[0]["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    return Draft202012Validator(schema)
+
+
+def _strict(node):
+    """A schema that refuses keys it does not know, as the API server does."""
+    if isinstance(node, list):
+        return [_strict(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    strict = {key: _strict(value) for key, value in node.items()}
+    known = node.get("properties")
+    if isinstance(known, dict) and "additionalProperties" not in node and "$ref" not in known:
+        strict["additionalProperties"] = bool(node.get("x-kubernetes-preserve-unknown-fields"))
+    return strict
+
+
+# Consistency
+
+
+def test_there_is_one_resource_in_each_file_and_no_file_is_forgotten():
+    used = set()
+    for kustomization in K8S.rglob("kustomization.yaml"):
+        content = yaml.safe_load(kustomization.read_text())
+        patches = [patch["path"] for patch in content.get("patches", [])]
+        for name in (*content.get("resources", []), *patches):
+            path = (kustomization.parent / name).resolve()
+            assert path.exists(), f"{kustomization}: {name}"
+            used.add(path)
+    files = {path for path in K8S.rglob("*.yaml") if path.name != "kustomization.yaml"}
+    assert files == {path for path in used if path.is_file()}
+    for path in files:
+        assert len(list(yaml.safe_load_all(path.read_text()))) == 1, path
+
+
+def test_everything_lies_in_the_one_namespace(manifests):
+    for each in manifests:
+        found = each["metadata"].get("namespace")
+        assert found == (None if each["kind"] in CLUSTER_SCOPED else NAMESPACE), (each["kind"], each["metadata"])
+    [namespace] = of_kind(manifests, "Namespace")
+    labels = namespace["metadata"]["labels"]
+    assert namespace["metadata"]["name"] == NAMESPACE
+    assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert labels["pod-security.kubernetes.io/warn"] == labels["pod-security.kubernetes.io/audit"] == "restricted"
+
+
+def test_selectors_select_their_own_pods_and_services_reach_a_port(manifests):
+    for each in of_kind(manifests, "Deployment", "StatefulSet"):
+        own = each["spec"]["template"]["metadata"]["labels"]
+        selector = each["spec"]["selector"]
+        assert selector["matchLabels"] and selects(selector, own)
+        assert sum(selects(selector, pod["metadata"]["labels"]) for _, pod in pods(manifests)) == 1
+    for service in of_kind(manifests, "Service"):
+        behind = [
+            pod for _, pod in pods(manifests)
+            if selects({"matchLabels": service["spec"]["selector"]}, pod["metadata"]["labels"])
+        ]  # fmt: skip
+        assert len(behind) == 1, service["metadata"]["name"]
+        offered = {port["name"]: port["containerPort"] for port in containers(behind[0])[0]["ports"]}
+        assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]}.items() <= offered.items()
+    for each in of_kind(manifests, "StatefulSet"):
+        named(manifests, "Service", each["spec"]["serviceName"])
+
+
+def test_bindings_bind_roles_and_service_accounts_that_exist(manifests):
+    accounts = {each["metadata"]["name"] for each in of_kind(manifests, "ServiceAccount")}
+    roles = of_kind(manifests, "Role", "ClusterRole")
+    bound = set()
+    for binding in of_kind(manifests, "RoleBinding", "ClusterRoleBinding"):
+        reference = binding["roleRef"]
+        named(manifests, reference["kind"], reference["name"])
+        bound.add((reference["kind"], reference["name"]))
+        for subject in binding["subjects"]:
+            assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", NAMESPACE)
+            assert subject["name"] in accounts
+    assert bound == {(role["kind"], role["metadata"]["name"]) for role in roles}, "a role that nobody has"
+
+
+def test_pods_use_service_accounts_and_configuration_that_exist(manifests):
+    accounts = {each["metadata"]["name"] for each in of_kind(manifests, "ServiceAccount")}
+    config_maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
+    made = _credentials("dev")
+    for where, pod in pods(manifests):
+        account = pod["spec"].get("serviceAccountName")
+        assert account is None or account in accounts, (where, account)
+        for container in containers(pod):
+            for variable in container.get("env", []):
+                source = variable.get("valueFrom", {})
+                if reference := source.get("configMapKeyRef"):
+                    assert reference["key"] in config_maps[reference["name"]], (where, variable["name"])
+                if reference := source.get("secretKeyRef"):
+                    assert reference["key"] in made[reference["name"]], (where, variable["name"])
+        for volume in pod["spec"].get("volumes", []):
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in config_maps, (where, volume)
+        volumes = {each["name"] for each in pod["spec"].get("volumes", [])}
+        claims = {"data"} if where.startswith("StatefulSet") else set()
+        mounts = {mount["name"] for container in containers(pod) for mount in container.get("volumeMounts", [])}
+        assert mounts == volumes | claims, where
+
+
+def _credentials(overlay):
+    """Secret -> keys that `make deploy` creates for an overlay."""
+    path = K8S / "overlays" / overlay / "credentials"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    return {name: set(keys) for name, *keys in rows}
+
+
+# Containers
+
+
+def test_each_container_has_limits_a_pinned_image_and_a_restricted_security_context(manifests):
+    for where, pod in pods(manifests):
+        shared = pod["spec"]["securityContext"]
+        assert shared["runAsNonRoot"] is True and shared["runAsUser"] > 0, where
+        assert shared["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert pod["spec"]["automountServiceAccountToken"] is False, where
+        for container in containers(pod):
+            _check_resources(where, container["resources"])
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True, where
+            assert own["capabilities"] == {"drop": ["ALL"]}, where
+            name, _, tag = container["image"].rpartition(":")
+            assert name and re.match(r"v?\d+\.\d+", tag), (where, container["image"])
+        for volume in pod["spec"].get("volumes", []):
+            assert "emptyDir" not in volume or volume["emptyDir"].get("sizeLimit"), (where, volume)
+    for each in of_kind(manifests, "EventSource", "Sensor"):
+        container = each["spec"]["template"]["container"]
+        _check_resources(each["metadata"]["name"], container["resources"])
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["runAsNonRoot"] is True
+
+
+def _check_resources(where, resources):
+    for kind in ("requests", "limits"):
+        assert set(resources[kind]) >= {"cpu", "memory"}, (where, kind)
+
+
+def test_servers_are_probed_and_long_running(manifests):
+    for each in of_kind(manifests, "Deployment", "StatefulSet"):
+        for container in containers(each["spec"]["template"]):
+            assert container["readinessProbe"] and container["livenessProbe"], each["metadata"]["name"]
+
+
+def test_no_secret_value_is_in_any_manifest(manifests):
+    assert not of_kind(manifests, "Secret")
+    secret = re.compile(r"KEY|SECRET|PASSWORD|TOKEN(?!_PATH)")
+    for where, pod in pods(manifests):
+        for container in containers(pod):
+            for variable in container.get("env", []):
+                assert not secret.search(variable["name"]) or "valueFrom" in variable, (where, variable["name"])
+    for each in of_kind(manifests, "ConfigMap"):
+        assert not [key for key in each["data"] if secret.search(key)], each["metadata"]["name"]
+    for path in K8S.rglob("*"):
+        if path.is_file():
+            assert not re.search(r"AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30}|://[^/\s$]+:[^$/\s@]+@", path.read_text()), path
+
+
+# Rights
+
+#: What the commands ask of KFP's API, and what its multi-user mode asks Kubernetes for it.
+KFP_CALLS = {
+    "healthz_service_get_healthz": None,
+    "pipeline_service_list_pipelines": ("pipelines", "list"),
+    "pipeline_service_create_pipeline": ("pipelines", "create"),
+    "pipeline_service_list_pipeline_versions": ("pipelines", "list"),
+    "upload_pipeline_version": ("pipelines", "create"),
+    "experiment_service_list_experiments": ("experiments", "list"),
+    "experiment_service_create_experiment": ("experiments", "create"),
+    "run_service_list_runs": ("runs", "list"),
+    "run_service_get_run": ("runs", "get"),
+    "run_service_create_run": ("runs", "create"),
+    "run_service_terminate_run": ("runs", "terminate"),
+    "recurring_run_service_list_recurring_runs": ("jobs", "list"),
+    "recurring_run_service_create_recurring_run": ("jobs", "create"),
+    "recurring_run_service_enable_recurring_run": ("jobs", "enable"),
+    "recurring_run_service_delete_recurring_run": ("jobs", "delete"),
+}
+#: What the commands ask of Kubernetes.
+KUBERNETES_CALLS = {
+    "list_node": ("", "nodes", "list"),
+    "list_namespaced_pod": ("", "pods", "list"),
+    "list_namespaced_event": ("", "events", "list"),
+    "read_namespaced_pod_log": ("", "pods/log", "get"),
+    "list_namespaced_custom_object": ("kueue.x-k8s.io", "workloads", "list"),
+}
+
+
+def _calls(pattern, *paths):
+    found = re.findall(pattern, "\n".join(path.read_text() for path in paths))
+    assert found, f"nothing in {paths} matches {pattern}: has the code moved?"
+    return set(found)
+
+
+def test_the_submitter_may_do_what_the_commands_do_and_nothing_more(manifests):
+    commands = sorted((ROOT / "pipelines").glob("*.py"))
+    asked = _calls(r"\._(?:pipelines|uploads|experiments|runs|recurring|health)\.(\w+)", *commands)
+    rights = {KFP_CALLS[call] for call in asked} - {None}
+    # A run of a version may be created by whoever may read its pipeline.
+    expected = {("pipelines.kubeflow.org", *right, "") for right in rights | {("pipelines", "get")}}
+    asked = _calls(r"\._(?:core|custom)\.(\w+)", *commands)
+    expected |= {(*KUBERNETES_CALLS[call], "") for call in asked}
+    assert grants(manifests, "inranker-submitter") == expected
+
+
+def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifests):
+    library = ROOT / "src" / "inranker_flow"
+    paths = _calls(r'f"(?:/api/v1|\{root\})(?:/namespaces/\{namespace\})?/(\w+)[/?]', library / "preflight" / "pool.py")
+    preflight = {
+        "nodes": ("", "nodes", "list", ""),
+        "localqueues": ("kueue.x-k8s.io", "localqueues", "get", QUEUE),
+        "clusterqueues": ("kueue.x-k8s.io", "clusterqueues", "get", ""),
+    }
+    assert _calls(r"apis/v2beta1/(\w+)/", library / "run_state.py") == {"runs"}
+    expected = {
+        *(preflight[path] for path in paths),
+        ("pipelines.kubeflow.org", "runs", "get", ""),
+        # Argo's executor, and KFP's driver and launcher: code that is not here.
+        ("argoproj.io", "workflowtaskresults", "create", ""),
+        ("argoproj.io", "workflowtaskresults", "patch", ""),
+        ("", "configmaps", "get", "kfp-launcher"),
+    }
+    keys = ("", "secrets", "get", "inranker-s3")
+    has_keys = any(each["metadata"]["name"] == "inranker-runner-s3-keys" for each in of_kind(manifests, "Role"))
+    assert grants(manifests, "inranker-runner") == expected | ({keys} if has_keys else set())
+
+
+def test_the_promoter_has_no_right_in_kubernetes(manifests):
+    named(manifests, "ServiceAccount", "inranker-promoter")
+    assert grants(manifests, "inranker-promoter") == set()
+
+
+def test_no_role_has_a_wildcard_or_hands_out_rights(manifests):
+    for role in of_kind(manifests, "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            for values in rule.values():
+                assert not [value for value in values if "*" in value], role["metadata"]["name"]
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+            readable = "secrets" not in rule["resources"] or rule.get("resourceNames")
+            assert readable, f"{role['metadata']['name']}: every secret of the namespace"
+
+
+def test_tokens_are_mounted_only_where_they_are_used(manifests):
+    mounted = {
+        each["metadata"]["name"]: each["automountServiceAccountToken"] for each in of_kind(manifests, "ServiceAccount")
+    }
+    used = {"inranker-runner", "inranker-events"}
+    assert all(value == (name in used) for name, value in mounted.items()), mounted
+
+
+def test_the_events_account_creates_the_one_job_and_nothing_else(tree):
+    manifests = render("with-argo-events", tree)
+    assert grants(manifests, "inranker-events") == {("batch", "jobs", "create", "")}
+    for kind in ("EventSource", "Sensor"):
+        [each] = of_kind(manifests, kind)
+        assert each["spec"]["template"]["serviceAccountName"] == "inranker-events"
+    [source], [sensor] = of_kind(manifests, "EventSource"), of_kind(manifests, "Sensor")
+    [dependency] = sensor["spec"]["dependencies"]
+    assert dependency["eventSourceName"] == source["metadata"]["name"]
+    assert dependency["eventName"] in source["spec"]["sqs"]
+    assert named(manifests, "EventBus", source["spec"]["eventBusName"])
+
+
+# Stores and settings
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_settings_are_variables_that_the_pods_read(overlay, tree):
+    settings = named(render(overlay, tree), "ConfigMap", "inranker-settings")["data"]
+    assert set(settings) <= set(SETTINGS)
+    assert settings["INRANKER_STORE"].startswith("s3://")
+    assert {"MLFLOW_TRACKING_URI", "KF_PIPELINES_ENDPOINT", "AWS_REGION"} <= set(settings)
+    assert settings.get("MLFLOW_S3_ENDPOINT_URL") == settings.get("AWS_ENDPOINT_URL")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kfp_stores_artifacts_where_the_stages_store_theirs(overlay, tree):
+    manifests = render(overlay, tree)
+    settings = named(manifests, "ConfigMap", "inranker-settings")["data"]
+    launcher = named(manifests, "ConfigMap", "kfp-launcher")["data"]
+    [(scheme, provider)] = yaml.safe_load(launcher["providers"]).items()
+    default = provider["default"]
+    bucket = launcher["defaultPipelineRoot"].removeprefix("s3://").split("/")[0]
+    assert scheme == "s3" and settings["INRANKER_STORE"].startswith(f"s3://{bucket}/")
+    assert default["region"] == settings["AWS_REGION"]
+    assert default.get("endpoint") == settings.get("AWS_ENDPOINT_URL")
+    assert bool(default.get("disableSSL")) == (default.get("endpoint") or "").startswith("http://")
+    reference = default["credentials"].get("secretRef")
+    readable = ("", "secrets", "get", "inranker-s3") in grants(manifests, "inranker-runner")
+    if default["credentials"]["fromEnv"]:
+        runner = named(manifests, "ServiceAccount", "inranker-runner")
+        assert reference is None and not readable
+        assert "eks.amazonaws.com/role-arn" in runner["metadata"]["annotations"]
+    else:
+        assert readable and reference["secretName"] == "inranker-s3"
+        assert {reference["accessKeyKey"], reference["secretKeyKey"]} == set(SECRETS["inranker-s3"])
+
+
+@pytest.mark.parametrize("overlay", ["dev", "kind"])
+def test_addresses_of_the_overlays_own_servers_are_services_with_that_port(overlay, tree):
+    manifests = render(overlay, tree)
+    addresses = "\n".join(str(each.get("data", "")) for each in of_kind(manifests, "ConfigMap"))
+    found = set(re.findall(rf"http://([a-z-]+)\.{NAMESPACE}\.svc:(\d+)", addresses))
+    own = {(name, port) for name, port in found if name != "ml-pipeline"}
+    assert {name for name, _ in own} == {"mlflow", "seaweedfs"}
+    for name, port in own:
+        assert int(port) in [each["port"] for each in named(manifests, "Service", name)["spec"]["ports"]]
+    kfp = "inranker" if overlay == "kind" else "kubeflow"
+    assert f"http://ml-pipeline.{kfp}.svc:8888" in addresses
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_credentials_that_are_made_are_those_that_are_used(overlay, tree):
+    manifests = render(overlay, tree)
+    used = {}
+    for _, pod in pods(manifests):
+        for variable in (each for container in containers(pod) for each in container.get("env", [])):
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                used.setdefault(reference["name"], set()).add(reference["key"])
+    assert _credentials(overlay) == used
+    # What else may be a Secret is optional, and a pod that lacks it starts.
+    assert {role for _, resource, _, role in grants(manifests, "inranker-runner") if resource == "secrets"} <= (
+        OPTIONAL_SECRETS
+    )
+
+
+# Quotas and queue
+
+
+def _number(quantity):
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|Ki|Mi|Gi|Ti)?", str(quantity))
+    scale = {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    return float(found[1]) * scale[found[2]]
+
+
+@pytest.mark.parametrize("case", ["dev", "prod", "with-quota"])
+def test_the_quota_has_room_for_the_largest_task(case, tree):
+    manifests = render(case, tree)
+    hard = named(manifests, "ResourceQuota", "inranker")["spec"]["hard"]
+    for row in PLACEMENT.values():
+        for kind in ("requests", "limits"):
+            assert _number(row.cpu) <= _number(hard[f"{kind}.cpu"])
+            assert _number(row.memory) <= _number(hard[f"{kind}.memory"])
+    assert _number(hard["requests.nvidia.com/gpu"]) >= ClusterConfig().gpus
+    [limit] = named(manifests, "LimitRange", "inranker")["spec"]["limits"]
+    for resource in ("cpu", "memory"):
+        assert _number(limit["defaultRequest"][resource]) <= _number(limit["default"][resource])
+
+
+def test_one_machine_with_kfp_in_the_namespace_has_no_quota(tree):
+    assert not of_kind(render("kind", tree), "ResourceQuota", "LimitRange")
+
+
+def test_the_queue_admits_every_gpu_task_and_its_flavor_is_the_profiles_pool(tree):
+    manifests = render("with-kueue", tree)
+    queue = named(manifests, "LocalQueue", QUEUE)
+    behind = named(manifests, "ClusterQueue", queue["spec"]["clusterQueue"])
+    assert selects(behind["spec"]["namespaceSelector"], {"kubernetes.io/metadata.name": NAMESPACE})
+    [group] = behind["spec"]["resourceGroups"]
+    [flavor] = group["flavors"]
+    quota = {each["name"]: _number(each["nominalQuota"]) for each in flavor["resources"]}
+    defaults = ClusterConfig()
+    assert set(quota) == set(group["coveredResources"]) == {"cpu", "memory", defaults.gpu_type}
+    for row in (row for row in PLACEMENT.values() if row.gpu):
+        assert _number(row.cpu) <= quota["cpu"] and _number(row.memory) <= quota["memory"]
+    assert quota[defaults.gpu_type] >= defaults.node_gpus
+    pool = named(manifests, "ResourceFlavor", flavor["name"])["spec"]
+    assert pool["nodeLabels"] == defaults.gpu_pool
+    assert [each["key"] for each in pool["tolerations"]] == [each.key for each in defaults.gpu_tolerations]
+
+
+# Network
+
+RUN = {"workflows.argoproj.io/workflow": "inranker-x7k2p"}
+INTERNET, METADATA, API_SERVER = "140.82.121.3", "169.254.169.254", "10.0.0.1"
+
+
+def _stage(name):
+    return {**RUN, "app.kubernetes.io/component": name}
+
+
+def _server(name):
+    return {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "inranker-flow"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_runs_reach_what_they_need_and_nobody_reaches_them(case, tree):
+    network = Network(render(case, tree))
+    assert network.lets_through(RUN, "namespace:kube-system", 53, "UDP")
+    assert network.lets_through(RUN, "namespace:kubeflow", 8888)
+    assert network.lets_through(RUN, {"application-crd-id": "kubeflow-pipelines"}, 8887)
+    assert network.lets_through(RUN, API_SERVER, 6443)
+    for source in (RUN, "namespace:default", "namespace:kubeflow", INTERNET, _server("mlflow")):
+        assert not network.lets_through(source, _stage("evaluate"), 8080)
+    for port in (22, 80, 5432):
+        assert not network.lets_through(RUN, INTERNET, port)
+    assert not network.lets_through(RUN, METADATA, 80)
+    assert not network.lets_through(RUN, "namespace:default", 443)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_stages_that_download_reach_the_internet(case, tree):
+    network = Network(render(case, tree))
+    public_s3 = case in ("prod", "with-public-s3")
+    downloading = {stage for stage in PLACEMENT if network.lets_through(_stage(stage), INTERNET, 80)}
+    assert downloading == set(PLACEMENT) - {"retrieve", "promote"}
+    for stage in PLACEMENT:
+        expected = public_s3 or stage in downloading
+        assert network.lets_through(_stage(stage), INTERNET, 443) == expected, stage
+        assert not network.lets_through(_stage(stage), METADATA, 443)
+
+
+@pytest.mark.parametrize("case", ["dev", "kind"])
+def test_the_overlays_servers_are_reached_by_their_clients_alone(case, tree):
+    network = Network(render(case, tree))
+    mlflow, postgres, store = map(_server, ("mlflow", "postgres", "seaweedfs"))
+    creator = _server("create-bucket")
+    for source, target, port in [
+        (RUN, mlflow, 5000), (RUN, store, 8333), (mlflow, postgres, 5432), (mlflow, store, 8333),
+        (creator, store, 9333), (creator, store, 19333), (creator, store, 8888), (creator, store, 18888),
+        ("namespace:kubeflow", store, 8333), ({"app": "a notebook"}, mlflow, 5000),
+    ]:  # fmt: skip
+        assert network.lets_through(source, target, port), (source, target, port)
+    for source, target, port in [
+        (RUN, postgres, 5432), (RUN, store, 9333), (RUN, store, 8888), (store, postgres, 5432),
+        ("namespace:kubeflow", mlflow, 5000), ("namespace:default", store, 8333), ("namespace:default", mlflow, 5000),
+        (INTERNET, mlflow, 5000), (mlflow, INTERNET, 443), (store, INTERNET, 443), (creator, INTERNET, 443),
+    ]:  # fmt: skip
+        assert not network.lets_through(source, target, port), (source, target, port)
+
+
+def test_the_job_of_an_event_reaches_kfp_alone(tree):
+    network = Network(render("with-argo-events", tree))
+    job = _server("inranker-start-run")
+    assert network.lets_through(job, "namespace:kubeflow", 8888)
+    assert not network.lets_through(job, _server("seaweedfs"), 8333)
+    assert not network.lets_through(job, INTERNET, 443)
+
+
+def test_network_policies_select_pods_that_exist(manifests):
+    known = [pod["metadata"]["labels"] for _, pod in pods(manifests)] + [_stage(stage) for stage in PLACEMENT]
+    for policy in of_kind(manifests, "NetworkPolicy"):
+        name, spec = policy["metadata"]["name"], policy["spec"]
+        assert any(selects(spec["podSelector"], labels) for labels in known), name
+        for rule in (*spec.get("egress", []), *spec.get("ingress", [])):
+            for peer in (*rule.get("to", []), *rule.get("from", [])):
+                # A peer of this namespace is one of ours, or a server of KFP where it is installed here.
+                selector = peer.get("podSelector")
+                kfp = {"application-crd-id": "kubeflow-pipelines"}
+                assert selector is None or any(selects(selector, labels) for labels in [*known, kfp]), name
+
+
+def test_the_compiled_pipeline_labels_pods_as_the_policies_select_them(tmp_path):
+    from pipelines.compile import compile_pipeline
+
+    compile_pipeline("inranker", tmp_path / "inranker.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "inranker.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    labels = [each.get("podMetadata", {}).get("labels", {}) for each in executors.values()]
+    assert {each.get("app.kubernetes.io/component") for each in labels} == set(PLACEMENT)
+
+
+# Documentation
+
+PAGES = [K8S / "README.md", ROOT / "docs" / "cluster.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_files_and_overlays_that_exist(page):
+    text = page.read_text()
+    for path in re.findall(r"\b((?:k8s|images|docs|pipelines|src)/[\w./-]*\w)", text):
+        assert path == "images/images.lock" or (ROOT / path).exists(), path
+    for overlay in re.findall(r"OVERLAY=([a-z-]+)", text):
+        assert overlay in OVERLAYS, overlay
+    for component in re.findall(r"components/([a-z0-9-]+)", text):
+        assert component in COMPONENTS or (ROOT / "components" / component).exists(), component
+
+
+def test_the_readme_lists_every_overlay_and_component():
+    text = (K8S / "README.md").read_text()
+    for name in (*(f"overlays/{each}" for each in OVERLAYS), *(f"components/{each}" for each in COMPONENTS)):
+        assert f"`{name}`" in text, name
