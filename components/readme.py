@@ -23,12 +23,15 @@ def render(name: str) -> str:
     place = PLACEMENT[name]
     docs = _argument_docs(name)
     lines = [f"# {name}", "", _summary(name), "", "<!-- made by `make readmes` -->", ""]
-    lines += [f"Image `{place.image}`, {place.cpu} CPU, {place.memory} memory, {place.gpus} GPU.", ""]
+    gpus = ", the run's GPUs" if place.gpu else ""
+    cached = "" if place.cache else ", never cached"
+    lines += [f"Image `{place.image}`, {place.cpu} CPU, {place.memory} memory{gpus}{cached}.", ""]
     lines += ["| input | type | |", "|---|---|---|"]
     for key, value in (spec.inputs or {}).items():
         optional = " (optional)" if value.optional else ""
         lines.append(f"| `{key}` | {_kind(value)}{optional} | {docs.get(key, '')} |")
-    lines += ["", "| output | type | |", "|---|---|---|"]
+    if spec.outputs:
+        lines += ["", "| output | type | |", "|---|---|---|"]
     for key, value in (spec.outputs or {}).items():
         lines.append(f"| `{key}` | {_kind(value)} | {docs.get(key, '')} |")
     return "\n".join(lines) + "\n"

@@ -153,14 +153,23 @@ def _docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def _names(only: str) -> list[str]:
+    names = [each.strip() for each in only.split(",") if each.strip()] or list(NAMES)
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"IMAGES={only}: no such image {name!r}; there is: {', '.join(NAMES)}")
+    return names
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Build, or push, all images; returns the exit status."""
     parser = argparse.ArgumentParser(prog="make images")
     parser.add_argument("action", choices=["build", "push"])
+    parser.add_argument("--only", default="", help=f"some of {', '.join(NAMES)}, separated by commas")
     parser.add_argument("--python-image", default="", help="base of all images (default: the Dockerfiles' own)")
     options = parser.parse_args(arguments)
     try:
-        for name in NAMES:
+        for name in _names(options.only):
             if options.action == "build":
                 build(name, options.python_image)
             else:

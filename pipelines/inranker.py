@@ -91,9 +91,7 @@ def inranker(
         # Phase 2: synthetic queries for each target corpus, the same teacher.
         with dsl.ParallelFor(targets, name="targets") as target:
             # After the source: one that is refused ends the run before a language model has worked for the targets.
-            prepared = (
-                prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-            )
+            prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
             synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation)
             pairs = retrieve(
                 collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import s3, s3_server  # noqa: F401 (fixtures for every test)
+from tests.stack import docker_engine, images, python_image, stack  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 

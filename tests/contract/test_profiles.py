@@ -7,7 +7,7 @@ import json
 import pytest
 
 from inranker_flow.errors import UserError
-from pipelines import profile
+from pipelines import profile, submission
 from pipelines.compile import main as compile_main
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
@@ -24,7 +24,7 @@ def test_profile_gives_every_pipeline_parameter(name):
     from pipelines.inranker import inranker
 
     parameters = set(inranker.component_spec.inputs)
-    assert {*profile.load(name).arguments(), "champion", "run_key"} == parameters
+    assert set(submission.arguments("inranker", profile.load(name))) == parameters
     assert components  # the pipeline above was made by KFP's own compiler
 
 
@@ -52,6 +52,10 @@ def test_paper_has_the_papers_values():
         ("phase2.checkpoint=x", "phase2.checkpoint must stay empty"),
         ("promotion.measure=P@5", "promotion.measure 'P@5' is not among evaluation.measures"),
         ("evaluation.measures=[foo@10]", "foo@10"),
+        ("cluster.gpus=9", "cluster.gpus 9: one node of the pool has 8"),
+        ("cluster.gpu_pool=[a]", "cluster.gpu_pool: expected names with values"),
+        ("cluster.gpu_pool={a: 1}", "cluster.gpu_pool.a: expected str, got 1"),
+        ("cluster.gpu_tolerations=[{key: a, effect: Never}]", "cluster.gpu_tolerations[0].effect: 'Never' is not one of"),
         ("targets=[]", "section 'targets' is missing or empty"),
         ("targets=[a/x, b/x]", "two collections are named 'x'"),
         ("source={name: a b, uri: x}", "may hold only letters"),
@@ -73,6 +77,14 @@ def test_seed_reaches_every_section_unless_it_says_otherwise():
     loaded = profile.load("demo", {"seed": 9, "phase2.seed": 4})
     assert loaded.source.uri == "demo:source/9"
     assert (loaded.retrieval.seed, loaded.generation.seed, loaded.phase1.seed, loaded.phase2.seed) == (9, 9, 9, 4)
+
+
+def test_the_cluster_section_becomes_the_gpu_parameters():
+    there = profile.load("demo", {"cluster": {"gpus": 2, "gpu_pool": {"pool": "a100"}}}).arguments()
+    assert (there["gpu_type"], there["gpus"], there["gpu_pool"]) == ("nvidia.com/gpu", 2, {"pool": "a100"})
+    assert there["gpu_tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    without = profile.load("demo", {"cluster.gpus": 0}).arguments()
+    assert (without["gpus"], without["gpu_pool"]) == (0, {}), "what needs no GPU runs on any node"
 
 
 def test_names_come_from_where_the_data_is():
