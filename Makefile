@@ -9,12 +9,16 @@ PYTHON   ?= python3
 RUN_DIR  ?= .run
 RUNNER   ?= process
 SET      ?=
+REGISTRY ?= $(INRANKER_REGISTRY)
+IMAGES   ?=
+PYTHON_IMAGE ?=
 OVERLAY  ?= dev
 
 VENV := .venv
 BIN  := $(VENV)/bin
 # Byte code is written once: without it every stage pays twice for its imports.
 export PYTHONDONTWRITEBYTECODE :=
+export INRANKER_REGISTRY := $(REGISTRY)
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
 profile_options = --profile '$(PROFILE)' \
@@ -40,6 +44,9 @@ help: ## This help
 ## GENERATOR  checkpoint of the query generator
 ## TOKENIZER  tokenizer folder for the random checkpoints of the smoke profile
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
+## REGISTRY   where images are pushed to and pulled from: registry.example/team
+## IMAGES     some of base,train,generate (default all)
+## PYTHON_IMAGE  base of all images (default python:3.11-slim)
 ## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
@@ -60,9 +67,19 @@ deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/clust
 diff: ## Show what `make deploy` would change there
 	@k8s/deploy diff '$(OVERLAY)'
 
+.PHONY: images push
+images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources
+	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)'
+push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/images.lock
+	@$(BIN)/python -m pipelines.images push --only '$(IMAGES)'
+
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
 	@$(BIN)/python -m pytest
+
+.PHONY: integration
+integration: $(VENV)/.ready ## The whole pipeline in its real containers: docker, S3, MLflow on PostgreSQL (minutes)
+	@./scripts/integration '$(BIN)/python'
 
 .PHONY: check
 check: $(VENV)/.ready ## Lint, formatting, types
