@@ -22,5 +22,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def own_folders(tmp_path_factory, monkeypatch):
     """Scratch and tracking of each test in folders of its own."""
     monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_EVENTS"):
+    for name in (
+        *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_KFP_RUN_ID"),
+        *("INRANKER_EVENTS", "INRANKER_STORE", "INRANKER_ARTIFACTS", "INRANKER_WEBHOOK_URL"),
+        *("INRANKER_REGISTRY", "KF_PIPELINES_ENDPOINT"),
+    ):
         monkeypatch.delenv(name, raising=False)
