@@ -400,7 +400,7 @@ def test_addresses_of_the_overlays_own_servers_are_services_with_that_port(overl
     addresses = "\n".join(str(each.get("data", "")) for each in of_kind(manifests, "ConfigMap"))
     found = set(re.findall(rf"http://([a-z-]+)\.{NAMESPACE}\.svc:(\d+)", addresses))
     own = {(name, port) for name, port in found if name != "ml-pipeline"}
-    assert {name for name, _ in own} == {"mlflow", "seaweedfs"}
+    assert {name for name, _ in own} == {"mlflow", "object-store"}
     for name, port in own:
         assert int(port) in [each["port"] for each in named(manifests, "Service", name)["spec"]["ports"]]
     kfp = "inranker" if overlay == "kind" else "kubeflow"
@@ -511,7 +511,7 @@ def test_only_stages_that_download_reach_the_internet(case, tree):
 @pytest.mark.parametrize("case", ["dev", "kind"])
 def test_the_overlays_servers_are_reached_by_their_clients_alone(case, tree):
     network = Network(render(case, tree))
-    mlflow, postgres, store = map(_server, ("mlflow", "postgres", "seaweedfs"))
+    mlflow, postgres, store = map(_server, ("mlflow", "mlflow-postgres", "object-store"))
     creator = _server("create-bucket")
     for source, target, port in [
         (RUN, mlflow, 5000), (RUN, store, 8333), (mlflow, postgres, 5432), (mlflow, store, 8333),
@@ -531,7 +531,7 @@ def test_the_job_of_an_event_reaches_kfp_alone(tree):
     network = Network(render("with-argo-events", tree))
     job = _server("inranker-start-run")
     assert network.lets_through(job, "namespace:kubeflow", 8888)
-    assert not network.lets_through(job, _server("seaweedfs"), 8333)
+    assert not network.lets_through(job, _server("object-store"), 8333)
     assert not network.lets_through(job, INTERNET, 443)
 
 

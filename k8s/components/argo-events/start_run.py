@@ -78,6 +78,12 @@ def _all(endpoint: str, path: str, field: str, query: dict[str, str]) -> Iterato
             return
 
 
+def _number(text: str) -> float:
+    """KFP keeps every number as a double; an integer parameter must go back as an integer."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
 def _call(endpoint: str, path: str, query: dict[str, str], body: dict[str, Any] | None = None) -> dict[str, Any]:
     url = f"{endpoint}{API}/{path}" + (f"?{urlencode(query)}" if query else "")
     request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None)
@@ -87,7 +93,7 @@ def _call(endpoint: str, path: str, query: dict[str, str], body: dict[str, Any] 
         request.add_unredirected_header("Authorization", f"Bearer {token.read_text(encoding='utf-8').strip()}")
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
+            found: dict[str, Any] = json.load(answer, parse_float=_number)
             return found
     except urllib.error.HTTPError as error:
         said = " ".join(error.read().decode(errors="replace").split())[:300]
