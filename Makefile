@@ -26,6 +26,9 @@ profile_options = --profile '$(PROFILE)' \
     $(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))')) \
   $(foreach setting,$(SET),--set '$(setting)')
 run_options = $(profile_options) --run-dir '$(RUN_DIR)' --runner '$(RUNNER)' $(if $(VERBOSE),--verbose)
+# Some shells export HOST for themselves: only the one on make's command line counts.
+api_options = $(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(EXPERIMENT),--experiment '$(EXPERIMENT)') \
+  $(if $(findstring command,$(origin HOST)),--host '$(HOST)')
 
 .PHONY: help
 help: ## This help
@@ -48,6 +51,13 @@ help: ## This help
 ## IMAGES     some of base,train,generate (default all)
 ## PYTHON_IMAGE  base of all images (default python:3.11-slim)
 ## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
+## HOST       address of the KFP API (default KF_PIPELINES_ENDPOINT): https://kubeflow.example.com/pipeline
+## NAMESPACE  namespace of the runs on the cluster (default inranker)
+## EXPERIMENT experiment of the runs (default inranker)
+## WAIT       1 follows the submitted run to its end
+## FORCE      1 submits although the same run is still going
+## CRON       six fields, seconds first: CRON='0 0 3 * * *' is every day at three
+## RUN        id or name of a run (default the newest)
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
@@ -60,6 +70,19 @@ run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print res
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
 	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(profile_options)
+
+.PHONY: submit schedule unschedule runs why
+submit: $(VENV)/.ready ## Start PIPELINE with PROFILE on a cluster, once; WAIT=1 follows it, FORCE=1 starts it once more
+	@$(BIN)/python -m pipelines.submit '$(PIPELINE)' $(profile_options) $(api_options) \
+	  $(if $(WAIT),--wait) $(if $(FORCE),--force)
+schedule: $(VENV)/.ready ## Start it by CRON, one run at a time; repeat it to change it
+	@$(BIN)/python -m pipelines.schedule '$(PIPELINE)' $(profile_options) $(api_options) --cron '$(CRON)'
+unschedule: $(VENV)/.ready ## End the schedule of PIPELINE with PROFILE
+	@$(BIN)/python -m pipelines.schedule '$(PIPELINE)' $(profile_options) $(api_options) --remove
+runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, link
+	@$(BIN)/python -m pipelines.runs $(api_options)
+why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log
+	@$(BIN)/python -m pipelines.why $(api_options) --run '$(RUN)'
 
 .PHONY: deploy diff
 deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)

@@ -734,6 +734,7 @@ def _status(code: int, message: str) -> dict[str, Any]:
 
 def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        wbufsize = -1  # one packet for each answer: two cost 40 ms (delayed acknowledgement)
         protocol_version = "HTTP/1.1"
 
         def _handle(self) -> None:

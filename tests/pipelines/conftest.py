@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -34,26 +36,46 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setattr(kfp_api, "LOOKS", (0.01, 0.02, 0.05))
 
 
+#: Modules that hold the pipeline, by the registry that they were defined with: defining them takes most of a second.
+_defined: dict[str, dict[str, ModuleType]] = {}
+
+
+def _take_pipeline() -> dict[str, ModuleType]:
+    """Take the pipeline's modules out of those that are imported."""
+    names = [name for name in sys.modules if name.split(".")[0] == "components" or name == "pipelines.inranker"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
 @pytest.fixture
 def use_registry(surroundings, monkeypatch):
-    """Use a registry as REGISTRY; the components are defined anew, because they name their image when they are defined."""
+    """Use a registry as REGISTRY; components name their image when they are defined, so each registry has its own."""
+    before = _take_pipeline()
 
     def use(name: str) -> None:
+        _defined[os.environ.get("INRANKER_REGISTRY", "")] = _take_pipeline()
         monkeypatch.setenv("INRANKER_REGISTRY", name)
-        for module in [
-            each for each in sys.modules if each.split(".")[0] == "components" or each == "pipelines.inranker"
-        ]:
-            monkeypatch.delitem(sys.modules, module)
+        sys.modules.update(_defined.get(name, {}))
 
-    return use
+    monkeypatch.setenv("INRANKER_REGISTRY", "none")
+    yield use
+    use("none")
+    sys.modules.update(before)
+
+
+@pytest.fixture(scope="session")
+def _registry():
+    with Registry() as found:
+        yield found
 
 
 @pytest.fixture
-def registry(use_registry):
+def registry(_registry, use_registry):
     """A registry that has every image."""
-    with Registry(everything=True) as found:
-        use_registry(f"{found.name}/search")
-        yield found
+    _registry.everything, _registry.asks = True, ""
+    _registry.images.clear()
+    _registry.requests.clear()
+    use_registry(f"{_registry.name}/search")
+    return _registry
 
 
 @pytest.fixture
