@@ -86,7 +86,7 @@ why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said,
 
 .PHONY: deploy diff
 deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)
-	@k8s/deploy apply '$(OVERLAY)'
+	@FORCE='$(FORCE)' k8s/deploy apply '$(OVERLAY)'
 diff: ## Show what `make deploy` would change there
 	@k8s/deploy diff '$(OVERLAY)'
 

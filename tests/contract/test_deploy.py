@@ -33,6 +33,7 @@ case "$*" in
   "get secret"*) [ ! -f "$STATE/secret-$3" ] || echo "secret/$3" ;;
   "create secret generic"*) cat > "$STATE/secret-$4" ;;
   diff*) exit "${DIFF:-0}" ;;
+  "apply -k"*) exit "${APPLY:-0}" ;;
   apply*) ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
 esac
@@ -71,6 +72,13 @@ def test_deploy_makes_missing_credentials_once_and_applies_server_side(state):
     assert _calls(state)[-1] == "apply -k overlays/dev --server-side --field-manager=inranker-flow"
     assert _deploy(state, "apply", "dev").returncode == 0
     assert {path.name: path.read_text() for path in state.glob("secret-*")} == made
+
+
+def test_what_another_tool_has_set_is_taken_over_only_when_asked(state):
+    refused = _deploy(state, "apply", "dev", APPLY="1")
+    assert refused.returncode == 2 and "FORCE=1 takes over" in refused.stderr
+    assert _deploy(state, "apply", "dev", FORCE="1").returncode == 0
+    assert [" --force-conflicts" in call for call in _calls(state) if call.startswith("apply -k")] == [False, True]
 
 
 def test_kind_uses_the_same_credentials(state):

@@ -44,10 +44,10 @@ def main() -> None:
     # The most recent runs are enough: an older one of this work would have kept them from starting.
     recent = _call(endpoint, "runs", {**where, "page_size": "100", "sort_by": "created_at desc"}).get("runs") or []
     for run in recent:
-        if run.get("pipeline_version_reference") == version and run.get("state") in LIVE:
-            print(
-                f"run {run['run_id']} of this version is {run['state']}: nothing is started; the schedule looks again"
-            )
+        parameters = (run.get("runtime_config") or {}).get("parameters")
+        same = run.get("pipeline_version_reference") == version and parameters == config.get("parameters")
+        if same and run.get("state", "PENDING") in LIVE:
+            print(f"run {run['run_id']} of this work is going on: nothing is started; the schedule will look again")
             return
     wanted = {
         "display_name": f"{name} on event {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
