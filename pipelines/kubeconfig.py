@@ -21,8 +21,12 @@ def kfp_namespace() -> str:
 
 def exists() -> bool:
     """Whether there is a kubeconfig."""
-    paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    return any(Path(path).is_file() for path in paths.split(os.pathsep) if path)
+    return any(Path(path).is_file() for path in _paths().split(os.pathsep) if path)
+
+
+def _paths() -> str:
+    """Kubernetes' client takes the variable as it was when it was imported."""
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
 def load(configuration: Any) -> str:
@@ -38,8 +42,8 @@ def load(configuration: Any) -> str:
             return "in-cluster"
         if not exists():
             raise UserError("KUBECONFIG: no kubeconfig on this machine")
-        config.load_kube_config(client_configuration=configuration)
-        return str(config.list_kube_config_contexts()[1]["name"])
+        config.load_kube_config(_paths(), client_configuration=configuration)
+        return str(config.list_kube_config_contexts(_paths())[1]["name"])
     except config.ConfigException as error:
         raise UserError(f"KUBECONFIG: {' '.join(str(error).split())}") from error
 
@@ -52,6 +56,14 @@ def through_proxy(configuration: Any) -> None:
         raise UserError(
             f"KF_PIPELINES_ENDPOINT is not set (or HOST=https://.../pipeline), and there is no other way to KFP: {error}"
         ) from error
-    configuration.host = (
-        f"{configuration.host.rstrip('/')}/api/v1/namespaces/{kfp_namespace()}/services/ml-pipeline:http/proxy"
-    )
+    proxy = f"{configuration.host.rstrip('/')}/api/v1/namespaces/{kfp_namespace()}/services/ml-pipeline:http/proxy"
+    renew = configuration.refresh_api_key_hook
+
+    def refresh(asked: Any) -> None:
+        if renew:
+            renew(asked)
+        # Renewing the token also sets the address, to the Kubernetes API's own, and itself as the hook.
+        asked.host, asked.refresh_api_key_hook = proxy, refresh
+
+    configuration.refresh_api_key_hook = refresh
+    configuration.host = proxy

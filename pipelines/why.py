@@ -84,14 +84,19 @@ def _kubernetes(api: Api, run: dict[str, Any], concerned: list[tasks.Task]) -> t
         return None, f"no pod of it is left in namespace {namespace}" if concerned else ""
     parts = [f"pod {pod.name}: {pod.said}"]
     if not pod.started:
-        parts += [_tried(lambda: kubernetes.queue(namespace, pod.name), "its queue")]
-    if pod.rank != 2:
+        parts.append(_tried(lambda: kubernetes.queue(namespace, pod.name), "its queue"))
+    if pod.rank != 2:  # that `main` failed is no matter for Kubernetes: its log tells
         warning = _tried(lambda: kubernetes.warning(namespace, pod.name), "its events")
-        parts += [warning] if warning and warning.partition(": ")[2] not in pod.said else []
+        known = warning.partition(": ")[2] or warning
+        parts.append("" if known in pod.said else warning)
     if pod.started:
-        line = _tried(lambda: kubernetes.last_line(namespace, pod.name), "its log")
-        parts += [f"last log line: {line}"] if line else []
+        parts.append(_tried(lambda: _last_line(kubernetes, namespace, pod.name), "its log"))
     return pod, "; ".join(filter(None, parts))
+
+
+def _last_line(kubernetes: Kubernetes, namespace: str, pod: str) -> str:
+    line = kubernetes.last_line(namespace, pod)
+    return f"last log line: {line}" if line else ""
 
 
 def _tried(question: Any, what: str) -> str:

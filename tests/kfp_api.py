@@ -139,6 +139,7 @@ class KfpApi:
 
     ``tokens`` maps Bearer tokens to the namespaces that they may use, ``expired`` tokens get 401, ``cookies`` are
     accepted Cookie headers. With ``login`` whoever brings neither is redirected to a login page, as oauth2-proxy does.
+    ``prefix`` is what stands before ``/apis`` in every path.
     """
 
     def __init__(
@@ -150,9 +151,10 @@ class KfpApi:
         expired: tuple[str, ...] = ("old",),
         cookies: tuple[str, ...] = (),
         login: bool = False,
+        prefix: str = "",
     ) -> None:
         self.multi_user, self.namespaces, self.token, self.expired = multi_user, namespaces, token, expired
-        self.cookies, self.login = cookies, login
+        self.cookies, self.login, self.prefix = cookies, login, prefix
         self.pipelines: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, dict[str, Any]] = {}
         self.experiments: dict[str, dict[str, Any]] = {}
@@ -229,7 +231,7 @@ class KfpApi:
 
     def _route(self, method: str, path: str) -> tuple[str, Operation, dict[str, str]]:
         for name, operation in OPERATIONS.items():
-            found = re.fullmatch(re.escape(PREFIX) + operation.pattern.pattern, path)
+            found = re.fullmatch(re.escape(self.prefix + PREFIX) + operation.pattern.pattern, path)
             if found and operation.method == method:
                 return name, operation, {key: unquote(value) for key, value in found.groupdict().items()}
         raise Refusal(404, "Not Found")
