@@ -523,6 +523,7 @@ def test_the_overlays_servers_are_reached_by_their_clients_alone(case, tree):
         (RUN, postgres, 5432), (RUN, store, 9333), (RUN, store, 8888), (store, postgres, 5432),
         ("namespace:kubeflow", mlflow, 5000), ("namespace:default", store, 8333), ("namespace:default", mlflow, 5000),
         (INTERNET, mlflow, 5000), (mlflow, INTERNET, 443), (store, INTERNET, 443), (creator, INTERNET, 443),
+        (postgres, INTERNET, 443),
     ]:  # fmt: skip
         assert not network.lets_through(source, target, port), (source, target, port)
 
