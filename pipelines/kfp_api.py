@@ -96,10 +96,13 @@ class Api:
 
     def link(self, run_id: str) -> str:
         """Where a person sees a run."""
-        if self.ui:
-            return f"{self.ui}/#/runs/details/{run_id}"
+        return f"{self.ui or 'http://localhost:8080'}/#/runs/details/{run_id}"
+
+    @property
+    def ui_hint(self) -> str:
+        """What makes :meth:`link` work where no address of the UI is known; else empty."""
         forward = f"kubectl port-forward -n {kubeconfig.kfp_namespace()} svc/ml-pipeline-ui 8080:80"
-        return f"http://localhost:8080/#/runs/details/{run_id} (after: {forward})"
+        return "" if self.ui else f"(links: {forward}; or set KF_PIPELINES_UI_ENDPOINT)"
 
     # Get or create
 

@@ -36,6 +36,7 @@ class Release:
     """``version`` is the pipeline version's name, a digest of its content; ``name`` is that of a schedule."""
 
     pipeline: str
+    description: str
     name: str
     version: str
     package: Path
@@ -63,7 +64,8 @@ def prepare(options: argparse.Namespace) -> Release:
     for warning in [*check_pushed(images(documents[0])), *cluster.check_gpus(resolved.cluster)]:
         print(f"warning: {warning}", file=sys.stderr)
     version = f"{options.pipeline}-{digest(documents)}"
-    return Release(options.pipeline, schedule_name(options), version, package, arguments)
+    description = documents[0]["pipelineInfo"].get("description", "")
+    return Release(options.pipeline, description, schedule_name(options), version, package, arguments)
 
 
 def schedule_name(options: argparse.Namespace) -> str:
@@ -73,7 +75,7 @@ def schedule_name(options: argparse.Namespace) -> str:
 
 def publish(api: Api, release: Release) -> tuple[str, str]:
     """Ids of the pipeline and its version, uploaded where they are missing."""
-    pipeline_id = api.pipeline(release.pipeline, "Distil a large reranker into a small one.")
+    pipeline_id = api.pipeline(release.pipeline, release.description)
     version_id, uploaded = api.version(pipeline_id, release.version, release.package)
     print(f"version     {release.version} ({'uploaded' if uploaded else 'there already'})")
     return pipeline_id, version_id

@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         experiment_id = api.find_experiment(options.experiment)
         found = api.runs(experiment_id, most=MOST) if experiment_id else []
         print(table(api, found) if found else f"no run yet in experiment {options.experiment}")
+        if found and api.ui_hint:
+            print(api.ui_hint)
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 2

@@ -94,7 +94,7 @@ def _is(existing: Any, version_id: str, arguments: dict[str, Any], expression: s
         and trigger.cron == expression
         and int(existing.max_concurrency) == 1
         and existing.no_catchup
-        and existing.service_account == kfp_api.SERVICE_ACCOUNT
+        and (existing.service_account or kfp_api.SERVICE_ACCOUNT) == kfp_api.SERVICE_ACCOUNT
     )
 
 

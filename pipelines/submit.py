@@ -54,7 +54,7 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
         )
     run = api.create_run(experiment_id, name, publish(api, release), release.arguments)
     print(f"run         {name} ({run.run_id})\nexperiment  {experiment}, namespace {api.pod_namespace}")
-    print(api.link(run.run_id))
+    print(" ".join(filter(None, (api.link(run.run_id), api.ui_hint))))
     return str(run.run_id)
 
 

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         api = Api(options.host, options.namespace)
         run = find(api, options.run, options.experiment)
         print(explain(api, run))
-        print(api.link(run["run_id"]))
+        print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 2

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +17,7 @@ from pipelines import follow, kfp_api, release, submit
 from pipelines.compile import compile_pipeline
 from tests.kfp_api import Fault, KfpApi
 
+ROOT = Path(__file__).parents[2]
 OPTIONS = ["inranker", "--profile", "demo", "--namespace", "team-a"]
 
 
@@ -45,6 +50,18 @@ def test_a_first_submit_creates_everything_once(server, capsys):
     assert run["display_name"].startswith("inranker-demo-")
     assert run["runtime_config"]["parameters"]["source"]["uri"].startswith("demo:")
     assert f"{server.url}/#/runs/details/{run['run_id']}" in capsys.readouterr().out
+
+
+def test_the_command_takes_under_five_seconds_of_its_own(server):
+    """Processor time of the whole process, so that a busy machine does not matter."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "pipelines.submit", *OPTIONS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "/#/runs/details/" in done.stdout
+    assert len(server.runs) == 1
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 def test_caching_stays_as_it_was_compiled(server):

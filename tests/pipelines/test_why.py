@@ -301,7 +301,7 @@ def test_the_api_is_reached_through_the_kubeconfig(surroundings, tmp_path, monke
         monkeypatch.setenv("KUBECONFIG", str(cluster_of_api.kubeconfig(tmp_path / "kubeconfig")))
         client = kfp_api.Api("", NAMESPACE)
         assert client.experiment("inranker") in api.experiments
-        assert "kubectl port-forward -n kubeflow svc/ml-pipeline-ui" in client.link("x")
+        assert "kubectl port-forward -n kubeflow svc/ml-pipeline-ui" in client.ui_hint
         assert not api.violations
 
 
