@@ -8,6 +8,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
@@ -30,10 +31,6 @@ from tests.contract.manifests import (
     pods,
     render,
     selects,
-)
-
-kubernetes_validate = pytest.importorskip(
-    "kubernetes_validate", reason="the lock's kubernetes-validate is missing here"
 )
 
 #: The oldest Kubernetes that the manifests are written for.

@@ -42,7 +42,10 @@ def _schedule(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "good")
     package = compile_pipeline("inranker", tmp_path / "inranker.yaml")
     arguments = submission.arguments("inranker", load("demo"))
-    release = Release("inranker", "inranker-demo", "inranker-0123", package, arguments)
+    release = Release(
+        pipeline="inranker", description="", name="inranker-demo", version="inranker-0123", package=package,
+        arguments=arguments,
+    )  # fmt: skip
     schedule.schedule(Api(server.url, "inranker"), release, "inranker", "0 0 3 * * *")
     [made] = server.recurring_runs.values()
     return made
