@@ -244,7 +244,7 @@ class Api:
                 if not name or item.display_name == name:
                     yield item
                     seen += 1
-                if seen == most:
+                if most and seen == most:
                     return
             token = page.next_page_token
             if not token:

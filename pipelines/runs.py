@@ -35,21 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(api: Api, runs: list[Any]) -> str:
     """Name, state, start, minutes and link of each run."""
-    now = datetime.datetime.now(datetime.UTC)
     rows = [["name", "state", "started", "minutes", "link"]]
     for run in runs:
-        end = run.finished_at if run.state in tasks.FINAL and run.finished_at else now
-        minutes = f"{(end - run.created_at).total_seconds() / 60:.0f}"
-        rows.append(
-            [
-                run.display_name,
-                run.state or "PENDING",
-                f"{run.created_at:%Y-%m-%d %H:%M}",
-                minutes,
-                api.link(run.run_id),
-            ]
-        )
+        started = f"{run.created_at:%Y-%m-%d %H:%M}"
+        rows.append([run.display_name, run.state or "PENDING", started, _minutes(run), api.link(run.run_id)])
     return console.table(rows)
+
+
+def _minutes(run: Any) -> str:
+    """From its start to its end, or until now. For "not yet" the API says 1970."""
+    ended = run.finished_at if run.finished_at and run.finished_at > run.created_at else None
+    if run.state in tasks.FINAL and not ended:
+        return "-"
+    end = ended or datetime.datetime.now(datetime.UTC)
+    return f"{max(0.0, (end - run.created_at).total_seconds()) / 60:.0f}"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         dates = next_dates(options.cron)
         schedule(Api(options.host, options.namespace), prepare(options), options.experiment, options.cron)
         print(
-            f"next        {', '.join(dates)} (by the server's clock, UTC unless its CRON_SCHEDULE_TIMEZONE says else)"
+            f"next        {', '.join(dates)} (by the server's clock, UTC unless its CRON_SCHEDULE_TIMEZONE says otherwise)"
         )
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
 from pipelines import kfp_api, runs, schedule, submit
@@ -165,6 +167,21 @@ def test_runs_are_listed_newest_first_with_minutes_and_link(server, capsys):
     assert [row.split()[1] for row in rows] == ["PENDING", "SUCCEEDED"]
     assert rows[1].split()[2:5] == ["2026-11-25", "03:00", "150"]
     assert rows[0].endswith(f"{server.url}/#/runs/details/{second}")
+
+
+def test_the_minutes_of_a_run_go_on_until_it_ends(server, capsys):
+    """The API says 1970 for "not yet"; a run that ended without saying when has no minutes."""
+    assert submit.main(OPTIONS) == 0
+    (run_id,) = server.runs
+    now = datetime.datetime.now(datetime.UTC)
+    server.set_run(run_id, state="RUNNING", created_at=(now - datetime.timedelta(minutes=90)).isoformat())
+    shown = []
+    for state in ("RUNNING", "FAILED"):
+        server.set_run(run_id, state=state)
+        capsys.readouterr()
+        assert runs.main(["--namespace", "team-a"]) == 0
+        shown.append(capsys.readouterr().out.splitlines()[-1].split()[4])
+    assert shown == ["90", "-"]
 
 
 def test_no_runs_is_no_failure(server, capsys):
