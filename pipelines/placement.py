@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The Kueue LocalQueue of GPU tasks; without Kueue the label does nothing.
 QUEUE = "inranker-gpu"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+COMPONENT_LABEL = "app.kubernetes.io/component"
 #: The user of every image (their Dockerfiles say the same).
 UID = 1000
 MINUTE, HOUR = 60, 3600
@@ -101,6 +102,8 @@ def place(task: Any, *, gpu_type: Any, gpus: Any, gpu_pool: Any, gpu_tolerations
     kubernetes.use_config_map_as_env(task, "inranker-settings", {key: key for key in SETTINGS}, optional=True)
     kubernetes.use_field_path_as_env(task, "INRANKER_KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     kubernetes.use_field_path_as_env(task, "INRANKER_NAMESPACE", "metadata.namespace")
+    # The network policies know a stage by this label: only some may reach the internet.
+    kubernetes.add_pod_label(task, COMPONENT_LABEL, stage)
     if row.gpu:
         task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
         # KFP 2.17 forgets to hand these two down into a loop's own graph.

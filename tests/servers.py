@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -28,13 +29,16 @@ class S3Server:
     bucket: str
 
 
+#: Never the same port twice: a server in another network leaves it free in this one.
+_CANDIDATES = itertools.count(12_000 + os.getpid() % 6_000)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, below 20000 so that 10000 may be added (weed's gRPC ports)."""
     found: list[int] = []
     with contextlib.ExitStack() as stack:
-        candidate = 12_000 + os.getpid() % 6_000
         while len(found) < count:
-            candidate += 1
+            candidate = next(_CANDIDATES)
             sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
             try:
                 for each, port in zip(sockets, (candidate, candidate + 10_000), strict=True):

@@ -165,7 +165,7 @@ def _postgresql(folder: Path, inside: Sequence[str]) -> Iterator[str]:
         lacks("PostgreSQL: initdb and postgres")
     as_user: list[str] = []
     if os.getuid() == 0:
-        as_user = ["runuser", "-u", "postgres", "--"]
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         for each in (folder, *folder.parents[:2]):
             each.chmod(each.stat().st_mode | 0o011)
         shutil.chown(folder, "postgres")
@@ -202,7 +202,7 @@ def _postgresql(folder: Path, inside: Sequence[str]) -> Iterator[str]:
         [*inside, *as_user, program("postgres"), *serve], stdout=log, stderr=log, cwd=folder, start_new_session=True
     )
     address = f"postgresql+psycopg2://mlflow:{word}@127.0.0.1:{port}/postgres"
-    ask = f"import psycopg2; psycopg2.connect({address.replace('+psycopg2', '')!r})"
+    ask = f"import psycopg2; psycopg2.connect({address.replace('+psycopg2', '')!r}, connect_timeout=2)"
     try:
         end = time.monotonic() + 30
         while subprocess.run([*inside, sys.executable, "-c", ask], capture_output=True).returncode:
@@ -226,7 +226,8 @@ def _mlflow(
         "--backend-store-uri", database, "--default-artifact-root", artifacts, "--no-serve-artifacts",
     ]  # fmt: skip
     uri = f"http://127.0.0.1:{port}"
-    with running(command, folder / "mlflow.log", f"{uri}/health", inside, seconds=120, **environment):
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # its job workers are seven processes more
+    with running(command, folder / "mlflow.log", f"{uri}/health", inside, seconds=120, **environment, **alone):
         yield uri
 
 

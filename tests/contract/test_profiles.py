@@ -55,7 +55,10 @@ def test_paper_has_the_papers_values():
         ("cluster.gpus=9", "cluster.gpus 9: one node of the pool has 8"),
         ("cluster.gpu_pool=[a]", "cluster.gpu_pool: expected names with values"),
         ("cluster.gpu_pool={a: 1}", "cluster.gpu_pool.a: expected str, got 1"),
-        ("cluster.gpu_tolerations=[{key: a, effect: Never}]", "cluster.gpu_tolerations[0].effect: 'Never' is not one of"),
+        (
+            "cluster.gpu_tolerations=[{key: a, effect: Never}]",
+            "cluster.gpu_tolerations[0].effect: 'Never' is not one of",
+        ),
         ("targets=[]", "section 'targets' is missing or empty"),
         ("targets=[a/x, b/x]", "two collections are named 'x'"),
         ("source={name: a b, uri: x}", "may hold only letters"),

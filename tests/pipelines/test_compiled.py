@@ -11,7 +11,17 @@ import yaml
 
 from pipelines import placement
 from pipelines.compile import PIPELINES, compile_pipeline
-from pipelines.placement import PLACEMENT, QUEUE, QUEUE_LABEL, SECRETS, SETTINGS, STAGE_SECRETS, UID, image
+from pipelines.placement import (
+    COMPONENT_LABEL,
+    PLACEMENT,
+    QUEUE,
+    QUEUE_LABEL,
+    SECRETS,
+    SETTINGS,
+    STAGE_SECRETS,
+    UID,
+    image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +116,8 @@ def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_
         row = PLACEMENT[stage]
         parameter = {key: {"componentInputParameter": value} for key, value in _handed_down(task, stage).items()}
         if not row.gpu:
-            assert "accelerator" not in container["resources"] and "podMetadata" not in settings, stage
+            assert "accelerator" not in container["resources"], stage
+            assert settings["podMetadata"] == {"labels": {COMPONENT_LABEL: stage}}, stage
             assert "nodeSelector" not in settings and "tolerations" not in settings, stage
             continue
         accelerator = container["resources"]["accelerator"]
@@ -119,7 +130,7 @@ def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_
         assert settings["tolerations"] == [
             {"tolerationJson": {"componentInputParameter": "pipelinechannel--gpu_tolerations"}}
         ], stage
-        assert settings["podMetadata"] == {"labels": {QUEUE_LABEL: QUEUE}}, stage
+        assert settings["podMetadata"] == {"labels": {QUEUE_LABEL: QUEUE, COMPONENT_LABEL: stage}}, stage
         shared = {"mountPath": "/dev/shm", "volumeName": "dshm", "medium": "Memory", "sizeLimit": row.shm}
         assert row.shm and shared in settings["emptyDirMounts"], stage
         assert row.retries and row.timeout, stage
