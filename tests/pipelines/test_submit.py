@@ -163,10 +163,11 @@ def test_somebody_else_who_was_first_is_no_failure(server, operation):
     assert len(server.runs) == len(server.versions) == len(server.pipelines) == len(server.experiments) == 1
 
 
-def test_a_forced_run_whose_answer_is_lost_is_not_mistaken_for_the_one_before(server, capsys):
+@pytest.mark.parametrize("fault", [Fault(0, commits=True), Fault(0), Fault(500)])
+def test_a_forced_run_whose_answer_is_lost_is_not_mistaken_for_the_one_before(server, capsys, fault):
     assert submit.main(OPTIONS) == 0
     (first,) = server.runs
-    server.fail_next("RunService_CreateRun", Fault(0, commits=True))
+    server.fail_next("RunService_CreateRun", fault)
     capsys.readouterr()
     assert submit.main([*OPTIONS, "--force"]) == 0
     (second,) = set(server.runs) - {first}
