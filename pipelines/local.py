@@ -41,9 +41,9 @@ def execute(yaml: Path, arguments: dict[str, Any], root: Path, log: Path, runner
 
     # The runner warns about each image that is not called "python" and each setting that only a cluster knows.
     warnings.filterwarnings("ignore", module=r"kfp\.")
-    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root)
-    local.init(chosen, pipeline_root=str(root), enable_caching=True)
     loaded = components.load_component_from_file(str(yaml))
+    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root, _images(loaded))
+    local.init(chosen, pipeline_root=str(root), enable_caching=True)
     _try_once(loaded)
     plain_print = builtins.print  # KFP's runner replaces it to indent; with parallel tasks it does not put it back
     try:
@@ -61,7 +61,12 @@ def _try_once(loaded: Any) -> None:
             task.ClearField("retry_policy")
 
 
-def _containers(root: Path) -> Any:
+def _images(loaded: Any) -> set[str]:
+    executors = loaded.component_spec.implementation.graph.deployment_spec["executors"]
+    return {executor["container"]["image"] for executor in executors.values()}
+
+
+def _containers(root: Path, images: set[str]) -> Any:
     """KFP's docker runner: the images' own user, this machine's network or that of ``INRANKER_DOCKER_NETWORK``."""
     import docker
     from kfp import local

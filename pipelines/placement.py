@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -151,10 +152,14 @@ def pushed_images() -> dict[str, str]:
 
 @cache
 def content_tag() -> str:
-    """Digest over everything that the images are built from: the library, its demo models, Dockerfiles and locks."""
-    digest = sha256()
-    files = [*(ROOT / "src").rglob("*"), *(ROOT / "images").rglob("*"), ROOT / "pyproject.toml"]
-    for path in sorted(files):
+    """Digest over everything that the images are built from: the library, its demo models, Dockerfiles and locks.
+
+    Of `pyproject.toml` only what is in the wheel: a tool of development must not send every label back to the GPU.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packaged = [project["project"]["version"], project["project"]["dependencies"], project["tool"]["setuptools"]]
+    digest = sha256(json.dumps(packaged, sort_keys=True).encode())
+    for path in sorted([*(ROOT / "src").rglob("*"), *(ROOT / "images").rglob("*")]):
         made = path.name in ("images.lock", "README.md") and path.is_relative_to(ROOT / "images")
         unneeded = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
         if path.is_file() and not made and not unneeded:

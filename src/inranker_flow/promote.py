@@ -39,9 +39,9 @@ def promote(
 ) -> PromoteStats:
     """Register ``student`` with its verdict; it becomes champion only if the gate says PROMOTE.
 
-    ``report`` is kept in the MLflow run that holds the model. ``champion`` is the reference (models:/NAME/VERSION, or empty) that the evaluation measured as "champion".
-    ``run_key`` is kept with the version, so that a repeat of the same work is recognised. Raises :class:`UserError`
-    when the evaluation lacks the champion that it should have measured.
+    ``report`` is kept in the MLflow run that holds the model. ``champion`` is the reference (models:/NAME/VERSION, or
+    empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
+    work is recognised. Raises :class:`UserError` when the evaluation lacks the champion that it should have measured.
     """
     measures = schemas.read(schemas.MEASURES, evaluation)
     challenger = promotion.from_measures(measures, CHALLENGER, config.measure)

@@ -144,7 +144,10 @@ def _requirements(versions: Mapping[str, str]) -> list[str]:
     """What `serving.Reranker` imports: the training's versions, and those of what is installed here."""
     from importlib.metadata import version
 
-    here = {name: version(name) for name in ("mlflow", "pyarrow", "boto3")}
+    import mlflow
+
+    # The images hold `mlflow-skinny`, which brings the same package under another name.
+    here = {"mlflow": mlflow.__version__, **{name: version(name) for name in ("pyarrow", "boto3")}}
     return [f"{name}=={number}" for name, number in {**here, **versions}.items()]
 
 

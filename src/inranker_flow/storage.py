@@ -149,7 +149,7 @@ def local_copy(uri: str) -> Path:
     target = _cache_root() / fingerprint_of(uri, files)[:32]
     if not target.exists():
         try:
-            with atomic_folder(target) as folder, _explained(uri):
+            with atomic_folder(target) as folder, explained(uri):
                 for file in files:
                     name = Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/")
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
         target = f"{uri.rstrip('/')}/{file.relative_to(path).as_posix()}" if path.is_dir() else uri
         if target.startswith("s3://"):
             bucket, key = _split(target)
-            with _explained(target):
+            with explained(target):
                 s3().upload_file(str(file), bucket, key, Config=_transfer())
         else:
             with atomic_write(local_path(target)) as out, open(file, "rb") as source:
@@ -185,7 +185,7 @@ def list_files(uri: str) -> list[FileInfo]:
     bucket, key = _split(uri)
     prefix = key.rstrip("/")
     found = []
-    with _explained(uri):
+    with explained(uri):
         for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", []):
                 below = item["Key"] == prefix or item["Key"].startswith(f"{prefix}/" if prefix else "")
@@ -206,7 +206,7 @@ def put_if_absent(data: bytes, uri: str) -> bool:
         from botocore.exceptions import ClientError
 
         bucket, key = _split(uri)
-        with _explained(uri):
+        with explained(uri):
             try:
                 s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except ClientError as error:
@@ -278,7 +278,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
     """Turn boto3's errors into one line with endpoint and remedy."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import (

@@ -88,7 +88,7 @@ def _explained(uri: str) -> Iterator[None]:
     from botocore.exceptions import ClientError
 
     try:
-        with storage._explained(uri):
+        with storage.explained(uri):
             yield
     except UserError as error:
         refusal = error.__cause__
