@@ -66,13 +66,13 @@ SETTINGS = (
     "KF_PIPELINES_UI_ENDPOINT",
 )
 #: Secret -> its keys, which are variables too. Each is optional: roles (IRSA) need none.
-SECRETS = {
+SECRETS: dict[str, tuple[str, ...]] = {
     "inranker-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "inranker-hub": ("HF_TOKEN",),
     "inranker-mlflow": ("MLFLOW_TRACKING_TOKEN",),
 }
 #: Only this stage's pods see these.
-STAGE_SECRETS = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
+STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
 
 
 def place_all(**gpu: Any) -> None:
