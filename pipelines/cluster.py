@@ -10,6 +10,7 @@ from typing import Any
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from pipelines import kubeconfig
+from pipelines.placement import COMPONENT_LABEL
 
 #: Seconds to connect, and to wait for an answer.
 TIMEOUT = (3, 10)
@@ -26,9 +27,10 @@ class Unasked(Exception):
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a run. ``rank`` orders what is said about it: 0 explains a failure, 9 nothing."""
+    """A pod of a run, of a ``stage`` (if it is labelled). ``rank`` orders what is ``said``: 0 explains a failure, 9 nothing."""
 
     name: str
+    stage: str
     node_id: str
     path: str
     created: str
@@ -139,6 +141,7 @@ def _pod(manifest: dict[str, Any]) -> Pod:
     node = (manifest.get("spec") or {}).get("nodeName")
     return Pod(
         name=metadata["name"],
+        stage=(metadata.get("labels") or {}).get(COMPONENT_LABEL, ""),
         node_id=annotations.get("workflows.argoproj.io/node-id", ""),
         path=annotations.get("workflows.argoproj.io/node-name", ""),
         created=str(metadata.get("creationTimestamp") or ""),

@@ -108,8 +108,9 @@ def _tried(question: Any, what: str) -> str:
 
 
 def _belongs(pod: Pod, concerned: list[tasks.Task]) -> bool:
-    """Whether a pod's path in the workflow (``w.root.teacher-label(0).executor``) leads through one of the tasks."""
+    """Whether a pod is of one of the tasks, by its label or its path in the workflow (``w.root.retrieve(0).executor``)."""
     steps = {re.sub(r"(-driver)?(\(\d+\))*$", "", step) for step in pod.path.split(".")}
+    steps.add(pod.stage.replace("_", "-"))
     return any(task.name.partition(" #")[0] in steps for task in concerned)
 
 

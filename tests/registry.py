@@ -54,6 +54,7 @@ class Registry:
 def _handler(registry: Registry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         wbufsize = -1  # one packet for each answer: two cost 40 ms (delayed acknowledgement)
+
         def _manifest(self) -> None:
             registry.requests.append((self.command, self.path))
             found = re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", urlsplit(self.path).path)

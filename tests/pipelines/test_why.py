@@ -8,6 +8,7 @@ import yaml
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from pipelines import cluster, kfp_api, submit, tasks, why
+from pipelines.placement import COMPONENT_LABEL
 from tests.kfp_api import KfpApi
 from tests.kubernetes_api import KubernetesApi, node
 
@@ -223,6 +224,16 @@ def test_a_pod_is_known_by_its_path_where_the_ids_differ(server, kubernetes, run
     failed(server, run)
     kubernetes.add(pod(run, "w-9", "other-0", task="preflight", **ended("OOMKilled", 137)))
     kubernetes.add(pod(run, "w-1", "other-1", **ended()))
+    assert "task teacher-label: pod w-1" in sentence(capsys)
+
+
+def test_a_pod_is_known_by_its_label(server, kubernetes, run, capsys):
+    failed(server, run)
+    for name, stage, status in (("w-9", "preflight", ended("OOMKilled", 137)), ("w-1", "teacher_label", ended())):
+        labelled = pod(run, name, "other", **status)
+        del labelled["metadata"]["annotations"]
+        labelled["metadata"]["labels"][COMPONENT_LABEL] = stage
+        kubernetes.add(labelled)
     assert "task teacher-label: pod w-1" in sentence(capsys)
 
 
