@@ -69,7 +69,7 @@ def _content(uri: str, where: str) -> tuple[str, str]:
     if colon and kind in ("inranker-beir", "inranker-msmarco"):
         inner, digest = _content(rest, where)
         return f"{kind}:{inner}", digest
-    if colon and kind in ("s3", "file"):
+    if colon and kind in ("s3", "file", "hf"):
         return uri, storage.fingerprint(uri)
     path = Path(uri).expanduser().resolve()
     if not path.exists():

@@ -9,6 +9,7 @@ import pytest
 from inranker_flow.errors import UserError
 from pipelines import profile, submission
 from pipelines.compile import main as compile_main
+from pipelines.pin import pin
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
 
@@ -26,6 +27,15 @@ def test_profile_gives_every_pipeline_parameter(name):
     parameters = set(inranker.component_spec.inputs)
     assert set(submission.arguments("inranker", profile.load(name))) == parameters
     assert components  # the pipeline above was made by KFP's own compiler
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_can_be_pinned_without_asking_anybody(name):
+    """Hub and ir_datasets references keep their names; only folders, files and s3:// have a content to be pinned."""
+    loaded = profile.load(name)
+    pinned = pin(loaded)
+    assert (pinned.source.uri, pinned.source.labels) == (loaded.source.uri, loaded.source.labels)
+    assert pinned.teacher.checkpoint == loaded.teacher.checkpoint
 
 
 def test_paper_has_the_papers_values():
