@@ -123,7 +123,8 @@ class Stack:
 
     def run(self, *command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         """A command that sees the servers and no other network."""
-        env = {**os.environ, **self.environment}
+        own = ("AWS_", "INRANKER_", "MLFLOW_")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(own)} | self.environment
         return subprocess.run([*self.inside, *command], env=env, capture_output=True, text=True, **options)  # type: ignore[call-overload]
 
     def python(self, script: str) -> str:
