@@ -6,7 +6,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,17 @@ class Request:
     body: bytes
 
 
-class HttpServer:
-    """A context manager; ``answers``: path -> answers, given in turn, the last for ever. Other paths are 404."""
+class LoopbackServer:
+    """Serves on a free port of 127.0.0.1 for as long as its context is open."""
 
-    def __init__(self, answers: dict[str, list[Answer]] | None = None) -> None:
-        self.answers = answers or {}
-        self.requests: list[Request] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> HttpServer:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self
 
@@ -47,6 +46,15 @@ class HttpServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class HttpServer(LoopbackServer):
+    """``answers``: path -> answers, given in turn, the last for ever. Other paths are 404."""
+
+    def __init__(self, answers: dict[str, list[Answer]] | None = None) -> None:
+        self.answers = answers or {}
+        self.requests: list[Request] = []
+        super().__init__(_handler(self))
 
     def answer(self, request: Request) -> Answer:
         """What is due now; a test may put a function of its own here."""

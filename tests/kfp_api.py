@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,6 +28,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests.http_server import LoopbackServer
 
 SWAGGER = Path(__file__).parents[2] / "shared" / "reference" / "schemas" / "kfp_api_2.17.0.swagger.json"
 #: The real server's limit on a run's parameters (MAX_PARAMETER_BYTES).
@@ -134,8 +136,8 @@ class Script:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
-class KfpApi:
-    """A context manager: the server runs inside of it.
+class KfpApi(LoopbackServer):
+    """The server runs while its context is open.
 
     ``tokens`` maps Bearer tokens to the namespaces that they may use, ``expired`` tokens get 401, ``cookies`` are
     accepted Cookie headers. With ``login`` whoever brings neither is redirected to a login page, as oauth2-proxy does.
@@ -170,20 +172,11 @@ class KfpApi:
         self._lock = threading.RLock()
         self._released = threading.Event()
         self._clock = datetime.datetime(2026, 11, 25, 3, 0, 0, tzinfo=datetime.UTC)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> KfpApi:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
+        super().__init__(_handler(self))
 
     def __exit__(self, *_: object) -> None:
         self._released.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__()
 
     # --- what tests arrange -------------------------------------------------------------------------------------------
 

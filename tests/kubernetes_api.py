@@ -6,13 +6,14 @@ import datetime
 import json
 import re
 import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from tests.http_server import LoopbackServer
 
 #: Resources that every cluster has, with their kinds: their lists may be empty, other lists are 404.
 BUILT_IN = {
@@ -32,8 +33,8 @@ BUILT_IN = {
 }
 
 
-class KubernetesApi:
-    """A context manager: the server runs inside of it.
+class KubernetesApi(LoopbackServer):
+    """The server runs while its context is open.
 
     ``with KubernetesApi() as api``: :meth:`add` objects, then point a client at :attr:`url` (or :meth:`kubeconfig`).
     A set :attr:`token` is demanded as Bearer. ``tls`` serves HTTPS with a certificate of its own, :attr:`ca` (PEM),
@@ -50,28 +51,14 @@ class KubernetesApi:
         self._objects: dict[tuple[str, str, str, str], dict[str, Any]] = {}
         self._resources = {version: dict(kinds) for version, kinds in BUILT_IN.items()}
         self._forbidden: set[str] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        scheme = "http"
+        super().__init__(_handler(self))
         if tls:
             assert folder is not None
             self.ca = _certificate(folder)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(folder / "server.pem")
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            scheme = "https"
-        self.host, self.port = self._server.server_address[:2]
-        self.url = f"{scheme}://{self.host}:{self.port}"
-
-    def __enter__(self) -> KubernetesApi:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+            self.url = f"https://127.0.0.1:{self.port}"
 
     def install(self, api_version: str, kind: str) -> None:
         """Make a custom kind known, as a CRD does; :meth:`add` does it too."""

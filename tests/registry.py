@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.http_server import LoopbackServer
 
 LOGIN = base64.b64encode(b"reader:secret").decode()
 
 
-class Registry:
-    """A context manager. ``images`` holds ``repository:tag`` and ``repository@digest``; ``everything`` has them all.
+class Registry(LoopbackServer):
+    """``images`` holds ``repository:tag`` and ``repository@digest``; ``everything`` has them all.
 
     ``asks``: nothing, ``bearer`` (a token for anybody), ``login`` (a token for :data:`LOGIN`), ``basic``, or ``refuse``.
     """
@@ -24,19 +25,8 @@ class Registry:
         self.everything, self.asks = everything, asks
         #: (method, path) of every request.
         self.requests: list[tuple[str, str]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.name = f"127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Registry:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_handler(self))
+        self.name = f"127.0.0.1:{self.port}"
 
     def challenge(self, authorization: str, repository: str) -> str | None:
         """What a caller without the right to read is asked for."""

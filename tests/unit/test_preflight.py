@@ -320,7 +320,7 @@ def kubernetes(tmp_path, monkeypatch):
         (folder / "token").write_text("pod-token\n")
         (folder / "ca.crt").write_text(api.ca)
         monkeypatch.setattr(cluster, "SERVICE_ACCOUNT", folder)
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", api.host)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         monkeypatch.setenv("INRANKER_NAMESPACE", "inranker")
         yield api
