@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -19,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.contract.manifests import K8S, containers, named, render
-from tests.servers import free_ports
+from tests.servers import free_ports, running
 
 KEYS = {"AWS_ACCESS_KEY_ID": "made-by-deploy", "AWS_SECRET_ACCESS_KEY": "0123456789abcdef"}
 
@@ -38,23 +35,6 @@ def _program(name):
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     return found or pytest.skip(f"`{name}` is not installed here")
-
-
-@contextmanager
-def _running(command, environment, folder, ready):
-    """A server until the end of the block; ended by its process id."""
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **environment})
-    try:
-        end = time.monotonic() + 90
-        while not ready():
-            assert server.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < end, (folder / "log").read_text()[-3000:]
-            time.sleep(0.2)
-        yield
-    finally:
-        server.kill()
-        server.wait()
 
 
 def _status(url, host=""):
@@ -85,7 +65,7 @@ def test_the_store_takes_its_keys_from_the_environment_and_the_job_makes_the_buc
     probe = container["readinessProbe"]["httpGet"]["path"]
     endpoint = f"http://127.0.0.1:{s3}"
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    with _running(command, KEYS, tmp_path, lambda: _status(endpoint + probe) == 200):
+    with running(command, tmp_path / "log", endpoint + probe, **KEYS):
         [script] = _container(dev, "Job", "create-bucket")["args"]
         assert script.count("object-store:9333") == script.count("object-store:8888") == 1
         script = script.replace("object-store:9333", f"127.0.0.1:{master}.{master + 10_000}")
@@ -118,11 +98,12 @@ def test_mlflow_answers_its_probes_and_its_clients_by_service_name_and_no_other_
     )
     environment = {
         **KEYS, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "HOME": str(tmp_path),
     }  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     api = f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0"
-    with _running(command, environment, tmp_path, lambda: _status(f"{url}/health") == 200):
+    with running(command, tmp_path / "log", f"{url}/health", **environment):
         # The kubelet asks by the pod's address.
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert _status(url + container[probe]["httpGet"]["path"], "10.244.1.7:5000") == 200

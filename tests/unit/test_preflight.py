@@ -7,9 +7,7 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import namedtuple
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +24,7 @@ from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
-from tests.servers import free_ports
+from tests.servers import free_ports, running
 
 GPU = "nvidia.com/gpu"
 POOL = {"pool": "gpu"}
@@ -254,21 +252,10 @@ def mlflow_server(tmp_path_factory):
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri,
         "--artifacts-destination", str(folder / "artifacts"), "--allowed-hosts", f"localhost:{port}",
     ]  # fmt: skip
-    with open(folder / "log", "wb") as log:
-        command = [sys.executable, "-m", "mlflow", "server", *options]
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and server.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(f"http://localhost:{port}/health", timeout=2):
-                break
-            time.sleep(0.3)
-        else:
-            raise RuntimeError((folder / "log").read_text()[-2000:])
+    command = [sys.executable, "-m", "mlflow", "server", *options]
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # its job workers are seven processes more
+    with running(command, folder / "log", f"http://localhost:{port}/health", seconds=120, **alone):
         yield port
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
 
 
 def test_mlflow_takes_a_scratch_model_and_keeps_nothing_of_it(database, mlflow_at):
