@@ -62,10 +62,22 @@ def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 lacks(f"a docker engine that starts: {(root / 'dockerd.log').read_text(errors='replace')[-500:]}")
             time.sleep(0.5)
         yield
+        _forget_old_images()
     finally:
         del os.environ["DOCKER_HOST"]
         engine.send_signal(signal.SIGTERM)
         engine.wait(timeout=60)
+
+
+def _forget_old_images() -> None:
+    """Of our own engine: images of other sources, and layers that no build of the last days has used."""
+    from pipelines.placement import content_tag
+
+    listed = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    old = [each for each in listed if "inranker-flow-" in each and not each.endswith(f":{content_tag()}")]
+    if old:
+        docker("image", "rm", "--force", *old, check=False)
+    docker("image", "prune", "--force", "--filter", "until=72h", check=False)
 
 
 @pytest.fixture(scope="session")
