@@ -14,6 +14,8 @@ from inranker_flow import schemas
 from inranker_flow.promotion import from_measures
 from pipelines.placement import PLACEMENT
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for a whole run, and the machine may be busy
+
 ROOT = Path(__file__).parents[2]
 UNCACHED = [stage for stage, row in PLACEMENT.items() if not row.cache]
 
