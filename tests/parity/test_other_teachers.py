@@ -1,0 +1,182 @@
+"""Causal and encoder rerankers score as a plain `transformers` forward pass does: one pair at a time, no padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inranker_flow.config import ScoringConfig
+from inranker_flow.rankers import load_ranker
+from tests import models, teachers
+from tests.parity.test_parity import BAR, DOCUMENTS, LONG, QUERIES
+
+PAIRS = [(query, document) for query in QUERIES for document in DOCUMENTS]
+PAIRS += [(query, document) for query in QUERIES[:3] for document in (LONG, f"{LONG}漢字 🙂\n", LONG * 3)]
+PAIRS += [("ends with a mark?\n\n", "\n\nbegins with line ends"), ("{document} {query}", "{answer} {instruction}")]
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+def plain_causal(checkpoint, pairs, max_length=512, instruction=INSTRUCTION):
+    """As the model card of Qwen3-Reranker does it: prefix, body (cut) and suffix tokenised one by one; no batch."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    system = (
+        "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+        'Note that the answer can only be "yes" or "no".'
+    )
+    prefix = tokenizer.encode(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n", add_special_tokens=False)
+    suffix = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", add_special_tokens=False)
+    words = [tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
+    logits = []
+    for query, document in pairs:
+        body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        body = tokenizer.encode(body, add_special_tokens=False)[: max_length - len(prefix) - len(suffix)]
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([prefix + body + suffix]))
+        logits.append(output.logits[0, -1, words].double().numpy())
+    return np.array(logits)
+
+
+def plain_encoder(checkpoint, pairs, max_length=512):
+    """The head's own logits, pair by pair."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    logits = []
+    for pair in pairs:
+        # A list of one pair: transformers takes the empty document of a bare pair for none at all, and leaves its mark out.
+        inputs = tokenizer([pair], truncation="only_second", max_length=max_length, return_tensors="pt")
+        with torch.no_grad():
+            logits.append(model(**inputs).logits[0].double().numpy())
+    return np.array(logits)
+
+
+def differ(logits):
+    """The scores differ, so an agreement means something."""
+    return (logits[:, 1] - logits[:, 0]).std() > 0.05
+
+
+# --- causal -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("max_length", [160, 512])
+def test_a_causal_reranker_scores_as_a_plain_forward_pass(kind, max_length):
+    checkpoint = teachers.causal(kind)
+    scores = load_ranker(checkpoint, ScoringConfig(max_length=max_length)).score(PAIRS)
+    expected = plain_causal(checkpoint, PAIRS, max_length)
+    assert np.abs(scores - expected).max() < BAR
+    assert differ(expected)
+
+
+def test_the_instruction_is_part_of_the_prompt():
+    checkpoint = teachers.causal()
+    other = "Find the bridge that the query means"
+    scores = load_ranker(checkpoint, ScoringConfig(instruction=other)).score(PAIRS[:20])
+    assert np.abs(scores - plain_causal(checkpoint, PAIRS[:20], instruction=other)).max() < BAR
+    assert np.abs(scores - plain_causal(checkpoint, PAIRS[:20])).max() > 1000 * BAR
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_the_batch_does_not_matter_to_a_causal_reranker(kind):
+    checkpoint = teachers.causal(kind)
+    scores = load_ranker(checkpoint, ScoringConfig()).score(PAIRS)
+    order = np.random.default_rng(0).permutation(len(PAIRS))
+    for batch_tokens in (1, 700, 100_000):
+        others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score([PAIRS[i] for i in order])
+        assert np.abs(others - scores[order]).max() < BAR
+
+
+def test_prompts_are_padded_on_the_left_and_counted_from_their_first_token():
+    """Counted otherwise, or without the mask, the same batch is far beyond the bar."""
+    import torch
+
+    pairs = [("moon", "stone"), ("what is bread", "the river and the stone in the garden of the north")]
+    ranker = load_ranker(teachers.causal("gpt2"), ScoringConfig())
+    seen = []
+    inner = ranker.model.forward
+
+    def recording(*args, **kwargs):
+        seen.append(kwargs)
+        return inner(*args, **kwargs)
+
+    ranker.model.forward = recording
+    scores = ranker.score(pairs)
+    ranker.model.forward = inner
+    [batch] = seen
+    mask, positions = batch["attention_mask"].numpy(), batch["position_ids"].numpy()
+    fixed = mask.shape[1] - positions.shape[1]
+    lengths = mask.sum(axis=1)
+    assert fixed > 50 and mask[:, :fixed].all() and mask[:, -1].all() and (mask == 0).any()
+    for row, length, place in zip(mask, lengths, positions, strict=True):
+        assert place[-(length - fixed) :].tolist() == list(range(fixed, length))
+        assert (np.diff(row[fixed:]) >= 0).all()
+    counted = torch.arange(fixed, mask.shape[1]).expand(len(pairs), -1)
+    with torch.inference_mode():
+        for wrong in ({"position_ids": counted}, {"attention_mask": torch.ones_like(batch["attention_mask"])}):
+            logits = inner(**{**batch, **wrong}).logits[:, -1].numpy()
+            # The order in the batch is by length: the second pair comes first.
+            assert np.abs(logits[::-1] - scores).max() > 100 * BAR
+        assert np.abs(inner(**batch).logits[:, -1].numpy()[::-1] - scores).max() < BAR
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_only_two_logits_of_the_last_position_are_computed(kind):
+    ranker = load_ranker(teachers.causal(kind), ScoringConfig())
+    shapes = []
+    ranker.model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: shapes.append(output.shape))
+    ranker.score(PAIRS[:30])
+    assert shapes and all(tuple(shape[1:]) == (1, 2) for shape in shapes)
+
+
+def test_the_common_beginning_is_computed_once_where_attention_is_plain():
+    plain, windowed = (load_ranker(teachers.causal(kind), ScoringConfig()) for kind in ("qwen3", "gemma2"))
+    job, whole = (each.prepare(["moon"], ["a stone"], np.array([[0, 0]])) for each in (plain, windowed))
+    assert 0 < job.lengths[0] < whole.lengths[0] - 50
+    assert plain.frame.room == windowed.frame.room
+
+
+# --- encoders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("max_length", [64, 512])
+def test_a_score_becomes_a_pair_with_that_margin(kind, max_length):
+    checkpoint = teachers.encoder(kind)
+    logits = load_ranker(checkpoint, ScoringConfig(max_length=max_length)).score(PAIRS)
+    expected = plain_encoder(checkpoint, PAIRS, max_length)[:, 0]
+    assert np.abs(logits[:, 1] - logits[:, 0] - expected).max() < BAR
+    assert (logits[:, 0] == -logits[:, 1]).all() and differ(logits)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_two_labels_are_the_pair(kind):
+    checkpoint = teachers.encoder(kind, labels=2)
+    logits = load_ranker(checkpoint, ScoringConfig()).score(PAIRS)
+    assert np.abs(logits - plain_encoder(checkpoint, PAIRS)).max() < BAR
+    assert differ(logits)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_batch_does_not_matter_to_an_encoder(kind):
+    checkpoint = teachers.encoder(kind)
+    scores = load_ranker(checkpoint, ScoringConfig()).score(PAIRS)
+    order = np.random.default_rng(0).permutation(len(PAIRS))
+    for batch_tokens in (1, 700, 100_000):
+        others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score([PAIRS[i] for i in order])
+        assert np.abs(others - scores[order]).max() < BAR
+
+
+def test_an_encoder_with_the_real_vocabulary():
+    path = models.DATA / "tokenizers" / "bert-base-uncased"
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent: the real BERT vocabulary is not part of the project")
+    checkpoint = teachers.encoder(tokenizer=path)
+    pairs = [*PAIRS, *zip(QUERIES * 100, models.real_passages(100), strict=False)]
+    logits = load_ranker(checkpoint, ScoringConfig()).score(pairs)
+    assert np.abs(logits[:, 1] - logits[:, 0] - plain_encoder(checkpoint, pairs)[:, 0]).max() < BAR
