@@ -27,8 +27,8 @@ def _saved(model: Any, tokenizer: Any, name: str) -> str:
 
 
 @cache
-def bpe(words: tuple[str, ...] = ("yes", "no")) -> Any:
-    """A byte-level BPE as Qwen's is: NFC, its split, its marks; ``words``: which answers are one token."""
+def bpe(merges: bool = True) -> Any:
+    """A byte-level BPE as Qwen's is: NFC, its split, its marks. Without ``merges`` it knows bytes, and no words."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,19 +42,19 @@ def bpe(words: tuple[str, ...] = ("yes", "no")) -> Any:
     )
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=700,
+        vocab_size=700 if merges else 0,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=_MARKS,
     )
-    texts = [*([WORDS + _PROMPT] * 20), *(" ".join(["\n".join(words)] * 50) for _ in "ab"), "???\n", "?\n:\n.\n\n" * 90]
+    texts = [*[WORDS + _PROMPT] * 20, "yes\nno\n" * 50, "?\n:\n.\n\n?\n\n" * 90]
     made.train_from_iterator(texts, trainer)
     made.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 @cache
-def causal(kind: str = "qwen3", seed: int = 0, words: tuple[str, ...] = ("yes", "no")) -> str:
+def causal(kind: str = "qwen3", seed: int = 0, merges: bool = True) -> str:
     """Folder of a random causal reranker.
 
     ``kind``: qwen3 (tied, as the 0.6B is), llama (untied), gemma2 (caps its logits, and every other layer sees a short
@@ -63,7 +63,7 @@ def causal(kind: str = "qwen3", seed: int = 0, words: tuple[str, ...] = ("yes", 
     import torch
     import transformers
 
-    tokenizer = bpe(words)
+    tokenizer = bpe(merges)
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     shape |= {"num_key_value_heads": 2, "head_dim": 12, "vocab_size": len(tokenizer), "initializer_range": 0.2}
     shape |= {"max_position_embeddings": 1024, "pad_token_id": tokenizer.pad_token_id}
@@ -81,7 +81,7 @@ def causal(kind: str = "qwen3", seed: int = 0, words: tuple[str, ...] = ("yes", 
     }[kind]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _saved(make(), tokenizer, f"{kind}-{seed}-{'-'.join(words)}")
+        return _saved(make(), tokenizer, f"{kind}-{seed}-{merges}")
 
 
 @cache

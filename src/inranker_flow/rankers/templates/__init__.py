@@ -39,17 +39,19 @@ def load(prompt: str, instruction: str) -> Template:
     return Template(*(part.replace(INSTRUCTION, instruction) for part in (before, between, after)))
 
 
+def names() -> list[str]:
+    """The templates of this folder."""
+    return sorted(each.stem for each in FOLDER.glob("*.txt"))
+
+
 def read(prompt: str) -> str:
     """The template's text: of a name, a path, or ``prompt`` itself where it holds ``{document}``."""
     if DOCUMENT in prompt:
         return prompt
-    path = FOLDER / f"{prompt}.txt"
-    if not path.is_file():
-        path = Path(prompt).expanduser()
+    path = FOLDER / f"{prompt}.txt" if prompt in names() else Path(prompt).expanduser()
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.txt")))
         raise UserError(
-            f"scoring.prompt: {prompt}: no readable template file; give a path or one of: {known}"
+            f"scoring.prompt: {prompt}: no readable template file; give a path or one of: {', '.join(names())}"
         ) from error
