@@ -229,7 +229,7 @@ def test_a_query_longer_than_the_limit_is_cut_and_counted(kind, caplog):
     ranker.forward = recording
     # A prompt of the same length leaves the suffix where it was; another end of the document shows.
     logits = ranker.score([(long, "the garden " * 80), (long, "the river " * 80), ("moon", "the river")])
-    assert "1 queries left no room for a document in max_length and were cut" in caplog.text
+    assert "1 queries leave no room for a passage and are cut" in caplog.text
     assert np.abs(logits[0] - logits[1]).max() > 1e-4, "the document is still there"
     room, after = ranker.frame.room, list(ranker.frame.after)
     for ids, mask, in_document in seen[:2]:
@@ -308,7 +308,7 @@ def test_too_little_memory_halves_the_batch_and_is_remembered(kind, caplog):
 
     ranker.forward = small
     assert np.abs(ranker.score(pairs) - expected).max() < 1e-5
-    assert "out of GPU memory: batches of" in caplog.text and ranker.batch_tokens <= 600
+    assert "out of memory: batches of" in caplog.text and ranker.batches.tokens <= 600
     sizes.clear()
     ranker.score(pairs)
     assert max(sizes) * 16 <= 600 + 16 * 8, "the second time begins with what fitted"
@@ -317,7 +317,7 @@ def test_too_little_memory_halves_the_batch_and_is_remembered(kind, caplog):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     ranker.forward = none
-    with pytest.raises(UserError, match=r"one pair of \d+ tokens does not fit into the GPU's memory"):
+    with pytest.raises(UserError, match=r"out of memory with a single prompt of \d+ tokens"):
         ranker.score(pairs)
 
 

@@ -83,7 +83,7 @@ class CausalRanker(PairRanker):
             inputs["position_ids"] = np.maximum(np.cumsum(everything, axis=1) - 1, 0)[:, self._fixed :]
         with torch.inference_mode():
             output = self.model(
-                **{name: torch.from_numpy(each).to(self.device) for name, each in inputs.items()},
+                **{name: self.send(each) for name, each in inputs.items()},
                 past_key_values=self._cache,
                 use_cache=self._cache is not None,
                 **self._options,

@@ -57,8 +57,7 @@ class EncoderRanker(PairRanker):
         if self._types:
             inputs["token_type_ids"] = np.where(in_document == 1, self._types[1], self._types[0])
         with torch.inference_mode():
-            on_device = {name: torch.from_numpy(each).to(self.device) for name, each in inputs.items()}
-            logits: Tensor = self.model(**on_device).logits.float()
+            logits: Tensor = self.model(**{name: self.send(each) for name, each in inputs.items()}).logits.float()
         return torch.cat([-logits / 2, logits / 2], dim=1) if logits.shape[1] == 1 else logits
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import Ragged
+from inranker_flow.rankers.batches import BATCH_TOKENS, Batches
 from inranker_flow.rankers.devices import limit_threads
 
 if TYPE_CHECKING:
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Padded tokens in one batch. A CPU is fastest while activations fit its cache; a GPU wants large products.
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-#: Batches are padded to a multiple of this: attention on a CPU is up to 1.5 times slower on odd lengths.
-PAD_TO = 8
+#: Bytes of a number -> the multiple that batches are padded to: attention on a CPU is up to twice as slow on odd lengths.
+PAD_TO = {4: 8, 2: 16}
 #: Texts that are tokenised in one call: bounds the memory of Python lists.
 _CHUNK = 4096
 #: Tokens that query and document need at least.
@@ -73,7 +73,7 @@ class PairRanker(ABC):
     def __init__(self, reference: str, model: Any, tokenizer: Any, scoring: ScoringConfig, device: Any) -> None:
         self.reference, self.model, self.tokenizer, self.device = reference, model, tokenizer, device
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.batch_tokens = scoring.batch_tokens or BATCH_TOKENS[device.type]
+        self.batches = Batches(scoring.batch_tokens or BATCH_TOKENS[device.type], PAD_TO[model.dtype.itemsize])
         if scoring.truncation == "reference":
             raise UserError(f"{reference}: truncation 'reference' is the original monoT5 code's; set it to 'document'")
         positions = _positions(model)
@@ -84,7 +84,7 @@ class PairRanker(ABC):
             )
         model.to(device)
         limit_threads(model)
-        precision = str(next(model.parameters()).dtype).removeprefix("torch.")
+        precision = str(model.dtype).removeprefix("torch.")
         log.info("%s: %.1fM parameters on %s in %s", reference, self.parameters / 1e6, device, precision)
 
     @abstractmethod
@@ -126,14 +126,10 @@ class PairRanker(ABC):
 
         encoded = self._encode(heads, queries)
         if cut:
-            log.warning("%s queries left no room for a document in max_length and were cut", f"{cut:,}")
+            log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
         # What lies beyond the room can never be part of an input.
-        return PairJob(
-            self,
-            encoded,
-            self._encode(lambda texts: [ids[:room] for ids in self.encode_documents(texts)], documents),
-            pairs,
-        )
+        texts = self._encode(lambda chunk: [ids[:room] for ids in self.encode_documents(chunk)], documents)
+        return PairJob(self, encoded, texts, pairs, cut)
 
     def _encode(self, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
         # Half the memory where the vocabulary allows.
@@ -143,6 +139,13 @@ class PairRanker(ABC):
         while chunk := list(islice(texts, _CHUNK)):
             parts.append(Ragged.of(encode(chunk), kind))
         return Ragged.joined(parts)
+
+    def send(self, array: np.ndarray) -> Tensor:
+        """To the device; a GPU fetches it while it is still busy with the batch before."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and nothing else; as everywhere in transformers, a special token's name becomes it."""
@@ -155,8 +158,11 @@ class PairRanker(ABC):
 class PairJob:
     """Pairs over texts that were tokenised once (`rankers.Job`)."""
 
-    def __init__(self, ranker: PairRanker, heads: Ragged, documents: Ragged, pairs: np.ndarray) -> None:
+    def __init__(
+        self, ranker: PairRanker, heads: Ragged, documents: Ragged, pairs: np.ndarray, cut_queries: int
+    ) -> None:
         self._ranker, self._heads, self._documents, self._pairs = ranker, heads, documents, pairs
+        self.cut_queries = cut_queries
         self._before, self._after = Ragged.of([ranker.frame.before]), Ragged.of([ranker.frame.after])
         self._head = heads.lengths(pairs[:, 0])
         self._document = np.minimum(documents.lengths(pairs[:, 1]), ranker.frame.room - self._head)
@@ -165,35 +171,25 @@ class PairJob:
 
     def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Logits [false, true] of the pairs ``rows``, float64 (len(rows), 2)."""
-        logits = np.empty((len(rows), 2), np.float64)
-        for batch in self._batches(rows):
-            logits[batch] = self._forward(rows[batch])
+        batches, lengths = self._ranker.batches, self.lengths[rows]
+        done: list[tuple[np.ndarray, Tensor]] = []
+        for batch in batches.split(lengths):
+            done += batches.run(batch, int(lengths[batch[0]]), partial(self._forward, rows))
             if progress:
-                progress.advance(int(self.lengths[rows[batch]].sum()))
+                progress.advance(int(lengths[batch].sum()))
+        # Read at the end: a GPU never waits for the host between two batches.
+        logits = np.empty((len(rows), 2), np.float64)
+        for batch, values in done:
+            logits[batch] = values.double().cpu().numpy()
         return logits
 
-    def _forward(self, rows: np.ndarray) -> np.ndarray:
-        """As :meth:`score`, in one batch, or in halves where the GPU's memory is too small; that is remembered."""
-        import torch
-
-        try:
-            logits: np.ndarray = self._ranker.forward(*self.inputs(rows)).double().cpu().numpy()
-            return logits
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise UserError(
-                    f"{self._ranker.reference}: one pair of {int(self.lengths[rows[0]])} tokens does not fit into the "
-                    "GPU's memory; take a larger GPU, a smaller checkpoint or a smaller max_length"
-                ) from error
-        torch.cuda.empty_cache()
-        self._ranker.batch_tokens = len(rows) // 2 * _padded(int(self.lengths[rows].max()))
-        log.warning("out of GPU memory: batches of %d tokens from here on", self._ranker.batch_tokens)
-        return np.concatenate([self._forward(half) for half in np.array_split(rows, 2)])
+    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:
+        return self._ranker.forward(*self.inputs(rows[batch]))
 
     def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What :meth:`PairRanker.forward` takes, for the pairs ``rows``."""
         head, document, lengths = (each[rows][:, None] for each in (self._head, self._document, self.lengths))
-        width = _padded(int(lengths.max(initial=1)))
+        width = self._ranker.batches.width(int(lengths.max(initial=1)))
         # Place in the input: negative, or beyond its length, where it is padded.
         place = np.arange(width) - (width - lengths if self._ranker.padding == "left" else 0)
         mask = (place >= 0) & (place < lengths)
@@ -207,20 +203,6 @@ class PairJob:
         ids[(place >= end[1]) & (place < end[2])] = self._documents.first(text, document[:, 0])
         ids[(place >= end[2]) & mask] = self._after.first(one, one + len(self._ranker.frame.after))
         return ids, mask.astype(np.int64), (mask & (place >= end[1])).astype(np.int64)
-
-    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions in ``rows``, longest first (what does not fit in memory fails at once), by padded tokens."""
-        lengths = self.lengths[rows]
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            end = start + max(self._ranker.batch_tokens // _padded(int(lengths[order[start]])), 1)
-            yield order[start:end]
-            start = end
-
-
-def _padded(length: int) -> int:
-    return -(-length // PAD_TO) * PAD_TO
 
 
 def _positions(model: Any) -> float:

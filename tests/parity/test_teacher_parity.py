@@ -84,11 +84,11 @@ def test_the_instruction_is_part_of_the_prompt():
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
 def test_the_batch_does_not_matter_to_a_causal_reranker(kind):
-    checkpoint = teachers.causal(kind)
-    scores = load_ranker(checkpoint, ScoringConfig()).score(PAIRS)
-    order = np.random.default_rng(0).permutation(len(PAIRS))
+    checkpoint, pairs = teachers.causal(kind), PAIRS[::3]
+    scores = load_ranker(checkpoint, ScoringConfig()).score(pairs)
+    order = np.random.default_rng(0).permutation(len(pairs))
     for batch_tokens in (1, 700, 100_000):
-        others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score([PAIRS[i] for i in order])
+        others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score([pairs[i] for i in order])
         assert np.abs(others - scores[order]).max() < BAR
 
 
