@@ -54,16 +54,36 @@ def bpe(merges: bool = True) -> Any:
 
 
 @cache
+def metaspace() -> Any:
+    """A unigram as Llama 2's and Gemma's tokenizers are: one text, its first word with a space in front."""
+    import string
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*dict.fromkeys(WORDS.split()), "yes", "no", "Is", "it?"]
+    vocabulary = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁", -8.0)]
+    vocabulary += [(f"▁{word}", -1.0) for word in words] + [(word, -2.0) for word in words if len(word) > 1]
+    vocabulary += [(each, -20.0) for each in string.printable if each == "\n" or (not each.isspace() and each != "a")]
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+@cache
 def causal(kind: str = "qwen3", seed: int = 0, merges: bool = True) -> str:
     """Folder of a random causal reranker.
 
     ``kind``: qwen3 (tied, as the 0.6B is), llama (untied), gemma2 (caps its logits, and every other layer sees a short
-    window only), gpt2 (positions learnt).
+    window only), gpt2 (positions learnt), metaspace (a Llama with that tokenizer).
     """
     import torch
     import transformers
 
-    tokenizer = bpe(merges)
+    tokenizer = metaspace() if kind == "metaspace" else bpe(merges)
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     shape |= {"num_key_value_heads": 2, "head_dim": 12, "vocab_size": len(tokenizer), "initializer_range": 0.2}
     shape |= {"max_position_embeddings": 1024, "pad_token_id": tokenizer.pad_token_id}
@@ -78,7 +98,7 @@ def causal(kind: str = "qwen3", seed: int = 0, merges: bool = True) -> str:
                 vocab_size=len(tokenizer), n_embd=48, n_layer=2, n_head=4, n_positions=1024, initializer_range=0.2
             )
         ),
-    }[kind]
+    }["llama" if kind == "metaspace" else kind]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _saved(make(), tokenizer, f"{kind}-{seed}-{merges}")

@@ -23,21 +23,25 @@ def plain_causal(checkpoint, pairs, max_length=512, instruction=INSTRUCTION):
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    words = [tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
+    logits = []
+    for pair in pairs:
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([card_ids(tokenizer, *pair, max_length, instruction)]))
+        logits.append(output.logits[0, -1, words].double().numpy())
+    return np.array(logits)
+
+
+def card_ids(tokenizer, query, document, max_length=512, instruction=INSTRUCTION):
     system = (
         "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
         'Note that the answer can only be "yes" or "no".'
     )
     prefix = tokenizer.encode(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n", add_special_tokens=False)
     suffix = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", add_special_tokens=False)
-    words = [tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
-    logits = []
-    for query, document in pairs:
-        body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
-        body = tokenizer.encode(body, add_special_tokens=False)[: max_length - len(prefix) - len(suffix)]
-        with torch.no_grad():
-            output = model(input_ids=torch.tensor([prefix + body + suffix]))
-        logits.append(output.logits[0, -1, words].double().numpy())
-    return np.array(logits)
+    body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+    body = tokenizer.encode(body, add_special_tokens=False)[: max_length - len(prefix) - len(suffix)]
+    return prefix + body + suffix
 
 
 def plain_encoder(checkpoint, pairs, max_length=512):
@@ -54,6 +58,25 @@ def plain_encoder(checkpoint, pairs, max_length=512):
         with torch.no_grad():
             logits.append(model(**inputs).logits[0].double().numpy())
     return np.array(logits)
+
+
+def scored_ids(ranker, pairs):
+    """What the model reads of each pair, padding taken off."""
+    job = ranker.prepare([query for query, _ in pairs], [document for _, document in pairs], places(pairs))
+    ids, mask, _ = job.inputs(np.arange(len(pairs)))
+    assert (mask.sum(axis=1) == job.lengths).all()
+    return [row[kept == 1].tolist() for row, kept in zip(ids, mask, strict=True)]
+
+
+def places(pairs):
+    return np.stack([np.arange(len(pairs))] * 2, axis=1)
+
+
+def real_pairs(count):
+    passages = models.real_passages(count)
+    if not passages:
+        pytest.skip(f"{models.DATA} is absent: real texts are not part of the project")
+    return [(f"{text[:60]}?", text) for text in passages]
 
 
 def differ(logits):
@@ -74,6 +97,14 @@ def test_a_causal_reranker_scores_as_a_plain_forward_pass(kind, max_length):
     assert differ(expected)
 
 
+def test_real_texts_have_the_ids_of_the_model_card():
+    ranker = load_ranker(teachers.causal(), ScoringConfig(max_length=256))
+    pairs = [*PAIRS, *real_pairs(2000)]
+    expected = [card_ids(ranker.tokenizer, *pair, max_length=256) for pair in pairs]
+    assert max(map(len, expected)) == 256 and min(map(len, expected)) < 100
+    assert scored_ids(ranker, pairs) == [ids[ranker.frame.fixed :] for ids in expected]
+
+
 def test_the_instruction_is_part_of_the_prompt():
     checkpoint = teachers.causal()
     other = "Find the bridge that the query means"
@@ -84,7 +115,7 @@ def test_the_instruction_is_part_of_the_prompt():
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
 def test_the_batch_does_not_matter_to_a_causal_reranker(kind):
-    checkpoint, pairs = teachers.causal(kind), PAIRS[::3]
+    checkpoint, pairs = teachers.causal(kind), PAIRS[::2]
     scores = load_ranker(checkpoint, ScoringConfig()).score(pairs)
     order = np.random.default_rng(0).permutation(len(pairs))
     for batch_tokens in (1, 700, 100_000):
@@ -172,11 +203,12 @@ def test_the_batch_does_not_matter_to_an_encoder(kind):
         assert np.abs(others - scores[order]).max() < BAR
 
 
-def test_an_encoder_with_the_real_vocabulary():
+def test_real_texts_have_the_ids_of_the_tokenizers_own_pair():
     path = models.DATA / "tokenizers" / "bert-base-uncased"
     if not path.is_dir():
         pytest.skip(f"{path} is absent: the real BERT vocabulary is not part of the project")
-    checkpoint = teachers.encoder(tokenizer=path)
-    pairs = [*PAIRS, *zip(QUERIES * 100, models.real_passages(100), strict=False)]
-    logits = load_ranker(checkpoint, ScoringConfig()).score(pairs)
-    assert np.abs(logits[:, 1] - logits[:, 0] - plain_encoder(checkpoint, pairs)[:, 0]).max() < BAR
+    ranker = load_ranker(teachers.encoder(tokenizer=path), ScoringConfig(max_length=96))
+    pairs = [*PAIRS, *real_pairs(2000)]
+    expected = ranker.tokenizer(pairs, truncation="only_second", max_length=96)["input_ids"]
+    assert max(map(len, expected)) == 96 and min(map(len, expected)) < 20
+    assert scored_ids(ranker, pairs) == expected

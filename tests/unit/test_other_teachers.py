@@ -24,6 +24,11 @@ from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES
 
 TEACHERS = {"causal": teachers.causal, "encoder": teachers.encoder}
+ANSWERS = {
+    "qwen3": {"false_token": "no", "true_token": "yes"},
+    "gemma2": {"false_token": "no", "true_token": "yes"},
+    "metaspace": {"false_token": "▁no", "true_token": "▁yes"},
+}
 TEXTS = [("what is bread", "the river and the stone"), ("where is the moon", "a garden"), ("moon", "")]
 
 
@@ -176,23 +181,27 @@ def test_a_template_for_another_checkpoint():
     )
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
-def test_any_template_gives_the_ids_of_the_whole_prompt(kind):
-    """Nothing before the query, line ends before the slots, words after the document."""
-    for prompt in (
-        "{query} Document: {document} Relevant:{answer}",
-        "A:\n{query}\nB:\n{document}\nIs it?\n{answer}",
-        "<|im_start|>{query}<|im_end|>{document}<|im_end|>{answer}",
-    ):
-        ranker = load_ranker(teachers.causal(kind), ScoringConfig(prompt=prompt))
-        expected = []
-        for query, document in TEXTS[:2]:
-            whole = prompt.replace("{query}", query).replace("{document}", document).replace("{answer}", "")
-            expected.append(plain_logits(teachers.causal(kind), whole))
-        assert np.abs(ranker.score(TEXTS[:2]) - np.array(expected)).max() < 1e-5
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{query} Document: {document} Relevant:{answer}",  # nothing in front of the query
+        "A:\n{query}\nB:\n{document}\nIs it? {answer}",  # line ends in front of the slots, words after the document
+        "MARK Query: {query}MARK{document}MARK{answer}",
+        "MARK\nQuery:  {query}   Document:{document}\n\n{answer}",
+    ],
+)
+@pytest.mark.parametrize(("kind", "mark"), [("qwen3", "<|im_end|>"), ("gemma2", "<|im_end|>"), ("metaspace", "<s>")])
+def test_any_template_gives_the_logits_of_the_whole_prompt(kind, mark, prompt):
+    prompt = prompt.replace("MARK", mark)
+    ranker = load_ranker(teachers.causal(kind), ScoringConfig(prompt=prompt, **ANSWERS[kind]))
+    expected = []
+    for query, document in TEXTS[:2]:
+        whole = prompt.replace("{query}", query).replace("{document}", document).replace("{answer}", "")
+        expected.append(plain_logits(teachers.causal(kind), whole, list(ANSWERS[kind].values())))
+    assert np.abs(ranker.score(TEXTS[:2]) - np.array(expected)).max() < 1e-5
 
 
-def plain_logits(checkpoint: str, text: str) -> np.ndarray:
+def plain_logits(checkpoint: str, text: str, words: list[str]) -> np.ndarray:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -200,7 +209,7 @@ def plain_logits(checkpoint: str, text: str) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     with torch.no_grad():
         logits = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, -1]
-    return logits[tokenizer.convert_tokens_to_ids(["no", "yes"])].numpy()
+    return logits[tokenizer.convert_tokens_to_ids(words)].numpy()
 
 
 def test_a_text_that_the_tokenizer_would_join_with_the_template_stands_by_itself():
