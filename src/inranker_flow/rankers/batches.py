@@ -45,37 +45,42 @@ class Batches:
         return -(-length // self.pad_to) * self.pad_to
 
     def run(self, rows: np.ndarray, longest: int, score: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
-        """[(rows, score(rows))], in smaller parts where it runs out of memory.
+        """[(part, score(part))] for the parts of ``rows`` that fit in memory: normally for ``rows`` as a whole.
 
         Raises :class:`UserError` where a single row of ``longest`` tokens does not fit.
         """
-        try:
-            return [(rows, score(rows))]
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            # The traceback holds the tensors of the failed attempt.
-            reason = error.with_traceback(None)
-        if len(rows) == 1:
+        done: list[tuple[np.ndarray, T]] = []
+        width = self.width(longest)
+        while len(rows):
+            part = rows[: max(self.tokens // width, 1)]
+            try:
+                done.append((part, score(part)))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            else:
+                rows = rows[len(part) :]
+                continue
+            # Outside of the handler: there the error would hold the failed attempt's tensors.
+            self._halve(len(part), longest, reason)
+        return done
+
+    def _halve(self, count: int, longest: int, reason: str) -> None:
+        if count == 1:
             raise UserError(
                 f"out of memory with a single prompt of {longest} tokens: lower scoring.max_length, set scoring.dtype to "
-                f"bfloat16, or take a device with more memory ({_first_line(reason)})"
+                f"bfloat16, or take a device with more memory ({reason})"
             )
         _free()
-        self.tokens = min(self.tokens, max(len(rows) // 2, 1) * self.width(longest))
+        self.tokens = count // 2 * self.width(longest)
         log.warning("out of memory: batches of %s tokens from here on", f"{self.tokens:,}")
-        half = len(rows) // 2
-        return [done for part in (rows[:half], rows[half:]) for done in self.run(part, longest, score)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the CPU's allocator, had no memory left (PyTorch raises RuntimeErrors for both)."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator: can't allocate" in text
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _free() -> None:
