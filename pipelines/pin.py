@@ -13,6 +13,7 @@ from typing import TypeVar
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.rankers import templates
 from pipelines.profile import Profile
 
 Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
@@ -24,7 +25,7 @@ def pin(profile: Profile) -> Profile:
         profile,
         source=_corpus(profile.source, "source"),
         targets=tuple(_corpus(target, "targets") for target in profile.targets),
-        teacher=_checkpoint(profile.teacher, "teacher"),
+        teacher=_template(_checkpoint(profile.teacher, "teacher")),
         generation=_checkpoint(_prompt(profile.generation), "generation"),
         phase1=_checkpoint(profile.phase1, "phase1"),
     )
@@ -59,6 +60,15 @@ def _prompt(section: GenerateConfig) -> GenerateConfig:
     """A prompt given as a path becomes absolute."""
     path = Path(section.prompt)
     return dataclasses.replace(section, prompt=str(path.resolve())) if path.is_file() else section
+
+
+def _template(section: TeacherConfig) -> TeacherConfig:
+    """A prompt given as a path becomes its text, which the cache sees and a pod can read."""
+    scoring = section.scoring
+    templates.load(scoring.prompt, scoring.instruction)  # a wrong one is refused before anything runs
+    if scoring.prompt in templates.names():
+        return section
+    return dataclasses.replace(section, scoring=dataclasses.replace(scoring, prompt=templates.read(scoring.prompt)))
 
 
 def _content(uri: str, where: str) -> tuple[str, str]:

@@ -83,13 +83,24 @@ class RetrieveConfig:
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How a monoT5 checkpoint scores pairs; shared by labelling and evaluation."""
+    """How a reranker scores pairs; shared by labelling and evaluation."""
 
+    #: monot5: an encoder-decoder that answers true or false. causal: a language model that answers yes or no (the form
+    #: of Qwen3-Reranker). encoder: a cross-encoder with a classification head. auto: what the checkpoint's config says.
+    kind: Literal["auto", "monot5", "causal", "encoder"] = "auto"
+    #: Tokens of the whole prompt. The passage is cut to it, never what stands after the passage.
     max_length: Positive = 512
-    #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code.
+    #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code
+    #: (monot5 only).
     truncation: Literal["document", "reference"] = "document"
-    true_token: str = "▁true"
-    false_token: str = "▁false"
+    #: The two answers, as pieces of the vocabulary. Empty: ▁true and ▁false for monot5, yes and no for causal; an
+    #: encoder has none.
+    true_token: str = ""
+    false_token: str = ""
+    #: causal: a template in ``rankers/templates`` by name, a path, or the text itself; `instruction` is what it puts at
+    #: ``{instruction}``.
+    prompt: str = "qwen3-reranker"
+    instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -38,6 +38,21 @@ def test_profile_can_be_pinned_without_asking_anybody(name):
     assert pinned.teacher.checkpoint == loaded.teacher.checkpoint
 
 
+def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
+    """A pod has no such file, and the cache would not see that it changed."""
+    path = tmp_path / "prompt.txt"
+    path.write_text("Q: {query}\nD: {document}\n{answer}\n")
+    loaded = profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={path}"]))
+    pinned = pin(loaded)
+    assert pinned.teacher.scoring.prompt == path.read_text()
+    assert pin(pinned) == pinned
+    assert pin(profile.load("demo")).teacher.scoring.prompt == "qwen3-reranker"
+    path.write_text("Q: {query}\n{answer}\n")
+    for wrong, message in ((path, "the template needs {query}"), (tmp_path / "none", "no readable template file")):
+        with pytest.raises(UserError, match=f"scoring.prompt: {wrong}: {message}"):
+            pin(profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={wrong}"])))
+
+
 def test_paper_has_the_papers_values():
     paper = profile.load("paper")
     assert paper.teacher.checkpoint == "castorini/monot5-3b-msmarco-10k"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -40,11 +41,29 @@ class Ranker(Protocol):
         ...
 
 
-def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> Ranker:
-    """Load the checkpoint ``reference`` (see `checkpoints.locate`) as a ranker.
+#: Answers (false, true) of each kind, where the configuration names none.
+ANSWERS = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
 
-    Raises :class:`inranker_flow.errors.UserError` for a checkpoint that is not there, is no T5, or has no label tokens.
+
+def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> Ranker:
+    """Load the checkpoint ``reference`` (see `checkpoints.locate`) as a ranker of the kind that ``scoring`` says.
+
+    Raises :class:`inranker_flow.errors.UserError` for a checkpoint that is not there, is of another kind or of none, or
+    has no label tokens.
     """
+    from inranker_flow.rankers.kinds import find_kind
+
+    kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
+    false, true = ANSWERS[kind]
+    scoring = replace(scoring, false_token=scoring.false_token or false, true_token=scoring.true_token or true)
+    if kind == "causal":
+        from inranker_flow.rankers.causal import CausalRanker
+
+        return CausalRanker(reference, scoring, revision)
+    if kind == "encoder":
+        from inranker_flow.rankers.encoder import EncoderRanker
+
+        return EncoderRanker(reference, scoring, revision)
     from inranker_flow.rankers.monot5 import MonoT5Ranker
 
     return MonoT5Ranker(reference, scoring, revision)

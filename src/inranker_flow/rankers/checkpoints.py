@@ -97,27 +97,62 @@ def load_generator(
     """As :func:`load_seq2seq`, and causal language models too."""
     import torch
 
-    dtype = dtype or torch.float32
     if reference.startswith("init:"):
-        return _random(reference, dtype, dropout)
+        return _random(reference, dtype or torch.float32, dropout)
+    source = _source(reference, revision)
+    config = _config(reference, source)
+    if dropout is not None:
+        config.dropout_rate = dropout
+    kind = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
+    return _load(reference, source, config, kind, dtype), load_tokenizer(reference, revision)
+
+
+def load_classifier(reference: str, revision: str = "", dtype: Any = None) -> tuple[Any, Any]:
+    """As :func:`load_seq2seq`, for a checkpoint with a classification head."""
+    source = _source(reference, revision)
+    model = _load(reference, source, _config(reference, source), "AutoModelForSequenceClassification", dtype)
+    return model, load_tokenizer(reference, revision)
+
+
+def load_config(reference: str, revision: str = "") -> Any:
+    """The checkpoint's ``config.json`` as transformers reads it. Raises :class:`UserError` where there is none."""
+    return _config(reference, _source(reference, revision))
+
+
+#: Folder or hub id, and options for the latter.
+_Source = tuple[str, dict[str, Any]]
+
+
+def _source(reference: str, revision: str) -> _Source:
+    """What transformers is given for a reference."""
     folder = locate(reference)
     # A revision names a state of the hub; that of a folder is its content (pinned at submission).
-    source, options = (str(folder), {}) if folder else (reference, _hub_options(revision))
-    with _explained(reference, local=folder is not None):
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    return (str(folder), {}) if folder else (reference, _hub_options(revision))
 
-        config = AutoConfig.from_pretrained(source, **options)
-        if dropout is not None:
-            config.dropout_rate = dropout
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, found = kind.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+
+def _config(reference: str, source: _Source) -> Any:
+    with _explained(reference, local=not source[1]):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(source[0], **source[1])
+
+
+def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -> Any:
+    """A whole model of the auto class ``kind``, in evaluation mode."""
+    import torch
+    import transformers
+
+    with _explained(reference, local=not source[1]):
+        model, found = getattr(transformers, kind).from_pretrained(
+            source[0], config=config, dtype=dtype or torch.float32, output_loading_info=True, **source[1]
+        )
     if found["missing_keys"]:
         # transformers would go on with random weights in their place.
         raise UserError(
             f"{reference}: lacks weights of a {type(model).__name__}: {sorted(found['missing_keys'])[0]} and "
             f"{len(found['missing_keys']) - 1} more; give a complete checkpoint"
         )
-    return model.eval(), load_tokenizer(reference, revision)
+    return model.eval()
 
 
 def load_tokenizer(reference: str, revision: str = "") -> Any:
@@ -162,16 +197,16 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
     return model.to(dtype).eval(), tokenizer
 
 
-def label_token_ids(tokenizer: Any, false_token: str, true_token: str) -> tuple[int, int]:
+def label_token_ids(tokenizer: Any, false_token: str, true_token: str, kind: str = "monoT5") -> tuple[int, int]:
     """Ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``).
 
-    Raises :class:`UserError` naming checkpoint and token where one is not in the vocabulary.
+    Raises :class:`UserError` naming checkpoint and token where one is not in the vocabulary, and so it is no ``kind``.
     """
     vocabulary = tokenizer.get_vocab()
     for token in (false_token, true_token):
         if vocabulary.get(token, tokenizer.unk_token_id) in (None, tokenizer.unk_token_id):
             raise UserError(
-                f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no monoT5; "
+                f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no {kind}; "
                 "give one that has, or set true_token and false_token to its own label words"
             )
     if false_token == true_token:

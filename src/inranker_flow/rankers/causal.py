@@ -1,0 +1,157 @@
+"""Causal language models that answer yes or no to a prompt (the form of Qwen3-Reranker, arXiv 2506.05176)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import UserError
+from inranker_flow.rankers import templates
+from inranker_flow.rankers.checkpoints import label_token_ids, load_generator
+from inranker_flow.rankers.devices import pick_device, pick_dtype
+from inranker_flow.rankers.pairs import Frame, PairRanker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CausalRanker(PairRanker):
+    """The logits of two words as the next token after a prompt; only the last position's two are computed.
+
+    The ids are those of the whole prompt, cut in the document. Every prompt begins alike, up to the query: keys and
+    values of that beginning are computed once, where the model's attention allows.
+    """
+
+    padding: Literal["left", "right"] = "left"
+
+    def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
+        device = pick_device()
+        template = templates.load(scoring.prompt, scoring.instruction)
+        model, tokenizer = load_generator(reference, revision, pick_dtype(scoring.dtype, device))
+        if model.config.is_encoder_decoder:
+            raise UserError(f"{reference}: a {model.config.model_type} checkpoint is no causal language model")
+        labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token, "reranker that answers with it")
+        _check_marks(tokenizer, template)
+        super().__init__(reference, model, tokenizer, scoring, device)
+        # Spaces go with the text that follows: most vocabularies hold them there.
+        fixed, self._query_space = _split_spaces(template.before)
+        self._between, self._document_space = _split_spaces(template.between)
+        self._query_context, self._document_context = _last_line(fixed), _last_line(self._between)
+        beginning = self.tokenise([fixed])[0]
+        [after] = self._following("a", [template.after])
+        [between] = self._following("a", [self._between])
+        _two_words(model, labels)
+        parameters = inspect.signature(model.forward).parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._positions = "position_ids" in parameters
+        self._cache = self._compute(beginning) if self._positions else None
+        self._fixed = len(beginning) if self._cache is not None else 0
+        before = [] if self._fixed else beginning
+        self.frame = Frame(before, between, after, scoring.max_length, fixed=self._fixed)
+
+    def encode_queries(self, queries: list[str]) -> list[list[int]]:
+        texts = [f"{self._query_space}{query}{self._between}" for query in queries]
+        return self._following(self._query_context, texts)
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        return self._following(self._document_context, [f"{self._document_space}{text}" for text in documents])
+
+    def _following(self, context: str, texts: list[str]) -> list[list[int]]:
+        """Ids of ``texts`` as they are after ``context``: some tokenizers begin a text otherwise than they continue one.
+
+        A text that the tokenizer joins with the context is encoded by itself.
+        """
+        [known] = self.tokenise([context])
+        found = self.tokenise([context + text for text in texts])
+        return [
+            ids[len(known) :] if ids[: len(known)] == known else self.tokenise([text])[0]
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
+        import torch
+
+        # The beginning that is in the cache is attended to, and counted.
+        everything = np.pad(mask, ((0, 0), (self._fixed, 0)), constant_values=1)
+        inputs = {"input_ids": ids, "attention_mask": everything}
+        if self._positions:
+            # The first token of a prompt is at 0, however much padding is in front of it.
+            inputs["position_ids"] = np.maximum(np.cumsum(everything, axis=1) - 1, 0)[:, self._fixed :]
+        with torch.inference_mode():
+            output = self.model(
+                **{name: self.send(each) for name, each in inputs.items()},
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
+                **self._options,
+            )
+            logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _compute(self, beginning: list[int]) -> Any:
+        """Keys and values of ``beginning``, to be read by any number of prompts; None where layers keep other things."""
+        import torch
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        if not beginning:
+            return None
+
+        class ReadOnly(DynamicLayer):  # type: ignore[misc]
+            """Gives each batch the beginning and its own keys and values, and keeps nothing of it."""
+
+            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+                both = ((self.keys, key_states), (self.values, value_states))
+                keys, values = (torch.cat([a.expand(len(b), -1, -1, -1), b], dim=-2) for a, b in both)
+                return keys, values
+
+        with torch.inference_mode():
+            cache = self.model(input_ids=torch.tensor([beginning], device=self.device), use_cache=True).past_key_values
+        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        for place, layer in enumerate(cache.layers):
+            cache.layers[place] = ReadOnly()
+            cache.layers[place].lazy_initialization(layer.keys, layer.values)
+            cache.layers[place].keys, cache.layers[place].values = layer.keys, layer.values
+        return cache
+
+
+def _split_spaces(text: str) -> tuple[str, str]:
+    return text.rstrip(" "), text[len(text.rstrip(" ")) :]
+
+
+def _last_line(text: str) -> str:
+    """The end of ``text`` from its last line that holds something."""
+    return text[text.rstrip("\n").rfind("\n") + 1 :]
+
+
+def _check_marks(tokenizer: Any, template: templates.Template) -> None:
+    """Raise :class:`UserError` where the template writes special tokens (``<|name|>``) that the checkpoint does not know."""
+    vocabulary = tokenizer.get_vocab()
+    for mark in re.findall(r"<\|\w+\|>", template.before + template.between + template.after):
+        if mark not in vocabulary:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the vocabulary has no token {mark!r}, which the prompt writes; set "
+                "scoring.prompt to a template made for this checkpoint"
+            )
+
+
+def _two_words(model: Any, labels: tuple[int, int]) -> None:
+    """Reduce the output layer to two rows, in float32: bfloat16 would round logits to 3 digits.
+
+    What a model does to its logits afterwards (scaling, soft caps) stays as it was.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        raise UserError(f"the output layer of this checkpoint is a {type(head).__name__}; a linear one is needed")
+    rows = torch.nn.Linear(head.in_features, 2, bias=head.bias is not None, device=head.weight.device)
+    with torch.no_grad():
+        rows.weight.copy_(head.weight[list(labels)])
+        if head.bias is not None:
+            rows.bias.copy_(head.bias[list(labels)])
+    rows.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    model.set_output_embeddings(rows.eval())

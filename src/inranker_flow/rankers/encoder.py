@@ -1,0 +1,106 @@
+"""Encoder cross-encoders: query and document as a pair, and a classification head (arXiv 1901.04085)."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import UserError
+from inranker_flow.rankers.checkpoints import load_classifier
+from inranker_flow.rankers.devices import pick_device, pick_dtype
+from inranker_flow.rankers.kinds import reads_both_ways
+from inranker_flow.rankers.pairs import Frame, PairRanker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EncoderRanker(PairRanker):
+    """A BERT-like checkpoint with one label (a score) or two (irrelevant, relevant).
+
+    Inputs are those of ``tokenizer(query, document, truncation="only_second")``; where that would fail, because the
+    query alone is too long, the query is cut. A score s is the pair (-s/2, s/2): its margin is s and its mean 0, as the
+    labels of a centred teacher are.
+    """
+
+    def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
+        device = pick_device()
+        model, tokenizer = load_classifier(reference, revision, pick_dtype(scoring.dtype, device))
+        if not reads_both_ways(model.config):
+            raise UserError(
+                f"{reference}: a {type(model).__name__} is no encoder, so it reads no pair of query and document; "
+                "give a BERT-like cross-encoder"
+            )
+        if model.config.num_labels > 2:
+            raise UserError(
+                f"{reference}: its head has {model.config.num_labels} labels; a reranker's has one (a score) or two "
+                "(irrelevant, relevant)"
+            )
+        _score_in_float32(model)
+        before, between, after, self._types = _marks(tokenizer)
+        self.frame = Frame(before, between, after, scoring.max_length)
+        super().__init__(reference, model, tokenizer, scoring, device)
+
+    def encode_queries(self, queries: list[str]) -> list[list[int]]:
+        return [[*ids, *self.frame.between] for ids in self.tokenise(queries)]
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        return self.tokenise(documents)
+
+    def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
+        import torch
+
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._types:
+            inputs["token_type_ids"] = np.where(in_document == 1, self._types[1], self._types[0])
+        with torch.inference_mode():
+            logits: Tensor = self.model(**{name: self.send(each) for name, each in inputs.items()}).logits.float()
+        return torch.cat([-logits / 2, logits / 2], dim=1) if logits.shape[1] == 1 else logits
+
+
+def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, int] | None]:
+    """Ids before the query, between and after, and the two token types (None where the model takes none).
+
+    Read off a pair that the tokenizer has put together. Raises :class:`UserError` for one that does it in another way.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(f"{tokenizer.name_or_path}: a tokenizer without tokenizer.json; save it as a fast tokenizer")
+    pair = tokenizer("a", "a")
+    parts = {side: list(places) for side, places in _runs(pair.sequence_ids())}
+    between = [pair["input_ids"][place] for place in parts.get("between", [])]
+    if not between:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer puts no mark between the texts of a pair, so this checkpoint is no "
+            "cross-encoder; give one that is"
+        )
+    before, after = ([pair["input_ids"][place] for place in parts.get(side, [])] for side in ("before", "after"))
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return before, between, after, None
+    types = [kind for kind, _ in groupby(pair["token_type_ids"])]
+    start = parts["document"][0]
+    if len(types) > 2 or len(set(pair["token_type_ids"][:start])) > 1 or len(set(pair["token_type_ids"][start:])) > 1:
+        raise UserError(f"{tokenizer.name_or_path}: the tokenizer's token types {types} for a pair are not understood")
+    return before, between, after, (pair["token_type_ids"][0], pair["token_type_ids"][start])
+
+
+def _runs(sides: list[int | None]) -> list[tuple[str, range]]:
+    """Where the parts of an encoded pair are; ``sides``: 0 in the query, 1 in the document, None in marks."""
+    query, document = sides.index(0), sides.index(1)
+    after = len(sides) - sides[::-1].index(1)
+    end = document - sides[:document][::-1].index(0)
+    places = {"before": (0, query), "between": (end, document), "document": (document, after)}
+    return [(name, range(*place)) for name, place in {**places, "after": (after, len(sides))}.items()]
+
+
+def _score_in_float32(model: Any) -> None:
+    """Compute the last layer of the head in float32: bfloat16 would round scores to 3 digits."""
+    import torch
+
+    inside = f"{model.base_model_prefix}."
+    for name, layer in list(model.named_modules()):
+        last = isinstance(layer, torch.nn.Linear) and layer.out_features == model.config.num_labels
+        if last and not name.startswith(inside):
+            layer.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
