@@ -87,7 +87,8 @@ class BM25:
                     passages = passages[: np.searchsorted(passages, last)]
                     starts[which] += len(passages)
                 impacts = self._index.impacts[start : start + len(passages)]
-                np.add.at(scores, passages - first if first else passages, impacts)
+                # numpy would convert narrower places by itself, more slowly.
+                np.add.at(scores, np.subtract(passages, first, dtype=np.intp), impacts)
             yield np.uint64(first), scores
 
     def _floor(self, depth: int) -> np.ndarray:

@@ -184,7 +184,11 @@ class _Retrieval:
                 yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
                 progress.advance(batch.num_rows)
 
-        index.build_in(folder, passages(), self.config)
+        try:
+            index.build_in(folder, passages(), self.config)
+        except UserError:
+            if not folder.exists():  # else another process has just finished the same
+                raise
         progress.finish()
         return folder
 
