@@ -152,6 +152,7 @@ def test_many_queries_at_once_find_what_each_finds_alone():
     for query, (places, scores) in zip(queries, index.find(queries, 25), strict=True):
         alone = index.search(query, 25)
         assert index.doc_ids.take(places).to_pylist() == alone[0].tolist() and scores.tolist() == alone[1].tolist()
+    assert index.find([], 25) == []
 
 
 def long_to_int4(value: int) -> int:

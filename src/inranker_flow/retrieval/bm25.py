@@ -55,7 +55,8 @@ class BM25:
     def find(self, queries: Sequence[str], depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each query the best ``depth`` hits as (places in ``doc_ids``, scores)."""
         flat, counts = self._analyser(queries)
-        return [self._best(terms, depth) for terms in np.split(flat, np.cumsum(counts)[:-1])]
+        ends = np.cumsum(counts)
+        return [self._best(flat[end - count : end], depth) for end, count in zip(ends, counts, strict=True)]
 
     def _best(self, terms: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         floor = self._floor(depth)[terms].max(initial=0)
@@ -84,7 +85,7 @@ class BM25:
             for which, (start, end) in enumerate(zip(starts, ends, strict=True)):
                 passages = self._index.passages[start:end]
                 if last < total:
-                    passages = passages[: np.searchsorted(passages, last)]
+                    passages = passages[: np.searchsorted(passages, np.int32(last))]  # of one type: else copied
                     starts[which] += len(passages)
                 impacts = self._index.impacts[start : start + len(passages)]
                 # numpy would convert narrower places by itself, more slowly.

@@ -227,7 +227,7 @@ class _Retrieval:
         with schemas.TableWriter(self.candidates / schemas.PAIRS.filename, schemas.PAIRS) as writer:
             if not searchers or not train.num_rows:
                 return
-            batches = [_Queries.of(batch) for batch in train.to_batches(max_chunksize=QUERIES)]
+            batches = _batches(train)
             for queries, found in zip(batches, self._sampled(batches, relevant, searchers), strict=True):
                 columns: tuple[list[str], list[str], list[str]] = ([], [], [])
                 for query_id, negatives in zip(queries.ids, found, strict=True):
@@ -263,7 +263,7 @@ class _Retrieval:
         with ExitStack() as stack:
             writer = stack.enter_context(schemas.TableWriter(self.candidates / schemas.RUN.filename, schemas.RUN))
             trec = stack.enter_context(storage.atomic_write(self.candidates / "run.trec"))
-            batches = [_Queries.of(batch) for batch in test.to_batches(max_chunksize=QUERIES)]
+            batches = _batches(test)
             tasks = [(batch, self.config.test_depth) for batch in batches]
             for queries, found in zip(batches, searchers.map(_search, tasks) if searchers else (), strict=True):
                 columns: dict[str, list[Any]] = {name: [] for name in schemas.RUN.schema.names}
@@ -289,9 +289,12 @@ class _Queries:
     ids: list[str]
     texts: list[str]
 
-    @classmethod
-    def of(cls, batch: pa.RecordBatch) -> _Queries:
-        return cls(batch.column("query_id").to_pylist(), batch.column("text").to_pylist())
+
+def _batches(table: pa.Table) -> list[_Queries]:
+    """None of them empty."""
+    columns = table.column("query_id").to_pylist(), table.column("text").to_pylist()
+    starts = range(0, table.num_rows, QUERIES)
+    return [_Queries(*(column[first : first + QUERIES] for column in columns)) for first in starts]
 
 
 @dataclass(frozen=True)
