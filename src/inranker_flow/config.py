@@ -72,6 +72,8 @@ class RetrieveConfig:
     b: Share = 0.4
     stopwords: str = "english"
     stemmer: str = "english"
+    #: Passage lengths as Lucene keeps them, in one byte, so that scores are Anserini's. Otherwise they are exact.
+    lucene_lengths: bool = False
     #: Negatives are drawn from the top `depth` of each training query (InRanker: BM25 top-1000) ...
     depth: Positive = 1000
     #: ... this many for each query (InRanker: 9).

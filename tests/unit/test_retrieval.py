@@ -1,20 +1,28 @@
-"""BM25 against bm25s itself and against published values; ties, samples and their determinism."""
+"""BM25 against bm25s itself, brute force and published values; ties, samples and their determinism; killed runs."""
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import signal
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from inranker_flow import manifest, schemas
+from inranker_flow import cpus, manifest, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora import default_text, prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.retrieval import retrieve
+from inranker_flow.retrieval import index as indexes
+from inranker_flow.retrieval import retrieve, stage
 from inranker_flow.retrieval.bm25 import BM25
+from inranker_flow.retrieval.sampling import random_order, random_starts
+from inranker_flow.retrieval.searchers import Searchers
 from tests import beir
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -61,23 +69,24 @@ def test_scores_are_those_of_bm25s():
     texts = real + [words(generator, generator.randrange(1, 60)) for _ in range(300)]
     queries = ["fox runs running", "w1x w2x w1x w999x", "the of and", "", "café überraschung 42"]
     names = [f"d{i}" for i in range(len(texts))]
-    index = BM25([(names[:100], texts[:100]), ([], []), (names[100:], texts[100:])], RetrieveConfig())
+    index = BM25.build([(names[:100], texts[:100]), ([], []), (names[100:], texts[100:])], RetrieveConfig())
     options = {"stopwords": "english", "stemmer": Stemmer.Stemmer("english"), "show_progress": False}
     theirs = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
     theirs.index(bm25s.tokenize(texts, **options), show_progress=False)
+    given = [names.index(doc_id) for doc_id in index.doc_ids.to_pylist()]
     for query in queries:
         [tokens] = bm25s.tokenize([query], return_ids=False, **options)
         known = theirs.get_tokens_ids([token for token in tokens if token])
         expected = theirs.get_scores_from_ids(known) if known else np.zeros(len(texts))
-        np.testing.assert_allclose(index.scores(query), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(index.scores(query), expected[given], "not even the last bit differs")
 
 
 def test_words_that_nobody_has_find_nothing():
-    index = BM25([(["a", "b"], ["granite is hard", "rain falls"])], RetrieveConfig())
+    index = BM25.build([(["a", "b"], ["granite is hard", "rain falls"])], RetrieveConfig())
     for query in ("whale", "", "is the", "'s s", "\u0085"):
         assert len(index.search(query, 10)[0]) == 0
     assert index.search("hard hard whale", 10)[0].tolist() == ["a"]
-    empty = BM25([(["a", "b"], ["", "the"])], RetrieveConfig())
+    empty = BM25.build([(["a", "b"], ["", "the"])], RetrieveConfig())
     assert len(empty.search("the rain", 10)[0]) == 0
 
 
@@ -86,12 +95,103 @@ def test_ties_are_ordered_by_doc_id_also_at_the_cut(depth):
     generator = random.Random(depth)
     texts = [f"rock {'stone ' * (i % 3)}" for i in range(40)]  # three groups of equal scores
     names = [f"d{i}" for i in generator.sample(range(1000), 40)]
-    index = BM25([(names, texts)], RetrieveConfig())
+    index = BM25.build([(names, texts)], RetrieveConfig())
     found, scores = index.search("rock", depth)
-    full = index.scores("rock")
-    expected = sorted(range(40), key=lambda at: (-full[at], names[at]))[:depth]
+    full = dict(zip(index.doc_ids.to_pylist(), index.scores("rock"), strict=True))
+    expected = sorted(range(40), key=lambda at: (-full[names[at]], names[at]))[:depth]
     assert found.tolist() == [names[at] for at in expected]
     assert len(set(scores.tolist())) == min(3, -(-depth // 13) if depth < 40 else 3)
+
+
+WORDS = st.lists(st.sampled_from(["ash", "bay", "cod", "dew", "elm", "fig"]), max_size=8).map(" ".join)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    texts=st.lists(WORDS, max_size=25),
+    query=WORDS,
+    depth=st.integers(1, 8),
+    block=st.integers(1, 30),
+    b=st.sampled_from([0.0, 0.4, 1.0]),
+    lucene=st.booleans(),
+    seed=st.randoms(use_true_random=False),
+)
+def test_search_in_blocks_finds_what_brute_force_finds(texts, query, depth, block, b, lucene, seed):
+    config = RetrieveConfig(b=b, stopwords="", stemmer="", lucene_lengths=lucene)
+    names = [f"d{i}" for i in seed.sample(range(100), len(texts))]
+    words = [text.split() for text in texts]
+    count = sum(map(bool, words)) if lucene else len(words)
+    mean = sum(map(len, words)) / count if any(words) else 1
+    brute = {}
+    for name, held in zip(names, words, strict=True):
+        score = 0.0
+        for word in query.split():
+            having = sum(word in each for each in words)
+            norm = config.k1 * (1 - b + b * len(held) / mean)  # all are shorter than 24: exact to Lucene too
+            if word in held:
+                score += (
+                    np.log(1 + (count - having + 0.5) / (having + 0.5)) * held.count(word) / (held.count(word) + norm)
+                )
+        brute[name] = score
+    index = indexes.build([(names[:7], texts[:7]), (names[7:], texts[7:])], config)
+    whole, cut = BM25(index, config), BM25(index, config, block=block)
+    found, scores = whole.search(query, depth)
+    np.testing.assert_allclose(scores, [brute[name] for name in found], rtol=1e-5)
+    order = dict(zip(index.doc_ids.to_pylist(), whole.scores(query).tolist(), strict=True))
+    expected = sorted((name for name in names if order[name] > 0), key=lambda name: (-order[name], name))
+    assert found.tolist() == expected[:depth] and len(expected) == sum(score > 0 for score in brute.values())
+    np.testing.assert_array_equal(cut.scores(query), whole.scores(query))
+    assert [part.tolist() for part in cut.search(query, depth)] == [found.tolist(), scores.tolist()]
+
+
+def test_many_queries_at_once_find_what_each_finds_alone():
+    generator = random.Random(5)
+    names, texts = [f"d{i}" for i in range(3000)], [words(generator, 20) for _ in range(3000)]
+    index = BM25.build([(names, texts)], RetrieveConfig())
+    queries = [words(generator, generator.randrange(0, 6)) for _ in range(40)]
+    for query, (places, scores) in zip(queries, index.find(queries, 25), strict=True):
+        alone = index.search(query, 25)
+        assert index.doc_ids.take(places).to_pylist() == alone[0].tolist() and scores.tolist() == alone[1].tolist()
+    assert index.find([], 25) == []
+
+
+def long_to_int4(value: int) -> int:
+    """Lucene's `SmallFloat.longToInt4`, line by line."""
+    bits = value.bit_length()
+    if bits < 4:
+        return value
+    shift = bits - 4
+    return ((value >> shift) & 0x07) | ((shift + 1) << 3)
+
+
+def int4_to_long(code: int) -> int:
+    """Lucene's `SmallFloat.int4ToLong`."""
+    bits, shift = code & 0x07, (code >> 3) - 1
+    return bits if shift == -1 else (bits | 0x08) << shift
+
+
+def test_lucene_lengths_are_those_of_its_table():
+    free = 255 - long_to_int4(2**31 - 1)
+    table = [code if code < free else free + int4_to_long(code - free) for code in range(256)]
+    assert free == 24 and table[:42] == [*range(40), 40, 42] and table[255] == 2_013_265_944
+    lengths = np.array([*range(70_000), 10**6, 2**31 - 1])
+    # A length is kept as the greatest of the table that does not exceed it.
+    expected = np.array(table)[np.searchsorted(table, lengths, side="right") - 1]
+    np.testing.assert_array_equal(indexes.lucene_length(lengths), expected)
+    for length in (0, 23, 24, 39, 40, 41, 43, 1000):
+        code = length if length < free else free + long_to_int4(length - free)
+        assert indexes.lucene_length(np.array([length]))[0] == table[code]
+
+
+def test_lucene_lengths_make_passages_alike_and_leave_the_empty_ones_out():
+    texts = ["rock " + "stone " * 42, "rock " + "stone " * 41, "", "sea"]
+    passages = [(["a", "b", "c", "d"], texts)]
+    exact = BM25.build(passages, RetrieveConfig()).scores("rock")
+    lucene = BM25.build(passages, RetrieveConfig(lucene_lengths=True)).scores("rock")
+    assert exact[0] != exact[1] and lucene[0] == lucene[1], "43 and 42 words are the same byte"
+    mean = (43 + 42 + 1) / 3
+    norm = 0.9 * (0.6 + 0.4 * 42 / mean)
+    assert lucene[0] == pytest.approx(np.log(1 + (3 - 2 + 0.5) / 2.5) / (1 + norm), rel=1e-6)
 
 
 def test_settings_that_do_not_exist(tmp_path):
@@ -103,14 +203,22 @@ def test_settings_that_do_not_exist(tmp_path):
             retrieve(
                 RetrieveConfig(**values), collection(beir.write(tmp_path / "beir"), tmp_path), None, tmp_path / "out"
             )
-    plain = BM25([(["a", "b"], ["The Running a", "x"])], RetrieveConfig(stopwords="", stemmer=""))
+    plain = BM25.build([(["a", "b"], ["The Running a", "x"])], RetrieveConfig(stopwords="", stemmer=""))
     assert plain.search("the", 10)[0].tolist() == ["a"] and not len(plain.search("run", 10)[0])
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not beside the checkout")
 @pytest.mark.parametrize(
-    ("name", "k1", "b", "ndcg"), [("adi", 0.9, 0.4, 0.4802), ("adi", 1.2, 0.75, 0.4832), ("cisi", 0.9, 0.4, 0.3725)]
-)
+    ("name", "k1", "b", "ndcg"),
+    [
+        ("adi", 0.9, 0.4, 0.4802), ("adi", 1.2, 0.75, 0.4832),
+        ("noveleval", 0.9, 0.4, 0.6815), ("noveleval", 1.2, 0.75, 0.6818),
+        ("medline", 0.9, 0.4, 0.6710), ("medline", 1.2, 0.75, 0.6986),
+        ("cisi", 0.9, 0.4, 0.3725), ("cisi", 1.2, 0.75, 0.3957),
+        ("liveqa-med", 0.9, 0.4, 0.4786), ("cacm", 0.9, 0.4, 0.5043),
+        ("dbpedia-entity-5k", 0.9, 0.4, 0.3518), ("vaswani", 0.9, 0.4, 0.4449),
+    ],
+)  # fmt: skip
 def test_published_quality(tmp_path, name, k1, b, ndcg):
     import ir_measures
 
@@ -120,6 +228,104 @@ def test_published_quality(tmp_path, name, k1, b, ndcg):
     qrels = schemas.read(schemas.QRELS, sample).to_pandas()
     measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
     assert measured == pytest.approx(ndcg, abs=0.0005)
+
+
+# --- the index on disk, and processes that share it -------------------------------------------------------------------
+
+
+def test_an_index_on_disk_is_the_one_in_memory(tmp_path):
+    generator = random.Random(6)
+    names, texts = [f"d{i}" for i in range(500)], [words(generator, 20) for _ in range(500)]
+    for number, passages in enumerate([[(names, texts)], [], [(["a", "b"], ["", "the"])]]):
+        config = RetrieveConfig()
+        indexes.build_in(tmp_path / str(number), passages, config)
+        stored, built = indexes.load(tmp_path / str(number), config), indexes.build(passages, config)
+        for name in ("starts", "passages", "impacts"):
+            np.testing.assert_array_equal(getattr(stored, name), getattr(built, name))
+        assert (stored.doc_ids, list(stored.terms)) == (built.doc_ids, list(built.terms))
+        assert number != 0 or isinstance(stored.impacts, np.memmap), "it is mapped, not read"
+        for query in ("w1x w7x", "nothing", ""):
+            searched = [BM25(each, config).search(query, 9) for each in (stored, built)]
+            assert [part.tolist() for part in searched[0]] == [part.tolist() for part in searched[1]]
+    with pytest.raises(UserError, match="built with other settings"):
+        indexes.load(tmp_path / "0", RetrieveConfig(k1=1.2))
+
+
+def test_more_passages_than_a_chunk_holds(monkeypatch):
+    monkeypatch.setattr(indexes, "_CHUNK", 7)
+    generator = random.Random(7)
+    names, texts = [f"d{i}" for i in range(50)], [words(generator, 12, 30) for _ in range(50)]
+    small = indexes.build([(names[:20], texts[:20]), (names[20:], texts[20:])], RetrieveConfig())
+    monkeypatch.undo()
+    whole = indexes.build([(names, texts)], RetrieveConfig())
+    for name in ("starts", "passages", "impacts"):
+        np.testing.assert_array_equal(getattr(small, name), getattr(whole, name))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        indexes.build_in(tmp_path / "index", [(["a"], ["rock"])], RetrieveConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def die(bm25, task):
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return bm25.search(f"w{task}x", 5)[0].tolist(), os.getpid()
+
+
+def test_processes_answer_in_order_and_a_killed_one_is_named(tmp_path):
+    generator = random.Random(8)
+    names, texts = [f"d{i}" for i in range(200)], [words(generator, 20) for _ in range(200)]
+    indexes.build_in(tmp_path / "index", [(names, texts)], RetrieveConfig())
+    tasks = [each for each in range(40) if each != 3]
+    with Searchers(tmp_path / "index", RetrieveConfig(), 1) as one:
+        expected = [found for found, _ in one.map(die, tasks)]
+    with Searchers(tmp_path / "index", RetrieveConfig(), 2) as two:
+        answers = list(two.map(die, tasks))
+        assert [found for found, _ in answers] == expected
+        assert os.getpid() not in {process for _, process in answers}
+        with pytest.raises(UserError, match="a search process was killed"):
+            list(two.map(die, range(40)))
+
+
+def test_cpus_are_those_that_the_container_pays_for(tmp_path):
+    have = len(os.sched_getaffinity(0))
+    assert cpus.available(tmp_path) == have
+    for text, expected in (("max 100000", have), ("100000 100000", 1), ("50000 100000", 1), ("99900000 100000", have)):
+        (tmp_path / "cpu.max").write_text(f"{text}\n")
+        assert cpus.available(tmp_path) == expected
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, expected in (("-1", have), ("100000", 1)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert cpus.available(tmp_path) == expected
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_many_queries_are_those_of_each():
+    generator = random.Random(9)
+    names = [f"q{i}" for i in range(400)]
+    sizes = np.array([generator.choice([0, 1, 5, 50, 1000]) for _ in names])
+    wanted = np.array([generator.choice([0, 1, 9, 60, 1200]) for _ in names])
+    which, places = random_starts(3, names, sizes, wanted)
+    for number, name in enumerate(names):
+        expected = random_order(3, name, sizes[number])[: wanted[number]]
+        assert places[which == number].tolist() == expected.tolist()
+        assert sorted(random_order(3, name, sizes[number])) == list(range(sizes[number]))
+
+
+def test_every_place_is_drawn_alike():
+    which, places = random_starts(0, [f"q{i}" for i in range(20_000)], np.full(20_000, 50), np.full(20_000, 5))
+    drawn = np.bincount(places, minlength=50)
+    assert len(which) == 100_000 and ((drawn - 2000) ** 2 / 2000).sum() < 100, "chi-squared of 49 degrees of freedom"
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -163,7 +369,7 @@ def test_negatives_come_from_the_top_and_never_the_source(tmp_path):
     sources = {row["query_id"]: (row["text"], row["source_doc_id"]) for row in rows(schemas.QUERIES, queries)}
     corpus = rows(schemas.CORPUS, sample)
     texts = [default_text(row["title"], row["text"]) for row in corpus]
-    index = BM25([([row["doc_id"] for row in corpus], texts)], RetrieveConfig())
+    index = BM25.build([([row["doc_id"] for row in corpus], texts)], RetrieveConfig())
     by_query: dict[str, list[tuple[str, str]]] = {}
     for row in rows(schemas.PAIRS, tmp_path / "out"):
         by_query.setdefault(row["query_id"], []).append((row["doc_id"], row["role"]))
@@ -199,6 +405,48 @@ def test_result_depends_on_seed_and_content_not_on_order(tmp_path):
     assert all(role == "source" for _, _, role in result(False, negatives=0)[0])
 
 
+def test_the_result_does_not_depend_on_processes_or_batches(tmp_path, monkeypatch):
+    sample, queries = big(tmp_path)
+    config = RetrieveConfig(depth=50, negatives=5, test_depth=20)
+
+    def result():
+        stats = retrieve(config, sample, queries, tmp_path / "out")
+        return [rows(table, tmp_path / "out") for table in (schemas.PAIRS, schemas.RUN)], stats.pairs
+
+    first = result()
+    monkeypatch.setattr(stage, "QUERIES", 7)
+    assert result() == first
+    monkeypatch.setattr(stage, "PARALLEL_FROM", 0)
+    monkeypatch.setattr(cpus, "available", lambda: 2)
+    assert result() == first
+
+
+def test_a_killed_run_finds_its_index_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    sample, queries = big(tmp_path)
+    config = RetrieveConfig(depth=50)
+    built = []
+    build_in = indexes.build_in
+    monkeypatch.setattr(indexes, "build_in", lambda *given: (built.append(given), build_in(*given)))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stage, "_sample", killed)
+        retrieve(config, sample, queries, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists() and len(built) == 1
+    # What only the search depends on may change; what the index depends on may not.
+    retrieve(RetrieveConfig(depth=20), sample, queries, tmp_path / "again")
+    assert len(built) == 1 and not list((tmp_path / "scratch" / "retrieve").iterdir()), "used, then removed"
+    retrieve(config, sample, queries, tmp_path / "out")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stage, "_sample", killed)
+        retrieve(config, sample, queries, tmp_path / "killed")
+    retrieve(RetrieveConfig(depth=50, k1=1.2), sample, queries, tmp_path / "other")
+    assert len(built) == 4, "another k1 is another index"
+
+
 def test_fewer_hits_than_negatives(tmp_path):
     sample = collection(beir.write(tmp_path / "beir"), tmp_path)
     queries = synthetic(tmp_path / "queries", [("g1", "rock whale", "d2"), ("g2", "nothing known", "d4")])
@@ -210,7 +458,7 @@ def test_fewer_hits_than_negatives(tmp_path):
 
 def test_nothing_to_search_builds_no_index(tmp_path, monkeypatch):
     sample = collection(beir.write(tmp_path / "beir", queries=None, train=None, test=None), tmp_path)
-    monkeypatch.setattr("inranker_flow.retrieval.stage.BM25", None)  # would fail if it were built
+    monkeypatch.setattr("inranker_flow.retrieval.index.build_in", None)  # would fail if it were built
     stats = retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
     assert (stats.documents, stats.train_queries, stats.test_queries, stats.pairs, stats.run_rows) == (4, 0, 0, 0, 0)
     for table in (schemas.QUERIES, schemas.PAIRS, schemas.RUN):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import manifest, schemas, storage
+from inranker_flow import cpus, manifest, schemas, storage
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.retrieval.bm25 import BM25, check
-from inranker_flow.retrieval.sampling import random_order
+from inranker_flow.retrieval import index
+from inranker_flow.retrieval.analyser import Analyser
+from inranker_flow.retrieval.bm25 import BM25
+from inranker_flow.retrieval.sampling import random_starts
+from inranker_flow.retrieval.searchers import Searchers
+from inranker_flow.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
 #: Queries that are searched, and rows that are held, at a time.
 QUERIES = 256
+
+#: Queries times passages from which on it pays to start processes: about five seconds of one CPU.
+PARALLEL_FROM = 10**10
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,12 @@ def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, can
         raise UserError(f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}")
     candidates.mkdir(parents=True, exist_ok=True)
     (candidates / manifest.FILENAME).unlink(missing_ok=True)
-    stats = _Retrieval(config, collection, queries, candidates).run()
+    work = _Retrieval(config, collection, queries, candidates)
+    stats = work.run()
     manifest.write_manifest(
         candidates, dataset=dataset, stage="retrieve", k1=config.k1, b=config.b, depth=config.depth, seed=config.seed
     )
+    work.remove_scratch()
     return stats
 
 
@@ -91,15 +102,16 @@ class _Retrieval:
         train = train.filter(has_positive)
         without -= train.num_rows
         start = time.monotonic()
-        check(self.config)
-        if train.num_rows or test.num_rows:
-            self._index()
-        seconds_index = time.monotonic() - start
+        Analyser(self.config)  # settings that do not exist are said before anything is read
         schemas.write(schemas.QUERIES, self.candidates / schemas.QUERIES.filename, train)
         total = train.num_rows + test.num_rows
+        self.folder = self._index() if total else None
+        seconds_index = time.monotonic() - start
         progress = Progress("searching", total, "queries")
-        self._write_pairs(train, relevant, progress)
-        self._write_run(test, progress)
+        with ExitStack() as stack:
+            searchers = stack.enter_context(self._searchers(total)) if self.folder else None
+            self._write_pairs(train, relevant, searchers, progress)
+            self._write_run(test, searchers, progress)
         speed = progress.finish() if total else 0.0
         roles = {role: self.counts[role] for role in schemas.ROLES}
         if self.counts["missing"]:
@@ -157,7 +169,13 @@ class _Retrieval:
                     found[query_id].setdefault(doc_id, "positive")
         return found
 
-    def _index(self) -> None:
+    def _index(self) -> Path:
+        """The folder with the index: built now, or by an attempt that was killed after it."""
+        corpus = manifest.read_manifest(self.collection).files.get(schemas.CORPUS.filename, "")
+        folder = scratch_folder("retrieve", index.settings(self.config), corpus) / "index"
+        if folder.exists():
+            log.info("the index is there already, from an attempt that did not end")
+            return folder
         progress = Progress("indexing", schemas.count(schemas.CORPUS, self.collection), "documents")
 
         def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
@@ -166,12 +184,30 @@ class _Retrieval:
                 yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
                 progress.advance(batch.num_rows)
 
-        self.bm25 = BM25(passages(), self.config)
+        try:
+            index.build_in(folder, passages(), self.config)
+        except UserError:
+            if not folder.exists():  # else another process has just finished the same
+                raise
         progress.finish()
+        return folder
 
-    def _known(self, relevant: Mapping[str, Mapping[str, str]]) -> None:
-        """Passages that queries refer to must be in the collection."""
-        missing = {doc_id for roles in relevant.values() for doc_id in roles}.difference(self.bm25.doc_ids)
+    def remove_scratch(self) -> None:
+        """What a later attempt would need, had this one not ended well."""
+        if self.folder:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _searchers(self, queries: int) -> Searchers:
+        assert self.folder
+        much = queries * schemas.count(schemas.CORPUS, self.collection) >= PARALLEL_FROM
+        return Searchers(self.folder, self.config, cpus.available() if much else 1)
+
+    def _places(self, relevant: Mapping[str, Mapping[str, str]]) -> np.ndarray:
+        """Where in the index the passages are that queries refer to, in the order of ``relevant``."""
+        assert self.folder
+        doc_ids = pa.array((doc_id for roles in relevant.values() for doc_id in roles), pa.large_string())
+        places = pc.index_in(doc_ids, value_set=index.load(self.folder, self.config).doc_ids)
+        missing = set(doc_ids.filter(places.is_null()).to_pylist())
         if missing:
             first = min(missing)
             query_id = min(query_id for query_id, roles in relevant.items() if first in roles)
@@ -179,48 +215,62 @@ class _Retrieval:
                 f"{self.queries or self.collection}: query {query_id!r} belongs to the passage {first!r}, which "
                 f"{self.collection} lacks ({len(missing)} such passages); queries and collection must be from one corpus"
             )
+        return places.to_numpy()
 
-    def _write_pairs(self, train: pa.Table, relevant: Mapping[str, Mapping[str, str]], progress: Progress) -> None:
-        if train.num_rows:
-            self._known(relevant)
+    def _write_pairs(
+        self,
+        train: pa.Table,
+        relevant: Mapping[str, Mapping[str, str]],
+        searchers: Searchers | None,
+        progress: Progress,
+    ) -> None:
         with schemas.TableWriter(self.candidates / schemas.PAIRS.filename, schemas.PAIRS) as writer:
-            for batch in train.to_batches(max_chunksize=QUERIES):
+            if not searchers or not train.num_rows:
+                return
+            batches = _batches(train)
+            for queries, found in zip(batches, self._sampled(batches, relevant, searchers), strict=True):
                 columns: tuple[list[str], list[str], list[str]] = ([], [], [])
-                for query_id, text in zip(
-                    batch.column("query_id").to_pylist(), batch.column("text").to_pylist(), strict=True
-                ):
-                    roles = relevant[query_id]
-                    negatives = self._negatives(query_id, text, roles) if self.config.negatives else []
-                    pairs = [*roles.items(), *((doc_id, "negative") for doc_id in negatives)]
+                for query_id, negatives in zip(queries.ids, found, strict=True):
+                    pairs = [*relevant[query_id].items(), *((doc_id, "negative") for doc_id in negatives)]
                     for doc_id, role in pairs:
                         self.counts[role] += 1
                         for column, value in zip(columns, (query_id, doc_id, role), strict=True):
                             column.append(value)
                     self.counts["missing"] += self.config.negatives - len(negatives)
                 writer.write(dict(zip(schemas.PAIRS.schema.names, columns, strict=True)))
-                progress.advance(batch.num_rows)
+                progress.advance(len(queries.ids))
 
-    def _negatives(self, query_id: str, text: str, relevant: Mapping[str, str]) -> list[str]:
-        """A random sample of the hits without the relevant ones, in their order; it depends on seed and query alone."""
-        hits, _ = self.bm25.search(text, self.config.depth)
-        # So many more than wanted that it does not matter how many of them are relevant.
-        drawn = random_order(self.config.seed, query_id, len(hits))[: self.config.negatives + len(relevant)]
-        kept = [rank for rank in drawn.tolist() if hits[rank] not in relevant]
-        return [hits[rank] for rank in sorted(kept[: self.config.negatives])]
+    def _sampled(
+        self, batches: Sequence[_Queries], relevant: Mapping[str, Mapping[str, str]], searchers: Searchers
+    ) -> Iterator[list[list[str]]]:
+        """For each batch the negatives of its queries."""
+        # In the order of the queries: both come from the same table, and those without relevant passages have no place.
+        places = self._places(relevant)
+        if not self.config.negatives:
+            return ([[] for _ in batch.ids] for batch in batches)
 
-    def _write_run(self, test: pa.Table, progress: Progress) -> None:
+        def tasks() -> Iterator[_Sampling]:
+            first = 0
+            for batch in batches:
+                counts = np.array([len(relevant[query_id]) for query_id in batch.ids])
+                last = first + int(counts.sum())
+                yield _Sampling(self.config, batch, counts, places[first:last])
+                first = last
+
+        return searchers.map(_sample, tasks())
+
+    def _write_run(self, test: pa.Table, searchers: Searchers | None, progress: Progress) -> None:
         with ExitStack() as stack:
             writer = stack.enter_context(schemas.TableWriter(self.candidates / schemas.RUN.filename, schemas.RUN))
             trec = stack.enter_context(storage.atomic_write(self.candidates / "run.trec"))
-            for batch in test.to_batches(max_chunksize=QUERIES):
+            batches = _batches(test)
+            tasks = [(batch, self.config.test_depth) for batch in batches]
+            for queries, found in zip(batches, searchers.map(_search, tasks) if searchers else (), strict=True):
                 columns: dict[str, list[Any]] = {name: [] for name in schemas.RUN.schema.names}
-                for query_id, text in zip(
-                    batch.column("query_id").to_pylist(), batch.column("text").to_pylist(), strict=True
-                ):
-                    hits, scores = self.bm25.search(text, self.config.test_depth)
-                    self.counts["without_hits"] += not len(hits)
+                for query_id, (hits, scores) in zip(queries.ids, found, strict=True):
+                    self.counts["without_hits"] += not hits
                     columns["query_id"] += [query_id] * len(hits)
-                    columns["doc_id"] += hits.tolist()
+                    columns["doc_id"] += hits
                     columns["rank"] += range(1, len(hits) + 1)
                     columns["score"] += scores.astype(np.float64).tolist()
                 writer.write(columns)
@@ -229,4 +279,55 @@ class _Retrieval:
                     "".join(f"{query} Q0 {doc} {rank} {score:.6f} bm25\n" for query, doc, rank, score in rows).encode()
                 )
                 self.counts["run"] += len(columns["rank"])
-                progress.advance(batch.num_rows)
+                progress.advance(len(queries.ids))
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """What is searched at a time."""
+
+    ids: list[str]
+    texts: list[str]
+
+
+def _batches(table: pa.Table) -> list[_Queries]:
+    """None of them empty."""
+    columns = table.column("query_id").to_pylist(), table.column("text").to_pylist()
+    starts = range(0, table.num_rows, QUERIES)
+    return [_Queries(*(column[first : first + QUERIES] for column in columns)) for first in starts]
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Queries to sample negatives for, and the places of their relevant passages: ``counts`` for each, in order."""
+
+    config: RetrieveConfig
+    queries: _Queries
+    counts: np.ndarray
+    relevant: np.ndarray
+
+
+def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
+    """A random sample of each query's hits without the relevant ones, in their order; of seed and query alone."""
+    found = [places for places, _ in bm25.find(task.queries.texts, task.config.depth)]
+    sizes = np.array([len(places) for places in found])
+    # So many more than wanted that it does not matter how many of them are relevant.
+    which, ranks = random_starts(task.config.seed, task.queries.ids, sizes, task.config.negatives + task.counts)
+    hits = np.concatenate(found)[(np.cumsum(sizes) - sizes)[which] + ranks]
+    passages = len(bm25.doc_ids)
+    queries = np.repeat(np.arange(len(sizes)), task.counts)
+    negative = ~np.isin(which * passages + hits, queries * passages + task.relevant)
+    which, ranks, hits = which[negative], ranks[negative], hits[negative]
+    kept = np.arange(len(which)) - np.searchsorted(which, which) < task.config.negatives
+    which, ranks, hits = which[kept], ranks[kept], hits[kept]
+    order = np.lexsort((ranks, which))
+    doc_ids = bm25.doc_ids.take(pa.array(hits[order])).to_pylist()
+    ends = np.searchsorted(which, np.arange(len(sizes) + 1)).tolist()
+    return [doc_ids[first:last] for first, last in pairwise(ends)]
+
+
+def _search(bm25: BM25, task: tuple[_Queries, int]) -> list[tuple[list[str], np.ndarray]]:
+    """For each query the doc_ids of its best hits, and their scores."""
+    queries, depth = task
+    found = bm25.find(queries.texts, depth)
+    return [(bm25.doc_ids.take(pa.array(places)).to_pylist(), scores) for places, scores in found]
