@@ -98,7 +98,7 @@ push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: integration
 integration: $(VENV)/.ready ## The whole pipeline in its real containers: docker, S3, MLflow on PostgreSQL (minutes)

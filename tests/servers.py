@@ -29,8 +29,9 @@ class S3Server:
     bucket: str
 
 
-#: Never the same port twice: a server in another network leaves it free in this one.
-_CANDIDATES = itertools.count(12_000 + os.getpid() % 6_000)
+#: Never the same port twice, and each of the processes that share the tests looks elsewhere.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_CANDIDATES = itertools.count(12_000 + 1_500 * (_WORKER % 5) + os.getpid() % 1_000)
 
 
 def free_ports(count: int) -> list[int]:
