@@ -16,11 +16,13 @@ from inranker_flow.errors import UserError
 from inranker_flow.promotion import Decision, decide, from_measures
 
 POLICY = PromoteConfig(min_gain=0.0, max_loss=0.01, min_queries=3)
+#: Six queries whose differences have the same sign happen by luck once in 2^6: less often than alpha.
+QUERIES = 6
 ORDER = {"REJECT": 0, "HOLD": 1, "PROMOTE": 2}
 
 
 def measured(**means: float) -> dict[str, dict[str, float]]:
-    return {name: {f"q{i}": mean for i in range(4)} for name, mean in means.items()}
+    return {name: {f"q{i}": mean for i in range(QUERIES)} for name, mean in means.items()}
 
 
 def codes(decision: Decision) -> list[str]:
@@ -59,7 +61,6 @@ def test_with_a_champion_bm25_is_not_the_opponent() -> None:
         (measured(a=0.5, b=0.5), measured(a=0.9, b=0.48), "REJECT", "dataset_worse"),
         (measured(a=0.5), {}, "REJECT", "no_dataset"),
         ({}, measured(a=0.5), "REJECT", "no_dataset"),
-        ({"a": {"q0": 0.5}}, {"a": {"q0": 0.9}}, "HOLD", "few_queries"),
         ({"a": {}}, {"a": {}}, "HOLD", "few_queries"),
         (measured(a=0.5), measured(a=0.5), "HOLD", "no_gain"),
         (measured(a=0.5, b=0.5), measured(a=0.505, b=0.495), "HOLD", "no_gain"),
