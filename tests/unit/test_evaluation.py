@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from inranker_flow import schemas
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import evaluate, runs, significance
+from inranker_flow.evaluation import evaluate, measures, runs
 from inranker_flow.evaluation.stage import EvaluateStats, compare
 from inranker_flow.manifest import write_manifest
 from inranker_flow.promotion import from_measures

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 #: Letters in one shingle. Four tell words of one stem alike and different words apart.
 _SHINGLE = 4
 _PERMUTATIONS = 128
+_MISSES = 1e-6
 _NUMBER = re.compile(r"\d+")
 #: Punctuation that changes what a query asks for: c# is not c, 50% not 50.
 _MEANT = "#%&@*"
@@ -116,8 +117,7 @@ class Finder:
 
         self._shingles = {text: shingles(text) for text in self._exact}
         self._known = set().union(*self._shingles.values())
-        # A miss is a leak that nobody sees; a false candidate costs one comparison.
-        self._near = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS, weights=(0.05, 0.95))
+        self._near = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(similarity))
         for text, found in self._shingles.items():
             self._near.insert(text, _minhash(found))
 
@@ -140,6 +140,16 @@ class Finder:
             other_text = candidate != text and similarity >= self._similarity
             if other_text and sorted(_NUMBER.findall(candidate)) == numbers:
                 yield from ((number, similarity) for number in self._exact[candidate])
+
+
+def _bands(similarity: float) -> tuple[int, int]:
+    """(bands, rows of each) for the LSH, with as many rows as miss a pair at the bound less often than `_MISSES`.
+
+    The library's own choice weighs misses against false candidates; here a miss is a leak that nobody sees, and a false
+    candidate costs one comparison.
+    """
+    rows = max(n for n in range(1, 33) if (1 - similarity**n) ** (_PERMUTATIONS // n) <= _MISSES)
+    return _PERMUTATIONS // rows, rows
 
 
 def _minhash(found: set[str]) -> Any:
