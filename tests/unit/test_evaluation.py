@@ -406,3 +406,121 @@ def test_comparisons_are_paired_corrected_and_complete(tmp_path: Path, monkeypat
         small, large = sorted(row[key] for row in rows)
         assert sorted(row[f"{key}_holm"] for row in rows) == pytest.approx(sorted([2 * small, max(2 * small, large)]))
         assert small < 0.01
+
+
+def test_a_long_document_is_its_best_passage(tmp_path: Path) -> None:
+    """The answer is at the end, beyond what a reader of the beginning sees; the title is above every passage."""
+    text = " ".join(f"w{i}" for i in range(9)) + " answer"
+    docs = {"d1": text, "d2": "w1 w2"}
+    collection = make_collection(tmp_path / "c", "long", docs, {"q1": "what"}, {"q1": {"d1": 1}})
+    candidates = make_candidates(tmp_path / "k", "long", {"q1": [("d2", 2.0), ("d1", 1.0)]})
+    ranker = ByText({"w6 w7 w8 answer": 5.0, "w1 w2": 1.0})
+    student = make_model(tmp_path / "m", "m")
+
+    def best(**settings: int) -> float:
+        config = EvaluateConfig(teacher=False, **settings)
+        compare(config, TEACHER, [collection], [candidates], [], {"phase2": student}, "", tmp_path / "e",
+                tmp_path / "r.html", lambda *_: ranker)  # fmt: skip
+        table = schemas.read(schemas.MEASURES, tmp_path / "e")
+        return from_measures(table, "phase2", "nDCG@10")["long"]["q1"]
+
+    assert best() == pytest.approx(1 / log2(3))
+    assert best(passage_words=4, passage_stride=3) == 1.0
+    passages = [passage for _, passage in ranker.calls[-1]]
+    assert passages == ["w1 w2", "w0 w1 w2 w3", "w3 w4 w5 w6", "w6 w7 w8 answer"]
+    best(passage_words=4)
+    assert [passage.split()[0] for _, passage in ranker.calls[-1]] == ["w1", "w0", "w2", "w4", "w6"]
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["datasets"]["long"]["pairs"] == 5 and summary["datasets"]["long"]["ceiling"]["depth"] == 2
+    with pytest.raises(UserError, match=r"evaluation\.passage_stride: 5 is more than passage_words \(4\)"):
+        best(passage_words=4, passage_stride=5)
+
+
+def test_cqadupstacks_parts_are_averaged_as_one_dataset(tmp_path: Path) -> None:
+    """Two forums of one query each and a dataset of its own: the mean is over two, not over three."""
+    collections, candidates = [], []
+    for name, place in (("cqadupstack-a", 0), ("cqadupstack-b", 1), ("other", 1)):
+        docs = {"d0": "x", "d1": "y"}
+        collections.append(make_collection(tmp_path / f"c{name}", name, docs, {"q": "z"}, {"q": {f"d{place}": 1}}))
+        candidates.append(make_candidates(tmp_path / f"k{name}", name, {"q": [("d0", 2.0), ("d1", 1.0)]}))
+    students = {"phase2": make_model(tmp_path / "m", "m")}
+    stats = compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], students, "", tmp_path / "e",
+                    tmp_path / "r.html", lambda *_: ByText({"y": 1.0}))  # fmt: skip
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    second = 1 / log2(3)
+    family = summary["families"]["cqadupstack"]
+    assert family["parts"] == ["cqadupstack-a", "cqadupstack-b"]
+    assert family["systems"]["bm25"]["nDCG@10"] == pytest.approx((1 + second) / 2)
+    assert summary["average"]["bm25"]["nDCG@10"] == pytest.approx(((1 + second) / 2 + second) / 2)
+    assert stats.metrics["nDCG@10/mean/bm25"] == summary["average"]["bm25"]["nDCG@10"]
+    assert "nDCG@10/cqadupstack/phase2" in stats.metrics and "nDCG@10/cqadupstack-a/phase2" not in stats.metrics
+    rows = [row for row in summary["comparisons"] if row["measure"] == "nDCG@10"]
+    assert [(row["dataset"], row["queries"]) for row in rows] == [("cqadupstack", 2), ("other", 1)]
+    assert "cqadupstack (mean of 2)" in (tmp_path / "r.html").read_text()
+
+
+def test_a_leaked_test_query_is_in_the_summary_the_stats_and_the_report(world: World) -> None:
+    world.labels.append(make_labels(world.tmp / "l2", "vases", {"t7": ("Blue vase?", ["vase 2"])}))
+    stats = world.evaluate()
+    leaks = world.summary()["leaks"]
+    assert stats.leaks == leaks["queries"] == 1
+    [leak] = leaks["found"]
+    assert (leak["dataset"], leak["query_id"], leak["trained_on"], leak["judged_pairs"]) == ("vases", "q1", "vases", 1)
+    page = (world.tmp / "out" / "report.html").read_text()
+    assert "1 test queries are among the 2 training queries" in page and "Blue vase?" in page
+
+
+@pytest.mark.parametrize(
+    ("ranked", "message"),
+    [
+        (
+            {"q1": [("d0", 3.0), ("d2", 2.0)]},
+            r"c3/qrels\.parquet: none of the 2 candidates of lamps is judged relevant",
+        ),
+        ({}, r"bad/run\.parquet: no candidates for any of the 1 judged test queries of lamps"),
+    ],
+)
+def test_candidates_that_say_nothing_are_refused(world: World, ranked: Mapping, message: str) -> None:
+    world.candidates[0] = make_candidates(world.tmp / "bad", "lamps", ranked)
+    with pytest.raises(UserError, match=message) as caught:
+        world.evaluate()
+    assert "\n" not in str(caught.value) and world.loads == []
+    assert not (world.tmp / "evaluation").exists()
+
+
+POOL = Path(__file__).parents[3] / "shared" / "data" / "collections" / "trec-dl-2019-pool"
+
+
+def official_qrels() -> dict[str, dict[str, int]]:
+    if not POOL.is_dir():
+        pytest.skip("the TREC DL 2019 pool is not beside the repository (../shared/data/collections)")
+    qrels: dict[str, dict[str, int]] = {}
+    for line in (POOL / "qrels" / "official.tsv").read_text().splitlines()[1:]:
+        query_id, doc_id, grade = line.split("\t")
+        qrels.setdefault(query_id, {})[doc_id] = int(grade)
+    return qrels
+
+
+@pytest.mark.parametrize(
+    ("file", "published"),
+    [("bm25", 0.5058), ("d-bert-kd-tasb", 0.7210), ("splade-p-p-ensemble-distil", 0.7308)],
+)
+def test_measures_are_trec_evals_on_trec_dl_2019(file: str, published: float) -> None:
+    """trec_eval itself (pytrec_eval) on the same judgements and ranks, query by query."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    qrels = official_qrels()
+    rows = [line.split() for line in (POOL / "runs" / f"{file}-top100.trec").read_text().splitlines()]
+    run = pa.table({"query_id": [r[0] for r in rows], "doc_id": [r[2] for r in rows], "rank": [int(r[3]) for r in rows],
+                    "score": [float(r[4]) for r in rows]})  # fmt: skip
+    ours = measures.per_query(measures.parse(["nDCG@10", "AP", "R(rel=2)@100", "P@5"]), qrels, run)
+    ranked: dict[str, dict[str, float]] = {}
+    for query_id, _, doc_id, rank, _, _ in rows:
+        ranked.setdefault(query_id, {})[doc_id] = 1000.0 - int(rank)
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "map", "P.5"}).evaluate(ranked)
+    graded = pytrec_eval.RelevanceEvaluator(qrels, {"recall.100"}, relevance_level=2).evaluate(ranked)
+    assert set(ours["nDCG@10"]) == set(theirs) and len(theirs) == 43
+    for query_id, expected in theirs.items():
+        for name, key in (("nDCG@10", "ndcg_cut_10"), ("AP", "map"), ("P@5", "P_5")):
+            assert ours[name][query_id] == pytest.approx(expected[key], abs=1e-9)
+        assert ours["R(rel=2)@100"][query_id] == pytest.approx(graded[query_id]["recall_100"], abs=1e-9)
+    assert np.mean([*ours["nDCG@10"].values()]) == pytest.approx(published, abs=5e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -90,11 +91,24 @@ def _sign_vectors(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     if _all_fit(size, resamples):
         yield (np.arange(2**size)[:, None] >> np.arange(size) & 1).astype(np.float64)
         return
-    random = np.random.default_rng(seed)
     rows = max(1, _BLOCK // size)
+    if rows >= resamples:
+        yield _one_block(size, resamples, seed)
+        return
+    random = np.random.default_rng(seed)
     for start in range(0, resamples, rows):
-        packed = random.integers(0, 256, (min(rows, resamples - start), -(-size // 8)), dtype=np.uint8)
-        yield np.unpackbits(packed, axis=1, count=size).astype(np.float64)
+        yield _random_signs(random, min(rows, resamples - start), size)
+
+
+@lru_cache(maxsize=1)
+def _one_block(size: int, resamples: int, seed: int) -> np.ndarray:
+    """Kept for the next call: systems and measures are compared on the same queries again and again."""
+    return _random_signs(np.random.default_rng(seed), resamples, size)
+
+
+def _random_signs(random: np.random.Generator, rows: int, size: int) -> np.ndarray:
+    packed = random.integers(0, 256, (rows, -(-size // 8)), dtype=np.uint8)
+    return np.unpackbits(packed, axis=1, count=size).astype(np.float64)
 
 
 def t_p(parts: Sequence[Part]) -> float:
