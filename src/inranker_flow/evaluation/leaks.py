@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -152,10 +153,16 @@ def _bands(similarity: float) -> tuple[int, int]:
     return _PERMUTATIONS // rows, rows
 
 
-def _minhash(found: set[str]) -> Any:
+@cache
+def _empty() -> Any:
+    """The sketch of nothing: its permutations are drawn once, not for every query."""
     from datasketch import MinHash
 
-    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    return MinHash(num_perm=_PERMUTATIONS, seed=1)
+
+
+def _minhash(found: set[str]) -> Any:
+    sketch = _empty().copy()
     sketch.update_batch([shingle.encode() for shingle in found])
     return sketch
 
