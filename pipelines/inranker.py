@@ -109,6 +109,8 @@ def inranker(
             source_candidates=source_pairs.outputs["candidates"],
             target_collections=dsl.Collected(prepared.outputs["collection"]),
             target_candidates=dsl.Collected(pairs.outputs["candidates"]),
+            source_labels=source_labels.outputs["labels"],
+            target_labels=dsl.Collected(labelled.outputs["labels"]),
             phase1=student1.outputs["model"],
             phase2=student2.outputs["model"],
             config=evaluation,

@@ -11,6 +11,8 @@ def evaluate(
     source_candidates: Input[Dataset],
     target_collections: Input[List[Dataset]],
     target_candidates: Input[List[Dataset]],
+    source_labels: Input[Dataset],
+    target_labels: Input[List[Dataset]],
     phase1: Input[Model],
     phase2: Input[Model],
     config: dict,
@@ -27,6 +29,8 @@ def evaluate(
         source_candidates: its BM25 candidates.
         target_collections: collections of the target domains.
         target_candidates: their BM25 candidates.
+        source_labels: training set of phase 1, which must not hold test queries.
+        target_labels: training sets of phase 2, likewise.
         phase1: student after phase 1.
         phase2: student after phase 2.
         config: EvaluateConfig: measures, depth.
@@ -45,6 +49,7 @@ def evaluate(
         inputs={
             "collections": [source_collection, *target_collections],
             "candidates": [source_candidates, *target_candidates],
+            "labels": [source_labels, *target_labels],
             "students": {"phase1": phase1, "phase2": phase2},
         },
         outputs={"evaluation": evaluation, "report": report},

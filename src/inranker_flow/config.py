@@ -199,6 +199,13 @@ class EvaluateConfig:
     teacher: bool = True
     #: BEIR's quirk: drop doc_id == query_id (arguana, quora).
     drop_self: bool = True
+    #: Words of one passage of a long document, whose best passage is its score; 0 cuts documents at `max_length`.
+    passage_words: Count = 0
+    #: Words from one passage's start to the next one's; 0 is half a passage.
+    passage_stride: Count = 0
+    #: A training query that shares this much of its letters (Jaccard of 4-grams) with a test query is a leak. 0.9: a
+    #: letter more in a query of thirty; 1: equal queries alone.
+    leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
     scoring: ScoringConfig = ScoringConfig()
 
 
@@ -210,10 +217,19 @@ class PromoteConfig:
     measure: str = "nDCG@10"
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
     min_gain: Amount = 0.0
+    #: The gain must be significant at this level (paired randomisation over all test queries, one-sided): a model that
+    #: is no better is promoted at most this often. 1 asks for no significance.
+    alpha: Share = 0.05
     #: No dataset may be worse than the champion (or BM25) by more than this.
     max_loss: Amount = 0.01
     #: Fewer test queries than this on a dataset prove nothing.
     min_queries: Count = 20
+    #: Test queries that may be among the training queries.
+    max_leaks: Count = 0
+    #: The 95th percentile of the time to rerank 100 passages, as measured in the run; 0 is no budget.
+    latency_budget_ms: Amount = 0.0
+    #: Size of the model's files; 0 is no budget.
+    size_budget_mb: Amount = 0.0
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ def promote(
     if champion and challenger and not serving:
         raise UserError(f"{evaluation}: no {config.measure} of the champion {champion}: it must be evaluated again")
     baseline = promotion.from_measures(measures, "bm25", config.measure)
-    decided = promotion.decide(serving if champion else None, challenger, config, baseline=baseline)
+    summary = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))
+    evidence = promotion.evidence_of(summary, CHALLENGER)
+    decided = promotion.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
 
     digest = model_digest(student)
     current = registry.champion(config.model_name)

@@ -1,22 +1,25 @@
 """The gate: may a challenger serve instead of the champion?
 
 :func:`decide` is a pure function of values for each query that one evaluation measured, for both models, on the same
-queries and the same candidates. It refuses to compare where the queries differ: with numbers stored on another day's
-test set any model can be made to win.
+queries and the same candidates, of the policy, and of what else was found (leaks, cost). It refuses to compare where
+the queries differ: with numbers stored on another day's test set any model can be made to win.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.config import PromoteConfig
 from inranker_flow.errors import UserError
+from inranker_flow.evaluation import measures, significance
+from inranker_flow.evaluation.significance import Part
 
 #: dataset -> query id -> value of the policy's measure.
 Measures = Mapping[str, Mapping[str, float]]
@@ -45,17 +48,53 @@ class Decision:
     against: Literal["champion", "bm25"]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What else the evaluation found about the challenger; NaN for a cost that was not measured.
+
+    ``leaks``: test queries among its training queries. ``latency_p95_ms``: to rerank 100 passages. ``size_mb``: of its
+    files.
+    """
+
+    leaks: int = 0
+    latency_p95_ms: float = math.nan
+    size_mb: float = math.nan
+
+
+def evidence_of(summary: Mapping[str, Any], system: str = "phase2") -> Evidence:
+    """The evidence in an evaluation's summary.json; :class:`UserError` where the leak check is not in it."""
+    if "leaks" not in summary:
+        raise UserError("summary.json: without a leak check, so it is of an older version: evaluate again")
+    model = summary["models"].get(system, {})
+    cost = (float(model.get(name, math.nan)) for name in ("latency_p95_ms", "size_mb"))
+    return Evidence(int(summary["leaks"]["queries"]), *cost)
+
+
 def decide(
-    champion: Measures | None, challenger: Measures, policy: PromoteConfig, *, baseline: Measures | None = None
+    champion: Measures | None,
+    challenger: Measures,
+    policy: PromoteConfig,
+    *,
+    baseline: Measures | None = None,
+    evidence: Evidence = Evidence(),
 ) -> Decision:
     """PROMOTE, HOLD or REJECT ``challenger``, against ``champion`` or, for a first model (None), against ``baseline``.
 
-    REJECT: nothing was measured, a value is not finite, a dataset or queries are missing on one side, or a dataset is
-    worse by more than ``policy.max_loss``. HOLD: fewer than ``policy.min_queries`` queries on a dataset, or a mean gain
-    over the datasets that is not greater than ``policy.min_gain``. Else PROMOTE. Datasets that only the challenger has
-    do not count. Raises :class:`UserError` for a policy that would let a model win against itself.
+    REJECT: nothing was measured, a value is not finite, a dataset or queries are missing on one side, a dataset is
+    worse by more than ``policy.max_loss``, or a budget is exceeded. HOLD: the evidence does not suffice: leaks, a
+    budget without its measurement, fewer than ``policy.min_queries`` queries on a dataset, a mean gain over the
+    datasets that is not greater than ``policy.min_gain``, or one that may be luck. Else PROMOTE.
+
+    "Luck" is one hypothesis, that the mean gain over the datasets is no more than 0, so it is tested once: a one-sided
+    paired randomisation test over the queries of all datasets together, each with the weight that it has in the mean.
+    A challenger that is no better is promoted in at most ``policy.alpha`` of all evaluations. Nothing is corrected,
+    because nothing else is tested; ``max_loss`` can only refuse.
+
+    Datasets that only the challenger has do not count; the parts of a family (`measures.grouped`) count as one. Raising
+    any of the challenger's values never lowers the verdict. Raises :class:`UserError` for a policy that would let a
+    model win against itself, or that is not a number.
     """
-    for name in ("min_gain", "max_loss"):
+    for name in ("min_gain", "max_loss", "alpha", "latency_budget_ms", "size_budget_mb"):
         value = getattr(policy, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"promotion.{name}: {value} is not a finite number of at least 0")
@@ -65,9 +104,37 @@ def decide(
     rejections = _incomparable(opponent, challenger, against)
     if rejections:
         return Decision("REJECT", tuple(rejections), against)
+    groups = _groups(opponent, challenger)
+    gains = {name: significance.mean(parts) for name, parts in groups.items() if parts}
+    losses = _losses(gains, policy, against) + _over_budget(evidence, policy)
+    if losses:
+        return Decision("REJECT", tuple(losses), against)
+    gain, gain_doubts = _gain(gains, groups, policy, against)
+    doubts = _leaks(evidence, policy) + _not_measured(evidence, policy) + _few_queries(opponent, policy) + gain_doubts
+    if doubts:
+        return Decision("HOLD", tuple(doubts), against)
+    each = (
+        Reason("dataset_gain", name, f"{policy.measure} on {name}: {gain:+.4f}", {"gain": gain})
+        for name, gain in gains.items()
+    )
+    return Decision("PROMOTE", (gain, *each), against)
 
-    gains = {name: _mean(challenger[name]) - _mean(opponent[name]) for name in sorted(opponent) if opponent[name]}
-    losses = [
+
+def _groups(opponent: Measures, challenger: Measures) -> dict[str, list[Part]]:
+    """Dataset -> differences by query, sorted by query id; without test sets that hold no query."""
+    groups = {}
+    for name, parts in measures.grouped(sorted(opponent)).items():
+        sets = [
+            np.array([challenger[part][query_id] - value for query_id, value in sorted(opponent[part].items())])
+            for part in parts
+            if opponent[part]
+        ]
+        groups[name] = significance.parts_of(sets) if sets else []
+    return groups
+
+
+def _losses(gains: Mapping[str, float], policy: PromoteConfig, against: str) -> list[Reason]:
+    return [
         Reason(
             "dataset_worse",
             name,
@@ -77,40 +144,86 @@ def decide(
         for name, gain in gains.items()
         if gain < -policy.max_loss - TOLERANCE
     ]
-    if losses:
-        return Decision("REJECT", tuple(losses), against)
 
-    doubts = [
+
+def _budgets(evidence: Evidence, policy: PromoteConfig) -> list[tuple[str, str, float, float]]:
+    """(name, sentence about the value, value, budget) of each budget that the policy has."""
+    found = [
+        ("latency", "the 95th percentile of reranking 100 passages, in ms,", evidence.latency_p95_ms),
+        ("size", "the size of the model, in MB,", evidence.size_mb),
+    ]
+    budgets = policy.latency_budget_ms, policy.size_budget_mb
+    return [(*each, budget) for each, budget in zip(found, budgets, strict=True) if budget > 0]
+
+
+def _over_budget(evidence: Evidence, policy: PromoteConfig) -> list[Reason]:
+    return [
+        Reason(
+            f"{name}_budget",
+            "",
+            f"{sentence} is {value:.1f}; the budget is {budget:g}",
+            {"value": value, "budget": budget},
+        )
+        for name, sentence, value, budget in _budgets(evidence, policy)
+        if value > budget
+    ]
+
+
+def _not_measured(evidence: Evidence, policy: PromoteConfig) -> list[Reason]:
+    return [
+        Reason(f"{name}_not_measured", "", f"{sentence} was not measured; the budget is {budget:g}", {"budget": budget})
+        for name, sentence, value, budget in _budgets(evidence, policy)
+        if math.isnan(value)
+    ]
+
+
+def _leaks(evidence: Evidence, policy: PromoteConfig) -> list[Reason]:
+    if evidence.leaks <= policy.max_leaks:
+        return []
+    text = (
+        f"{evidence.leaks} test queries are among the training queries, so the measures prove nothing; the report lists "
+        f"them: drop them from the training data (promotion.max_leaks allows {policy.max_leaks})"
+    )
+    return [Reason("leak", "", text, {"leaks": evidence.leaks, "max_leaks": policy.max_leaks})]
+
+
+def _few_queries(opponent: Measures, policy: PromoteConfig) -> list[Reason]:
+    counts = {
+        name: sum(len(opponent[part]) for part in parts) for name, parts in measures.grouped(sorted(opponent)).items()
+    }
+    return [
         Reason(
             "few_queries",
             name,
-            f"{len(values)} test queries on {name} prove nothing; the policy asks for {policy.min_queries}",
-            {"queries": len(values), "min_queries": policy.min_queries},
+            f"{count} test queries on {name} prove nothing; the policy asks for {policy.min_queries}",
+            {"queries": count, "min_queries": policy.min_queries},
         )
-        for name, values in sorted(opponent.items())
-        if len(values) < max(policy.min_queries, 1)
+        for name, count in counts.items()
+        if count < max(policy.min_queries, 1)
     ]
-    mean_gain = math.fsum(gains.values()) / len(gains) if gains else 0.0
-    numbers = {"gain": mean_gain, "min_gain": policy.min_gain, "datasets": len(gains)}
-    over = f"{next(iter(gains))}" if len(gains) == 1 else f"{len(gains)} datasets"
-    if gains and mean_gain <= policy.min_gain + TOLERANCE:
-        message = (
-            f"mean {policy.measure} gain over {_title(against)} is {mean_gain:+.4f} on {over}; "
-            f"more than {policy.min_gain:g} is needed"
-        )
-        doubts.append(Reason("no_gain", "", message, numbers))
-    if doubts:
-        return Decision("HOLD", tuple(doubts), against)
 
-    message = (
-        f"mean {policy.measure} gain over {_title(against)} is {mean_gain:+.4f} on {over}, "
-        f"and none is worse by more than {policy.max_loss:g}"
-    )
-    each = (
-        Reason("dataset_gain", name, f"{policy.measure} on {name}: {gain:+.4f}", {"gain": gain})
-        for name, gain in gains.items()
-    )
-    return Decision("PROMOTE", (Reason("gain", "", message, numbers), *each), against)
+
+def _gain(
+    gains: Mapping[str, float], groups: Mapping[str, Sequence[Part]], policy: PromoteConfig, against: str
+) -> tuple[Reason, list[Reason]]:
+    """The mean gain over the datasets as the reason to promote, and what speaks against that."""
+    mean = math.fsum(gains.values()) / len(gains) if gains else 0.0
+    numbers: dict[str, float] = {"gain": mean, "min_gain": policy.min_gain, "datasets": len(gains)}
+    over = f"{next(iter(gains))}" if len(gains) == 1 else f"{len(gains)} datasets"
+    found = f"mean {policy.measure} gain over {_title(against)} is {mean:+.4f} on {over}"
+    if mean <= policy.min_gain + TOLERANCE:
+        doubt = Reason("no_gain", "", f"{found}; more than {policy.min_gain:g} is needed", numbers)
+        return doubt, [doubt] if gains else []
+    every = [Part(part.weight / len(gains), part.differences) for parts in groups.values() for part in parts]
+    p = significance.randomisation_p(every, greater=True)
+    numbers |= {"p": p, "alpha": policy.alpha}
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p > policy.alpha:
+        text = f"{found}, which may be luck ({shown}); the policy asks for p <= {policy.alpha:g}"
+        doubt = Reason("not_significant", "", text, numbers)
+        return doubt, [doubt]
+    text = f"{found} ({shown}), and none is worse by more than {policy.max_loss:g}"
+    return Reason("gain", "", text, numbers), []
 
 
 def from_measures(table: pa.Table, system: str, measure: str) -> dict[str, dict[str, float]]:
@@ -132,8 +245,8 @@ def _incomparable(opponent: Measures, challenger: Measures, against: str) -> lis
         who = "the challenger" if not challenger else _title(against)
         return [Reason("no_dataset", "", f"{who} was measured on no dataset, so nothing can be compared")]
     reasons = []
-    for whose, measures in (("the challenger", challenger), (_title(against), opponent)):
-        for name, values in sorted(measures.items()):
+    for whose, found in (("the challenger", challenger), (_title(against), opponent)):
+        for name, values in sorted(found.items()):
             bad = sorted(query_id for query_id, value in values.items() if not math.isfinite(value))
             if bad:
                 text = f"{whose} has no finite value on {name} for {len(bad)} queries, the first is {bad[0]!r}"
@@ -152,11 +265,6 @@ def _incomparable(opponent: Measures, challenger: Measures, against: str) -> lis
             )
             reasons.append(Reason("queries_differ", name, text, {"missing": missing, "extra": extra}))
     return reasons
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    # fsum is exact whatever the order, so equal models have equal means and a better value never lowers one.
-    return math.fsum(values.values()) / len(values)
 
 
 def _title(against: str) -> str:

@@ -43,6 +43,14 @@ def test_no_test_query_and_no_test_passage_is_trained_on() -> None:
     assert not judged["train"] & judged["test"]
 
 
+def test_no_test_query_of_the_target_is_trained_on_in_the_source() -> None:
+    trained = {seed: {text for _, text, _ in world.make_world("source", seed).queries} for seed in range(1, 9)}
+    tested = {seed: {text for _, text, _ in world.make_world("target", seed).queries} for seed in range(1, 9)}
+    assert not any(trained[seed] & tested[seed] for seed in trained)
+    # Worlds of different seeds do share queries, so the rule has something to do.
+    assert any(trained[one] & tested[other] for one in trained for other in tested)
+
+
 def test_the_same_seed_gives_the_same_world_in_every_process(tmp_path: Path) -> None:
     for number in ("1", "2"):
         subprocess.run(

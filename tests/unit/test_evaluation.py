@@ -52,6 +52,22 @@ def make_candidates(folder: Path, dataset: str, ranked: Mapping[str, Sequence[tu
     return folder
 
 
+def make_labels(folder: Path, dataset: str, asked: Mapping[str, tuple[str, Sequence[str]]], origin="synthetic") -> Path:
+    """A training set: query id -> (text, the passages that it is labelled with)."""
+    ids = {text: f"p{i}" for i, text in enumerate(dict.fromkeys(p for _, found in asked.values() for p in found))}
+    queries = {"query_id": list(asked), "text": [text for text, _ in asked.values()], "origin": [origin] * len(asked)}
+    columns = {**queries, "source_doc_id": [None] * len(asked)}
+    schemas.write(schemas.QUERIES, folder / "queries.parquet", columns)
+    columns = {"doc_id": list(ids.values()), "title": [""] * len(ids), "text": list(ids)}
+    schemas.write(schemas.CORPUS, folder / "corpus.parquet", columns)
+    pairs = [(query, ids[passage]) for query, (_, found) in asked.items() for passage in found]
+    columns = {"query_id": [query for query, _ in pairs], "doc_id": [doc for _, doc in pairs]}
+    columns |= {name: [0.5] * len(pairs) for name in ("false_logit", "true_logit")}
+    schemas.write(schemas.LABELS, folder / "labels.parquet", columns)
+    write_manifest(folder, dataset=dataset, stage="teacher_label")
+    return folder
+
+
 def make_model(folder: Path, weights: str) -> Path:
     """A checkpoint folder, as far as its digest goes; ``ByText`` below scores for it."""
     folder.mkdir(parents=True)
@@ -96,6 +112,7 @@ class World:
             ),
             make_candidates(tmp / "k2", "training only", {}),
         ]  # fmt: skip
+        self.labels = [make_labels(tmp / "l1", "training only", {"t1": ("another question", ["a passage"])})]
         self.students = {"phase1": make_model(tmp / "m1", "one"), "phase2": make_model(tmp / "m2", "two")}
         self.rankers = {
             str(self.students["phase1"]): ByText({"vase 0": 1.0, "vase 1": 1.0, "vase 2": 1.0, "vase 3": -1.0}),
@@ -112,7 +129,7 @@ class World:
     def evaluate(self, config: EvaluateConfig | None = None, champion: str = "", **changed: object) -> EvaluateStats:
         config = config or EvaluateConfig(measures=("nDCG@10", "RR@10", "R@2"))
         arguments = {
-            "collections": self.collections, "candidates": self.candidates, "students": self.students,
+            "collections": self.collections, "candidates": self.candidates, "labels": self.labels, "students": self.students,
             "champion": champion, "evaluation": self.tmp / "evaluation", "report": self.tmp / "out" / "report.html",
             "load": self.load, **changed,
         }  # fmt: skip
@@ -195,7 +212,7 @@ def test_real_checkpoints_are_scored_as_their_ranker_scores_them(world: World) -
     scoring = ScoringConfig(max_length=64)
     evaluate(
         EvaluateConfig(scoring=scoring), TeacherConfig("demo:teacher"), world.collections, world.candidates,
-        {"phase2": student}, str(champion), world.tmp / "evaluation", world.tmp / "report.html",
+        world.labels, {"phase2": student}, str(champion), world.tmp / "evaluation", world.tmp / "report.html",
     )  # fmt: skip
     rows = (world.tmp / "evaluation" / "runs" / "lamps.phase2.trec").read_text().splitlines()
     found = {row.split()[2]: float(row.split()[4]) for row in rows}
@@ -273,7 +290,7 @@ def drop_self_world(tmp_path: Path, passage: str, relevance: int) -> dict:
         tmp_path / "c", "args", docs, {"1": "Cats  are better"}, {"1": {"2": 1, "1": relevance}}
     )
     candidates = make_candidates(tmp_path / "k", "args", {"1": [("1", 9.0), ("2", 1.0)]})
-    compare(EvaluateConfig(teacher=False), TEACHER, [collection], [candidates], {}, "", tmp_path / "e",
+    compare(EvaluateConfig(teacher=False), TEACHER, [collection], [candidates], [], {}, "", tmp_path / "e",
             tmp_path / "r.html", lambda *_: ByText({}))  # fmt: skip
     return json.loads((tmp_path / "e" / "summary.json").read_text())["datasets"]["args"]
 
@@ -316,7 +333,7 @@ def test_other_candidates_are_scored_anew_after_an_interruption(world: World) ->
 
     with pytest.raises(KeyboardInterrupt):
         world.evaluate(load=broken)
-    world.candidates[0] = make_candidates(world.tmp / "other", "lamps", {"q1": [("d2", 2.0)]})
+    world.candidates[0] = make_candidates(world.tmp / "other", "lamps", {"q1": [("d2", 2.0), ("d1", 1.0)]})
     world.evaluate()
     assert [reference for reference, _, _ in world.loads].count(str(world.students["phase1"])) == 2
 
@@ -372,7 +389,7 @@ def test_comparisons_are_paired_corrected_and_complete(tmp_path: Path, monkeypat
         collections.append(make_collection(tmp_path / f"c{name}", name, docs, queries, qrels))
         candidates.append(make_candidates(tmp_path / f"k{name}", name, ranked))
     student = make_model(tmp_path / "m", "m")
-    compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, {"phase2": student}, "", tmp_path / "e",
+    compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], {"phase2": student}, "", tmp_path / "e",
             tmp_path / "r.html", lambda *_: ByText(logits))  # fmt: skip
     table = schemas.read(schemas.MEASURES, tmp_path / "e")
     rows = [row for row in json.loads((tmp_path / "e" / "summary.json").read_text())["comparisons"]
@@ -382,21 +399,128 @@ def test_comparisons_are_paired_corrected_and_complete(tmp_path: Path, monkeypat
         ours, theirs = (from_measures(table, s, "nDCG@10")[row["dataset"]] for s in ("phase2", "bm25"))
         keys = sorted(ours)
         expected = stats.ttest_rel([ours[k] for k in keys], [theirs[k] for k in keys])
-        assert row["p"] == pytest.approx(expected.pvalue)
+        assert row["p_t"] == pytest.approx(expected.pvalue)
         assert row["difference"] == pytest.approx(np.mean(list(ours.values())) - np.mean(list(theirs.values())))
         assert row["better"] == sum(ours[k] > theirs[k] for k in keys) and row["worse"] == 0
-    small, large = sorted(row["p"] for row in rows)
-    assert sorted(row["p_holm"] for row in rows) == pytest.approx(sorted([2 * small, max(2 * small, large)]))
-    assert small < 0.01
+    for key in ("p", "p_t"):
+        small, large = sorted(row[key] for row in rows)
+        assert sorted(row[f"{key}_holm"] for row in rows) == pytest.approx(sorted([2 * small, max(2 * small, large)]))
+        assert small < 0.01
 
 
-def test_holm_by_hand() -> None:
-    assert measures.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert measures.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert measures.holm([]) == []
+def test_a_long_document_is_its_best_passage(tmp_path: Path) -> None:
+    """The answer is at the end, beyond what a reader of the beginning sees; the title is above every passage."""
+    text = " ".join(f"w{i}" for i in range(9)) + " answer"
+    docs = {"d1": text, "d2": "w1 w2"}
+    collection = make_collection(tmp_path / "c", "long", docs, {"q1": "what"}, {"q1": {"d1": 1}})
+    candidates = make_candidates(tmp_path / "k", "long", {"q1": [("d2", 2.0), ("d1", 1.0)]})
+    ranker = ByText({"w6 w7 w8 answer": 5.0, "w1 w2": 1.0})
+    student = make_model(tmp_path / "m", "m")
+
+    def best(**settings: int) -> float:
+        config = EvaluateConfig(teacher=False, **settings)
+        compare(config, TEACHER, [collection], [candidates], [], {"phase2": student}, "", tmp_path / "e",
+                tmp_path / "r.html", lambda *_: ranker)  # fmt: skip
+        table = schemas.read(schemas.MEASURES, tmp_path / "e")
+        return from_measures(table, "phase2", "nDCG@10")["long"]["q1"]
+
+    assert best() == pytest.approx(1 / log2(3))
+    assert best(passage_words=4, passage_stride=3) == 1.0
+    passages = [passage for _, passage in ranker.calls[-1]]
+    assert passages == ["w1 w2", "w0 w1 w2 w3", "w3 w4 w5 w6", "w6 w7 w8 answer"]
+    best(passage_words=4)
+    assert [passage.split()[0] for _, passage in ranker.calls[-1]] == ["w1", "w0", "w2", "w4", "w6"]
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["datasets"]["long"]["pairs"] == 5 and summary["datasets"]["long"]["ceiling"]["depth"] == 2
+    with pytest.raises(UserError, match=r"evaluation\.passage_stride: 5 is more than passage_words \(4\)"):
+        best(passage_words=4, passage_stride=5)
 
 
-def test_paired_p_of_degenerate_samples() -> None:
-    assert measures.paired_p([0.5, 0.5], [0.5, 0.5]) == 1.0
-    assert measures.paired_p([0.5], [0.1]) == 1.0
-    assert measures.paired_p([0.5, 0.75, 1.0], [0.25, 0.5, 0.75]) == 0.0
+def test_cqadupstacks_parts_are_averaged_as_one_dataset(tmp_path: Path) -> None:
+    """Two forums of one query each and a dataset of its own: the mean is over two, not over three."""
+    collections, candidates = [], []
+    for name, place in (("cqadupstack-a", 0), ("cqadupstack-b", 1), ("other", 1)):
+        docs = {"d0": "x", "d1": "y"}
+        collections.append(make_collection(tmp_path / f"c{name}", name, docs, {"q": "z"}, {"q": {f"d{place}": 1}}))
+        candidates.append(make_candidates(tmp_path / f"k{name}", name, {"q": [("d0", 2.0), ("d1", 1.0)]}))
+    students = {"phase2": make_model(tmp_path / "m", "m")}
+    stats = compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], students, "", tmp_path / "e",
+                    tmp_path / "r.html", lambda *_: ByText({"y": 1.0}))  # fmt: skip
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    second = 1 / log2(3)
+    family = summary["families"]["cqadupstack"]
+    assert family["parts"] == ["cqadupstack-a", "cqadupstack-b"]
+    assert family["systems"]["bm25"]["nDCG@10"] == pytest.approx((1 + second) / 2)
+    assert summary["average"]["bm25"]["nDCG@10"] == pytest.approx(((1 + second) / 2 + second) / 2)
+    assert stats.metrics["nDCG@10/mean/bm25"] == summary["average"]["bm25"]["nDCG@10"]
+    assert "nDCG@10/cqadupstack/phase2" in stats.metrics and "nDCG@10/cqadupstack-a/phase2" not in stats.metrics
+    rows = [row for row in summary["comparisons"] if row["measure"] == "nDCG@10"]
+    assert [(row["dataset"], row["queries"]) for row in rows] == [("cqadupstack", 2), ("other", 1)]
+    assert "cqadupstack (mean of 2)" in (tmp_path / "r.html").read_text()
+
+
+def test_a_leaked_test_query_is_in_the_summary_the_stats_and_the_report(world: World) -> None:
+    world.labels.append(make_labels(world.tmp / "l2", "vases", {"t7": ("Blue vase?", ["vase 2"])}))
+    stats = world.evaluate()
+    leaks = world.summary()["leaks"]
+    assert stats.leaks == leaks["queries"] == 1
+    [leak] = leaks["found"]
+    assert (leak["dataset"], leak["query_id"], leak["trained_on"], leak["judged_pairs"]) == ("vases", "q1", "vases", 1)
+    page = (world.tmp / "out" / "report.html").read_text()
+    assert "1 test queries are among the 2 training queries" in page and "Blue vase?" in page
+
+
+@pytest.mark.parametrize(
+    ("ranked", "message"),
+    [
+        (
+            {"q1": [("d0", 3.0), ("d2", 2.0)]},
+            r"c3/qrels\.parquet: none of the 2 candidates of lamps is judged relevant",
+        ),
+        ({}, r"bad/run\.parquet: no candidates for any of the 1 judged test queries of lamps"),
+    ],
+)
+def test_candidates_that_say_nothing_are_refused(world: World, ranked: Mapping, message: str) -> None:
+    world.candidates[0] = make_candidates(world.tmp / "bad", "lamps", ranked)
+    with pytest.raises(UserError, match=message) as caught:
+        world.evaluate()
+    assert "\n" not in str(caught.value) and world.loads == []
+    assert not (world.tmp / "evaluation").exists()
+
+
+POOL = Path(__file__).parents[3] / "shared" / "data" / "collections" / "trec-dl-2019-pool"
+
+
+def official_qrels() -> dict[str, dict[str, int]]:
+    if not POOL.is_dir():
+        pytest.skip("the TREC DL 2019 pool is not beside the repository (../shared/data/collections)")
+    qrels: dict[str, dict[str, int]] = {}
+    for line in (POOL / "qrels" / "official.tsv").read_text().splitlines()[1:]:
+        query_id, doc_id, grade = line.split("\t")
+        qrels.setdefault(query_id, {})[doc_id] = int(grade)
+    return qrels
+
+
+@pytest.mark.parametrize(
+    ("file", "published"),
+    [("bm25", 0.5058), ("d-bert-kd-tasb", 0.7210), ("splade-p-p-ensemble-distil", 0.7308)],
+)
+def test_measures_are_trec_evals_on_trec_dl_2019(file: str, published: float) -> None:
+    """trec_eval itself (pytrec_eval) on the same judgements and ranks, query by query."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    qrels = official_qrels()
+    rows = [line.split() for line in (POOL / "runs" / f"{file}-top100.trec").read_text().splitlines()]
+    run = pa.table({"query_id": [r[0] for r in rows], "doc_id": [r[2] for r in rows], "rank": [int(r[3]) for r in rows],
+                    "score": [float(r[4]) for r in rows]})  # fmt: skip
+    ours = measures.per_query(measures.parse(["nDCG@10", "AP", "R(rel=2)@100", "P@5"]), qrels, run)
+    ranked: dict[str, dict[str, float]] = {}
+    for query_id, _, doc_id, rank, _, _ in rows:
+        ranked.setdefault(query_id, {})[doc_id] = 1000.0 - int(rank)
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "map", "P.5"}).evaluate(ranked)
+    graded = pytrec_eval.RelevanceEvaluator(qrels, {"recall.100"}, relevance_level=2).evaluate(ranked)
+    assert set(ours["nDCG@10"]) == set(theirs) and len(theirs) == 43
+    for query_id, expected in theirs.items():
+        for name, key in (("nDCG@10", "ndcg_cut_10"), ("AP", "map"), ("P@5", "P_5")):
+            assert ours[name][query_id] == pytest.approx(expected[key], abs=1e-9)
+        assert ours["R(rel=2)@100"][query_id] == pytest.approx(graded[query_id]["recall_100"], abs=1e-9)
+    assert np.mean([*ours["nDCG@10"].values()]) == pytest.approx(published, abs=5e-5)

@@ -26,7 +26,7 @@ def make_summary(
     found = {
         name: {
             "queries": 1234, "without_candidates": 0, "pairs": 100, "dropped": 0,
-            "ceiling": {"recall": 0.875, "means": dict.fromkeys(MEASURES, 0.99)},
+            "ceiling": {"depth": 100, "recall": 0.875, "means": dict.fromkeys(MEASURES, 0.99)},
             "digests": {"collection": "c0" * 32, "candidates": "ca" * 32},
             "systems": {s: {"means": {"nDCG@10": v, "R@100": v / 2}, "tie_rate": 0.125} for s, v in means.items()},
         }
@@ -42,6 +42,9 @@ def make_summary(
                 "seconds": 200.0 if s == "teacher" else 10.0, "pairs_per_second": 10.0, "same_as": ""}
             for s in systems if s != "bm25"
         },
+        "families": {},
+        "leaks": {"queries": 0, "found": [], "similarity": 0.9, "training_sets": ["inns"], "training_queries": 1000,
+                  "passages": {}},
         "datasets": found, "skipped": {"marco": "no judged test queries"},
         "average": {
             s: {m: sum(d["systems"][s]["means"][m] for d in found.values()) / len(found) for m in MEASURES}
@@ -49,7 +52,8 @@ def make_summary(
         } if found else {},
         "comparisons": [
             {"dataset": name, "measure": measure, "system": system, "against": against, "better": 9, "worse": 1,
-             "difference": means[system] - means[against], "queries": 1234, "p": p, "p_holm": p}
+             "difference": means[system] - means[against], "queries": 1234, "p": p, "p_holm": p,
+             "p_t": p, "p_t_holm": p, "effect": 0.25, "interval": [means[system] - means[against] - 0.01, 0.5]}
             for measure in MEASURES for against, system in steps for name, means in datasets.items()
         ],
         "config": {"evaluation": {"measures": MEASURES}, "teacher": {"checkpoint": "big"}}, "code": "0.1.0-abc",
@@ -143,7 +147,7 @@ def test_the_page_holds_the_numbers() -> None:
     assert headline_sentence(make_summary(TWO)) in text
     for expected in (
         "Not measured: marco, no judged test queries", "demo-target nDCG@10 .220 .500 ▲ .960 ▲ .998 .990",
-        "Phase 2 against Teacher demo-target −.038 ▼ < .001 9 1 1,234", "Mean nDCG@10 .310 .700 .940 .994",
+        "Phase 2 against Teacher demo-target −.038 ▼ −.048 to +.500 < .001 0.25 9 1 1,234", "Mean nDCG@10 .310 .700 .940 .994",
         "12.5%", "87.5%", "60,000,000", "d1d1d1d1d1d1", "collection c0c0c0c0c0c0", "3.3 min", "Code 0.1.0-abc",
         "20.0×", '"checkpoint": "big"',
     ):  # fmt: skip

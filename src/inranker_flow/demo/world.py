@@ -145,7 +145,8 @@ def make_world(domain: Domain, seed: int, queries: int = TRAIN_QUERIES) -> World
     """Draw a new world: new entities, values and queries, in the fixed wording of the domain.
 
     `queries` is the number of supervised training queries of the source domain (the target never has any). Training
-    and test queries ask for different passages, so no text is in both.
+    and test queries ask for different passages, so no text is in both; and no test query of the target is a query of
+    the source of the same seed, which both domains' shared words and entities would make happen now and then.
     """
     if domain not in get_args(Domain):
         raise ValueError(f"domain must be one of {get_args(Domain)}, not {domain!r}")
@@ -168,13 +169,18 @@ def make_world(domain: Domain, seed: int, queries: int = TRAIN_QUERIES) -> World
             corpus.append((doc_id, entity, passage_text(concept, random)))
             facts.append((doc_id, entity, concept))
 
+    elsewhere = {text for _, text, _ in make_world("source", seed).queries} if domain == "target" else set()
     asked = random.sample(facts, TEST_QUERIES + wanted)
     texts: list[tuple[str, str, Split]] = []
     qrels: list[tuple[str, str, int, Split]] = []
     for number, (doc_id, entity, concept) in enumerate(asked):
         split: Split = "test" if number < TEST_QUERIES else "train"
         query_id = f"{ID_PREFIX[domain]}-{split}-{number + 1 - (TEST_QUERIES if split == 'train' else 0):04d}"
-        texts.append((query_id, query_text(entity, concept, random), split))
+        text = query_text(entity, concept, random)
+        other = Random(f"{query_id} {seed}")  # of its own, so that all other queries stay what they are
+        while text in elsewhere:
+            text = query_text(entity, concept, other)
+        texts.append((query_id, text, split))
         qrels.append((query_id, doc_id, 1, split))
     return World(corpus=corpus, queries=texts, qrels=qrels)
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import manifest, schemas
+from inranker_flow.config import EvaluateConfig
+from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
 from inranker_flow.storage import digest_file
@@ -28,12 +30,20 @@ class JudgedSet:
     qrels: dict[str, dict[str, int]]
     #: BM25's run (`schemas.RUN`), sorted by query and rank.
     bm25: pa.Table
-    #: (query, passage) of each row of ``bm25``.
+    #: (query, passage) to score: one for each row of ``bm25``, or the passages of its document one after another.
     pairs: list[tuple[str, str]]
+    #: The first pair of each row of ``bm25``, int64.
+    starts: np.ndarray
+    #: Texts of the judged test queries.
+    queries: dict[str, str]
     #: Candidates dropped because they are the query itself.
     dropped: int
     #: Artifact -> digest of its manifest.
     digests: dict[str, str]
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """The score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
+        return np.maximum.reduceat(scores, self.starts) if self.starts.size else scores
 
 
 def join(collections: Sequence[Path], candidates: Sequence[Path]) -> list[tuple[str, Path, Path]]:
@@ -60,10 +70,11 @@ def _by_dataset(folders: Sequence[Path], what: str) -> dict[str, Path]:
     return found
 
 
-def load(dataset: str, collection: Path, candidates: Path, drop_self: bool) -> JudgedSet | None:
+def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfig) -> JudgedSet | None:
     """Read one dataset; None when it has no judged test queries.
 
-    Raises :class:`UserError` naming file and id where a candidate has no text.
+    Raises :class:`UserError` naming file and id where a candidate has no text, and for a run without any candidate of
+    a judged query or with none that is judged relevant: nothing could be told from either.
     """
     qrels, queries = _judged_queries(collection)
     if not qrels:
@@ -82,18 +93,56 @@ def load(dataset: str, collection: Path, candidates: Path, drop_self: bool) -> J
             "these candidates belong to another version of the collection: run retrieve again"
         )
     dropped = 0
-    if drop_self:
+    if config.drop_self:
         keep = _not_self(run, qrels, queries, passages)
         dropped = int(run.num_rows - keep.sum())
         run = run.filter(pa.array(keep))
     run = runs.number(run)
-    ids = zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True)
-    pairs = [(queries[query_id], passages[doc_id]) for query_id, doc_id in ids]
+    ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
+    _check_useful(dataset, ids, qrels, collection, candidates)
+    cut = {doc_id: _windows(*passage, config) for doc_id, passage in passages.items()}
+    pairs = [(queries[query_id], text) for query_id, doc_id in ids for text in cut[doc_id]]
+    sizes = [len(cut[doc_id]) for _, doc_id in ids]
+    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
     digests = {
         "collection": digest_file(collection / manifest.FILENAME),
         "candidates": digest_file(candidates / manifest.FILENAME),
     }
-    return JudgedSet(dataset, qrels, run, pairs, dropped, digests)
+    asked = {query_id: queries[query_id] for query_id in qrels}
+    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests)
+
+
+def _check_useful(
+    dataset: str,
+    ids: Sequence[tuple[str, str]],
+    qrels: dict[str, dict[str, int]],
+    collection: Path,
+    candidates: Path,
+) -> None:
+    if not ids:
+        raise UserError(
+            f"{candidates / schemas.RUN.filename}: no candidates for any of the {len(qrels)} judged test queries of "
+            f"{dataset}; run retrieve again, or check that queries and documents share a language"
+        )
+    if not any(qrels[query_id].get(doc_id, 0) > 0 for query_id, doc_id in ids):
+        raise UserError(
+            f"{collection / schemas.QRELS.filename}: none of the {len(ids)} candidates of {dataset} is judged relevant, "
+            "so every system would get 0; do the judgements name documents of this corpus? If they do, raise "
+            "retrieval.test_depth"
+        )
+
+
+def _windows(title: str, text: str, config: EvaluateConfig) -> list[str]:
+    """What of a document is scored: all of it, or passages of `passage_words` words, each under the title.
+
+    The last passage ends where the document ends, so none is a stub.
+    """
+    words = text.split() if config.passage_words else []
+    if len(words) <= config.passage_words:
+        return [default_text(title, text)]
+    last = len(words) - config.passage_words
+    firsts = [*range(0, last, config.passage_stride or max(1, config.passage_words // 2)), last]
+    return [default_text(title, " ".join(words[first : first + config.passage_words])) for first in firsts]
 
 
 def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
@@ -111,22 +160,20 @@ def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[s
     return qrels, texts
 
 
-def _passages(collection: Path, wanted: pa.Array) -> dict[str, str]:
-    """Texts of the ``wanted`` documents alone: the corpus streams by."""
-    from inranker_flow.corpora import default_text
-
-    texts: dict[str, str] = {}
+def _passages(collection: Path, wanted: pa.Array) -> dict[str, tuple[str, str]]:
+    """Title and text of the ``wanted`` documents alone: the corpus streams by."""
+    texts: dict[str, tuple[str, str]] = {}
     if len(wanted) == 0:
         return texts
     for batch in schemas.read_batches(schemas.CORPUS, collection):
         batch = batch.filter(pc.is_in(batch.column("doc_id"), wanted))
         for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            texts[doc_id] = default_text(title, text)
+            texts[doc_id] = title, text
     return texts
 
 
 def _not_self(
-    run: pa.Table, qrels: dict[str, dict[str, int]], queries: dict[str, str], passages: dict[str, str]
+    run: pa.Table, qrels: dict[str, dict[str, int]], queries: dict[str, str], passages: dict[str, tuple[str, str]]
 ) -> np.ndarray:
     """Mask of the rows to keep: BEIR's quirk is that a query may itself be a document (arguana, quora).
 
@@ -136,6 +183,7 @@ def _not_self(
     keep = np.ones(run.num_rows, bool)
     for row in np.flatnonzero(pc.equal(run.column("query_id"), run.column("doc_id")).to_numpy()):
         query_id = run.column("query_id")[int(row)].as_py()
-        query, passage = (" ".join(text.lower().split()) for text in (queries[query_id], passages[query_id]))
+        texts = queries[query_id], default_text(*passages[query_id])
+        query, passage = (" ".join(text.lower().split()) for text in texts)
         keep[row] = query not in passage or qrels[query_id].get(query_id, 0) > 0
     return keep

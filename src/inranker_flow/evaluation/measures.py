@@ -1,14 +1,15 @@
-"""Measures by query (ir_measures, so a setting's ``nDCG@10`` is everybody's nDCG@10) and paired significance."""
+"""Measures by query (ir_measures, so a setting's ``nDCG@10`` is everybody's nDCG@10), and what counts as a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from inranker_flow.errors import UserError
+
+_FAMILY = "cqadupstack"
 
 
 def parse(names: Sequence[str]) -> dict[str, Any]:
@@ -60,23 +61,9 @@ def per_query(
     return found
 
 
-def paired_p(values: Sequence[float], others: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test; 1 where all differences are equal to 0 or there are fewer than two."""
-    from scipy import stats
-
-    difference = np.asarray(values, float) - np.asarray(others, float)
-    if difference.size < 2 or not difference.any():
-        return 1.0
-    if np.ptp(difference) == 0.0:  # the same non-zero difference everywhere: t is infinite
-        return 0.0
-    return float(stats.ttest_1samp(difference, 0.0).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for testing ``len(p_values)`` hypotheses together (Holm 1979, step-down)."""
-    adjusted = [0.0] * len(p_values)
-    worst = 0.0
-    for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        worst = max(worst, min(1.0, (len(p_values) - step) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted
+def grouped(datasets: Iterable[str]) -> dict[str, list[str]]:
+    """Name -> test sets that count as one dataset: BEIR averages the twelve forums of cqadupstack (cqadupstack-*)."""
+    groups: dict[str, list[str]] = {}
+    for dataset in datasets:
+        groups.setdefault(_FAMILY if dataset.startswith(f"{_FAMILY}-") else dataset, []).append(dataset)
+    return groups

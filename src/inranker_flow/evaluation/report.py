@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inranker_flow.evaluation.chart import chart_svg, colours, number, title
+from inranker_flow.evaluation.measures import grouped
 
 #: Below this (Holm-corrected) a difference is called significant.
 SIGNIFICANT = 0.05
@@ -25,6 +26,7 @@ def render(summary: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
+    environment.filters |= {"effect": _effect, "interval": _interval}
     # The charts escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
     charts = {"wide": Markup(chart_svg(summary)), "narrow": Markup(chart_svg(summary, 360))}
     return environment.get_template("report.html.jinja").render(
@@ -36,6 +38,7 @@ def render(summary: Mapping[str, Any]) -> str:
         rows=_rows(summary),
         ties=_ties(summary),
         steps=_steps(summary),
+        leak_sentence=leak_sentence(summary["leaks"]),
         settings=json.dumps(summary["config"], indent=2, ensure_ascii=False),
         significant=SIGNIFICANT,
     )
@@ -48,7 +51,7 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
     headline, average = summary["headline"], summary["average"]
     best = next(reversed(summary["students"]), "bm25")
     value = average[best][headline]
-    datasets = list(summary["datasets"])
+    datasets = _names(summary)
     where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
     parts = [f"{title(best)} reaches {headline} {number(value)} {where}"]
     if best != "bm25":
@@ -59,6 +62,23 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
     if "champion" in summary["systems"]:
         parts.append(_versus(value - average["champion"][headline], "the champion"))
     return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
+def _names(summary: Mapping[str, Any]) -> list[str]:
+    """What counts as a dataset each."""
+    return list(grouped(summary["datasets"]))
+
+
+def leak_sentence(leaks: Mapping[str, Any]) -> str:
+    """What the leak check found, in one sentence."""
+    looked = (
+        f"{leaks['training_queries']:,} training queries of {', '.join(leaks['training_sets']) or 'no training set'}"
+    )
+    if not leaks["found"]:
+        return f"None of the test queries is among the {looked}."
+    return (
+        f"{leaks['queries']:,} test queries are among the {looked}: promotion is blocked unless the policy allows them."
+    )
 
 
 def _before(summary: Mapping[str, Any], system: str) -> list[str]:
@@ -80,7 +100,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     headline, average, models = summary["headline"], summary["average"], summary["models"]
     best = summary["students"][-1]
     value = average[best][headline]
-    scope = "mean over datasets" if len(summary["datasets"]) > 1 else next(iter(summary["datasets"]))
+    scope = "mean over datasets" if len(_names(summary)) > 1 else _names(summary)[0]
     tiles = [{"name": f"{headline}, {title(best)}", "value": number(value), "note": scope}]
     ours = [row for row in summary["comparisons"] if row["measure"] == headline and row["system"] == best]
     for other in [*_before(summary, best)[::-1], "champion"]:
@@ -139,7 +159,9 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     for dataset, found in summary["datasets"].items():
         means = {system: each["means"] for system, each in found["systems"].items()}
         add(dataset, dataset, means, found["ceiling"]["means"])
-    if len(summary["datasets"]) > 1:
+    for family, found in summary["families"].items():
+        add(family, f"{family} (mean of {len(found['parts'])})", found["systems"], {})
+    if len(_names(summary)) > 1:
         add("", "Mean", summary["average"], {})
     return rows
 
@@ -170,6 +192,14 @@ def _p(value: float) -> str:
     if value < 1e-3:
         return "< .001"
     return "1" if value >= 0.9995 else number(value)
+
+
+def _effect(value: float | None) -> str:
+    return "–" if value is None else f"{'−' if value < 0 else ''}{abs(value):.2f}"
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
 
 
 def _seconds(value: float) -> str:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import judged, measures, runs
+from inranker_flow.evaluation import judged, leaks, measures, runs, significance
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.report import render
-from inranker_flow.manifest import write_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.rankers import Ranker, load_ranker
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.scratch import scratch_folder
@@ -40,12 +41,14 @@ _DECISIVE = ("config.json", "*.safetensors", "*.bin", "*.model", "tokenizer*.jso
 
 @dataclass(frozen=True)
 class EvaluateStats:
-    """``metrics``: "MEASURE/DATASET/SYSTEM" -> mean of the headline measure. ``scoring_seconds`` of all models."""
+    """``metrics``: "MEASURE/DATASET/SYSTEM" -> mean of the headline measure. ``scoring_seconds`` of all models.
+    ``leaks``: test queries that are among the training queries."""
 
     datasets: int
     skipped: int
     queries: int
     pairs: int
+    leaks: int
     scoring_seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -92,6 +95,7 @@ def evaluate(
     teacher: TeacherConfig,
     collections: Sequence[Path],
     candidates: Sequence[Path],
+    labels: Sequence[Path],
     students: Mapping[str, Path],
     champion: str,
     evaluation: Path,
@@ -100,11 +104,14 @@ def evaluate(
     """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
-    and named. Writes into ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and
-    summary.json; ``report`` is one HTML file. Raises :class:`UserError` for an unknown measure, artifacts that do not
-    belong together, or scores that are not finite.
+    and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
+    ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json;
+    ``report`` is one HTML file. Raises :class:`UserError` for an unknown measure, artifacts that do not belong
+    together, candidates that say nothing, or scores that are not finite.
     """
-    return compare(config, teacher, collections, candidates, students, champion, evaluation, report, load_ranker)
+    return compare(
+        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker
+    )
 
 
 def compare(
@@ -112,6 +119,7 @@ def compare(
     teacher: TeacherConfig,
     collections: Sequence[Path],
     candidates: Sequence[Path],
+    labels: Sequence[Path],
     students: Mapping[str, Path],
     champion: str,
     evaluation: Path,
@@ -120,6 +128,7 @@ def compare(
 ) -> EvaluateStats:
     """:func:`evaluate` with any loader of rankers."""
     wanted = measures.parse(config.measures)
+    _check_passages(config)
     sets, skipped = _judged_sets(config, collections, candidates)
     models = [Model(name, str(path), "", config.scoring) for name, path in students.items()]
     if config.teacher:
@@ -127,7 +136,9 @@ def compare(
     if champion:
         models.append(Model("champion", champion, "", config.scoring))
 
-    identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, code_version()]
+    leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
+    passages = [config.passage_words, config.passage_stride]
+    identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, passages, code_version()]
     scored, scratch = _score_all(models, sets, identity, load)
 
     shutil.rmtree(evaluation, ignore_errors=True)
@@ -140,9 +151,11 @@ def compare(
         "models": {model.name: _describe(model, scored[model.name]) for model in models},
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
+        "leaks": leaked,
         "config": {"evaluation": as_dict(config), "teacher": as_dict(teacher)},
         "code": code_version(),
     }
+    summary["families"] = _families(summary)
     summary["average"] = _average(summary)
     summary["comparisons"] = _comparisons(summary, schemas.read(schemas.MEASURES, evaluation))
     with atomic_write(evaluation / "summary.json") as out:
@@ -158,6 +171,7 @@ def compare(
         skipped=len(skipped),
         queries=sum(len(each.qrels) for each in sets),
         pairs=sum(len(each.pairs) for each in sets),
+        leaks=leaked["queries"],
         scoring_seconds=sum(each.seconds for each in scored.values() if not each.same_as),
         metrics=_metrics(summary),
     )
@@ -168,7 +182,7 @@ def _judged_sets(
 ) -> tuple[list[JudgedSet], dict[str, str]]:
     sets, skipped = [], {}
     for dataset, collection, found in judged.join(collections, candidates):
-        judged_set = judged.load(dataset, collection, found, config.drop_self)
+        judged_set = judged.load(dataset, collection, found, config)
         if judged_set is None:
             skipped[dataset] = "no judged test queries"
             log.warning("%s: skipped, it has no judged test queries", dataset)
@@ -178,6 +192,29 @@ def _judged_sets(
         if judged_set.dropped:
             log.info("%s: dropped %d candidates that are the query itself", dataset, judged_set.dropped)
     return sets, skipped
+
+
+def _check_passages(config: EvaluateConfig) -> None:
+    if config.passage_stride > config.passage_words:
+        raise UserError(
+            f"evaluation.passage_stride: {config.passage_stride} is more than passage_words ({config.passage_words}), so "
+            "that words between two passages would never be read"
+        )
+
+
+def _leaks(
+    config: EvaluateConfig, sets: Sequence[JudgedSet], collections: Sequence[Path], labels: Sequence[Path]
+) -> dict[str, Any]:
+    tests = [
+        leaks.JudgedQuery(
+            each.dataset, query_id, text, tuple(doc for doc, grade in each.qrels[query_id].items() if grade > 0)
+        )
+        for each in sets
+        for query_id, text in each.queries.items()
+    ]
+    folders = {read_manifest(folder).dataset: folder for folder in collections}
+    found = leaks.check(tests, folders, labels, config.leak_similarity)
+    return leaks.as_data(found, config.leak_similarity, labels)
 
 
 def _score_all(
@@ -259,7 +296,9 @@ def _measure(
             offset = rows.stop
             systems: dict[str, Any] = {}
             for system in ("bm25", *scored):
-                run = judged_set.bm25 if system == "bm25" else _rerank(judged_set, scored[system].scores[rows])
+                run = judged_set.bm25
+                if system != "bm25":
+                    run = _rerank(judged_set, judged_set.best(scored[system].scores[rows]))
                 found = measures.per_query(wanted, judged_set.qrels, run)
                 runs.write_trec(evaluation / "runs" / f"{judged_set.dataset}.{system}.trec", run, system)
                 for measure, values in found.items():
@@ -285,40 +324,53 @@ def _rerank(judged_set: JudgedSet, scores: np.ndarray) -> Any:
 
 
 def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]:
-    """What no reranker of these candidates can pass: ``recall`` of the relevant documents, and the ``means`` of a
-    reranker that knows the judgements."""
+    """What no reranker of these candidates can pass: ``recall`` of the relevant documents in the first stage's
+    ``depth`` candidates (R@depth), and the ``means`` of a reranker that knows the judgements."""
     ids = zip(*(judged_set.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
     gains = np.array([judged_set.qrels[query_id].get(doc_id, 0) for query_id, doc_id in ids], np.float64)
     best = _rerank(judged_set, gains)
     everything = measures.parse([f"R@{max(best.num_rows, 1)}"])
     [recall] = measures.per_query(everything, judged_set.qrels, best).values()
     found = measures.per_query(wanted, judged_set.qrels, best)
-    return {"recall": _mean(recall), "means": {name: _mean(values) for name, values in found.items()}}
+    depth = int(pc.max(judged_set.bm25.column("rank")).as_py())
+    return {"depth": depth, "recall": _mean(recall), "means": {name: _mean(values) for name, values in found.items()}}
 
 
 def _mean(values: Mapping[str, float]) -> float:
     return float(np.mean(list(values.values())))
 
 
-def _average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """System -> measure -> mean over the datasets; empty without datasets."""
-    datasets = list(summary["datasets"].values())
-    if not datasets:
-        return {}
+def _families(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Test sets that count as one dataset together: its parts, and system -> measure -> mean of the parts' means."""
     return {
-        system: {
-            measure: float(np.mean([each["systems"][system]["means"][measure] for each in datasets]))
-            for measure in summary["measures"]
-        }
-        for system in summary["systems"]
+        name: {"parts": parts, "systems": {system: _over(summary, system, parts) for system in summary["systems"]}}
+        for name, parts in measures.grouped(summary["datasets"]).items()
+        if parts != [name]
     }
 
 
+def _over(summary: Mapping[str, Any], system: str, parts: Sequence[str]) -> dict[str, float]:
+    means = [summary["datasets"][part]["systems"][system]["means"] for part in parts]
+    return {measure: float(np.mean([each[measure] for each in means])) for measure in summary["measures"]}
+
+
+def _average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """System -> measure -> mean over the datasets, where a family counts as one; empty without datasets."""
+    groups = measures.grouped(summary["datasets"]).values()
+    if not groups:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for system in summary["systems"]:
+        means = [_over(summary, system, parts) for parts in groups]
+        found[system] = {measure: float(np.mean([each[measure] for each in means])) for measure in summary["measures"]}
+    return found
+
+
 def _comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]:
-    """Each step of the method by measure and dataset: mean difference, queries won and lost, paired t-test, Holm.
+    """Each step of the method by measure and dataset: mean difference, queries won and lost, both paired tests, effect.
 
     The first student against BM25, each later one against the student before it, the last against BM25, the teacher
-    and the champion. Holm corrects over the datasets of one such step and measure.
+    and the champion. Holm corrects over the datasets of one such step and measure; a family is one dataset.
     """
     from inranker_flow.promotion import from_measures
 
@@ -326,40 +378,42 @@ def _comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]
     chain = list(pairwise(["bm25", *summary["students"]]))
     chain += [("bm25", mine) for mine in last if ("bm25", mine) not in chain]
     chain += [(other, mine) for mine in last for other in ("teacher", "champion") if other in summary["systems"]]
+    groups = measures.grouped(summary["datasets"])
     compared = []
     for measure in summary["measures"]:
         values = {system: from_measures(table, system, measure) for system in summary["systems"]}
         for against, system in chain:
             rows = []
-            for dataset in summary["datasets"]:
-                queries = list(values[system][dataset])
-                ours, theirs = (np.array([values[name][dataset][q] for q in queries]) for name in (system, against))
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "measure": measure,
-                        "system": system,
-                        "against": against,
-                        "difference": float(np.mean(ours) - np.mean(theirs)),
-                        "better": int((ours > theirs).sum()),
-                        "worse": int((ours < theirs).sum()),
-                        "queries": len(queries),
-                        "p": measures.paired_p(ours.tolist(), theirs.tolist()),
-                    }
-                )
-            corrected = measures.holm([row["p"] for row in rows])
-            compared += [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+            for dataset, names in groups.items():
+                sets = [_differences(values[system][name], values[against][name]) for name in names]
+                named = {"dataset": dataset, "measure": measure, "system": system, "against": against}
+                rows.append({**named, **_comparison(sets)})
+            for key in ("p", "p_t"):
+                corrected = significance.holm([row[key] for row in rows])
+                rows = [{**row, f"{key}_holm": p} for row, p in zip(rows, corrected, strict=True)]
+            compared += rows
     return compared
+
+
+def _differences(ours: Mapping[str, float], theirs: Mapping[str, float]) -> np.ndarray:
+    return np.array([ours[query_id] - theirs[query_id] for query_id in sorted(ours)], np.float64)
+
+
+def _comparison(sets: Sequence[np.ndarray]) -> dict[str, Any]:
+    every = np.concatenate(sets)
+    counted = {"better": int((every > 0).sum()), "worse": int((every < 0).sum()), "queries": every.size}
+    return {**asdict(significance.compare(significance.parts_of(sets))), **counted}
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     headline, datasets = summary["headline"], summary["datasets"]
-    chosen = summary["systems"] if len(datasets) <= _METRICS_FOR_DATASETS else list(summary["students"])[-1:]
+    groups = measures.grouped(datasets)
+    chosen = summary["systems"] if len(groups) <= _METRICS_FOR_DATASETS else list(summary["students"])[-1:]
     found = {
-        f"{headline}/{dataset}/{system}": each["systems"][system]["means"][headline]
-        for dataset, each in datasets.items()
+        f"{headline}/{dataset}/{system}": _over(summary, system, parts)[headline]
+        for dataset, parts in groups.items()
         for system in chosen
     }
-    if len(datasets) > 1:
+    if len(groups) > 1:
         found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
     return found
