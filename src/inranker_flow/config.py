@@ -95,7 +95,7 @@ class ScoringConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
     forward: Literal["fast", "reference"] = "fast"
-    #: Let torch.compile write kernels for the fast forward: a minute at the start (it needs a C++ compiler on a CPU).
+    #: Let torch.compile fuse the fast forward's kernels, on a GPU (a minute at the start).
     compile: bool = False
 
 

@@ -31,7 +31,8 @@ _LOGITS = ("false_logit", "true_logit")
 class LabelStats:
     """``pairs`` scored by the teacher, ``published`` ones passed through; ``tokens`` of the scored prompts.
 
-    ``cut_queries``: queries too long for a prompt, which are cut to leave room for the passage. The rates are those of this process: what an earlier attempt had finished (``resumed_pairs``) is not in them.
+    ``cut_queries``: queries too long for a prompt, which are cut to leave room for the passage. The rates are those of this
+    process: what an earlier attempt had finished (``resumed_pairs``) is not in them.
     """
 
     queries: int

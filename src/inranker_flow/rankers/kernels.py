@@ -74,10 +74,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         or weight.dtype != torch.float32  # bfloat16 takes oneDNN anyway
         or rows * weight.numel() < _SMALL
         or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
+        or torch.compiler.is_compiling()  # the compiler knows these operators with constant weights only
         or not onednn_works(torch.float32)
     ):
         return F.linear(x, weight)
+    if not torch.is_grad_enabled():
+        return _onednn(x, weight)
     result: Tensor = _Linear.apply(x, weight)
     return result
 
