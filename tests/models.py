@@ -50,6 +50,21 @@ def real_passages(count: int) -> list[str]:
         return [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
 
 
+def real_texts(queries: int = 2_000, documents: int = 4_000) -> tuple[list[str], list[str]]:
+    """Queries and passages from several real collections; none where they are absent."""
+    names = ("trec-dl-2019-pool", "liveqa-med", "cacm", "vaswani", "dbpedia-entity-5k", "noveleval")
+    texts: tuple[list[str], list[str]] = ([], [])
+    for found, most, file in zip(texts, (queries, documents), ("queries.jsonl", "corpus.jsonl"), strict=True):
+        for name in names:
+            path = DATA / "collections" / name / file
+            if path.is_file():
+                with path.open(encoding="utf-8") as lines:
+                    for line, _ in zip(lines, range(most // len(names)), strict=False):
+                        row = json.loads(line)
+                        found.append(f"{row['title']} {row['text']}" if row.get("title") else row["text"])
+    return texts
+
+
 @cache
 def tokenizer_folder(labels: tuple[str, ...] = ("false", "true")) -> Path:
     """A real T5Tokenizer: whole words, and letters for everything else. ``labels``: which label words it knows."""

@@ -106,6 +106,10 @@ class ScoringConfig:
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
+    forward: Literal["fast", "reference"] = "fast"
+    #: Let torch.compile fuse the fast forward's kernels, on a GPU (a minute at the start).
+    compile: bool = False
 
 
 @dataclass(frozen=True)

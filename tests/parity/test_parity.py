@@ -109,6 +109,44 @@ def test_assembled_ids_are_those_of_the_whole_string(tokenizer):
     assert all(ids[-1] == tokenizer.eos_token_id for ids in whole)
 
 
+def test_ten_thousand_real_prompts_have_the_ids_of_the_whole_string():
+    """Queries and passages of several collections, some made worse; each text is tokenised once, as labelling does it."""
+    from transformers import AutoTokenizer
+
+    from inranker_flow.rankers.plan import Plan
+
+    queries, documents = models.real_texts()
+    if not documents:
+        pytest.skip(f"{models.DATA} is absent: real collections are not part of the project")
+    rng = np.random.default_rng(0)
+    worse = [
+        "{} </s>",
+        "</s> {}",
+        "a </s> {} b</s>",
+        "\u00a0{}\u3000",
+        "{}\x85\n",
+        "漢字 {} ½ﬁ",
+        "{} <extra_id_3> ",
+        "🙂{}e\u0301 ",
+    ]
+    for texts in (queries, documents):
+        for place in rng.choice(len(texts), len(texts) // 5, replace=False):
+            texts[place] = worse[int(rng.integers(len(worse)))].format(texts[place])
+    pairs = np.stack([rng.integers(len(queries), size=10_000), rng.integers(len(documents), size=10_000)], axis=1)
+    tokenizer = AutoTokenizer.from_pretrained(models.real_t5_tokenizer())
+    plan = Plan(Renderer(tokenizer, max_length=100_000), queries, documents, pairs)
+    whole = tokenizer([prompt(queries[q], documents[d]) for q, d in pairs])["input_ids"]
+    assert sum(ids.count(tokenizer.eos_token_id) > 1 for ids in whole) > 500, "literal end marks are among them"
+    different = []
+    for start in range(0, len(pairs), 500):
+        rows = np.arange(start, start + 500)
+        ids, mask = plan.prompts(rows, pad_to=8)
+        different += [
+            row for row, found, kept in zip(rows, ids, mask, strict=True) if found[kept == 1].tolist() != whole[row]
+        ]
+    assert not different
+
+
 def test_the_exception_a_special_token_in_the_text(tokenizer):
     """A literal ``</s>`` becomes the end mark in transformers, in parts as in the whole (sentencepiece spells it)."""
     renderer = Renderer(tokenizer)

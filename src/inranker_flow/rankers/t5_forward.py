@@ -1,0 +1,338 @@
+"""The two label logits of a T5 in closed form: what a monoT5 computes, and nothing that it does not use.
+
+A monoT5 reads one decoder step. Then self-attention in the decoder is over one position, so it is W_o W_v; cross-attention
+needs no keys and values of the encoder's output, because (W_k h) q = h (W_k' q) and sum(p W_v h) = W_v sum(p h): 14 % of
+the multiplications of every T5 size vanish. Two rows of the vocabulary are multiplied instead of all; query, key and value
+are one product; position bias and padding are one mask, made once in a batch.
+
+All is a function of the module's parameters: under autograd the gradients are those of the full forward, except that the
+decoder's self-attention query, key and position bias get none (theirs are exactly zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from inranker_flow.rankers.kernels import Weight, packed
+
+_FAMILY = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
+
+
+@dataclass(frozen=True)
+class _FeedForward:
+    norm: Tensor
+    #: One matrix; or two, gate and values, of the gated form (v1.1, Flan, mT5).
+    inner: tuple[Weight, ...]
+    outer: Weight
+    activation: Callable[[Tensor], Tensor]
+    is_relu: bool
+
+
+@dataclass(frozen=True)
+class _EncoderLayer:
+    norm: Tensor
+    qkv: Weight
+    out: Weight
+    feed_forward: _FeedForward
+
+
+@dataclass(frozen=True)
+class _DecoderLayer:
+    norm: Tensor
+    value: Weight
+    out: Weight
+    cross_norm: Tensor
+    cross_query: Weight
+    #: Key and value matrices, (heads, d_kv, d_model).
+    cross_key: Tensor
+    cross_value: Tensor
+    cross_out: Weight
+    feed_forward: _FeedForward
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The model's parameters, arranged for :class:`T5Forward`."""
+
+    embedding: Tensor
+    start: Tensor
+    position_bias: Tensor
+    encoder: tuple[_EncoderLayer, ...]
+    encoder_norm: Tensor
+    decoder: tuple[_DecoderLayer, ...]
+    decoder_norm: Tensor
+    head: Tensor
+
+
+def unsupported(model: Any) -> str:
+    """Why :class:`T5Forward` cannot stand for ``model``; empty where it can."""
+    name = type(model).__name__
+    if name not in _FAMILY or not type(model).__module__.startswith("transformers."):
+        return f"a {name}"
+    if model.lm_head.bias is not None:
+        return "an output layer with bias"
+    if any(type(module).__module__.partition(".")[0] not in ("torch", "transformers") for module in model.modules()):
+        return "modules that are not its own"
+    if any(type(module) is not nn.Linear for module in model.modules() if isinstance(module, nn.Linear)):
+        return "linear layers of another kind"
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.bfloat16}:
+        return f"weights in {', '.join(sorted(str(each).removeprefix('torch.') for each in dtypes))}"
+    return ""
+
+
+class T5Forward:
+    """(ids, mask) -> logits [false, true] of a T5 or mT5; see the module's text.
+
+    Reads the parameters anew at each call, and drops out where ``transformers`` would while the model is in training mode.
+    After :meth:`freeze` they are kept in the form that is fastest for inference.
+    """
+
+    def __init__(self, model: Any, labels: Sequence[int]) -> None:
+        reason = unsupported(model)
+        if reason:
+            raise ValueError(f"no closed form for {reason}")
+        config = model.config
+        self.heads, self.d_kv, self.eps = config.num_heads, config.d_kv, config.layer_norm_epsilon
+        self.buckets, self.max_distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
+        #: T5 v1.0 scales the decoder's output before its tied matrix; v1.1, Flan and mT5 do not.
+        self.scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+        start = config.decoder_start_token_id
+        self.start = config.pad_token_id if start is None else start
+        self.labels = list(labels)
+        #: Run each encoder layer again in the backward pass instead of keeping what it computed.
+        self.recompute = False
+        self._model: Any = model
+        self._frozen: _Parts | None = None
+        self._first: Tensor | None = None
+        self._fused_attention = True
+
+    def freeze(self, compile: bool = False) -> T5Forward:
+        """For inference only, with the weights as they are now. The model's own copies of large matrices are dropped.
+
+        ``compile``: let torch.compile fuse what lies between the products, once for all shapes.
+        """
+        with torch.no_grad():
+            self._frozen = self._parts(freeze=True, pack=not compile)
+            self._first = self._after_self_attention(self._frozen.decoder[0], self._frozen.start, 0.0)
+        # On a CPU without matrix units PyTorch's fused attention is slower in bfloat16 than three products.
+        where = self._frozen.embedding
+        self._fused_attention = not (
+            where.device.type == "cpu" and where.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+        )
+        self._model = None
+        if compile:
+            self._run = torch.compile(self._run, dynamic=True)  # type: ignore[method-assign]
+        return self
+
+    def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits, float32 (n, 2), of ``ids`` (n, length). ``mask`` is 1 where a token is and 0 in the padding; None says
+        that there is no padding."""
+        parts = self._frozen or self._parts()
+        return self._run(parts, ids, mask)
+
+    def _run(self, parts: _Parts, ids: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self._model.config.dropout_rate if self._model is not None and self._model.training else 0.0
+        encoded = self._encode(parts, ids, mask, dropout)
+        decoded = self._decode(parts, encoded, mask, dropout)
+        return F.linear(decoded.float() * self.scale, parts.head.float())
+
+    # --- the encoder --------------------------------------------------------------------------------------------------
+
+    def _encode(self, parts: _Parts, ids: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        count, length = ids.shape
+        x = _drop(F.embedding(ids, parts.embedding), dropout).reshape(count * length, -1)
+        bias = self._bias(parts, length, x.dtype)
+        bias = bias.expand(count, -1, -1, -1) if mask is None else bias + _padding(mask, x.dtype)[:, None, None]
+        for layer in parts.encoder:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(self._encoder_layer, layer, x, bias, dropout, use_reentrant=False)
+            else:
+                x = self._encoder_layer(layer, x, bias, dropout)
+        return _drop(self._norm(x, parts.encoder_norm), dropout).view(count, length, -1)
+
+    def _encoder_layer(self, layer: _EncoderLayer, x: Tensor, bias: Tensor, dropout: float) -> Tensor:
+        count, _, length, _ = bias.shape
+        qkv = layer.qkv(self._norm(x, layer.norm)).view(count, length, 3, self.heads, self.d_kv)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        context = self._attention(query, key, value, bias, dropout)
+        x = _residual(layer.out, context.transpose(1, 2).reshape(count * length, -1), x, dropout)
+        return self._feed_forward(layer.feed_forward, x, dropout)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+        """(n, heads, length, d_kv). A CPU's fused kernel cannot be used while the bias needs a gradient, or with dropout."""
+        needs_gradient = torch.is_grad_enabled() and (bias.requires_grad or query.requires_grad)
+        if query.device.type != "cpu" or (self._fused_attention and not (needs_gradient or dropout)):
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        if needs_gradient or dropout:  # as transformers' eager attention: under autocast, softmax is in float32
+            scores = torch.matmul(query, key.transpose(2, 3)) + bias
+            return torch.matmul(_drop(scores.softmax(-1), dropout), value)
+        flat = (-1, query.shape[2], self.d_kv)
+        scores = torch.baddbmm(bias.flatten(0, 1), query.reshape(flat), key.reshape(flat).transpose(1, 2))
+        return torch.bmm(scores.softmax(-1), value.reshape(flat)).view(query.shape)
+
+    def _bias(self, parts: _Parts, length: int, dtype: torch.dtype) -> Tensor:
+        """Position bias (1, heads, length, length): it depends on the distance alone, so each distance is looked up once."""
+        distance = torch.arange(1 - length, length, device=parts.position_bias.device)
+        bias = parts.position_bias[_bucket(distance, self.buckets, self.max_distance)].t()
+        # Row i starts at distance -i, which is place length - 1 - i.
+        return bias.unfold(1, length, 1).flip(1)[None].to(dtype)
+
+    # --- the decoder: one step ----------------------------------------------------------------------------------------
+
+    def _decode(self, parts: _Parts, encoded: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """Last hidden state (n, d_model). Without dropout the rows are equal until the first cross-attention: one is made."""
+        x = parts.start
+        if dropout:
+            x = _drop(x.expand(len(encoded), -1), dropout)
+        padding = None if mask is None else _padding(mask, torch.float32)[:, None]
+        for number, layer in enumerate(parts.decoder):
+            known = self._first if number == 0 else None
+            x = self._after_self_attention(layer, x, dropout) if known is None else known
+            x = self._cross_attention(layer, x, encoded, padding, dropout)
+            x = self._feed_forward(layer.feed_forward, x, dropout)
+        return _drop(self._norm(x, parts.decoder_norm), dropout)
+
+    def _after_self_attention(self, layer: _DecoderLayer, x: Tensor, dropout: float) -> Tensor:
+        value = layer.value(self._norm(x, layer.norm))
+        if dropout:  # of the attention's only weight, 1, in each head
+            value = (
+                value.view(len(x), self.heads, -1) * _drop(value.new_ones(len(x), self.heads, 1), dropout)
+            ).flatten(1)
+        return _residual(layer.out, value, x, dropout)
+
+    def _cross_attention(
+        self, layer: _DecoderLayer, x: Tensor, encoded: Tensor, padding: Tensor | None, dropout: float
+    ) -> Tensor:
+        query = layer.cross_query(self._norm(x, layer.cross_norm)).view(len(x), self.heads, self.d_kv)
+        query = torch.bmm(query.transpose(0, 1), layer.cross_key).transpose(0, 1)  # (n or 1, heads, d_model)
+        scores = torch.bmm(query.expand(len(encoded), -1, -1), encoded.transpose(1, 2)).float()
+        weights = (scores if padding is None else scores + padding).softmax(-1)
+        context = torch.bmm(_drop(weights, dropout).to(encoded.dtype), encoded)  # (n, heads, d_model)
+        value = torch.bmm(context.transpose(0, 1), layer.cross_value.transpose(1, 2)).transpose(0, 1)
+        return _residual(layer.cross_out, value.reshape(len(encoded), -1), x.expand(len(encoded), -1), dropout)
+
+    # --- both ---------------------------------------------------------------------------------------------------------
+
+    def _feed_forward(self, layer: _FeedForward, x: Tensor, dropout: float) -> Tensor:
+        normed = self._norm(x, layer.norm)
+        if layer.is_relu and len(layer.inner) == 1:
+            inner = layer.inner[0].relu(normed)
+        else:
+            inner = layer.activation(layer.inner[0](normed))
+            if len(layer.inner) > 1:
+                inner = inner * layer.inner[1](normed)
+        return _residual(layer.outer, _drop(inner, dropout), x, dropout)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """T5's layer norm: a scale by the root mean square, summed in float32."""
+        if x.device.type != "cpu" or x.dtype != torch.float32:  # on a CPU, slower in float32 than what follows
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+        return (x * torch.rsqrt(square / x.shape[-1] + self.eps)) * weight
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def _parts(self, freeze: bool = False, pack: bool = True) -> _Parts:
+        """The parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
+        model = self._model
+
+        def matrix(*linears: nn.Linear) -> Weight:
+            weights = [each.weight for each in linears]
+            joined = torch.cat(weights) if len(weights) > 1 else weights[0]
+            if not freeze:
+                return Weight(joined)
+            for each in linears:
+                each.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+            return packed(joined) if pack else Weight(joined.detach())
+
+        def vector(tensor: Tensor) -> Tensor:
+            return tensor.detach() if freeze else tensor
+
+        def by_head(weight: Tensor) -> Tensor:
+            return vector(weight).view(self.heads, self.d_kv, -1)
+
+        def feed_forward(layer: Any) -> _FeedForward:
+            dense = layer.DenseReluDense
+            inner = (dense.wi_0, dense.wi_1) if hasattr(dense, "wi_0") else (dense.wi,)
+            return _FeedForward(
+                norm=vector(layer.layer_norm.weight),
+                inner=tuple(matrix(each) for each in inner),
+                outer=matrix(dense.wo),
+                activation=_quick(dense.act),
+                is_relu=isinstance(dense.act, nn.ReLU),
+            )
+
+        def encoder_layer(block: Any) -> _EncoderLayer:
+            attention = block.layer[0].SelfAttention
+            return _EncoderLayer(
+                norm=vector(block.layer[0].layer_norm.weight),
+                qkv=matrix(attention.q, attention.k, attention.v),
+                out=matrix(attention.o),
+                feed_forward=feed_forward(block.layer[1]),
+            )
+
+        def decoder_layer(block: Any) -> _DecoderLayer:
+            own, cross = block.layer[0].SelfAttention, block.layer[1].EncDecAttention
+            return _DecoderLayer(
+                norm=vector(block.layer[0].layer_norm.weight),
+                value=matrix(own.v),
+                out=matrix(own.o),
+                cross_norm=vector(block.layer[1].layer_norm.weight),
+                cross_query=matrix(cross.q),
+                cross_key=by_head(cross.k.weight),
+                cross_value=by_head(cross.v.weight),
+                cross_out=matrix(cross.o),
+                feed_forward=feed_forward(block.layer[2]),
+            )
+
+        first = model.encoder.block[0].layer[0].SelfAttention
+        embedding = vector(model.shared.weight)
+        return _Parts(
+            embedding=embedding,
+            start=embedding[self.start : self.start + 1],
+            position_bias=vector(first.relative_attention_bias.weight),
+            encoder=tuple(map(encoder_layer, model.encoder.block)),
+            encoder_norm=vector(model.encoder.final_layer_norm.weight),
+            decoder=tuple(map(decoder_layer, model.decoder.block)),
+            decoder_norm=vector(model.decoder.final_layer_norm.weight),
+            head=vector(model.lm_head.weight)[self.labels],
+        )
+
+
+def _drop(x: Tensor, rate: float) -> Tensor:
+    return F.dropout(x, rate) if rate else x
+
+
+def _residual(weight: Weight, x: Tensor, to: Tensor, dropout: float) -> Tensor:
+    return to + _drop(weight(x), dropout) if dropout else weight.added(x, to)
+
+
+def _padding(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token is, the lowest number in the padding."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, torch.finfo(dtype).min)
+
+
+def _bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
+    """T5's bucket of a distance, to both sides: exact near by, logarithmic further away (as `transformers` rounds it)."""
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    result: Tensor = T5Attention._relative_position_bucket(
+        distance, bidirectional=True, num_buckets=buckets, max_distance=max_distance
+    )
+    return result
+
+
+def _quick(activation: Any) -> Callable[[Tensor], Tensor]:
+    """GELU in its tanh form as one kernel instead of eight."""
+    quick: Callable[[Tensor], Tensor] = activation
+    if type(activation).__name__ == "NewGELUActivation":
+        quick = nn.GELU(approximate="tanh")
+    return quick
