@@ -18,6 +18,8 @@ from inranker_flow.errors import UserError
 
 #: Part of every label's identity: change it whenever the ids for some input change.
 RENDERER_VERSION = "1"
+#: Tokens that the original training code keeps free for `` Relevant:`` and special tokens.
+_REFERENCE_SPARE = 10
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,15 @@ class Renderer:
     ``truncation="document"`` (default): the document is cut so that `` Relevant:`` and ``</s>`` always survive; a query
     that leaves no room for a document is cut too. ``truncation="reference"``: the finished prompt is cut on the right
     and ``</s>`` added, which is what the original inference code does (InRanker, ``rankers.py``).
+
+    ``append_eos=False`` leaves ``</s>`` away. With ``truncation="reference"`` the ids are then those that the original
+    trains on (InRanker, ``training/trainer.py``): the document is cut to ``max_length`` less 10 less the query.
     """
 
     tokenizer: Any
     max_length: int = 512
     truncation: Literal["document", "reference"] = "document"
+    append_eos: bool = True
     _suffix: list[int] = field(init=False, repr=False)
     _eos: int = field(init=False, repr=False)
 
@@ -90,45 +96,69 @@ class Renderer:
 
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
         """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
-        if self.truncation == "reference":
-            prompt = [*query_ids, *document_ids, *self._suffix]
-            return [*prompt[: self.max_length - 1], self._eos]
-        room = self.max_length - len(self._suffix) - 1
-        query_ids = query_ids[: max(room // 2, room - len(document_ids))]
-        return [*query_ids, *document_ids[: room - len(query_ids)], *self._suffix, self._eos]
+        lengths = np.array([len(query_ids)]), np.array([len(document_ids)])
+        query, document, suffix = (each.item() for each in self.kept(*lengths))
+        return [*query_ids[:query], *document_ids[:document], *self._suffix[:suffix], *self._end]
+
+    @property
+    def _end(self) -> list[int]:
+        return [self._eos] if self.append_eos else []
 
     def kept(
         self, query_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens that :meth:`assemble` keeps of each query, document and `` Relevant:``; ``</s>`` comes on top."""
         suffix = np.full_like(query_lengths, len(self._suffix))
+        most = self.max_length - len(self._end)
         if self.truncation == "reference":
-            query = np.minimum(query_lengths, self.max_length - 1)
-            document = np.minimum(document_lengths, self.max_length - 1 - query)
-            return query, document, np.minimum(suffix, self.max_length - 1 - query - document)
-        room = self.max_length - len(self._suffix) - 1
+            if not self.append_eos:
+                # Of a query of more than 502 tokens the original cuts the document at a negative place: from its end.
+                room = self.max_length - _REFERENCE_SPARE - query_lengths
+                document_lengths = np.where(
+                    room < 0, np.maximum(document_lengths + room, 0), np.minimum(document_lengths, room)
+                )
+            query = np.minimum(query_lengths, most)
+            document = np.minimum(document_lengths, most - query)
+            return query, document, np.minimum(suffix, most - query - document)
+        room = most - len(self._suffix)
         query = np.minimum(query_lengths, np.maximum(room // 2, room - document_lengths))
         return query, np.minimum(document_lengths, room - query), suffix
 
+    def lengths(self, query_lengths: np.ndarray, document_lengths: np.ndarray) -> np.ndarray:
+        """Tokens of each prompt, ``</s>`` included."""
+        total: np.ndarray = np.sum(self.kept(query_lengths, document_lengths), axis=0) + len(self._end)
+        return total
+
     def assemble_batch(
-        self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray
+        self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray, pad_to: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`assemble` for many pairs at once.
 
-        Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right.
+        Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right to a multiple of
+        ``pad_to``.
         """
-        query, document, suffix = self.kept(queries.lengths(query_rows), documents.lengths(document_rows))
-        lengths = query + document + suffix + 1
-        place = np.arange(lengths.max(initial=1))
-        mask = place < lengths[:, None]
-        ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
-        query, document, suffix = query[:, None], document[:, None], suffix[:, None]
-        in_query, in_prompt = place < query, place < query + document
-        ids[in_query] = queries.first(query_rows, query[:, 0])
-        ids[in_prompt & ~in_query] = documents.first(document_rows, document[:, 0])
-        suffixes = Ragged.of([self._suffix])
-        ids[~in_prompt & (place < query + document + suffix)] = suffixes.first(np.zeros_like(query_rows), suffix[:, 0])
-        ids[np.arange(len(ids)), lengths - 1] = self._eos
+        query_starts, document_starts = queries.offsets[query_rows], documents.offsets[document_rows]
+        kept = self.kept(
+            queries.offsets[query_rows + 1] - query_starts, documents.offsets[document_rows + 1] - document_starts
+        )
+        end = len(self._end)
+        lengths = kept[0] + kept[1] + kept[2] + end
+        longest = int(lengths.max(initial=1))
+        longest += -longest % pad_to
+        ids = np.full((len(lengths), longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        tail = np.array([*self._suffix, *self._end], dtype=np.int64)
+        # A loop over rows: each is three copies of memory that lies together, which no index arithmetic undercuts.
+        parts = (query_starts, kept[0], document_starts, kept[1], kept[2])
+        for row, q, q_count, d, d_count, t_count in zip(ids, *(each.tolist() for each in parts), strict=True):
+            middle = q_count + d_count
+            row[:q_count] = queries.flat[q : q + q_count]
+            row[q_count:middle] = documents.flat[d : d + d_count]
+            if t_count == len(self._suffix):
+                row[middle : middle + t_count + end] = tail
+            else:
+                row[middle : middle + t_count] = tail[:t_count]
+                row[middle + t_count : middle + t_count + end] = self._end
+        mask = np.arange(longest) < lengths[:, None]
         return ids, mask.astype(np.int64)
 
     def render(self, query: str, document: str) -> list[int]:
