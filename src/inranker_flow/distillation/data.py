@@ -1,11 +1,13 @@
-"""Training sets as arrays: every distinct query and passage is tokenised once, prompts are assembled batch by batch."""
+"""Training sets as arrays: every query and passage is tokenised once, prompts are assembled batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +15,14 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.distillation.losses import centred
+from inranker_flow.distillation.tokens import RaggedWriter, id_kind, open_array, open_ragged
 from inranker_flow.errors import UserError
+from inranker_flow.manifest import FILENAME as MANIFEST
 from inranker_flow.manifest import read_manifest
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import Ragged, Renderer
+from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer
+from inranker_flow.scratch import scratch_folder
+from inranker_flow.storage import atomic_folder, digest_file
 
 #: Texts that are token lists (Python objects) at a time.
 TOKENISE_ROWS = 8_192
@@ -51,6 +57,8 @@ class Examples:
     teacher: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
+    #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
+    store: Path
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Number of consecutive ``rows`` with the same query."""
@@ -60,89 +68,118 @@ class Examples:
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Tokens in the prompt of each pair."""
-        kept = self.renderer.kept(self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows]))
-        return np.sum(kept, axis=0) + 1
+        return self.renderer.lengths(
+            self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows])
+        )
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Prompts of the pairs in ``rows``, padded to the longest of them."""
-        ids, mask = self.renderer.assemble_batch(self.queries, self.query[rows], self.documents, self.document[rows])
+    def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
+        """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
+        ids, mask = self.renderer.assemble_batch(
+            self.queries, self.query[rows], self.documents, self.document[rows], pad_to
+        )
         return Batch(ids, mask, self.teacher[rows], self.sizes(rows))
 
 
 def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, seed: int) -> Examples:
     """Read the labels/ folders ``folders``; raises :class:`UserError` for an empty or inconsistent one.
 
-    ``centre``: subtract the mean of each pair's two teacher logits.
+    ``centre``: subtract the mean of each pair's two teacher logits. Texts are tokenised at the first call, into the
+    scratch folder (`Examples.store`); later calls for the same texts, of this process or another, map what is there.
     """
-    parts = [_load_one(folder, renderer, seed) for folder in folders]
-    first_query = np.cumsum([0, *(len(part.text_hash) for part in parts)])
-    first_document = np.cumsum([0, *(len(part.documents.offsets) - 1 for part in parts)])
-    query = np.concatenate([part.query + start for part, start in zip(parts, first_query[:-1], strict=True)])
-    document = np.concatenate([part.document + start for part, start in zip(parts, first_document[:-1], strict=True)])
-    teacher = np.concatenate([part.teacher for part in parts])
-    order = np.argsort(query, kind="stable")
+    digests = [digest_file(folder / MANIFEST) for folder in folders]
+    store = scratch_folder("tokens", digests, renderer_identity(renderer), seed) / "store"
+    if not store.exists():
+        with atomic_folder(store) as aside:
+            _write_store(aside, folders, renderer, seed)
+    names = tuple(json.loads((store / "names.json").read_text(encoding="utf-8")))
+    kind = id_kind(len(renderer.tokenizer))
+    array = {
+        name: open_array(store / f"{name}.npy") for name in ("query", "document", "teacher", "set_of", "text_hash")
+    }
+    teacher = np.asarray(array["teacher"])
     return Examples(
-        names=tuple(part.names[0] for part in parts),
+        names=names,
         renderer=renderer,
-        queries=Ragged.joined([part.queries for part in parts]),
-        documents=Ragged.joined([part.documents for part in parts]),
-        query=query[order],
-        document=document[order],
-        teacher=(centred(teacher) if centre else teacher)[order].astype(np.float32),
-        set_of=np.repeat(np.arange(len(parts)), [len(part.text_hash) for part in parts]),
-        text_hash=np.concatenate([part.text_hash for part in parts]),
+        queries=open_ragged(store, "queries", kind),
+        documents=open_ragged(store, "documents", kind),
+        query=array["query"],
+        document=array["document"],
+        teacher=(centred(teacher) if centre else teacher).astype(np.float32),
+        set_of=array["set_of"],
+        text_hash=array["text_hash"].copy(),
+        store=store.parent,
     )
 
 
-def _load_one(folder: Path, renderer: Renderer, seed: int) -> Examples:
+def renderer_identity(renderer: Renderer) -> list[Any]:
+    """What the tokens of a text depend on."""
+    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(sorted(renderer.tokenizer.get_vocab().items()))
+    digest = blake2b(content.encode(), digest_size=16).hexdigest()
+    return [RENDERER_VERSION, type(renderer.tokenizer).__name__, digest, renderer.max_length]
+
+
+def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed: int) -> None:
+    """All training sets as one: texts tokenised once each, pairs as rows of them, ordered by query."""
     from inranker_flow.corpora import default_text
 
-    name = read_manifest(folder).dataset
-    labels = schemas.read(schemas.LABELS, folder)
-    if labels.num_rows == 0:
-        raise UserError(
-            f"{folder / schemas.LABELS.filename}: no labels, so there is nothing to train on; "
-            f"look at the counts of the teacher_label stage of {name}"
-        )
-    # The tokens beyond max_length can never be in a prompt; half the memory where the vocabulary allows.
-    kind = np.uint16 if len(renderer.tokenizer) <= np.iinfo(np.uint16).max else np.int32
-    progress = Progress(
-        f"tokenising {name}", sum(schemas.count(t, folder) for t in (schemas.QUERIES, schemas.CORPUS)), "texts"
-    )
+    kind = id_kind(len(renderer.tokenizer))
+    writers = {
+        schemas.QUERIES: RaggedWriter(store, "queries", kind),
+        schemas.CORPUS: RaggedWriter(store, "documents", kind),
+    }
+    first = dict.fromkeys(writers, 0)
+    names: list[str] = []
+    hashes: list[np.ndarray] = []
+    pairs: dict[str, list[np.ndarray]] = {"query": [], "document": [], "teacher": [], "set_of": []}
 
-    def tokenise(table: schemas.Table, key: str) -> tuple[pa.Array, Ragged, list[np.ndarray]]:
-        ids, tokens, hashes = [], [], []
-        for rows in schemas.read_batches(table, folder, TOKENISE_ROWS):
+    for folder in folders:
+        names.append(read_manifest(folder).dataset)
+        labels = schemas.read(schemas.LABELS, folder)
+        path = folder / schemas.LABELS.filename
+        if labels.num_rows == 0:
+            raise UserError(
+                f"{path}: no labels, so there is nothing to train on; "
+                f"look at the counts of the teacher_label stage of {names[-1]}"
+            )
+        progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in writers), "texts")
+        rows: dict[str, np.ndarray] = {}
+        for table, key in ((schemas.QUERIES, "query_id"), (schemas.CORPUS, "doc_id")):
+            ids = []
+            for batch in schemas.read_batches(table, folder, TOKENISE_ROWS):
+                texts = batch.column("text").to_pylist()
+                if table is schemas.QUERIES:
+                    encoded = renderer.encode_queries(texts)
+                    hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
+                else:
+                    titles = batch.column("title").to_pylist()
+                    encoded = renderer.encode_documents(
+                        [default_text(*each) for each in zip(titles, texts, strict=True)]
+                    )
+                # Tokens beyond max_length can never be in a prompt.
+                writers[table].add([row[: renderer.max_length] for row in encoded])
+                ids.append(batch.column(key))
+                progress.advance(len(texts))
+            if not ids:
+                raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
+            known = pa.chunked_array(ids)
+            schemas.check_references(labels, key, known, table.filename, str(path))
+            rows[key] = pc.index_in(labels.column(key), value_set=known).to_numpy() + first[table]
+            first[table] += len(known)
             if table is schemas.QUERIES:
-                texts = rows.column("text").to_pylist()
-                encoded = renderer.encode_queries(texts)
-                hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
-            else:
-                titles, texts = rows.column("title").to_pylist(), rows.column("text").to_pylist()
-                encoded = renderer.encode_documents([default_text(*each) for each in zip(titles, texts, strict=True)])
-            ids.append(rows.column(key))
-            tokens.append(Ragged.of([row[: renderer.max_length] for row in encoded], kind))
-            progress.advance(len(texts))
-        if not ids:
-            raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
-        return pa.chunked_array(ids), Ragged.joined(tokens), hashes
+                pairs["set_of"].append(np.full(len(known), len(names) - 1))
+        order = np.argsort(rows["query_id"], kind="stable")
+        logits = np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1)
+        for name, values in (("query", rows["query_id"]), ("document", rows["doc_id"]), ("teacher", logits)):
+            pairs[name].append(values[order])
 
-    query_ids, queries, hashes = tokenise(schemas.QUERIES, "query_id")
-    document_ids, documents, _ = tokenise(schemas.CORPUS, "doc_id")
-    path = str(folder / schemas.LABELS.filename)
-    schemas.check_references(labels, "query_id", query_ids, schemas.QUERIES.filename, path)
-    schemas.check_references(labels, "doc_id", document_ids, schemas.CORPUS.filename, path)
-    return Examples(
-        names=(name,),
-        renderer=renderer,
-        queries=queries,
-        documents=documents,
-        query=pc.index_in(labels.column("query_id"), value_set=query_ids).to_numpy(),
-        document=pc.index_in(labels.column("doc_id"), value_set=document_ids).to_numpy(),
-        teacher=np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1),
-        set_of=np.zeros(len(queries.offsets) - 1, dtype=np.int64),
-        text_hash=np.concatenate(hashes),
-    )
+    for writer in writers.values():
+        writer.close()
+    kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32}
+    for name, parts in pairs.items():
+        np.save(store / f"{name}.npy", np.concatenate(parts).astype(kinds[name]))
+    np.save(store / "text_hash.npy", np.concatenate(hashes))
+    (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
 
 def _hash(seed: int, text: str) -> int:
@@ -168,38 +205,3 @@ def with_several_documents(examples: Examples) -> np.ndarray:
     """Rows of the pairs whose query has two labelled documents or more: one alone has no order to learn."""
     documents = np.bincount(examples.query)
     return np.flatnonzero(documents[examples.query] > 1)
-
-
-class Sampler:
-    """Shuffled batches of units, each unit once in an epoch; a unit is one pair, or the pairs of one query.
-
-    The batch of a step depends on the seed and the step alone, so a resumed training sees what it would have seen.
-    """
-
-    def __init__(self, examples: Examples, rows: np.ndarray, whole_queries: bool, batch_pairs: int, seed: int) -> None:
-        sizes = examples.sizes(rows) if whole_queries else np.ones(len(rows), dtype=np.int64)
-        self._units = Ragged(rows, np.concatenate([[0], np.cumsum(sizes)]))
-        self._count = len(sizes)
-        #: Units in one batch: whole queries of about ``batch_pairs`` pairs, or just as many pairs.
-        self.batch_units = max(round(batch_pairs * self._count / len(rows)), 1)
-        self.steps_per_epoch = -(-self._count // self.batch_units)
-        self.mean_pairs = len(rows) / self.steps_per_epoch
-        self._seed, self._epoch, self._order = seed, -1, np.empty(0, dtype=np.int64)
-
-    def pieces(self, step: int, count: int = 1) -> list[tuple[np.ndarray, float]]:
-        """The batch of ``step`` (from 0) in at most ``count`` parts: (rows of the pairs, share of the batch's mean loss)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        units = self._order[place * self.batch_units : (place + 1) * self.batch_units]
-        parts = [part for part in np.array_split(units, count) if len(part)]
-        return [(self._units.first(part, self._units.lengths(part)), len(part) / len(units)) for part in parts]
-
-
-def batches_by_length(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Positions in batches of at most ``tokens`` padded tokens (at least one position), longest first."""
-    order = np.argsort(-lengths, kind="stable")
-    while len(order):
-        count = max(tokens // int(lengths[order[0]]), 1)
-        yield order[:count]
-        order = order[count:]
