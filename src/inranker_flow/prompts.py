@@ -51,8 +51,33 @@ class Ragged:
 
     def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
-        before = np.cumsum(counts) - counts
-        return self.flat[np.repeat(self.offsets[rows] - before, counts) + np.arange(counts.sum())]
+        return self.flat[_places(self.offsets[rows], counts)]
+
+    def alternating(
+        self, rows: np.ndarray, counts: np.ndarray, other: Ragged, other_rows: np.ndarray, other_counts: np.ndarray
+    ) -> np.ndarray:
+        """As :meth:`first`, with the ids of a row of ``other`` after those of each row; fastest where both share ``flat``.
+
+        Counts may go beyond the end of a row: what is there instead is of no meaning.
+        """
+        starts = np.stack([self.offsets[rows], other.offsets[other_rows]], axis=1).ravel()
+        both = np.stack([counts, other_counts], axis=1).ravel()
+        places = _places(starts, both)
+        if self.flat is other.flat:
+            return self.flat.take(places, mode="clip")
+        own = np.repeat(np.arange(len(both)) % 2 == 0, both)
+        ids = np.empty(len(places), np.int64)
+        for part, flat in ((own, self.flat), (~own, other.flat)):
+            ids[part] = flat.take(places[part], mode="clip") if len(flat) else 0
+        return ids
+
+
+def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
+    ends = np.cumsum(counts)
+    places = np.repeat(starts - (ends - counts), counts)
+    places += np.arange(len(places))
+    return places
 
 
 @dataclass
@@ -97,7 +122,7 @@ class Renderer:
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
         """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
         lengths = np.array([len(query_ids)]), np.array([len(document_ids)])
-        query, document, suffix = (each.item() for each in self.kept(*lengths))
+        query, document, suffix = (int(each[0]) for each in self.kept(*lengths))
         return [*query_ids[:query], *document_ids[:document], *self._suffix[:suffix], *self._end]
 
     @property
@@ -113,9 +138,9 @@ class Renderer:
         if self.truncation == "reference":
             if not self.append_eos:
                 # Of a query of more than 502 tokens the original cuts the document at a negative place: from its end.
-                room = self.max_length - _REFERENCE_SPARE - query_lengths
+                left = self.max_length - _REFERENCE_SPARE - query_lengths
                 document_lengths = np.where(
-                    room < 0, np.maximum(document_lengths + room, 0), np.minimum(document_lengths, room)
+                    left < 0, np.maximum(document_lengths + left, 0), np.minimum(document_lengths, left)
                 )
             query = np.minimum(query_lengths, most)
             document = np.minimum(document_lengths, most - query)
@@ -137,28 +162,22 @@ class Renderer:
         Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right to a multiple of
         ``pad_to``.
         """
-        query_starts, document_starts = queries.offsets[query_rows], documents.offsets[document_rows]
-        kept = self.kept(
-            queries.offsets[query_rows + 1] - query_starts, documents.offsets[document_rows + 1] - document_starts
-        )
-        end = len(self._end)
-        lengths = kept[0] + kept[1] + kept[2] + end
+        query, document, suffix = self.kept(queries.lengths(query_rows), documents.lengths(document_rows))
+        middle = query + document
+        lengths = middle + suffix + len(self._end)
         longest = int(lengths.max(initial=1))
         longest += -longest % pad_to
-        ids = np.full((len(lengths), longest), self.tokenizer.pad_token_id, dtype=np.int64)
-        tail = np.array([*self._suffix, *self._end], dtype=np.int64)
-        # A loop over rows: each is three copies of memory that lies together, which no index arithmetic undercuts.
-        parts = (query_starts, kept[0], document_starts, kept[1], kept[2])
-        for row, q, q_count, d, d_count, t_count in zip(ids, *(each.tolist() for each in parts), strict=True):
-            middle = q_count + d_count
-            row[:q_count] = queries.flat[q : q + q_count]
-            row[q_count:middle] = documents.flat[d : d + d_count]
-            if t_count == len(self._suffix):
-                row[middle : middle + t_count + end] = tail
-            else:
-                row[middle : middle + t_count] = tail[:t_count]
-                row[middle + t_count : middle + t_count + end] = self._end
         mask = np.arange(longest) < lengths[:, None]
+        ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        # As many ids of each document as the prompt goes on after the query; the end is put over them below.
+        ids[mask] = queries.alternating(query_rows, query, documents, document_rows, lengths - query)
+        tail = np.array([*self._suffix, *self._end])
+        if (suffix == len(self._suffix)).all():
+            ids[np.arange(len(ids))[:, None], middle[:, None] + np.arange(len(tail))] = tail
+        else:
+            for row, start, count in zip(ids, middle.tolist(), suffix.tolist(), strict=True):
+                left = [*self._suffix[:count], *self._end]
+                row[start : start + len(left)] = left
         return ids, mask.astype(np.int64)
 
     def render(self, query: str, document: str) -> list[int]:

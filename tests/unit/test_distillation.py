@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -21,7 +22,7 @@ from inranker_flow.distillation.data import Examples, hold_out, load_examples
 from inranker_flow.distillation.losses import OBJECTIVES, delta
 from inranker_flow.distillation.sampling import Sampler
 from inranker_flow.distillation.student import LabelLogits
-from inranker_flow.distillation.tokens import RaggedWriter, id_kind, open_ragged
+from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_joined
 from inranker_flow.distillation.train import UNUSED, Trainer, learning_rate, plan
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest
@@ -88,9 +89,13 @@ def test_batches_hold_the_ids_that_the_renderer_assembles(renderer, truncation):
     renderer = Renderer(renderer.tokenizer, 32, truncation)
     queries, documents = ([random.integers(4, 90, n).tolist() for n in (0, 1, 5, 14, 15, 28, 31, 40)] for _ in range(2))
     rows = [(q, d) for q in range(8) for d in range(8)]
-    ids, mask = renderer.assemble_batch(
-        Ragged.of(queries), np.array([q for q, _ in rows]), Ragged.of(documents), np.array([d for _, d in rows])
-    )
+    places = np.array(rows).T
+    apart = Ragged.of(queries), Ragged.of(documents)
+    both = Ragged.joined(apart)
+    shared = Ragged(both.flat, both.offsets[: len(queries) + 1]), Ragged(both.flat, both.offsets[len(queries) :])
+    ids, mask = renderer.assemble_batch(apart[0], places[0], apart[1], places[1])
+    again = renderer.assemble_batch(shared[0], places[0], shared[1], places[1])
+    assert (again[0] == ids).all() and (again[1] == mask).all()
     for row, (q, d) in enumerate(rows):
         prompt = renderer.assemble(queries[q], documents[d])
         assert ids[row, : len(prompt)].tolist() == prompt
@@ -178,12 +183,15 @@ def test_a_failed_tokenising_leaves_no_half_of_a_store(toy, renderer, monkeypatc
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
-    writer = RaggedWriter(tmp_path, "some", id_kind(65_537))
-    writer.add([[65_536, 1], []])
-    writer.add([[2]])
-    writer.close()
-    read = open_ragged(tmp_path, "some", id_kind(65_537))
-    assert read.flat.tolist() == [65_536, 1, 2] and read.offsets.tolist() == [0, 2, 2, 3]
+    rows = {"some": [[65_536, 1], [], [2]], "none": [], "more": [[], [7, 8]]}
+    for name, lists in rows.items():
+        writer = RaggedWriter(tmp_path, name, id_kind(65_537))
+        writer.add(lists[:1])
+        writer.add(lists[1:])
+        writer.close()
+    join(tmp_path, list(rows))
+    for read, lists in zip(open_joined(tmp_path, list(rows), id_kind(65_537)), rows.values(), strict=True):
+        assert [read.flat[a:b].tolist() for a, b in itertools.pairwise(read.offsets)] == lists
     assert id_kind(65_536) is np.uint16 and id_kind(65_537) is np.uint32
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.distillation.losses import centred
-from inranker_flow.distillation.tokens import RaggedWriter, id_kind, open_array, open_ragged
+from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME as MANIFEST
 from inranker_flow.manifest import read_manifest
@@ -31,12 +31,17 @@ TOKENISE_ROWS = 8_192
 @dataclass(frozen=True)
 class Batch:
     """Arrays of some pairs: ``input_ids`` and ``attention_mask`` (pairs, longest) int64, ``teacher`` (pairs, 2) float32
-    logits [false, true], ``sizes`` (queries,) consecutive pairs of each query."""
+    logits [false, true], ``query`` (pairs,) the query of each, in order."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     teacher: np.ndarray
-    sizes: np.ndarray
+    query: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Consecutive pairs of each query, (queries,)."""
+        return run_lengths(self.query)
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,7 @@ class Examples:
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Number of consecutive ``rows`` with the same query."""
-        query = self.query[rows]
-        starts = np.flatnonzero(np.concatenate([[True], query[1:] != query[:-1]]))
-        return np.diff(np.concatenate([starts, [len(query)]]))
+        return run_lengths(self.query[rows])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Tokens in the prompt of each pair."""
@@ -74,10 +77,15 @@ class Examples:
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
-        ids, mask = self.renderer.assemble_batch(
-            self.queries, self.query[rows], self.documents, self.document[rows], pad_to
-        )
-        return Batch(ids, mask, self.teacher[rows], self.sizes(rows))
+        query = self.query[rows]
+        ids, mask = self.renderer.assemble_batch(self.queries, query, self.documents, self.document[rows], pad_to)
+        return Batch(ids, mask, self.teacher[rows], query)
+
+
+def run_lengths(values: np.ndarray) -> np.ndarray:
+    """How often each value comes in a row: [5, 5, 2, 5] -> [2, 1, 1]."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    return np.diff(np.concatenate([starts, [len(values)]]))
 
 
 def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, seed: int) -> Examples:
@@ -96,12 +104,13 @@ def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, see
     array = {
         name: open_array(store / f"{name}.npy") for name in ("query", "document", "teacher", "set_of", "text_hash")
     }
-    teacher = np.asarray(array["teacher"])
+    teacher = array["teacher"]
+    queries, documents = open_joined(store, ("queries", "documents"), kind)
     return Examples(
         names=names,
         renderer=renderer,
-        queries=open_ragged(store, "queries", kind),
-        documents=open_ragged(store, "documents", kind),
+        queries=queries,
+        documents=documents,
         query=array["query"],
         document=array["document"],
         teacher=(centred(teacher) if centre else teacher).astype(np.float32),
@@ -175,6 +184,7 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
 
     for writer in writers.values():
         writer.close()
+    join(store, ("queries", "documents"))
     kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32}
     for name, parts in pairs.items():
         np.save(store / f"{name}.npy", np.concatenate(parts).astype(kinds[name]))

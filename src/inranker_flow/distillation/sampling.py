@@ -30,12 +30,16 @@ class Sampler:
         seed: int,
         grouped: bool = False,
     ) -> None:
-        sizes = examples.sizes(rows) if whole_queries else np.ones(len(rows), dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._units = Ragged(rows, starts)
+        self._rows = rows
+        #: Which of the rows each unit has; None where it is one each.
+        self._units: Ragged | None = None
         #: Tokens of the longest prompt of each unit.
-        self._lengths = np.maximum.reduceat(examples.lengths(rows), starts[:-1])
-        self._count = len(sizes)
+        self._lengths = examples.lengths(rows)
+        if whole_queries:
+            starts = np.concatenate([[0], np.cumsum(examples.sizes(rows))])
+            self._units = Ragged(rows, starts)
+            self._lengths = np.maximum.reduceat(self._lengths, starts[:-1])
+        self._count = len(self._lengths)
         #: Units in one batch: whole queries of about ``batch_pairs`` pairs, or just as many pairs.
         self.batch_units = max(round(batch_pairs * self._count / len(rows)), 1)
         self.steps_per_epoch = -(-self._count // self.batch_units)
@@ -53,18 +57,30 @@ class Sampler:
         least one unit; 0: no limit). Units are dealt out by length, so that the ranks have about equally much to do.
         """
         units = self._batch(step)
-        own = units[np.argsort(-self._lengths[units], kind="stable")][rank::ranks]
+        own = units[rank::ranks]
         pieces, start = [], 0
         while start < len(own):
-            width = -(-int(self._lengths[own[start]]) // pad_to) * pad_to
-            pairs = np.cumsum(self._units.lengths(own[start:]))
-            fitting = int(np.searchsorted(pairs, tokens // width, side="right")) if tokens else len(pairs)
-            part = own[start : start + max(fitting, 1)]
-            pieces.append((self._units.first(part, self._units.lengths(part)), len(part) / len(units)))
+            part = own[start:]
+            if tokens:
+                width = -(-int(self._lengths[part[0]]) // pad_to) * pad_to
+                part = part[: max(self._fitting(part, tokens // width), 1)]
+            pieces.append((self._rows_of(part), len(part) / len(units)))
             start += len(part)
         return pieces
 
+    def _fitting(self, units: np.ndarray, pairs: int) -> int:
+        """How many of ``units``, from the first on, have at most ``pairs`` pairs in all."""
+        if self._units is None:
+            return pairs
+        return int(np.searchsorted(np.cumsum(self._units.lengths(units)), pairs, side="right"))
+
+    def _rows_of(self, units: np.ndarray) -> np.ndarray:
+        if self._units is None:
+            return self._rows[units]
+        return self._units.first(units, self._units.lengths(units))
+
     def _batch(self, step: int) -> np.ndarray:
+        """The units of a batch, longest first."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(np.random.default_rng([self._seed, epoch]))
@@ -72,13 +88,21 @@ class Sampler:
 
     def _shuffled(self, random: np.random.Generator) -> np.ndarray:
         order = random.permutation(self._count)
+        full = self._count - self._count % self.batch_units
+        batches = order[:full].reshape(-1, self.batch_units)
         if self._grouped:
-            full = self._count - self._count % self.batch_units
-            for start in range(0, full, MEGA_BATCH * self.batch_units):
-                mega = order[start : min(start + MEGA_BATCH * self.batch_units, full)]
-                mega[:] = mega[np.argsort(self._lengths[mega], kind="stable")]
-            random.shuffle(order[:full].reshape(-1, self.batch_units))
+            for start in range(0, len(batches), MEGA_BATCH):
+                mega = batches[start : start + MEGA_BATCH].reshape(-1)
+                mega[:] = self._by_length(mega)
+            random.shuffle(batches)
+        else:
+            batches[:] = self._by_length(batches)
+        order[full:] = self._by_length(order[full:])
         return order
+
+    def _by_length(self, units: np.ndarray) -> np.ndarray:
+        """Each row of ``units`` with the longest first."""
+        return np.take_along_axis(units, np.argsort(-self._lengths[units], axis=-1, kind="stable"), axis=-1)
 
 
 def batches_by_length(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:

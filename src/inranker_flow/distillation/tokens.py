@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from inranker_flow.prompts import Ragged
+
+JOINED = "tokens.ids"
 
 
 class RaggedWriter:
@@ -39,12 +42,28 @@ def id_kind(vocabulary: int) -> Any:
     return np.uint16 if vocabulary <= np.iinfo(np.uint16).max + 1 else np.uint32
 
 
-def open_ragged(folder: Path, name: str, kind: Any) -> Ragged:
-    """What a :class:`RaggedWriter` wrote, mapped, not read."""
-    path = folder / f"{name}.ids"
+def join(folder: Path, names: Sequence[str]) -> None:
+    """Put the ids of all ``names`` into one file, so that prompts are gathered from one array."""
+    first, *others = (folder / f"{name}.ids" for name in names)
+    with first.open("ab") as file:
+        for other in others:
+            with other.open("rb") as part:
+                shutil.copyfileobj(part, file, 16 * 2**20)
+            other.unlink()
+    first.rename(folder / JOINED)
+
+
+def open_joined(folder: Path, names: Sequence[str], kind: Any) -> list[Ragged]:
+    """What :class:`RaggedWriter` wrote for each of ``names`` and :func:`join` joined: mapped, not read."""
+    path = folder / JOINED
     # An empty file cannot be mapped. A plain array over the map: slices of numpy's own class are ten times slower.
-    flat = np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
-    return Ragged(flat.view(np.ndarray), open_array(folder / f"{name}.ends.npy"))
+    flat = (np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)).view(np.ndarray)
+    rows, start = [], 0
+    for name in names:
+        ends = open_array(folder / f"{name}.ends.npy")
+        rows.append(Ragged(flat, ends + start))
+        start += int(ends[-1])
+    return rows
 
 
 def open_array(path: Path) -> np.ndarray:
