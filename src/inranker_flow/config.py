@@ -93,6 +93,10 @@ class ScoringConfig:
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
+    forward: Literal["fast", "reference"] = "fast"
+    #: Let torch.compile write kernels for the fast forward: a minute at the start (it needs a C++ compiler on a CPU).
+    compile: bool = False
 
 
 @dataclass(frozen=True)

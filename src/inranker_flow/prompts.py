@@ -89,7 +89,11 @@ class Renderer:
     and ``</s>`` added, which is what the original inference code does (InRanker, ``rankers.py``).
 
     ``append_eos=False`` leaves ``</s>`` away. With ``truncation="reference"`` the ids are then those that the original
-    trains on (InRanker, ``training/trainer.py``): the document is cut to ``max_length`` less 10 less the query.
+    trains on (InRanker, ``training/trainer.py``): the document is cut to ``max_length`` less 10 less the query, and no part
+    sees its neighbour.
+
+    Parts are tokenised once and joined, which gives the ids of the whole string wherever the tokenizer keeps to words (T5's
+    do). A text whose tokens would be others beside its neighbour is *irregular*: the prompts it is in are tokenised whole.
     """
 
     tokenizer: Any
@@ -97,15 +101,18 @@ class Renderer:
     truncation: Literal["document", "reference"] = "document"
     append_eos: bool = True
     _suffix: list[int] = field(init=False, repr=False)
+    _document: list[int] = field(init=False, repr=False)
     _eos: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._suffix = self._encode([" Relevant:"])[0]
+        self._suffix, self._document = self._encode([" Relevant:"])[0], self._encode([" Document:"])[0]
         self._eos = self.tokenizer.eos_token_id
         if self.max_length < len(self._suffix) + 8:
             raise UserError(f"max_length: {self.max_length} leaves no room for a query and a document; use 16 or more")
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []  # transformers takes no empty list
         ids: list[list[int]] = self.tokenizer(
             list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -113,11 +120,55 @@ class Renderer:
 
     def encode_queries(self, queries: Sequence[str]) -> list[list[int]]:
         """Token ids of ``Query: {query}``, one list for each query."""
-        return self._encode([f"Query: {query}" for query in queries])
+        return self.split_queries(queries)[0]
 
     def encode_documents(self, documents: Sequence[str]) -> list[list[int]]:
         """Token ids of ``Document: {document}``, one list for each document."""
-        return self._encode([f"Document: {document}" for document in documents])
+        return self.split_documents(documents)[0]
+
+    @property
+    def parts_alone(self) -> bool:
+        """Whether parts are what they are without a neighbour, even where they are irregular."""
+        return self.truncation == "reference" and not self.append_eos
+
+    def split_queries(self, queries: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+        """Token ids of ``Query: {query}``, and which of the queries are irregular (bool)."""
+        end = len(self._document)
+        encoded = self._encode([f"Query: {query} Document:" for query in queries])
+        regular = np.array([ids[-end:] == self._document for ids in encoded], bool)
+        return self._parts("Query: ", queries, [ids[:-end] for ids in encoded], regular)
+
+    def split_documents(self, documents: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+        """Token ids of ``Document: {document}``, and which of the documents are irregular (bool)."""
+        start, end = len(self._document), len(self._suffix)
+        encoded = self._encode([f"Document: {document} Relevant:" for document in documents])
+        regular = np.array([ids[-end:] == self._suffix and ids[:start] == self._document for ids in encoded], bool)
+        return self._parts("Document: ", documents, [ids[:-end] for ids in encoded], regular)
+
+    def _parts(
+        self, before: str, texts: Sequence[str], parts: list[list[int]], regular: np.ndarray
+    ) -> tuple[list[list[int]], np.ndarray]:
+        """``parts``, with irregular ones as they are without a neighbour."""
+        places = np.flatnonzero(~regular).tolist()
+        if places:
+            for place, ids in zip(places, self._encode([before + texts[place] for place in places]), strict=True):
+                parts[place] = ids
+        return parts, ~regular
+
+    def whole(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Ids of prompts that are tokenised as one string each; where one is too long, the rules of :meth:`assemble`."""
+        prompts = self._encode([f"Query: {query} Document: {document} Relevant:" for query, document in pairs])
+        return [self._cut(ids, *pair) for ids, pair in zip(prompts, pairs, strict=True)]
+
+    def _cut(self, prompt: list[int], query: str, document: str) -> list[int]:
+        most = self.max_length - len(self._end)
+        if len(prompt) <= most or self.truncation == "reference":
+            return [*prompt[:most], *self._end]
+        parts = self.split_queries([query])[0][0], self.split_documents([document])[0][0]
+        room = most - len(self._suffix)
+        if len(parts[0]) > room // 2 or prompt[-len(self._suffix) :] != self._suffix:
+            return self.assemble(*parts)
+        return [*prompt[:room], *self._suffix, *self._end]
 
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
         """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
@@ -182,4 +233,8 @@ class Renderer:
 
     def render(self, query: str, document: str) -> list[int]:
         """Ids of one prompt."""
-        return self.assemble(self.encode_queries([query])[0], self.encode_documents([document])[0])
+        (query_ids,), irregular_query = self.split_queries([query])
+        (document_ids,), irregular_document = self.split_documents([document])
+        if (irregular_query[0] or irregular_document[0]) and not self.parts_alone:
+            return self.whole([(query, document)])[0]
+        return self.assemble(query_ids, document_ids)

@@ -11,7 +11,9 @@ import pytest
 
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
+from inranker_flow.prompts import Renderer
 from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import (
     checkpoint_identity,
     label_token_ids,
@@ -225,7 +227,10 @@ def test_each_text_is_tokenised_once():
     ranker.renderer._encode = counting
     ranker.score([(query, document) for query in ("moon", "stone") for document in ("bread", "river", "garden")])
     assert sorted(seen) == sorted(
-        ["Query: moon", "Query: stone", "Document: bread", "Document: river", "Document: garden"]
+        [
+            *("Query: moon Document:", "Query: stone Document:"),
+            *(f"Document: {each} Relevant:" for each in ("bread", "river", "garden")),
+        ]
     )
 
 
@@ -247,6 +252,168 @@ def test_batches_keep_to_the_budget(batch_tokens):
     assert all(rows * width <= batch_tokens or rows == 1 for rows, width in shapes)
     assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
     assert logits == pytest.approx(load_ranker(models.t5(), ScoringConfig()).score(pairs), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate",
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_out_of_memory_halves_the_batches_from_then_on(error, caplog):
+    """Memory for 100 tokens: batches of 1000 are halved until they fit, the later ones are planned to fit."""
+    ranker = load_ranker(models.t5(), ScoringConfig(batch_tokens=1000))
+    pairs = [(f"moon {number}", "stone " * 10) for number in range(60)]
+    expected = ranker.score(pairs)
+    shapes = []
+    inner = ranker.forward
+
+    def limited(ids, mask):
+        shapes.append(ids.shape)
+        if ids.size > 100:
+            raise RuntimeError(f"{error}\nmore lines")
+        return inner(ids, mask)
+
+    ranker.forward = limited
+    assert ranker.score(pairs) == pytest.approx(expected, abs=1e-5)
+    assert ranker.batches.tokens <= 100 and "out of memory: batches of" in caplog.text
+    failed = len([shape for shape in shapes if np.prod(shape) > 100])
+    assert 1 < failed < 10
+    assert ranker.score(pairs) == pytest.approx(expected, abs=1e-5)
+    assert failed == len([shape for shape in shapes if np.prod(shape) > 100]), "what was learnt is remembered"
+
+
+def test_out_of_memory_with_one_prompt_is_one_clear_line():
+    ranker = load_ranker(models.t5(), ScoringConfig())
+
+    def never(ids, mask):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+
+    ranker.forward = never
+    with pytest.raises(UserError) as refused:
+        ranker.score([("moon", "stone")] * 5)
+    assert "out of memory with a single prompt of 6 tokens: lower scoring.max_length" in str(refused.value)
+    assert "\n" not in str(refused.value) and "Tried to allocate 2 GiB" in str(refused.value)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory():
+    def broken(rows):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Batches(1000, 8).run(np.arange(4), 10, broken)
+
+
+@pytest.mark.parametrize("pad_to", [1, 8, 16])
+def test_batches_hold_each_row_once_and_little_padding(pad_to):
+    lengths = np.random.default_rng(0).integers(5, 300, 2_000)
+    batches = Batches(2048, pad_to)
+    parts = list(batches.split(lengths))
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(lengths)))
+    computed = sum(len(part) * batches.width(int(lengths[part].max())) for part in parts)
+    assert lengths.sum() / computed > {1: 0.99, 8: 0.96, 16: 0.93}[pad_to]
+    assert all(len(part) * batches.width(int(lengths[part].max())) <= 2048 for part in parts)
+
+
+def test_a_query_that_is_too_long_is_cut_and_counted(caplog):
+    ranker = load_ranker(models.t5(), ScoringConfig(max_length=32))
+    long = "moon " * 40
+    job = ranker.prepare([long, "stone"], ["bread", "river " * 30], np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
+    assert job.cut_queries == 1 and job.lengths.tolist() == [32, 32, 6, 32]
+    assert "1 queries leave no room for a passage and are cut" in caplog.text
+    # A passage fits in beside it, so another one gets another score.
+    logits = job.score(np.arange(4))
+    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+
+
+# --- the closed form and the plain forward ------------------------------------------------------------------------------
+
+
+def test_the_settings_of_the_forward_pass(caplog):
+    """Both give the same scores; which one it was is in the log."""
+    with caplog.at_level("INFO", "inranker_flow"):
+        fast = load_ranker(models.t5(), ScoringConfig()).score(PAIRS)
+        assert "closed-form forward pass" in caplog.text and "plain" not in caplog.text
+        plain = load_ranker(models.t5(), ScoringConfig(forward="reference")).score(PAIRS)
+        assert "plain forward pass" in caplog.text
+    assert 0 < np.abs(fast - plain).max() < 5e-6
+
+
+def test_a_model_without_closed_form_takes_its_own_forward(tmp_path, caplog):
+    """umT5 has a position bias in each layer; its family is none that the closed form knows."""
+    import torch
+    from transformers import UMT5Config, UMT5ForConditionalGeneration
+
+    tokenizer = load_tokenizer(str(models.tokenizer_folder()))
+    config = UMT5Config(vocab_size=len(tokenizer), d_model=48, d_kv=12, d_ff=96, num_layers=2, num_heads=4)
+    torch.manual_seed(0)
+    UMT5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ranker = load_ranker(str(tmp_path), ScoringConfig())
+    assert "the fast forward pass is not for a UMT5ForConditionalGeneration: taking the plain one" in caplog.text
+    model, _ = load_seq2seq(str(tmp_path))
+    ids = torch.tensor([ranker.renderer.render(*PAIRS[0])])
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.zeros(1, 1).long())
+    expected = whole.logits[0, 0, list(label_token_ids(tokenizer, "▁false", "▁true"))]
+    assert ranker.score(PAIRS)[0] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+# --- texts whose tokens depend on their neighbours ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def across_words(tmp_path_factory):
+    """A tokenizer with pieces that reach over a space, as sentencepiece makes them without split_by_whitespace."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["Query:", "what", "is", "moon", "stone", "bread", "Document:", "Relevant:"]
+    letters = sorted(set("".join(words)))
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0), ("▁false", -1.0), ("▁true", -1.0)]
+    vocabulary += [(letter, -9.0) for letter in letters]
+    vocabulary += [(f"▁{word}", -3.0) for word in words]
+    vocabulary += [("▁stone▁Relevant:", -1.0), ("▁moon▁Document:", -1.0), ("▁Document:▁bread", -1.0)]
+    made = Tokenizer(Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Strip(), normalizers.Replace(" ", "▁"), normalizers.Prepend("▁")]
+    )
+    made.pre_tokenizer = pre_tokenizers.Split("\n", "removed")
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("truncation", ["document", "reference"])
+@pytest.mark.parametrize("max_length", [16, 512])
+def test_prompts_are_tokenised_whole_where_parts_cannot_be_joined(across_words, truncation, max_length, caplog):
+    from inranker_flow.rankers.plan import Plan
+
+    queries = ["what is bread", "what is moon", "stone", "moon moon"]
+    documents = ["stone moon", "moon stone", "bread", "moon", "stone " * 30 + "moon"]
+    pairs = np.array([(q, d) for q in range(len(queries)) for d in range(len(documents))])
+    renderer = Renderer(across_words, max_length, truncation)
+    assert renderer.split_queries(queries)[1].tolist() == [False, True, False, True]
+    assert renderer.split_documents(documents)[1].tolist() == [False, True, True, False, False]
+    plan = Plan(renderer, iter(queries), iter(documents), pairs)
+    assert "prompts are tokenised as a whole: words there depend on their neighbours" in caplog.text
+    ids, mask = plan.prompts(np.arange(len(pairs)), 8)
+    assert ids.shape[1] % 8 == 0 and np.array_equal(mask.sum(axis=1), plan.lengths)
+    for row, (q, d) in enumerate(pairs):
+        found = ids[row][mask[row] == 1].tolist()
+        assert found == renderer.render(queries[q], documents[d])
+        whole = across_words(f"Query: {queries[q]} Document: {documents[d]} Relevant:")["input_ids"]
+        if len(whole) <= max_length:
+            assert found == whole
+        elif truncation == "reference":
+            assert found == [*whole[: max_length - 1], 1]
+        else:
+            assert len(found) == max_length and found[-2:] == [*renderer._suffix, 1]
+            assert found[: max_length - 2] == whole[: max_length - 2] or len(whole) < max_length + 2
+    joined = renderer.assemble(renderer.encode_queries(["what is moon"])[0], renderer.encode_documents(["moon"])[0])
+    assert joined != renderer.render("what is moon", "moon"), "joining the parts would have been wrong"
 
 
 def test_bfloat16_is_close_and_keeps_full_precision_logits():

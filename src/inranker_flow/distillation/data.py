@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,11 @@ from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_folder, digest_file
 
+log = logging.getLogger(__name__)
+
+#: Arrays of token ids in a store, and the tables that the first two come from.
+NAMES = ("queries", "documents", "whole")
+TEXTS = {schemas.QUERIES: ("queries", "query_id"), schemas.CORPUS: ("documents", "doc_id")}
 #: Texts that are token lists (Python objects) at a time.
 TOKENISE_ROWS = 8_192
 
@@ -62,6 +68,9 @@ class Examples:
     teacher: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
+    #: Pairs (ascending) whose prompts are tokenised whole, and these prompts (see `Renderer`): normally none.
+    odd: np.ndarray
+    whole: Ragged
     #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
     store: Path
 
@@ -71,15 +80,40 @@ class Examples:
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Tokens in the prompt of each pair."""
-        return self.renderer.lengths(
+        lengths = self.renderer.lengths(
             self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows])
         )
+        if len(self.odd):
+            places, numbers = self._odd_ones(rows)
+            lengths[places] = self.whole.lengths(numbers)
+        return lengths
+
+    def _odd_ones(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(places in ``rows`` of those that are odd, their places in ``odd``)."""
+        places = np.flatnonzero(np.isin(rows, self.odd))
+        return places, np.searchsorted(self.odd, rows[places])
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
         query = self.query[rows]
         ids, mask = self.renderer.assemble_batch(self.queries, query, self.documents, self.document[rows], pad_to)
+        if len(self.odd):
+            ids, mask = self._with_whole(rows, ids, mask, pad_to)
         return Batch(ids, mask, self.teacher[rows], query)
+
+    def _with_whole(
+        self, rows: np.ndarray, ids: np.ndarray, mask: np.ndarray, pad_to: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``ids`` and ``mask`` with the prompts of odd pairs in their places."""
+        width = -(-int(self.lengths(rows).max(initial=1)) // pad_to) * pad_to
+        more = (0, 0), (0, max(width - ids.shape[1], 0))
+        ids = np.pad(ids, more, constant_values=self.renderer.tokenizer.pad_token_id)[:, :width]
+        mask = np.pad(mask, more)[:, :width]
+        for place, number in zip(*self._odd_ones(rows), strict=True):
+            start, end = self.whole.offsets[number : number + 2]
+            ids[place], mask[place] = self.renderer.tokenizer.pad_token_id, 0
+            ids[place, : end - start], mask[place, : end - start] = self.whole.flat[start:end], 1
+        return ids, mask
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
@@ -102,11 +136,12 @@ def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, see
     names = tuple(json.loads((store / "names.json").read_text(encoding="utf-8")))
     kind = id_kind(len(renderer.tokenizer))
     array = {
-        name: open_array(store / f"{name}.npy") for name in ("query", "document", "teacher", "set_of", "text_hash")
+        name: open_array(store / f"{name}.npy")
+        for name in ("query", "document", "teacher", "set_of", "text_hash", "odd")
     }
     teacher = array["teacher"]
-    queries, documents = open_joined(store, ("queries", "documents"), kind)
-    return Examples(
+    queries, documents, whole = open_joined(store, NAMES, kind)
+    examples = Examples(
         names=names,
         renderer=renderer,
         queries=queries,
@@ -116,8 +151,15 @@ def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, see
         teacher=(centred(teacher) if centre else teacher).astype(np.float32),
         set_of=array["set_of"],
         text_hash=array["text_hash"].copy(),
+        odd=array["odd"],
+        whole=whole,
         store=store.parent,
     )
+    wanted = queries.lengths(examples.query)
+    kept, _, _ = renderer.kept(wanted, documents.lengths(examples.document))
+    if cut := len(np.unique(examples.query[kept < wanted])):
+        log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
+    return examples
 
 
 def renderer_identity(renderer: Renderer) -> list[Any]:
@@ -125,24 +167,17 @@ def renderer_identity(renderer: Renderer) -> list[Any]:
     backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(sorted(renderer.tokenizer.get_vocab().items()))
     digest = blake2b(content.encode(), digest_size=16).hexdigest()
-    return [RENDERER_VERSION, type(renderer.tokenizer).__name__, digest, renderer.max_length]
+    settings = [renderer.max_length, renderer.truncation, renderer.append_eos]
+    return [RENDERER_VERSION, type(renderer.tokenizer).__name__, digest, *settings]
 
 
 def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed: int) -> None:
     """All training sets as one: texts tokenised once each, pairs as rows of them, ordered by query."""
-    from inranker_flow.corpora import default_text
-
-    kind = id_kind(len(renderer.tokenizer))
-    writers = {
-        schemas.QUERIES: RaggedWriter(store, "queries", kind),
-        schemas.CORPUS: RaggedWriter(store, "documents", kind),
-    }
-    first = dict.fromkeys(writers, 0)
-    names: list[str] = []
-    hashes: list[np.ndarray] = []
-    pairs: dict[str, list[np.ndarray]] = {"query": [], "document": [], "teacher": [], "set_of": []}
-
-    for folder in folders:
+    writers = {name: RaggedWriter(store, name, id_kind(len(renderer.tokenizer))) for name in NAMES}
+    names, hashes = [], []
+    first = {"queries": 0, "documents": 0}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("query", "document", "teacher", "set_of", "odd")}
+    for number, folder in enumerate(folders):
         names.append(read_manifest(folder).dataset)
         labels = schemas.read(schemas.LABELS, folder)
         path = folder / schemas.LABELS.filename
@@ -151,45 +186,83 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 f"{path}: no labels, so there is nothing to train on; "
                 f"look at the counts of the teacher_label stage of {names[-1]}"
             )
-        progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in writers), "texts")
-        rows: dict[str, np.ndarray] = {}
-        for table, key in ((schemas.QUERIES, "query_id"), (schemas.CORPUS, "doc_id")):
-            ids = []
-            for batch in schemas.read_batches(table, folder, TOKENISE_ROWS):
-                texts = batch.column("text").to_pylist()
+        progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in TEXTS), "texts")
+        rows, irregular = {}, {}
+        for table, (name, key) in TEXTS.items():
+            ids, odd = [], []
+            for keys, texts in _texts(table, folder):
                 if table is schemas.QUERIES:
-                    encoded = renderer.encode_queries(texts)
+                    encoded, flags = renderer.split_queries(texts)
                     hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
                 else:
-                    titles = batch.column("title").to_pylist()
-                    encoded = renderer.encode_documents(
-                        [default_text(*each) for each in zip(titles, texts, strict=True)]
-                    )
+                    encoded, flags = renderer.split_documents(texts)
                 # Tokens beyond max_length can never be in a prompt.
-                writers[table].add([row[: renderer.max_length] for row in encoded])
-                ids.append(batch.column(key))
+                writers[name].add([row[: renderer.max_length] for row in encoded])
+                ids.append(keys)
+                odd.append(flags)
                 progress.advance(len(texts))
             if not ids:
                 raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
             known = pa.chunked_array(ids)
             schemas.check_references(labels, key, known, table.filename, str(path))
-            rows[key] = pc.index_in(labels.column(key), value_set=known).to_numpy() + first[table]
-            first[table] += len(known)
+            rows[name] = pc.index_in(labels.column(key), value_set=known).to_numpy()
+            irregular[name] = np.concatenate(odd)
             if table is schemas.QUERIES:
-                pairs["set_of"].append(np.full(len(known), len(names) - 1))
-        order = np.argsort(rows["query_id"], kind="stable")
-        logits = np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1)
-        for name, values in (("query", rows["query_id"]), ("document", rows["doc_id"]), ("teacher", logits)):
-            pairs[name].append(values[order])
+                columns["set_of"].append(np.full(len(known), number))
+        order = np.argsort(rows["queries"], kind="stable")
+        query, document = rows["queries"][order], rows["documents"][order]
+        odd_pairs = np.flatnonzero(irregular["queries"][query] | irregular["documents"][document])
+        if len(odd_pairs) and not renderer.parts_alone:
+            log.warning(
+                "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
+            )
+            pairs = zip(
+                _some_texts(schemas.QUERIES, folder, query[odd_pairs]),
+                _some_texts(schemas.CORPUS, folder, document[odd_pairs]),
+                strict=True,
+            )
+            writers["whole"].add(renderer.whole(list(pairs)))
+            columns["odd"].append(odd_pairs + sum(map(len, columns["query"])))
+        columns["query"].append(query + first["queries"])
+        columns["document"].append(document + first["documents"])
+        columns["teacher"].append(
+            np.stack([labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")], axis=1)
+        )
+        for name in first:
+            first[name] += len(irregular[name])
 
     for writer in writers.values():
         writer.close()
-    join(store, ("queries", "documents"))
-    kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32}
-    for name, parts in pairs.items():
-        np.save(store / f"{name}.npy", np.concatenate(parts).astype(kinds[name]))
+    join(store, NAMES)
+    kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32, "odd": np.int64}
+    for name, parts in columns.items():
+        np.save(store / f"{name}.npy", np.concatenate([*parts]) if parts else np.empty(0, kinds[name]))
     np.save(store / "text_hash.npy", np.concatenate(hashes))
     (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
+    """(ids, texts) of the queries or passages in ``folder``, some at a time."""
+    from inranker_flow.corpora import default_text
+
+    _, key = TEXTS[table]
+    for batch in schemas.read_batches(table, folder, TOKENISE_ROWS):
+        texts = batch.column("text").to_pylist()
+        if table is schemas.CORPUS:
+            titles = batch.column("title").to_pylist()
+            texts = [default_text(*each) for each in zip(titles, texts, strict=True)]
+        yield batch.column(key), texts
+
+
+def _some_texts(table: schemas.Table, folder: Path, rows: np.ndarray) -> list[str]:
+    """The texts in ``rows`` of a table, in that order."""
+    wanted, first = np.unique(rows), 0
+    found: dict[int, str] = {}
+    for _, texts in _texts(table, folder):
+        here = wanted[(wanted >= first) & (wanted < first + len(texts))]
+        found.update((int(row), texts[int(row) - first]) for row in here)
+        first += len(texts)
+    return [found[int(row)] for row in rows]
 
 
 def _hash(seed: int, text: str) -> int:

@@ -192,7 +192,7 @@ class Trainer:
 
         from inranker_flow.distillation.student import LabelLogits
         from inranker_flow.rankers.devices import limit_threads, pick_dtype
-        from inranker_flow.rankers.t5_forward import PAD_TO
+        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]
@@ -214,7 +214,7 @@ class Trainer:
         low_weights = config.precision == "bfloat16-weights"
         self.dtype = pick_dtype("bfloat16" if low_weights else config.precision, self.device)
         self.precision = config.precision if low_weights else str(self.dtype).removeprefix("torch.")
-        self.pad_to = PAD_TO[self.dtype]
+        self.pad_to = PAD_TO[self.dtype.itemsize]
         self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type]
         limit_threads(student)
         student.to(self.device)

@@ -31,7 +31,7 @@ _LOGITS = ("false_logit", "true_logit")
 class LabelStats:
     """``pairs`` scored by the teacher, ``published`` ones passed through; ``tokens`` of the scored prompts.
 
-    The rates are those of this process: what an earlier attempt had finished (``resumed_pairs``) is not in them.
+    ``cut_queries``: queries too long for a prompt, which are cut to leave room for the passage. The rates are those of this process: what an earlier attempt had finished (``resumed_pairs``) is not in them.
     """
 
     queries: int
@@ -39,6 +39,7 @@ class LabelStats:
     pairs: int
     published: int
     tokens: int
+    cut_queries: int
     resumed_pairs: int
     pairs_per_second: float
     tokens_per_second: float
@@ -48,6 +49,7 @@ class LabelStats:
 class _Scored:
     logits: np.ndarray
     tokens: int = 0
+    cut_queries: int = 0
     resumed_pairs: int = 0
     pairs_per_second: float = 0.0
     tokens_per_second: float = 0.0
@@ -75,10 +77,11 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     wanted = pc.unique(
         pa.chunked_array([*pairs.column("doc_id").chunks, *published.column("doc_id").chunks], pa.string())
     )
-    passages = _write_passages(collection, wanted, labels)
+    doc_ids = _write_passages(collection, wanted, labels)
+    del wanted
     for table, name in ((pairs, schemas.PAIRS), (published, schemas.LABELS)):
         where = str((collection if table is published else candidates) / name.filename)
-        schemas.check_references(table, "doc_id", passages.column("doc_id"), f"{collection}/corpus.parquet", where)
+        schemas.check_references(table, "doc_id", doc_ids, f"{collection}/corpus.parquet", where)
 
     identity: dict[str, Any] = {}
     scored, shards = _Scored(np.empty((0, 2))), None
@@ -94,7 +97,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         digests.append(_digests(collection, schemas.LABELS))  # what is published is not in the plan
         folder = scratch_folder("teacher_label", identity, config.shard_pairs, digests)
         shards = Shards(folder, pairs.num_rows, config.shard_pairs)
-        scored = _score(config, pairs, queries, passages, shards)
+        scored = _score(config, pairs, queries, doc_ids, labels, shards)
     _write_labels(labels, pairs, scored.logits, published)
     write_manifest(
         labels,
@@ -110,10 +113,11 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         shards.remove()
     return LabelStats(
         queries=queries.num_rows,
-        documents=passages.num_rows,
+        documents=len(doc_ids),
         pairs=pairs.num_rows,
         published=published.num_rows,
         tokens=scored.tokens,
+        cut_queries=scored.cut_queries,
         resumed_pairs=scored.resumed_pairs,
         pairs_per_second=scored.pairs_per_second,
         tokens_per_second=scored.tokens_per_second,
@@ -166,34 +170,36 @@ def _queries(collection: Path, candidates: Path, pairs: pa.Table, published: pa.
     return pa.concat_tables(parts).sort_by("query_id")
 
 
-def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Table:
-    """Copy the ``wanted`` passages; the corpus streams by. Returns them as (doc_id, text as models read it)."""
-    from inranker_flow.corpora import default_text
-
-    kept = [pa.table({"doc_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})]
+def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.ChunkedArray:
+    """Copy the ``wanted`` passages; the corpus streams by. Returns their ids, in the order of the copy."""
+    kept: list[pa.Array] = []
     with schemas.TableWriter(labels / schemas.CORPUS.filename, schemas.CORPUS) as writer:
         for batch in schemas.read_batches(schemas.CORPUS, collection):
             batch = batch.filter(pc.is_in(batch.column("doc_id"), value_set=wanted))
             writer.write(batch)
-            texts = map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())
-            kept.append(pa.table({"doc_id": batch.column("doc_id"), "text": pa.array(texts, pa.string())}))
-    return pa.concat_tables(kept)
+            kept.append(batch.column("doc_id"))
+    return pa.chunked_array(kept, pa.string())
 
 
-def _score(config: TeacherConfig, pairs: pa.Table, queries: pa.Table, passages: pa.Table, shards: Shards) -> _Scored:
-    """Logits of ``pairs``, in their order. Shards are cut from all pairs sorted by length, so padding is nearly none."""
+def _score(
+    config: TeacherConfig, pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path, shards: Shards
+) -> _Scored:
+    """Logits of ``pairs``, in their order. Shards are cut from all pairs sorted by length, so padding is nearly none.
+
+    The passages stream from ``labels``: a million of them are tokens here, not text.
+    """
     from inranker_flow.rankers import load_ranker
 
     ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
     index = np.stack(
         [
-            pc.index_in(pairs.column(column), value_set=table.column(column).combine_chunks()).to_numpy()
-            for column, table in (("query_id", queries), ("doc_id", passages))
+            pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
+            for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
         ],
         axis=1,
     )
-    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{passages.num_rows:,}")
-    job = ranker.prepare(_texts(queries), _texts(passages), index)
+    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{len(doc_ids):,}")
+    job = ranker.prepare(_texts(queries), _passages(labels), index)
     order = np.argsort(-job.lengths, kind="stable")
     logits = np.empty((len(order), 2), np.float64)
     tokens = int(job.lengths.sum())
@@ -218,6 +224,7 @@ def _score(config: TeacherConfig, pairs: pa.Table, queries: pa.Table, passages: 
     return _Scored(
         logits,
         tokens=tokens,
+        cut_queries=job.cut_queries,
         resumed_pairs=resumed_pairs,
         pairs_per_second=(len(order) - resumed_pairs) * rate / fresh if fresh else 0.0,
         tokens_per_second=rate,
@@ -227,6 +234,14 @@ def _score(config: TeacherConfig, pairs: pa.Table, queries: pa.Table, passages: 
 def _texts(table: pa.Table) -> Iterator[str]:
     for chunk in table.column("text").chunks:
         yield from chunk.to_pylist()
+
+
+def _passages(labels: Path) -> Iterator[str]:
+    """The passages in ``labels`` as models read them."""
+    from inranker_flow.corpora import default_text
+
+    for batch in schemas.read_batches(schemas.CORPUS, labels):
+        yield from map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())
 
 
 def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logits: np.ndarray) -> None:

@@ -16,6 +16,8 @@ class Job(Protocol):
 
     #: Tokens of each pair's prompt, int (n,): what scoring it costs.
     lengths: np.ndarray
+    #: Queries that are too long for a prompt and were cut to leave room for the passage.
+    cut_queries: int
 
     def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Logits [false, true] of the pairs ``rows`` (indices, any order), float64 (len(rows), 2), in that order.

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inranker_flow.config import ScoringConfig
-from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import Ragged, Renderer
+from inranker_flow.prompts import Renderer
+from inranker_flow.rankers.batches import BATCH_TOKENS, Batches
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
+from inranker_flow.rankers.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-#: Padded tokens in one batch. A CPU is fastest while activations fit its cache; a GPU wants large products.
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-#: Prompts are padded to a multiple of this: attention on a CPU is up to 1.5 times slower on odd lengths.
-PAD_TO = 8
-#: Texts that are tokenised in one call: bounds the memory of Python lists.
-_CHUNK = 4096
+#: Bytes of a number -> the multiple that prompts are padded to: attention on a CPU is up to twice as slow on odd lengths.
+PAD_TO = {4: 8, 2: 16}
+#: (ids, mask or None where nothing is padded) -> logits [false, true], float32 (n, 2).
+Forward = Callable[["Tensor", "Tensor | None"], "Tensor"]
 
 
 class MonoT5Ranker:
@@ -34,20 +33,18 @@ class MonoT5Ranker:
 
     def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
         self.device = pick_device()
-        self.model, self.tokenizer = load_seq2seq(reference, revision, dtype=pick_dtype(scoring.dtype, self.device))
+        model, self.tokenizer = load_seq2seq(reference, revision, dtype=pick_dtype(scoring.dtype, self.device))
         labels = label_token_ids(self.tokenizer, scoring.false_token, scoring.true_token)
         self.renderer = Renderer(self.tokenizer, scoring.max_length, scoring.truncation)
-        self.parameters = sum(weight.numel() for weight in self.model.parameters())
-        self.batch_tokens = scoring.batch_tokens or BATCH_TOKENS[self.device.type]
-        self.model.lm_head = _two_rows(self.model.get_output_embeddings(), labels)
-        self.model.to(self.device)
-        limit_threads(self.model)
-        config = self.model.config
-        self._start = (
-            config.decoder_start_token_id if config.decoder_start_token_id is not None else config.pad_token_id
-        )
-        precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        log.info("%s: %.1fM parameters on %s in %s", reference, self.parameters / 1e6, self.device, precision)
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        limit_threads(model)
+        dtype = model.dtype
+        self._logits, kind = _forward(model.to(self.device), labels, scoring)
+        self.batches = Batches(scoring.batch_tokens or BATCH_TOKENS[self.device.type], PAD_TO[dtype.itemsize])
+        log.info(
+            "%s: %.1fM parameters on %s in %s, %s forward pass",
+            reference, self.parameters / 1e6, self.device, str(dtype).removeprefix("torch."), kind,
+        )  # fmt: skip
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Logits [false, true], float64 (n, 2), in the order of ``pairs``."""
@@ -62,70 +59,87 @@ class MonoT5Ranker:
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> MonoT5Job:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
-        encoded = self._encode(self.renderer.encode_queries, queries)
-        return MonoT5Job(self, encoded, self._encode(self.renderer.encode_documents, documents), pairs)
-
-    def _encode(self, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
-        """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
-        # Half the memory where the vocabulary allows.
-        kind = np.uint16 if len(self.tokenizer) <= np.iinfo(np.uint16).max else np.int32
-        parts = [Ragged.of([], kind)]
-        texts = iter(texts)
-        while chunk := list(islice(texts, _CHUNK)):
-            parts.append(Ragged.of([ids[: self.renderer.max_length] for ids in encode(chunk)], kind))
-        return Ragged.joined(parts)
+        return MonoT5Job(self, Plan(self.renderer, queries, documents, pairs))
 
     def forward(self, ids: np.ndarray, mask: np.ndarray) -> Tensor:
         """Logits [false, true], float32 (n, 2), of padded prompts: ``ids`` and ``mask`` int64 (n, longest)."""
         import torch
 
         with torch.inference_mode():
-            # The mask is never left out: transformers would attend to the padding, and scores depend on the batch.
-            output = self.model(
-                input_ids=torch.from_numpy(ids).to(self.device),
-                attention_mask=torch.from_numpy(mask).to(self.device),
-                decoder_input_ids=torch.full((len(ids), 1), self._start, device=self.device),
-                use_cache=False,
-            )
-            logits: Tensor = output.logits[:, 0]
-        return logits
+            # The mask is left out only where nothing is padded: else the padding would be attended to.
+            return self._logits(self._send(ids), None if mask.all() else self._send(mask))
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        """To the device; a GPU fetches it while it is still busy with the batch before."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
 
 
 class MonoT5Job:
     """Pairs over texts that were tokenised once (`rankers.Job`)."""
 
-    def __init__(self, ranker: MonoT5Ranker, queries: Ragged, documents: Ragged, pairs: np.ndarray) -> None:
-        self._ranker, self._queries, self._documents, self._pairs = ranker, queries, documents, pairs
-        kept = ranker.renderer.kept(queries.lengths(pairs[:, 0]), documents.lengths(pairs[:, 1]))
-        self.lengths = np.sum(kept, axis=0) + 1
+    def __init__(self, ranker: MonoT5Ranker, plan: Plan) -> None:
+        self._ranker, self._plan = ranker, plan
+        self.lengths, self.cut_queries = plan.lengths, plan.cut_queries
 
     def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Logits [false, true] of the pairs ``rows``, float64 (len(rows), 2)."""
-        logits = np.empty((len(rows), 2), np.float64)
-        for batch in self._batches(rows):
-            chosen = rows[batch]
-            logits[batch] = self._ranker.forward(*self.prompts(chosen)).double().cpu().numpy()
+        batches = self._ranker.batches
+        lengths = self.lengths[rows]
+        done: list[tuple[np.ndarray, Tensor]] = []
+        for batch in batches.split(lengths):
+            done += batches.run(batch, int(lengths[batch[0]]), partial(self._forward, rows))
             if progress:
-                progress.advance(int(self.lengths[chosen].sum()))
+                progress.advance(int(lengths[batch].sum()))
+        # Read at the end: a GPU never waits for the host between two batches.
+        logits = np.empty((len(rows), 2), np.float64)
+        for batch, values in done:
+            logits[batch] = values.double().cpu().numpy()
         return logits
 
-    def prompts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), longest), padded on the right."""
-        query, document = self._pairs[rows].T
-        ids, mask = self._ranker.renderer.assemble_batch(self._queries, query, self._documents, document)
-        more = (0, 0), (0, -ids.shape[1] % PAD_TO)
-        return np.pad(ids, more, constant_values=self._ranker.tokenizer.pad_token_id), np.pad(mask, more)
+    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:
+        return self._ranker.forward(*self._plan.prompts(rows[batch], self._ranker.batches.pad_to))
 
-    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions in ``rows``, longest first (what does not fit in memory fails at once), by padded tokens."""
-        lengths = self.lengths[rows]
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            width = -(-int(lengths[order[start]]) // PAD_TO) * PAD_TO
-            end = start + max(self._ranker.batch_tokens // width, 1)
-            yield order[start:end]
-            start = end
+
+def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tuple[Forward, str]:
+    """The forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
+    from inranker_flow.rankers import t5_forward
+
+    if scoring.forward == "fast":
+        reason = t5_forward.unsupported(model)
+        if not reason:
+            return t5_forward.T5Forward(model, labels).freeze(scoring.compile), "closed-form"
+        log.warning("the fast forward pass is not for %s: taking the plain one of transformers", reason)
+    return _plain(model, labels), "plain"
+
+
+def _plain(model: Any, labels: tuple[int, int]) -> Forward:
+    """The forward pass of ``transformers``, every part of it but the rows of the output layer that nobody reads."""
+    import torch
+
+    head = model.get_output_embeddings()
+    chosen = list(labels)
+    if isinstance(head, torch.nn.Linear) and head.bias is None and hasattr(model, "lm_head"):
+        model.lm_head, chosen = _two_rows(head, labels), [0, 1]
+    start = model.config.decoder_start_token_id
+    start = model.config.pad_token_id if start is None else start
+
+    def forward(ids: Tensor, mask: Tensor | None) -> Tensor:
+        output = model(
+            input_ids=ids,
+            # Never left out: transformers would guess it.
+            attention_mask=torch.ones_like(ids) if mask is None else mask,
+            decoder_input_ids=ids.new_full((len(ids), 1), start),
+            use_cache=False,
+        )
+        logits: Tensor = output.logits[:, 0, chosen].float()
+        return logits
+
+    return forward
 
 
 def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
@@ -135,16 +149,11 @@ def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
     """
     import torch
 
-    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
-        raise UserError(
-            f"the output layer of this checkpoint is a {type(head).__name__}; only T5 models are understood"
-        )
-
     class TwoRows(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            # A plain tensor, not a parameter: it stays in float32 and is not saved.
-            self.register_buffer("rows", head.weight[list(labels)].detach().float().clone(), persistent=False)
+            # A plain tensor, not a parameter: it stays in float32.
+            self.rows: Tensor = head.weight[list(labels)].detach().float().clone()
 
         def forward(self, hidden: Tensor) -> Tensor:
             return torch.nn.functional.linear(hidden.float(), self.rows)

@@ -22,9 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from inranker_flow.rankers.kernels import Weight, packed
 
-#: Padded lengths are multiples of this: attention on a CPU is up to twice as slow on odd ones.
-PAD_TO = {torch.float32: 8, torch.bfloat16: 16}
-
 _FAMILY = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
 
@@ -86,7 +83,7 @@ def unsupported(model: Any) -> str:
     if any(type(module) is not nn.Linear for module in model.modules() if isinstance(module, nn.Linear)):
         return "linear layers of another kind"
     dtypes = {parameter.dtype for parameter in model.parameters()}
-    if len(dtypes) > 1 or not dtypes <= set(PAD_TO):
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.bfloat16}:
         return f"weights in {', '.join(sorted(str(each).removeprefix('torch.') for each in dtypes))}"
     return ""
 
@@ -117,23 +114,31 @@ class T5Forward:
         self._first: Tensor | None = None
         self._fused_attention = True
 
-    def freeze(self) -> T5Forward:
-        """For inference only, with the weights as they are now. The model's own copies of large matrices are dropped."""
+    def freeze(self, compile: bool = False) -> T5Forward:
+        """For inference only, with the weights as they are now. The model's own copies of large matrices are dropped.
+
+        ``compile``: let torch.compile fuse what lies between the products, once for all shapes.
+        """
         with torch.no_grad():
-            self._frozen = self._parts(freeze=True)
-            self._first = self._after_self_attention(self._frozen, self._frozen.decoder[0], self._frozen.start, 0.0)
+            self._frozen = self._parts(freeze=True, pack=not compile)
+            self._first = self._after_self_attention(self._frozen.decoder[0], self._frozen.start, 0.0)
         # On a CPU without matrix units PyTorch's fused attention is slower in bfloat16 than three products.
         where = self._frozen.embedding
         self._fused_attention = not (
             where.device.type == "cpu" and where.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
         )
         self._model = None
+        if compile:
+            self._run = torch.compile(self._run, dynamic=True)  # type: ignore[method-assign]
         return self
 
     def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Logits, float32 (n, 2), of ``ids`` (n, length). ``mask`` is 1 where a token is and 0 in the padding; None says
         that there is no padding."""
         parts = self._frozen or self._parts()
+        return self._run(parts, ids, mask)
+
+    def _run(self, parts: _Parts, ids: Tensor, mask: Tensor | None) -> Tensor:
         dropout = self._model.config.dropout_rate if self._model is not None and self._model.training else 0.0
         encoded = self._encode(parts, ids, mask, dropout)
         decoded = self._decode(parts, encoded, mask, dropout)
@@ -190,15 +195,13 @@ class T5Forward:
             x = _drop(x.expand(len(encoded), -1), dropout)
         padding = None if mask is None else _padding(mask, torch.float32)[:, None]
         for number, layer in enumerate(parts.decoder):
-            if number == 0 and self._first is not None:
-                x = self._first
-            else:
-                x = self._after_self_attention(parts, layer, x, dropout)
+            known = self._first if number == 0 else None
+            x = self._after_self_attention(layer, x, dropout) if known is None else known
             x = self._cross_attention(layer, x, encoded, padding, dropout)
             x = self._feed_forward(layer.feed_forward, x, dropout)
         return _drop(self._norm(x, parts.decoder_norm), dropout)
 
-    def _after_self_attention(self, parts: _Parts, layer: _DecoderLayer, x: Tensor, dropout: float) -> Tensor:
+    def _after_self_attention(self, layer: _DecoderLayer, x: Tensor, dropout: float) -> Tensor:
         value = layer.value(self._norm(x, layer.norm))
         if dropout:  # of the attention's only weight, 1, in each head
             value = (
@@ -239,8 +242,8 @@ class T5Forward:
 
     # --- parameters ---------------------------------------------------------------------------------------------------
 
-    def _parts(self, freeze: bool = False) -> _Parts:
-        """The parameters as they are now. ``freeze``: detached and packed, and the module's own matrices dropped."""
+    def _parts(self, freeze: bool = False, pack: bool = True) -> _Parts:
+        """The parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
         model = self._model
 
         def matrix(*linears: nn.Linear) -> Weight:
@@ -250,7 +253,7 @@ class T5Forward:
                 return Weight(joined)
             for each in linears:
                 each.weight = nn.Parameter(torch.empty(0), requires_grad=False)
-            return packed(joined)
+            return packed(joined) if pack else Weight(joined.detach())
 
         def vector(tensor: Tensor) -> Tensor:
             return tensor.detach() if freeze else tensor

@@ -1,0 +1,90 @@
+"""Batches of prompts: sorted by length, filled up to a budget of tokens, made smaller where memory does not suffice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from inranker_flow.errors import UserError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+#: Padded tokens in one batch. A CPU is fastest while activations stay in its cache; a GPU wants large products.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+
+class Batches:
+    """The budget of one device: ``tokens`` padded tokens, ``pad_to`` the multiple that lengths are padded to.
+
+    The budget is halved when a batch does not fit in memory, for the rest of the process.
+    """
+
+    def __init__(self, tokens: int, pad_to: int) -> None:
+        self.tokens, self.pad_to = tokens, pad_to
+
+    def split(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions in ``lengths``, batch by batch, longest first: what does not fit in memory fails at once.
+
+        Each batch is at most as large as the budget is when it is asked for, and never empty.
+        """
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            width = self.width(int(lengths[order[start]]))
+            end = start + max(self.tokens // width, 1)
+            yield order[start:end]
+            start = end
+
+    def width(self, length: int) -> int:
+        """``length`` padded."""
+        return -(-length // self.pad_to) * self.pad_to
+
+    def run(self, rows: np.ndarray, longest: int, score: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
+        """[(part, score(part))] for the parts of ``rows`` that fit in memory: normally for ``rows`` as a whole.
+
+        Raises :class:`UserError` where a single row of ``longest`` tokens does not fit.
+        """
+        done: list[tuple[np.ndarray, T]] = []
+        width = self.width(longest)
+        while len(rows):
+            part = rows[: max(self.tokens // width, 1)]
+            try:
+                done.append((part, score(part)))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            else:
+                rows = rows[len(part) :]
+                continue
+            # Outside of the handler: there the error would hold the failed attempt's tensors.
+            self._halve(len(part), longest, reason)
+        return done
+
+    def _halve(self, count: int, longest: int, reason: str) -> None:
+        if count == 1:
+            raise UserError(
+                f"out of memory with a single prompt of {longest} tokens: lower scoring.max_length, set scoring.dtype to "
+                f"bfloat16, or take a device with more memory ({reason})"
+            )
+        _free()
+        self.tokens = count // 2 * self.width(longest)
+        log.warning("out of memory: batches of %s tokens from here on", f"{self.tokens:,}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the CPU's allocator, had no memory left (PyTorch raises RuntimeErrors for both)."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator: can't allocate" in text
+
+
+def _free() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

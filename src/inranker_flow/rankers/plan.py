@@ -1,0 +1,108 @@
+"""Prompts of many pairs in a few arrays: each text tokenised once, each prompt assembled when its batch is made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+
+from inranker_flow.prompts import Ragged, Renderer
+
+log = logging.getLogger(__name__)
+
+#: Texts that are token lists (Python objects) at a time.
+_CHUNK = 4096
+
+
+class Plan:
+    """The prompts of ``pairs``, int (n, 2): positions in ``queries`` and ``documents``, which are read once.
+
+    A few bytes for each token of a text and for each pair, so that ten million pairs are no matter. ``lengths`` (n,) are
+    the prompts' tokens; ``cut_queries`` is the number of queries that are too long and cut in at least one prompt.
+    """
+
+    def __init__(self, renderer: Renderer, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> None:
+        self._renderer, self._pairs = renderer, pairs
+        # Half the memory where the vocabulary allows.
+        self._kind = np.uint16 if len(renderer.tokenizer) <= np.iinfo(np.uint16).max else np.int32
+        irregular = _Irregular(pairs)
+        self._queries = self._tokenise(renderer.split_queries, queries, irregular.see_queries)
+        self._documents = self._tokenise(renderer.split_documents, documents, irregular.see_documents)
+        kept = renderer.kept(self._queries.lengths(pairs[:, 0]), self._documents.lengths(pairs[:, 1]))
+        self.lengths = (np.sum(kept, axis=0) + 1).astype(np.int32)
+        self.cut_queries = len(np.unique(pairs[kept[0] < self._queries.lengths(pairs[:, 0]), 0]))
+        if self.cut_queries:
+            log.warning("%s queries leave no room for a passage and are cut", f"{self.cut_queries:,}")
+        #: Pairs (ascending) whose parts cannot be joined, and their prompts.
+        self._odd, texts = irregular.pairs()
+        self._whole = self._tokenise(lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
+        self.lengths[self._odd] = np.diff(self._whole.offsets)
+
+    def _tokenise(self, split: Callable, texts: Iterable, see: Callable | None = None) -> Ragged:
+        """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
+        parts = [Ragged.of([], self._kind)]
+        texts = iter(texts)
+        while chunk := list(islice(texts, _CHUNK)):
+            encoded, irregular = split(chunk)
+            parts.append(Ragged.of([ids[: self._renderer.max_length] for ids in encoded], self._kind))
+            if see:
+                see(chunk, irregular)
+        return Ragged.joined(parts)
+
+    def prompts(self, rows: np.ndarray, pad_to: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), padded length), padded on the right."""
+        renderer = self._renderer
+        query, document = self._pairs[rows].T
+        ids, mask = renderer.assemble_batch(self._queries, query, self._documents, document)
+        width = -(-int(self.lengths[rows].max(initial=1)) // pad_to) * pad_to
+        if ids.shape[1] != width:
+            more = (0, 0), (0, max(width - ids.shape[1], 0))
+            ids = np.pad(ids, more, constant_values=renderer.tokenizer.pad_token_id)[:, :width]
+            mask = np.pad(mask, more)[:, :width]
+        if len(self._odd):
+            for place in np.flatnonzero(np.isin(rows, self._odd)):
+                number = int(np.searchsorted(self._odd, rows[place]))
+                start, end = self._whole.offsets[number : number + 2]
+                ids[place], mask[place] = renderer.tokenizer.pad_token_id, 0
+                ids[place, : end - start], mask[place, : end - start] = self._whole.flat[start:end], 1
+        return ids, mask
+
+
+class _Irregular:
+    """Collects the texts of pairs whose prompts have to be tokenised whole (see `Renderer`): normally there are none."""
+
+    def __init__(self, pairs: np.ndarray) -> None:
+        self._pairs = pairs
+        self._odd_queries, self._odd_documents = [np.empty(0, bool)], [np.empty(0, bool)]
+        #: All of them, until the documents are known: a regular query may meet an irregular document.
+        self._queries: list[pa.Array] = []
+        self._documents: dict[int, str] = {}
+        self._partners: np.ndarray | None = None
+
+    def see_queries(self, texts: Sequence[str], irregular: np.ndarray) -> None:
+        """The next of the queries."""
+        self._queries.append(pa.array(texts, pa.large_string()))
+        self._odd_queries.append(irregular)
+
+    def see_documents(self, texts: Sequence[str], irregular: np.ndarray) -> None:
+        """The next of the documents; all queries have been seen."""
+        if self._partners is None:
+            odd = np.concatenate(self._odd_queries)
+            self._partners = np.unique(self._pairs[odd[self._pairs[:, 0]], 1])
+        first = sum(map(len, self._odd_documents))
+        wanted = irregular | np.isin(np.arange(first, first + len(texts)), self._partners)
+        self._odd_documents.append(irregular)
+        self._documents |= {first + place: texts[place] for place in np.flatnonzero(wanted).tolist()}
+
+    def pairs(self) -> tuple[np.ndarray, list[tuple[str, str]]]:
+        """The pairs (ascending) and their texts."""
+        odd_query, odd_document = np.concatenate(self._odd_queries), np.concatenate(self._odd_documents)
+        rows = np.flatnonzero(odd_query[self._pairs[:, 0]] | odd_document[self._pairs[:, 1]])
+        if not rows.size:
+            return rows, []
+        queries = pa.chunked_array(self._queries)
+        log.warning("%s prompts are tokenised as a whole: words there depend on their neighbours", f"{rows.size:,}")
+        return rows, [(queries[int(q)].as_py(), self._documents[int(d)]) for q, d in self._pairs[rows]]
