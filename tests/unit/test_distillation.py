@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,62 @@ def test_ids_belong_to_their_set(tmp_path, renderer):
     ]  # fmt: skip
     assert batch.teacher.tolist() == [[1, 3], [1, 1], [7, 9], [7, 7]]
     assert batch.sizes.tolist() == [2, 2]
+
+
+def across_words() -> Any:
+    """A tokenizer with a piece that spans words, as SentencePiece makes them with split_by_whitespace=false."""
+    import string
+
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", -50.0),
+        *((f"▁{word}", -2.0) for word in models.WORDS.split()),
+    ]
+    vocabulary += [("▁moon▁Relevant:", -1.0), ("▁stone▁Document:", -1.0), ("▁", -9.0)]
+    vocabulary += [(letter, -9.0) for letter in string.ascii_letters + ":"]
+    inner = Tokenizer(Unigram(vocabulary, unk_id=2))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_prompts_whose_parts_cannot_be_joined_are_tokenised_whole(tmp_path, append_eos, caplog):
+    tokenizer = across_words()
+    queries = {"q0": "river", "q1": "the stone", "q2": "garden"}
+    documents = {"d0": "a river", "d1": "bread and the moon", "d2": "stone in a garden for a long winter in the north"}
+    labels = {(q, d): (0.0, float(number)) for number, (q, d) in enumerate(itertools.product(queries, documents))}
+    asked = {key: ("synthetic", text) for key, text in queries.items()}
+    # Two sets: rows of the second are counted on from those of the first.
+    sets = [models.collection(tmp_path / name, documents, asked, labels, name) for name in ("one", "two")]
+    renderer = Renderer(tokenizer, 64, append_eos=append_eos)
+    examples = load_examples(sets, renderer, centre=False, seed=0)
+    assert examples.odd.tolist() == [1, 3, 4, 5, 7, 10, 12, 13, 14, 16] and "tokenised as a whole" in caplog.text
+    rows = np.random.default_rng(0).permutation(18)
+    batch = examples.batch(rows, pad_to=8)
+    assert examples.lengths(rows).tolist() == batch.attention_mask.sum(1).tolist()
+    pairs = list(itertools.product(queries.values(), documents.values())) * 2
+    for row, ids, mask in zip(rows, batch.input_ids, batch.attention_mask, strict=True):
+        query, document = pairs[row]
+        whole = tokenizer(f"Query: {query} Document: {document} Relevant:", add_special_tokens=False)["input_ids"]
+        assert ids[mask == 1].tolist() == [*whole, *[tokenizer.eos_token_id] * append_eos]
+        assert (ids[mask == 0] == tokenizer.pad_token_id).all()
+
+
+def test_queries_that_leave_no_room_are_counted(tmp_path, renderer, caplog):
+    long = models.collection(
+        tmp_path / "labels",
+        {"d": "apple river", "e": "moon"},
+        {"q": ("synthetic", "river " * 80), "r": ("synthetic", "moon")},
+        {(q, d): (0.0, 1.0) for q in "qr" for d in "de"},
+    )
+    examples = load_examples([long], renderer, centre=True, seed=0)
+    assert "1 queries leave no room for a passage and are cut" in caplog.text
+    assert examples.batch(np.arange(4)).input_ids.shape == (4, 64)
 
 
 def test_holdout_is_by_query_and_from_every_set(tmp_path, renderer):
