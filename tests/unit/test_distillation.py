@@ -42,6 +42,18 @@ CONFIG = DistillConfig(
 )  # fmt: skip
 
 
+#: A process that trains: configuration, labels/ folder, model to write.
+DISTILL = """
+import json, sys, torch
+from pathlib import Path
+from inranker_flow.config import DistillConfig, parse
+from inranker_flow.distillation import distill
+torch.set_num_threads(1)
+config, labels, model = sys.argv[1:]
+distill(parse(DistillConfig, json.loads(config), "config"), [Path(labels)], None, Path(model))
+"""
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
@@ -620,15 +632,12 @@ def test_small_steps_are_not_lost_where_weights_are_bfloat16(examples):
 
 def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, toy, monkeypatch):
     """SIGKILL in the middle; dropout, so that random numbers count; the best step may lie before the kill."""
-    config = replace(CONFIG, checkpoint=models.t5(seed=1), dropout=0.1, max_steps=150, evaluate_every=15, save_every=10)
-    script = (
-        "import json, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
-        "from inranker_flow.config import DistillConfig, parse; from inranker_flow.distillation import distill\n"
-        "config, labels, model = sys.argv[1:]\n"
-        "distill(parse(DistillConfig, json.loads(config), 'config'), [Path(labels)], None, Path(model))\n"
-    )
+    config = replace(
+        CONFIG, checkpoint=models.t5(seed=1), dropout=0.1, max_steps=150, evaluate_every=15, save_every=10,
+        batching="grouped", micro_batch_tokens=200,
+    )  # fmt: skip
     scratch = tmp_path / "scratch"
-    command = [sys.executable, "-c", script, json.dumps(as_dict(config)), str(toy), str(tmp_path / "model")]
+    command = [sys.executable, "-c", DISTILL, json.dumps(as_dict(config)), str(toy), str(tmp_path / "model")]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "INRANKER_SCRATCH": str(scratch)})
     try:
         deadline = time.monotonic() + 60
@@ -742,6 +751,21 @@ def test_a_job_that_is_none_is_one_line(tmp_path, capsys, content):
     (tmp_path / "job.json").write_text(content)
     assert main([str(tmp_path / "job.json")]) == 2
     assert "job.json: not a job" in capsys.readouterr().err
+
+
+# --- dependencies -------------------------------------------------------------------------------------------------------
+
+
+def test_training_needs_nothing_but_what_a_bare_gpu_machine_has(tmp_path, toy):
+    """torch, transformers, accelerate, numpy, pyarrow, safetensors and what they bring along."""
+    # Not pandas, scipy and jinja2, for which pyarrow and transformers look of their own accord.
+    lacking = ["boto3", "botocore", "bm25s", "Stemmer", "ir_datasets", "mlflow", "ir_measures", "kfp", "kubernetes"]
+    script = f"import sys; sys.modules.update(dict.fromkeys({lacking!r}))\n{DISTILL}"
+    config = as_dict(replace(CONFIG, checkpoint=models.t5(seed=1), max_steps=2))
+    command = [sys.executable, "-c", script, json.dumps(config), str(toy), str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

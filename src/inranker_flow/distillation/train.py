@@ -46,7 +46,8 @@ UNUSED = re.compile(r"decoder\.block\.\d+\.layer\.0\.SelfAttention\.(q|k|relativ
 CURVE_POINTS = 200
 #: Padded tokens in one batch of held-out pairs, and in one part of a training batch: a CPU's caches and a GPU's memory.
 LOOK_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-STEP_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+#: For models as wide as t5-small or wider; narrower ones take more at once.
+STEP_TOKENS, _WIDTH = {"cpu": 2_048, "cuda": 16_384}, 512
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,9 @@ class Trainer:
         self.dtype = pick_dtype("bfloat16" if low_weights else config.precision, self.device)
         self.precision = config.precision if low_weights else str(self.dtype).removeprefix("torch.")
         self.pad_to = PAD_TO[self.dtype.itemsize]
-        self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type]
+        self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type] * max(
+            _WIDTH // _width(student), 1
+        )
         limit_threads(student)
         student.to(self.device)
         #: What the optimiser moves, by name: the student's weights, or their masters in fp32.
@@ -545,6 +548,10 @@ class Trainer:
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
         return self.examples.set_of[self.examples.query[rows]] == place - 1
+
+
+def _width(student: Any) -> int:
+    return int(getattr(student.config, "d_model", _WIDTH))
 
 
 def _split(config: DistillConfig, examples: Examples, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
