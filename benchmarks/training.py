@@ -161,11 +161,12 @@ def trainer(folder: Path, labels: Path, changes: dict[str, Any]) -> Any:
 
 
 def every_length(made: Any, rounds: int) -> Iterator[list[int]]:
-    """The steps of an epoch dealt out so that each round has short and long batches."""
+    """The steps of an epoch dealt out so that each round has batches of every length."""
     steps = range(made.sampler.steps_per_epoch)
     order = sorted(steps, key=lambda step: made.examples.lengths(made.sampler.pieces(step)[0][0]).max())
     for number in range(rounds):
-        yield order[number % rounds :: rounds]
+        # One of every `rounds` neighbours, another each time: or the last round would have the longest of each.
+        yield [step for place, step in enumerate(order) if (place + place // rounds) % rounds == number]
 
 
 def steps(arguments: argparse.Namespace, folder: Path) -> None:

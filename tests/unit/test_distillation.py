@@ -738,6 +738,12 @@ def test_what_a_process_refuses_reaches_the_caller(tmp_path, toy):
     assert not (tmp_path / "model").exists()
 
 
+def test_more_processes_than_gpus_are_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="processes: 3, but this machine has 2 GPUs"):
+        train(tmp_path / "model", tmp_path / "nothing", processes=3)
+
+
 def test_splitting_the_weights_is_refused(examples, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=r"with FSDP, which splits the weights.*use `accelerate launch --multi_gpu`"):

@@ -97,10 +97,15 @@ def started_together() -> bool:
 
 
 def wanted(setting: int) -> int:
-    """How many processes ``DistillConfig.processes`` asks for on this machine."""
+    """How many processes ``DistillConfig.processes`` asks for; raises :class:`UserError` where there are not the GPUs."""
     import torch
 
-    return setting or max(torch.cuda.device_count(), 1)
+    gpus = torch.cuda.device_count()
+    if setting > gpus > 0:
+        raise UserError(
+            f"processes: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0"
+        )
+    return setting or max(gpus, 1)
 
 
 def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     request = folder / "job.json"
     request.write_text(json.dumps({**job, "answer": str(answer)}), encoding="utf-8")
     log.info("training in %s processes", count)
-    # What `accelerate launch --multi_gpu` runs; it has no such way for a CPU.
+    # What `accelerate launch --multi_gpu` runs, without what a configuration file of the user's would add to it.
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1)), **os.environ}
     done = subprocess.run(

@@ -178,6 +178,7 @@ def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
+    wanted(config.processes)
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
