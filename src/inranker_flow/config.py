@@ -158,14 +158,16 @@ class DistillConfig:
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
     revision: str = ""
-    #: mse: on the two logits, the paper's; margin_mse and kl: over the documents of a query.
-    loss: Literal["mse", "margin_mse", "kl"] = "mse"
+    #: mse: on the two logits, the paper's; margin_mse, kl and ranknet: over the documents of a query.
+    loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
     learning_rate: Amount = 7e-5
     warmup_steps: Count = 20_000
-    #: Pairs in one optimiser step (for margin_mse and kl: whole queries of about as many pairs).
+    #: Pairs in one optimiser step of all processes together (for losses over a query: whole queries of about as many).
     batch_size: Positive = 32
+    #: iid: every batch is a random one, as in the paper. grouped: of prompts of about one length, half the time on a CPU.
+    batching: Literal["iid", "grouped"] = "iid"
     epochs: Positive = 1
     #: Ends earlier than `epochs` when positive.
     max_steps: Count = 0
@@ -177,12 +179,21 @@ class DistillConfig:
     #: Negative keeps the checkpoint's own (T5: 0.1).
     dropout: float = -1.0
     max_length: Positive = 512
+    #: document: the passage is cut so that ` Relevant:` survives. reference: as the original does; see `append_eos`.
     truncation: Literal["document", "reference"] = "document"
+    #: End prompts with `</s>`, as scoring does. The original trains without it: with `truncation: reference`, its ids.
+    append_eos: bool = True
     true_token: str = "▁true"
     false_token: str = "▁false"
-    #: auto: bf16 autocast where the device computes in it, else fp32.
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    gradient_accumulation: Positive = 1
+    #: bfloat16: autocast; bfloat16-weights: weights too, with fp32 masters that the optimiser moves (faster, a little
+    #: coarser); auto: bfloat16 where the device computes in it, else float32.
+    precision: Literal["auto", "float32", "bfloat16", "bfloat16-weights"] = "auto"
+    #: Padded tokens that are in memory at once; larger batches are summed up in parts. 0 picks a value for the device.
+    micro_batch_tokens: Count = 0
+    #: Compute encoder layers again in the backward pass instead of keeping them: less memory, a third more time.
+    gradient_checkpointing: bool = False
+    #: Processes that share each batch; 0: one for each GPU of this machine.
+    processes: Count = 0
     #: Share of the queries held out, split by query, to choose the best checkpoint.
     holdout: Share = 0.02
     holdout_max_queries: Count = 1_000

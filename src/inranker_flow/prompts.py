@@ -18,6 +18,8 @@ from inranker_flow.errors import UserError
 
 #: Part of every label's identity: change it whenever the ids for some input change.
 RENDERER_VERSION = "1"
+#: Tokens that the original training code keeps free for `` Relevant:`` and special tokens.
+_REFERENCE_SPARE = 10
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,33 @@ class Ragged:
 
     def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
-        before = np.cumsum(counts) - counts
-        return self.flat[np.repeat(self.offsets[rows] - before, counts) + np.arange(counts.sum())]
+        return self.flat[_places(self.offsets[rows], counts)]
+
+    def alternating(
+        self, rows: np.ndarray, counts: np.ndarray, other: Ragged, other_rows: np.ndarray, other_counts: np.ndarray
+    ) -> np.ndarray:
+        """As :meth:`first`, with the ids of a row of ``other`` after those of each row; fastest where both share ``flat``.
+
+        Counts may go beyond the end of a row: what is there instead is of no meaning.
+        """
+        starts = np.stack([self.offsets[rows], other.offsets[other_rows]], axis=1).ravel()
+        both = np.stack([counts, other_counts], axis=1).ravel()
+        places = _places(starts, both)
+        if self.flat is other.flat:
+            return self.flat.take(places, mode="clip")
+        own = np.repeat(np.arange(len(both)) % 2 == 0, both)
+        ids = np.empty(len(places), np.int64)
+        for part, flat in ((own, self.flat), (~own, other.flat)):
+            ids[part] = flat.take(places[part], mode="clip") if len(flat) else 0
+        return ids
+
+
+def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
+    ends = np.cumsum(counts)
+    places = np.repeat(starts - (ends - counts), counts)
+    places += np.arange(len(places))
+    return places
 
 
 @dataclass
@@ -61,6 +88,10 @@ class Renderer:
     that leaves no room for a document is cut too. ``truncation="reference"``: the finished prompt is cut on the right
     and ``</s>`` added, which is what the original inference code does (InRanker, ``rankers.py``).
 
+    ``append_eos=False`` leaves ``</s>`` away. With ``truncation="reference"`` the ids are then those that the original
+    trains on (InRanker, ``training/trainer.py``): the document is cut to ``max_length`` less 10 less the query, and no part
+    sees its neighbour.
+
     Parts are tokenised once and joined, which gives the ids of the whole string wherever the tokenizer keeps to words (T5's
     do). A text whose tokens would be others beside its neighbour is *irregular*: the prompts it is in are tokenised whole.
     """
@@ -68,6 +99,7 @@ class Renderer:
     tokenizer: Any
     max_length: int = 512
     truncation: Literal["document", "reference"] = "document"
+    append_eos: bool = True
     _suffix: list[int] = field(init=False, repr=False)
     _document: list[int] = field(init=False, repr=False)
     _eos: int = field(init=False, repr=False)
@@ -93,6 +125,11 @@ class Renderer:
     def encode_documents(self, documents: Sequence[str]) -> list[list[int]]:
         """Token ids of ``Document: {document}``, one list for each document."""
         return self.split_documents(documents)[0]
+
+    @property
+    def parts_alone(self) -> bool:
+        """Whether parts are what they are without a neighbour, even where they are irregular."""
+        return self.truncation == "reference" and not self.append_eos
 
     def split_queries(self, queries: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
         """Token ids of ``Query: {query}``, and which of the queries are irregular (bool)."""
@@ -124,61 +161,80 @@ class Renderer:
         return [self._cut(ids, *pair) for ids, pair in zip(prompts, pairs, strict=True)]
 
     def _cut(self, prompt: list[int], query: str, document: str) -> list[int]:
-        if len(prompt) < self.max_length or self.truncation == "reference":
-            return [*prompt[: self.max_length - 1], self._eos]
+        most = self.max_length - len(self._end)
+        if len(prompt) <= most or self.truncation == "reference":
+            return [*prompt[:most], *self._end]
         parts = self.split_queries([query])[0][0], self.split_documents([document])[0][0]
-        room = self.max_length - len(self._suffix) - 1
+        room = most - len(self._suffix)
         if len(parts[0]) > room // 2 or prompt[-len(self._suffix) :] != self._suffix:
             return self.assemble(*parts)
-        return [*prompt[:room], *self._suffix, self._eos]
+        return [*prompt[:room], *self._suffix, *self._end]
 
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
         """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
-        if self.truncation == "reference":
-            prompt = [*query_ids, *document_ids, *self._suffix]
-            return [*prompt[: self.max_length - 1], self._eos]
-        room = self.max_length - len(self._suffix) - 1
-        query_ids = query_ids[: max(room // 2, room - len(document_ids))]
-        return [*query_ids, *document_ids[: room - len(query_ids)], *self._suffix, self._eos]
+        lengths = np.array([len(query_ids)]), np.array([len(document_ids)])
+        query, document, suffix = (int(each[0]) for each in self.kept(*lengths))
+        return [*query_ids[:query], *document_ids[:document], *self._suffix[:suffix], *self._end]
+
+    @property
+    def _end(self) -> list[int]:
+        return [self._eos] if self.append_eos else []
 
     def kept(
         self, query_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens that :meth:`assemble` keeps of each query, document and `` Relevant:``; ``</s>`` comes on top."""
         suffix = np.full_like(query_lengths, len(self._suffix))
+        most = self.max_length - len(self._end)
         if self.truncation == "reference":
-            query = np.minimum(query_lengths, self.max_length - 1)
-            document = np.minimum(document_lengths, self.max_length - 1 - query)
-            return query, document, np.minimum(suffix, self.max_length - 1 - query - document)
-        room = self.max_length - len(self._suffix) - 1
+            if not self.append_eos:
+                # Of a query of more than 502 tokens the original cuts the document at a negative place: from its end.
+                left = self.max_length - _REFERENCE_SPARE - query_lengths
+                document_lengths = np.where(
+                    left < 0, np.maximum(document_lengths + left, 0), np.minimum(document_lengths, left)
+                )
+            query = np.minimum(query_lengths, most)
+            document = np.minimum(document_lengths, most - query)
+            return query, document, np.minimum(suffix, most - query - document)
+        room = most - len(self._suffix)
         query = np.minimum(query_lengths, np.maximum(room // 2, room - document_lengths))
         return query, np.minimum(document_lengths, room - query), suffix
 
+    def lengths(self, query_lengths: np.ndarray, document_lengths: np.ndarray) -> np.ndarray:
+        """Tokens of each prompt, ``</s>`` included."""
+        total: np.ndarray = np.sum(self.kept(query_lengths, document_lengths), axis=0) + len(self._end)
+        return total
+
     def assemble_batch(
-        self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray
+        self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray, pad_to: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`assemble` for many pairs at once.
 
-        Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right.
+        Returns (ids, attention mask), both int64 of shape (pairs, longest prompt), padded on the right to a multiple of
+        ``pad_to``.
         """
         query, document, suffix = self.kept(queries.lengths(query_rows), documents.lengths(document_rows))
-        lengths = query + document + suffix + 1
-        place = np.arange(lengths.max(initial=1))
-        mask = place < lengths[:, None]
+        middle = query + document
+        lengths = middle + suffix + len(self._end)
+        longest = int(lengths.max(initial=1))
+        longest += -longest % pad_to
+        mask = np.arange(longest) < lengths[:, None]
         ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
-        query, document, suffix = query[:, None], document[:, None], suffix[:, None]
-        in_query, in_prompt = place < query, place < query + document
-        ids[in_query] = queries.first(query_rows, query[:, 0])
-        ids[in_prompt & ~in_query] = documents.first(document_rows, document[:, 0])
-        suffixes = Ragged.of([self._suffix])
-        ids[~in_prompt & (place < query + document + suffix)] = suffixes.first(np.zeros_like(query_rows), suffix[:, 0])
-        ids[np.arange(len(ids)), lengths - 1] = self._eos
+        # As many ids of each document as the prompt goes on after the query; the end is put over them below.
+        ids[mask] = queries.alternating(query_rows, query, documents, document_rows, lengths - query)
+        tail = np.array([*self._suffix, *self._end])
+        if (suffix == len(self._suffix)).all():
+            ids[np.arange(len(ids))[:, None], middle[:, None] + np.arange(len(tail))] = tail
+        else:
+            for row, start, count in zip(ids, middle.tolist(), suffix.tolist(), strict=True):
+                left = [*self._suffix[:count], *self._end]
+                row[start : start + len(left)] = left
         return ids, mask.astype(np.int64)
 
     def render(self, query: str, document: str) -> list[int]:
         """Ids of one prompt."""
         (query_ids,), irregular_query = self.split_queries([query])
         (document_ids,), irregular_document = self.split_documents([document])
-        if irregular_query[0] or irregular_document[0]:
+        if (irregular_query[0] or irregular_document[0]) and not self.parts_alone:
             return self.whole([(query, document)])[0]
         return self.assemble(query_ids, document_ids)

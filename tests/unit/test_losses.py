@@ -9,7 +9,17 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from inranker_flow.distillation.losses import OBJECTIVES, by_query, centred, delta, kendall, kl, margin_mse, mse
+from inranker_flow.distillation.losses import (
+    OBJECTIVES,
+    by_query,
+    centred,
+    delta,
+    kendall,
+    kl,
+    margin_mse,
+    mse,
+    ranknet,
+)
 
 SIZES = np.array([3, 1, 4, 2])
 
@@ -68,14 +78,35 @@ def test_kl_is_that_of_the_two_softmaxes(logits):
     assert kl(student, teacher, SIZES).item() == pytest.approx(np.mean(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize("loss", [margin_mse, kl])
+def test_ranknet_is_the_mean_over_pairs_that_the_teacher_orders(logits):
+    student, teacher = logits
+    student, teacher[5] = student.detach(), teacher[4]  # a tie is no order
+    expected = []
+    for s, t in zip(groups(delta(student)), groups(delta(teacher)), strict=True):
+        losses = [math.log(1 + math.exp(s[j] - s[i])) for i in range(len(s)) for j in range(len(s)) if t[i] > t[j]]
+        expected.append(sum(losses) / len(losses) if losses else 0.0)
+    assert expected[1] == 0.0 < min(expected[0], *expected[2:])
+    assert ranknet(student, teacher, SIZES).item() == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_ranknet_sees_the_order_alone_and_stays_finite():
+    student = torch.tensor([[0.0, 300.0], [0.0, -300.0], [0.0, 1.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, -1.0], [0.0, 5.0], [0.0, 2.0]])
+    loss = ranknet(student, teacher, np.array([3]))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+    assert ranknet(student, 7 * teacher, np.array([3])).item() == loss.item()
+
+
+@pytest.mark.parametrize("loss", [margin_mse, kl, ranknet])
 def test_listwise_losses_see_differences_only(logits, loss):
     student, teacher = logits
     sizes = np.array([3, 3, 4])
     level = torch.tensor([5.0, -7.0, 1.0]).repeat_interleave(torch.tensor(sizes))
     moved = student + torch.stack([-level, level], dim=1)
     assert loss(moved, teacher, sizes).item() == pytest.approx(loss(student, teacher, sizes).item(), rel=1e-9)
-    assert loss(teacher, teacher, sizes).item() == pytest.approx(0.0, abs=1e-12)
+    if loss is not ranknet:  # which wants ever larger differences
+        assert loss(teacher, teacher, sizes).item() == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -1,11 +1,14 @@
-"""Training sets as arrays: every distinct query and passage is tokenised once, prompts are assembled batch by batch."""
+"""Training sets as arrays: every query and passage is tokenised once, prompts are assembled batch by batch."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +16,20 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.distillation.losses import centred
+from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
+from inranker_flow.manifest import FILENAME as MANIFEST
 from inranker_flow.manifest import read_manifest
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import Ragged, Renderer
+from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer
+from inranker_flow.scratch import scratch_folder
+from inranker_flow.storage import atomic_folder, digest_file
 
+log = logging.getLogger(__name__)
+
+#: Arrays of token ids in a store, and the tables that the first two come from.
+NAMES = ("queries", "documents", "whole")
+TEXTS = {schemas.QUERIES: ("queries", "query_id"), schemas.CORPUS: ("documents", "doc_id")}
 #: Texts that are token lists (Python objects) at a time.
 TOKENISE_ROWS = 8_192
 
@@ -25,12 +37,17 @@ TOKENISE_ROWS = 8_192
 @dataclass(frozen=True)
 class Batch:
     """Arrays of some pairs: ``input_ids`` and ``attention_mask`` (pairs, longest) int64, ``teacher`` (pairs, 2) float32
-    logits [false, true], ``sizes`` (queries,) consecutive pairs of each query."""
+    logits [false, true], ``query`` (pairs,) the query of each, in order."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     teacher: np.ndarray
-    sizes: np.ndarray
+    query: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Consecutive pairs of each query, (queries,)."""
+        return run_lengths(self.query)
 
 
 @dataclass(frozen=True)
@@ -51,98 +68,201 @@ class Examples:
     teacher: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
+    #: Pairs (ascending) whose prompts are tokenised whole, and these prompts (see `Renderer`): normally none.
+    odd: np.ndarray
+    whole: Ragged
+    #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
+    store: Path
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Number of consecutive ``rows`` with the same query."""
-        query = self.query[rows]
-        starts = np.flatnonzero(np.concatenate([[True], query[1:] != query[:-1]]))
-        return np.diff(np.concatenate([starts, [len(query)]]))
+        return run_lengths(self.query[rows])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Tokens in the prompt of each pair."""
-        kept = self.renderer.kept(self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows]))
-        return np.sum(kept, axis=0) + 1
+        lengths = self.renderer.lengths(
+            self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows])
+        )
+        if len(self.odd):
+            places, numbers = self._odd_ones(rows)
+            lengths[places] = self.whole.lengths(numbers)
+        return lengths
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Prompts of the pairs in ``rows``, padded to the longest of them."""
-        ids, mask = self.renderer.assemble_batch(self.queries, self.query[rows], self.documents, self.document[rows])
-        return Batch(ids, mask, self.teacher[rows], self.sizes(rows))
+    def _odd_ones(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(places in ``rows`` of those that are odd, their places in ``odd``)."""
+        places = np.flatnonzero(np.isin(rows, self.odd))
+        return places, np.searchsorted(self.odd, rows[places])
+
+    def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
+        """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
+        query = self.query[rows]
+        ids, mask = self.renderer.assemble_batch(self.queries, query, self.documents, self.document[rows], pad_to)
+        if len(self.odd):
+            ids, mask = self._with_whole(rows, ids, mask, pad_to)
+        return Batch(ids, mask, self.teacher[rows], query)
+
+    def _with_whole(
+        self, rows: np.ndarray, ids: np.ndarray, mask: np.ndarray, pad_to: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``ids`` and ``mask`` with the prompts of odd pairs in their places."""
+        width = -(-int(self.lengths(rows).max(initial=1)) // pad_to) * pad_to
+        more = (0, 0), (0, max(width - ids.shape[1], 0))
+        ids = np.pad(ids, more, constant_values=self.renderer.tokenizer.pad_token_id)[:, :width]
+        mask = np.pad(mask, more)[:, :width]
+        for place, number in zip(*self._odd_ones(rows), strict=True):
+            start, end = self.whole.offsets[number : number + 2]
+            ids[place], mask[place] = self.renderer.tokenizer.pad_token_id, 0
+            ids[place, : end - start], mask[place, : end - start] = self.whole.flat[start:end], 1
+        return ids, mask
+
+
+def run_lengths(values: np.ndarray) -> np.ndarray:
+    """How often each value comes in a row: [5, 5, 2, 5] -> [2, 1, 1]."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    return np.diff(np.concatenate([starts, [len(values)]]))
 
 
 def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, seed: int) -> Examples:
     """Read the labels/ folders ``folders``; raises :class:`UserError` for an empty or inconsistent one.
 
-    ``centre``: subtract the mean of each pair's two teacher logits.
+    ``centre``: subtract the mean of each pair's two teacher logits. Texts are tokenised at the first call, into the
+    scratch folder (`Examples.store`); later calls for the same texts, of this process or another, map what is there.
     """
-    parts = [_load_one(folder, renderer, seed) for folder in folders]
-    first_query = np.cumsum([0, *(len(part.text_hash) for part in parts)])
-    first_document = np.cumsum([0, *(len(part.documents.offsets) - 1 for part in parts)])
-    query = np.concatenate([part.query + start for part, start in zip(parts, first_query[:-1], strict=True)])
-    document = np.concatenate([part.document + start for part, start in zip(parts, first_document[:-1], strict=True)])
-    teacher = np.concatenate([part.teacher for part in parts])
-    order = np.argsort(query, kind="stable")
-    return Examples(
-        names=tuple(part.names[0] for part in parts),
-        renderer=renderer,
-        queries=Ragged.joined([part.queries for part in parts]),
-        documents=Ragged.joined([part.documents for part in parts]),
-        query=query[order],
-        document=document[order],
-        teacher=(centred(teacher) if centre else teacher)[order].astype(np.float32),
-        set_of=np.repeat(np.arange(len(parts)), [len(part.text_hash) for part in parts]),
-        text_hash=np.concatenate([part.text_hash for part in parts]),
-    )
-
-
-def _load_one(folder: Path, renderer: Renderer, seed: int) -> Examples:
-    from inranker_flow.corpora import default_text
-
-    name = read_manifest(folder).dataset
-    labels = schemas.read(schemas.LABELS, folder)
-    if labels.num_rows == 0:
-        raise UserError(
-            f"{folder / schemas.LABELS.filename}: no labels, so there is nothing to train on; "
-            f"look at the counts of the teacher_label stage of {name}"
-        )
-    # The tokens beyond max_length can never be in a prompt; half the memory where the vocabulary allows.
-    kind = np.uint16 if len(renderer.tokenizer) <= np.iinfo(np.uint16).max else np.int32
-    progress = Progress(
-        f"tokenising {name}", sum(schemas.count(t, folder) for t in (schemas.QUERIES, schemas.CORPUS)), "texts"
-    )
-
-    def tokenise(table: schemas.Table, key: str) -> tuple[pa.Array, Ragged, list[np.ndarray]]:
-        ids, tokens, hashes = [], [], []
-        for rows in schemas.read_batches(table, folder, TOKENISE_ROWS):
-            if table is schemas.QUERIES:
-                texts = rows.column("text").to_pylist()
-                encoded = renderer.encode_queries(texts)
-                hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
-            else:
-                titles, texts = rows.column("title").to_pylist(), rows.column("text").to_pylist()
-                encoded = renderer.encode_documents([default_text(*each) for each in zip(titles, texts, strict=True)])
-            ids.append(rows.column(key))
-            tokens.append(Ragged.of([row[: renderer.max_length] for row in encoded], kind))
-            progress.advance(len(texts))
-        if not ids:
-            raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
-        return pa.chunked_array(ids), Ragged.joined(tokens), hashes
-
-    query_ids, queries, hashes = tokenise(schemas.QUERIES, "query_id")
-    document_ids, documents, _ = tokenise(schemas.CORPUS, "doc_id")
-    path = str(folder / schemas.LABELS.filename)
-    schemas.check_references(labels, "query_id", query_ids, schemas.QUERIES.filename, path)
-    schemas.check_references(labels, "doc_id", document_ids, schemas.CORPUS.filename, path)
-    return Examples(
-        names=(name,),
+    digests = [digest_file(folder / MANIFEST) for folder in folders]
+    store = scratch_folder("tokens", digests, renderer_identity(renderer), seed) / "store"
+    if not store.exists():
+        with atomic_folder(store) as aside:
+            _write_store(aside, folders, renderer, seed)
+    names = tuple(json.loads((store / "names.json").read_text(encoding="utf-8")))
+    kind = id_kind(len(renderer.tokenizer))
+    array = {
+        name: open_array(store / f"{name}.npy")
+        for name in ("query", "document", "teacher", "set_of", "text_hash", "odd")
+    }
+    teacher = array["teacher"]
+    queries, documents, whole = open_joined(store, NAMES, kind)
+    examples = Examples(
+        names=names,
         renderer=renderer,
         queries=queries,
         documents=documents,
-        query=pc.index_in(labels.column("query_id"), value_set=query_ids).to_numpy(),
-        document=pc.index_in(labels.column("doc_id"), value_set=document_ids).to_numpy(),
-        teacher=np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1),
-        set_of=np.zeros(len(queries.offsets) - 1, dtype=np.int64),
-        text_hash=np.concatenate(hashes),
+        query=array["query"],
+        document=array["document"],
+        teacher=(centred(teacher) if centre else teacher).astype(np.float32),
+        set_of=array["set_of"],
+        text_hash=array["text_hash"].copy(),
+        odd=array["odd"],
+        whole=whole,
+        store=store.parent,
     )
+    wanted = queries.lengths(examples.query)
+    kept, _, _ = renderer.kept(wanted, documents.lengths(examples.document))
+    if cut := len(np.unique(examples.query[kept < wanted])):
+        log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
+    return examples
+
+
+def renderer_identity(renderer: Renderer) -> list[Any]:
+    """What the tokens of a text depend on."""
+    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(sorted(renderer.tokenizer.get_vocab().items()))
+    digest = blake2b(content.encode(), digest_size=16).hexdigest()
+    settings = [renderer.max_length, renderer.truncation, renderer.append_eos]
+    return [RENDERER_VERSION, type(renderer.tokenizer).__name__, digest, *settings]
+
+
+def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed: int) -> None:
+    """All training sets as one: texts tokenised once each, pairs as rows of them, ordered by query."""
+    writers = {name: RaggedWriter(store, name, id_kind(len(renderer.tokenizer))) for name in NAMES}
+    names, hashes = [], []
+    first = {"queries": 0, "documents": 0}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("query", "document", "teacher", "set_of", "odd")}
+    for number, folder in enumerate(folders):
+        names.append(read_manifest(folder).dataset)
+        labels = schemas.read(schemas.LABELS, folder)
+        path = folder / schemas.LABELS.filename
+        if labels.num_rows == 0:
+            raise UserError(
+                f"{path}: no labels, so there is nothing to train on; "
+                f"look at the counts of the teacher_label stage of {names[-1]}"
+            )
+        progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in TEXTS), "texts")
+        rows, irregular = {}, {}
+        for table, (name, key) in TEXTS.items():
+            ids, odd = [], []
+            for keys, texts in _texts(table, folder):
+                if table is schemas.QUERIES:
+                    encoded, flags = renderer.split_queries(texts)
+                    hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
+                else:
+                    encoded, flags = renderer.split_documents(texts)
+                # Tokens beyond max_length can never be in a prompt.
+                writers[name].add([row[: renderer.max_length] for row in encoded])
+                ids.append(keys)
+                odd.append(flags)
+                progress.advance(len(texts))
+            if not ids:
+                raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
+            known = pa.chunked_array(ids)
+            schemas.check_references(labels, key, known, table.filename, str(path))
+            rows[name] = pc.index_in(labels.column(key), value_set=known).to_numpy()
+            irregular[name] = np.concatenate(odd)
+            if table is schemas.QUERIES:
+                columns["set_of"].append(np.full(len(known), number))
+        order = np.argsort(rows["queries"], kind="stable")
+        query, document = rows["queries"][order], rows["documents"][order]
+        odd_pairs = np.flatnonzero(irregular["queries"][query] | irregular["documents"][document])
+        if len(odd_pairs) and not renderer.parts_alone:
+            log.warning(
+                "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
+            )
+            pairs = zip(
+                _some_texts(schemas.QUERIES, folder, query[odd_pairs]),
+                _some_texts(schemas.CORPUS, folder, document[odd_pairs]),
+                strict=True,
+            )
+            writers["whole"].add(renderer.whole(list(pairs)))
+            columns["odd"].append(odd_pairs + sum(map(len, columns["query"])))
+        columns["query"].append(query + first["queries"])
+        columns["document"].append(document + first["documents"])
+        columns["teacher"].append(
+            np.stack([labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")], axis=1)
+        )
+        for name in first:
+            first[name] += len(irregular[name])
+
+    for writer in writers.values():
+        writer.close()
+    join(store, NAMES)
+    kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32, "odd": np.int64}
+    for name, parts in columns.items():
+        np.save(store / f"{name}.npy", np.concatenate([*parts]) if parts else np.empty(0, kinds[name]))
+    np.save(store / "text_hash.npy", np.concatenate(hashes))
+    (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
+    """(ids, texts) of the queries or passages in ``folder``, some at a time."""
+    from inranker_flow.corpora import default_text
+
+    _, key = TEXTS[table]
+    for batch in schemas.read_batches(table, folder, TOKENISE_ROWS):
+        texts = batch.column("text").to_pylist()
+        if table is schemas.CORPUS:
+            titles = batch.column("title").to_pylist()
+            texts = [default_text(*each) for each in zip(titles, texts, strict=True)]
+        yield batch.column(key), texts
+
+
+def _some_texts(table: schemas.Table, folder: Path, rows: np.ndarray) -> list[str]:
+    """The texts in ``rows`` of a table, in that order."""
+    wanted, first = np.unique(rows), 0
+    found: dict[int, str] = {}
+    for _, texts in _texts(table, folder):
+        here = wanted[(wanted >= first) & (wanted < first + len(texts))]
+        found.update((int(row), texts[int(row) - first]) for row in here)
+        first += len(texts)
+    return [found[int(row)] for row in rows]
 
 
 def _hash(seed: int, text: str) -> int:
@@ -168,38 +288,3 @@ def with_several_documents(examples: Examples) -> np.ndarray:
     """Rows of the pairs whose query has two labelled documents or more: one alone has no order to learn."""
     documents = np.bincount(examples.query)
     return np.flatnonzero(documents[examples.query] > 1)
-
-
-class Sampler:
-    """Shuffled batches of units, each unit once in an epoch; a unit is one pair, or the pairs of one query.
-
-    The batch of a step depends on the seed and the step alone, so a resumed training sees what it would have seen.
-    """
-
-    def __init__(self, examples: Examples, rows: np.ndarray, whole_queries: bool, batch_pairs: int, seed: int) -> None:
-        sizes = examples.sizes(rows) if whole_queries else np.ones(len(rows), dtype=np.int64)
-        self._units = Ragged(rows, np.concatenate([[0], np.cumsum(sizes)]))
-        self._count = len(sizes)
-        #: Units in one batch: whole queries of about ``batch_pairs`` pairs, or just as many pairs.
-        self.batch_units = max(round(batch_pairs * self._count / len(rows)), 1)
-        self.steps_per_epoch = -(-self._count // self.batch_units)
-        self.mean_pairs = len(rows) / self.steps_per_epoch
-        self._seed, self._epoch, self._order = seed, -1, np.empty(0, dtype=np.int64)
-
-    def pieces(self, step: int, count: int = 1) -> list[tuple[np.ndarray, float]]:
-        """The batch of ``step`` (from 0) in at most ``count`` parts: (rows of the pairs, share of the batch's mean loss)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        units = self._order[place * self.batch_units : (place + 1) * self.batch_units]
-        parts = [part for part in np.array_split(units, count) if len(part)]
-        return [(self._units.first(part, self._units.lengths(part)), len(part) / len(units)) for part in parts]
-
-
-def batches_by_length(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Positions in batches of at most ``tokens`` padded tokens (at least one position), longest first."""
-    order = np.argsort(-lengths, kind="stable")
-    while len(order):
-        count = max(tokens // int(lengths[order[0]]), 1)
-        yield order[:count]
-        order = order[count:]

@@ -51,6 +51,22 @@ def kl(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
     return ((logs[:, :, 1].exp() * (logs[:, :, 1] - logs[:, :, 0])) * mask).sum(1).mean()
 
 
+def ranknet(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
+    """RankNet (ICML 2005) over the teacher's order, as RankGPT distils (arXiv 2304.09542, section 4; `rank_loss.py`).
+
+    Mean over queries of mean over pairs with t_i > t_j of log(1 + exp(s_j - s_i)), s and t the deltas. RankGPT's code takes
+    the mean over all pairs of the batch at once: the same where queries have equally many documents and no ties. A query
+    that the teacher does not order counts as 0.
+    """
+    import torch
+
+    values, mask = by_query(torch.stack([delta(student), delta(teacher)], dim=1), sizes)
+    differences = values[:, :, None] - values[:, None, :]
+    ordered = (differences[..., 1] > 0) & mask[:, :, None] & mask[:, None, :]
+    losses = torch.nn.functional.softplus(-differences[..., 0]) * ordered
+    return (losses.sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)).mean()
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss and whether its batches must hold whole queries."""
@@ -59,7 +75,12 @@ class Objective:
     whole_queries: bool
 
 
-OBJECTIVES = {"mse": Objective(mse, False), "margin_mse": Objective(margin_mse, True), "kl": Objective(kl, True)}
+OBJECTIVES = {
+    "mse": Objective(mse, False),
+    "margin_mse": Objective(margin_mse, True),
+    "kl": Objective(kl, True),
+    "ranknet": Objective(ranknet, True),
+}
 
 
 def delta(logits: Tensor) -> Tensor:

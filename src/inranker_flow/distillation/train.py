@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,16 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow.config import DistillConfig, as_dict
-from inranker_flow.distillation.data import (
-    Batch,
-    Examples,
-    Sampler,
-    batches_by_length,
-    hold_out,
-    load_examples,
-    with_several_documents,
-)
+from inranker_flow.distillation.data import Batch, Examples, hold_out, load_examples, with_several_documents
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
+from inranker_flow.distillation.processes import Processes, launch, started_together, wanted
+from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME, write_manifest
 from inranker_flow.progress import Progress
@@ -45,10 +40,14 @@ log = logging.getLogger(__name__)
 
 #: Steps whose losses stay on the device before they are read (reading makes a GPU wait).
 READ_EVERY = 25
+#: Weights that have no part in the score of a single decoder step, whose gradient is exactly zero.
+UNUSED = re.compile(r"decoder\.block\.\d+\.layer\.0\.SelfAttention\.(q|k|relative_attention_bias)\.weight")
 #: Points of the loss curve in training.json.
 CURVE_POINTS = 200
-#: Padded tokens in one batch of held-out pairs, for a CPU's caches and for a GPU.
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4_096, 32_768
+#: Padded tokens in one batch of held-out pairs, and in one part of a training batch: a CPU's caches and a GPU's memory.
+LOOK_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+#: For models as wide as t5-small or wider; narrower ones take more at once.
+STEP_TOKENS, _WIDTH = {"cpu": 2_048, "cuda": 16_384}, 512
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Look:
 
 @dataclass
 class State:
-    """What the next step depends on besides weights, optimiser and random numbers."""
+    """What the next step depends on besides weights and optimiser."""
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -143,8 +142,9 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
         )
     student, tokenizer = load_seq2seq(reference, revision, dropout=config.dropout if config.dropout >= 0 else None)
     labels = label_token_ids(tokenizer, config.false_token, config.true_token)
-    renderer = Renderer(tokenizer, config.max_length, config.truncation)
-    examples = load_examples([Path(folder) for folder in training_sets], renderer, config.centre, config.seed)
+    renderer = Renderer(tokenizer, config.max_length, config.truncation, config.append_eos)
+    folders = [Path(folder) for folder in training_sets]
+    examples = load_examples(folders, renderer, config.centre, config.seed)
     inputs = {
         "start": checkpoint_identity(reference, revision),
         "training_sets": [
@@ -152,19 +152,34 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
             for name, folder in zip(examples.names, training_sets, strict=True)
         ],
     }
-    trainer = Trainer(config, examples, student, labels)
-    folder = scratch_folder("distill", as_dict(config), inputs, RENDERER_VERSION)
-    trainer.run(folder / "checkpoint.pt")
-    _write(model, trainer, tokenizer, reference, inputs)
-    shutil.rmtree(folder, ignore_errors=True)
-    return trainer.stats(time.monotonic() - started)
+    # Not the number of processes: they share batches, so another number continues the same training.
+    same = {key: value for key, value in as_dict(config).items() if key != "processes"}
+    folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
+    if not started_together() and (count := wanted(config.processes)) > 1:
+        # What could be refused has been, and the texts are tokenised: the processes find them.
+        job = {"training_sets": [str(each.absolute()) for each in folders], "start": start and str(start.absolute())}
+        stats = DistillStats(
+            **launch(count, {"config": as_dict(config), "model": str(model.absolute()), **job}, folder)
+        )
+    else:
+        trainer = Trainer(config, examples, student, labels)
+        trainer.run(folder / "checkpoint.pt")
+        if trainer.processes.first:
+            _write(model, trainer, tokenizer, reference, inputs)
+        trainer.processes.wait()
+        stats = trainer.stats(time.monotonic() - started)
+    if not started_together():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(examples.store, ignore_errors=True)
+    return stats
 
 
 def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
-    for name in ("batch_size", "epochs", "gradient_accumulation"):
+    wanted(config.processes)
+    for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
     if not 0 <= config.holdout < 1:
@@ -176,36 +191,50 @@ class Trainer:
 
     def __init__(self, config: DistillConfig, examples: Examples, student: Any, labels: tuple[int, int]) -> None:
         import torch
-        from accelerate import Accelerator
-        from accelerate.utils import set_seed
 
-        from inranker_flow.distillation.student import LabelLogits, quicken
-        from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
+        from inranker_flow.distillation.student import LabelLogits
+        from inranker_flow.rankers.devices import limit_threads, pick_dtype
+        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]
         self.rows, self.heldout = _split(config, examples, self.objective)
-        self.sampler = Sampler(examples, self.rows, self.objective.whole_queries, config.batch_size, config.seed)
+        self.sampler = Sampler(
+            examples,
+            self.rows,
+            self.objective.whole_queries,
+            config.batch_size,
+            config.seed,
+            config.batching == "grouped",
+        )
         self.total, self.warmup = plan(config, self.sampler.steps_per_epoch)
         self.evaluate_every = config.evaluate_every or -(-self.total // 10)
         self.save_every = config.save_every or self.evaluate_every
 
-        set_seed(config.seed)  # dropout
-        self.accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision="no")
-        # Not accelerate's own mixed precision: that is one per process, whatever the configuration of a second training.
-        self.dtype = pick_dtype(config.precision, self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            raise UserError("distill: started as several processes; one process trains one student on one device")
+        self.processes = Processes()
+        self.device = self.processes.device
+        low_weights = config.precision == "bfloat16-weights"
+        self.dtype = pick_dtype("bfloat16" if low_weights else config.precision, self.device)
+        self.precision = config.precision if low_weights else str(self.dtype).removeprefix("torch.")
+        self.pad_to = PAD_TO[self.dtype.itemsize]
+        self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type] * max(
+            _WIDTH // _width(student), 1
+        )
         limit_threads(student)
-        if self.accelerator.device.type == "cpu":
-            quicken(student)
-        weights = [p for p in student.parameters() if p.requires_grad]
+        student.to(self.device)
+        #: What the optimiser moves, by name: the student's weights, or their masters in fp32.
+        self.weights: dict[str, Tensor] = dict(student.named_parameters())
+        if low_weights:
+            self.weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
+            student.to(self.dtype)
+        self.masters = low_weights
+        self.scorer = LabelLogits(student, labels, config.gradient_checkpointing).to(self.device)
         groups = [  # as the HF Trainer does: layer norms do not decay
-            {"params": [p for p in weights if p.dim() > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [w for w in self.weights.values() if w.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [w for w in self.weights.values() if w.dim() <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), eps=1e-8, fused=True)
-        self.scorer, self.optimizer = self.accelerator.prepare(LabelLogits(student, labels), optimizer)
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.adam_beta2), eps=1e-8, fused=fused)
         self.state = State()
         self.resumed_step = 0
         self.pairs_per_second = 0.0
@@ -238,55 +267,131 @@ class Trainer:
                 self._look()
             if saves and not last:
                 self._save(checkpoint)
-            progress.advance(pairs, note)
+            progress.advance(pairs * self.processes.count, note)
         self.pairs_per_second = progress.finish()
+        if self.masters:
+            self.student.float()
+        if self.masters or state.best:
+            self._set_weights(state.best_weights if state.best else self.weights)
         if state.best:
-            self._set_weights(state.best_weights)
             if state.best.loss >= state.looks[0].loss:
                 log.warning(
                     "the held-out loss never fell below that of the start (%.4g): try a lower learning_rate, or more and "
                     "more varied labels", state.looks[0].loss,
                 )  # fmt: skip
-        elif not all(weight.isfinite().all() for weight in self.student.parameters()):
+        elif not all(weight.isfinite().all() for weight in self.weights.values()):
             raise self._diverged("a weight is not finite", state.step)
 
     def _step(self, step: int, rate: float) -> tuple[Tensor, int]:
-        """One optimiser step; returns the mean loss of its batch (on the device) and its pairs."""
+        """One optimiser step; returns this process's part of the batch's mean loss (on the device) and its pairs."""
+        import torch
+
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        total: Any = 0.0
-        pairs = 0
-        # Parts are weighted by what they hold, so that the gradient is that of the whole batch, a short last one too.
-        for rows, share in self.sampler.pieces(step, self.config.gradient_accumulation):
-            batch = self.examples.batch(rows)
-            loss = self.objective.loss(*self._forward(batch), batch.sizes) * share
-            self.accelerator.backward(loss)
-            total = total + loss.detach()
-            pairs += len(rows)
+        while True:
+            try:
+                total, pairs = self._gradient(step)
+                break
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        self.processes.add_up(gradients)
         if self.config.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.scorer.parameters(), self.config.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.masters:
+            self._copy_to_student()
         return total, pairs
+
+    def _gradient(self, step: int) -> tuple[Tensor, int]:
+        """Leave this process's part of the step's gradient in ``weights``; returns its part of the loss and its pairs."""
+        import torch
+
+        # Dropout of a step depends on the seed and the step alone, whatever happened before.
+        seeds = np.random.SeedSequence([self.config.seed, step, self.processes.rank])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        total = torch.zeros((), device=self.device)
+        pairs = 0
+        # Parts are weighted by what they hold, so that the gradient is that of the whole batch, a short last one too.
+        for rows, share in self.sampler.pieces(
+            step, self.step_tokens, self.processes.rank, self.processes.count, self.pad_to
+        ):
+            batch = self.examples.batch(rows, self.pad_to)
+            loss = self.objective.loss(*self._forward(batch), batch.sizes) * share
+            loss.backward()
+            if self.masters:
+                self._add_to_masters()
+            total += loss.detach()
+            pairs += len(rows)
+        if self.processes.count > 1:
+            for name in self._trained():  # a process without pairs adds nothing, but it must add it
+                weight = self.weights[name]
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        return total, pairs
+
+    def _trained(self) -> list[str]:
+        """Names of the weights that get a gradient, the same in every process."""
+        closed = self.scorer.closed_form is not None
+        return [name for name in self.weights if not (closed and UNUSED.fullmatch(name))]
+
+    def _halve(self, error: Exception) -> None:
+        """Half as many tokens at once from now on; what this step had summed up is forgotten."""
+        import torch
+
+        self.optimizer.zero_grad()
+        self.student.zero_grad()
+        torch.cuda.empty_cache()
+        longest = int(self.examples.lengths(self.rows).max())
+        if self.step_tokens <= longest:
+            raise UserError(
+                f"the device runs out of memory with the smallest part of a batch (one prompt of {longest} tokens, or those "
+                "of one query): set gradient_checkpointing: true or precision: bfloat16-weights, shorten max_length, or "
+                "take a larger device or a smaller student"
+            ) from error
+        self.step_tokens = max(self.step_tokens // 2, longest)
+        log.warning("out of memory: from now on at most %s tokens at once", f"{self.step_tokens:,}")
+
+    def _add_to_masters(self) -> None:
+        """Move the bf16 gradient of one part into the sum in fp32."""
+        for name, low in self.student.named_parameters():
+            if low.grad is None:
+                continue
+            weight = self.weights[name]
+            if weight.grad is None:
+                weight.grad = low.grad.to(weight.dtype)
+            else:
+                weight.grad += low.grad
+            low.grad = None
+
+    def _copy_to_student(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, low in self.student.named_parameters():
+                low.copy_(self.weights[name])
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(student, teacher) logits in fp32, both (pairs, 2) on the device."""
         import torch
 
-        ids, mask, teacher = (
-            torch.from_numpy(array).to(self.accelerator.device, non_blocking=True)
-            for array in (batch.input_ids, batch.attention_mask, batch.teacher)
-        )
-        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        arrays = [torch.from_numpy(array) for array in (batch.input_ids, batch.attention_mask, batch.teacher)]
+        if self.device.type == "cuda":  # a copy from pinned memory does not make the CPU wait
+            arrays = [array.pin_memory() for array in arrays]
+        ids, mask, teacher = (array.to(self.device, non_blocking=True) for array in arrays)
+        autocast = self.dtype != torch.float32 and not self.masters
+        with torch.autocast(ids.device.type, self.dtype, enabled=autocast):
             logits = self.scorer(ids, mask)
-        return logits.float(), teacher
+        return logits, teacher
 
     def _read(self, recent: list[Tensor]) -> None:
         """Move the losses of the last steps to the state; raise at the first that is not finite."""
         import torch
 
-        values = torch.stack(recent).tolist()
+        losses = torch.stack(recent)
         recent.clear()
+        self.processes.add_up([losses])
+        values = losses.tolist()
         for step, value in enumerate(values, self.state.step - len(values) + 1):
             if not math.isfinite(value):
                 raise self._diverged(f"the training loss is {value}", step)
@@ -305,15 +410,17 @@ class Trainer:
         import torch
 
         state = self.state
-        budget = CPU_BATCH_TOKENS if self.accelerator.device.type == "cpu" else GPU_BATCH_TOKENS
-        student = np.empty((len(self.heldout), 2), dtype=np.float32)
+        logits = torch.zeros(len(self.heldout), 2, device=self.device)
         self.scorer.eval()
-        with torch.inference_mode():
-            for places in batches_by_length(self.examples.lengths(self.heldout), budget):
-                logits, _ = self._forward(self.examples.batch(self.heldout[places]))
-                student[places] = logits.cpu().numpy()
+        with torch.no_grad():
+            batches = batches_by_length(self.examples.lengths(self.heldout), LOOK_TOKENS[self.device.type])
+            for number, places in enumerate(batches):
+                if number % self.processes.count == self.processes.rank:
+                    found, _ = self._forward(self.examples.batch(self.heldout[places], self.pad_to))
+                    logits[torch.from_numpy(places).to(self.device)] = found
         self.scorer.train()
-        scores, teacher = torch.from_numpy(student), torch.from_numpy(self.examples.teacher[self.heldout])
+        self.processes.add_up([logits])
+        scores, teacher = logits.cpu(), torch.from_numpy(self.examples.teacher[self.heldout])
         sizes = self.examples.sizes(self.heldout)
         loss = float(self.objective.loss(scores, teacher, sizes))
         if not math.isfinite(loss):
@@ -332,25 +439,27 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         """Copies on the CPU; tied weights once."""
-        return {name: weight.detach().to("cpu", copy=True) for name, weight in self.student.named_parameters()}
+        return {name: weight.detach().to("cpu", copy=True) for name, weight in self.weights.items()}
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         import torch
 
         with torch.no_grad():
-            for name, weight in self.student.named_parameters():
+            for name, weight in self.weights.items():
                 weight.copy_(weights[name])
+        if self.masters:
+            self._copy_to_student()
 
     def _save(self, checkpoint: Path) -> None:
         """Write everything that the next step depends on; a kill leaves the checkpoint before or this one."""
         import torch
 
+        if not self.processes.first:
+            return
         state = self.state
         content = {
             "weights": self._weights(),
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all(),
             "step": state.step,
             "losses": state.losses,
             "looks": [asdict(look) for look in state.looks],
@@ -366,7 +475,13 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         import torch
 
-        if not checkpoint.exists():
+        seen = self.processes.all(checkpoint.exists())
+        if not all(seen):
+            if any(seen):
+                raise UserError(
+                    f"{checkpoint}: seen by {sum(seen)} of {len(seen)} processes; set INRANKER_SCRATCH to a folder on a "
+                    "volume that all machines of this training share"
+                )
             return
         try:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -375,9 +490,6 @@ class Trainer:
             return
         self._set_weights(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["random"])
-        if len(content["cuda_random"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(content["cuda_random"])
         self.state = State(
             step=content["step"],
             losses=content["losses"],
@@ -396,7 +508,7 @@ class Trainer:
             pairs=len(self.rows),
             queries=len(np.unique(examples.query[self.rows])),
             heldout_queries=len(np.unique(examples.query[self.heldout])),
-            parameters=sum(weight.numel() for weight in self.student.parameters()),
+            parameters=sum(weight.numel() for weight in self.weights.values()),
             final_train_loss=float(np.mean(state.losses[-max(self.total // 10, 1) :])),
             best_step=state.best.step if state.best else self.total,
             start_heldout_loss=state.looks[0].loss if state.looks else None,
@@ -430,13 +542,17 @@ class Trainer:
                 }
                 for place, name in enumerate(self.examples.names, 1)
             },
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": self.precision,
             # What serving needs too; whoever registers the model may have none of them installed.
             "versions": {name: version(name).partition("+")[0] for name in ("torch", "transformers", "numpy")},
         }
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
         return self.examples.set_of[self.examples.query[rows]] == place - 1
+
+
+def _width(student: Any) -> int:
+    return int(getattr(student.config, "d_model", _WIDTH))
 
 
 def _split(config: DistillConfig, examples: Examples, objective: Objective) -> tuple[np.ndarray, np.ndarray]:

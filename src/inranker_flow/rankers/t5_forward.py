@@ -142,7 +142,8 @@ class T5Forward:
         dropout = self._model.config.dropout_rate if self._model is not None and self._model.training else 0.0
         encoded = self._encode(parts, ids, mask, dropout)
         decoded = self._decode(parts, encoded, mask, dropout)
-        return F.linear(decoded.float() * self.scale, parts.head.float())
+        with torch.autocast(ids.device.type, enabled=False):  # logits of 8 bits would tie
+            return F.linear(decoded.float() * self.scale, parts.head.float())
 
     # --- the encoder --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+"""One process of a distillation that several share.
+
+    accelerate launch --multi_gpu --num_machines 2 ... -m inranker_flow.distillation JOB.json
+
+JOB.json: {"config": DistillConfig, "training_sets": [folders], "start": folder or null, "model": folder to write} and,
+where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line}. On one machine nobody needs
+this: `distill` starts a process for each GPU by itself. Several machines need the folders and INRANKER_SCRATCH on a
+volume that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from inranker_flow.config import DistillConfig, parse
+from inranker_flow.distillation import distill
+from inranker_flow.errors import UserError
+from inranker_flow.storage import atomic_write
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job that ``arguments`` names; returns the exit status."""
+    if len(arguments) != 1:
+        print("FAILED: usage: accelerate launch ... -m inranker_flow.distillation JOB.json", file=sys.stderr)
+        return 2
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    answer = ""
+    try:
+        try:
+            job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+            answer = job.get("answer", "")
+            work = (
+                [Path(each) for each in job["training_sets"]],
+                job["start"] and Path(job["start"]),
+                Path(job["model"]),
+            )
+            config = parse(DistillConfig, job["config"], "config")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}"
+            ) from error
+        stats = distill(config, *work)
+        told: dict[str, object] = {"stats": asdict(stats)}
+    except UserError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        told = {"error": str(error)}
+    if answer and (first or "error" in told):
+        with atomic_write(answer) as file:
+            file.write(json.dumps(told).encode())
+    return 2 if "error" in told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
