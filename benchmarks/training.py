@@ -97,8 +97,11 @@ class Peer:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        told: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return told
+        told = self._process.stdout.readline()
+        if not told:
+            raise SystemExit(f"FAILED: the peer ended with status {self._process.wait()}; its own lines above say why")
+        answer: dict[str, Any] = json.loads(told)
+        return answer
 
     def rate(self, steps: int) -> float:
         """Examples per CPU second of the next ``steps`` steps."""
