@@ -12,7 +12,9 @@ Nothing is ever deleted from the log or changed in it, but for the mark ``applie
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -176,6 +178,14 @@ def previous(name: str) -> tuple[State, str]:
         now = f"before version {state.serving}" if state.serving else "of this name"
         raise UserError(f"{name}: no champion {now} is known; choose a version with: make promote VERSION=N WHY=...")
     return state, state.before[-1]
+
+
+def person() -> str:
+    """Name of the account that runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        return f"user {os.getuid()}"
 
 
 def _append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import os
@@ -166,15 +165,7 @@ def _verdict(decided: promotion.Decision) -> dict[str, str]:
 
 def _who() -> str:
     run = os.environ.get("INRANKER_KFP_RUN_ID")
-    return f"pipeline run {run}" if run else f"a run of {person()}"
-
-
-def person() -> str:
-    """Name of the account that runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user needs no name
-        return f"user {os.getuid()}"
+    return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
 def _serving(training: Mapping[str, Any]) -> registry.Serving:
