@@ -73,9 +73,9 @@ def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[
         f"## How well it does\n\n{_measures(system, summary)}",
         f"## How it was made\n\n{_made(training, summary)}",
         f"## Prompt\n\n{_prompt(training)}",
-        f"## How to load it\n\n{_loading(name, training)}",
         f"## Limits\n\n{_limits(training, summary)}",
         f"## Licences\n\n{_licences(training, summary)}",
+        f"## How to load it\n\n{_loading(name, training)}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -195,7 +195,7 @@ def _loading(name: str, training: Mapping[str, Any]) -> str:
     named = "" if labels == ["▁false", "▁true"] else f', token_false="{labels[0]}", token_true="{labels[1]}"'
     if config["truncation"] == "document":
         cut = "    q = q[: max(room // 2, room - len(d))]\n    prompt = torch.tensor([q + d[: room - len(q)] + end])"
-        same = "the same up to its limit of 512 tokens"
+        same = "the same where nothing is cut"
         differs = (
             "- `rerankers` cuts a prompt on the right at 512 tokens, whatever the model was trained with: a longer one loses "
             '` Relevant:` and scores as this project\'s `ScoringConfig(max_length=512, truncation="reference")` does. '
@@ -250,7 +250,8 @@ scores = model.predict(pandas.DataFrame([{{"query": QUERY, "passages": PASSAGES}
 from inranker_flow.config import ScoringConfig
 from inranker_flow.rankers import load_ranker
 
-logits = load_ranker(FOLDER, ScoringConfig({scoring})).score([(QUERY, passage) for passage in PASSAGES])
+ranker = load_ranker(FOLDER, ScoringConfig({scoring}))
+logits = ranker.score([(QUERY, passage) for passage in PASSAGES])
 scores = logits[:, 1] - logits[:, 0]
 ```
 
@@ -271,7 +272,7 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     last = [each["dataset"] for each in training["inputs"]["training_sets"]]
     return "\n".join(
         [
-            f"- Its last phase adapted it to {_listed(last)}; on other collections it was not measured.",
+            f"- Its last phase adapted it to {_listed(last)}. Nothing is known of collections that are not in the table above.",
             f"- It reads {training['config']['max_length']} tokens of query and passage; what lies beyond counts for nothing.",
             "- It orders the candidates of a first stage and finds nothing that is not among them.",
             "- The score orders the passages of one query. It is no probability, and no threshold was calibrated.",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import tracking
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.storage import digest_file
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,17 @@ def _parts(reference: str) -> tuple[str, str]:
     return name, number
 
 
+#: What artifact stores say of a file that is not there, each in its own way.
+_GONE = (
+    "ensure that the path is correct",
+    "No such file",
+    "does not exist",
+    "NoSuchKey",
+    "Not Found",
+    "No such artifact",
+    "404",
+)
+_RESTORE = "restore them, or let another version serve: make rollback WHY=..."
 #: Folders by registry and version: a version never changes, and a download is not repeated for each look at it.
 _fetched: dict[tuple[str, str], Path] = {}
 
@@ -132,10 +143,15 @@ def _fetch(registry: str, found: Version) -> Path:
 
     key = (registry, found.reference)
     if key not in _fetched:
-        with tracking.explained(f"download {found.reference}"):
-            uri = f"{found.reference}/artifacts/checkpoint"
-            aside = tempfile.mkdtemp(dir=_downloads().name)
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside))
+        uri = f"{found.reference}/artifacts/checkpoint"
+        aside = tempfile.mkdtemp(dir=_downloads().name)
+        try:
+            with tracking.explained(f"download {found.reference}"):
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside))
+        except NoAnswer as error:
+            if any(word in str(error) for word in _GONE):
+                raise UserError(f"{found.reference}: its files are gone; {_RESTORE} ({error})") from error
+            raise
         _check_weights(found, folder)
         _fetched[key] = folder
     return _fetched[key]
@@ -154,7 +170,7 @@ def _check_weights(found: Version, folder: Path) -> None:
     if digest != registered:
         raise UserError(
             f"{found.reference}: its weights in {folder} are not those that were registered (sha256 {digest[:12] or 'none'}, "
-            f"not {registered[:12]}): restore the files, or let another version serve: make rollback WHY=..."
+            f"not {registered[:12]}); {_RESTORE}"
         )
 
 

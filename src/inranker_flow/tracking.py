@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.storage import digest_file, disk_errors
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _reach(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # it answers: proxies may guard /health
     except (OSError, ValueError) as error:
-        raise UserError(
+        raise NoAnswer(
             f"MLFLOW_TRACKING_URI: no MLflow server answers at {uri} ({error}); start it, correct the address, "
             "or unset it to use SQLite"
         ) from error
@@ -97,7 +97,10 @@ def _reach(uri: str) -> None:
 
 @contextmanager
 def explained(action: str) -> Iterator[None]:
-    """Turn whatever goes wrong in an exchange with MLflow into one line: where, what was asked, what it said, a remedy."""
+    """Turn whatever goes wrong in an exchange with MLflow into one line: where, what was asked, what it said, a remedy.
+
+    Raises :class:`NoAnswer`.
+    """
     try:
         yield
     except UserError:
@@ -108,7 +111,7 @@ def explained(action: str) -> Iterator[None]:
         import mlflow
 
         text = " ".join(str(error).split())[:300]
-        raise UserError(f"{mlflow.get_tracking_uri()}: cannot {action}: {text}; {_remedy(text)}") from error
+        raise NoAnswer(f"{mlflow.get_tracking_uri()}: cannot {action}: {text}; {_remedy(text)}") from error
 
 
 def _remedy(text: str) -> str:
@@ -116,7 +119,7 @@ def _remedy(text: str) -> str:
         return "start the MLflow server with --allowed-hosts and the host of this address"
     if any(word in text for word in ("PERMISSION_DENIED", "Permission denied", "401", "403", "UNAUTHENTICATED")):
         return "grant it to the account of the runs (MLFLOW_TRACKING_TOKEN; on a cluster: Secret inranker-mlflow)"
-    if "readonly database" in text:
+    if "readonly database" in text:  # SQLite; servers answer with a permission
         return "grant it to the account of the runs"
     if any(word in text for word in ("Max retries exceeded", "Connection refused", "Connection reset")):
         return "start that server and run again"
@@ -151,8 +154,9 @@ def current_run_id(name: str) -> str:
     if _current.get():
         return _current.get()
     mlflow_client = client()
-    run_id: str = mlflow_client.create_run(experiment_id(mlflow_client), run_name=name).info.run_id
-    mlflow_client.set_terminated(run_id, "FINISHED")
+    with explained(f"start the run {name}"):
+        run_id: str = mlflow_client.create_run(experiment_id(mlflow_client), run_name=name).info.run_id
+        mlflow_client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
@@ -231,7 +235,8 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     if parent:
         tags["mlflow.parentRunId"] = parent
     name = f"{stage} {dataset}".strip()
-    run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
+    with explained(f"start the run {name}"):
+        run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
     try:
         with _logging_into(run_id):
             yield StageRun(mlflow_client, run_id, parent)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from inranker_flow import history, registry, tracking
-from inranker_flow.errors import UserError
+from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import NoAnswer, UserError
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
@@ -137,6 +139,45 @@ def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     assert (registry.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
 
 
+@pytest.mark.parametrize("damage", ["weights", "gone"])
+def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, students, tmp_path, damage):
+    from inranker_flow.evaluation.stage import Model, _score_all
+    from inranker_flow.rankers import load_ranker
+
+    name = f"broken-{damage}"
+    promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    run_id = tracking.client().get_model_version(name, "1").run_id
+    folder = database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "model.safetensors").write_bytes(b"")
+    scoring = ScoringConfig(max_length=64)
+    models = [Model("phase2", str(students[1]), "", scoring), Model("champion", f"models:/{name}/1", "", scoring)]
+    scored, unmeasured, _ = _score_all(models, [], [], load_ranker)
+    assert list(scored) == ["phase2"]
+    assert ("its files are gone" if damage == "gone" else "are not those that were registered") in unmeasured[
+        "champion"
+    ]
+    with pytest.raises(UserError, match="no such checkpoint"):  # anything else that does not load ends the run
+        _score_all([Model("phase1", str(tmp_path / "nothing"), "", scoring)], [], [], load_ranker)
+
+
+def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_path):
+    import mlflow
+
+    from inranker_flow.evaluation.stage import Model, _score_all
+    from inranker_flow.rankers import load_ranker
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        with pytest.raises(NoAnswer, match="no MLflow server answers"):
+            _score_all([Model("champion", "models:/m/1", "", ScoringConfig())], [], [], load_ranker)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def test_what_is_not_in_the_registry_is_told_in_one_line(database):
     with pytest.raises(UserError, match="models:/nobody/7: not in the model registry at sqlite"):
         registry.fetch("models:/nobody/7")
@@ -160,7 +201,6 @@ def test_weights_in_several_files_have_one_digest_too():
 
 def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(database, students, tmp_path):
     """In a fresh process that has no project on its path: the registered model brings its own code."""
-    from inranker_flow.config import ScoringConfig
     from inranker_flow.rankers import load_ranker
 
     serving = registry.Serving({"max_length": 128}, VERSIONS)
