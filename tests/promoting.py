@@ -95,6 +95,8 @@ def summary(unmeasured: dict[str, str] | None = None, **systems: float) -> dict:
         "comparisons": compared,
         "config": {"teacher": {"checkpoint": "castorini/monot5-3b-msmarco-10k", "revision": "0123abc"}},
         "code": "f00d",
+        "models": {name: {"parameters": 1_000_000, "seconds": 1.0} for name in systems if name != "bm25"},
+        "leaks": {"queries": 0},
         "unmeasured": unmeasured or {},
     }
 

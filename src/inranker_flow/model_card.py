@@ -105,8 +105,9 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
     compared = [row for row in summary["comparisons"] if row["system"] == system and row["measure"] == headline]
     if compared:
         text += (
-            f"\n\nDifference in mean {headline} between this model and another, queries won and lost, and the p-value of a "
-            f"paired test over the queries, corrected over the datasets (Holm).\n\n{_table(_differences(compared))}"
+            f"\n\nDifference in mean {headline} between this model and another (in brackets its 95 % interval, where there "
+            "is one), queries won and lost, and the p-value of a paired test over the queries, corrected over the datasets "
+            f"(Holm).\n\n{_table(_differences(compared))}"
         )
     missing = summary.get("unmeasured", {})
     if missing:
@@ -118,11 +119,13 @@ def _differences(compared: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     rows = [["dataset", "against", "difference", "won", "lost", "p (Holm)"]]
     for row in compared:
         p = row.get("p_holm")
+        low, high = row.get("interval") or (None, None)
+        between = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
         rows.append(
             [
                 row["dataset"],
                 row["against"],
-                f"{row['difference']:+.4f}",
+                f"{row['difference']:+.4f}{between}",
                 str(row["better"]),
                 str(row["worse"]),
                 "-" if p is None else f"{p:.2g}",

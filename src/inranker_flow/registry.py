@@ -123,16 +123,6 @@ def _parts(reference: str) -> tuple[str, str]:
     return name, number
 
 
-#: What artifact stores say of a file that is not there, each in its own way.
-_GONE = (
-    "ensure that the path is correct",
-    "No such file",
-    "does not exist",
-    "NoSuchKey",
-    "Not Found",
-    "No such artifact",
-    "404",
-)
 _RESTORE = "restore them, or let another version serve: make rollback WHY=..."
 #: Folders by registry and version: a version never changes, and a download is not repeated for each look at it.
 _fetched: dict[tuple[str, str], Path] = {}
@@ -149,12 +139,21 @@ def _fetch(registry: str, found: Version) -> Path:
             with tracking.explained(f"download {found.reference}"):
                 folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside))
         except NoAnswer as error:
-            if any(word in str(error) for word in _GONE):
-                raise UserError(f"{found.reference}: its files are gone; {_RESTORE} ({error})") from error
+            # MLflow says the same of files that are not there and of a store that does not answer.
+            if _gone(found):
+                raise UserError(f"{found.reference}: its files are gone; {_RESTORE}") from error
             raise
         _check_weights(found, folder)
         _fetched[key] = folder
     return _fetched[key]
+
+
+def _gone(found: Version) -> bool:
+    """True where the store of a version's files answers and has none of them."""
+    client = tracking.client()
+    with tracking.explained(f"look for the files of {found.reference}"):
+        run_id = client.get_model_version(found.name, found.version).run_id
+        return bool(run_id) and not client.list_artifacts(run_id, "model/artifacts/checkpoint")
 
 
 @cache

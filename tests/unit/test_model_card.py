@@ -61,6 +61,9 @@ def test_its_table_has_every_system_and_what_the_difference_is_worth():
     assert "| medicines | 30 | 0.2000 | 0.5000 | 0.7000 | 0.8000 | 0.6000 | 0.9000 |" in card
     assert "| medicines | champion | +0.1000 | 20 | 3 | 0.002 |" in card
     assert "| medicines | teacher | -0.1000 | 20 | 3 | 0.002 |" in card
+    measured = summary(bm25=0.2, phase2=0.7)
+    measured["comparisons"][0]["interval"] = [0.4, 0.6]
+    assert "| medicines | bm25 | +0.5000 [+0.4000, +0.6000] | 20 | 3 | 0.002 |" in write(measured=measured)
     blind = summary({"champion": "its weights are damaged"}, bm25=0.2, phase2=0.7)
     assert "Not measured: champion: its weights are damaged." in write(measured=blind)
 
