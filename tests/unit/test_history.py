@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from inranker_flow import history, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, replay
 from tests.promoting import evaluation, promote, reasons, student, use, use_database
+from tests.stack import postgresql
 
 #: Child processes start with everything imported and no database open.
 _context = multiprocessing.get_context("forkserver")
@@ -216,7 +218,16 @@ def _race(uri: str, folder: str, version: str, rounds: int, barrier, results) ->
     results.put((version, won))
 
 
-def test_of_two_changes_at_once_exactly_one_wins_every_time(database):
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_of_two_changes_at_once_exactly_one_wins_every_time(kind, database, tmp_path_factory):
+    with contextlib.ExitStack() as stack:
+        if kind == "postgresql":
+            uri = stack.enter_context(postgresql(tmp_path_factory.mktemp("postgresql"), ()))
+            use(uri, database)
+        _check_races(database)
+
+
+def _check_races(database: Path) -> None:
     rounds = 25
     for number in range(rounds):
         one, *_ = _versions(f"m{number}", 3)
