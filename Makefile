@@ -22,6 +22,8 @@ BIN  := $(VENV)/bin
 # Byte code is written once: without it every stage pays twice for its imports.
 export PYTHONDONTWRITEBYTECODE :=
 export INRANKER_REGISTRY := $(REGISTRY)
+# A tag of the versions that are registered.
+export INRANKER_GIT_REVISION := $(or $(INRANKER_GIT_REVISION),$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null))
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
 profile_options = --profile '$(PROFILE)' \

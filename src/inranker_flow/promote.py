@@ -79,6 +79,7 @@ def promote(
     if decided.verdict == "PROMOTE":
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
         expected = champion.rpartition("/")[2]
+        registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
         if not history.move(version, "PROMOTE", _who(), decided.reasons[0].message, details, expected):
             faster = registry.champion(name)
             decided = _held(decided, _champion_changed(faster.reference if faster else "another version"))

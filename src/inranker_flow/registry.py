@@ -168,7 +168,7 @@ def _check_weights(found: Version, folder: Path) -> None:
     registered = found.tags.get(DIGEST, digest)
     if digest != registered:
         raise UserError(
-            f"{found.reference}: its weights in {folder} are not those that were registered (sha256 {digest[:12] or 'none'}, "
+            f"{found.reference}: its stored weights are not those that were registered (sha256 {digest[:12] or 'none'}, "
             f"not {registered[:12]}); {_RESTORE}"
         )
 

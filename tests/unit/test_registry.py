@@ -82,6 +82,7 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
 def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkeypatch):
     monkeypatch.setenv("INRANKER_CODE_VERSION", "c0de")
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-7")
+    monkeypatch.setenv("INRANKER_GIT_REVISION", "9b0e2c4-dirty")
     measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
     promote("tagged", students[0], measured, "", "k1")
     found = tracking.client().get_model_version_by_alias("tagged", "champion")
@@ -92,6 +93,7 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         "inranker.against": "",
         "inranker.datasets": "medicines",
         "inranker.code": "c0de",
+        "inranker.git": "9b0e2c4-dirty",
         "inranker.teacher": "castorini/monot5-3b-msmarco-10k@0123abc",
         "inranker.mlflow_run": found.run_id,
         "inranker.kfp_run": "run-7",
@@ -129,14 +131,28 @@ def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     promote("damaged", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
     run_id = tracking.client().get_model_version("damaged", "1").run_id
     (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    registry._fetched.clear()  # as in another process, which has not looked at it yet
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"models:/damaged/1: its weights .* are not those that were registered"):
+    with pytest.raises(UserError, match=r"models:/damaged/1: its stored weights are not those that were registered"):
         registry.fetch("models:/damaged@champion")
     content[-1] ^= 1
     weights.write_bytes(content)
     assert (registry.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
+
+
+def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, students, tmp_path):
+    promote("upload", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
+    assert promote("upload", students[1], worse, "models:/upload/1", "k2").verdict == "HOLD"
+    run_id = tracking.client().get_model_version("upload", "2").run_id
+    (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
+    with pytest.raises(UserError, match="models:/upload/2: its stored weights are not those that were registered"):
+        promote("upload", students[1], better, "models:/upload/1", "k3")
+    assert registry.champion("upload").version == "1" and len(history.read("upload")) == 1
 
 
 @pytest.mark.parametrize("damage", ["weights", "gone"])
@@ -148,6 +164,7 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
     promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
     run_id = tracking.client().get_model_version(name, "1").run_id
     folder = database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
+    registry._fetched.clear()  # as in another process, which has not looked at it yet
     if damage == "gone":
         shutil.rmtree(folder)
     else:
