@@ -161,7 +161,7 @@ def stack(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> I
             pid = docker("inspect", "--format", "{{.State.Pid}}", name).stdout.strip()
             inside, network = ("nsenter", f"--net=/proc/{pid}/ns/net"), f"container:{name}"
         s3 = started.enter_context(running_s3(tmp_path_factory.mktemp("seaweedfs"), inside))
-        database = started.enter_context(_postgresql(tmp_path_factory.mktemp("postgresql"), inside))
+        database = started.enter_context(postgresql(tmp_path_factory.mktemp("postgresql"), inside))
         environment = {**s3.environment, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint}
         uri = started.enter_context(
             _mlflow(tmp_path_factory.mktemp("mlflow"), database, f"s3://{s3.bucket}/mlflow", inside, environment)
@@ -170,7 +170,7 @@ def stack(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @contextlib.contextmanager
-def _postgresql(folder: Path, inside: Sequence[str]) -> Iterator[str]:
+def postgresql(folder: Path, inside: Sequence[str]) -> Iterator[str]:
     """A database server of its own; yields the address that MLflow takes."""
     found = [str(path.parent) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     program = functools.partial(shutil.which, path=os.pathsep.join([*found, os.environ["PATH"]]))
