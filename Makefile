@@ -13,12 +13,17 @@ REGISTRY ?= $(INRANKER_REGISTRY)
 IMAGES   ?=
 PYTHON_IMAGE ?=
 OVERLAY  ?= dev
+MODEL    ?= inranker
+VERSION  ?=
+WHY      ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
 # Byte code is written once: without it every stage pays twice for its imports.
 export PYTHONDONTWRITEBYTECODE :=
 export INRANKER_REGISTRY := $(REGISTRY)
+# A tag of the versions that are registered.
+export INRANKER_GIT_REVISION := $(or $(INRANKER_GIT_REVISION),$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null))
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
 profile_options = --profile '$(PROFILE)' \
@@ -57,6 +62,9 @@ help: ## This help
 ## WAIT       1 follows the submitted run to its end
 ## FORCE      1 submits although the same run is still going
 ## CRON       six fields, seconds first: CRON='0 0 3 * * *' is every day at three
+## MODEL      registered model of promote, rollback and history (default inranker)
+## VERSION    number of the version that make promote lets serve
+## WHY        why, in a sentence: it is kept in the history
 ## RUN        id or name of a run (default the newest)
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
@@ -83,6 +91,16 @@ runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, l
 	@$(BIN)/python -m pipelines.runs $(api_options)
 why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log
 	@$(BIN)/python -m pipelines.why $(api_options) --run '$(RUN)'
+
+.PHONY: promote rollback history
+# The reason is a sentence of a person, with any quote in it: through the environment, not through the shell.
+promote rollback: export INRANKER_WHY := $(value WHY)
+promote: $(VENV)/.ready ## Let VERSION of MODEL serve, by hand, after it has been loaded; WHY="..." is recorded
+	@$(BIN)/python -m pipelines.promotion promote --model '$(MODEL)' --run-dir '$(RUN_DIR)' --version '$(VERSION)' --why "$$INRANKER_WHY"
+rollback: $(VENV)/.ready ## Let the version serve that served before; twice goes further back; WHY="..." is recorded
+	@$(BIN)/python -m pipelines.promotion rollback --model '$(MODEL)' --run-dir '$(RUN_DIR)' --why "$$INRANKER_WHY"
+history: $(VENV)/.ready ## Which version of MODEL served when, and who changed it why
+	@$(BIN)/python -m pipelines.promotion history --model '$(MODEL)' --run-dir '$(RUN_DIR)'
 
 .PHONY: deploy diff
 deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)

@@ -1,4 +1,4 @@
-"""The one exception that a person caused and can mend."""
+"""What a person can mend: bad input, and a server that does not do its part."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(Exception):
     The message is one line that says which file (and row), what is wrong and what to do. Command lines and stages
     print it without a traceback and exit non-zero.
     """
+
+
+class NoAnswer(UserError):
+    """A server did not answer, or refused: it says nothing about the thing that was asked for."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from inranker_flow import promotion, registry, schemas, tracking
+from inranker_flow import history, model_card, promotion, registry, schemas, tracking
 from inranker_flow.config import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.registry import Version
 from inranker_flow.storage import atomic_write
 
 log = logging.getLogger(__name__)
@@ -37,68 +41,144 @@ def promote(
     run_key: str,
     decision: Path,
 ) -> PromoteStats:
-    """Register ``student`` with its verdict; it becomes champion only if the gate says PROMOTE.
+    """Register ``student`` with its verdict and model card; it becomes champion only if the gate says PROMOTE.
 
     ``report`` is kept in the MLflow run that holds the model. ``champion`` is the reference (models:/NAME/VERSION, or
     empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
-    work is recognised. Raises :class:`UserError` when the evaluation lacks the champion that it should have measured.
+    work is recognised. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
+    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses
+    or does not answer.
     """
-    measures = schemas.read(schemas.MEASURES, evaluation)
-    challenger = promotion.from_measures(measures, CHALLENGER, config.measure)
-    serving = promotion.from_measures(measures, "champion", config.measure)
-    if champion and challenger and not serving:
-        raise UserError(f"{evaluation}: no {config.measure} of the champion {champion}: it must be evaluated again")
-    baseline = promotion.from_measures(measures, "bm25", config.measure)
-    summary = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))
-    evidence = promotion.evidence_of(summary, CHALLENGER)
-    decided = promotion.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+    name = config.model_name
+    training, summary = _read_json(student / "training.json"), _read_json(evaluation / "summary.json")
+    state = history.settle(name)
+    decided = _decide(config, evaluation, summary, champion)
 
     digest = model_digest(student)
-    current = registry.champion(config.model_name)
-    if current and current.reference != champion and current.tags.get("digest.model") != digest:
-        reason = promotion.Reason(
-            "champion_changed",
-            "",
-            f"{current.reference} became champion after this evaluation began; run again to be measured against it",
-        )
-        decided = promotion.Decision("HOLD", (reason, *decided.reasons), decided.against)
+    current = registry.champion(name)
+    known = registry.registered(name, digest)
+    if current and current.reference != champion and not (known and known.version == current.version):
+        decided = _held(decided, _champion_changed(current.reference))
+    taken_out = state.barred.get(known.version) if known else None
+    if known and taken_out and decided.verdict == "PROMOTE":
+        decided = _held(decided, _taken_out(known, taken_out))
 
-    trained = read_manifest(student)
-    tags = {
-        "inranker.verdict": decided.verdict,
-        "inranker.reason": decided.reasons[0].message,
-        "inranker.against": champion,
-        "inranker.datasets": trained.dataset,
-        "inranker.code": tracking.code_version(),
-        "run_key": run_key,
-        "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
-    }
-    run_id = tracking.current_run_id(config.model_name)
+    run_id = tracking.current_run_id(name)
+    tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
+    about = model_card.describe(name, CHALLENGER, training, summary)
     tracking.log_file(run_id, report, "report.html")
-    version = registry.register(config.model_name, student, digest, tags, _serving(student), run_id)
+    card = model_card.write(name, CHALLENGER, training, summary)
+    version = registry.register(
+        name, student, digest, {**tags, **_verdict(decided)}, _serving(training), run_id, card, about
+    )
     if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
-        registry.set_tags(version, tags)  # of this verdict, also where an earlier attempt registered the same model
+        # Of this verdict, also where an earlier attempt registered the same model.
+        registry.set_tags(version, {**tags, **_verdict(decided)})
     # else other code made the champion again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
-        registry.set_alias(version, registry.CHAMPION)
+        details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
+        expected = champion.rpartition("/")[2]
+        registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
+        if not history.move(version, "PROMOTE", _who(), decided.reasons[0].message, details, expected):
+            faster = registry.champion(name)
+            decided = _held(decided, _champion_changed(faster.reference if faster else "another version"))
+            registry.set_tags(Version(name, version.version, {}), _verdict(decided))
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
-        record = {"model": config.model_name, "version": version.version, "champion": champion, **asdict(decided)}
+        record = {"model": name, "version": version.version, "champion": champion, **asdict(decided)}
         out.write(json.dumps(record, indent=1).encode())
-    write_manifest(decision, dataset=trained.dataset, stage="promote", verdict=decided.verdict)
+    write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
 
 
 def model_digest(student: Path) -> str:
     """Digest of the weights alone: the same model is recognised whatever is written beside it."""
-    return read_manifest(student).files["model.safetensors"]
+    digest = registry.weights_digest(read_manifest(student).files)
+    if not digest:
+        raise UserError(f"{student}: holds no weights (*.safetensors), so there is nothing to register")
+    return digest
 
 
-def _serving(student: Path) -> registry.Serving:
+def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], champion: str) -> promotion.Decision:
+    measures = schemas.read(schemas.MEASURES, evaluation)
+    challenger, serving, baseline = (
+        promotion.from_measures(measures, system, config.measure) for system in (CHALLENGER, "champion", "bm25")
+    )
+    if champion and challenger and not serving:
+        # A champion that cannot be measured is never beaten by default.
+        why = summary.get("unmeasured", {}).get("champion") or f"the evaluation holds no {config.measure} of it"
+        message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
+        return promotion.Decision("HOLD", (promotion.Reason("champion_unmeasured", "", message),), "champion")
+    evidence = promotion.evidence_of(summary, CHALLENGER)
+    return promotion.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+
+
+def _held(decided: promotion.Decision, reason: promotion.Reason) -> promotion.Decision:
+    return replace(decided, verdict="HOLD", reasons=(reason, *decided.reasons))
+
+
+def _champion_changed(reference: str) -> promotion.Reason:
+    text = f"{reference} became champion after this evaluation began; run again to be measured against it"
+    return promotion.Reason("champion_changed", "", text)
+
+
+def _taken_out(version: Version, by: history.Entry) -> promotion.Reason:
+    text = (
+        f"version {version.version} is this very model, and {by.who} took it out of service ({by.why}); to bring it back: "
+        f"make promote VERSION={version.version} WHY=..."
+    )
+    return promotion.Reason("taken_out", "", text)
+
+
+def _tags(
+    student: Path,
+    evaluation: Path,
+    training: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    champion: str,
+    run_key: str,
+    run_id: str,
+) -> dict[str, str]:
+    """Where the version comes from."""
+    teacher = summary["config"]["teacher"]
+    phases = [*training.get("lineage", []), training]
+    tags = {
+        "inranker.against": champion,
+        "inranker.datasets": read_manifest(student).dataset,
+        "inranker.code": tracking.code_version(),
+        "inranker.git": os.environ.get("INRANKER_GIT_REVISION", ""),
+        "inranker.teacher": "@".join(filter(None, (teacher["checkpoint"], teacher.get("revision", "")))),
+        "inranker.mlflow_run": run_id,
+        "inranker.kfp_run": os.environ.get("INRANKER_KFP_RUN_ID", ""),
+        "run_key": run_key,
+        "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
+    }
+    for phase in phases:
+        tags |= {f"digest.data.{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
+    return {key: value for key, value in tags.items() if value or key == "inranker.against"}
+
+
+def _verdict(decided: promotion.Decision) -> dict[str, str]:
+    return {"inranker.verdict": decided.verdict, "inranker.reason": decided.reasons[0].message[:1000]}
+
+
+def _who() -> str:
+    run = os.environ.get("INRANKER_KFP_RUN_ID")
+    return f"pipeline run {run}" if run else f"a run of {history.person()}"
+
+
+def _serving(training: Mapping[str, Any]) -> registry.Serving:
     """How the student was trained to read, and with what: serving renders, truncates and computes in the same way."""
-    trained = json.loads((student / "training.json").read_text(encoding="utf-8"))
-    scoring = {key: trained["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    return registry.Serving(scoring, trained["versions"])
+    scoring = {key: training["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
+    return registry.Serving(scoring, training["versions"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); the stage that writes it must run again") from error
+    return found

@@ -14,12 +14,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.storage import digest_file, disk_errors
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def client() -> Any:
     for key, value in _QUICK.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
@@ -88,10 +89,41 @@ def _reach(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # it answers: proxies may guard /health
     except (OSError, ValueError) as error:
-        raise UserError(
+        raise NoAnswer(
             f"MLFLOW_TRACKING_URI: no MLflow server answers at {uri} ({error}); start it, correct the address, "
             "or unset it to use SQLite"
         ) from error
+
+
+@contextmanager
+def explained(action: str) -> Iterator[None]:
+    """Turn whatever goes wrong in an exchange with MLflow into one line: where, what was asked, what it said, a remedy.
+
+    Raises :class:`NoAnswer`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # MLflow's, its HTTP library's, its database's and its object store's have no common base
+        import mlflow
+
+        text = " ".join(str(error).split())[:300]
+        raise NoAnswer(f"{mlflow.get_tracking_uri()}: cannot {action}: {text}; {_remedy(text)}") from error
+
+
+def _remedy(text: str) -> str:
+    if "Invalid Host header" in text or "DNS rebinding" in text:
+        return "start the MLflow server with --allowed-hosts and the host of this address"
+    if any(word in text for word in ("PERMISSION_DENIED", "Permission denied", "401", "403", "UNAUTHENTICATED")):
+        return "grant it to the account of the runs (MLFLOW_TRACKING_TOKEN; on a cluster: Secret inranker-mlflow)"
+    if "readonly database" in text:  # SQLite; servers answer with a permission
+        return "grant it to the account of the runs"
+    if any(word in text for word in ("Max retries exceeded", "Connection refused", "Connection reset")):
+        return "start that server and run again"
+    return "see that server's log"
 
 
 def experiment_id(mlflow_client: Any) -> str:
@@ -122,8 +154,9 @@ def current_run_id(name: str) -> str:
     if _current.get():
         return _current.get()
     mlflow_client = client()
-    run_id: str = mlflow_client.create_run(experiment_id(mlflow_client), run_name=name).info.run_id
-    mlflow_client.set_terminated(run_id, "FINISHED")
+    with explained(f"start the run {name}"):
+        run_id: str = mlflow_client.create_run(experiment_id(mlflow_client), run_name=name).info.run_id
+        mlflow_client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
@@ -132,7 +165,7 @@ def log_file(run_id: str, path: Path, name: str) -> None:
     import shutil
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, explained(f"keep {name} in run {run_id}"):
         client().log_artifact(run_id, shutil.copy(path, Path(folder) / name))
 
 
@@ -202,12 +235,14 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     if parent:
         tags["mlflow.parentRunId"] = parent
     name = f"{stage} {dataset}".strip()
-    run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
+    with explained(f"start the run {name}"):
+        run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
     try:
         with _logging_into(run_id):
             yield StageRun(mlflow_client, run_id, parent)
     except BaseException:
-        mlflow_client.set_terminated(run_id, "FAILED")
+        with suppress(Exception):  # a server that has gone must not hide why the stage failed
+            mlflow_client.set_terminated(run_id, "FAILED")
         raise
     mlflow_client.set_terminated(run_id, "FINISHED")
 

@@ -16,7 +16,7 @@ from inranker_flow import schemas
 from pipelines.images import BUDGETS, NAMES, reference
 from pipelines.placement import PLACEMENT, UID, content_tag
 from tests.servers import free_ports, running
-from tests.stack import Stack, docker, lacks
+from tests.stack import Stack, docker, lacks, let_pass
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -104,8 +104,7 @@ def measures(folder: Path) -> dict[tuple[str, ...], float]:
 def contained(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The demo through the images; every artifact goes through S3."""
     folder = tmp_path_factory.mktemp("contained")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o011)  # the containers' user passes through
+    let_pass(folder)
     store = {"INRANKER_ARTIFACTS": "s3://inranker/artifacts", "INRANKER_STORE": "s3://inranker/store"}
     stack.environment.update(store)
     done = stack.run(*run_pipeline(folder, "--runner", "docker"), cwd=ROOT)
@@ -191,8 +190,7 @@ def test_a_second_run_starts_no_container_for_what_is_done(contained, stack):
 
 def test_a_stage_that_fails_in_its_container_ends_the_run(stack, tmp_path):
     tmp_path.chmod(0o777)
-    for each in tmp_path.parents[:3]:
-        each.chmod(each.stat().st_mode | 0o011)
+    let_pass(tmp_path)
     options = ["--profile", "smoke", "--runner", "docker", "--set", "teacher.scoring.true_token=nonsense"]
     done = stack.run(*run_pipeline(tmp_path, *options), cwd=ROOT)
     assert done.returncode == 1

@@ -1,19 +1,19 @@
-"""The registry, on a real MLflow database with a real T5 student."""
+"""The registry and the stage `promote`, on a real MLflow database with real T5 students."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from inranker_flow import promote, registry, schemas, tracking
-from inranker_flow.config import PromoteConfig
-from inranker_flow.errors import UserError
-from inranker_flow.manifest import write_manifest
+from inranker_flow import history, registry, tracking
+from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import NoAnswer, UserError
+from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
-VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 
 
@@ -21,122 +21,209 @@ PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 def database(tmp_path_factory):
     import mlflow
 
-    folder = tmp_path_factory.mktemp("mlflow")
     patch = pytest.MonkeyPatch()
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    patch.setenv("INRANKER_ARTIFACT_ROOT", (folder / "mlartifacts").as_uri())
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
+        patch.setenv(name, "")  # put back at the end
+    folder = tmp_path_factory.mktemp("mlflow")
+    use_database(folder)
     yield folder
     mlflow.set_tracking_uri(None)
     patch.undo()
 
 
-def _student(folder, seed: int):
-    from inranker_flow.rankers.checkpoints import load_seq2seq
-
-    model, tokenizer = load_seq2seq(f"init:tiny?seed={seed}")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    config = {"max_length": 128, "truncation": "document", "true_token": "▁true", "false_token": "▁false"}
-    (folder / "training.json").write_text(json.dumps({"config": config, "versions": VERSIONS}))
-    write_manifest(folder, dataset="medicines", stage="distill_phase2")
-    return folder
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students")
+    return [student(folder / str(seed), seed) for seed in range(5)]
 
 
-def _evaluation(folder, **systems: float):
-    folder.mkdir()
-    queries = [f"q{i}" for i in range(30)]
-    rows = {"dataset": [], "system": [], "measure": [], "query_id": [], "value": []}
-    for system, value in systems.items():
-        rows["dataset"] += ["medicines"] * 30
-        rows["system"] += [system] * 30
-        rows["measure"] += ["nDCG@10"] * 30
-        rows["query_id"] += queries
-        rows["value"] += [value] * 30
-    schemas.write(schemas.MEASURES, folder / "measures.parquet", rows)
-    (folder / "summary.json").write_text(json.dumps({"models": {"phase2": {}}, "leaks": {"queries": 0, "found": []}}))
-    write_manifest(folder, dataset="medicines", stage="evaluate")
-    return folder
-
-
-def _promote(config, student, evaluation, champion, run_key, decision):
-    report = evaluation.with_name(f"{evaluation.name}.html")
-    report.write_text("<p>the evidence</p>")
-    return promote.promote(config, student, evaluation, report, champion, run_key, decision)
-
-
-def test_from_first_model_to_champion_to_a_refused_challenger(database, tmp_path):
-    config = PromoteConfig(model_name="toy")
-    first, second, third = (_student(tmp_path / f"student{i}", i) for i in range(3))
-
-    stats = _promote(config, first, _evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1", tmp_path / "d1")
+def test_from_first_model_to_champion_to_a_refused_challenger(database, students, tmp_path):
+    first, second, third, fourth = students[:4]
+    e1 = evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6)
+    stats = promote("toy", first, e1, "", "k1")
     assert (stats.verdict, stats.promoted, stats.version) == ("PROMOTE", 1, "1")
     serving = registry.champion("toy")
     assert serving.reference == "models:/toy/1"
-    assert serving.tags["run_key"] == "k1" and serving.tags["inranker.against"] == ""
-    decision = json.loads((tmp_path / "d1" / "decision.json").read_text())
+    decision = json.loads((tmp_path / "e1-decision" / "decision.json").read_text())
     assert decision["verdict"] == "PROMOTE" and decision["against"] == "bm25" and decision["reasons"]
     run_id = tracking.client().get_model_version("toy", "1").run_id
-    assert "report.html" in [each.path for each in tracking.client().list_artifacts(run_id)], (
-        "the evidence stays beside"
-    )
+    kept = [each.path for each in tracking.client().list_artifacts(run_id)]
+    assert "report.html" in kept, "the evidence stays beside"
 
-    worse = _evaluation(tmp_path / "e2", bm25=0.2, phase2=0.5, champion=0.6)
-    stats = _promote(config, second, worse, "models:/toy/1", "k2", tmp_path / "d2")
+    worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.5, champion=0.6)
+    stats = promote("toy", second, worse, "models:/toy/1", "k2")
     assert (stats.verdict, stats.version) == ("REJECT", "2")
     assert registry.champion("toy").version == "1"
     assert tracking.client().get_model_version_by_alias("toy", "challenger").version in ("2", 2)
 
-    better = _evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
-    stats = _promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d3")
+    better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
+    stats = promote("toy", third, better, "models:/toy/1", "k3")
     assert (stats.verdict, stats.version) == ("PROMOTE", "3") and registry.champion("toy").version == "3"
 
     # The same work again (its outputs were lost): the same version, no copy.
-    again = _promote(config, third, better, "models:/toy/1", "k3", tmp_path / "d4")
+    again = promote("toy", third, better, "models:/toy/1", "k3")
     assert (again.verdict, again.version) == ("PROMOTE", "3")
+    assert [(each.source, each.target) for each in history.read("toy")] == [("", "1"), ("1", "3")]
 
     # Other code makes the champion again: no gain over itself, and its record is not rewritten.
-    same = _evaluation(tmp_path / "e4", bm25=0.2, phase2=0.7, champion=0.7)
-    again = _promote(config, third, same, "models:/toy/3", "k9", tmp_path / "d6")
+    same = evaluation(tmp_path / "e4", bm25=0.2, phase2=0.7, champion=0.7)
+    again = promote("toy", third, same, "models:/toy/3", "k9")
     serving = registry.champion("toy")
     assert (again.verdict, serving.version) == ("HOLD", "3")
     assert (serving.tags["run_key"], serving.tags["inranker.verdict"]) == ("k3", "PROMOTE")
 
     # Measured against a champion that no longer serves: nothing moves, however good it looks.
-    fourth = _student(tmp_path / "student4", 4)
-    stats = _promote(config, fourth, better, "models:/toy/1", "k4", tmp_path / "d5")
+    stats = promote("toy", fourth, better, "models:/toy/1", "k4")
     assert stats.verdict == "HOLD" and registry.champion("toy").version == "3"
-    assert (
-        "became champion after this evaluation began"
-        in json.loads((tmp_path / "d5" / "decision.json").read_text())["reasons"][0]["message"]
-    )
+    assert reasons(better)[0]["code"] == "champion_changed"
+    assert "became champion after this evaluation began" in reasons(better)[0]["message"]
 
 
-def test_a_champion_that_was_not_measured_is_refused(database, tmp_path):
-    student = _student(tmp_path / "student", 9)
-    with pytest.raises(UserError, match="no nDCG@10 of the champion models:/toy2/1"):
-        _promote(
-            PromoteConfig(model_name="toy2"),
-            student,
-            _evaluation(tmp_path / "e", bm25=0.2, phase2=0.6),
-            "models:/toy2/1",
-            "k",
-            tmp_path / "d",
-        )
-    assert registry.champion("toy2") is None and not (tmp_path / "d").exists()
+def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_CODE_VERSION", "c0de")
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-7")
+    monkeypatch.setenv("INRANKER_GIT_REVISION", "9b0e2c4-dirty")
+    measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
+    promote("tagged", students[0], measured, "", "k1")
+    found = tracking.client().get_model_version_by_alias("tagged", "champion")
+    weights = json.loads((students[0] / "manifest.json").read_text())["files"]["model.safetensors"]
+    assert dict(found.tags) == {
+        "inranker.verdict": "PROMOTE",
+        "inranker.reason": reasons(measured)[0]["message"],
+        "inranker.against": "",
+        "inranker.datasets": "medicines",
+        "inranker.code": "c0de",
+        "inranker.git": "9b0e2c4-dirty",
+        "inranker.teacher": "castorini/monot5-3b-msmarco-10k@0123abc",
+        "inranker.mlflow_run": found.run_id,
+        "inranker.kfp_run": "run-7",
+        "run_key": "k1",
+        "digest.evaluation": json.loads((measured / "manifest.json").read_text())["files"]["measures.parquet"],
+        "digest.data.inns": "a" * 64,
+        "digest.data.medicines": "c" * 64,
+        "digest.model": weights,
+    }
+    [entry] = history.read("tagged")
+    assert (entry.kind, entry.who, entry.applied) == ("PROMOTE", "pipeline run run-7", True)
+    assert entry.details["digest"] == weights and entry.why == reasons(measured)[0]["message"]
 
 
-def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(database, tmp_path):
-    """In a fresh process that has no project on its path: the registered model brings its own code."""
-    from inranker_flow.config import ScoringConfig
+def test_the_card_lies_in_the_folder_and_does_not_change_the_model(database, students, tmp_path):
+    promote("carded", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    card = (registry.fetch("models:/carded/1") / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n") and "pipeline_tag: text-ranking" in card and "| medicines | 30 |" in card
+    assert "medicines" in tracking.client().get_model_version("carded", "1").description
+    assert not (students[0] / "README.md").exists(), "the artifact of phase 2 is left as it was"
+    again = promote("carded", students[0], evaluation(tmp_path / "e2", bm25=0.3, phase2=0.7), "", "k2")
+    assert again.version == "1", "other numbers, another card, the same weights"
+
+
+def test_a_champion_that_could_not_be_measured_is_held_and_named(database, students, tmp_path):
+    promote("held", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    blind = evaluation(tmp_path / "e2", {"champion": "its weights are damaged"}, bm25=0.2, phase2=0.9)
+    stats = promote("held", students[1], blind, "models:/held/1", "k2")
+    assert stats.verdict == "HOLD" and registry.champion("held").version == "1"
+    [reason] = reasons(blind)
+    assert reason["code"] == "champion_unmeasured" and "its weights are damaged" in reason["message"]
+
+
+def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
+    promote("damaged", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    run_id = tracking.client().get_model_version("damaged", "1").run_id
+    (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    registry._fetched.clear()  # as in another process, which has not looked at it yet
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"models:/damaged/1: its stored weights are not those that were registered"):
+        registry.fetch("models:/damaged@champion")
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert (registry.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
+
+
+def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, students, tmp_path):
+    promote("upload", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
+    assert promote("upload", students[1], worse, "models:/upload/1", "k2").verdict == "HOLD"
+    run_id = tracking.client().get_model_version("upload", "2").run_id
+    (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
+    with pytest.raises(UserError, match="models:/upload/2: its stored weights are not those that were registered"):
+        promote("upload", students[1], better, "models:/upload/1", "k3")
+    assert registry.champion("upload").version == "1" and len(history.read("upload")) == 1
+
+
+@pytest.mark.parametrize("damage", ["weights", "gone"])
+def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, students, tmp_path, damage):
+    from inranker_flow.evaluation.stage import Model, _score_all
     from inranker_flow.rankers import load_ranker
 
-    student = _student(tmp_path / "student", 5)
-    serving = registry.Serving({"max_length": 128}, VERSIONS)
-    registry.set_alias(
-        registry.register("served", student, "digest", {}, serving, tracking.current_run_id("served")),
-        registry.CHAMPION,
+    name = f"broken-{damage}"
+    promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    run_id = tracking.client().get_model_version(name, "1").run_id
+    folder = database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
+    registry._fetched.clear()  # as in another process, which has not looked at it yet
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "model.safetensors").write_bytes(b"")
+    scoring = ScoringConfig(max_length=64)
+    models = [Model("phase2", str(students[1]), "", scoring), Model("champion", f"models:/{name}/1", "", scoring)]
+    scored, unmeasured, _ = _score_all(models, [], [], load_ranker)
+    assert list(scored) == ["phase2"]
+    assert ("its files are gone" if damage == "gone" else "are not those that were registered") in unmeasured[
+        "champion"
+    ]
+    with pytest.raises(UserError, match="no such checkpoint"):  # anything else that does not load ends the run
+        _score_all([Model("phase1", str(tmp_path / "nothing"), "", scoring)], [], [], load_ranker)
+
+
+def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_path):
+    import mlflow
+
+    from inranker_flow.evaluation.stage import Model, _score_all
+    from inranker_flow.rankers import load_ranker
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        with pytest.raises(NoAnswer, match="no MLflow server answers"):
+            _score_all([Model("champion", "models:/m/1", "", ScoringConfig())], [], [], load_ranker)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_what_is_not_in_the_registry_is_told_in_one_line(database):
+    with pytest.raises(UserError, match="models:/nobody/7: not in the model registry at sqlite"):
+        registry.fetch("models:/nobody/7")
+    with pytest.raises(UserError, match="models are named models:/NAME/VERSION"):
+        registry.fetch("models:/nobody")
+    with pytest.raises(UserError, match="cannot find models:/nobody@champion"):
+        registry.fetch("models:/nobody@champion")
+    assert registry.champion("nobody") is None and registry.registered("nobody", "x") is None
+
+
+def test_weights_in_several_files_have_one_digest_too():
+    one = registry.weights_digest({"model.safetensors": "aa", "config.json": "c1", "README.md": "r1"})
+    assert one == "aa" == registry.weights_digest({"model.safetensors": "aa", "README.md": "r2"})
+    parts = {"model-1-of-2.safetensors": "aa", "model-2-of-2.safetensors": "bb"}
+    swapped = {"model-1-of-2.safetensors": "bb", "model-2-of-2.safetensors": "aa"}
+    assert len(registry.weights_digest(parts)) == 64 and registry.weights_digest(parts) != registry.weights_digest(
+        swapped
     )
+    assert registry.weights_digest({"pytorch_model.bin": "aa"}) == ""
+
+
+def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(database, students, tmp_path):
+    """In a fresh process that has no project on its path: the registered model brings its own code."""
+    from inranker_flow.rankers import load_ranker
+
+    serving = registry.Serving({"max_length": 128}, VERSIONS)
+    run_id = tracking.current_run_id("served")
+    version = registry.register("served", students[4], "", {}, serving, run_id, "card", "about")
+    registry.set_alias(version, registry.CHAMPION)
     script = f"""
 import json, mlflow, pandas
 model = mlflow.pyfunc.load_model("models:/served@champion")
@@ -147,10 +234,25 @@ print(json.dumps(model.predict(rows)))
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     scores = json.loads(ended.stdout.splitlines()[-1])
-    expected = load_ranker(str(student), ScoringConfig(max_length=128)).score(
+    expected = load_ranker(str(students[4]), ScoringConfig(max_length=128)).score(
         [("where is the inn", passage) for passage in PASSAGES]
     )
     assert scores[1] == []
     assert scores[0] == pytest.approx((expected[:, 1] - expected[:, 0]).tolist(), abs=1e-6)
-    plain = load_ranker(str(registry.fetch("models:/served@champion")), ScoringConfig(max_length=128))
-    assert (plain.score([("where is the inn", passage) for passage in PASSAGES]) == expected).all()
+
+
+def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(database, students, monkeypatch):
+    """As the slower of the two sees it: nothing there when it looked, a version of the other when it has written."""
+    serving = registry.Serving({"max_length": 128}, VERSIONS)
+    run_id = tracking.current_run_id("twice")
+    first = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    real, looks = registry.registered, []
+
+    def late(name, digest):
+        looks.append(name)
+        return None if len(looks) == 1 else real(name, digest)
+
+    monkeypatch.setattr(registry, "registered", late)
+    second = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    assert second.version == first.version == "1"
+    assert [each.version for each in tracking.client().search_model_versions("name = 'twice'")] in (["1"], [1])

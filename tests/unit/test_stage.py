@@ -199,5 +199,5 @@ def test_an_mlflow_server_that_does_not_answer_is_told_in_seconds(tmp_path):
         timeout=60,
     )
     assert ended.returncode != 0
-    assert "UserError: MLFLOW_TRACKING_URI: no MLflow server answers at http://127.0.0.1:9" in ended.stderr
+    assert "NoAnswer: MLFLOW_TRACKING_URI: no MLflow server answers at http://127.0.0.1:9" in ended.stderr
     assert time.monotonic() - start < 20

@@ -575,13 +575,28 @@ def _split(config: DistillConfig, examples: Examples, objective: Objective) -> t
     return rows[~held], rows[held]
 
 
+def _lineage(reference: str) -> list[dict[str, Any]]:
+    """What the phases before this one recorded, the first one first: where the student comes from and what it saw."""
+    earlier = Path(reference) / "training.json"
+    if not earlier.is_file():
+        return []
+    record = json.loads(earlier.read_text(encoding="utf-8"))
+    return [*record.get("lineage", []), {key: record[key] for key in ("start", "inputs", "sets")}]
+
+
 def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs: dict[str, Any]) -> None:
     """The student as a plain Hugging Face folder with its record, complete or not at all."""
     import torch
     import transformers
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = {"start": reference, "inputs": inputs, "versions": versions, **trainer.record()}
+    record = {
+        "start": reference,
+        "inputs": inputs,
+        "lineage": _lineage(reference),
+        "versions": versions,
+        **trainer.record(),
+    }
     student = trainer.student
     # transformers 5 says "tied" for T5 v1.1 too, whose output matrix is its own; other versions would tie it on loading.
     student.config.tie_word_embeddings = student.get_output_embeddings().weight is student.get_input_embeddings().weight

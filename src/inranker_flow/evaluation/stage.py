@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import judged, leaks, measures, runs, significance
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.report import render
@@ -139,7 +139,7 @@ def compare(
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     passages = [config.passage_words, config.passage_stride]
     identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, passages, code_version()]
-    scored, scratch = _score_all(models, sets, identity, load)
+    scored, unmeasured, scratch = _score_all(models, sets, identity, load)
 
     shutil.rmtree(evaluation, ignore_errors=True)
     (evaluation / "runs").mkdir(parents=True)
@@ -148,7 +148,8 @@ def compare(
         "measures": list(config.measures),
         "systems": ["bm25", *scored],
         "students": list(students),
-        "models": {model.name: _describe(model, scored[model.name]) for model in models},
+        "models": {model.name: _describe(model, scored[model.name]) for model in models if model.name in scored},
+        "unmeasured": unmeasured,
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
         "leaks": leaked,
@@ -219,36 +220,57 @@ def _leaks(
 
 def _score_all(
     models: Sequence[Model], sets: Sequence[JudgedSet], identity: list[Any], load: Loader
-) -> tuple[dict[str, Scored], list[Path]]:
-    """Scores of each model, in order, and the scratch folders that hold them until the evaluation is written.
+) -> tuple[dict[str, Scored], dict[str, str], list[Path]]:
+    """Scores of each model, in order, why a champion has none, and the scratch folders that hold the scores until the
+    evaluation is written.
 
-    A model sees the pairs of all datasets in one call (it sorts them by length once); equal models are scored once.
+    A model sees the pairs of all datasets in one call (it sorts them by length once); equal models are scored once. A
+    champion that cannot be scored is reported and left out: the gate then holds, with that as its reason.
     """
+    unmeasured: dict[str, str] = {}
     pairs = [pair for judged_set in sets for pair in judged_set.pairs]
     scored: dict[str, Scored] = {}
     first: dict[str, str] = {}
-    folders = []
+    folders: list[Path] = []
     for model in models:
-        key = json.dumps(model.identity, sort_keys=True)
-        same = first.setdefault(key, model.name)
-        if same != model.name:
-            log.info("%s: the same model as %s, so the same scores", model.name, same)
-            known = scored[same]
-            scored[model.name] = Scored(known.scores, known.seconds, known.parameters, same)
-            continue
-        folder = scratch_folder("evaluate", model.identity, identity)
-        folders.append(folder)
-        kept = folder / "scores.npz"
-        if kept.exists():
-            with np.load(kept) as found:
-                scored[model.name] = Scored(found["scores"], float(found["seconds"]), int(found["parameters"]))
-            log.info("%s: scores of an earlier attempt found", model.name)
-            continue
-        scored[model.name] = _score(model, pairs, load)
-        with atomic_write(kept) as out:
-            result = scored[model.name]
-            np.savez(out, scores=result.scores, seconds=result.seconds, parameters=result.parameters)
-    return scored, folders
+        try:
+            _score_one(model, pairs, identity, load, scored, first, folders)
+        except UserError as error:
+            if model.name != "champion" or isinstance(error, NoAnswer):
+                raise
+            log.warning("champion: not measured: %s", error)
+            unmeasured[model.name] = str(error)
+    return scored, unmeasured, folders
+
+
+def _score_one(
+    model: Model,
+    pairs: Sequence[tuple[str, str]],
+    identity: list[Any],
+    load: Loader,
+    scored: dict[str, Scored],
+    first: dict[str, str],
+    folders: list[Path],
+) -> None:
+    """Add the scores of ``model`` to ``scored``: those of an equal one, of an earlier attempt, or new ones."""
+    key = json.dumps(model.identity, sort_keys=True)
+    same = first.setdefault(key, model.name)
+    if same != model.name:
+        log.info("%s: the same model as %s, so the same scores", model.name, same)
+        known = scored[same]
+        scored[model.name] = Scored(known.scores, known.seconds, known.parameters, same)
+        return
+    folder = scratch_folder("evaluate", model.identity, identity)
+    folders.append(folder)
+    kept = folder / "scores.npz"
+    if kept.exists():
+        with np.load(kept) as found:
+            scored[model.name] = Scored(found["scores"], float(found["seconds"]), int(found["parameters"]))
+        log.info("%s: scores of an earlier attempt found", model.name)
+        return
+    result = scored[model.name] = _score(model, pairs, load)
+    with atomic_write(kept) as out:
+        np.savez(out, scores=result.scores, seconds=result.seconds, parameters=result.parameters)
 
 
 def _score(model: Model, pairs: Sequence[tuple[str, str]], load: Loader) -> Scored:

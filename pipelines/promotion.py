@@ -1,0 +1,165 @@
+"""`make promote`, `make rollback`, `make history`: a person's hand on the champion, and the record of every change.
+
+    python -m pipelines.promotion promote --version 7 --why "the nightly run hit a full disk"
+
+They work on the registry of ``MLFLOW_TRACKING_URI``, or else on that of the local runs in ``RUN_DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inranker_flow import history, registry
+from inranker_flow.config import PromoteConfig, ScoringConfig, parse
+from inranker_flow.errors import UserError
+from inranker_flow.history import Entry, Kind, State
+from inranker_flow.registry import Version
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="make")
+    parser.add_argument("command", choices=["promote", "rollback", "history"])
+    parser.add_argument("--model", default=PromoteConfig.model_name)
+    parser.add_argument("--version", default="")
+    parser.add_argument("--why", default="")
+    parser.add_argument("--run-dir", type=Path, default=Path(".run"))
+    options = parser.parse_args(arguments)
+    try:
+        if options.command != "history":
+            _check_why(options.command, options.why)
+        _use_registry(options.run_dir.resolve())
+        if options.command == "promote":
+            print(promote(options.model, options.version, options.why))
+        elif options.command == "rollback":
+            print(rollback(options.model, options.why))
+        else:
+            print(show(options.model))
+    except UserError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def promote(model: str, number: str, why: str) -> str:
+    """Make version ``number`` of ``model`` the champion and say so.
+
+    Raises :class:`UserError` for a version that is not there, does not load or is not what was registered.
+    """
+    if not number.isdigit():
+        raise UserError(f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history")
+    version = registry.version(model, str(int(number)))
+    serving = registry.champion(model)
+    if serving and serving.version == version.version and history.settle(model).serving == version.version:
+        return f"{model}: version {version.version} serves already; nothing changed"
+    check(version)
+    text = _move(version, "MANUAL", why, serving.version if serving else "", expected=None)
+    verdict = version.tags.get("inranker.verdict", "")
+    if verdict and verdict != "PROMOTE":
+        text += f"\nThe gate had said {verdict}: {version.tags.get('inranker.reason', '')}"
+    return text
+
+
+def rollback(model: str, why: str) -> str:
+    """Make the version that served before the champion of ``model`` serve again and say so; twice goes further back.
+
+    Raises :class:`UserError` where none is known or it does not load.
+    """
+    state, number = history.previous(model)
+    version = registry.version(model, number)
+    check(version)
+    return _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
+
+
+def _move(version: Version, kind: Kind, why: str, before: str, expected: str | None) -> str:
+    details = {"digest": version.tags.get(registry.DIGEST, "")}
+    if not history.move(version, kind, history.person(), why, details, expected):
+        raise UserError(f"{version.name}: the champion changed a moment ago; look at it (make history) and run again")
+    return f"{version.name}: version {version.version} serves now, in place of {before or 'none'}"
+
+
+def check(version: Version) -> None:
+    """Load a version and score a pair with it: :class:`UserError` where that fails or its weights have changed."""
+    from inranker_flow.rankers import load_ranker
+
+    folder = registry.fetch(version.reference)
+    try:
+        config = json.loads((folder / "training.json").read_text(encoding="utf-8"))["config"]
+        scoring = {key: config[key] for key in ("max_length", "truncation", "true_token", "false_token")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{version.reference}: not a model of this project: no usable training.json ({error})"
+        ) from error
+    ranker = load_ranker(str(folder), parse(ScoringConfig, scoring, "training.json"))
+    if not np.isfinite(ranker.score([("a query", "a passage")])).all():
+        raise UserError(f"{version.reference}: its score of a pair is not a finite number; it may not serve")
+
+
+def show(model: str) -> str:
+    """The history of ``model`` as a table, the newest change first, and what serves now."""
+    entries = history.read(model)
+    state = history.replay(entries)
+    serving = registry.champion(model)
+    now = f"version {serving.version} of {model} serves" if serving else f"no version of {model} serves"
+    if not entries:
+        return f"{now}; no change is recorded yet"
+    rows = [["", "when (UTC)", "what", "from", "to", "by", "why"]]
+    rows += [_row(entry, state) for entry in reversed(entries)]
+    text = f"{_table(rows)}\n\n{now}"
+    if (serving.version if serving else "") != state.serving:
+        if state.last and not state.last.applied:
+            text += f"; the change to version {state.serving} was interrupted: run it again, or any other change, to finish it"
+        else:
+            text += ": its alias was moved outside of this project; the next change records that"
+    return text
+
+
+def _row(entry: Entry, state: State) -> list[str]:
+    when = datetime.datetime.fromtimestamp(entry.when / 1000, datetime.UTC)
+    late = "(came too late, changed nothing) " if entry.number in state.lost else ""
+    return [
+        str(entry.number),
+        f"{when:%Y-%m-%d %H:%M:%S}",
+        entry.kind,
+        entry.source or "-",
+        entry.target or "-",
+        entry.who,
+        f"{late}{entry.why}",
+    ]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Text columns: all to the left, the last as long as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _check_why(command: str, why: str) -> None:
+    if not why.strip():
+        raise UserError(f'WHY: say why, it is kept in the history: make {command} ... WHY="..."')
+
+
+def _use_registry(run_dir: Path) -> None:
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return
+    database = run_dir / "mlflow.db"
+    if not database.is_file():
+        raise UserError(
+            f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR"
+        )
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""The model card: what a student is, what it was made of, how well it does and how to load it.
+
+Written from what training and evaluation recorded, by `promote`, whose image holds no template engine. It lies as
+README.md in the model folder (with the Hugging Face hub's front matter) and is the description of the version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: MLflow's databases hold this many characters of a description.
+_DESCRIPTION = 5000
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def write(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """README.md of the student that was registered as ``name`` and evaluated as ``system``.
+
+    ``training`` is its training.json, ``summary`` the evaluation's summary.json.
+    """
+    return f"---\n{_front_matter(name, system, training, summary)}\n---\n\n{_body(name, system, training, summary)}"
+
+
+def describe(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The same for a version's description: without front matter, and only as many sections as fit."""
+    body = _body(name, system, training, summary)
+    rest = "\n\n(More in README.md of the model folder, artifact `checkpoint`.)\n"
+    sections = re.split(r"(?m)^(?=## )", body)
+    if len(body) <= _DESCRIPTION:
+        return body
+    kept = ""
+    for section in sections:
+        if len(kept) + len(section) + len(rest) > _DESCRIPTION:
+            break
+        kept += section
+    return (kept.rstrip() or body[: _DESCRIPTION - len(rest)]) + rest
+
+
+def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base = _base(training)
+    results = [
+        EvalResult(
+            task_type="text-ranking",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=summary["headline"].lower(),
+            metric_name=summary["headline"],
+            metric_value=round(found["systems"][system]["means"][summary["headline"]], 4),
+        )
+        for dataset, found in summary["datasets"].items()
+    ]
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="text-ranking",
+        # The hub refuses anything but an id of its own.
+        base_model=base if _HUB_ID.fullmatch(base) else None,
+        tags=["reranker", "monot5", "inranker", "distillation"],
+        eval_results=results or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    sections = [
+        f"# {name}\n\nA monoT5 reranker: it reads a query and a passage and says how relevant the passage is. It was "
+        "distilled from a larger reranker by InRanker Flow (the method: arXiv 2401.06910), without human labels for the "
+        "target collections.",
+        f"## How well it does\n\n{_measures(system, summary)}",
+        f"## How it was made\n\n{_made(training, summary)}",
+        f"## Prompt\n\n{_prompt(training)}",
+        f"## Limits\n\n{_limits(training, summary)}",
+        f"## Licences\n\n{_licences(training, summary)}",
+        f"## How to load it\n\n{_loading(name, training)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def _measures(system: str, summary: Mapping[str, Any]) -> str:
+    headline, datasets, systems = summary["headline"], summary["datasets"], summary["systems"]
+    if not datasets:
+        return "It was measured on no dataset: there were no judged test queries."
+    shown = {each: f"**this model** ({each})" if each == system else each for each in systems}
+    rows = [["dataset", "test queries", *shown.values(), "first stage's limit"]]
+    for dataset, found in datasets.items():
+        means = [f"{found['systems'][each]['means'][headline]:.4f}" for each in systems]
+        limit = found.get("ceiling", {}).get("means", {}).get(headline)
+        rows.append([dataset, str(found["queries"]), *means, "-" if limit is None else f"{limit:.4f}"])
+    text = (
+        f"Mean {headline}. Every system reranks the same BM25 candidates of the same queries; the limit is what a perfect "
+        f"reranker of them would reach.\n\n{_table(rows)}"
+    )
+    for measure in summary["measures"][1:]:
+        each = "; ".join(
+            f"{dataset} {found['systems'][system]['means'][measure]:.4f}" for dataset, found in datasets.items()
+        )
+        text += f"\n\n{measure} of this model: {each}."
+    compared = [row for row in summary["comparisons"] if row["system"] == system and row["measure"] == headline]
+    if compared:
+        text += (
+            f"\n\nDifference in mean {headline} between this model and another (in brackets its 95 % interval, where there "
+            "is one), queries won and lost, and the p-value of a paired test over the queries, corrected over the datasets "
+            f"(Holm).\n\n{_table(_differences(compared))}"
+        )
+    missing = summary.get("unmeasured", {})
+    if missing:
+        text += "".join(f"\n\nNot measured: {each}: {reason}." for each, reason in missing.items())
+    return text
+
+
+def _differences(compared: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["dataset", "against", "difference", "won", "lost", "p (Holm)"]]
+    for row in compared:
+        p = row.get("p_holm")
+        low, high = row.get("interval") or (None, None)
+        between = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
+        rows.append(
+            [
+                row["dataset"],
+                row["against"],
+                f"{row['difference']:+.4f}{between}",
+                str(row["better"]),
+                str(row["worse"]),
+                "-" if p is None else f"{p:.2g}",
+            ]
+        )
+    return rows
+
+
+# --- origin -----------------------------------------------------------------------------------------------------------
+
+
+def _base(training: Mapping[str, Any]) -> str:
+    """What the first phase started from."""
+    phases = [*training.get("lineage", []), training]
+    return str(phases[0]["start"])
+
+
+def _made(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    teacher, config = summary["config"]["teacher"], training["config"]
+    phases = [*training.get("lineage", []), training]
+    revision = f" at revision `{teacher['revision']}`" if teacher.get("revision") else ""
+    lines = [
+        f"- Base model: `{_base(training)}` ({phases[0]['inputs']['start']})",
+        f"- Teacher: `{teacher['checkpoint']}`{revision}; its two logits for each pair are the labels",
+        f"- Loss of the last phase: {config['loss']}; {training['steps']} steps of {config['batch_size']} pairs, "
+        f"learning rate {config['learning_rate']:g}, seed {config['seed']}, best step {training['best_step']}",
+        f"- Code: {summary.get('code', 'unknown')}; "
+        + ", ".join(f"{package} {number}" for package, number in training["versions"].items()),
+    ]
+    rows = [["phase", "training set", "pairs", "digest"]]
+    for number, phase in enumerate(phases, 1):
+        for place, each in enumerate(phase["inputs"]["training_sets"], 1):
+            pairs = phase.get("sets", {}).get(f"{place} {each['dataset']}", {}).get("pairs", "-")
+            rows.append([str(number), each["dataset"], str(pairs), f"`{each['digest'][:16]}`"])
+    tested = [["test set", "artifact", "digest"]]
+    for dataset, found in summary["datasets"].items():
+        for artifact, digest in found["digests"].items():
+            tested.append([dataset, artifact, f"`{str(digest)[:16]}`"])
+    text = "\n".join(lines) + f"\n\n{_table(rows)}"
+    return f"{text}\n\n{_table(tested)}" if len(tested) > 1 else text
+
+
+# --- use --------------------------------------------------------------------------------------------------------------
+
+
+def _prompt(training: Mapping[str, Any]) -> str:
+    config = training["config"]
+    cut = (
+        "A longer prompt loses the end of the *passage*: ` Relevant:` and `</s>` are always there. Of a query that leaves "
+        "no room for a passage, one half of the room is kept."
+        if config["truncation"] == "document"
+        else "A longer prompt is cut on the right, as the original inference code does, so ` Relevant:` may be lost."
+    )
+    return (
+        "`Query: {query} Document: {passage} Relevant:`, its three parts tokenised one by one, then `</s>`; at most "
+        f"{config['max_length']} tokens. {cut}\n\n"
+        f"The score is the logit of `{config['true_token']}` less that of `{config['false_token']}` at the first decoder "
+        "step. A passage is title and text, joined by a space."
+    )
+
+
+def _loading(name: str, training: Mapping[str, Any]) -> str:
+    config = training["config"]
+    length, labels = config["max_length"], [config["false_token"], config["true_token"]]
+    scoring = f"max_length={length}"
+    if config["truncation"] != "document":
+        scoring += f', truncation="{config["truncation"]}"'
+    if labels != ["▁false", "▁true"]:
+        scoring += f', false_token="{labels[0]}", true_token="{labels[1]}"'
+    named = "" if labels == ["▁false", "▁true"] else f', token_false="{labels[0]}", token_true="{labels[1]}"'
+    if config["truncation"] == "document":
+        cut = "    q = q[: max(room // 2, room - len(d))]\n    prompt = torch.tensor([q + d[: room - len(q)] + end])"
+        same = "the same where nothing is cut"
+        differs = (
+            "- `rerankers` cuts a prompt on the right at 512 tokens, whatever the model was trained with: a longer one loses "
+            '` Relevant:` and scores as this project\'s `ScoringConfig(max_length=512, truncation="reference")` does. '
+        )
+    else:
+        cut = "    prompt = torch.tensor([(q + d + end[:-1])[: max_length - 1] + end[-1:]])"
+        same = "the same"
+        differs = "- `rerankers` cuts a prompt on the right at 512 tokens, whatever the model was trained with. "
+    if length != 512:
+        differs += f"This model was trained with {length} tokens: give it passages that fit into them. "
+    return f"""`FOLDER` is the folder with this file. On pairs that fit, all four give the same order, and scores that differ by
+less than 1e-4 in fp32; the first three also on longer ones.
+
+**transformers** alone:
+
+```python
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER).eval()
+false, true = tokenizer.convert_tokens_to_ids({labels!r})
+
+
+def ids(text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def score(query, passage, max_length={length}):
+    q, d, end = ids(f"Query: {{query}}"), ids(f"Document: {{passage}}"), [*ids(" Relevant:"), tokenizer.eos_token_id]
+    room = max_length - len(end)
+{cut}
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    with torch.inference_mode():
+        logits = model(input_ids=prompt, decoder_input_ids=start).logits[0, 0]
+    return float(logits[true] - logits[false])
+```
+
+**MLflow**, from the registry; the code comes with the model:
+
+```python
+import mlflow
+import pandas
+
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+scores = model.predict(pandas.DataFrame([{{"query": QUERY, "passages": PASSAGES}}]))[0]
+```
+
+**InRanker Flow**:
+
+```python
+from inranker_flow.config import ScoringConfig
+from inranker_flow.rankers import load_ranker
+
+ranker = load_ranker(FOLDER, ScoringConfig({scoring}))
+logits = ranker.score([(QUERY, passage) for passage in PASSAGES])
+scores = logits[:, 1] - logits[:, 0]
+```
+
+**rerankers**, {same}; it gives P(true), the logistic function of the score:
+
+```python
+from rerankers import Reranker
+
+ranker = Reranker(FOLDER, model_type="t5"{named}, dtype="float32")
+found = ranker.rank(query=QUERY, docs=PASSAGES, doc_ids=list(range(len(PASSAGES))))
+```
+
+{differs.strip()}
+- P(true) is rounded to 1 or 0 where the score is far from 0, and then no longer tells passages apart; the score does."""
+
+
+def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    last = [each["dataset"] for each in training["inputs"]["training_sets"]]
+    return "\n".join(
+        [
+            f"- Its last phase adapted it to {_listed(last)}. Nothing is known of collections that are not in the table above.",
+            f"- It reads {training['config']['max_length']} tokens of query and passage; what lies beyond counts for nothing.",
+            "- It orders the candidates of a first stage and finds nothing that is not among them.",
+            "- The score orders the passages of one query. It is no probability, and no threshold was calibrated.",
+            "- Its labels are a teacher's opinions: it repeats the teacher's mistakes, and those of the model that wrote the "
+            "queries.",
+        ]
+    )
+
+
+def _licences(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    teacher = summary["config"]["teacher"]["checkpoint"]
+    sets = [
+        each["dataset"]
+        for phase in [*training.get("lineage", []), training]
+        for each in phase["inputs"]["training_sets"]
+    ]
+    return (
+        f"The weights derive from `{_base(training)}`, from the labels of `{teacher}` and from the texts of "
+        f"{_listed(list(dict.fromkeys(sets)))}. The licence of each applies to what may be done with this model; none was "
+        "recorded, so look them up before you hand it on. The code of InRanker Flow is under the Apache License 2.0."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

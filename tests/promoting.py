@@ -1,0 +1,133 @@
+"""What `promote` works with: real small students, evaluations that say what a test wants, and a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from inranker_flow import promote as stage
+from inranker_flow import schemas, tracking
+from inranker_flow.config import PromoteConfig
+from inranker_flow.manifest import write_manifest
+
+VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
+QUERIES = 30
+
+
+def use_database(folder: Path) -> str:
+    """A new SQLite registry in ``folder``, which this process (and those it starts) then uses; returns its address."""
+    uri = tracking.create_database(folder / "mlflow.db")
+    use(uri, folder)
+    return uri
+
+
+def use(uri: str, folder: Path) -> None:
+    """Let this process use the registry ``uri``, whose runs keep their files below ``folder`` (if it is a database)."""
+    import mlflow
+
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.environ["INRANKER_ARTIFACT_ROOT"] = (folder / "mlartifacts").as_uri()
+    mlflow.set_tracking_uri(uri)
+
+
+def training(max_length: int = 128, truncation: str = "document") -> dict:
+    """A training.json of phase 2, as `distill` writes it."""
+    config = {
+        "max_length": max_length, "truncation": truncation, "true_token": "▁true", "false_token": "▁false",
+        "loss": "mse", "batch_size": 32, "learning_rate": 7e-5, "seed": 1,
+    }  # fmt: skip
+    phase1 = {
+        "start": "google-t5/t5-small",
+        "inputs": {"start": "google-t5/t5-small@main", "training_sets": [{"dataset": "inns", "digest": "a" * 64}]},
+        "sets": {"1 inns": {"pairs": 900, "heldout_pairs": 100}},
+    }
+    return {
+        "start": "/models/phase1",
+        "inputs": {"start": f"sha256:{'b' * 64}", "training_sets": [{"dataset": "medicines", "digest": "c" * 64}]},
+        "lineage": [phase1],
+        "sets": {"1 medicines": {"pairs": 450, "heldout_pairs": 50}},
+        "steps": 300,
+        "best_step": 200,
+        "config": config,
+        "versions": VERSIONS,
+    }
+
+
+def student(folder: Path, seed: int, checkpoint: str | None = None, max_length: int = 128) -> Path:
+    """A model folder as phase 2 writes it, with random weights (or those of the folder ``checkpoint``)."""
+    if checkpoint:
+        shutil.copytree(checkpoint, folder)
+    else:
+        from inranker_flow.rankers.checkpoints import load_seq2seq
+
+        model, tokenizer = load_seq2seq(f"init:tiny?seed={seed}")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(training(max_length)), encoding="utf-8")
+    write_manifest(folder, dataset="medicines", stage="distill")
+    return folder
+
+
+def summary(unmeasured: dict[str, str] | None = None, **systems: float) -> dict:
+    """A summary.json as `evaluate` writes it: one dataset, the same value for every query of a system."""
+    compared = [
+        {
+            "dataset": "medicines", "measure": "nDCG@10", "system": "phase2", "against": against, "queries": QUERIES,
+            "difference": systems["phase2"] - value, "better": 20, "worse": 3, "p": 0.001, "p_holm": 0.002,
+        }
+        for against, value in systems.items() if against != "phase2" and "phase2" in systems
+    ]  # fmt: skip
+    return {
+        "headline": "nDCG@10",
+        "measures": ["nDCG@10"],
+        "systems": list(systems),
+        "datasets": {
+            "medicines": {
+                "queries": QUERIES,
+                "pairs": 300,
+                "ceiling": {"recall": 1.0, "means": {"nDCG@10": 0.9}},
+                "digests": {"collection": "d" * 64, "candidates": "e" * 64},
+                "systems": {name: {"means": {"nDCG@10": value}} for name, value in systems.items()},
+            }
+        },
+        "comparisons": compared,
+        "config": {"teacher": {"checkpoint": "castorini/monot5-3b-msmarco-10k", "revision": "0123abc"}},
+        "code": "f00d",
+        "models": {name: {"parameters": 1_000_000, "seconds": 1.0} for name in systems if name != "bm25"},
+        "leaks": {"queries": 0},
+        "unmeasured": unmeasured or {},
+    }
+
+
+def evaluation(folder: Path, unmeasured: dict[str, str] | None = None, **systems: float) -> Path:
+    """An evaluation folder: ``systems`` have this nDCG@10 on every query."""
+    folder.mkdir(parents=True)
+    rows: dict[str, list] = {"dataset": [], "system": [], "measure": [], "query_id": [], "value": []}
+    for system, value in systems.items():
+        rows["dataset"] += ["medicines"] * QUERIES
+        rows["system"] += [system] * QUERIES
+        rows["measure"] += ["nDCG@10"] * QUERIES
+        rows["query_id"] += [f"q{i}" for i in range(QUERIES)]
+        rows["value"] += [value + i * 1e-4 for i in range(QUERIES)]
+    schemas.write(schemas.MEASURES, folder / "measures.parquet", rows)
+    (folder / "summary.json").write_text(json.dumps(summary(unmeasured, **systems)), encoding="utf-8")
+    write_manifest(folder, dataset="medicines", stage="evaluate")
+    return folder
+
+
+def promote(
+    name: str, student: Path, evaluation: Path, champion: str = "", run_key: str = "k", decision: Path | None = None
+) -> stage.PromoteStats:
+    """The stage, with a report beside the evaluation."""
+    report = evaluation.with_name(f"{evaluation.name}.html")
+    report.write_text("<p>the evidence</p>")
+    decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
+    return stage.promote(PromoteConfig(model_name=name), student, evaluation, report, champion, run_key, decision)
+
+
+def reasons(evaluation: Path) -> list[dict]:
+    """What the decision about ``evaluation`` gives as its reasons."""
+    found = json.loads((evaluation.with_name(f"{evaluation.name}-decision") / "decision.json").read_text())
+    return found["reasons"]

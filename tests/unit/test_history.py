@@ -1,0 +1,393 @@
+"""The history: what serves is what the log says, whoever writes, however often, and wherever it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inranker_flow import history, registry, tracking
+from inranker_flow.errors import UserError
+from inranker_flow.history import Entry, replay
+from tests.promoting import evaluation, promote, reasons, student, use, use_database
+from tests.stack import postgresql
+
+#: Child processes start with everything imported and no database open.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["mlflow", "mlflow.pyfunc", "inranker_flow.promote", "tests.promoting"])
+
+
+# --- the pure part ----------------------------------------------------------------------------------------------------
+
+
+def _entry(number: int, after: int, source: str, target: str, kind: str = "PROMOTE") -> Entry:
+    return Entry(number, after, kind, source, target, "me", "because", number)
+
+
+def test_of_two_entries_after_the_same_one_the_first_counts():
+    first, one, other = _entry(1, 0, "", "1"), _entry(2, 1, "1", "2"), _entry(3, 1, "1", "3")
+    for entries in ([first, one, other], [other, one, first]):
+        state = replay(entries)
+        assert (state.serving, state.number, state.before, set(state.lost)) == ("2", 2, ("1",), {3})
+    assert replay([first, one, other, _entry(4, 2, "2", "4")]).serving == "4", "the lost entry is in nobody's way"
+
+
+def test_each_rollback_goes_further_back_and_a_promotion_starts_anew():
+    entries = [_entry(1, 0, "", "1"), _entry(2, 1, "1", "2"), _entry(3, 2, "2", "3")]
+    entries.append(_entry(4, 3, "3", "2", "ROLLBACK"))
+    assert (replay(entries).serving, replay(entries).before) == ("2", ("1",))
+    entries.append(_entry(5, 4, "2", "1", "ROLLBACK"))
+    assert (replay(entries).serving, replay(entries).before) == ("1", ())
+    assert set(replay(entries).barred) == {"3", "2"}
+    entries.append(_entry(6, 5, "1", "3", "MANUAL"))
+    state = replay(entries)
+    assert (state.serving, state.before, set(state.barred)) == ("3", ("1",), {"2", "1"})
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from("1234"), st.sampled_from(["PROMOTE", "MANUAL", "ROLLBACK"])))
+)
+def test_every_log_has_one_meaning(rows):
+    """Whatever is written, by however many writers that saw whatever: a chain of entries counts, and the rest is lost."""
+    entries = [_entry(number, after, "?", target, kind) for number, (after, target, kind) in enumerate(rows, 1)]
+    state = replay(entries)
+    chain, number = [], 0
+    for entry in entries:
+        if entry.after == number:
+            chain.append(entry)
+            number = entry.number
+    assert state.serving == (chain[-1].target if chain else "")
+    assert set(state.lost) == {each.number for each in entries} - {each.number for each in chain}
+    assert state.serving not in state.barred, "what serves is never barred"
+    for cut in range(len(entries)):
+        assert set(replay(entries[:cut]).lost) <= set(state.lost), "what was lost stays lost"
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students")
+    return [student(folder / str(seed), seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A registry's database as it is before its first model: migrating one takes seconds."""
+    return Path(tracking.create_database(tmp_path_factory.mktemp("template") / "mlflow.db").removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def database(template, tmp_path, monkeypatch):
+    import mlflow
+
+    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    shutil.copyfile(template, folder / "mlflow.db")
+    use_database(folder)
+    yield folder
+    mlflow.set_tracking_uri(None)
+
+
+def _versions(name: str, count: int) -> list[registry.Version]:
+    """Versions without files: the history looks at none."""
+    client = tracking.client()
+    client.create_registered_model(name)
+    made = [client.create_model_version(name, f"s3://nowhere/{number}") for number in range(count)]
+    return [registry.Version(name, str(each.version), {}) for each in made]
+
+
+def _log(name: str) -> list[tuple[str, str, str]]:
+    return [(each.kind, each.source, each.target) for each in history.read(name)]
+
+
+def test_changes_are_recorded_with_who_when_and_why(database):
+    one, two, *_ = _versions("m", 2)
+    assert history.move(one, "PROMOTE", "run 1", "first", {"digest": "aa"}, expected="")
+    assert history.move(two, "MANUAL", "ann", "a\nwhim " * 500, {})
+    assert history.move(two, "MANUAL", "ann", "again", {}), "what serves already is a success"
+    first, second = history.read("m")
+    assert (first.kind, first.source, first.target, first.who, first.why) == ("PROMOTE", "", "1", "run 1", "first")
+    assert first.details == {"digest": "aa"} and first.applied and second.applied
+    assert second.why.startswith("a whim a whim") and len(second.why) == 1000
+    assert first.when <= second.when and second.when > 1_700_000_000_000
+    assert registry.champion("m").version == "2"
+    assert (
+        tracking.client().get_model_version("m-history", "2").description.startswith("MANUAL: version 1 -> 2, by ann")
+    )
+
+
+def test_a_promotion_against_what_no_longer_serves_changes_nothing(database):
+    one, two, three = _versions("m", 3)
+    history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    history.move(two, "PROMOTE", "me", "w", {}, expected="1")
+    assert not history.move(three, "PROMOTE", "me", "w", {}, expected="1")
+    assert registry.champion("m").version == "2" and len(_log("m")) == 2
+
+
+def test_an_alias_that_was_moved_elsewhere_is_recorded_and_accepted(database):
+    one, two, three = _versions("m", 3)
+    registry.set_alias(one, registry.CHAMPION)  # before there was a history
+    history.move(two, "PROMOTE", "me", "w", {}, expected="1")
+    registry.set_alias(one, registry.CHAMPION)  # in MLflow's UI
+    assert not history.move(three, "PROMOTE", "me", "w", {}, expected="2")
+    assert registry.champion("m").version == "1", "a person's choice is not undone"
+    tracking.client().delete_registered_model_alias("m", "champion")
+    assert history.settle("m").serving == ""
+    tracking.client().delete_model_version("m", "1")
+    assert history.previous("m")[1] == "1", "what served last, also where nothing serves"
+    assert _log("m") == [("FOUND", "", "1"), ("PROMOTE", "1", "2"), ("FOUND", "2", "1"), ("FOUND", "1", "")]
+    assert "2" in history.settle("m").barred
+
+
+def test_what_was_interrupted_is_finished_by_the_next_one(database):
+    one, _, three = _versions("m", 3)
+    history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    history._append("m", history.settle("m"), "PROMOTE", "2", "me", "w", {})  # and killed
+    assert registry.champion("m").version == "1"
+    assert not history.move(three, "PROMOTE", "me", "w", {}, expected="1")
+    assert registry.champion("m").version == "2" and history.read("m")[-1].applied
+
+
+def test_a_writer_that_was_asleep_puts_right_what_it_overwrote(database, monkeypatch):
+    """It appends its entry and sleeps; another finishes that for it and goes further; then it wakes and writes."""
+    one, two, three = _versions("m", 3)
+    history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    real, asleep = registry.set_alias, []
+
+    def set_alias(version, alias):
+        if version.version == "2" and not asleep:
+            asleep.append(True)
+            assert history.move(three, "PROMOTE", "other", "w", {}, expected="2")
+        real(version, alias)
+
+    monkeypatch.setattr(registry, "set_alias", set_alias)
+    assert history.move(two, "PROMOTE", "me", "w", {}, expected="1")
+    assert asleep and registry.champion("m").version == "3"
+    assert _log("m") == [("PROMOTE", "", "1"), ("PROMOTE", "1", "2"), ("PROMOTE", "2", "3")]
+
+
+def test_a_version_that_a_person_took_out_is_not_promoted_again_by_the_gate(database, students, tmp_path):
+    better = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.7, champion=0.6)
+    promote("m", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    assert promote("m", students[1], better, "models:/m/1", "k2").verdict == "PROMOTE"
+    state, before = history.previous("m")
+    assert history.move(registry.version("m", before), "ROLLBACK", "ann", "slow on phones", {}, state.serving)
+    again = promote("m", students[1], better, "models:/m/1", "k2")
+    assert (again.verdict, again.version) == ("HOLD", "2") and registry.champion("m").version == "1"
+    assert reasons(better)[0]["code"] == "taken_out"
+    assert "ann took it out of service (slow on phones)" in reasons(better)[0]["message"]
+    assert history.move(registry.version("m", "2"), "MANUAL", "ann", "phones are faster now", {})
+    assert promote("m", students[1], better, "models:/m/1", "k2").verdict == "PROMOTE", "a person brought it back"
+
+
+def test_with_nothing_before_there_is_nothing_to_go_back_to(database):
+    with pytest.raises(
+        UserError, match="nobody: no champion of this name is known; choose a version with: make promote"
+    ):
+        history.previous("nobody")
+    [one] = _versions("m", 1)
+    history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    with pytest.raises(UserError, match="m: no champion before version 1 is known"):
+        history.previous("m")
+
+
+# --- two at once ------------------------------------------------------------------------------------------------------
+
+
+def _race(uri: str, folder: str, version: str, rounds: int, barrier, results) -> None:
+    """Move to ``version`` against the champion of the moment, ``rounds`` times, always together with the other one."""
+    use(uri, Path(folder))
+    won = []
+    for number in range(rounds):
+        name = f"m{number}"
+        barrier.wait(60)
+        won.append(history.move(registry.Version(name, version, {}), "PROMOTE", version, "w", {}, expected="1"))
+        barrier.wait(60)
+    results.put((version, won))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_of_two_changes_at_once_exactly_one_wins_every_time(kind, database, tmp_path_factory):
+    with contextlib.ExitStack() as stack:
+        if kind == "postgresql":
+            uri = stack.enter_context(postgresql(tmp_path_factory.mktemp("postgresql"), ()))
+            use(uri, database)
+        _check_races(database)
+
+
+def _check_races(database: Path) -> None:
+    rounds = 25
+    for number in range(rounds):
+        one, *_ = _versions(f"m{number}", 3)
+        history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    barrier, results = _context.Barrier(2), _context.Queue()
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    both = [
+        _context.Process(target=_race, args=(uri, str(database), version, rounds, barrier, results)) for version in "23"
+    ]
+    for each in both:
+        each.start()
+    won = dict(results.get(timeout=200) for _ in both)
+    for each in both:
+        each.join(60)
+        assert each.exitcode == 0
+    met = 0
+    for number in range(rounds):
+        name = f"m{number}"
+        winners = [version for version in "23" if won[version][number]]
+        assert len(winners) == 1, (number, won)
+        assert registry.champion(name).version == winners[0]
+        state = history.settle(name)
+        assert state.serving == winners[0] and state.last.applied
+        met += len(state.lost)
+    assert met, "in no round did both append: the two were never at work at the same time"
+
+
+def _promote_together(uri: str, folder: str, args: tuple, barrier, results) -> None:
+    use(uri, Path(folder))
+    barrier.wait(60)
+    results.put(promote("m", *args).verdict)
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_held(database, students, tmp_path):
+    promote("m", students[0], evaluation(tmp_path / "e0", bm25=0.2, phase2=0.6), "", "k0")
+    barrier, results = _context.Barrier(2), _context.Queue()
+    measured = [evaluation(tmp_path / f"e{each}", bm25=0.2, phase2=0.7, champion=0.6) for each in (1, 2)]
+    both = [
+        _context.Process(
+            target=_promote_together,
+            args=(
+                os.environ["MLFLOW_TRACKING_URI"],
+                str(database),
+                (students[each], measured[each - 1], "models:/m/1", f"k{each}"),
+                barrier,
+                results,
+            ),
+        )
+        for each in (1, 2)
+    ]
+    for each in both:
+        each.start()
+    verdicts = [results.get(timeout=120) for _ in both]
+    for each in both:
+        each.join(60)
+    assert sorted(verdicts) == ["HOLD", "PROMOTE"]
+    serving = registry.champion("m")
+    assert serving.tags["inranker.verdict"] == "PROMOTE" and serving.version in ("2", "3")
+    other = registry.version("m", "5".translate({ord("5"): "3" if serving.version == "2" else "2"}))
+    assert other.tags["inranker.verdict"] == "HOLD" and "became champion" in other.tags["inranker.reason"]
+    codes = [reasons(each)[0]["code"] for each in measured]
+    assert "champion_changed" in codes
+
+
+# --- killed anywhere --------------------------------------------------------------------------------------------------
+
+_WRITES = ("create_", "set_", "delete_", "log_", "update_")
+
+
+class _Deadly:
+    """An MlflowClient that kills this process, as a node that dies does, before its write number ``fatal``."""
+
+    count = 0
+
+    def __init__(self, client, fatal: int) -> None:
+        self._client, self._fatal = client, fatal
+
+    def __getattr__(self, name: str):
+        found = getattr(self._client, name)
+        if not name.startswith(_WRITES):
+            return found
+
+        def write(*args, **options):
+            type(self).count += 1
+            if type(self).count == self._fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found(*args, **options)
+
+        return write
+
+
+def _promote_until(uri: str, folder: str, args: tuple, fatal: int, results) -> None:
+    use(uri, Path(folder))
+    real = tracking.client
+    tracking.client = lambda: _Deadly(real(), fatal)  # type: ignore[method-assign]
+    verdict = promote("m", *args).verdict
+    results.write_text(json.dumps([verdict, _Deadly.count]))
+
+
+def _in_child(database: Path, args: tuple, fatal: int, results: Path) -> int:
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    child = _context.Process(target=_promote_until, args=(uri, str(database), args, fatal, results))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+@pytest.mark.timeout(600)
+def test_killed_before_any_write_the_old_champion_serves_and_a_rerun_completes(database, students, tmp_path):
+    """SIGKILL before the first write to MLflow, before the second, ... until there is none left; each on a copy of the
+    same registry, and then the same work again."""
+    promote("m", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    better = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.7, champion=0.6)
+    args = (students[1], better, "models:/m/1", "k2")
+    kept = database.with_name("kept.db")
+    shutil.copyfile(database / "mlflow.db", kept)
+    results = tmp_path / "results.json"
+    seen = set()
+    fatal = 0
+    while True:
+        fatal += 1
+        shutil.copyfile(kept, database / "mlflow.db")
+        results.unlink(missing_ok=True)
+        code = _in_child(database, args, fatal, results)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, code
+        uri = f"sqlite:///{database}/mlflow.db"
+        before = _look(uri)
+        seen.add((before["champion"], before["versions"], before["entries"]))
+        assert before["champion"] in ("1", "2") and before["loads"]
+        if before["champion"] == "2":
+            assert before["tags"]["inranker.verdict"] == "PROMOTE" and before["entries"] == 2
+        assert _in_child(database, args, 0, results) == 0
+        after = _look(uri)
+        assert json.loads(results.read_text())[0] == "PROMOTE"
+        assert (after["champion"], after["challenger"], after["versions"], after["entries"]) == ("2", "2", 2, 2), fatal
+        assert after["applied"] and after["tags"]["inranker.verdict"] == "PROMOTE" and after["loads"]
+    verdict, writes = json.loads(results.read_text())
+    assert verdict == "PROMOTE" and writes == fatal - 1 >= 8
+    # All that a crash can leave was seen: nothing yet, a version, an entry in the log, the alias moved.
+    assert {("1", 1, 1), ("1", 2, 1), ("1", 2, 2), ("2", 2, 2)} <= seen
+
+
+def _look(uri: str) -> dict:
+    """What a client that was never there before finds."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    champion = client.get_model_version_by_alias("m", "champion")
+    challenger = client.get_model_version_by_alias("m", "challenger")
+    log = client.search_model_versions("name = 'm-history'")
+    registry._fetched.clear()
+    return {
+        "champion": str(champion.version),
+        "challenger": str(challenger.version),
+        "tags": dict(champion.tags),
+        "versions": len(client.search_model_versions("name = 'm'")),
+        "entries": len(log),
+        "applied": all(each.tags["inranker.applied"] == "true" for each in log),
+        "loads": (registry.fetch(f"models:/m/{champion.version}") / "model.safetensors").is_file(),
+    }
