@@ -292,13 +292,12 @@ def compare(options) -> None:
         )
     if options.ctranslate2:
         pairs = zip(seconds["ours float32"], seconds["ctranslate2"], strict=True)
-        print(f"\nours float32 / ctranslate2: {statistics.median(b / a for a, b in pairs):.2f}")
+        ratios = sorted(b / a for a, b in pairs)
+        print(f"\nours float32 / ctranslate2: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 def memory(pairs: int) -> None:
     """The stage teacher_label on ``pairs`` pairs of as many passages, beside the model: its forward returns zeros."""
-    import resource
-
     import numpy as np
     import torch
 
@@ -309,8 +308,9 @@ def memory(pairs: int) -> None:
     from inranker_flow.rankers import load_ranker
     from inranker_flow.rankers.monot5 import MonoT5Ranker
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    def resident(field: str) -> float:
+        (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(field))
+        return int(line.split()[1]) / 2**20
 
     words = [word for _, passages in texts(40) for passage in passages for word in passage.split()]
     rng = np.random.default_rng(0)
@@ -330,6 +330,7 @@ def memory(pairs: int) -> None:
                         "text": [" ".join(words[p : p + n]) for p, n in zip(places, sizes, strict=True)],
                     }
                 )
+        schemas.write(schemas.QUERIES, collection / schemas.QUERIES.filename, schemas.QUERIES.schema.empty_table())
         write_manifest(collection, dataset="memory", stage="prepare_corpus")
         table = {"query_id": queries, "text": [f"what is {each}" for each in queries]}
         table |= {"origin": ["supervised"] * len(queries), "source_doc_id": [None] * len(queries)}
@@ -349,14 +350,15 @@ def memory(pairs: int) -> None:
         if not child:  # a process that holds nothing of what was made above
             ranker = load_ranker(reference, ScoringConfig())
             ranker.score([("a query", "a passage " * 60)] * 16)
-            before = peak()
+            alone = resident("VmRSS")
             del ranker
             MonoT5Ranker.forward = lambda self, ids, mask: torch.zeros(len(ids), 2)
             start = time.monotonic()
+            Path("/proc/self/clear_refs").write_text("5")  # the peak from here on, loading the model again included
             stats = teacher_label(TeacherConfig(reference), collection, candidates, Path(folder, "labels"))
             print(
                 f"{stats.pairs:,} pairs, {stats.documents:,} passages, {stats.tokens / stats.pairs:.0f} tokens a pair: "
-                f"{peak() - before:.2f} GiB beside the model ({before:.2f} GiB with it alone), "
+                f"{resident('VmHWM') - alone:.2f} GiB beside the process with its model alone ({alone:.2f} GiB), "
                 f"{time.monotonic() - start:.0f} s without forward passes",
                 flush=True,
             )
