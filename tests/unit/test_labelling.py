@@ -13,8 +13,7 @@ from inranker_flow.config import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import teacher_label
 from inranker_flow.manifest import read_manifest
-from inranker_flow.rankers import load_ranker
-from inranker_flow.rankers.monot5 import MonoT5Job
+from inranker_flow.rankers import Job, load_ranker
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -81,7 +80,7 @@ def test_sharding_changes_neither_order_nor_logits(inputs, tmp_path, shard_pairs
 
 def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypatch):
     teacher_label(config(), *inputs, tmp_path / "whole")
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if len(calls) == 3:
@@ -89,14 +88,14 @@ def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypat
         calls.append(len(rows))
         return inner(job, rows, progress)
 
-    monkeypatch.setattr(MonoT5Job, "score", dies)
+    monkeypatch.setattr(Job, "score", dies)
     with pytest.raises(KeyboardInterrupt):
         teacher_label(config(), *inputs, tmp_path / "labels")
     assert calls == [5, 5, 5] and not (tmp_path / "labels" / "manifest.json").exists()
 
     calls.clear()
     monkeypatch.setattr(
-        MonoT5Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+        Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
     )
     stats = teacher_label(config(), *inputs, tmp_path / "labels")
     assert calls == [5, 4] and stats.resumed_pairs == 15 and stats.pairs == 24
@@ -109,7 +108,7 @@ def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypat
 
 @pytest.mark.parametrize("change", ["teacher", "scoring", "corpus"])
 def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if calls:
@@ -118,7 +117,7 @@ def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
         return inner(job, rows, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MonoT5Job, "score", dies)
+        patched.setattr(Job, "score", dies)
         with pytest.raises(KeyboardInterrupt):
             teacher_label(config(), *inputs, tmp_path / "labels")
     collection, candidates = inputs

@@ -193,8 +193,8 @@ class Trainer:
         import torch
 
         from inranker_flow.distillation.student import LabelLogits
+        from inranker_flow.rankers.batches import PAD_TO
         from inranker_flow.rankers.devices import limit_threads, pick_dtype
-        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]
