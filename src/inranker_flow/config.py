@@ -123,6 +123,9 @@ class TeacherConfig:
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Positive = 50_000
+    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
+    #: the CPUs out among them, and each holds the model.
+    processes: Count = 0
 
 
 @dataclass(frozen=True)

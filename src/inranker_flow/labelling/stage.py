@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ import pyarrow.compute as pc
 from inranker_flow import schemas
 from inranker_flow.config import TeacherConfig, as_dict
 from inranker_flow.errors import UserError
+from inranker_flow.labelling.scoring import LOGITS, Scored, score_pairs
 from inranker_flow.manifest import read_manifest, write_manifest
-from inranker_flow.progress import Progress
 from inranker_flow.prompts import RENDERER_VERSION
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.shards import Shards
 
 log = logging.getLogger(__name__)
-
-_LOGITS = ("false_logit", "true_logit")
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,6 @@ class LabelStats:
     resumed_pairs: int
     pairs_per_second: float
     tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class _Scored:
-    logits: np.ndarray
-    tokens: int = 0
-    cut_queries: int = 0
-    resumed_pairs: int = 0
-    pairs_per_second: float = 0.0
-    tokens_per_second: float = 0.0
 
 
 def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, labels: Path) -> LabelStats:
@@ -85,7 +72,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         schemas.check_references(table, "doc_id", doc_ids, f"{collection}/corpus.parquet", where)
 
     identity: dict[str, Any] = {}
-    scored, shards = _Scored(np.empty((0, 2))), None
+    scored, shards = Scored(np.empty((0, 2))), None
     if pairs.num_rows:
         from inranker_flow.rankers.checkpoints import checkpoint_identity
 
@@ -98,7 +85,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         digests.append(_digests(collection, schemas.LABELS))  # what is published is not in the plan
         folder = scratch_folder("teacher_label", identity, config.shard_pairs, digests)
         shards = Shards(folder, pairs.num_rows, config.shard_pairs)
-        scored = _score(config, pairs, queries, doc_ids, labels, shards)
+        scored = score_pairs(config, pairs, queries, doc_ids, labels, shards)
     _write_labels(labels, pairs, scored.logits, published)
     write_manifest(
         labels,
@@ -182,83 +169,10 @@ def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Chun
     return pa.chunked_array(kept, pa.string())
 
 
-def _score(
-    config: TeacherConfig, pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path, shards: Shards
-) -> _Scored:
-    """Logits of ``pairs``, in their order. Shards are cut from all pairs sorted by length, so padding is nearly none.
-
-    The passages stream from ``labels``: a million of them are tokens here, not text.
-    """
-    from inranker_flow.rankers import load_ranker
-
-    ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
-    index = np.stack(
-        [
-            pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
-            for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
-        ],
-        axis=1,
-    )
-    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{len(doc_ids):,}")
-    job = ranker.prepare(_texts(queries), _passages(labels), index)
-    order = np.argsort(-job.lengths, kind="stable")
-    logits = np.empty((len(order), 2), np.float64)
-    tokens = int(job.lengths.sum())
-    progress = Progress("labelling", tokens, "tokens")
-    resumed_pairs = resumed_tokens = 0
-    for number, part in shards:
-        rows = order[part]
-        found = shards.load(number)
-        if found is not None and found.num_rows == len(rows):
-            logits[rows] = np.stack([found.column(name).to_numpy() for name in _LOGITS], axis=1)
-            resumed_pairs += len(rows)
-            resumed_tokens += int(job.lengths[rows].sum())
-            progress.resume(int(job.lengths[rows].sum()))
-            continue
-        logits[rows] = job.score(rows, progress)
-        _check_finite(config, pairs, rows, logits)
-        shards.save(number, pa.table({name: logits[rows, column] for column, name in enumerate(_LOGITS)}))
-    if resumed_pairs:
-        log.info("%s of %s pairs were labelled by an earlier attempt", f"{resumed_pairs:,}", f"{len(order):,}")
-    rate = progress.finish()
-    fresh = tokens - resumed_tokens
-    return _Scored(
-        logits,
-        tokens=tokens,
-        cut_queries=job.cut_queries,
-        resumed_pairs=resumed_pairs,
-        pairs_per_second=(len(order) - resumed_pairs) * rate / fresh if fresh else 0.0,
-        tokens_per_second=rate,
-    )
-
-
-def _texts(table: pa.Table) -> Iterator[str]:
-    for chunk in table.column("text").chunks:
-        yield from chunk.to_pylist()
-
-
-def _passages(labels: Path) -> Iterator[str]:
-    """The passages in ``labels`` as models read them."""
-    from inranker_flow.corpora import default_text
-
-    for batch in schemas.read_batches(schemas.CORPUS, labels):
-        yield from map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())
-
-
-def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logits: np.ndarray) -> None:
-    bad = rows[~np.isfinite(logits[rows]).all(axis=1)]
-    if bad.size:
-        query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
-        raise UserError(
-            f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
-            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights"
-        )
-
-
 def _write_labels(labels: Path, pairs: pa.Table, logits: np.ndarray, published: pa.Table) -> None:
     """One table sorted by query and document, however it was sharded."""
     columns = {"query_id": pairs.column("query_id"), "doc_id": pairs.column("doc_id")}
-    columns |= {name: pa.array(logits[:, column], pa.float64()) for column, name in enumerate(_LOGITS)}
+    columns |= {name: pa.array(logits[:, column], pa.float64()) for column, name in enumerate(LOGITS)}
     table = pa.concat_tables([pa.table(columns).cast(schemas.LABELS.schema), published])
     table = table.sort_by([("query_id", "ascending"), ("doc_id", "ascending")])
     with schemas.TableWriter(labels / schemas.LABELS.filename, schemas.LABELS) as writer:

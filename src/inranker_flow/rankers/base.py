@@ -78,7 +78,11 @@ class Ranker(ABC):
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Job:
         """Tokenise each text once (see :meth:`Reader.prepare`)."""
-        return Job(self, self.reader.prepare(queries, documents, pairs))
+        return self.job(self.reader.prepare(queries, documents, pairs))
+
+    def job(self, prompts: Prompts) -> Job:
+        """What :attr:`reader` has prepared, to be scored."""
+        return Job(self, prompts)
 
     def send(self, array: np.ndarray) -> Tensor:
         """To the device; a GPU fetches it while it is still busy with the batch before."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from inranker_flow.errors import UserError
+
 #: Parameters below which one CPU thread is enough.
 SMALL_MODEL = 2_000_000
 
@@ -24,6 +26,19 @@ def pick_device() -> Any:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def count_processes(setting: int, name: str) -> int:
+    """How many processes ``setting`` asks for (0: one for each GPU, one without GPUs); ``name`` is what it is called.
+
+    Raises :class:`UserError` where there are not the GPUs.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if setting > gpus > 0:
+        raise UserError(f"{name}: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0")
+    return setting or max(gpus, 1)
 
 
 def limit_threads(model: Any) -> None:
