@@ -70,19 +70,19 @@ def plan(monkeypatch):
 
 
 def scored(plan, tmp_path, count=2, config=CONFIG, shard=150):
-    """Logits by pair, progress, the workers."""
+    """Logits by pair, and the progress that was counted."""
     parts = {number: slice(start, min(start + shard, 400)) for number, start in enumerate(range(0, 400, shard))}
     progress, logits = Progress("labelling", int(plan.lengths.sum()), "tokens"), np.full((400, 2), np.nan)
     with Workers(config, plan, count, tmp_path) as processes:
         for number, values in processes.score(parts, progress):
             logits[processes.order[parts[number]]] = values
     assert not list(tmp_path.iterdir()), "the files that they shared are gone"
-    return logits, progress, processes
+    return logits, progress
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_pair_gets_its_own_answer_and_every_token_is_counted_once(plan, tmp_path, count):
-    logits, progress, _ = scored(plan, tmp_path, count, TeacherConfig("tells"))
+    logits, progress = scored(plan, tmp_path, count, TeacherConfig("tells"))
     assert np.array_equal(logits, np.stack([np.arange(400), plan.lengths], axis=1))
     assert progress.done == progress.total
 
@@ -148,14 +148,16 @@ def test_a_chunk_that_kills_again_and_again_is_named(plan, tmp_path, caplog):
 
 
 def test_a_device_that_does_not_work_is_given_up_and_the_others_go_on(plan, tmp_path, caplog):
-    logits, progress, processes = scored(plan, tmp_path, 2, TeacherConfig("slow breaks-1"))
+    logits, progress = scored(plan, tmp_path, 2, TeacherConfig("slow breaks-1"))
     assert np.array_equal(logits[:, 0], np.arange(400)) and progress.done == progress.total
     assert "process 1 ended with status 7 before it scored anything" in caplog.text
     assert "process 1 is given up: the others go on without it" in caplog.text
 
 
 def test_no_process_is_left(plan, tmp_path):
-    with pytest.raises(UserError, match=r"3 processes in a row died, the last one ended with status 7, and none is left"):
+    with pytest.raises(
+        UserError, match=r"3 processes in a row died, the last one ended with status 7, and none is left"
+    ):
         scored(plan, tmp_path, 2, TeacherConfig("breaks-0 breaks-1"))
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,6 +37,8 @@ class Scored:
     resumed_pairs: int = 0
     pairs_per_second: float = 0.0
     tokens_per_second: float = 0.0
+    #: How far the logits are from float32's, where 8 bits were asked for (`precision.measure_error`).
+    error: dict[str, float] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
@@ -47,6 +49,7 @@ class Scorer(Protocol):
     #: Tokens that are computed for each pair.
     lengths: np.ndarray
     cut_queries: int
+    error: dict[str, float]
 
     def score(self, parts: Mapping[int, slice], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
         """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
@@ -100,6 +103,7 @@ def score_pairs(
             resumed_pairs=resumed_pairs,
             pairs_per_second=(len(index) - resumed_pairs) * rate / fresh if fresh else 0.0,
             tokens_per_second=rate,
+            error=scorer.error,
         )
 
 
@@ -111,20 +115,28 @@ def _scorer(
     from inranker_flow.rankers.devices import count_processes
 
     count = count_processes(config.processes, "teacher.processes")
-    if count == 1:
-        ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
-        return nullcontext(_Alone(ranker.prepare(queries, passages, index)))
+    teacher = config.checkpoint, config.scoring, config.revision
+    ranker = load_ranker(*teacher) if count == 1 or config.scoring.dtype == "int8" else None
+    reader = ranker.reader if ranker else load_reader(*teacher)
+    prompts = reader.prepare(queries, passages, index)
+    error = {}
+    if ranker and config.scoring.dtype == "int8":
+        from inranker_flow.labelling.precision import measure_error
+
+        error = measure_error(config, prompts, ranker)
+    if ranker and count == 1:
+        return nullcontext(_Alone(ranker.job(prompts), error))
+    del ranker, reader
     from inranker_flow.labelling.workers import Workers
 
-    reader = load_reader(config.checkpoint, config.scoring, config.revision)
-    return Workers(config, reader.prepare(queries, passages, index), count, folder)
+    return Workers(config, prompts, count, folder, error)
 
 
 class _Alone:
     """This process scores part after part."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, error: dict[str, float]) -> None:
+        self._job, self.error = job, error
         self.lengths, self.cut_queries = job.lengths, job.cut_queries
         self.order = np.argsort(-job.lengths, kind="stable")
 

@@ -96,6 +96,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         identity=identity,
         renderer=RENDERER_VERSION,
         counts={"pairs": pairs.num_rows, "published": published.num_rows, "queries": queries.num_rows},
+        **({"error_against_float32": scored.error} if scored.error else {}),
     )
     if shards:
         shards.remove()

@@ -83,8 +83,12 @@ class Workers:
     and where process after process dies.
     """
 
-    def __init__(self, config: TeacherConfig, prompts: Prompts, count: int, folder: Path) -> None:
+    def __init__(
+        self, config: TeacherConfig, prompts: Prompts, count: int, folder: Path, error: dict[str, float] | None = None
+    ) -> None:
         self._config, self._count = config, count
+        #: What is known of the logits' error (`precision.measure_error`).
+        self.error = error or {}
         self.cut_queries = prompts.cut_queries
         #: Tokens that are computed for each pair, once a process has said what its model knows of every prompt.
         self.lengths: np.ndarray = prompts.lengths

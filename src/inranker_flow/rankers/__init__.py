@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import UserError
 from inranker_flow.rankers.base import Job, Prompts, Ranker, Reader
 from inranker_flow.rankers.kinds import Kind
 
@@ -58,5 +59,7 @@ def _settled(reference: str, scoring: ScoringConfig, revision: str) -> tuple[Kin
     from inranker_flow.rankers.kinds import find_kind
 
     kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
+    if scoring.dtype == "int8" and kind != "monot5":
+        raise UserError(f"{reference}: scoring.dtype int8 is for monoT5 teachers; set it to float32 or bfloat16")
     false, true = ANSWERS[kind]
     return kind, replace(scoring, false_token=scoring.false_token or false, true_token=scoring.true_token or true)

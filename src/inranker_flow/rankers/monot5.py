@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow.config import ScoringConfig
+from inranker_flow.errors import UserError
 from inranker_flow.prompts import Renderer
 from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.batches import Batches
@@ -55,9 +56,10 @@ class MonoT5Ranker(Ranker):
         dtype = model.dtype
         self._logits, kind = _forward(model.to(self.device), self.reader.labels, scoring)
         self.batches = Batches.of(scoring, self.device, dtype)
+        precision = "int8" if scoring.dtype == "int8" else str(dtype).removeprefix("torch.")
         log.info(
             "%s: %.1fM parameters on %s in %s, %s forward pass",
-            reference, self.parameters / 1e6, self.device, str(dtype).removeprefix("torch."), kind,
+            reference, self.parameters / 1e6, self.device, precision, kind,
         )  # fmt: skip
 
     def forward(self, ids: np.ndarray, mask: np.ndarray) -> Tensor:
@@ -73,13 +75,19 @@ def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tup
     """The forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
     from inranker_flow.rankers import t5_forward
 
+    int8 = scoring.dtype == "int8"
+    reason = t5_forward.unsupported(model)
+    if int8 and (reason or scoring.forward == "reference"):
+        raise UserError(
+            f"scoring.dtype: int8 is for the fast forward pass, which is not for {reason or 'forward: reference'}; set it to "
+            "float32 or bfloat16"
+        )
     if scoring.forward == "fast":
-        reason = t5_forward.unsupported(model)
         if not reason:
             on_cpu = model.device.type == "cpu"
             if scoring.compile and on_cpu:
                 log.warning("scoring.compile is for GPUs: on a CPU oneDNN's products are as fast, without a wait")
-            return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu), "closed-form"
+            return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu, int8), "closed-form"
         log.warning("the fast forward pass is not for %s: taking the plain one of transformers", reason)
     return _plain(model, labels), "plain"
 
