@@ -11,7 +11,7 @@ from pathlib import Path
 from inranker_flow import registry, tracking
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.preflight.checkpoints import check_checkpoint
+from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.mlflow_server import check_mlflow
@@ -55,7 +55,6 @@ def preflight(
     """
     need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
     checkpoints = (
-        ("teacher", teacher.checkpoint, teacher.revision),
         ("generator", generation.checkpoint, generation.revision),
         ("student", student.checkpoint, student.revision),
     )
@@ -63,6 +62,7 @@ def preflight(
         [
             Check("S3", check_store),
             Check(_MLFLOW, check_mlflow),
+            Check("teacher's checkpoint", partial(check_teacher, teacher)),
             *(
                 Check(f"{name}'s checkpoint", partial(check_checkpoint, reference, revision))
                 for name, reference, revision in checkpoints
