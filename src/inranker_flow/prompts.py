@@ -60,8 +60,9 @@ class Ragged:
 
         Counts may go beyond the end of a row: what is there instead is of no meaning.
         """
-        starts = np.stack([self.offsets[rows], other.offsets[other_rows]], axis=1).ravel()
-        both = np.stack([counts, other_counts], axis=1).ravel()
+        starts, both = np.empty((2, 2 * len(rows)), np.int64)
+        starts[::2], starts[1::2] = self.offsets[rows], other.offsets[other_rows]
+        both[::2], both[1::2] = counts, other_counts
         places = _places(starts, both)
         if self.flat is other.flat:
             return self.flat.take(places, mode="clip")
@@ -223,7 +224,7 @@ class Renderer:
         # As many ids of each document as the prompt goes on after the query; the end is put over them below.
         ids[mask] = queries.alternating(query_rows, query, documents, document_rows, lengths - query)
         tail = np.array([*self._suffix, *self._end])
-        if (suffix == len(self._suffix)).all():
+        if self.truncation == "document" or (suffix == len(self._suffix)).all():
             ids[np.arange(len(ids))[:, None], middle[:, None] + np.arange(len(tail))] = tail
         else:
             for row, start, count in zip(ids, middle.tolist(), suffix.tolist(), strict=True):
