@@ -119,8 +119,12 @@ def _environment(run_dir: Path, root: Path) -> None:
 
 
 def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, seconds: float) -> None:
-    # The last stage is never cached, so its record is there, and it names what the decision rests on.
-    promoted = next(event for event in events if event["stage"] == "promote")
+    discovered = [event for event in events if event["stage"] == "discover"]
+    # Promote is never cached, so its record is there, and it names what the decision rests on.
+    promoted = next((event for event in events if event["stage"] == "promote"), None)
+    if promoted is None:
+        print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
+        return
     evaluation, decided = (
         exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )

@@ -49,6 +49,21 @@ class CorpusConfig:
     labels: str = ""
     train_split: str = "train"
     test_split: str = "test"
+    #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
+    prompt: str = ""
+    documents: Count = 0
+
+
+@dataclass(frozen=True)
+class CorporaConfig:
+    """Where `retrain` looks for corpora, and when one counts as complete."""
+
+    #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
+    uri: str = ""
+    #: A file of this name in a corpus's folder says that its upload is over.
+    marker: str = "_SUCCESS"
+    #: Without one, a new or changed corpus is taken if it is the same after so many seconds.
+    settle_seconds: Count = 60
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,11 @@ class DistillConfig:
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
     revision: str = ""
+    #: phase 2 goes on from the student of phase 1, or from the serving champion where there is one.
+    start: Literal["phase1", "champion"] = "phase1"
+    #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
+    #: some of the source.
+    replay: Amount = 0.0
     #: mse: on the two logits, the paper's; margin_mse, kl and ranknet: over the documents of a query.
     loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).

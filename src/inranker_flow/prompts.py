@@ -49,6 +49,11 @@ class Ragged:
         """Tokens of each of ``rows``."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
+    def select(self, rows: np.ndarray) -> Ragged:
+        """The rows ``rows`` alone, in that order."""
+        lengths = self.lengths(rows)
+        return Ragged(self.first(rows, lengths), np.concatenate([[0], np.cumsum(lengths)]))
+
     def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
         return self.flat[_places(self.offsets[rows], counts)]

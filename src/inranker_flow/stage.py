@@ -78,7 +78,7 @@ def run_stage(
             exchange.publish(path)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
-        _event(name, dataset, seconds=seconds, stats=numbers, **paths)
+        _event(name, dataset, seconds=seconds, stats=numbers, reason=getattr(stats, "reason", ""), **paths)
         log.info("done in %.1f s: %s", seconds, _sentence(numbers))
         return stats
     except UserError as error:

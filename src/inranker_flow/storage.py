@@ -27,7 +27,8 @@ PART_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One stored file: ``uri``, ``size`` in bytes, ``etag`` (S3's, or the content digest of a local file)."""
+    """One stored file: ``uri``, ``size`` in bytes, ``etag`` (S3's, or the content digest of a local file; see also
+    :func:`look`)."""
 
     uri: str
     size: int
@@ -193,6 +194,37 @@ def list_files(uri: str) -> list[FileInfo]:
                     etag = item["ETag"].strip('"')
                     found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], etag))
     return sorted(found, key=lambda file: file.uri)
+
+
+def look(uri: str) -> list[FileInfo]:
+    """As :func:`list_files`, without reading local files: their ``etag`` is the time of their last change."""
+    if uri.startswith("s3://"):
+        return list_files(uri)
+    found = []
+    for path in sorted(each for each in local_path(uri).rglob("*") if each.is_file()):
+        stat = path.stat()
+        found.append(FileInfo(str(path), stat.st_size, str(stat.st_mtime_ns)))
+    return found
+
+
+def get(uri: str) -> bytes | None:
+    """Content of a small file, or None where there is none."""
+    if not uri.startswith("s3://"):
+        try:
+            return local_path(uri).read_bytes()
+        except FileNotFoundError:
+            return None
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    with explained(uri):
+        try:
+            content: bytes = s3().get_object(Bucket=bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+    return content
 
 
 def exists(uri: str) -> bool:
