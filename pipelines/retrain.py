@@ -83,7 +83,7 @@ def retrain(
             run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         ).after(ready)
 
-        with dsl.If(found.outputs["go"] == "yes", name="something-new"):
+        with dsl.If(found.outputs["Output"] == "yes", name="something-new"):
             two_phases(
                 source=source,
                 targets=found.outputs["targets"],

@@ -15,7 +15,7 @@ def discover(
     work_key: str,
     run_id: str,
     report: Output[Markdown],
-) -> NamedTuple("Found", go=str, targets=list, run_key=str, champion=str, start=str):
+) -> NamedTuple("Found", Output=str, targets=list, run_key=str, champion=str, start=str):
     """Find the corpora below a prefix, and say whether there is anything new to train for.
 
     Args:
@@ -27,7 +27,7 @@ def discover(
         work_key: identity of the configuration.
         run_id: id of this run, which claims the work.
         report: what was found, and why a run is due or not.
-        go: yes or no.
+        Output: yes or no (by this name, because KFP's local runner finds no other in a condition).
         run_key: identity of the work, corpora included.
         champion: model reference of the champion to be measured against, or empty.
         start: the same where phase 2 goes on from it, else empty.
