@@ -355,7 +355,7 @@ def _decide(
     if told:
         return f"since {known.version}: {'; '.join(told)}", True
     return (
-        f"{known.version} was trained on these {len(current)} corpora in this way: {', '.join(sorted(current))}",
+        f"{known.version} was trained in this way, on just these corpora: {', '.join(sorted(current))}",
         False,
     )
 
