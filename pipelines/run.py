@@ -112,6 +112,7 @@ def _environment(run_dir: Path, root: Path) -> None:
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
+    os.environ.setdefault("INRANKER_STORE", str(root / "store"))
     os.environ["INRANKER_CODE_VERSION"] = content_tag()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait sleep instead of spinning: on a busy machine spinning slows every small operation a hundredfold.

@@ -165,6 +165,22 @@ def local_copy(uri: str) -> Path:
     return target / Path(uri).name if single else target
 
 
+def download(uri: str, path: Path) -> None:
+    """Write one stored file to ``path``. Raises :class:`FileNotFoundError` where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not uri.startswith("s3://"):
+        shutil.copyfile(local_path(uri), path)
+        return
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    with disk_errors(path), explained(uri):
+        try:
+            _download(bucket, key, path)
+        except ClientError as error:
+            raise _missing(error, uri) or error from error
+
+
 def upload(path: str | os.PathLike[str], uri: str) -> None:
     """Copy a local file or folder to ``uri``; each file appears complete or not at all."""
     path = Path(path)
@@ -245,9 +261,7 @@ def read(uri: str) -> bytes:
         try:
             return patiently(lambda: bytes(s3().get_object(Bucket=bucket, Key=key)["Body"].read()))
         except ClientError as error:
-            if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
-                raise FileNotFoundError(errno.ENOENT, "no such object", uri) from error
-            raise
+            raise _missing(error, uri) or error from error
 
 
 def names(uri: str) -> dict[str, int]:
@@ -336,6 +350,12 @@ def patiently(action: Callable[[], T]) -> T:
             _answered.add(s3().meta.endpoint_url)
             return result
     raise AssertionError("the last attempt returns or raises")
+
+
+def _missing(error: Any, uri: str) -> FileNotFoundError | None:
+    if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
+        return FileNotFoundError(errno.ENOENT, "no such object", uri)
+    return None
 
 
 def _passes(error: Exception) -> bool:
