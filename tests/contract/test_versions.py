@@ -27,4 +27,4 @@ def test_a_change_of_the_sources_asks_for_a_decision_and_a_new_version_for_its_r
 
 def test_what_looks_at_the_world_or_changes_it_is_always_done():
     assert set(PLACEMENT) - set(reuse.VERSIONS) == {"preflight", "prepare_corpus", "promote", "notify"}
-    assert {row for row in versions.SOURCES} == {*reuse.VERSIONS, "labels"}
+    assert set(versions.SOURCES) == {*reuse.VERSIONS, "labels"}
