@@ -7,8 +7,9 @@
 there, puts the files together and asks again. Each question is a process of its own; memory is what it takes at most,
 without the keys that are asked for.
 
-``change`` prepares the Vaswani collection, retrieves and labels it with a small random teacher, gives a share of the
-documents other texts (of the collection medline), and does it again with the same store. Twice: with the same training
+``change`` prepares the Vaswani collection, retrieves and labels it with a small random teacher, changes a share of the
+documents, and does it again with the same store: documents that are edited (twelve words more) and ones that are replaced
+(by texts of the collection medline, which leave their queries' top 1000). With the same training
 queries (a supervised source), and with queries that are made from the texts of a sample of the documents (a synthetic
 target: a changed document has a new query too). It counts pairs. Needs the collections in ../shared/data.
 """
@@ -34,7 +35,7 @@ from inranker_flow import schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
 from inranker_flow.content_store import ContentStore
 from inranker_flow.corpora import prepare_corpus
-from inranker_flow.labelling import teacher_label
+from inranker_flow.labelling import LabelStats, teacher_label
 from inranker_flow.labelling.store import LOGITS, SCHEMA
 from inranker_flow.manifest import write_manifest
 from inranker_flow.retrieval import retrieve
@@ -108,20 +109,24 @@ def change(share: float, count: int) -> None:
     before = {row["_id"]: row["text"] for row in map(json.loads, lines)}
     others = [json.loads(line)["text"] for line in (DATA / "medline" / "corpus.jsonl").read_text().splitlines()]
     picked = sorted(random.Random(1).sample(sorted(before), round(share * len(before))))
-    after = {**before, **dict(zip(picked, others * (1 + len(picked) // len(others)), strict=False))}
+    other = dict(zip(picked, others * (1 + len(picked) // len(others)), strict=False))
+    edited = {doc_id: f"{before[doc_id]} {' '.join(text.split()[:12])}" for doc_id, text in other.items()}
     asked = random.Random(2).sample(sorted(before), count)
     print(
         f"{len(before):,} documents, {len(picked)} of them changed, {len(set(asked) & set(picked))} of {count} with a query"
     )
-    for kind in ("supervised", "synthetic"):
+    for kind, fixed in (("supervised", True), ("synthetic", False)):
         with tempfile.TemporaryDirectory() as folder:
             os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = folder
-            for name, texts in (("before", before), ("after", after)):
-                of = before if kind == "supervised" else texts
+            for name, changes in (("before", {}), ("edited", edited), ("replaced", other)):
+                texts = {**before, **changes}
+                of = before if fixed else texts
                 queries = {f"{doc_id}#q0": (_query(of[doc_id]), doc_id) for doc_id in asked}
                 stats = _label(Path(folder) / name, texts, queries)
                 new = stats.pairs - stats.reused_pairs
-                print(f"{kind:10s} {name:6s} {stats.pairs:,} pairs, {new:,} scored ({new / stats.pairs:.2%})")
+                print(
+                    f"{kind:10s} {name:8s} {stats.pairs:,} pairs, {new:,} scored ({new / stats.pairs:.2%})", flush=True
+                )
 
 
 def _query(text: str) -> str:
@@ -129,7 +134,7 @@ def _query(text: str) -> str:
     return " ".join(random.Random(text).sample(words, min(6, len(words))))
 
 
-def _label(folder: Path, texts: dict[str, str], queries: dict[str, tuple[str, str]]) -> object:
+def _label(folder: Path, texts: dict[str, str], queries: dict[str, tuple[str, str]]) -> LabelStats:
     corpus = folder / "beir"
     corpus.mkdir(parents=True)
     rows = [json.dumps({"_id": doc_id, "text": text}) for doc_id, text in texts.items()]

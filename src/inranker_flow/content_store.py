@@ -183,10 +183,10 @@ class ContentStore:
             for _ in range(2):
                 data = storage.read(f"{self.uri}/{name}")
                 if sha256(data).hexdigest() == name.removesuffix(".parquet"):
-                    return pq.read_table(pa.BufferReader(data), schema=self.schema)
+                    return self._parsed(data)
         except FileNotFoundError:
             return None
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except pa.ArrowInvalid as error:
             log.warning("%s/%s: not a file of this store (%s): left out", self.uri, name, error)
         else:
             log.warning(
@@ -195,6 +195,12 @@ class ContentStore:
             )  # fmt: skip
         self._damaged.add(name)
         return None
+
+    def _parsed(self, data: bytes) -> pa.Table:
+        table = pq.read_table(pa.BufferReader(data))
+        if not table.schema.equals(self.schema):
+            raise pa.ArrowInvalid(f"its columns are {', '.join(table.schema.names)}")
+        return table
 
 
 class _Search:
