@@ -86,7 +86,7 @@ class Work:
             if str(error.filename) not in (self._entry, str(storage.local_path(self._entry))):
                 self._again(f"{error.filename} is gone", outputs)
             return None
-        except (UserError, ValueError, KeyError, TypeError) as error:
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             self._again(str(error), outputs)
             return None
         log.info("done before by %s: %s", entry["code"] or "the same code", self._entry)
@@ -127,7 +127,7 @@ class Work:
                 storage.put(data, self._entry)
             else:
                 storage.put_if_absent(data, self._entry)
-        except UserError as error:
+        except (UserError, OSError) as error:
             log.warning("not kept for the next run: %s", error)
 
     def _store(self, path: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from inranker_flow import content_store, storage
 from inranker_flow.config import ScoringConfig, TeacherConfig, as_dict
 from inranker_flow.content_store import ContentStore, distinct
+from inranker_flow.errors import UserError
 from inranker_flow.prompts import RENDERER_VERSION
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,12 @@ def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
         return ContentStore(str(aside), SCHEMA)
     text = json.dumps(identity, indent=1, sort_keys=True).encode()
     uri = f"{root}/labels/{sha256(text).hexdigest()[:32]}"
-    storage.put_if_absent(text, f"{uri}/identity.json")  # for people
+    try:
+        storage.put_if_absent(text, f"{uri}/identity.json")  # for people
+    except OSError as error:
+        raise UserError(
+            f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off"
+        ) from error
     return ContentStore(uri, SCHEMA)
 
 
