@@ -216,7 +216,8 @@ def exists(uri: str) -> bool:
 def put_if_absent(data: bytes, uri: str) -> bool:
     """Store ``data`` unless something is there already; False then. Of several writers at once exactly one wins.
 
-    Raises :class:`UserError` where it cannot be stored; what is there already stays as it is.
+    Where an answer was lost on the way, what is there counts as one's own if it is equal: who must know whether it was the
+    first puts something into ``data`` that no other writer has. Raises :class:`UserError` where it cannot be stored; what is there already stays as it is.
     """
     if uri.startswith("s3://"):
         with explained(uri):
@@ -327,7 +328,9 @@ _PASSING = {
 }
 #: Credentials that were good and may have been renewed where they come from (a file, a role).
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_FULL = (501, 507)
+_NEVER = (501, 507)
+#: What servers say of a bucket or a disk that is full.
+_FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 
 #: Servers that have answered in this process: one that has is waited for, an address where nobody is is not.
 _answered: set[str] = set()
@@ -372,7 +375,7 @@ def _passes(error: Exception) -> bool:
             s3.cache_clear()  # a new session asks for its credentials anew
             return True
         status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
-        return code in _PASSING or (status >= 500 and status not in _FULL)
+        return code in _PASSING or (status >= 500 and status not in _NEVER and code not in _FULL_CODES)
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
         return s3().meta.endpoint_url in _answered
     cut = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
@@ -477,9 +480,18 @@ def explained(uri: str) -> Iterator[None]:
         ) from error
     except ClientError as error:
         code, message = error.response["Error"].get("Code", "?"), error.response["Error"].get("Message", "")
-        raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()) from error
+        said = f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()
+        raise UserError(f"{said}{_remedy(error, code)}") from error
     except (BotoCoreError, Boto3Error) as error:
         raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url}: {' '.join(str(error).split())}") from error
+
+
+def _remedy(error: Any, code: str) -> str:
+    if error.response["ResponseMetadata"].get("HTTPStatusCode") == 507 or code in _FULL_CODES:
+        return "; what is stored stays, so make room there and run again"
+    if code in _EXPIRED:
+        return "; what is stored stays, so renew the credentials and run again"
+    return ""
 
 
 def _cache_root() -> Path:
