@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 
-from inranker_flow import run_state, storage
+from inranker_flow import content_store, run_state, storage
 
 
 def claim(work: str, run_id: str) -> str:
@@ -17,7 +17,7 @@ def claim(work: str, run_id: str) -> str:
     there is nobody to share the work with: on a laptop the run's folder is locked. Raises :class:`UserError` where store
     or API does not answer.
     """
-    root = os.environ.get("INRANKER_STORE", "").rstrip("/")
+    root = content_store.root()
     if not root or not os.environ.get("KF_PIPELINES_ENDPOINT"):
         return run_id
     mine = json.dumps({"run_id": run_id}).encode()
@@ -25,7 +25,7 @@ def claim(work: str, run_id: str) -> str:
         uri = f"{root}/claims/{work}/{number}.json"
         if storage.put_if_absent(mine, uri):
             return run_id
-        owner = str(json.loads(storage.get(uri) or b"{}").get("run_id", ""))
-        if owner == run_id or (owner and not run_state.is_over(owner)):
+        owner = str(json.loads(storage.read(uri))["run_id"])
+        if owner == run_id or not run_state.is_over(owner):
             return owner
     raise AssertionError("unreachable")

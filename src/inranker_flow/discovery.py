@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from inranker_flow import registry, storage
+from inranker_flow import content_store, registry, storage
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -238,7 +237,7 @@ def _read(each: _Corpus) -> CorpusConfig:
     if WISHES in names:
         where = f"{each.uri}/{WISHES}"
         try:
-            data = yaml.safe_load(storage.get(where) or b"")
+            data = yaml.safe_load(storage.read(where))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
         wishes = parse(Wishes, data or {}, where)
@@ -256,8 +255,8 @@ def _read(each: _Corpus) -> CorpusConfig:
 def _content(each: _Corpus) -> str:
     """Digest of the corpus's content; it is read only where names, sizes and etags are new."""
     memo = _memo("content", each.look)
-    if memo and (content := storage.get(memo)):
-        return content.decode()
+    if content := _remembered(memo):
+        return content
     copy = storage.local_copy(each.uri)
     digest = storage.digest_folder(copy)
     # A marker that is written again says nothing about the content, but it is part of the folder: that is one more reading.
@@ -292,13 +291,13 @@ def _check(each: _Corpus, corpus: PrepareConfig) -> None:
     if each.config is None or each.state == "same":
         return
     memo = _memo("checked", sha256(json.dumps([identity(each.config), as_dict(corpus)]).encode()).hexdigest())
-    told = storage.get(memo) if memo else None
+    told = _remembered(memo)
     if told is None:
-        told = _problem(each.config, corpus).encode()
+        told = _problem(each.config, corpus)
         if memo:
-            storage.put_if_absent(told, memo)
+            storage.put_if_absent(told.encode(), memo)
     if told:
-        each.state, each.reason, each.config = "quarantined", told.decode(), None
+        each.state, each.reason, each.config = "quarantined", told, None
 
 
 def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
@@ -317,8 +316,16 @@ def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
 
 def _memo(kind: str, key: str) -> str:
     """Where the store remembers an answer about ``key``; "" without a store."""
-    root = os.environ.get("INRANKER_STORE", "").rstrip("/")
+    root = content_store.root()
     return f"{root}/corpora/{kind}/{key}" if root else ""
+
+
+def _remembered(memo: str) -> str | None:
+    """What was answered before."""
+    try:
+        return storage.read(memo).decode() if memo else None
+    except FileNotFoundError:
+        return None
 
 
 def _decide(

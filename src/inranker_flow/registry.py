@@ -108,6 +108,11 @@ def version(name: str, number: str) -> Version:
     return Version(name, str(found.version), dict(found.tags))
 
 
+def digest(reference: str) -> str:
+    """The digest under which the weights of ``models:/NAME/VERSION`` were registered; "" where none was recorded."""
+    return version(*_parts(reference)).tags.get(DIGEST, "")
+
+
 def fetch(reference: str) -> Path:
     """Local Hugging Face folder of ``models:/NAME/VERSION`` (or ``@ALIAS``), downloaded where it is remote.
 

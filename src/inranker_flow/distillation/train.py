@@ -34,11 +34,11 @@ from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kend
 from inranker_flow.distillation.processes import Processes, launch, started_together, wanted
 from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME, write_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_folder, atomic_write, digest_file
+from inranker_flow.storage import atomic_folder, atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +172,7 @@ def distill(
     inputs = {
         "start": checkpoint_identity(reference, revision),
         "training_sets": [
-            {"dataset": name, "digest": digest_file(Path(folder) / FILENAME)}
+            {"dataset": name, "digest": read_manifest(folder).content}
             for name, folder in zip(examples.names, folders, strict=True)
         ],
     }
