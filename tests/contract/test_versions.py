@@ -26,5 +26,5 @@ def test_a_change_of_the_sources_asks_for_a_decision_and_a_new_version_for_its_r
 
 
 def test_what_looks_at_the_world_or_changes_it_is_always_done():
-    assert set(PLACEMENT) - set(reuse.VERSIONS) == {"preflight", "prepare_corpus", "promote", "notify"}
+    assert set(PLACEMENT) - set(reuse.VERSIONS) == {"preflight", "discover", "prepare_corpus", "promote", "notify"}
     assert set(versions.SOURCES) == {*reuse.VERSIONS, "labels"}
