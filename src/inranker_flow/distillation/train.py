@@ -24,7 +24,7 @@ import numpy as np
 from inranker_flow.config import DistillConfig, as_dict
 from inranker_flow.distillation.data import Batch, Examples, hold_out, load_examples, with_several_documents
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
-from inranker_flow.distillation.processes import Processes, launch, started_together, wanted
+from inranker_flow.distillation.processes import Processes, launch, started_together
 from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -130,6 +130,7 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     input and when the loss stops being finite.
     """
     from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+    from inranker_flow.rankers.devices import count_processes
 
     started = time.monotonic()
     _check(config, model)
@@ -155,7 +156,7 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     # Not the number of processes: they share batches, so another number continues the same training.
     same = {key: value for key, value in as_dict(config).items() if key != "processes"}
     folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
-    if not started_together() and (count := wanted(config.processes)) > 1:
+    if not started_together() and (count := count_processes(config.processes, "processes")) > 1:
         # What could be refused has been, and the texts are tokenised: the processes find them.
         job = {"training_sets": [str(each.absolute()) for each in folders], "start": start and str(start.absolute())}
         stats = DistillStats(
@@ -176,9 +177,11 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
 
 def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
+    from inranker_flow.rankers.devices import count_processes
+
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
-    wanted(config.processes)
+    count_processes(config.processes, "processes")
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
@@ -193,8 +196,8 @@ class Trainer:
         import torch
 
         from inranker_flow.distillation.student import LabelLogits
+        from inranker_flow.rankers.batches import PAD_TO
         from inranker_flow.rankers.devices import limit_threads, pick_dtype
-        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]
