@@ -120,7 +120,8 @@ class ScoringConfig:
     instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
     forward: Literal["fast", "reference"] = "fast"
     #: Let torch.compile fuse the fast forward's kernels, on a GPU (a minute at the start).
@@ -138,6 +139,9 @@ class TeacherConfig:
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Positive = 50_000
+    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
+    #: the CPUs out among them, and each holds the model.
+    processes: Count = 0
 
 
 @dataclass(frozen=True)

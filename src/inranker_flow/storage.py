@@ -229,8 +229,8 @@ def put_if_absent(data: bytes, uri: str) -> bool:
     """Store ``data`` unless something is there already; False then. Of several writers at once exactly one wins.
 
     Where an answer was lost on the way, what is there counts as one's own if it is equal: who must know whether it was the
-    first puts something into ``data`` that no other writer has. Raises :class:`UserError` where it cannot be stored; what is
-    there already stays as it is.
+    first puts something into ``data`` that no other writer has. Raises :class:`UserError` where it cannot be stored; what
+    is there already stays as it is.
     """
     if uri.startswith("s3://"):
         with explained(uri):

@@ -17,8 +17,7 @@ from inranker_flow.labelling import store as label_store
 from inranker_flow.labelling import teacher_label
 from inranker_flow.labelling.store import label_identity
 from inranker_flow.manifest import read_manifest
-from inranker_flow.rankers import load_ranker
-from inranker_flow.rankers.monot5 import MonoT5Job
+from inranker_flow.rankers import Job, load_ranker
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -85,7 +84,7 @@ def test_sharding_changes_neither_order_nor_logits(inputs, tmp_path, shard_pairs
 
 def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypatch):
     teacher_label(config(), *inputs, tmp_path / "whole")
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if len(calls) == 3:
@@ -93,14 +92,14 @@ def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypat
         calls.append(len(rows))
         return inner(job, rows, progress)
 
-    monkeypatch.setattr(MonoT5Job, "score", dies)
+    monkeypatch.setattr(Job, "score", dies)
     with pytest.raises(KeyboardInterrupt):
         teacher_label(config(), *inputs, tmp_path / "labels")
     assert calls == [5, 5, 5] and not (tmp_path / "labels" / "manifest.json").exists()
 
     calls.clear()
     monkeypatch.setattr(
-        MonoT5Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+        Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
     )
     stats = teacher_label(config(), *inputs, tmp_path / "labels")
     assert calls == [5, 4] and stats.reused_pairs == 15 and stats.pairs == 24
@@ -113,7 +112,7 @@ def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypat
 
 @pytest.mark.parametrize("change", ["teacher", "scoring", "corpus"])
 def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if calls:
@@ -122,7 +121,7 @@ def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
         return inner(job, rows, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MonoT5Job, "score", dies)
+        patched.setattr(Job, "score", dies)
         with pytest.raises(KeyboardInterrupt):
             teacher_label(config(), *inputs, tmp_path / "labels")
     collection, candidates = inputs
@@ -148,9 +147,9 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def scored(monkeypatch):
     """How many pairs each call of the teacher scored."""
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
     monkeypatch.setattr(
-        MonoT5Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+        Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
     )
     return calls
 
@@ -249,7 +248,7 @@ def test_a_damaged_file_of_the_store_is_labelled_again(inputs, tmp_path, store, 
 def test_a_killed_run_continues_on_another_machine(inputs, tmp_path, store, monkeypatch, scored):
     teacher_label(config(), *inputs, tmp_path / "whole")
     shutil.rmtree(store)
-    inner = MonoT5Job.score
+    inner = Job.score
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
 
         def dies(job, rows, progress=None):
@@ -257,7 +256,7 @@ def test_a_killed_run_continues_on_another_machine(inputs, tmp_path, store, monk
                 raise KeyboardInterrupt
             return inner(job, rows, progress)
 
-        patched.setattr(MonoT5Job, "score", dies)
+        patched.setattr(Job, "score", dies)
         teacher_label(config(), *inputs, tmp_path / "labels")
     scored.clear()
     monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "another-scratch"))
@@ -266,29 +265,31 @@ def test_a_killed_run_continues_on_another_machine(inputs, tmp_path, store, monk
     assert read_manifest(tmp_path / "labels") == read_manifest(tmp_path / "whole"), "no trace of the interruption"
 
 
-def test_two_at_once_share_the_work(inputs, tmp_path, store, monkeypatch):
-    """While one scores its first shard, another process labels a part: what it has done is not done again."""
-    inner, ours, theirs = MonoT5Job.score, [], []
+def test_what_another_process_does_meanwhile_is_not_done_again(inputs, tmp_path, store, monkeypatch):
+    """While one scores its first shard, another one does the same work, and dies in its fourth."""
+    inner, ours, theirs = Job.score, [], []
 
     def score(job, rows, progress=None):
         if not ours:
             ours.append(len(rows))
-            half = models.candidates(tmp_path / "half", QUERIES, PAIRS[:12])
-            teacher_label(config(shard_pairs=4), inputs[0], half, tmp_path / "theirs")
-        elif not theirs or sum(theirs) < 12:
+            with pytest.raises(KeyboardInterrupt):
+                teacher_label(config(), *inputs, tmp_path / "theirs")
+        elif len(theirs) < 4:
             theirs.append(len(rows))
+            if len(theirs) == 4:
+                raise KeyboardInterrupt
         else:
             ours.append(len(rows))
         return inner(job, rows, progress)
 
-    monkeypatch.setattr(MonoT5Job, "score", score)
+    monkeypatch.setattr(Job, "score", score)
     stats = teacher_label(config(), *inputs, tmp_path / "ours")
-    assert (sum(theirs), stats.pairs - stats.reused_pairs) == (12, sum(ours))
-    assert 12 <= sum(ours) <= 12 + 5, "twice is scored at most what both were at in the same moment"
-    found, part = read(tmp_path / "ours"), read(tmp_path / "theirs")
-    assert set(found) == set(PAIRS)
-    assert np.array([found[pair] for pair in part]) == pytest.approx(np.array(list(part.values())), abs=1e-5)
-    assert teacher_label(config(), *inputs, tmp_path / "again").reused_pairs == 24
+    assert theirs == [5, 5, 5, 5] and sorted(ours) == [4, 5, 5], "the first shard of both, and the two that are left"
+    assert (stats.pairs - stats.reused_pairs, len(label_files(store))) == (14, 5)
+    monkeypatch.setenv("INRANKER_STORE", "off")
+    monkeypatch.setattr(Job, "score", inner)
+    teacher_label(config(), *inputs, tmp_path / "alone")
+    assert read(tmp_path / "ours") == read(tmp_path / "alone")
 
 
 PUBLISHED = {("s1", "d38"): (-1.5, 2.25), ("s1", "d39"): (3.0, 1e-9), ("s2", "d0"): (0.1, 0.2)}

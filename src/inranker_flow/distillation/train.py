@@ -31,7 +31,7 @@ from inranker_flow.distillation.data import (
     with_several_documents,
 )
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
-from inranker_flow.distillation.processes import Processes, launch, started_together, wanted
+from inranker_flow.distillation.processes import Processes, launch, started_together
 from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -147,6 +147,7 @@ def distill(
     input and when the loss stops being finite.
     """
     from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+    from inranker_flow.rankers.devices import count_processes
 
     started = time.monotonic()
     _check(config, model)
@@ -180,7 +181,7 @@ def distill(
     # the inputs.
     same = {key: value for key, value in as_dict(config).items() if key not in ("processes", "start")}
     folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
-    if not started_together() and (count := wanted(config.processes)) > 1:
+    if not started_together() and (count := count_processes(config.processes, "processes")) > 1:
         # What could be refused has been, and the texts are tokenised: the processes find them.
         job = {
             "training_sets": [str(each.absolute()) for each in training_sets],
@@ -215,9 +216,11 @@ def _champion(reference: str) -> Path | None:
 
 def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
+    from inranker_flow.rankers.devices import count_processes
+
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
-    wanted(config.processes)
+    count_processes(config.processes, "processes")
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
@@ -232,8 +235,8 @@ class Trainer:
         import torch
 
         from inranker_flow.distillation.student import LabelLogits
+        from inranker_flow.rankers.batches import PAD_TO
         from inranker_flow.rankers.devices import limit_threads, pick_dtype
-        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from inranker_flow.config import TeacherConfig
 from inranker_flow.content_store import combine
 from inranker_flow.errors import UserError
 from inranker_flow.hashing import hash_rows
+from inranker_flow.labelling.scoring import Scored, passages, places, score_missing, texts
 from inranker_flow.labelling.store import LOGITS, Labels, label_identity, open_store
 from inranker_flow.manifest import read_manifest, write_manifest
-from inranker_flow.progress import Progress
 from inranker_flow.prompts import RENDERER_VERSION
 from inranker_flow.scratch import scratch_folder
 
@@ -46,15 +44,6 @@ class LabelStats:
     reused_pairs: int
     pairs_per_second: float
     tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class _Scored:
-    pairs: int = 0
-    tokens: int = 0
-    cut_queries: int = 0
-    pairs_per_second: float = 0.0
-    tokens_per_second: float = 0.0
 
 
 def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, labels: Path) -> LabelStats:
@@ -87,14 +76,14 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         schemas.check_references(table, "doc_id", doc_ids, f"{collection}/corpus.parquet", where)
 
     identity: dict[str, Any] = {}
-    scored, known, logits = _Scored(), None, np.empty((0, 2))
+    scored, known, logits = Scored(), None, np.empty((0, 2))
     if pairs.num_rows:
         identity = label_identity(config)
         digests = [_digests(collection, schemas.CORPUS), _digests(candidates, schemas.QUERIES, schemas.PAIRS)]
         aside = scratch_folder("teacher_label", identity, digests)
         known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, labels))
         log.info("%s of %s pairs are labelled already", f"{known.known_pairs:,}", f"{pairs.num_rows:,}")
-        scored = _score(config, pairs, queries, doc_ids, labels, known)
+        scored = score_missing(config, pairs, queries, doc_ids, labels, known, aside)
         logits = known.logits
     _write_labels(labels, pairs, logits, published)
     write_manifest(
@@ -106,6 +95,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         identity=identity,
         renderer=RENDERER_VERSION,
         counts={"pairs": pairs.num_rows, "published": published.num_rows, "queries": queries.num_rows},
+        **({"error_against_float32": scored.error} if scored.error else {}),
     )
     if known:
         known.store.compact()
@@ -182,80 +172,8 @@ def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Chun
 
 def _content_keys(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path) -> np.ndarray:
     """Key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2)."""
-    query, passage = _places(pairs, queries, doc_ids).T
-    return combine(hash_rows(_texts(queries))[query], hash_rows(_passages(labels))[passage])
-
-
-def _places(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray) -> np.ndarray:
-    """Positions of each pair's query and passage, int32 (pairs, 2)."""
-    found = [
-        pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
-        for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
-    ]
-    return np.stack(found, axis=1)
-
-
-def _score(
-    config: TeacherConfig, pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path, known: Labels
-) -> _Scored:
-    """Complete ``known``. Shards are cut from the missing pairs sorted by length, so padding is nearly none.
-
-    The passages stream from ``labels``: a million of them are tokens here, not text.
-    """
-    missing = known.missing
-    if not missing.size:
-        return _Scored()
-    from inranker_flow.rankers import load_ranker
-
-    ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
-    left = pairs.take(pa.array(known.pair[missing]))
-    queries = queries.filter(pc.is_in(queries.column("query_id"), value_set=pc.unique(left.column("query_id"))))
-    wanted = pc.is_in(doc_ids, value_set=pc.unique(left.column("doc_id")))
-    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{pc.sum(wanted).as_py():,}")
-    texts = compress(_passages(labels), chain.from_iterable(chunk.to_pylist() for chunk in wanted.chunks))
-    job = ranker.prepare(_texts(queries), texts, _places(left, queries, doc_ids.filter(wanted)))
-    progress = Progress("labelling", int(job.lengths.sum()), "tokens")
-    count = tokens = 0
-    for tasks, others in known.shards(missing[np.argsort(-job.lengths, kind="stable")], config.shard_pairs):
-        rows, done = (np.searchsorted(missing, each) for each in (tasks, others))
-        progress.resume(int(job.lengths[done].sum()))
-        if rows.size:
-            logits = job.score(rows, progress)
-            _check_finite(config, left, rows, logits)
-            known.keep(tasks, logits)
-            count, tokens = count + len(rows), tokens + int(job.lengths[rows].sum())
-    rate = progress.finish()
-    return _Scored(
-        pairs=count,
-        tokens=tokens,
-        cut_queries=job.cut_queries,
-        pairs_per_second=count * rate / tokens if tokens else 0.0,
-        tokens_per_second=rate,
-    )
-
-
-def _texts(table: pa.Table) -> Iterator[str]:
-    for chunk in table.column("text").chunks:
-        yield from chunk.to_pylist()
-
-
-def _passages(labels: Path) -> Iterator[str]:
-    """The passages in ``labels`` as models read them."""
-    from inranker_flow.corpora import default_text
-
-    for batch in schemas.read_batches(schemas.CORPUS, labels):
-        yield from map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())
-
-
-def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logits: np.ndarray) -> None:
-    """``logits``: of ``rows``, in their order."""
-    bad = rows[~np.isfinite(logits).all(axis=1)]
-    if bad.size:
-        query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
-        raise UserError(
-            f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
-            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights"
-        )
+    query, passage = places(pairs, queries, doc_ids).T
+    return combine(hash_rows(texts(queries))[query], hash_rows(passages(labels))[passage])
 
 
 def _write_labels(labels: Path, pairs: pa.Table, logits: np.ndarray, published: pa.Table) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -101,21 +101,25 @@ class Labels:
         assert self._known.all()
         return self._logits[self._task]
 
-    def shards(self, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The tasks ``order`` in shards of ``size``: those to score, and those that another process has scored meanwhile.
+    def shards(self, order: np.ndarray, size: int, done: Callable[[slice], None]) -> Iterator[tuple[int, slice]]:
+        """The tasks ``order`` in shards of ``size``, as (number, place in ``order``), one by one as they are asked for.
 
-        Another one at the same work shows by its labels. From then on shards are taken in random order, so that the two
-        share the rest between them instead of doing the same.
+        A shard that another process has scored meanwhile is left out, and ``done`` is told. Another one at the same work
+        shows by its labels: from then on shards are taken in random order, so that the two share the rest between them.
         """
-        waiting = [order[first : first + size] for first in range(0, len(order), size)]
+        waiting = [(n, slice(at, min(at + size, len(order)))) for n, at in enumerate(range(0, len(order), size))]
         while waiting:
-            shard = waiting.pop(random.randrange(len(waiting)) if self._company else 0)
+            number, place = waiting.pop(random.randrange(len(waiting)) if self._company else 0)
             self._fill(only_new=True)
-            known = self._known[shard]
-            yield shard[~known], shard[known]
+            if self._known[order[place]].all():
+                done(place)
+            else:
+                yield number, place
 
     def keep(self, tasks: np.ndarray, logits: np.ndarray) -> None:
         """Take scored ``tasks`` in; they are safe in the store when this returns."""
+        new = ~self._known[tasks]
+        tasks, logits = tasks[new], logits[new]  # what another process was first with stays as it is everywhere
         values = {name: logits[:, column] for column, name in enumerate(LOGITS)}
         self.store.put(self._keys[tasks], pa.table(values, schema=SCHEMA))
         self._logits[tasks], self._known[tasks] = logits, True

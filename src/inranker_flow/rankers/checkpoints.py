@@ -170,6 +170,8 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 
 def load_tokenizer(reference: str, revision: str = "") -> Any:
     """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
+    if reference.startswith("init:"):
+        return load_tokenizer(_random_options(reference)[1]["tokenizer"])
     folder = Path(reference).expanduser()
     found = folder if folder.is_dir() else locate(reference)
     with _explained(reference, local=found is not None):
@@ -178,11 +180,8 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
         return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else _hub_options(revision)))
 
 
-def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
-    """A T5 with random weights; the seed decides them, whatever else the process did before."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
+def _random_options(reference: str) -> tuple[str, dict[str, str]]:
+    """Size and options of an ``init:`` reference."""
     size, _, query = reference.removeprefix("init:").partition("?")
     options = {"tokenizer": "demo:student", "seed": "0"}
     for option in filter(None, query.split("&")):
@@ -194,6 +193,15 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
         raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
     if not options["seed"].isdigit():
         raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number")
+    return size, options
+
+
+def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
+    """A T5 with random weights; the seed decides them, whatever else the process did before."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size, options = _random_options(reference)
     tokenizer = load_tokenizer(options["tokenizer"])
     config = T5Config(
         vocab_size=len(tokenizer),
