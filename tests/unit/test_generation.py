@@ -10,8 +10,10 @@ from inranker_flow import schemas
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import generate_queries, prompts
-from inranker_flow.generation.backends import TransformersBackend, load_backend
-from inranker_flow.generation.stage import _clean
+from inranker_flow.generation.backends import load_backend
+from inranker_flow.generation.backends.transformers import TransformersBackend
+from inranker_flow.generation.documents import sample
+from inranker_flow.generation.filters import REASONS, Query, first_line, keep
 from inranker_flow.manifest import read_manifest
 from tests import models
 
@@ -38,6 +40,11 @@ def config(**changes):
     return GenerateConfig(**{**defaults, **changes})
 
 
+def load(**changes):
+    setting = config(**changes)
+    return load_backend(setting, prompts.load(setting.prompt))
+
+
 def read(folder):
     return schemas.read(schemas.QUERIES, folder).to_pylist()
 
@@ -56,7 +63,7 @@ def test_queries_are_joined_to_their_documents(collection, tmp_path):
     assert all(row["query_id"] in (f"{row['source_doc_id']}#q0", f"{row['source_doc_id']}#q1") for row in rows)
     assert {row["origin"] for row in rows} == {"synthetic"} and {row["source_doc_id"] for row in rows} <= set(DOCUMENTS)
     assert (stats.documents, stats.generated) == (30, 60)
-    assert stats.generated == stats.queries + stats.empty + stats.duplicate + stats.leaked == 60
+    assert stats.generated == stats.queries + sum(getattr(stats, reason) for reason in REASONS) == 60
     assert stats.queries == len(rows) > 40 and stats.tokens > 60 and stats.tokens_per_second > 0
     manifest = read_manifest(tmp_path / "queries")
     assert (manifest.dataset, manifest.stage) == ("toy", "generate_queries")
@@ -128,10 +135,10 @@ def test_documents_are_drawn_by_id_and_seed_not_by_file_order(tmp_path):
 
 
 def test_every_document_is_as_likely_as_any_other(tmp_path):
-    from inranker_flow.generation.stage import _sample
-
     collection = models.collection(tmp_path / "collection", {f"d{i}": "moon" for i in range(50)})
-    drawn = [each.doc_id for seed in range(200) for each in _sample(config(seed=seed, documents=10), collection)[0]]
+    drawn = [
+        each.doc_id for seed in range(200) for each in sample(config(seed=seed, documents=10), collection).documents
+    ]
     counts = [drawn.count(f"d{i}") for i in range(50)]
     # 200 x 10 / 50 = 40 each; binomial, standard deviation 5.7
     assert sum(counts) == 2000 and min(counts) > 40 - 23 and max(counts) < 40 + 23
@@ -168,18 +175,32 @@ def test_equal_documents_give_one_query(tmp_path):
     assert stats.duplicate >= 1 and read(tmp_path / "queries")[0]["query_id"] == "a#q0"
 
 
-def test_cleaning_keeps_the_first_and_counts_each_reason():
-    raw = [
-        ("b", 0, " What  is\tbread "),
+def test_cleaning_keeps_the_first_and_counts_each_reason(tmp_path):
+    texts = {
+        ("b", 0): " What  is\tbread ",
+        ("a", 0): "what is bread?",
+        ("a", 1): "WHAT is bread",
+        ("a", 2): "what is bread made of",
+        ("c", 0): " \nwhat comes after the line end is no query",
+        ("c", 1): "where is the moon\nDocument: and so on",
+        ("c", 2): "Where is the Moon, then?",
+        ("d", 0): "how",
+        ("d", 1): "how long does it take to grow",
+        ("d", 2): "takes long to grow",
+        ("d", 3): "long to grow",
+    }
+    raw = [Query(*key, first_line(text, chat=False)) for key, text in texts.items()]
+    setting = config(min_query_words=2, max_query_words=6, drop_copied=True, leak_similarity=0.75)
+    documents = dict.fromkeys("abcd", "") | {"d": "A tree takes long, to grow."}
+    kept, dropped = keep(setting, reversed(raw), documents, ["where is the moon"], tmp_path)
+    assert [(each.doc_id, each.number, each.text) for each in kept] == [
         ("a", 0, "what is bread?"),
-        ("a", 1, "WHAT is bread"),
-        ("c", 0, " \nwhat comes after the line end is no query"),
-        ("c", 1, "where is the moon\nDocument: and so on"),
-        ("d", 0, "how long"),
+        ("a", 2, "what is bread made of"),
+        ("d", 3, "long to grow"),
     ]
-    kept, dropped = _clean(raw, {"where is the moon"})
-    assert kept == [("a", 0, "what is bread?"), ("a", 1, "WHAT is bread"), ("d", 0, "how long")]
-    assert dropped == {"empty": 1, "duplicate": 1, "leaked": 1}
+    assert {reason: count for reason, count in dropped.items() if count} == {
+        "empty": 1, "too_short": 1, "too_long": 1, "copied": 1, "leaked": 2, "duplicate": 2,
+    }  # fmt: skip
 
 
 def test_published_synthetic_queries_pass_through(tmp_path):
@@ -200,8 +221,8 @@ def test_batches_of_any_size_write_the_same(make):
     """Greedy: padding, its side and its mask must not show."""
     settings = {"checkpoint": make(), "queries_per_document": 1, "temperature": 0.0, "max_new_tokens": 12}
     counted = []
-    together = load_backend(config(**settings, batch_size=4)).generate(PROMPTS, 0, counted.append)
-    alone = load_backend(config(**settings, batch_size=1)).generate(PROMPTS, 0, counted.append)
+    together = load(**settings, batch_size=4).generate(PROMPTS, 0, counted.append)
+    alone = load(**settings, batch_size=1).generate(PROMPTS, 0, counted.append)
     assert together.texts == alone.texts and [len(each) for each in together.texts] == [1] * 4
     assert len({each[0] for each in together.texts}) > 1, "else a mix-up would not show"
     assert counted == [4, 1, 1, 1, 1]
@@ -211,7 +232,7 @@ def test_causal_output_follows_the_prompt_as_transformers_writes_it():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    backend = load_backend(config(checkpoint=models.causal(), queries_per_document=1, temperature=0.0))
+    backend = load(checkpoint=models.causal(), queries_per_document=1, temperature=0.0)
     model = AutoModelForCausalLM.from_pretrained(models.causal())
     tokenizer = AutoTokenizer.from_pretrained(models.causal())
     written = backend.generate(PROMPTS, 0, lambda count: None)
@@ -227,7 +248,7 @@ def test_causal_output_follows_the_prompt_as_transformers_writes_it():
 
 def test_causal_models_stop_at_the_line_end(tmp_path):
     settings = config(checkpoint=models.causal(), max_new_tokens=60, temperature=3.0, batch_size=32)
-    raw = load_backend(settings).generate(["moon"] * 60, 1, lambda count: None)
+    raw = load_backend(settings, prompts.load(settings.prompt)).generate(["moon"] * 60, 1, lambda count: None)
     ends = [text for texts in raw.texts for text in texts if "\n" in text]
     assert len(ends) > 3 and all(text.index("\n") == len(text) - 1 for text in ends)
     stats = generate_queries(settings, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")
@@ -252,8 +273,7 @@ def test_a_checkpoints_own_generation_settings_do_not_matter(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     written = [
-        load_backend(config(checkpoint=each)).generate(PROMPTS, 5, lambda count: None).texts
-        for each in (models.t5(), str(tmp_path))
+        load(checkpoint=each).generate(PROMPTS, 5, lambda count: None).texts for each in (models.t5(), str(tmp_path))
     ]
     assert written[0] == written[1]
 
@@ -262,9 +282,9 @@ def test_a_checkpoints_own_generation_settings_do_not_matter(tmp_path):
 def test_documents_are_cut_by_tokens_and_stay_as_they_are(make):
     place = make()
     checkpoint = f"init:tiny?tokenizer={place}" if make is models.real_t5_tokenizer else place
-    backend = load_backend(config(checkpoint=checkpoint))
+    backend = load(checkpoint=checkpoint)
     texts = ["Naïve café – 漢字 ½ ﬁne, Moon's  stone!" * 5, "moon", "", "word " * 50, *models.real_passages(50)]
-    for text, cut in zip(texts, backend.cut(texts, 12), strict=True):
+    for text, cut in zip(texts, backend.prompter.cut(texts, 12), strict=True):
         assert text.startswith(cut)
         count = len(backend.tokenizer(cut, add_special_tokens=False)["input_ids"])
         assert count <= 13  # a cut inside a word may spell its part differently
@@ -274,12 +294,23 @@ def test_documents_are_cut_by_tokens_and_stay_as_they_are(make):
             assert count >= 10
 
 
-def test_a_prompt_beyond_the_context_is_refused(tmp_path):
-    collection = models.collection(tmp_path / "collection", {"d": "moon " * 200})
-    setting = config(checkpoint=models.causal(positions=128), max_document_tokens=125)
-    with pytest.raises(UserError, match=r"exceeds its context of 128; lower generation\.max_document_tokens"):
-        generate_queries(setting, collection, tmp_path / "queries")
-    assert generate_queries(config(max_document_tokens=16), collection, tmp_path / "queries").queries == 2
+def test_a_document_longer_than_the_context_is_cut_and_counted(tmp_path):
+    documents = {"long": "moon " * 200, "short": "moon river", "longest": "stone " * 300}
+    collection = models.collection(tmp_path / "collection", documents)
+    settings = {"checkpoint": models.causal(positions=128), "max_document_tokens": 125, "temperature": 3.0}
+    stats = generate_queries(config(**settings), collection, tmp_path / "queries")
+    assert (stats.documents, stats.generated, stats.cut_documents) == (3, 6, 2)
+    assert read_manifest(tmp_path / "queries").details["counts"]["cut_documents"] == 2
+    # 128 places: six for new tokens, and what is left for the prompt is used to the last.
+    ids, cut = load(**settings).prompter.fit(list(documents.values()))
+    assert [len(each) for each in ids] == [122, 10, 122] and cut == [True, False, True]
+
+    with pytest.raises(
+        UserError, match=r"its context of 128 tokens has no room for a document: prompt inpars-v1 alone has"
+    ):
+        generate_queries(config(**settings, prompt="inpars-v1"), collection, tmp_path / "none")
+    # An encoder has its own room.
+    assert generate_queries(config(max_document_tokens=16), collection, tmp_path / "t5").cut_documents == 2
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -319,10 +350,10 @@ def test_a_template_of_ones_own(tmp_path, collection):
 
 def test_templates_that_cannot_work(tmp_path, collection):
     (tmp_path / "bad.txt").write_text("Write a query: {doc}")
-    with pytest.raises(UserError, match=r"bad\.txt: the template has no \{document\}"):
+    with pytest.raises(UserError, match=r"bad\.txt: the template has no \{document\}, so"):
         generate_queries(config(prompt=str(tmp_path / "bad.txt")), collection, tmp_path / "queries")
     with pytest.raises(
-        UserError, match=r"inpars-v9: no readable template file; give a path or one of: document, inpars-v1"
+        UserError, match=r"inpars-v9: no readable template file; give a path or one of: .*inpars-gbq, inpars-v1"
     ):
         generate_queries(config(prompt="inpars-v9"), collection, tmp_path / "queries")
 
@@ -357,7 +388,5 @@ def test_a_generator_that_writes_nothing_useful(tmp_path):
     model.save_pretrained(tmp_path / "mute")
     tokenizer.save_pretrained(tmp_path / "mute")
     setting = config(checkpoint=str(tmp_path / "mute"), queries_per_document=1, temperature=0.0)
-    with pytest.raises(
-        UserError, match=r"none of its 30 queries for toy can be used \(30 empty, 0 duplicate, 0 leaked"
-    ):
+    with pytest.raises(UserError, match=r"none of its 30 queries for toy can be used \(30 empty dropped\)"):
         generate_queries(setting, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")

@@ -1,0 +1,97 @@
+"""The backend `vllm`: vLLM in this process, as an offline batch. It brings its own torch, so its own environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from inranker_flow.config import GenerateConfig
+from inranker_flow.errors import UserError
+from inranker_flow.generation.backends import Written
+from inranker_flow.generation.backends.local import Prompter
+from inranker_flow.generation.prompts import Template
+
+log = logging.getLogger(__name__)
+
+
+class VllmBackend:
+    """`LLM.generate`, the prompts' common beginning computed once, the model split over all GPUs that are here."""
+
+    def __init__(self, config: GenerateConfig, template: Template) -> None:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
+        try:
+            import vllm
+        except ImportError as error:
+            raise UserError(
+                "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` "
+                'is one); SET="generation.backend=transformers" writes with what is here'
+            ) from error
+        from inranker_flow.rankers.checkpoints import load_config, load_tokenizer, locate
+
+        folder = locate(config.checkpoint)
+        known = load_config(config.checkpoint, config.revision)
+        if known.is_encoder_decoder:
+            raise UserError(
+                f"{config.checkpoint}: vLLM runs no {known.model_type} (encoder-decoder); give a causal language model, or "
+                "set generation.backend to transformers"
+            )
+        self.config = config
+        tokenizer = load_tokenizer(config.checkpoint, config.revision)
+        context = getattr(known.get_text_config(), "max_position_embeddings", None)
+        self.prompter = Prompter(tokenizer, template, config, context, config.max_new_tokens)
+        needed = self.prompter.longest + config.max_new_tokens
+        platform = vllm.platforms.current_platform
+        self.llm: Any = vllm.LLM(
+            model=str(folder or config.checkpoint),
+            revision=None if folder else config.revision or None,
+            dtype=config.dtype,
+            seed=0,
+            enable_prefix_caching=True,
+            tensor_parallel_size=1 if platform.is_cpu() else max(_gpus(), 1),
+            # Room is kept for what is needed, not for all that the model could hold.
+            max_model_len=min(context, needed) if context else needed,
+            enforce_eager=platform.is_cpu(),  # to compile takes a CPU longer than it gains
+            disable_log_stats=True,
+        )
+        self.versions = {"vllm": vllm.__version__, "torch": _version("torch"), "transformers": _version("transformers")}
+        self._sampling = {
+            "n": config.queries_per_document,
+            "max_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "stop": list(template.stop),
+            "logprobs": 0 if config.keep_probable else None,
+        }
+
+    def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
+        """One call for all; each document has a seed of its own, so it does not matter how vLLM batches them."""
+        from vllm import SamplingParams
+
+        ids, cut = self.prompter.fit(documents)
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": each} for each in ids],
+            [SamplingParams(**self._sampling, seed=seed + row) for row in range(len(ids))],
+            use_tqdm=False,
+        )
+        done(len(ids))
+        texts = [[each.text for each in output.outputs] for output in outputs]
+        means = None
+        if self.config.keep_probable:
+            means = [
+                [each.cumulative_logprob / max(len(each.token_ids), 1) for each in output.outputs] for output in outputs
+            ]
+        return Written(texts, means, cut, sum(len(each.token_ids) for output in outputs for each in output.outputs))
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
