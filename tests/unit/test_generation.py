@@ -70,8 +70,8 @@ def test_queries_are_joined_to_their_documents(collection, tmp_path):
     assert manifest.details["counts"]["queries"] == len(rows)
     texts = {row["text"]: row["source_doc_id"] for row in rows}
     assert len(manifest.details["samples"]) == 20
-    for sample in manifest.details["samples"]:
-        assert texts[sample["query"]] == sample["doc_id"] and sample["document"] == DOCUMENTS[sample["doc_id"]]
+    for shown in manifest.details["samples"]:
+        assert texts[shown["query"]] == shown["doc_id"] and shown["document"] == DOCUMENTS[shown["doc_id"]]
 
 
 def test_the_demo_generator_asks_about_its_passage(tmp_path):

@@ -10,8 +10,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import urllib3
@@ -93,12 +92,6 @@ class Endpoint:
     def stop(self) -> None:
         """Nothing is sent again from now on: one request has failed for good."""
         self._stopped.set()
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Requests in here may be sent again."""
-        self._stopped.clear()
-        yield
 
     def _send_until_answered(self, method: str, route: str, body: bytes | None, read: Callable[[Any], T]) -> T:
         for attempt in range(self.config.retries + 1):
@@ -196,10 +189,10 @@ def _said(data: bytes) -> str:
 
 
 def _network(error: urllib3.exceptions.HTTPError) -> str:
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "no answer in time"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # of the next one's kind, too
         return "nobody answers there"
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "no answer in time"
     if isinstance(error, urllib3.exceptions.SSLError):
         return f"its certificate is not trusted ({' '.join(str(error).split())[:200]})"
     return "the connection broke"

@@ -50,7 +50,7 @@ class OpenAIBackend:
         texts = self._cut(documents)
         cut = [text != whole for text, whole in zip(texts, documents, strict=True)]
         answers: list[_Answer | None] = [None] * len(texts)
-        with ThreadPoolExecutor(self.config.concurrency) as pool, self.endpoint.working():
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
             asked = {pool.submit(self._ask, text, seed + row): row for row, text in enumerate(texts)}
             try:
                 for future in as_completed(asked):
@@ -133,8 +133,8 @@ class OpenAIBackend:
         if self.template.chat:
             values = [each.get("logprob") for each in found.get("content") or []]
         else:
-            values = found.get("token_logprobs")
-        known = [value for value in values or [] if value is not None]
+            values = found.get("token_logprobs") or []
+        known = [value for value in values if value is not None]
         if not known and (choice.get("text") or (choice.get("message") or {}).get("content")):
             raise UserError(
                 f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "

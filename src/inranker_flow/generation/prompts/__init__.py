@@ -143,7 +143,7 @@ def _settings(name: str, head: str) -> dict[str, Any]:
     for key, value in found.items():
         if key not in _KNOWN:
             raise UserError(f"generation.prompt: {name}: unknown setting {key!r}; it knows: {', '.join(_KNOWN)}")
-        if not isinstance(value, _KNOWN[key]) or (key == "examples" and value < 1):
+        if not isinstance(value, _KNOWN[key]) or (key == "examples" and not value):
             raise UserError(f"generation.prompt: {name}: {key}: {value!r} is not of the kind {_KNOWN[key].__name__}")
     if "stop" in found:
         found["stop"] = tuple(map(str, found["stop"]))
