@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import shutil
 from random import Random
 
 import pytest
@@ -13,8 +16,9 @@ from inranker_flow.generation import generate_queries, prompts
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.backends.transformers import TransformersBackend
 from inranker_flow.generation.documents import sample
+from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
-from inranker_flow.manifest import read_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -150,7 +154,10 @@ def test_short_documents_are_left_out_and_counted(tmp_path):
         config(min_document_words=2), models.collection(tmp_path / "collection", documents), tmp_path / "queries"
     )
     assert {row["source_doc_id"] for row in read(tmp_path / "queries")} == {"b", "c"}
-    assert (stats.documents, stats.short_documents) == (2, 2)
+    assert (stats.documents, stats.short_documents, stats.long_documents) == (2, 2, 0)
+    stats = generate_queries(config(max_document_words=2), tmp_path / "collection", tmp_path / "queries")
+    assert {row["source_doc_id"] for row in read(tmp_path / "queries")} == {"a", "b"}
+    assert (stats.documents, stats.short_documents, stats.long_documents) == (2, 1, 1)
 
 
 def test_what_equals_a_test_query_is_dropped(collection, tmp_path):
@@ -203,6 +210,63 @@ def test_cleaning_keeps_the_first_and_counts_each_reason(tmp_path):
     }  # fmt: skip
 
 
+def test_the_query_in_a_chats_answer():
+    answers = {
+        '<think>The user wants\na query.</think>\n\n"how long does bread take"\nIt asks ...': "how long does bread take",
+        "**what is a moon**": "what is a moon",
+        "<think>cut off in the middle of": "",
+        "what is a moon": "what is a moon",
+    }
+    assert {text: first_line(text, chat=True) for text in answers} == answers
+
+
+def test_consistent_queries_find_their_document(tmp_path):
+    documents = {f"d{i}": f"the {noun} is in the {NOUNS[i - 1]}" for i, noun in enumerate(NOUNS[:20])}
+    collection = models.collection(tmp_path / "collection", documents)
+    queries = [
+        Query("d1", 0, f"where is the {NOUNS[1]}"),
+        Query("d2", 0, f"{NOUNS[9]} {NOUNS[8]}"),
+        Query("d3", 0, "xyz"),
+    ]
+    kept, dropped = keep(config(consistency_depth=2), queries, documents, [], collection)
+    assert [each.doc_id for each in kept] == ["d1"] and dropped["inconsistent"] == 2
+    assert len(keep(config(), queries, documents, [], collection)[0]) == 3
+
+    from inranker_flow.config import RetrieveConfig
+    from inranker_flow.retrieval import retrieve
+    from inranker_flow.retrieval.stage import build_index
+
+    index = build_index(RetrieveConfig(), collection)
+    made = index.stat().st_mtime_ns
+    assert build_index(RetrieveConfig(), collection) == index and index.stat().st_mtime_ns == made, "it is built once"
+    retrieve(
+        RetrieveConfig(), models.collection(tmp_path / "b", documents, {"t": ("test", "moon")}), None, tmp_path / "c"
+    )
+    assert not index.exists(), "and retrieve, which comes next, removes it"
+
+
+def test_diverse_documents_come_from_every_topic_alike(tmp_path):
+    topics = {"tree": ("leaf root bark bud", 90), "sea": ("wave salt fish tide", 6), "sky": ("cloud star wind sun", 4)}
+    random, documents = Random(1), {}
+    for topic, (words, count) in topics.items():
+        for i in range(count):
+            documents[f"{topic}{i}"] = f"{topic} {words} {random.choice(words.split())}"
+    forwards = models.collection(tmp_path / "a", documents)
+    backwards = models.collection(tmp_path / "b", dict(reversed(documents.items())))
+
+    def drawn(collection, **changes):
+        found = sample(config(documents=9, clusters=3, sampling="diverse", **changes), collection).documents
+        return [each.doc_id for each in found]
+
+    found = drawn(forwards)
+    assert sorted(doc_id.rstrip("0123456789") for doc_id in found) == ["sea"] * 3 + ["sky"] * 3 + ["tree"] * 3
+    assert drawn(backwards) == found and drawn(forwards, seed=8) != found
+    uniform = sample(config(documents=9), forwards).documents
+    assert sum(each.doc_id.startswith("tree") for each in uniform) >= 6
+    # What is too small to choose from is taken whole.
+    assert len(sample(config(documents=500, sampling="diverse"), forwards).documents) == 100
+
+
 def test_published_synthetic_queries_pass_through(tmp_path):
     queries = {"s1": ("synthetic", "a moon"), "s2": ("synthetic", "a river"), "t1": ("test", "a test")}
     collection = models.collection(tmp_path / "collection", DOCUMENTS, queries, {("s1", "d1"): (0.0, 1.0)})
@@ -244,6 +308,62 @@ def test_causal_output_follows_the_prompt_as_transformers_writes_it():
             if "\n" in tokenizer.decode(following):
                 break
         assert text == tokenizer.decode(ids[0, len(tokenizer(prompt)["input_ids"]) :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("make", [talkative, models.causal])
+def test_log_probabilities_are_those_of_a_forward_pass_over_the_text(make):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    backend = load(checkpoint=make(), temperature=0.6, keep_probable=1, max_new_tokens=9, batch_size=3)
+    causal = make is models.causal
+    model = (AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM).from_pretrained(make())
+    seen = {}  # (prompt's ids) -> written ids, as they left the model
+    inner = backend._generate
+
+    def spy(ids):
+        rows, means = inner(ids)
+        for at, (row, mean) in enumerate(zip(rows.tolist(), means, strict=True)):
+            seen[tuple(ids[at // 2]), at % 2] = row, mean
+        return rows, means
+
+    backend._generate = spy
+    written = backend.generate(PROMPTS, 0, lambda count: None)
+    given = [mean for means in written.log_probabilities for mean in means]
+    assert sorted(given) == sorted(mean for _, mean in seen.values()) and len(given) == 8
+    for (prompt, _), (row, mean) in seen.items():
+        ends = [at for at, token in enumerate(row) if token in backend.stops]
+        row = torch.tensor(row[: ends[0] + 1] if ends else row)
+        if causal:
+            logits = model(input_ids=torch.cat([torch.tensor(prompt), row])[None]).logits[0, len(prompt) - 1 : -1]
+        else:
+            start = torch.cat([torch.tensor([model.config.decoder_start_token_id]), row[:-1]])
+            logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=start[None]).logits[0]
+        expected = logits.log_softmax(-1).gather(1, row[:, None]).mean().item()
+        assert mean == pytest.approx(expected, abs=1e-4)
+    assert load(checkpoint=make()).generate(PROMPTS, 0, lambda count: None).log_probabilities is None
+
+
+def test_log_probabilities_survive_a_kill(collection, tmp_path, monkeypatch):
+    setting = config(checkpoint=talkative(), keep_probable=20)
+    whole = generate_queries(setting, collection, tmp_path / "whole")
+    inner, calls = TransformersBackend.generate, []
+
+    def dies(backend, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(backend, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersBackend, "generate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            generate_queries(setting, collection, tmp_path / "queries")
+    # What is kept of the texts can be decided anew: the finished shards are still there.
+    less = generate_queries(config(checkpoint=talkative(), keep_probable=10), collection, tmp_path / "queries")
+    assert whole.improbable > 0 and (whole.queries, less.queries, less.resumed_documents) == (20, 10, 16)
+    ids = [{row["query_id"] for row in read(tmp_path / name)} for name in ("queries", "whole")]
+    assert ids[0] < ids[1], "the most probable ten of the most probable twenty"
 
 
 def test_causal_models_stop_at_the_line_end(tmp_path):
@@ -348,6 +468,83 @@ def test_a_template_of_ones_own(tmp_path, collection):
     assert read(tmp_path / "a") != read(tmp_path / "b")
 
 
+def test_a_prompt_shows_the_corpuss_own_training_queries(tmp_path):
+    queries = {f"s{i}": ("supervised", f"own query {i}") for i in range(6)} | {"t": ("test", "the secret test")}
+    collection = models.collection(tmp_path / "collection", DOCUMENTS, queries)
+    qrels = [(f"s{i}", f"d{i}", 1) for i in range(5)] + [("s0", "d20", 2), ("s5", "d6", 0), ("t", "d9", 1)]
+    columns = dict(zip(schemas.QRELS.schema.names, map(list, zip(*qrels, strict=True)), strict=True))
+    schemas.write(schemas.QRELS, collection / schemas.QRELS.filename, columns)
+    write_manifest(collection, dataset="toy", stage="prepare_corpus")
+
+    template = with_examples(prompts.load("corpus-examples"), collection, "toy", seed=1)
+    text = template.fill("THE {examples} {query}")
+    blocks = text.split("\n\n")
+    assert len(blocks) == 5 and blocks[-1] == "Document: THE {examples} {query}\nQuery:" and "secret" not in text
+    for block in blocks[:4]:
+        document, query = block.removeprefix("Document: ").split("\nQuery: own query ")
+        assert document == DOCUMENTS["d20" if query == "0" else f"d{query}"], "its most relevant document"
+    other = with_examples(prompts.load("corpus-examples"), collection, "toy", seed=2)
+    assert (
+        other.digest != template.digest == with_examples(prompts.load("corpus-examples"), collection, "toy", 1).digest
+    )
+
+    # The prompt as it comes from a file and as the text itself, and a corpus with too few queries.
+    setting = config(prompt=prompts.read("corpus-examples").replace("examples: 4", "examples: 6"))
+    with pytest.raises(
+        UserError, match=r"of its own text shows 6 of the corpus's own queries, and toy has 5 judged training"
+    ):
+        generate_queries(setting, collection, tmp_path / "queries")
+    assert (
+        generate_queries(config(prompt="corpus-examples", documents=3), collection, tmp_path / "queries").documents == 3
+    )
+
+
+def test_a_chat_prompt_is_written_by_the_models_chat_template(tmp_path, collection):
+    from transformers import AutoTokenizer
+
+    place = tmp_path / "chatty"
+    shutil.copytree(models.causal(positions=2048), place)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+    tokenizer.save_pretrained(place)
+    (tmp_path / "mine.txt").write_text("---\nsystem: Be short.\nstop: [x]\n---\nAbout: {document}\n")
+    setting = {"checkpoint": str(place), "prompt": str(tmp_path / "mine.txt"), "max_document_tokens": 4}
+    backend = load(**setting)
+    ids, cut = backend.prompter.fit(["moon stone"])
+    assert backend.tokenizer.decode(ids[0]) == "<system>Be short.<user>About: moon<answer>" and cut == [True]
+    assert all("x" in backend.tokenizer.decode(token) for token in backend.stops[1:])
+    assert generate_queries(config(**setting), collection, tmp_path / "queries").generated == 60
+    for checkpoint in (models.causal(), models.t5()):
+        with pytest.raises(UserError, match=r"its tokenizer has no chat template, and the prompt is a chat prompt"):
+            generate_queries(config(checkpoint=checkpoint, prompt="instruct"), collection, tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", prompts.names())
+def test_every_template_holds_the_document(name):
+    template = prompts.load(name)
+    assert "THE DOCUMENT" in template.fill("THE DOCUMENT") and f"`{name}`" in (prompts.FOLDER / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("---\nchat: true\n{document}\n", "the settings at its beginning have no end"),
+        ("---\n[a\n---\n{document}", "its settings are not valid YAML"),
+        ("---\n- a\n---\n{document}", "its settings must be keys with values"),
+        ("---\nchatt: true\n---\n{document}", "unknown setting 'chatt'; it knows: chat, system, stop"),
+        ("---\nstop: x\n---\n{document}", "stop: 'x' is not of the kind list"),
+        ("---\nexamples: 2\nexample: x\n---\n{document}", "{examples} (where) need each other"),
+        ("{examples}\n{document}", "{examples} (where) need each other"),
+        ("---\nexamples: 2\nexample: '{document}'\n---\n{examples}{document}", "its `example` has no {query}"),
+        ("---\nsystem: '{document}'\n---\nWrite a query.", "the template has no {document}"),
+    ],
+)
+def test_settings_of_a_template_that_cannot_work(text, message):
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        prompts.load(text)
+    assert "\n" not in str(refused.value)
+
+
 def test_templates_that_cannot_work(tmp_path, collection):
     (tmp_path / "bad.txt").write_text("Write a query: {doc}")
     with pytest.raises(UserError, match=r"bad\.txt: the template has no \{document\}, so"):
@@ -356,6 +553,25 @@ def test_templates_that_cannot_work(tmp_path, collection):
         UserError, match=r"inpars-v9: no readable template file; give a path or one of: .*inpars-gbq, inpars-v1"
     ):
         generate_queries(config(prompt="inpars-v9"), collection, tmp_path / "queries")
+
+
+# --- what people see ---
+
+
+def test_the_report_tells_what_was_dropped_and_shows_queries(tmp_path):
+    documents = {"a": "moon | <b>stone</b>", "b": "river `bread`", "c": " "}
+    collection = models.collection(tmp_path / "collection", documents)
+    generate_queries(config(seed=1), collection, tmp_path / "queries", tmp_path / "report.md")
+    text, details = (tmp_path / "report.md").read_text(), read_manifest(tmp_path / "queries").details
+    assert "# Synthetic queries for toy" in text and "| short documents | 1 |" in text
+    assert "tokens per second" in text and "tokens_per_second" not in str(details), (
+        "else no artifact is ever the same again"
+    )
+    assert r"moon \| &lt;b>stone" in text and r"river \`bread\`" in text
+    assert sum(details["lengths"].values()) == details["counts"]["queries"]
+    words = [len(row["text"].split()) for row in read(tmp_path / "queries")]
+    assert details["lengths"] == {str(count): words.count(count) for count in sorted(set(words))}
+    assert details["backend"] == "transformers" and details["versions"]["transformers"]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -367,6 +583,7 @@ def test_templates_that_cannot_work(tmp_path, collection):
         ({"temperature": 0.0}, r"temperature: 0 writes the same query each time, but queries_per_document is 2"),
         ({"batch_size": 0}, r"generation\.batch_size: 0 must be 1 or more"),
         ({"top_p": 0.0}, r"top_p above 0"),
+        ({"min_query_words": 9, "max_query_words": 8}, r"max_query_words: 8 is below min_query_words \(9\)"),
         ({"checkpoint": "./nowhere"}, r"\./nowhere: no such checkpoint folder"),
         ({"min_document_words": 100}, r"no document of toy has 100 words or more \(30 are shorter\)"),
     ],
@@ -375,6 +592,18 @@ def test_settings_that_cannot_work(collection, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as refused:
         generate_queries(config(**changes), collection, tmp_path / "queries")
     assert "\n" not in str(refused.value) and not (tmp_path / "queries" / "manifest.json").exists()
+
+
+def test_a_corpus_without_documents(tmp_path):
+    with pytest.raises(UserError, match=r"toy has no documents to write queries for"):
+        generate_queries(config(), models.collection(tmp_path / "c", {}), tmp_path / "queries")
+
+
+def test_vllm_that_is_not_installed(collection, tmp_path):
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    with pytest.raises(UserError, match=r"vllm is not installed here .*SET=\"generation\.backend=transformers\""):
+        generate_queries(config(backend="vllm"), collection, tmp_path / "queries")
 
 
 def test_a_generator_that_writes_nothing_useful(tmp_path):

@@ -87,9 +87,11 @@ def test_a_flaky_server_loses_no_document(tmp_path):
 
 
 def test_a_server_that_dies_is_said_and_the_next_run_asks_for_the_rest_alone(collection, tmp_path, caplog):
-    with GenerationServer(trouble=lambda number: 503 if number > 35 else None) as server:
-        with pytest.raises(NoAnswer) as failed:
-            generate_queries(config(server), collection, tmp_path / "queries")
+    with (
+        GenerationServer(trouble=lambda number: 503 if number > 35 else None) as server,
+        pytest.raises(NoAnswer) as failed,
+    ):
+        generate_queries(config(server), collection, tmp_path / "queries")
     assert "HTTP 503 trouble, on purpose, and so 3 times" in str(failed.value) and "\n" not in str(failed.value)
     assert not (tmp_path / "queries").exists()
     assert any("asking again" in each.message for each in caplog.records)

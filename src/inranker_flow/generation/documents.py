@@ -106,8 +106,9 @@ def _clusters(texts: Sequence[str], count: int, seed: int) -> np.ndarray:
     words = TfidfTransformer(sublinear_tf=True).fit_transform(
         HashingVectorizer(n_features=_FEATURES, alternate_sign=False, norm=None).transform(texts)
     )
-    dimensions = min(_DIMENSIONS, len(texts) - 1)
+    words = words[:, words.getnnz(axis=0) > 0]
+    dimensions = min(_DIMENSIONS, *(size - 1 for size in words.shape))
     near = normalize(TruncatedSVD(dimensions, random_state=seed).fit_transform(words))
-    kmeans = MiniBatchKMeans(count, random_state=seed, batch_size=max(4 * count, 1024), n_init=1)
+    kmeans = MiniBatchKMeans(count, random_state=seed, batch_size=max(4 * count, 1024), n_init=5)
     labels: np.ndarray = kmeans.fit_predict(near)
     return labels

@@ -112,8 +112,8 @@ def _finds_its_document(queries: Sequence[Query], collection: Path, depth: int) 
     The index is where `retrieve` looks for one, so on one machine it is built once.
     """
     from inranker_flow import cpus
-    from inranker_flow.retrieval.stage import PARALLEL_FROM, QUERIES, build_index, search
     from inranker_flow.retrieval.searchers import Searchers
+    from inranker_flow.retrieval.stage import PARALLEL_FROM, QUERIES, build_index, search
 
     settings = RetrieveConfig()
     folder = build_index(settings, collection)

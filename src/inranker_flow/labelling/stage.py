@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from inranker_flow import schemas
 from inranker_flow.config import TeacherConfig, as_dict
 from inranker_flow.errors import UserError
+from inranker_flow.labelling.filter import keep_relevant
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import RENDERER_VERSION
@@ -44,6 +45,8 @@ class LabelStats:
     resumed_pairs: int
     pairs_per_second: float
     tokens_per_second: float
+    #: Synthetic queries that are not among the `keep_queries` whose source document the teacher finds most relevant.
+    dropped_queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         shards = Shards(folder, pairs.num_rows, config.shard_pairs)
         scored = _score(config, pairs, queries, doc_ids, labels, shards)
     _write_labels(labels, pairs, scored.logits, published)
+    dropped = keep_relevant(labels, config.keep_queries)
     write_manifest(
         labels,
         dataset=dataset,
@@ -108,7 +112,12 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         revision=config.revision if pairs.num_rows else "",
         identity=identity,
         renderer=RENDERER_VERSION,
-        counts={"pairs": pairs.num_rows, "published": published.num_rows, "queries": queries.num_rows},
+        counts={
+            "pairs": pairs.num_rows,
+            "published": published.num_rows,
+            "queries": queries.num_rows,
+            "dropped_queries": dropped,
+        },
     )
     if shards:
         shards.remove()
@@ -122,6 +131,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         resumed_pairs=scored.resumed_pairs,
         pairs_per_second=scored.pairs_per_second,
         tokens_per_second=scored.tokens_per_second,
+        dropped_queries=dropped,
     )
 
 

@@ -23,6 +23,7 @@ class VllmBackend:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
         try:
             import vllm
+            from vllm.platforms import current_platform as platform
         except ImportError as error:
             raise UserError(
                 "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` "
@@ -42,7 +43,6 @@ class VllmBackend:
         context = getattr(known.get_text_config(), "max_position_embeddings", None)
         self.prompter = Prompter(tokenizer, template, config, context, config.max_new_tokens)
         needed = self.prompter.longest + config.max_new_tokens
-        platform = vllm.platforms.current_platform
         self.llm: Any = vllm.LLM(
             model=str(folder or config.checkpoint),
             revision=None if folder else config.revision or None,

@@ -104,7 +104,7 @@ def load(prompt: str) -> Template:
             raise UserError(
                 f"generation.prompt: {name}: the settings at its beginning have no end; close them with a line ---"
             )
-        settings = _settings(name, head)
+        settings = _settings(name, f"{head}\n")
     text = source.rstrip()
     if SLOT not in text:
         raise UserError(
