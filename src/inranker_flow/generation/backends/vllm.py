@@ -16,6 +16,11 @@ from inranker_flow.generation.prompts import Template
 log = logging.getLogger(__name__)
 
 
+#: To compile takes a CPU longer than it gains; and a prompt in parts cannot be sampled with a seed there ("CPU Generator does
+#: not use offset", vLLM 0.32).
+_ON_CPU = {"enforce_eager": True, "enable_chunked_prefill": False}
+
+
 class VllmBackend:
     """`LLM.generate`, the prompts' common beginning computed once, the model split over all GPUs that are here."""
 
@@ -52,8 +57,8 @@ class VllmBackend:
             tensor_parallel_size=1 if platform.is_cpu() else max(_gpus(), 1),
             # Room is kept for what is needed, not for all that the model could hold.
             max_model_len=min(context, needed) if context else needed,
-            enforce_eager=platform.is_cpu(),  # to compile takes a CPU longer than it gains
             disable_log_stats=True,
+            **(_ON_CPU if platform.is_cpu() else {}),
         )
         self.versions = {"vllm": vllm.__version__, "torch": _version("torch"), "transformers": _version("transformers")}
         self._sampling = {
