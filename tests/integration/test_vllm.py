@@ -151,7 +151,7 @@ def test_a_real_server_is_killed_and_the_offline_batch_writes_the_same(
     monkeypatch.setenv("INRANKER_SCRATCH", environment["INRANKER_SCRATCH"])
     with serving(vllm_python, model, tmp_path, environment) as (url, process):
         whole = generate_queries(through(url, model), collection, tmp_path / "whole")
-        assert (whole.documents, whole.generated, whole.improbable) == (200, 200, 50) and whole.tokens > 1000
+        assert (whole.documents, whole.generated, whole.queries) == (200, 200, 150) and whole.tokens > 1000
         assert served(url) == 201, "one for each document, and one to see what the server can"
         with pytest.raises(UserError, match=r"serves tiny and not large; set generation\.checkpoint"):
             generate_queries(through(url, model, checkpoint="large"), collection, tmp_path / "none")
@@ -194,7 +194,7 @@ def test_a_real_server_is_killed_and_the_offline_batch_writes_the_same(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     details = read_manifest(tmp_path / "offline").details
-    assert details["versions"]["vllm"] and details["counts"]["improbable"] == 50
+    assert details["versions"]["vllm"] and details["counts"]["queries"] == 150
     plain = generate_queries(config(checkpoint=model), collection, tmp_path / "plain")
     assert plain.generated == 200
     # The same model, three ways: the same queries, and the same of them are probable. (A tie in float32 may fall elsewhere.)
