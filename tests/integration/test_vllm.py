@@ -197,8 +197,10 @@ def test_a_real_server_is_killed_and_the_offline_batch_writes_the_same(
     assert details["versions"]["vllm"] and details["counts"]["queries"] == 150
     plain = generate_queries(config(checkpoint=model), collection, tmp_path / "plain")
     assert plain.generated == 200
-    # The same model, three ways: the same queries, and the same of them are probable. (A tie in float32 may fall elsewhere.)
-    there = queries(tmp_path / "whole")
+    # The same model, three ways: the same queries, and the same of them are probable. (A tie in float32 may fall elsewhere;
+    # half characters, which a random model writes, are not decoded alike.)
+    there = {query_id: text for query_id, text in queries(tmp_path / "whole").items() if text.isascii()}
+    assert len(there) > 20
     for name in ("offline", "plain"):
         other = queries(tmp_path / name)
         same = sum(other.get(query_id) == text for query_id, text in there.items())

@@ -1,0 +1,90 @@
+"""What each filter of the synthetic queries does in the demo: queries that are kept, how many of them their document
+answers (the demo's world knows), and phase 2's nDCG@10 on the target.
+
+    PYTHONPATH=src:. .venv/bin/python benchmarks/demo_filters.py 11 12
+
+Each row is a `make run` with one setting changed. The rows of a seed share a folder, so that what comes before the
+filter is computed once.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from inranker_flow import schemas
+from inranker_flow.corpora import default_text
+from inranker_flow.demo.world import CONCEPTS
+from inranker_flow.promotion import from_measures
+
+#: Every passage of the demo's target has two queries, 2,400 in all.
+VARIANTS = (
+    (),
+    ("generation.min_query_words=4",),
+    ("generation.drop_copied=true",),
+    ("generation.leak_similarity=0.7",),
+    ("generation.keep_probable=1200",),
+    ("generation.consistency_depth=10",),
+    ("teacher.keep_queries=1200",),
+    ("generation.documents=600",),
+    ("generation.documents=600", "generation.sampling=diverse", "generation.clusters=200"),
+)
+
+
+def main(seeds: list[str]) -> None:
+    print("| seed | setting | queries | answered by their document | phase 2, nDCG@10 |\n|---|---|---|---|---|")
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            for settings in VARIANTS:
+                options = [part for setting in settings for part in ("--set", setting)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "pipelines.run",
+                    "inranker",
+                    "--run-dir",
+                    folder,
+                    "--seed",
+                    seed,
+                    *options,
+                ]
+                ended = subprocess.run(command, capture_output=True, text=True, check=False)
+                if ended.returncode:
+                    sys.exit(ended.stdout[-2000:] + ended.stderr)
+                values = from_measures(schemas.read(schemas.MEASURES, _newest(folder, "measures")), "phase2", "nDCG@10")
+                target = values["medicines"]
+                kept, answered = _answered(_newest(folder, "labels").parent)
+                shown = ", ".join(settings) or "as it is"
+                mean = sum(target.values()) / len(target)
+                print(f"| {seed} | {shown} | {kept:,} | {answered / kept:.1%} | {mean:.3f} |", flush=True)
+
+
+def _newest(folder: str, table: str) -> Path:
+    """The last file of a table that was written; of labels, the target's."""
+    found = sorted(Path(folder, "artifacts").rglob(f"{table}.parquet"), key=lambda path: path.stat().st_mtime)
+    if table == "labels":
+        found = [path for path in found if '"medicines"' in (path.parent / "manifest.json").read_text()]
+    return found[-1]
+
+
+def _answered(labels: Path) -> tuple[int, int]:
+    """(synthetic queries, those that name entity and fact of their own document and no other fact)."""
+    documents = {
+        row["doc_id"]: set(re.findall(r"\w+", default_text(row["title"], row["text"])))
+        for row in schemas.read(schemas.CORPUS, labels).to_pylist()
+    }
+    rows = [row for row in schemas.read(schemas.QUERIES, labels).to_pylist() if row["source_doc_id"]]
+    good = 0
+    for row in rows:
+        words, document = set(row["text"].split()), documents[row["source_doc_id"]]
+        entity = set(row["source_doc_id"].split("-")[1:3])
+        asked = [concept for concept in CONCEPTS["target"] if words & set(concept.query_words)]
+        good += entity <= words and len(asked) == 1 and bool(document & set(asked[0].passage_words))
+    return len(rows), good
+
+
+if __name__ == "__main__":
+    main([each for each in sys.argv[1:] if each.isdigit()] or ["11", "12"])
