@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from inranker_flow.errors import UserError
 from pipelines import profile, submission
 from pipelines.compile import main as compile_main
 from pipelines.pin import pin
+from pipelines.run import main as run_main
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
 
@@ -120,6 +122,15 @@ def test_a_wrong_setting_is_one_clear_line(setting, message):
     with pytest.raises(UserError) as caught:
         profile.load("demo", profile.parse_overrides([setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_in_processes_says_first_that_vllm_is_not_here(tmp_path, capsys):
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    assert run_main(["inranker", "--profile", "small", "--run-dir", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("FAILED: generation.backend: vllm is not installed here") and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_profile_names_the_known_ones():

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol
 
 from inranker_flow.config import GenerateConfig
+from inranker_flow.errors import UserError
 from inranker_flow.generation.prompts import Template
 
 
@@ -41,6 +43,15 @@ class Backend(Protocol):
         ...
 
 
+def check_here(config: GenerateConfig) -> None:
+    """Raise :class:`UserError` where the backend needs what this environment does not have."""
+    if config.backend == "vllm" and find_spec("vllm") is None:
+        raise UserError(
+            "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` is "
+            'one); SET="generation.backend=transformers" writes with what is here'
+        )
+
+
 _CLASSES = {
     "transformers": "transformers:TransformersBackend",
     "vllm": "vllm:VllmBackend",
@@ -53,6 +64,7 @@ def load_backend(config: GenerateConfig, template: Template) -> Backend:
 
     Raises :class:`UserError` where it cannot do what the configuration and the template ask for.
     """
+    check_here(config)
     module, _, name = _CLASSES[config.backend].partition(":")
     backend: Backend = getattr(import_module(f"{__name__}.{module}"), name)(config, template)
     return backend

@@ -26,14 +26,9 @@ class VllmBackend:
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
-        try:
-            import vllm
-            from vllm.platforms import current_platform as platform
-        except ImportError as error:
-            raise UserError(
-                "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` "
-                'is one); SET="generation.backend=transformers" writes with what is here'
-            ) from error
+        import vllm
+        from vllm.platforms import current_platform as platform
+
         from inranker_flow.rankers.checkpoints import load_config, load_tokenizer, locate
 
         folder = locate(config.checkpoint)
