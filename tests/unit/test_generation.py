@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from inranker_flow import schemas
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig
+from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
 from inranker_flow.generation import generate_queries, prompts
 from inranker_flow.generation.backends import load_backend
@@ -78,21 +79,20 @@ def test_queries_are_joined_to_their_documents(collection, tmp_path):
         assert texts[shown["query"]] == shown["doc_id"] and shown["document"] == DOCUMENTS[shown["doc_id"]]
 
 
-def test_the_demo_generator_asks_about_its_passage(tmp_path):
-    from inranker_flow.demo import world
+def test_the_demos_documents_answer_the_queries_that_are_kept(tmp_path):
+    from inranker_flow.demo.world import answers
 
-    random = Random(5)
-    names = {f"p{i}": f"{world.ADJECTIVES[i % 40]} {world.NOUNS[i * 3 % 40]}" for i in range(60)}
-    concepts = {doc_id: random.choice(world.CONCEPTS["target"]) for doc_id in names}
-    documents = {doc_id: f"{name} {world.passage_text(concepts[doc_id], random)}" for doc_id, name in names.items()}
-    stats = generate_queries(
-        config(checkpoint="demo:generator", temperature=0.7, max_new_tokens=16, batch_size=64, shard_documents=2000),
-        models.collection(tmp_path / "collection", documents),
-        tmp_path / "queries",
-    )
-    rows = read(tmp_path / "queries")
-    named = [set(names[row["source_doc_id"]].split()) <= set(row["text"].split()) for row in rows]
-    assert sum(named) / len(named) > 0.95 and stats.queries > 80
+    prepare_corpus(PrepareConfig(), CorpusConfig(uri="demo:target/5", name="medicines"), tmp_path / "collection")
+    documents = {row["doc_id"]: row for row in schemas.read(schemas.CORPUS, tmp_path / "collection").to_pylist()}
+    settings = {"checkpoint": "demo:generator", "temperature": 0.7, "max_new_tokens": 12, "batch_size": 128}
+    shares = []
+    for most in (0, 500):
+        setting = config(**settings, shard_documents=2000, documents=300, keep_probable=most)
+        stats = generate_queries(setting, tmp_path / "collection", tmp_path / "queries")
+        rows = [(row["text"], documents[row["source_doc_id"]]) for row in read(tmp_path / "queries")]
+        good = sum(answers("target", document["title"], document["text"], query) for query, document in rows)
+        shares.append(good / stats.queries)
+    assert 0.95 < shares[0] < shares[1] and shares[1] >= 0.99, "the improbable ones are the wrong ones"
 
 
 def test_the_same_again_whatever_happened_in_between(collection, tmp_path, monkeypatch):
