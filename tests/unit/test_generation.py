@@ -270,7 +270,9 @@ def test_diverse_documents_come_from_every_topic_alike(tmp_path):
 def test_published_synthetic_queries_pass_through(tmp_path):
     queries = {"s1": ("synthetic", "a moon"), "s2": ("synthetic", "a river"), "t1": ("test", "a test")}
     collection = models.collection(tmp_path / "collection", DOCUMENTS, queries, {("s1", "d1"): (0.0, 1.0)})
-    stats = generate_queries(config(checkpoint="/no/such/generator"), collection, tmp_path / "queries")
+    setting = config(checkpoint="/no/such/generator")
+    stats = generate_queries(setting, collection, tmp_path / "queries", tmp_path / "report.md")
+    assert "| passed through | 2 |" in (tmp_path / "report.md").read_text()
     assert [row["query_id"] for row in read(tmp_path / "queries")] == ["s1", "s2"]
     assert (stats.passed_through, stats.queries, stats.generated) == (2, 2, 0)
 
@@ -597,6 +599,15 @@ def test_settings_that_cannot_work(collection, tmp_path, changes, message):
 def test_a_corpus_without_documents(tmp_path):
     with pytest.raises(UserError, match=r"toy has no documents to write queries for"):
         generate_queries(config(), models.collection(tmp_path / "c", {}), tmp_path / "queries")
+
+
+@pytest.mark.parametrize(
+    ("heads", "gpus", "over"), [(16, 8, 8), (12, 8, 4), (12, 3, 2), (7, 4, 1), (32, 1, 1), (32, 0, 1), (64, 6, 4)]
+)
+def test_a_model_is_split_over_the_gpus_that_its_heads_come_out_even_on(heads, gpus, over):
+    from inranker_flow.generation.backends.vllm import _split
+
+    assert _split(heads, gpus) == over
 
 
 def test_vllm_that_is_not_installed(collection, tmp_path):

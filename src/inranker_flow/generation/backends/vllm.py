@@ -49,7 +49,9 @@ class VllmBackend:
             dtype=config.dtype,
             seed=0,
             enable_prefix_caching=True,
-            tensor_parallel_size=1 if platform.is_cpu() else max(_gpus(), 1),
+            tensor_parallel_size=1
+            if platform.is_cpu()
+            else _split(known.get_text_config().num_attention_heads, _gpus()),
             # Room is kept for what is needed, not for all that the model could hold.
             max_model_len=min(context, needed) if context else needed,
             disable_log_stats=True,
@@ -83,6 +85,11 @@ class VllmBackend:
                 [each.cumulative_logprob / max(len(each.token_ids), 1) for each in output.outputs] for output in outputs
             ]
         return Written(texts, means, cut, sum(len(each.token_ids) for output in outputs for each in output.outputs))
+
+
+def _split(heads: int, gpus: int) -> int:
+    """Over how many GPUs a model is split: a power of two, so that attention heads (and shared ones) come out even."""
+    return max(1 << power for power in range(max(gpus, 1).bit_length()) if heads % (1 << power) == 0)
 
 
 def _gpus() -> int:
