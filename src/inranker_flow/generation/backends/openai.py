@@ -118,7 +118,7 @@ class OpenAIBackend:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             texts = [choice["message"]["content"] if self.template.chat else choice["text"] for choice in choices]
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no answer of the form that was asked for ({error!r})") from error
         if len(texts) != self.config.queries_per_document:
             raise UserError(
@@ -129,17 +129,17 @@ class OpenAIBackend:
         return _Answer([text or "" for text in texts], means, tokens)
 
     def _mean(self, choice: dict[str, Any]) -> float:
-        found = choice.get("logprobs") or {}
+        found = choice.get("logprobs")
+        if not found:
+            raise UserError(
+                f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "
+                "use a server that gives them (vLLM does)"
+            )
         if self.template.chat:
             values = [each.get("logprob") for each in found.get("content") or []]
         else:
             values = found.get("token_logprobs") or []
         known = [value for value in values if value is not None]
-        if not known and (choice.get("text") or (choice.get("message") or {}).get("content")):
-            raise UserError(
-                f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "
-                "use a server that gives them (vLLM does)"
-            )
         return sum(known) / len(known) if known else -math.inf
 
 
