@@ -54,6 +54,7 @@ help: ## This help
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
 ## REGISTRY   where images are pushed to and pulled from: registry.example/team
 ## IMAGES     some of base,train,generate (default all)
+## CPU        1 builds images for a cluster without GPUs: no vLLM in generate
 ## PYTHON_IMAGE  base of all images (default python:3.11-slim)
 ## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
 ## HOST       address of the KFP API (default KF_PIPELINES_ENDPOINT): https://kubeflow.example.com/pipeline
@@ -110,7 +111,7 @@ diff: ## Show what `make deploy` would change there
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources
-	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)'
+	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)' $(if $(CPU),--cpu)
 push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/images.lock
 	@$(BIN)/python -m pipelines.images push --only '$(IMAGES)'
 

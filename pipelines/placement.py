@@ -73,7 +73,11 @@ SECRETS: dict[str, tuple[str, ...]] = {
     "inranker-mlflow": ("MLFLOW_TRACKING_TOKEN",),
 }
 #: Only this stage's pods see these.
-STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
+STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)},
+    "preflight": {"inranker-endpoint": ("OPENAI_API_KEY",)},
+    "generate_queries": {"inranker-endpoint": ("OPENAI_API_KEY",)},
+}
 
 
 def place_all(**gpu: Any) -> None:

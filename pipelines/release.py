@@ -92,11 +92,6 @@ def refuse_local(profile: Profile) -> None:
                 f"{where}: {value}: a folder or file of this machine, which no pod can read; upload it, for example: "
                 f"aws s3 cp --recursive {path} s3://BUCKET/{Path(path).name}, and give that address"
             )
-    if Path(profile.generation.prompt).is_file():
-        raise UserError(
-            f"generation.prompt: {profile.generation.prompt}: a file of this machine, which no pod can read; put it into "
-            "src/inranker_flow/generation/prompts (and so into the image) and give its name"
-        )
 
 
 def _places(profile: Profile) -> Iterator[tuple[str, str]]:
@@ -110,11 +105,14 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
         yield "corpora.uri", profile.corpora.uri
     for where, checkpoint in (
         ("teacher", profile.teacher.checkpoint),
-        ("generation", profile.generation.checkpoint),
         ("phase1", profile.phase1.checkpoint),
     ):
         _, tokenizer, options = checkpoint.partition("?tokenizer=")
         yield f"{where}.checkpoint", options.partition("&")[0] if tokenizer else checkpoint
+    # On a server a checkpoint is a name.
+    key = "tokenizer" if profile.generation.backend == "openai" else "checkpoint"
+    if value := getattr(profile.generation, key):
+        yield f"generation.{key}", re.sub(r"^init:.*tokenizer=|&.*$", "", value)
 
 
 def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:

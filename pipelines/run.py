@@ -23,6 +23,7 @@ from typing import Any
 
 from inranker_flow import exchange, registry, tracking
 from inranker_flow.errors import UserError
+from inranker_flow.generation.backends import check_here
 from pipelines import console, local, submission
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         resolved = pin(resolve(options))
+        if options.runner == "process":
+            check_here(resolved.generation)
         label = f"{options.pipeline}-{Path(options.profile).stem}"
         return run(options.pipeline, resolved, label, options.run_dir.resolve(), options.runner, options.verbose)
     except UserError as error:

@@ -142,6 +142,9 @@ class TeacherConfig:
     #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
     #: the CPUs out among them, and each holds the model.
     processes: Count = 0
+    #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
+    #: relevant (InPars-v2: 10,000). 0 keeps all.
+    keep_queries: Count = 0
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,30 @@ class GenerateConfig:
 
     checkpoint: str
     revision: str = ""
-    backend: Literal["transformers"] = "transformers"
-    #: A template file in ``generation/prompts`` by name, or a path.
+    #: transformers: on this machine. vllm: the same, as an offline batch with vLLM (an environment of its own). openai:
+    #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
+    endpoint: str = ""
+    #: openai: requests that are under way at a time, seconds until one counts as lost, and how often it is sent again.
+    concurrency: Positive = 64
+    request_timeout: Annotated[float, Range(0.1)] = 120.0
+    retries: Count = 8
+    #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
+    #: four characters.
+    tokenizer: str = ""
+    #: A template in ``generation/prompts`` by name, a path, or the text itself.
     prompt: str = "inpars-v1"
     #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
     documents: Count = 100_000
+    #: uniform; or diverse: as many from each cluster of the corpus (DUQGen, arXiv 2404.02489).
+    sampling: Literal["uniform", "diverse"] = "uniform"
+    #: diverse: clusters (DUQGen: 1,000).
+    clusters: Positive = 1_000
     queries_per_document: Positive = 1
     min_document_words: Count = 1
+    #: Longer documents are left out; 0 is no limit.
+    max_document_words: Count = 0
     #: Tokens of the document that the prompt may hold (InPars toolkit: 256).
     max_document_tokens: Positive = 256
     max_new_tokens: Positive = 64
@@ -167,6 +187,18 @@ class GenerateConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
     shard_documents: Positive = 2_000
+    #: Which queries are kept. Fewer words than the least, or more than the most (0: no limit), are dropped ...
+    min_query_words: Count = 1
+    max_query_words: Count = 0
+    #: ... and a query that stands word for word in its document ...
+    drop_copied: bool = False
+    #: ... or is like a test query (as `evaluation.leak_similarity`; equal ones are always dropped) ...
+    leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
+    #: ... or does not find its document among BM25's best so many (InPars-light: consistency); 0 asks for nothing ...
+    consistency_depth: Count = 0
+    #: ... or is not among the so many most probable, by the mean of its tokens' log-probabilities (InPars-v1: 10,000); 0
+    #: keeps all. What the teacher thinks of them comes later: `teacher.keep_queries`.
+    keep_probable: Count = 0
     seed: Count = 0
 
 

@@ -16,7 +16,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.labelling import store as label_store
 from inranker_flow.labelling import teacher_label
 from inranker_flow.labelling.store import label_identity
-from inranker_flow.manifest import read_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.rankers import Job, load_ranker
 from tests import models
 
@@ -316,6 +316,35 @@ def test_published_labels_and_scored_pairs_together(tmp_path):
     assert set(found) == {*PAIRS, *PUBLISHED, ("s2", "d1")} and (stats.pairs, stats.published) == (25, 3)
     ids = schemas.read(schemas.QUERIES, tmp_path / "labels").column("query_id").to_pylist()
     assert ids == sorted({query_id for query_id, _ in found})
+
+
+def test_the_queries_whose_source_document_the_teacher_finds_most_relevant_are_kept(inputs, tmp_path):
+    collection, candidates = inputs
+    sources = {
+        query_id: next(doc_id for other, doc_id in PAIRS if other == query_id) for query_id in ("q0", "q2", "q4", "q7")
+    }
+    sources["q9"] = "d39"  # not among its pairs: the last
+    queries = schemas.read(schemas.QUERIES, candidates).to_pylist()
+    for row in queries:
+        row["source_doc_id"] = sources.get(row["query_id"])  # q1 has none: supervised, say
+    columns = {name: [row[name] for row in queries] for name in schemas.QUERIES.schema.names}
+    schemas.write(schemas.QUERIES, candidates / schemas.QUERIES.filename, columns)
+    write_manifest(candidates, dataset="toy", stage="retrieve")
+
+    whole = teacher_label(config(), collection, candidates, tmp_path / "whole")
+    scores = {pair: true - false for pair, (false, true) in read(tmp_path / "whole").items()}
+    order = sorted(sources, key=lambda query_id: -scores.get((query_id, sources[query_id]), -np.inf))
+    assert order[-1] == "q9" and whole.dropped_queries == 0
+    for most in (4, 2):
+        stats = teacher_label(config(keep_queries=most), collection, candidates, tmp_path / "kept")
+        kept = {"q1", *order[:most]}
+        assert (stats.pairs, stats.dropped_queries) == (24, 5 - most), "scored they were all"
+        assert set(schemas.read(schemas.QUERIES, tmp_path / "kept").column("query_id").to_pylist()) == kept
+        assert read(tmp_path / "kept") == {
+            pair: both for pair, both in read(tmp_path / "whole").items() if pair[0] in kept
+        }
+        assert read_manifest(tmp_path / "kept").details["counts"]["dropped_queries"] == 5 - most
+    assert teacher_label(config(keep_queries=5), collection, candidates, tmp_path / "all").dropped_queries == 0
 
 
 def test_long_passages_are_read_as_the_renderer_cuts_them(tmp_path):

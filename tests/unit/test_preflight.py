@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,9 +20,11 @@ from inranker_flow.preflight import checks, preflight, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
+from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
 from tests.servers import free_ports, running
@@ -460,6 +463,26 @@ def test_what_is_no_quantity_is_refused():
     for text in ("", "many", "8 Gi", "8Xi"):
         with pytest.raises(ValueError, match=r"no Kubernetes quantity"):
             cluster.quantity(text)
+
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+def test_a_served_generator_is_asked_for():
+    with GenerationServer() as server:
+        setting = GenerateConfig("writer", backend="openai", endpoint=server.url, prompt="instruct")
+        assert check_generator(setting) == f"writer is served at {server.url}/v1"
+        for changes, message in (
+            ({"checkpoint": "other"}, r"serves writer and not other"),
+            ({"endpoint": ""}, r"generation\.endpoint: missing"),
+            ({"prompt": "none"}, r"generation\.prompt: none: no readable template file"),
+        ):
+            with pytest.raises(UserError, match=message):
+                check_generator(dataclasses.replace(setting, **changes))
+        assert not server.requests, "nothing is generated"
+    with pytest.raises(UserError, match=r"nobody answers there, and so 2 times"):
+        check_generator(setting)
+    assert check_generator(GenerateConfig("demo:generator")) == "demo:generator: there"
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from inranker_flow.config import TeacherConfig
 from inranker_flow.content_store import combine
 from inranker_flow.errors import UserError
 from inranker_flow.hashing import hash_rows
+from inranker_flow.labelling.filter import keep_relevant
 from inranker_flow.labelling.scoring import Scored, passages, places, score_missing, texts
 from inranker_flow.labelling.store import LOGITS, Labels, label_identity, open_store
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -44,6 +45,8 @@ class LabelStats:
     reused_pairs: int
     pairs_per_second: float
     tokens_per_second: float
+    #: Synthetic queries that are not among the `keep_queries` whose source document the teacher finds most relevant.
+    dropped_queries: int = 0
 
 
 def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, labels: Path) -> LabelStats:
@@ -86,6 +89,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         scored = score_missing(config, pairs, queries, doc_ids, labels, known, aside)
         logits = known.logits
     _write_labels(labels, pairs, logits, published)
+    dropped = keep_relevant(labels, config.keep_queries)
     write_manifest(
         labels,
         dataset=dataset,
@@ -94,7 +98,12 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         revision=config.revision if pairs.num_rows else "",
         identity=identity,
         renderer=RENDERER_VERSION,
-        counts={"pairs": pairs.num_rows, "published": published.num_rows, "queries": queries.num_rows},
+        counts={
+            "pairs": pairs.num_rows,
+            "published": published.num_rows,
+            "queries": queries.num_rows,
+            "dropped_queries": dropped,
+        },
         **({"error_against_float32": scored.error} if scored.error else {}),
     )
     if known:
@@ -110,6 +119,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         reused_pairs=pairs.num_rows - scored.pairs,
         pairs_per_second=scored.pairs_per_second,
         tokens_per_second=scored.tokens_per_second,
+        dropped_queries=dropped,
     )
 
 

@@ -14,6 +14,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_checkpoint
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
@@ -64,7 +65,6 @@ def preflight(
     need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
     checkpoints = (
         ("teacher", teacher.checkpoint, teacher.revision),
-        ("generator", generation.checkpoint, generation.revision),
         ("student", student.checkpoint, student.revision),
     )
     results = run_checks(
@@ -75,6 +75,7 @@ def preflight(
                 Check(f"{name}'s checkpoint", partial(check_checkpoint, reference, revision))
                 for name, reference, revision in checkpoints
             ),
+            Check("generator", partial(check_generator, generation)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
             Check("disk", check_disk),
             Check("node pool", partial(check_nodes, need)),
