@@ -630,3 +630,73 @@ def test_a_generator_that_writes_nothing_useful(tmp_path):
     setting = config(checkpoint=str(tmp_path / "mute"), queries_per_document=1, temperature=0.0)
     with pytest.raises(UserError, match=r"none of its 30 queries for toy can be used \(30 empty dropped\)"):
         generate_queries(setting, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")
+
+
+# --- the store of written queries -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A store, and the documents that each call of the generator was asked about."""
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    inner, calls = TransformersBackend.generate, []
+    monkeypatch.setattr(
+        TransformersBackend,
+        "generate",
+        lambda self, texts, *rest: calls.append(list(texts)) or inner(self, texts, *rest),
+    )
+    return calls
+
+
+def by_document(folder):
+    found: dict[str, list[str]] = {}
+    for row in read(folder):
+        found.setdefault(row["source_doc_id"], []).append(row["text"])
+    return found
+
+
+def test_only_changed_and_new_documents_are_asked_about_again(collection, tmp_path, asked):
+    generate_queries(config(), collection, tmp_path / "first")
+    assert sum(map(len, asked)) == 30
+    asked.clear()
+    stats = generate_queries(config(), collection, tmp_path / "again")
+    assert not asked and (stats.resumed_documents, stats.tokens) == (30, 0)
+    assert read_manifest(tmp_path / "again").content == read_manifest(tmp_path / "first").content
+
+    changed = {**DOCUMENTS, "d7": "quite other words", "new": "one more"}
+    del changed["d3"]
+    generate_queries(config(), models.collection(tmp_path / "changed", changed), tmp_path / "next")
+    assert sorted(text for call in asked for text in call) == ["one more", "quite other words"]
+    before, after = by_document(tmp_path / "first"), by_document(tmp_path / "next")
+    same = set(before) & set(after) - {"d7"}
+    # A query that is a duplicate of one of a changed document's may come or go with it.
+    assert len(same) > 20 and sum(before[each] == after[each] for each in same) >= len(same) - 2
+    assert "d3" not in after
+
+
+def test_a_killed_generation_continues_on_another_machine(collection, tmp_path, asked, monkeypatch):
+    generate_queries(config(), collection, tmp_path / "whole")
+    shutil.rmtree(tmp_path / "store")
+    inner, calls = TransformersBackend.generate, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TransformersBackend, "generate", dies)
+        generate_queries(config(), collection, tmp_path / "queries")
+    asked.clear()
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "another"))
+    assert generate_queries(config(), collection, tmp_path / "queries").resumed_documents == 16
+    assert [len(call) for call in asked] == [8, 6]
+    assert read_manifest(tmp_path / "queries") == read_manifest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"temperature": 0.7}, {"prompt": "inpars-v1"}, {"max_new_tokens": 5}])
+def test_what_was_written_with_other_settings_is_not_taken(collection, tmp_path, asked, change):
+    generate_queries(config(documents=6), collection, tmp_path / "first")
+    assert generate_queries(config(documents=6, **change), collection, tmp_path / "other").resumed_documents == 0
+    assert generate_queries(config(documents=8), collection, tmp_path / "more").resumed_documents == 6

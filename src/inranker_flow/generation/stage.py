@@ -20,14 +20,13 @@ from inranker_flow.config import GenerateConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
-from inranker_flow.generation.documents import Document
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import Query
 from inranker_flow.generation.report import markdown
+from inranker_flow.generation.store import WrittenShards
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.shards import Shards
 from inranker_flow.storage import atomic_write
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ _LONGEST = 40
 #: Settings on which the generated texts do not depend: how a server is reached, and what is kept of them.
 _BESIDE = (
     *("endpoint", "concurrency", "request_timeout", "retries"),
+    *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
     *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth"),
 )
 
@@ -48,7 +48,8 @@ class GenerateStats:
     """``queries`` kept of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
 
     ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
-    ``passed_through``: published synthetic queries of the collection. ``tokens`` were generated in this process.
+    ``passed_through``: published synthetic queries of the collection. ``resumed_documents``: what was written for them was in
+    the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
     """
 
     documents: int
@@ -88,7 +89,8 @@ def generate_queries(
 
     ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
     of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
-    killed run continues after its last finished shard and ends with the same queries. Raises :class:`UserError` for settings
+    killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
+    that was there before nothing is written again. Raises :class:`UserError` for settings
     or a template that cannot work, and where no query is left.
     """
     dataset = read_manifest(collection).dataset
@@ -106,8 +108,10 @@ def generate_queries(
     sample = sampling.sample(config, collection)
     if not sample.documents:
         raise UserError(_nothing_to_ask(config, collection, dataset, sample))
-    shards = Shards(_scratch(config, template, collection), len(sample.documents), config.shard_documents)
-    raw = _write(config, template, sample.documents, shards)
+    identity = _identity(config, template)
+    aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
+    shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
+    raw = _write(config, template, shards)
     tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
     texts = {each.doc_id: each.text for each in sample.documents}
     kept, dropped = filters.keep(config, raw.queries, texts, tests, collection)
@@ -151,7 +155,7 @@ def generate_queries(
         "samples": _samples(kept, texts),
     }
     _write_output(queries, dataset, _table(kept), report, stats, details)
-    shards.remove()
+    shards.done()
     return stats
 
 
@@ -197,22 +201,23 @@ def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, samp
     return f"{told}); lower generation.min_document_words"
 
 
-def _scratch(config: GenerateConfig, template: prompts.Template, collection: Path) -> Path:
+def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
+    """What is written for a document depends on this and the document."""
     from inranker_flow.rankers.checkpoints import checkpoint_identity
 
-    corpus = read_manifest(collection).files.get(schemas.CORPUS.filename, "")
     served = config.backend == "openai"
     identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
     plain = {name: value for name, value in as_dict(config).items() if name not in _BESIDE}
     # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
     plain["keep_probable"] = bool(config.keep_probable)
-    return scratch_folder("generate_queries", plain, template.digest, identity, corpus)
+    return [plain, template.digest, identity]
 
 
-def _write(config: GenerateConfig, template: prompts.Template, documents: list[Document], shards: Shards) -> _Raw:
+def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards) -> _Raw:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
     from inranker_flow.generation.backends import load_backend
 
+    documents = shards.documents
     found = {number: table for number, _ in shards if (table := shards.load(number)) is not None}
     todo = [(number, rows) for number, rows in shards if number not in found]
     resumed = len(documents) - sum(rows.stop - rows.start for _, rows in todo)
