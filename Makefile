@@ -138,6 +138,10 @@ format: $(VENV)/.ready ## Format the code
 readmes: $(VENV)/.ready ## Rewrite the components' READMEs from their interfaces
 	@$(BIN)/python -m components.readme
 
+.PHONY: versions
+versions: $(VENV)/.ready ## Let the versions in reuse.VERSIONS stand for the stages' sources as they are now
+	@$(BIN)/python -m pipelines.versions --write
+
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)
 	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RUN_DIR))/mlflow.db

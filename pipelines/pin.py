@@ -26,6 +26,7 @@ def pin(profile: Profile) -> Profile:
         profile,
         source=_corpus(profile.source, "source"),
         targets=tuple(_corpus(target, "targets") for target in profile.targets),
+        corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
         teacher=_template(_checkpoint(profile.teacher, "teacher")),
         generation=_generation(profile.generation),
         phase1=_checkpoint(profile.phase1, "phase1"),
@@ -76,6 +77,11 @@ def _template(section: TeacherConfig) -> TeacherConfig:
     if scoring.prompt in templates.names():
         return section
     return dataclasses.replace(section, scoring=dataclasses.replace(scoring, prompt=templates.read(scoring.prompt)))
+
+
+def _absolute(uri: str) -> str:
+    """What is looked at when the run starts, and not now."""
+    return str(Path(uri).expanduser().resolve()) if uri and "://" not in uri else uri
 
 
 def _content(uri: str, where: str) -> tuple[str, str]:

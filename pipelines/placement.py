@@ -44,6 +44,7 @@ class Placement:
 
 PLACEMENT: dict[str, Placement] = {
     "preflight": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
+    "discover": Placement("base", "2", "8Gi", 12 * HOUR, cache=False),
     "prepare_corpus": Placement("base", "2", "8Gi", 12 * HOUR),
     "retrieve": Placement("base", "4", "32Gi", 12 * HOUR),
     "teacher_label": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),

@@ -101,6 +101,8 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
         for key, value in ((where, corpus.uri), (f"{where}.labels", corpus.labels)):
             if value:
                 yield key, re.sub(r"^inranker-(beir|msmarco):", "", value)
+    if profile.corpora.uri:
+        yield "corpora.uri", profile.corpora.uri
     for where, checkpoint in (
         ("teacher", profile.teacher.checkpoint),
         ("phase1", profile.phase1.checkpoint),

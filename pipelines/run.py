@@ -115,6 +115,7 @@ def _environment(run_dir: Path, root: Path) -> None:
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
+    os.environ.setdefault("INRANKER_STORE", str(root / "store"))
     os.environ["INRANKER_CODE_VERSION"] = content_tag()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait sleep instead of spinning: on a busy machine spinning slows every small operation a hundredfold.
@@ -122,8 +123,12 @@ def _environment(run_dir: Path, root: Path) -> None:
 
 
 def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, seconds: float) -> None:
-    # The last stage is never cached, so its record is there, and it names what the decision rests on.
-    promoted = next(event for event in events if event["stage"] == "promote")
+    discovered = [event for event in events if event["stage"] == "discover"]
+    # Promote is never cached, so its record is there, and it names what the decision rests on.
+    promoted = next((event for event in events if event["stage"] == "promote"), None)
+    if promoted is None:
+        print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
+        return
     evaluation, decided = (
         exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )
@@ -135,7 +140,9 @@ def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, second
     served = f"--backend-store-uri {uri}" if uri.startswith("sqlite:") else ""
     python = shlex.quote(sys.executable)
     print(f"\n{console.results_table(summary)}\n")
-    print(f"{console.stages_table(list(PLACEMENT), events)}\n")
+    # What is never cached and has no record is no part of this pipeline.
+    ran = {event["stage"] for event in events}
+    print(f"{console.stages_table([stage for stage, row in PLACEMENT.items() if row.cache or stage in ran], events)}\n")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")

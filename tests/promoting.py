@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inranker_flow import promote as stage
 from inranker_flow import schemas, tracking
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config import CorpusConfig, PromoteConfig
 from inranker_flow.manifest import write_manifest
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
@@ -124,7 +124,10 @@ def promote(
     report = evaluation.with_name(f"{evaluation.name}.html")
     report.write_text("<p>the evidence</p>")
     decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
-    return stage.promote(PromoteConfig(model_name=name), student, evaluation, report, champion, run_key, decision)
+    targets = (CorpusConfig(uri="demo:target/1", name="medicines"),)
+    return stage.promote(
+        PromoteConfig(model_name=name), student, evaluation, report, champion, run_key, targets, "work", decision
+    )
 
 
 def reasons(evaluation: Path) -> list[dict]:

@@ -73,7 +73,8 @@ def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
     """
     program = _weed()
     keys = {"accessKey": "inranker-test", "secretKey": "inranker-test-secret"}
-    identity = {"name": "test", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    second = {"accessKey": "inranker-second", "secretKey": "inranker-second-secret"}  # for keys that are renewed
+    identity = {"name": "test", "credentials": [keys, second], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     master, volume, filer, s3 = free_ports(4)
     options = {

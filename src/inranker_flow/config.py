@@ -49,6 +49,21 @@ class CorpusConfig:
     labels: str = ""
     train_split: str = "train"
     test_split: str = "test"
+    #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
+    prompt: str = ""
+    documents: Count = 0
+
+
+@dataclass(frozen=True)
+class CorporaConfig:
+    """Where `retrain` looks for corpora, and when one counts as complete."""
+
+    #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
+    uri: str = ""
+    #: A file of this name in a corpus's folder says that its upload is over.
+    marker: str = "_SUCCESS"
+    #: Without one, a new or changed corpus is taken if it is the same after so many seconds.
+    settle_seconds: Count = 60
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,8 @@ class ScoringConfig:
     instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
     forward: Literal["fast", "reference"] = "fast"
     #: Let torch.compile fuse the fast forward's kernels, on a GPU (a minute at the start).
@@ -126,6 +142,9 @@ class TeacherConfig:
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
     #: relevant (InPars-v2: 10,000). 0 keeps all.
     keep_queries: Count = 0
+    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
+    #: the CPUs out among them, and each holds the model.
+    processes: Count = 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,11 @@ class DistillConfig:
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
     revision: str = ""
+    #: phase 2 goes on from the student of phase 1, or from the serving champion where there is one.
+    start: Literal["phase1", "champion"] = "phase1"
+    #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
+    #: some of the source.
+    replay: Amount = 0.0
     #: mse: on the two logits, the paper's; margin_mse, kl and ranknet: over the documents of a query.
     loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.storage import digest_file, disk_errors
+from inranker_flow.manifest import read_manifest
+from inranker_flow.storage import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ class StageRun:
                 for run_id in filter(None, (self.run_id, self.parent_id)):
                     log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
-                self._client.set_tag(self.run_id, f"digest.{key}", digest_file(path / "manifest.json"))
+                self._client.set_tag(self.run_id, f"digest.{key}", read_manifest(path).content)
 
 
 @contextmanager

@@ -495,6 +495,7 @@ def run_preflight(report: Path, **changes):
         "teacher": TeacherConfig(checkpoint="demo:teacher"),
         "generation": GenerateConfig(checkpoint="demo:generator"),
         "student": DistillConfig(checkpoint="demo:student"),
+        "phase2": DistillConfig(),
         "promotion": PromoteConfig(),
         "gpu_type": GPU,
         "gpus": 1,
@@ -522,13 +523,15 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
 
     start = time.monotonic()
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
-    assert (stats.checks, stats.skipped, stats.champion) == (10, 0, "models:/served/2")
+    assert (stats.checks, stats.skipped, stats.found) == (10, 0, ("models:/served/2", ""))
     assert time.monotonic() - start < 15
     table = (tmp_path / "report.md").read_text()
     assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
 
     again = run_preflight(tmp_path / "report.md", promotion=promotion, run_key="second")
     assert again.champion == "models:/served/1", "work is measured against what served before it"
+    onward = run_preflight(tmp_path / "report.md", promotion=promotion, phase2=DistillConfig(start="champion"))
+    assert onward.found == ("models:/served/2", "models:/served/2")
     assert registry.opponent("nobody", "key") == ""
 
 
@@ -611,19 +614,20 @@ sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_h
 from kfp import dsl
 from components.preflight.component import preflight
 section = {"checkpoint": "demo:teacher"}
-champion = preflight.python_func(
+found = preflight.python_func(
     source={"uri": "demo:source/1", "name": "inns"}, targets=[{"uri": "demo:target/1", "name": "medicines"}],
-    teacher=section, generation=section, student=section, promotion={"model_name": "nobody"}, gpu_type="nvidia.com/gpu",
-    gpus=1, gpu_pool={}, gpu_tolerations=[], room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
+    teacher=section, generation=section, student=section, phase2={}, promotion={"model_name": "nobody"},
+    gpu_type="nvidia.com/gpu", gpus=1, gpu_pool={}, gpu_tolerations=[],
+    room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
     report=dsl.Markdown(uri=sys.argv[1] + "/new/report"),
 )
-print(repr(champion))
+print(found)
 """
     env = {**os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_EVENTS": str(tmp_path / "events.jsonl")}
     command = [sys.executable, "-c", script, str(tmp_path)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines()[-1] == "''"
+    assert ended.stdout.splitlines()[-1] == "('', '')"
     assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert event["stats"]["checks"] == 10 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

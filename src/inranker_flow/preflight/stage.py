@@ -27,11 +27,18 @@ _MLFLOW = "MLflow"
 
 @dataclass(frozen=True)
 class PreflightStats:
-    """``champion`` is the reference (models:/NAME/VERSION, or empty) that the run is measured against."""
+    """``champion`` is the reference (models:/NAME/VERSION, or empty) that the run is measured against; ``start`` the same
+    one where phase 2 goes on from the champion, else empty: a new champion then changes nothing about phase 2."""
 
     checks: int
     skipped: int
     champion: str
+    start: str
+
+    @property
+    def found(self) -> tuple[str, str]:
+        """What later stages are told."""
+        return self.champion, self.start
 
 
 def preflight(
@@ -40,6 +47,7 @@ def preflight(
     teacher: TeacherConfig,
     generation: GenerateConfig,
     student: DistillConfig,
+    phase2: DistillConfig,
     promotion: PromoteConfig,
     gpu_type: str,
     gpus: int,
@@ -82,7 +90,8 @@ def preflight(
     if failures := _failures(results):
         raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
-    return PreflightStats(len(results), skipped, registry.opponent(promotion.model_name, run_key))
+    champion = registry.opponent(promotion.model_name, run_key)
+    return PreflightStats(len(results), skipped, champion, champion if phase2.start == "champion" else "")
 
 
 def _failures(results: Sequence[Result]) -> str:

@@ -24,7 +24,7 @@ from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.retrieval.bm25 import BM25
-from inranker_flow.retrieval.sampling import random_starts
+from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.scratch import scratch_folder
 
@@ -312,12 +312,17 @@ class _Sampling:
 
 
 def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
-    """A random sample of each query's hits without the relevant ones, in their order; of seed and query alone."""
+    """A random sample of each query's hits without the relevant ones, in their order.
+
+    Whether a hit is drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus.
+    """
     found = [places for places, _ in bm25.find(task.queries.texts, task.config.depth)]
     sizes = np.array([len(places) for places in found])
+    every = np.concatenate(found)
     # So many more than wanted that it does not matter how many of them are relevant.
-    which, ranks = random_starts(task.config.seed, task.queries.ids, sizes, task.config.negatives + task.counts)
-    hits = np.concatenate(found)[(np.cumsum(sizes) - sizes)[which] + ranks]
+    most = task.config.negatives + task.counts
+    which, ranks = random_sample(task.config.seed, task.queries.ids, bm25.marks[every], sizes, most)
+    hits = every[ranks]
     passages = len(bm25.doc_ids)
     queries = np.repeat(np.arange(len(sizes)), task.counts)
     negative = ~np.isin(which * passages + hits, queries * passages + task.relevant)
