@@ -18,18 +18,20 @@ from inranker_flow import schemas
 from inranker_flow.demo.world import answers
 from inranker_flow.promotion import from_measures
 
-#: Every passage of the demo's target has two queries, 2,400 in all. All rows but the last are without the demo's own filter.
-ALL = "generation.keep_probable=0"
+#: Every passage of the demo's target has two queries, 2,400 in all. All rows but the last are with more wrong queries than the
+#: profile's own temperature gives, so that there is something to filter.
+WILD = "generation.temperature=0.7"
 VARIANTS = (
-    (ALL,),
-    (ALL, "generation.min_query_words=4"),
-    (ALL, "generation.drop_copied=true"),
-    (ALL, "generation.leak_similarity=0.7"),
-    (ALL, "generation.consistency_depth=10"),
-    (ALL, "teacher.keep_queries=1200"),
-    (ALL, "generation.documents=600"),
-    (ALL, "generation.documents=600", "generation.sampling=diverse", "generation.clusters=200"),
-    ("generation.keep_probable=1200",),
+    (WILD,),
+    (WILD, "generation.min_query_words=4"),
+    (WILD, "generation.drop_copied=true"),
+    (WILD, "generation.leak_similarity=0.7"),
+    (WILD, "generation.consistency_depth=10"),
+    (WILD, "teacher.keep_queries=1200"),
+    (WILD, "generation.documents=600"),
+    (WILD, "generation.documents=600", "generation.sampling=diverse", "generation.clusters=200"),
+    (WILD, "generation.keep_probable=1200"),
+    (WILD, "generation.keep_probable=2150"),
     (),
 )
 

@@ -27,7 +27,7 @@ _SCORING = ("rankers", "prompts.py", "corpora/text.py")
 SOURCES = {
     "labels": _SCORING,
     "retrieve": ("retrieval", "corpora/text.py", "hashing.py"),
-    "generate_queries": ("generation", "corpora/text.py"),
+    "generate_queries": ("generation", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
     "teacher_label": ("labelling", *_SCORING),
     "distill_phase1": ("distillation", *_SCORING),
     "distill_phase2": ("distillation", *_SCORING),

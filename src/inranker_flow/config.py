@@ -139,12 +139,12 @@ class TeacherConfig:
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Positive = 50_000
-    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
-    #: the CPUs out among them, and each holds the model.
-    processes: Count = 0
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
     #: relevant (InPars-v2: 10,000). 0 keeps all.
     keep_queries: Count = 0
+    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
+    #: the CPUs out among them, and each holds the model.
+    processes: Count = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: `promote` and `notify` look at the world or change it, so they are always done.
 VERSIONS = {
     "retrieve": 1,
-    "generate_queries": 1,
+    "generate_queries": 2,
     "teacher_label": 1,
     "distill_phase1": 1,
     "distill_phase2": 1,

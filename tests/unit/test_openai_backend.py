@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -33,6 +34,12 @@ def config(server, **changes):
         "seed": 3,
     }
     return GenerateConfig(**{**defaults, **changes})
+
+
+def told(folder):
+    """What a manifest says, but for how fast it went."""
+    manifest = read_manifest(folder)
+    return dataclasses.replace(manifest, details={**manifest.details, "tokens_per_second": 0.0})
 
 
 def read(folder):
@@ -83,7 +90,7 @@ def test_a_flaky_server_loses_no_document(tmp_path):
     with GenerationServer() as steady:
         generate_queries(config(steady, shard_documents=100), collection, tmp_path / "steady")
     assert read(tmp_path / "flaky") == read(tmp_path / "steady")
-    assert read_manifest(tmp_path / "flaky") == read_manifest(tmp_path / "steady")
+    assert told(tmp_path / "flaky") == told(tmp_path / "steady")
 
 
 def test_a_server_that_dies_is_said_and_the_next_run_asks_for_the_rest_alone(collection, tmp_path, caplog):
@@ -104,7 +111,7 @@ def test_a_server_that_dies_is_said_and_the_next_run_asks_for_the_rest_alone(col
     # what the server can.)
     assert stats.resumed_documents == 30 and len(server.generating()) == 30 + 60
     assert read(tmp_path / "queries") == read(tmp_path / "undisturbed")
-    assert read_manifest(tmp_path / "queries") == read_manifest(tmp_path / "undisturbed")
+    assert told(tmp_path / "queries") == told(tmp_path / "undisturbed")
 
 
 def test_a_server_that_is_not_there(collection, tmp_path):

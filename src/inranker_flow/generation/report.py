@@ -8,7 +8,7 @@ from typing import Any
 _BAR = 40
 
 
-def markdown(dataset: str, details: Mapping[str, Any], tokens_per_second: float) -> str:
+def markdown(dataset: str, details: Mapping[str, Any]) -> str:
     """The manifest's ``details`` of a queries artifact as a page."""
     counts: Mapping[str, int] = details["counts"]
     lines = [f"# Synthetic queries for {dataset}", ""]
@@ -19,7 +19,10 @@ def markdown(dataset: str, details: Mapping[str, Any], tokens_per_second: float)
             f"{_cell(details['generator'])} {details['revision']}".strip()
             + f", prompt {_cell(details['prompt'])}. {sampling}."
         ]
-        lines += [f"Backend {details['backend']} ({_cell(versions)}), {tokens_per_second:,.0f} tokens per second.", ""]
+        lines += [
+            f"Backend {details['backend']} ({_cell(versions)}), {details['tokens_per_second']:,.0f} tokens per second.",
+            "",
+        ]
     lines += [
         "| | |",
         "|---|---:|",

@@ -100,7 +100,7 @@ def generate_queries(
     if published.num_rows and (collection / schemas.LABELS.filename).exists():
         log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
         stats = GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
-        _write_output(queries, dataset, published, report, stats, {"counts": {"passed_through": published.num_rows}})
+        _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
         return stats
 
     _check(config)
@@ -150,23 +150,24 @@ def generate_queries(
         "prompt": template.name,
         "prompt_digest": template.digest,
         "sampling": _sampling(config),
+        "tokens_per_second": round(stats.tokens_per_second, 1),
         "counts": {name: getattr(stats, name) for name in counted},
         "lengths": _lengths(kept),
         "samples": _samples(kept, texts),
     }
-    _write_output(queries, dataset, _table(kept), report, stats, details)
+    _write_output(queries, dataset, _table(kept), report, details)
     shards.done()
     return stats
 
 
 def _write_output(
-    queries: Path, dataset: str, table: pa.Table, report: Path | None, stats: GenerateStats, details: Mapping[str, Any]
+    queries: Path, dataset: str, table: pa.Table, report: Path | None, details: Mapping[str, Any]
 ) -> None:
-    """Queries, then what is told of them. How fast it went is in the report alone: it would change the artifact's digest."""
+    """Queries, then what is told of them."""
     schemas.write(schemas.QUERIES, queries / schemas.QUERIES.filename, table)
     if report is not None:
         with atomic_write(report) as out:
-            out.write(markdown(dataset, details, stats.tokens_per_second).encode())
+            out.write(markdown(dataset, details).encode())
     write_manifest(queries, dataset=dataset, stage="generate_queries", **details)
 
 
