@@ -73,6 +73,7 @@ def run_stage(
             if run:
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
+                run.log_device()
         _describe(outputs)
         for path in _paths(outputs).values():
             exchange.publish(path)
