@@ -42,7 +42,7 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     told = run_state.of_run(run_id, own_task="notify")
     if told and (told.state != run_state.SUCCEEDED or outcome.state != run_state.FAILED):
         outcome = told
-    compared = _compared(run_id)
+    compared = _compared(run_id) if told else []
     lines = [_verdict(outcome, run_name), *compared, *_link(run_id)]
     for line in lines[: 1 + len(compared)]:
         log.info("%s", line)
@@ -60,9 +60,9 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
 def _compared(run_id: str) -> list[str]:
     """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
     kfp_run_id = tracking.own_parent()
-    said = run_state.description(run_id)
-    if not said or not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
+    if not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
         return []
+    said = run_state.description(run_id)
     from inranker_flow import planning
 
     if not planning.read_sentence(said):
