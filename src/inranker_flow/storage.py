@@ -237,7 +237,9 @@ def read_part(uri: str, start: int, length: int) -> bytes:
             return file.read(length)
     bucket, key = _split(uri)
     with explained(uri):
-        part: bytes = s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}")["Body"].read()
+        part: bytes = (
+            s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}")["Body"].read()
+        )
     return part
 
 
