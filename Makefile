@@ -67,6 +67,9 @@ help: ## This help
 ## VERSION    number of the version that make promote lets serve
 ## WHY        why, in a sentence: it is kept in the history
 ## RUN        id or name of a run (default the newest)
+## DEVICE     what make plan reckons with: here, cpu, A100, H100 ... (default here for models on this machine, else the cluster's)
+## CALIBRATE  0: make plan measures nothing; 1: however long it takes (default: where it takes seconds)
+## JSON       file that make plan writes to, too
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
@@ -75,6 +78,11 @@ help: ## This help
 .PHONY: run
 run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
 	@$(BIN)/python -m pipelines.run '$(PIPELINE)' $(run_options)
+
+.PHONY: plan
+plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes
+	@$(BIN)/python -m pipelines.plan '$(PIPELINE)' $(profile_options) --run-dir '$(RUN_DIR)' \
+	  $(if $(DEVICE),--device '$(DEVICE)') $(if $(CALIBRATE),--calibrate '$(CALIBRATE)') $(if $(JSON),--json '$(JSON)')
 
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json

@@ -55,7 +55,8 @@ class Profile:
         """The pipeline's arguments as plain data."""
         plain = as_dict(self)
         cluster = plain.pop("cluster")
-        del cluster["node_gpus"]  # checked when the profile is read
+        for key in ("node_gpus", "gpu_model", "gpu_hour_price"):  # for checks and plans, before anything runs
+            del cluster[key]
         if not cluster["gpus"]:
             cluster["gpu_pool"] = {}  # what needs no GPU runs on any node
         # Kubernetes refuses a value beside `Exists`.

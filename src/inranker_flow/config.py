@@ -326,6 +326,9 @@ class ClusterConfig:
     #: Labels of the pool's nodes (this one is set by NVIDIA's GPU feature discovery).
     gpu_pool: dict[str, str] = field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
     gpu_tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu"),)
+    #: What the pool's GPUs are, and the price of one for an hour in any currency (0: not known): for `make plan` alone.
+    gpu_model: str = "A100"
+    gpu_hour_price: Amount = 0.0
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:

@@ -84,6 +84,20 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
     return None
 
 
+def description(run_id: str) -> str:
+    """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
+    if not endpoint or not run_id:
+        return ""
+    try:
+        run = json.loads(
+            web.request(f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token())
+        )
+    except (OSError, ValueError, HTTPException, UserError):
+        return ""  # `of_run` has said so
+    return str(run.get("description") or "") if isinstance(run, dict) else ""
+
+
 def is_over(run_id: str) -> bool:
     """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
     (``KF_PIPELINES_ENDPOINT``) does not say."""

@@ -79,6 +79,7 @@ def run_stage(
             if run:
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
+                run.log_device()
         if work and not reused:
             work.keep(stats, _paths(outputs))
         _describe(outputs)

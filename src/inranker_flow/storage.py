@@ -220,6 +220,22 @@ def look(uri: str) -> list[FileInfo]:
     return found
 
 
+def read_part(uri: str, start: int, length: int) -> bytes:
+    """``length`` bytes of a stored file from ``start``, fewer at its end."""
+    if not length:
+        return b""
+    if not uri.startswith("s3://"):
+        with open(local_path(uri), "rb") as file:
+            file.seek(start)
+            return file.read(length)
+    bucket, key = _split(uri)
+    with explained(uri):
+        part: bytes = (
+            s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}")["Body"].read()
+        )
+    return part
+
+
 def exists(uri: str) -> bool:
     """True where a file, folder or prefix is."""
     return bool(list_files(uri)) if uri.startswith("s3://") else local_path(uri).exists()
