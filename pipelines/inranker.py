@@ -111,6 +111,7 @@ def inranker(
             target_candidates=dsl.Collected(pairs.outputs["candidates"]),
             source_labels=source_labels.outputs["labels"],
             target_labels=dsl.Collected(labelled.outputs["labels"]),
+            target_queries=dsl.Collected(synthetic.outputs["queries"]),
             phase1=student1.outputs["model"],
             phase2=student2.outputs["model"],
             config=evaluation,
@@ -120,7 +121,6 @@ def inranker(
         promote(
             student=student2.outputs["model"],
             evaluation=evaluated.outputs["evaluation"],
-            report=evaluated.outputs["report"],
             config=promotion,
             champion=ready.outputs["Output"],
             run_key=run_key,

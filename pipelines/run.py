@@ -127,7 +127,7 @@ def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, second
     summary = json.loads((evaluation / "summary.json").read_text())
     decision = json.loads((decided / "decision.json").read_text())
     report = run_dir / "report.html"
-    shutil.copyfile(promoted["inputs"]["report"], report)
+    shutil.copyfile(promoted["outputs"]["report"], report)
     uri = os.environ["MLFLOW_TRACKING_URI"]
     served = f"--backend-store-uri {uri}" if uri.startswith("sqlite:") else ""
     python = shlex.quote(sys.executable)
