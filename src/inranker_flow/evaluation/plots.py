@@ -25,35 +25,36 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     tails = {s: models[s]["latency_p95_ms"] for s in timed}
     values = {s: summary["average"][s][headline] for s in systems}
     height = 300
+    above = _TOP + 16  # room for the label of what is perfect
     low, high = _decades(min(shown.values()), max(tails.values()))
-    least, most = _range([bound for s in systems for bound in _interval(summary, s)])
+    ticks = _ticks([bound for s in systems for bound in _interval(summary, s)])
+    least, most = ticks[0], ticks[-1]
     right, bottom = width - _RIGHT, height - _BELOW
 
     def x(value: float) -> float:
         return _LEFT + (math.log10(value) - low) / (high - low) * (right - _LEFT)
 
     def y(value: float) -> float:
-        return bottom - (value - least) / (most - least) * (bottom - _TOP)
+        return bottom - (value - least) / (most - least) * (bottom - above)
 
-    parts = [_horizontal(step, y(step), right) for step in _steps(least, most)]
+    parts = [_horizontal(y(tick), right, f"{tick:.1f}") for tick in ticks]
     for power, digit in ((p, d) for p in range(math.floor(low), math.ceil(high) + 1) for d in (1, 2, 5)):
         value = digit * 10.0**power
         if low - 1e-9 <= math.log10(value) <= high + 1e-9 and (
             digit == 1 or high - low < (2.2 if width > 600 else 1.2)
         ):
-            parts.append(f'<path class="grid" d="M{x(value):.1f} {_TOP}V{bottom}"/>')
+            parts.append(f'<path class="grid" d="M{x(value):.1f} {above}V{bottom}"/>')
             parts.append(_text(x(value), bottom + 16, _milliseconds(value), "middle", 11, "faint"))
-    parts.append(
-        _text(
-            (_LEFT + right) / 2, height - 8, "median latency of reranking 100 passages, p95 as a line", "middle", 11.5
-        )
-    )
+    axis = "median latency of reranking 100 passages; a line to the 95th percentile"
+    axis = axis if width > 600 else "median for 100 passages, line to p95"
+    parts.append(_text((_LEFT + right) / 2, height - 8, axis, "middle", 11.5))
     base = y(values["bm25"])
     parts.append(
         f'<path class="l-{systems.index("bm25")}" d="M{_LEFT} {base:.1f}H{right}" stroke-width="1.75" '
         f'stroke-dasharray="6 4"><title>BM25 alone: {headline} {values["bm25"]:.4f}, no reranking</title></path>'
     )
-    labels = [(_LEFT + 6, base - 6, f"BM25 {number(values['bm25'])}, no reranking", "start")]
+    labels: list[list[Label]] = []
+    taken: list[Box] = [(_LEFT, right, base - 1, base + 1)]
     for name, system in _points(summary, timed):
         index, across, up = systems.index(system), x(shown[system]), y(values[system])
         bottom_, top = _interval(summary, system)
@@ -66,11 +67,20 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
             f'<path class="l-{index}" d="M{across:.1f} {y(bottom_):.1f}V{y(top):.1f}" stroke-width="1.75"/>'
             f'<circle class="s-{index}" cx="{across:.1f}" cy="{up:.1f}" r="6.5"><title>{escape(tooltip)}</title></circle>'
         )
-        left = across > (_LEFT + right) / 2
+        taken.append((across - 7, max(across + 7, x(tails[system]) + 2), up - 6, up + 6))
+        text, tail = f"{name} {number(values[system])}", x(tails[system])
+        # Behind the line, before the point, above or below it.
         labels.append(
-            (across + (-11 if left else 11), up - 9, f"{name} {number(values[system])}", "end" if left else "start")
+            [
+                (tail + 9, up + 4.5, text, "start"),
+                (across - 12, up + 4.5, text, "end"),
+                (across - 4, up - 11, text, "start"),
+                (across - 4, up + 20, text, "start"),
+            ]
         )
-    parts += [_label(*each) for each in _apart(labels, _TOP + 8, bottom - 4)]
+    floor = f"BM25 {number(values['bm25'])}, no reranking"
+    labels.append([(_LEFT + 6, base - 6, floor, "start"), (right - 2, base - 6, floor, "end")])
+    parts += [_label(*each) for each in _apart(labels, taken, (_LEFT, right, 2, bottom))]
     described = ". ".join(f"{title(s)}: {headline} {values[s]:.3f} at {shown[s]:.1f} ms" for s in timed)
     name = f"{headline} against latency. BM25: {values['bm25']:.3f} without reranking. {described}."
     return _svg("".join(parts), width, height, systems, name)
@@ -101,42 +111,48 @@ def _decades(least: float, most: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Round bounds (tenths) that hold all values, inside [0, 1] where they are."""
-    least = math.floor(min(values) * 10 - 1e-9) / 10
-    most = math.ceil(max(values) * 10 + 1e-9) / 10
-    return max(0.0, least), most if most > least else least + 0.1
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Multiples of a tenth or a fifth, the first below all values and the last above them, at least two."""
+    step = 0.2 if max(values) - min(values) > 0.5 else 0.1
+    first = max(0, math.floor(min(values) / step + 1e-9))
+    last = max(first + 1, math.ceil(max(values) / step - 1e-9))
+    return [round(step * i, 1) for i in range(first, last + 1)]
 
 
-def _steps(least: float, most: float) -> list[float]:
-    step = 0.1 if most - least <= 0.65 else 0.2
-    return [round(least + step * i, 1) for i in range(round((most - least) / step + 0.49)) if least + step * i <= most]
-
-
+#: Where it is anchored (x, y), what it says, and how: "start" or "end".
 Label = tuple[float, float, str, str]
+#: What a label must not lie on: left, right, top, bottom.
+Box = tuple[float, float, float, float]
 
 
-def _apart(labels: Sequence[Label], top: float, bottom: float) -> list[Label]:
-    """The same labels, moved up or down until none lies on another."""
-    placed: list[Label] = []
-    for across, up, text, anchor in sorted(labels, key=lambda each: -each[1]):
-        tries = sorted((up + move for move in range(-96, 97, 4)), key=lambda y: abs(y - up))
+def _apart(labels: Sequence[Sequence[Label]], taken: Sequence[Box], room: Box) -> list[Label]:
+    """Of each label the first place in the ``room`` where it lies on no other and on nothing that is ``taken``; where
+    there is none, as near as possible to the first one."""
+    boxes, placed = list(taken), []
+    for places in labels:
+        moved = ((x, y + by, text, how) for by in range(3, 200, 3) for x, y, text, how in places[1:] or places)
+        back = ((x, y - by, text, how) for by in range(3, 200, 3) for x, y, text, how in places[1:] or places)
+        tries = [*places, *(each for pair in zip(moved, back, strict=True) for each in pair)]
         free = (
-            y
-            for y in tries
-            if top <= y <= bottom and not any(_meet((across, y, text, anchor), each) for each in placed)
+            each for each in tries if _inside(_box(each), room) and not any(_meet(_box(each), box) for box in boxes)
         )
-        placed.append((across, next(free, up), text, anchor))
+        placed.append(next(free, places[0]))
+        boxes.append(_box(placed[-1]))
     return placed
 
 
-def _meet(one: Label, other: Label) -> bool:
-    spans = []
-    for across, _, text, anchor in (one, other):
-        size = 7.0 * len(text)
-        spans.append((across - size, across) if anchor == "end" else (across, across + size))
-    (a, b), (c, d) = spans
-    return abs(one[1] - other[1]) < 15 and a < d and c < b
+def _inside(box: Box, room: Box) -> bool:
+    return room[0] <= box[0] and box[1] <= room[1] and room[2] <= box[2] and box[3] <= room[3]
+
+
+def _box(label: Label) -> Box:
+    across, up, text, anchor = label
+    left = across - 7.0 * len(text) if anchor == "end" else across
+    return left, left + 7.0 * len(text), up - 11, up + 3
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
 def _label(across: float, up: float, text: str, anchor: str) -> str:
@@ -152,7 +168,7 @@ def differences_svg(case: Mapping[str, Any], systems: Sequence[str], width: int 
     most = max(0.05, max(abs(value) for value in curve))
     middle, half = 14 + (height - 44) / 2, (height - 44) / 2
     parts = [
-        _horizontal(value, middle - value / most * half, width - _RIGHT, f"{value:+.2f}".replace("-", "−"))
+        _horizontal(middle - value / most * half, width - _RIGHT, f"{value:+.2f}".replace("-", "−"))
         for value in (most, -most)
     ]
     for index, value in enumerate(curve):
@@ -188,7 +204,7 @@ def curve_svg(student: str, training: Mapping[str, Any], systems: Sequence[str],
 
     parts = []
     for share in (0.0, 0.5, 1.0):
-        parts.append(_horizontal(share, bottom - share * (bottom - _TOP - 10), right, f"{share * most:.3g}"))
+        parts.append(_horizontal(bottom - share * (bottom - _TOP - 10), right, f"{share * most:.3g}"))
     parts.append(f'<path class="l-{index}" d="M{"L".join(at(*each) for each in train)}" stroke-width="2"/>')
     for step, loss, kendall in heldout:
         place = at(step, loss).split()
@@ -214,9 +230,8 @@ def curve_svg(student: str, training: Mapping[str, Any], systems: Sequence[str],
     )
 
 
-def _horizontal(value: float, up: float, right: float, label: str | None = None) -> str:
-    text = number(value) if label is None else label
-    return f'<path class="grid" d="M{_LEFT} {up:.1f}H{right:g}"/>' + _text(_LEFT - 7, up + 4, text, "end", 11, "faint")
+def _horizontal(up: float, right: float, label: str) -> str:
+    return f'<path class="grid" d="M{_LEFT} {up:.1f}H{right:g}"/>' + _text(_LEFT - 7, up + 4, label, "end", 11, "faint")
 
 
 def _text(x: float, y: float, text: str, anchor: str, size: float, kind: str = "", weight: int = 400) -> str:

@@ -32,6 +32,7 @@ def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None
     )
     environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
     environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
+    environment.filters |= {"capital": _capital}
 
     def both(draw: Callable[[int], str]) -> dict[str, Any]:
         # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
@@ -83,8 +84,11 @@ def _slow(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _counted(summary: Mapping[str, Any]) -> list[str]:
-    """Names of the counts of query generation, in the order in which they come."""
-    return list(dict.fromkeys(name for each in summary["generation"] for name in each["counts"]))
+    """Names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
+    names = dict.fromkeys(name for each in summary["generation"] for name in each["counts"])
+    first, last = ("documents", "short_documents", "generated"), ("kept", "queries")
+    between = [name for name in names if name not in (*first, *last)]
+    return [name for name in (*first, *between, *last) if name in names]
 
 
 def headline_sentence(summary: Mapping[str, Any]) -> str:
@@ -155,8 +159,9 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         gain = _signed(value - average[other][headline])
         tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
     teacher = models.get("teacher")
-    if teacher and models[best]["seconds"] and teacher["seconds"]:
-        ratio = teacher["seconds"] / models[best]["seconds"]
+    cost = "latency_median_ms" if teacher and teacher["latency_median_ms"] else "seconds"
+    if teacher and models[best][cost] and teacher[cost]:
+        ratio = teacher[cost] / models[best][cost]
         note = "same pairs, this machine"
         if teacher["parameters"] and models[best]["parameters"]:
             share = teacher["parameters"] / models[best]["parameters"]
@@ -248,6 +253,11 @@ def _effect(value: float | None) -> str:
 
 def _interval(bounds: Sequence[float]) -> str:
     return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def _capital(text: str) -> str:
+    """As a sentence begins, but for names such as nDCG@10."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def _bounds(bounds: Sequence[float]) -> str:

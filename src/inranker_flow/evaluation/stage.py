@@ -111,7 +111,9 @@ def evaluate(
     and named. ``labels`` are all training sets of the students, which must not hold test queries; ``queries`` are the
     synthetic ones, of which the report shows the counts. Writes into ``evaluation``: measures.parquet
     (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is one HTML file with the
-    evidence, which `promote` writes again with the decision. Raises :class:`UserError` for an unknown measure, artifacts that do not belong
+    evidence, which `promote` writes again with the decision.
+
+    Raises :class:`UserError` for an unknown measure, artifacts that do not belong
     together, candidates that say nothing, or scores that are not finite.
     """
     return compare(
