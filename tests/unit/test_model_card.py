@@ -59,8 +59,8 @@ def test_its_table_has_every_system_and_what_the_difference_is_worth():
     card = write()
     assert "| dataset | test queries | bm25 | phase1 | **this model** (phase2) | teacher | champion |" in card
     assert "| medicines | 30 | 0.2000 | 0.5000 | 0.7000 | 0.8000 | 0.6000 | 0.9000 |" in card
-    assert "| medicines | champion | +0.1000 | 20 | 3 | 0.002 |" in card
-    assert "| medicines | teacher | -0.1000 | 20 | 3 | 0.002 |" in card
+    assert "| medicines | champion | +0.1000 [+0.0900, +0.1100] | 20 | 3 | 0.002 |" in card
+    assert "| medicines | teacher | -0.1000 [-0.1100, -0.0900] | 20 | 3 | 0.002 |" in card
     measured = summary(bm25=0.2, phase2=0.7)
     measured["comparisons"][0]["interval"] = [0.4, 0.6]
     assert "| medicines | bm25 | +0.5000 [+0.4000, +0.6000] | 20 | 3 | 0.002 |" in write(measured=measured)
