@@ -38,7 +38,7 @@ def build(name: str, python_image: str = "") -> int:
     """Build one image; returns its size in MB. Raises :class:`UserError` where docker fails or the budget is exceeded."""
     start = time.monotonic()
     context = _context(name)
-    options = ["--build-arg", f"VERSION={content_tag()}"]
+    options = [f"--build-arg=VERSION={content_tag()}", f"--build-arg=GIT_REVISION={git_revision()}"]
     if python_image:
         options += ["--build-arg", f"PYTHON_IMAGE={python_image}"]
     with _wheels_of_this_machine() as address:
@@ -58,6 +58,16 @@ def build(name: str, python_image: str = "") -> int:
             f"image {name}: {size} MB, and its budget is {budget} MB; see what grew: docker history {reference(name)}"
         )
     return size
+
+
+def git_revision() -> str:
+    """Commit of these sources (``-dirty`` with changes), as the Makefile says it or git does; "" outside of a checkout."""
+    told = os.environ.get("INRANKER_GIT_REVISION", "")
+    git = shutil.which("git")
+    if told or not git:
+        return told
+    command = [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def push(name: str) -> str:
