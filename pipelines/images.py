@@ -43,7 +43,7 @@ def build(name: str, python_image: str = "", cpu: bool = False) -> int:
     """
     start = time.monotonic()
     context = _context(ON_CPU.get(name, name) if cpu else name)
-    options = ["--build-arg", f"VERSION={content_tag()}"]
+    options = [f"--build-arg=VERSION={content_tag()}", f"--build-arg=GIT_REVISION={git_revision()}"]
     if python_image:
         options += ["--build-arg", f"PYTHON_IMAGE={python_image}"]
     with _wheels_of_this_machine() as address:
@@ -63,6 +63,16 @@ def build(name: str, python_image: str = "", cpu: bool = False) -> int:
             f"image {name}: {size} MB, and its budget is {budget} MB; see what grew: docker history {reference(name)}"
         )
     return size
+
+
+def git_revision() -> str:
+    """Commit of these sources (``-dirty`` with changes), as the Makefile says it or git does; "" outside of a checkout."""
+    told = os.environ.get("INRANKER_GIT_REVISION", "")
+    git = shutil.which("git")
+    if told or not git:
+        return told
+    command = [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def push(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from inranker_flow import planning, storage
-from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, parse
+from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_dict, parse
 from inranker_flow.discovery import WISHES, Wishes
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, Sections, speed
@@ -99,11 +99,7 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
         if not {f"{name}/corpus.jsonl", f"{name}/corpus.jsonl.gz", f"{name}/corpus.parquet"} & set(files):
             notes.append(f"{name}: left out, as discover will: it holds no corpus.jsonl and no corpus.parquet")
             continue
-        found.append(
-            CorpusConfig(
-                uri, name, train_split=wishes.train_split, test_split=wishes.test_split, documents=wishes.documents
-            )
-        )
+        found.append(CorpusConfig(uri, name, **as_dict(wishes)))
     return found, notes
 
 

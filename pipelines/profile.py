@@ -138,6 +138,11 @@ def _build(data: dict[str, Any], where: str) -> Profile:
             f"{where}: cluster.gpus {profile.cluster.gpus}: one node of the pool has {profile.cluster.node_gpus} "
             "(cluster.node_gpus); ask for fewer, or say what the nodes have"
         )
+    if profile.promotion.latency_budget_ms and not profile.evaluation.latency_queries:
+        raise UserError(
+            f"{where}: promotion.latency_budget_ms: {profile.promotion.latency_budget_ms:g}, but evaluation.latency_queries "
+            "is 0, so no latency would be measured and every verdict would be HOLD; time some queries or drop the budget"
+        )
     measures.parse(profile.evaluation.measures)
     if profile.promotion.measure not in profile.evaluation.measures:
         raise UserError(

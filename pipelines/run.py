@@ -148,7 +148,7 @@ def _report(
     summary = json.loads((evaluation / "summary.json").read_text())
     decision = json.loads((decided / "decision.json").read_text())
     report = run_dir / "report.html"
-    shutil.copyfile(promoted["inputs"]["report"], report)
+    shutil.copyfile(promoted["outputs"]["report"], report)
     uri = os.environ["MLFLOW_TRACKING_URI"]
     served = f"--backend-store-uri {uri}" if uri.startswith("sqlite:") else ""
     python = shlex.quote(sys.executable)

@@ -52,7 +52,7 @@ def two_phases(
     with dsl.ParallelFor(targets, name="targets") as target:
         # After the source: one that is refused ends the run before a language model has worked for the targets.
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-        synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation)
+        synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation, corpus=target)
         pairs = retrieve(
             collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval
         )
@@ -75,6 +75,7 @@ def two_phases(
         target_candidates=dsl.Collected(pairs.outputs["candidates"]),
         source_labels=source_labels.outputs["labels"],
         target_labels=dsl.Collected(labelled.outputs["labels"]),
+        target_queries=dsl.Collected(synthetic.outputs["queries"]),
         phase1=student1.outputs["model"],
         phase2=student2.outputs["model"],
         config=evaluation,
@@ -84,7 +85,6 @@ def two_phases(
     promote(
         student=student2.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
-        report=evaluated.outputs["report"],
         config=promotion,
         champion=champion,
         run_key=run_key,

@@ -7,6 +7,7 @@ from components.decorator import component
 def generate_queries(
     collection: Input[Dataset],
     config: dict,
+    corpus: dict,
     queries: Output[Dataset],
     report: Output[Markdown],
     metrics: Output[Metrics],
@@ -16,6 +17,7 @@ def generate_queries(
     Args:
         collection: what `prepare_corpus` wrote.
         config: GenerateConfig: generator, prompt, how many, sampling.
+        corpus: CorpusConfig: its prompt and number of documents, where it has its own.
         queries: synthetic queries, each with the passage that it was written for.
         report: what was generated, dropped and kept, with samples to read.
         metrics: generated, dropped and kept.
@@ -25,7 +27,7 @@ def generate_queries(
 
     run_stage(
         generate_queries,
-        configs={"config": config},
+        configs={"config": config, "corpus": corpus},
         inputs={"collection": collection},
         outputs={"queries": queries, "report": report},
         metrics=metrics,

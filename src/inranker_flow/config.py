@@ -52,6 +52,8 @@ class CorpusConfig:
     #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
     prompt: str = ""
     documents: Count = 0
+    #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,8 @@ class EvaluateConfig:
     passage_words: Count = 0
     #: Words from one passage's start to the next one's; 0 is half a passage.
     passage_stride: Count = 0
+    #: Queries whose reranking of 100 passages is timed for each model, a minute at most; 0 measures no latency.
+    latency_queries: Count = 20
     #: A training query that shares this much of its letters (Jaccard of 4-grams) with a test query is a leak. 0.9: a
     #: letter more in a query of thirty; 1: equal queries alone.
     leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,14 @@ WISHES = "corpus.yaml"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a corpus.yaml may say: the template and the number of documents of its synthetic queries, and the names of
-    its splits in qrels/."""
+    """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
+    the names of its splits in qrels/, and the licence of its texts."""
 
     prompt: str = ""
     documents: Count = 0
     train_split: str = "train"
     test_split: str = "test"
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _Corpus:
 def identity(corpus: CorpusConfig) -> str:
     """What a student is trained on when it is trained for ``corpus``: its content (its address where that is unknown) and
     how it is read."""
-    known = {**as_dict(corpus), **({"uri": ""} if corpus.fingerprint else {})}
+    known = {**as_dict(corpus), "licence": "", **({"uri": ""} if corpus.fingerprint else {})}
     return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -241,15 +242,7 @@ def _read(each: _Corpus) -> CorpusConfig:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
         wishes = parse(Wishes, data or {}, where)
-    corpus = CorpusConfig(
-        uri=each.uri,
-        name=each.name,
-        train_split=wishes.train_split,
-        test_split=wishes.test_split,
-        prompt=wishes.prompt,
-        documents=wishes.documents,
-    )
-    return replace(corpus, fingerprint=_content(each))
+    return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **as_dict(wishes))
 
 
 def _content(each: _Corpus) -> str:

@@ -130,6 +130,34 @@ def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
     assert tag() != changed
 
 
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_git_revision_comes_last_so_that_a_commit_rebuilds_no_layer(name):
+    instructions = re.findall(r"(?m)^([A-Z]+) (.*)", (FOLDERS[name] / "Dockerfile").read_text())
+    place = instructions.index(("ARG", "GIT_REVISION"))
+    assert instructions[place + 1] == ("ENV", "INRANKER_GIT_REVISION=${GIT_REVISION}")
+    assert not {"RUN", "COPY", "FROM", "LABEL", "ARG"} & {word for word, _ in instructions[place + 1 :]}
+
+
+def test_a_build_is_told_the_revision_and_the_tag_does_not_depend_on_it(tmp_path, monkeypatch):
+    """With a docker that writes down what it is asked for: building takes minutes (make integration does it)."""
+    (tmp_path / "docker").write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ncase "$1" in image) echo 300000000;; esac\n'
+    )
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(images, "_context", lambda name: tmp_path)
+    monkeypatch.setattr(images, "_pip_setting", lambda name: "")
+    before = placement.content_tag()
+    monkeypatch.setenv("INRANKER_GIT_REVISION", "4f2a-dirty")
+    assert images.build("base") == 300
+    asked = (tmp_path / "asked").read_text()
+    assert "--build-arg=GIT_REVISION=4f2a-dirty" in asked and f"--build-arg=VERSION={before}" in asked
+    assert placement.content_tag() == before
+    monkeypatch.delenv("INRANKER_GIT_REVISION")
+    found = images.git_revision()
+    assert found == "" or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found)
+
+
 def test_an_unknown_image_is_refused(capsys):
     assert images.main(["build", "--only", "base,vllm"]) == 2
     assert "IMAGES=base,vllm: no such image 'vllm'; there is: base, train, generate" in capsys.readouterr().err

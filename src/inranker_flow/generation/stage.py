@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
-from inranker_flow.config import GenerateConfig, as_dict
+from inranker_flow.config import CorpusConfig, GenerateConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
@@ -82,17 +82,23 @@ class _Raw:
     versions: Mapping[str, str]
 
 
+#: A collection that asks for nothing of its own.
+_PLAIN = CorpusConfig(uri="", name="")
+
+
 def generate_queries(
-    config: GenerateConfig, collection: Path, queries: Path, report: Path | None = None
+    config: GenerateConfig, collection: Path, queries: Path, report: Path | None = None, corpus: CorpusConfig = _PLAIN
 ) -> GenerateStats:
     """Write the synthetic ``queries`` of a collection, each with the document that it was written for.
 
+    ``corpus``: how the collection was given; its own prompt and number of documents go before those of ``config``.
     ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
     of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
     killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
     that was there before nothing is written again. Raises :class:`UserError` for settings
     or a template that cannot work, and where no query is left.
     """
+    config = replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
     dataset = read_manifest(collection).dataset
     known = schemas.read(schemas.QUERIES, collection)
     published = known.filter(pc.equal(known.column("origin"), "synthetic"))
