@@ -193,7 +193,7 @@ class _Planner:
         self._distill("distill_phase1", self.sections.phase1, source_pairs, student, train)
         again = min(self.sections.phase2.replay * target_pairs, source_pairs)
         self._distill("distill_phase2", self.sections.phase2, round(target_pairs + again), student, train)
-        self._evaluate(every, score, train, student, sample)
+        self._evaluate(every, score, train, student)
         return self.out
 
     def _ask(self, work: Work, section: Any, sample: Sample) -> Speed:
@@ -278,7 +278,8 @@ class _Planner:
 
     def _retrieved(self, counted: Counted, queries: int, pairs: int) -> None:
         found = counted.test_queries * self.sections.retrieval.test_depth
-        stored = pairs * STORED_PAIR + found * STORED_HIT
+        texts = round(queries * counted.query_characters * STORED_CHARACTER)
+        stored = pairs * STORED_PAIR + found * STORED_HIT + texts
         self._add(counted.name, "retrieve", queries=queries + counted.test_queries, pairs=pairs, stored=stored)
 
     def _labelled(self, counted: Counted, queries: int, pairs: int, score: Speed) -> None:
@@ -300,26 +301,27 @@ class _Planner:
         tokens = round(seen * sample.prompt_tokens)
         self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
 
-    def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample, teacher: Sample) -> None:
+    def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample) -> None:
         """Both students and a champion of their size; a pass without its gradient takes a third of a training step."""
-        queries = sum(each.test_queries for each in every)
-        pairs = queries * self.sections.retrieval.test_depth
-        reading = Speed(3 * train.each * student.prompt_tokens, "")
-        tokens = 3 * pairs * student.prompt_tokens
-        hours = _hours(tokens, reading)
+        depth, teacher = self.sections.retrieval.test_depth, self.sections.teacher
+        pairs = [each.test_queries * depth for each in every]
+        checkpoint, scoring = self.sections.phase1.checkpoint, self.sections.evaluation.scoring
+
+        def read(checkpoint: str, scoring: ScoringConfig) -> float:
+            return sum(
+                count * self._prompt(each, checkpoint, scoring) for count, each in zip(pairs, every, strict=True)
+            )
+
+        tokens = 3 * read(checkpoint, scoring)
+        hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
         if self.sections.evaluation.teacher:
-            more = _hours(pairs * teacher.prompt_tokens, score)
-            hours = None if hours is None or more is None else hours + more
-            tokens += pairs * teacher.prompt_tokens
-        self._add(
-            "",
-            "evaluate",
-            queries=queries,
-            pairs=pairs,
-            tokens=round(tokens),
-            hours=hours,
-            stored=4 * pairs * STORED_HIT,
-        )
+            more = read(teacher.checkpoint, teacher.scoring)
+            longer = _hours(more, score)
+            hours = None if hours is None or longer is None else hours + longer
+            tokens += more
+        queries = sum(each.test_queries for each in every)
+        stored = 4 * sum(pairs) * STORED_HIT
+        self._add("", "evaluate", queries=queries, pairs=sum(pairs), tokens=round(tokens), hours=hours, stored=stored)
 
 
 def _hours(units: float, speed: Speed) -> float | None:

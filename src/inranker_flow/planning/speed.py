@@ -107,7 +107,8 @@ def by_size(work: Work, reference: str, device: str, sample: Sample, batch: int 
         return Speed(0.0, f"{reference}: not known, and its size neither")
     share = REACHED[work]
     speed = share * peak * 1e12
-    how = f"{reference}: {weights / 1e6:,.0f} million weights on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
+    size = f"{weights / 1e6:,.{1 if weights < 1e7 else 0}f}"
+    how = f"{reference}: {size} million weights on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
     if work == "score":
         return Speed(min(speed / weights, MOST_TOKENS), f"{how}, {MOST_TOKENS:,.0f} tokens/s at most")
     if work == "train":
