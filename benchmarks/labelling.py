@@ -401,14 +401,13 @@ def processes(count: int, queries: int, rounds: int) -> None:
             while not all(each.ready for each in variants[name]._workers.values()):
                 variants[name]._listen(None)
         wall, cpu, logits = {name: [] for name in variants}, {name: [] for name in variants}, {}
-        print(
-            f"{len(passages)} pairs, {prompts.lengths.mean():.0f} tokens; load average {os.getloadavg()[0]:.1f} of {os.cpu_count()}"
-        )
+        load = f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()}"
+        print(f"{len(passages)} pairs, {prompts.lengths.mean():.0f} tokens; {load}")
         for round in range(rounds + 1):
             for name, workers in variants.items():
                 before, start = cpu_seconds(workers), time.monotonic()
                 ((_, logits[name]),) = workers.score(
-                    {0: slice(0, len(passages))}, Progress("", 1, "tokens", every_seconds=1e9)
+                    [(0, slice(0, len(passages)))], Progress("", 1, "tokens", every_seconds=1e9)
                 )
                 if round:  # the first is for caches
                     wall[name].append(time.monotonic() - start)
@@ -416,9 +415,8 @@ def processes(count: int, queries: int, rounds: int) -> None:
         for workers in variants.values():
             workers.close()
     (base, *_), values = variants, list(logits.values())
-    print(
-        f"load average {os.getloadavg()[0]:.1f}; largest difference of a logit {max(np.abs(each - values[0]).max() for each in values)}"
-    )
+    largest = max(np.abs(each - values[0]).max() for each in values)
+    print(f"load average {os.getloadavg()[0]:.1f}; largest difference of a logit {largest}")
     print("\n| | pairs / s | wall time, ratio (least to most) | CPU seconds | CPUs in use |\n|---|---|---|---|---|")
     for name, seconds in wall.items():
         ratios = sorted(b / a for a, b in zip(seconds, wall[base], strict=True))

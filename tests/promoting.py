@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inranker_flow import promote as stage
 from inranker_flow import schemas, tracking
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config import CorpusConfig, PromoteConfig
 from inranker_flow.manifest import write_manifest
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
@@ -76,6 +76,7 @@ def summary(unmeasured: dict[str, str] | None = None, **systems: float) -> dict:
         {
             "dataset": "medicines", "measure": "nDCG@10", "system": "phase2", "against": against, "queries": QUERIES,
             "difference": systems["phase2"] - value, "better": 20, "worse": 3, "p": 0.001, "p_holm": 0.002,
+            "interval": [systems["phase2"] - value - 0.01, systems["phase2"] - value + 0.01], "effect": 0.5,
         }
         for against, value in systems.items() if against != "phase2" and "phase2" in systems
     ]  # fmt: skip
@@ -83,20 +84,56 @@ def summary(unmeasured: dict[str, str] | None = None, **systems: float) -> dict:
         "headline": "nDCG@10",
         "measures": ["nDCG@10"],
         "systems": list(systems),
+        "students": [name for name in systems if name.startswith("phase")],
+        "skipped": {},
         "datasets": {
             "medicines": {
                 "queries": QUERIES,
+                "without_candidates": 0,
                 "pairs": 300,
-                "ceiling": {"recall": 1.0, "means": {"nDCG@10": 0.9}},
+                "dropped": 0,
+                "ceiling": {"depth": 10, "recall": 1.0, "means": {"nDCG@10": 0.9}},
                 "digests": {"collection": "d" * 64, "candidates": "e" * 64},
-                "systems": {name: {"means": {"nDCG@10": value}} for name, value in systems.items()},
+                "systems": {name: {"means": {"nDCG@10": value}, "tie_rate": 0.0} for name, value in systems.items()},
             }
         },
+        "families": {},
+        "average": {name: {"nDCG@10": value} for name, value in systems.items()},
+        "intervals": {name: {"medicines": [value - 0.01, value + 0.01], "": None} for name, value in systems.items()},
         "comparisons": compared,
+        "cases": [],
+        "training": {},
+        "generation": [],
+        "licences": {"base": "apache-2.0", "teacher": "", "data": {"medicines": "cc-by-4.0", "inns": ""}},
         "config": {"teacher": {"checkpoint": "castorini/monot5-3b-msmarco-10k", "revision": "0123abc"}},
         "code": "f00d",
-        "models": {name: {"parameters": 1_000_000, "seconds": 1.0} for name in systems if name != "bm25"},
-        "leaks": {"queries": 0},
+        "latency": {"passages": 100, "queries": 20, "filled": 0},
+        "models": {
+            name: {
+                "reference": name,
+                "revision": "",
+                "digest": "d1" * 32,
+                "parameters": 1_000_000,
+                "size_mb": 4.0,
+                "seconds": 1.0,
+                "pairs_per_second": 300.0,
+                "latency_median_ms": 20.0,
+                "latency_p95_ms": 30.0,
+                "latency_queries": 20,
+                "device": "a processor",
+                "same_as": "",
+            }
+            for name in systems
+            if name != "bm25"
+        },
+        "leaks": {
+            "queries": 0,
+            "found": [],
+            "similarity": 0.9,
+            "training_sets": ["medicines"],
+            "training_queries": 9,
+            "passages": {},
+        },
         "unmeasured": unmeasured or {},
     }
 
@@ -118,13 +155,20 @@ def evaluation(folder: Path, unmeasured: dict[str, str] | None = None, **systems
 
 
 def promote(
-    name: str, student: Path, evaluation: Path, champion: str = "", run_key: str = "k", decision: Path | None = None
+    name: str,
+    student: Path,
+    evaluation: Path,
+    champion: str = "",
+    run_key: str = "k",
+    decision: Path | None = None,
+    policy: PromoteConfig | None = None,
 ) -> stage.PromoteStats:
-    """The stage, with a report beside the evaluation."""
+    """The stage; decision and page are written beside the evaluation."""
     report = evaluation.with_name(f"{evaluation.name}.html")
-    report.write_text("<p>the evidence</p>")
     decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
-    return stage.promote(PromoteConfig(model_name=name), student, evaluation, report, champion, run_key, decision)
+    policy = policy or PromoteConfig(model_name=name)
+    targets = (CorpusConfig(uri="demo:target/1", name="medicines"),)
+    return stage.promote(policy, student, evaluation, champion, run_key, targets, "work", decision, report)
 
 
 def reasons(evaluation: Path) -> list[dict]:

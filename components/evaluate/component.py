@@ -13,6 +13,7 @@ def evaluate(
     target_candidates: Input[List[Dataset]],
     source_labels: Input[Dataset],
     target_labels: Input[List[Dataset]],
+    target_queries: Input[List[Dataset]],
     phase1: Input[Model],
     phase2: Input[Model],
     config: dict,
@@ -31,13 +32,14 @@ def evaluate(
         target_candidates: their BM25 candidates.
         source_labels: training set of phase 1, which must not hold test queries.
         target_labels: training sets of phase 2, likewise.
+        target_queries: their synthetic queries, of which the report shows the counts.
         phase1: student after phase 1.
         phase2: student after phase 2.
-        config: EvaluateConfig: measures, depth.
+        config: EvaluateConfig: measures, passages, what is timed.
         teacher: TeacherConfig.
         champion: model reference of the current champion, or empty.
         evaluation: measures for each query, runs, summary.
-        report: self-contained page with the chart.
+        report: self-contained page with the evidence; promote writes it again with the verdict.
         metrics: the headline measure for each dataset and system.
     """
     from inranker_flow.evaluation import evaluate
@@ -50,6 +52,7 @@ def evaluate(
             "collections": [source_collection, *target_collections],
             "candidates": [source_candidates, *target_candidates],
             "labels": [source_labels, *target_labels],
+            "queries": target_queries,
             "students": {"phase1": phase1, "phase2": phase2},
         },
         outputs={"evaluation": evaluation, "report": report},

@@ -7,11 +7,13 @@ from components.decorator import component
 def promote(
     student: Input[Model],
     evaluation: Input[Dataset],
-    report: Input[HTML],
     config: dict,
     champion: str,
     run_key: str,
+    targets: list,
+    work_key: str,
     decision: Output[Dataset],
+    report: Output[HTML],
     metrics: Output[Metrics],
 ):
     """Register the student, and make it champion if the gate says so.
@@ -19,11 +21,13 @@ def promote(
     Args:
         student: the phase-2 student.
         evaluation: what `evaluate` measured.
-        report: the page that shows it, kept beside the model.
         config: PromoteConfig: the gate's policy and the registered model's name.
         champion: model reference of the champion that was evaluated, or empty.
         run_key: identity of this work, kept with the version.
+        targets: list of CorpusConfig that the student was adapted to, kept with the version.
+        work_key: identity of the configuration, kept with the version.
         decision: verdict, reasons, version.
+        report: self-contained page: the verdict, and the evidence below.
         metrics: 1 for promoted, else 0.
     """
     from inranker_flow.promote import promote
@@ -31,10 +35,11 @@ def promote(
 
     run_stage(
         promote,
-        configs={"config": config},
-        inputs={"student": student, "evaluation": evaluation, "report": report},
-        outputs={"decision": decision},
+        configs={"config": config, "targets": targets},
+        inputs={"student": student, "evaluation": evaluation},
+        outputs={"decision": decision, "report": report},
         metrics=metrics,
         champion=champion,
         run_key=run_key,
+        work_key=work_key,
     )

@@ -109,10 +109,24 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
             "is one), queries won and lost, and the p-value of a paired test over the queries, corrected over the datasets "
             f"(Holm).\n\n{_table(_differences(compared))}"
         )
+    text += _cost(summary["models"][system], summary["latency"])
     missing = summary.get("unmeasured", {})
     if missing:
         text += "".join(f"\n\nNot measured: {each}: {reason}." for each, reason in missing.items())
     return text
+
+
+def _cost(model: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """What it costs to serve, as measured in the evaluation."""
+    size = "" if model["size_mb"] is None else f", {model['size_mb']:,.1f} MB"
+    found = f"\n\nIt has {model['parameters']:,} parameters{size}."
+    if model["latency_median_ms"] is None:
+        return found
+    return (
+        f"{found} Reranking {latency['passages']} passages for one query took {model['latency_median_ms']:,.1f} ms in the "
+        f"median and {model['latency_p95_ms']:,.1f} ms at the 95th percentile ({model['latency_queries']} queries, "
+        f"{model['device']})."
+    )
 
 
 def _differences(compared: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -286,17 +300,27 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def _licences(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    teacher = summary["config"]["teacher"]["checkpoint"]
-    sets = [
-        each["dataset"]
-        for phase in [*training.get("lineage", []), training]
-        for each in phase["inputs"]["training_sets"]
-    ]
-    return (
-        f"The weights derive from `{_base(training)}`, from the labels of `{teacher}` and from the texts of "
-        f"{_listed(list(dict.fromkeys(sets)))}. The licence of each applies to what may be done with this model; none was "
-        "recorded, so look them up before you hand it on. The code of InRanker Flow is under the Apache License 2.0."
+    known = summary["licences"]
+    rows = [["from", "what", "licence"]]
+    rows.append(["base model", f"`{_base(training)}`", _licence(known["base"])])
+    rows.append(
+        ["teacher, by its labels", f"`{summary['config']['teacher']['checkpoint']}`", _licence(known["teacher"])]
     )
+    rows += [["texts", name, _licence(known["data"].get(name, ""))] for name in _trained_on(training)]
+    return (
+        "What may be done with this model depends on the licences of what it was made from, as far as they say so "
+        f"themselves:\n\n{_table(rows)}\n\nThe code of InRanker Flow is under the Apache License 2.0."
+    )
+
+
+def _licence(named: str) -> str:
+    return named or "not recorded: look it up before you hand the model on"
+
+
+def _trained_on(training: Mapping[str, Any]) -> list[str]:
+    """Datasets of all phases, each once."""
+    phases = [*training.get("lineage", []), training]
+    return list(dict.fromkeys(each["dataset"] for phase in phases for each in phase["inputs"]["training_sets"]))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import history, model_card, promotion, registry, schemas, tracking
-from inranker_flow.config import PromoteConfig
+from inranker_flow import discovery, history, model_card, promotion, registry, schemas, tracking
+from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
 from inranker_flow.errors import UserError
+from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.registry import Version
 from inranker_flow.storage import atomic_write
@@ -36,18 +37,21 @@ def promote(
     config: PromoteConfig,
     student: Path,
     evaluation: Path,
-    report: Path,
     champion: str,
     run_key: str,
+    targets: tuple[CorpusConfig, ...],
+    work_key: str,
     decision: Path,
+    report: Path,
 ) -> PromoteStats:
     """Register ``student`` with its verdict and model card; it becomes champion only if the gate says PROMOTE.
 
-    ``report`` is kept in the MLflow run that holds the model. ``champion`` is the reference (models:/NAME/VERSION, or
+    ``report`` becomes the evaluation's page with the verdict on top, which is kept in the MLflow run too that holds the
+    model. ``champion`` is the reference (models:/NAME/VERSION, or
     empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
-    work is recognised. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
-    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses
-    or does not answer.
+    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Killed
+    anywhere it is started again at no loss: until the alias moves, last of all, the old champion serves. Where another
+    promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or does not answer.
     """
     name = config.model_name
     training, summary = _read_json(student / "training.json"), _read_json(evaluation / "summary.json")
@@ -65,8 +69,8 @@ def promote(
 
     run_id = tracking.current_run_id(name)
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
+    tags |= discovery.trained_on(targets, work_key)
     about = model_card.describe(name, CHALLENGER, training, summary)
-    tracking.log_file(run_id, report, "report.html")
     card = model_card.write(name, CHALLENGER, training, summary)
     version = registry.register(
         name, student, digest, {**tags, **_verdict(decided)}, _serving(training), run_id, card, about
@@ -86,9 +90,19 @@ def promote(
             registry.set_tags(Version(name, version.version, {}), _verdict(decided))
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
+    record = {
+        "model": name,
+        "version": version.version,
+        "champion": champion,
+        **asdict(decided),
+        "policy": as_dict(config),
+    }
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(report) as out:
+        out.write(render(summary, record).encode())
+    tracking.log_file(run_id, report, "report.html")
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
-        record = {"model": name, "version": version.version, "champion": champion, **asdict(decided)}
         out.write(json.dumps(record, indent=1).encode())
     write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)

@@ -66,8 +66,8 @@ def evidence_of(summary: Mapping[str, Any], system: str = "phase2") -> Evidence:
     if "leaks" not in summary:
         raise UserError("summary.json: without a leak check, so it is of an older version: evaluate again")
     model = summary["models"].get(system, {})
-    cost = (float(model.get(name, math.nan)) for name in ("latency_p95_ms", "size_mb"))
-    return Evidence(int(summary["leaks"]["queries"]), *cost)
+    found = (model.get(name) for name in ("latency_p95_ms", "size_mb"))
+    return Evidence(int(summary["leaks"]["queries"]), *(math.nan if each is None else float(each) for each in found))
 
 
 def decide(

@@ -46,7 +46,9 @@ def test_a_dockerfile_uses_what_every_builder_knows(name):
     instructions = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert "<<" not in text and "--mount" not in text
     assert not [line for line in instructions if line.startswith(("ENTRYPOINT", "ADD"))]
-    assert len([line for line in instructions if line.startswith("FROM")]) == 3, "multi-stage"
+    assert len([line for line in instructions if line.startswith("FROM")]) == (4 if name == "generate" else 3), (
+        "multi-stage"
+    )
     last = text[text.rindex("FROM ") :]
     assert "RUN" not in last.replace("RUNNING", ""), "the last stage only copies: nothing of the build is left in it"
     assert last.index("/opt/venv") < last.index("/app"), "our own code is the last layer"
@@ -59,7 +61,20 @@ def test_a_lock_has_the_versions_that_the_tests_run_with(name):
     whole, image = locked(ROOT / "requirements.lock"), locked(FOLDERS[name] / "requirements.lock")
     different = {key: (value, whole.get(key)) for key, value in image.items() if whole.get(key) != value}
     # numpy, scipy and networkx have another version for newer Pythons in the universal lock.
-    assert set(different) <= {"numpy", "scipy", "networkx"}, different
+    decided_by_vllm = {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "scikit-learn",
+        "protobuf",
+        "fastapi",
+        "fsspec",
+        "certifi",
+    }
+    decided_by_vllm |= {"setuptools", *(set(image) - set(whole))} if name == "generate" else set()
+    assert set(different) <= {"numpy", "scipy", "networkx"} | (decided_by_vllm if name == "generate" else set()), (
+        different
+    )
     assert not re.search(r"https?://|file:|--index|--find-links", (FOLDERS[name] / "requirements.lock").read_text())
 
 
@@ -71,17 +86,28 @@ def test_the_base_lock_has_no_torch_and_all_that_the_library_asks_for():
     assert names <= set(base), names - set(base)
 
 
-def test_train_and_generate_share_their_layers():
-    """Docker shares a layer whose instructions and files are the same; nodes then pull torch once."""
+def test_the_generate_lock_has_vllm_and_all_that_the_stage_imports():
+    found = locked(FOLDERS["generate"] / "requirements.lock")
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*asked["dependencies"], *asked["optional-dependencies"]["generate"], "vllm", "torch", "transformers"]
+    names = {re.split(r"[<>=\[]", each)[0].lower() for each in wanted}
+    assert names <= set(found), names - set(found)
+    assert [name for name in found if name.startswith("nvidia-")], (
+        "nothing is resolved in the image: they must be named"
+    )
 
-    def shared(name: str) -> str:
-        text = (FOLDERS[name] / "Dockerfile").read_text()
-        return text[text.index("# Context") : text.index("LABEL")]
 
-    assert shared("train") == shared("generate")
-    assert (FOLDERS["train"] / "requirements.lock").read_bytes() == (
-        FOLDERS["generate"] / "requirements.lock"
-    ).read_bytes()
+def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
+    """Docker shares their layers then, and vLLM's gigabytes are in neither."""
+    contexts, commands = [], []
+    monkeypatch.setattr(images, "_context", lambda name: contexts.append(name) or tmp_path)
+    monkeypatch.setattr(images, "_docker", lambda *words: commands.append(words) or "1000000")
+    monkeypatch.setattr(images, "_holds_cuda", lambda name: False)
+    for cpu in (True, False):
+        for name in images.NAMES:
+            images.build(name, cpu=cpu)
+    assert contexts == ["base", "train", "train", "base", "train", "generate"]
+    assert all(images.reference(name) in str(commands) for name in images.NAMES)
 
 
 def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
@@ -102,6 +128,34 @@ def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
     changed = tag()
     (tmp_path / "src" / "inranker_flow" / "errors.py").write_text("")
     assert tag() != changed
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_git_revision_comes_last_so_that_a_commit_rebuilds_no_layer(name):
+    instructions = re.findall(r"(?m)^([A-Z]+) (.*)", (FOLDERS[name] / "Dockerfile").read_text())
+    place = instructions.index(("ARG", "GIT_REVISION"))
+    assert instructions[place + 1] == ("ENV", "INRANKER_GIT_REVISION=${GIT_REVISION}")
+    assert not {"RUN", "COPY", "FROM", "LABEL", "ARG"} & {word for word, _ in instructions[place + 1 :]}
+
+
+def test_a_build_is_told_the_revision_and_the_tag_does_not_depend_on_it(tmp_path, monkeypatch):
+    """With a docker that writes down what it is asked for: building takes minutes (make integration does it)."""
+    (tmp_path / "docker").write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ncase "$1" in image) echo 300000000;; esac\n'
+    )
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(images, "_context", lambda name: tmp_path)
+    monkeypatch.setattr(images, "_pip_setting", lambda name: "")
+    before = placement.content_tag()
+    monkeypatch.setenv("INRANKER_GIT_REVISION", "4f2a-dirty")
+    assert images.build("base") == 300
+    asked = (tmp_path / "asked").read_text()
+    assert "--build-arg=GIT_REVISION=4f2a-dirty" in asked and f"--build-arg=VERSION={before}" in asked
+    assert placement.content_tag() == before
+    monkeypatch.delenv("INRANKER_GIT_REVISION")
+    found = images.git_revision()
+    assert found == "" or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found)
 
 
 def test_an_unknown_image_is_refused(capsys):

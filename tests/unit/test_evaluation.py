@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log2
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inranker_flow import schemas
-from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import evaluate, measures, runs
 from inranker_flow.evaluation.stage import EvaluateStats, compare
 from inranker_flow.manifest import write_manifest
-from inranker_flow.promotion import from_measures
+from inranker_flow.promotion import decide, evidence_of, from_measures
 from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import locate
 
@@ -193,8 +194,9 @@ def test_each_model_is_loaded_once_and_scores_everything_in_one_call(world: Worl
         (str(champion), config.scoring, ""),
     ]
     for ranker in world.rankers.values():
-        [pairs] = ranker.calls
+        pairs, *timed = ranker.calls
         assert len(pairs) == 8 and ("blue vase", "vase 2") in pairs and ("lamp", "lamp 2") in pairs
+        assert [len(each) for each in timed] == [100] * 21, "one to warm up, then each timed query"
 
 
 def test_a_champion_that_is_a_students_copy_is_not_scored_again(world: World) -> None:
@@ -221,6 +223,16 @@ def test_real_checkpoints_are_scored_as_their_ranker_scores_them(world: World) -
     models = world.summary()["models"]
     assert models["champion"]["same_as"] == "phase2" and models["champion"]["digest"] == models["phase2"]["digest"]
     assert models["teacher"]["parameters"] > 0 and models["teacher"]["seconds"] > 0 and models["teacher"]["digest"]
+    for found in models.values():
+        assert 0 < found["latency_median_ms"] <= found["latency_p95_ms"] and found["latency_queries"] == 20
+        assert found["pairs_per_second"] > 0 and "thread" in found["device"]
+    assert models["champion"]["latency_p95_ms"] == models["phase2"]["latency_p95_ms"], "equal models are measured once"
+    weights = (student / "model.safetensors").stat().st_size / 1e6
+    assert weights < models["phase2"]["size_mb"] < weights + 0.1 and models["teacher"]["size_mb"] > weights
+    tight = replace(PromoteConfig(), latency_budget_ms=models["phase2"]["latency_p95_ms"] / 2, min_queries=1)
+    values = {"args": {"q1": 1.0}}
+    decided = decide(None, values, tight, baseline=values, evidence=evidence_of(world.summary()))
+    assert (decided.verdict, decided.reasons[0].code) == ("REJECT", "latency_budget")
 
 
 def test_no_teacher_no_champion(world: World) -> None:
@@ -323,6 +335,8 @@ def test_an_interrupted_evaluation_does_not_score_twice(world: World) -> None:
     assert [reference for reference, _, _ in world.loads].count(str(world.students["phase1"])) == 1
     assert world.values("phase2")["lamps"] == {"q1": 1.0}
     assert not list((world.tmp / "scratch").rglob("scores.npz"))
+    assert world.summary()["models"]["phase1"]["latency_queries"] == 20, "what was measured before is kept"
+    assert len(world.rankers[str(world.students["phase1"])].calls) == 1 + 21
 
 
 def test_other_candidates_are_scored_anew_after_an_interruption(world: World) -> None:
@@ -418,7 +432,7 @@ def test_a_long_document_is_its_best_passage(tmp_path: Path) -> None:
     student = make_model(tmp_path / "m", "m")
 
     def best(**settings: int) -> float:
-        config = EvaluateConfig(teacher=False, **settings)
+        config = EvaluateConfig(teacher=False, latency_queries=0, **settings)
         compare(config, TEACHER, [collection], [candidates], [], {"phase2": student}, "", tmp_path / "e",
                 tmp_path / "r.html", lambda *_: ranker)  # fmt: skip
         table = schemas.read(schemas.MEASURES, tmp_path / "e")

@@ -49,8 +49,11 @@ def test_it_names_teacher_data_digests_prompt_and_limits():
         "`Query: {query} Document: {passage} Relevant:`",
         "at most 128 tokens",
         "adapted it to medicines",
-        "from the texts of inns and medicines",
-        "The licence of each applies",
+        "It has 1,000,000 parameters, 4.0 MB. Reranking 100 passages for one query took 20.0 ms in the median and 30.0 ms "
+        "at the 95th percentile (20 queries, a processor).",
+        "| base model | `google-t5/t5-small` | apache-2.0 |",
+        "| teacher, by its labels | `castorini/monot5-3b-msmarco-10k` | not recorded: look it up",
+        "| texts | inns | not recorded: look it up before you hand the model on |\n| texts | medicines | cc-by-4.0 |",
     ):
         assert text in card, text
 
@@ -59,13 +62,20 @@ def test_its_table_has_every_system_and_what_the_difference_is_worth():
     card = write()
     assert "| dataset | test queries | bm25 | phase1 | **this model** (phase2) | teacher | champion |" in card
     assert "| medicines | 30 | 0.2000 | 0.5000 | 0.7000 | 0.8000 | 0.6000 | 0.9000 |" in card
-    assert "| medicines | champion | +0.1000 | 20 | 3 | 0.002 |" in card
-    assert "| medicines | teacher | -0.1000 | 20 | 3 | 0.002 |" in card
+    assert "| medicines | champion | +0.1000 [+0.0900, +0.1100] | 20 | 3 | 0.002 |" in card
+    assert "| medicines | teacher | -0.1000 [-0.1100, -0.0900] | 20 | 3 | 0.002 |" in card
     measured = summary(bm25=0.2, phase2=0.7)
     measured["comparisons"][0]["interval"] = [0.4, 0.6]
     assert "| medicines | bm25 | +0.5000 [+0.4000, +0.6000] | 20 | 3 | 0.002 |" in write(measured=measured)
     blind = summary({"champion": "its weights are damaged"}, bm25=0.2, phase2=0.7)
     assert "Not measured: champion: its weights are damaged." in write(measured=blind)
+
+
+def test_what_was_not_measured_is_not_in_it():
+    measured = summary(bm25=0.2, phase2=0.7)
+    measured["models"]["phase2"] |= {"size_mb": None, "latency_median_ms": None, "latency_p95_ms": None}
+    card = write(measured=measured)
+    assert "It has 1,000,000 parameters.\n" in card and "None" not in card and "95th percentile" not in card
 
 
 def test_without_test_queries_it_says_so():

@@ -9,11 +9,14 @@ import sys
 
 import pytest
 
-from inranker_flow import history, registry, tracking
-from inranker_flow.config import ScoringConfig
+from inranker_flow import discovery, history, registry, tracking
+from inranker_flow.config import CorpusConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.evaluation.cost import Requests
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
+#: Without test sets there is nothing to time.
+NOTHING_TIMED = Requests([], 0)
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 
 
@@ -49,6 +52,8 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     run_id = tracking.client().get_model_version("toy", "1").run_id
     kept = [each.path for each in tracking.client().list_artifacts(run_id)]
     assert "report.html" in kept, "the evidence stays beside"
+    page = (tmp_path / "e1.html").read_text()
+    assert "<strong>PROMOTE</strong>" in page and "toy version 1 serves now, as the first." in page
 
     worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.5, champion=0.6)
     stats = promote("toy", second, worse, "models:/toy/1", "k2")
@@ -77,6 +82,8 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     assert stats.verdict == "HOLD" and registry.champion("toy").version == "3"
     assert reasons(better)[0]["code"] == "champion_changed"
     assert "became champion after this evaluation began" in reasons(better)[0]["message"]
+    page = (tmp_path / "e3.html").read_text()
+    assert "<strong>HOLD</strong>" in page and "became champion after this evaluation began" in page
 
 
 def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkeypatch):
@@ -98,6 +105,8 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         "inranker.mlflow_run": found.run_id,
         "inranker.kfp_run": "run-7",
         "run_key": "k1",
+        "inranker.corpus.medicines": discovery.identity(CorpusConfig("demo:target/1", "medicines")),
+        "inranker.work": "work",
         "digest.evaluation": json.loads((measured / "manifest.json").read_text())["files"]["measures.parquet"],
         "digest.data.inns": "a" * 64,
         "digest.data.medicines": "c" * 64,
@@ -171,13 +180,13 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
         (folder / "model.safetensors").write_bytes(b"")
     scoring = ScoringConfig(max_length=64)
     models = [Model("phase2", str(students[1]), "", scoring), Model("champion", f"models:/{name}/1", "", scoring)]
-    scored, unmeasured, _ = _score_all(models, [], [], load_ranker)
+    scored, unmeasured, _ = _score_all(models, [], NOTHING_TIMED, [], load_ranker)
     assert list(scored) == ["phase2"]
     assert ("its files are gone" if damage == "gone" else "are not those that were registered") in unmeasured[
         "champion"
     ]
     with pytest.raises(UserError, match="no such checkpoint"):  # anything else that does not load ends the run
-        _score_all([Model("phase1", str(tmp_path / "nothing"), "", scoring)], [], [], load_ranker)
+        _score_all([Model("phase1", str(tmp_path / "nothing"), "", scoring)], [], NOTHING_TIMED, [], load_ranker)
 
 
 def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_path):
@@ -190,7 +199,7 @@ def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_p
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:
         with pytest.raises(NoAnswer, match="no MLflow server answers"):
-            _score_all([Model("champion", "models:/m/1", "", ScoringConfig())], [], [], load_ranker)
+            _score_all([Model("champion", "models:/m/1", "", ScoringConfig())], [], NOTHING_TIMED, [], load_ranker)
     finally:
         mlflow.set_tracking_uri(before)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inranker_flow.evaluation import chart_svg
+from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
 from inranker_flow.evaluation.report import headline_sentence, render
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -32,6 +35,11 @@ def make_summary(
         }
         for name, means in datasets.items()
     }  # fmt: skip
+    intervals = {
+        s: {**{name: [max(means[s] - 0.02, 0), min(means[s] + 0.02, 1)] for name, means in datasets.items()},
+            "": [0.1, 0.9] if len(datasets) > 1 else None}
+        for s in systems
+    }  # fmt: skip
     steps = [*zip(["bm25", *students], students, strict=False)]
     steps += [("bm25", student) for student in students[1:][-1:]]
     steps += [(other, students[-1]) for other in ("teacher", "champion") if students and other in systems]
@@ -39,10 +47,14 @@ def make_summary(
         "headline": "nDCG@10", "measures": MEASURES, "systems": systems, "students": students,
         "models": {
             s: {"reference": f"/runs/7/{s}", "revision": "", "digest": "d1" * 32, "parameters": parameters,
-                "seconds": 200.0 if s == "teacher" else 10.0, "pairs_per_second": 10.0, "same_as": ""}
+                "size_mb": 242.0, "seconds": 200.0 if s == "teacher" else 10.0, "pairs_per_second": 10.0,
+                "latency_median_ms": 5000.0 if s == "teacher" else 250.0, "latency_queries": 3 if s == "teacher" else 20,
+                "latency_p95_ms": 12_345.0 if s == "teacher" else 333.0, "device": "a processor", "same_as": ""}
             for s in systems if s != "bm25"
         },
-        "families": {},
+        "latency": {"passages": 100, "queries": 20, "filled": 4},
+        "intervals": intervals, "unmeasured": {}, "cases": [], "training": {}, "generation": [], "families": {},
+        "licences": {"base": "", "teacher": "", "data": {}},
         "leaks": {"queries": 0, "found": [], "similarity": 0.9, "training_sets": ["inns"], "training_queries": 1000,
                   "passages": {}},
         "datasets": found, "skipped": {"marco": "no judged test queries"},
@@ -125,7 +137,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-        if tag in ("td", "th"):
+        if tag in ("td", "th", "p", "h1", "h2", "h3", "h4", "li", "strong", "div", "figcaption", "summary"):
             self.text += " "
 
     def handle_data(self, data: str) -> None:
@@ -146,8 +158,10 @@ def test_the_page_holds_the_numbers() -> None:
     text = " ".join(Page(render(make_summary(TWO, p=1e-5))).text.split())
     assert headline_sentence(make_summary(TWO)) in text
     for expected in (
-        "Not measured: marco, no judged test queries", "demo-target nDCG@10 .220 .500 ▲ .960 ▲ .998 .990",
-        "Phase 2 against Teacher demo-target −.038 ▼ −.048 to +.500 < .001 0.25 9 1 1,234", "Mean nDCG@10 .310 .700 .940 .994",
+        "Not measured: marco, no judged test queries",
+            "demo-target nDCG@10 .220 .200–.240 .500 ▲ .480–.520 .960 ▲ .940–.980 .998 .978–1.000 .990",
+        "Phase 2 against Teacher demo-target −.038 ▼ −.048 to +.500 < .001 0.25 9 1 1,234",
+            "Mean nDCG@10 .310 .100–.900 .700 .100–.900",
         "12.5%", "87.5%", "60,000,000", "d1d1d1d1d1d1", "collection c0c0c0c0c0c0", "3.3 min", "Code 0.1.0-abc",
         "20.0×", '"checkpoint": "big"',
     ):  # fmt: skip
@@ -212,3 +226,205 @@ def test_nothing_measured_is_a_page_too() -> None:
     html = render(make_summary({}))
     assert "Nothing was measured" in html and "No test queries" in html
     assert Page(html).open == []
+
+
+RICH_CASE = {
+    "dataset": "d<i>", "query_id": "q<7>", "text": "why <b>so</b> & so?", "values": [0.9, 0.25],
+    "top": [
+        [{"doc_id": "p<1>", "grade": 2, "ranks": [1, 17], "text": "<script>alert(1)</script> the answer"}],
+        [{"doc_id": "p2", "grade": None, "ranks": [9, 1], "text": "beside the point"}],
+    ],
+    "relevant": None,
+}  # fmt: skip
+
+
+def rich_summary() -> dict[str, Any]:
+    """Everything that a page can hold."""
+    summary = make_summary({"d<i>": {**RISING, "champion": 0.9}, "e": {**RISING, "champion": 0.8}})
+    lost = {**RICH_CASE, "query_id": "q8", "text": "lost one", "values": [0.0, 0.5], "relevant": {
+        "doc_id": "p9", "grade": 1, "ranks": [40, 12], "text": "nobody found me"}}  # fmt: skip
+    passages = [{**each, "grade": 0} for each in RICH_CASE["top"][0]]  # type: ignore[index]
+    lost["top"] = [passages, RICH_CASE["top"][1]]  # type: ignore[index]
+    summary["cases"] = [
+        {"system": "phase2", "against": "champion", "won": 12, "lost": 3, "level": 5, "wins": [RICH_CASE],
+         "losses": [lost], "curve": [-0.5, 0.0, 0.0, 0.65]}
+    ]  # fmt: skip
+    training = {
+        "loss": "mse", "steps": 300, "best_step": 200, "train": [[100, 2.0], [200, 1.0], [300, 0.5]],
+        "heldout": [[0, 3.0, 0.1], [200, 1.5, 0.5], [300, 1.75, 0.4]], "sets": {"inns<": 3600},
+    }  # fmt: skip
+    summary["training"] = {"phase1": training, "phase2": training}
+    summary["generation"] = [
+        {"dataset": "medicines", "generator": "t5<gen>", "prompt": "document", "tokens_per_second": None,
+         "counts": {"kept": 2193, "too_similar": 7, "generated": 2400, "documents": 1200},
+         "samples": [{"query": "what <for>", "doc_id": "m1", "document": "a <document>"}]},
+        {"dataset": "laws", "generator": "t5<gen>", "prompt": "document", "counts": {"passed_through": 55}, "samples": [],
+         "tokens_per_second": None},
+    ]  # fmt: skip
+    summary["unmeasured"] = {"champion": "its <weights> are damaged"}
+    return summary
+
+
+DECISION = {
+    "model": "search", "version": "7", "champion": "models:/search/6", "verdict": "HOLD", "against": "champion",
+    "reasons": [
+        {"code": "no_gain", "dataset": "", "message": "mean nDCG@10 gain is <tiny>", "numbers": {"gain": 0.0}},
+        {"code": "few_queries", "dataset": "e", "message": "12 test queries on e prove nothing", "numbers": {}},
+    ],
+    "policy": {"alpha": 0.05, "model_name": "search"},
+}  # fmt: skip
+
+
+def body_of(html: str) -> str:
+    return html.partition("<body>")[2].partition("</body>")[0]
+
+
+def text_of(html: str) -> str:
+    return " ".join(Page(html).text.replace("\xa0", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "champion", "follows"),
+    [
+        ("PROMOTE", "models:/search/6", "search version 7 serves now, instead of models:/search/6."),
+        ("PROMOTE", "", "search version 7 serves now, as the first."),
+        ("HOLD", "models:/search/6", "search version 7 is registered as challenger; models:/search/6 goes on serving."),
+        ("REJECT", "", "search version 7 is registered as challenger; nothing serves yet."),
+    ],
+)
+def test_the_verdict_comes_first_with_its_reasons_and_what_follows(verdict: str, champion: str, follows: str) -> None:
+    html = render(rich_summary(), {**DECISION, "verdict": verdict, "champion": champion})
+    body = text_of(body_of(html))
+    assert body.startswith(
+        f"InRanker Flow · evaluation {verdict} Mean nDCG@10 gain is <tiny>. {follows} 12 test queries on e prove nothing"
+    )
+    assert f'class="verdict {verdict}"' in html and '"alpha": 0.05' in text_of(html)
+
+
+def test_without_a_decision_the_page_says_that_it_follows() -> None:
+    body = text_of(body_of(render(rich_summary())))
+    assert body.startswith("InRanker Flow · evaluation No verdict yet This page is the evidence.")
+    assert not {"PROMOTE", "HOLD", "REJECT"} & set(body.split())
+
+
+def test_every_section_is_there() -> None:
+    text = text_of(render(rich_summary(), DECISION))
+    for heading in (
+        "Quality against cost", "What each step brings", "All measures", "Phase 2 against Champion, query by query",
+        "Largest wins", "Largest losses", "Training", "Synthetic queries", "Leak check", "Data", "Configuration",
+    ):  # fmt: skip
+        assert f" {heading} " in text, heading
+    for expected in (
+        "Not measured: Champion. its <weights> are damaged",
+        "over 20 test queries after a warm-up. 4 of them have fewer than 100 candidates",
+        "Teacher: 3 only, because a minute was over", "Measured on a processor.",
+        "Phase 2 .960 60,000,000 242.0 MB 250 ms 333 ms 10", "5,000 ms 12.3 s",
+        "12 won, 3 lost, 5 level", "+.650 why <b>so</b> & so? d<i> · q<7> · .900 against .250",
+        "1 relevant, 2 p<1> rank 17 of Champion <script>alert(1)</script> the answer",
+        "1 not judged p2 rank 9 of Phase 2 beside the point", "not relevant",
+        "The best of the candidates, p9 (relevant), is at rank 40 of Phase 2 and 12 of Champion: nobody found me",
+        "Phase 1 mse, 300 steps on inns< (3,600 pairs)", "queries that t5<gen> wrote",
+        "Dataset documents generated too similar passed through kept medicines 1,200 2,400 7 – 2,193 laws – – – 55 –",
+        "what <for> a <document>",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_the_full_page_is_well_formed_fetches_nothing_and_escapes_texts() -> None:
+    for html in (render(rich_summary(), DECISION), render(rich_summary())):
+        page = Page(html)
+        assert page.open == []
+        assert not {"script", "link", "img", "iframe", "object", "form", "b<"} & set(page.tags)
+        assert not [name for name, _ in page.attributes if name in ("src", "href", "srcset") or name.startswith("on")]
+        assert "@import" not in html and "url(" not in html
+        assert set(re.findall(r"https?://[^\s\"<]+", html)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_a_page_without_training_generation_or_latency_says_so() -> None:
+    summary = make_summary(TWO)
+    summary["latency"] = {"passages": 100, "queries": 0, "filled": 0}
+    for model in summary["models"].values():
+        model |= {"latency_median_ms": None, "latency_p95_ms": None, "latency_queries": 0, "size_mb": None}
+    text = text_of(render(summary))
+    assert "The students' folders hold no record of a training." in text
+    assert "No synthetic queries were handed to this evaluation." in text
+    assert "Latency was not measured (evaluation.latency_queries: 0)." in text
+    assert "Phase 2 .940 60,000,000 – – – 10" in text and "20.0×" in text
+    assert cost_svg(summary) == ""
+
+
+def circles(svg: ElementTree.Element) -> dict[str, tuple[float, float]]:
+    """Tooltip -> (x, y) of each point."""
+    return {
+        circle.find(f"{SVG}title").text.partition(":")[0]: (float(circle.get("cx")), float(circle.get("cy")))  # type: ignore[union-attr, arg-type]
+        for circle in svg.iter(f"{SVG}circle")
+    }
+
+
+@pytest.mark.parametrize("width", [360, 860])
+def test_the_cost_chart_places_models_by_latency_and_quality(width: int) -> None:
+    summary = make_summary({"a": {**RISING, "champion": 0.5}, "b": {**RISING, "champion": 0.5}})
+    latencies = {"phase1": 10.0, "phase2": 100.0, "teacher": 1000.0, "champion": 10.0}
+    for name, value in latencies.items():
+        summary["models"][name] |= {"latency_median_ms": value, "latency_p95_ms": value * 1.5}
+    summary["models"]["champion"]["same_as"] = "phase1"
+    svg = ElementTree.fromstring(cost_svg(summary, width))
+    found = circles(svg)
+    assert list(found) == ["Phase 1 = Champion", "Phase 2", "Teacher"], "equal models are one point"
+    (x1, y1), (x2, y2), (x3, y3) = found.values()
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2), "a decade is a decade"
+    assert (y1 - y2) / (y1 - y3) == pytest.approx((0.96 - 0.5) / (0.998 - 0.5), abs=0.01)
+    [floor] = [path for path in svg.iter(f"{SVG}path") if path.get("stroke-dasharray")]
+    assert float(floor.get("d").split()[1].split("H")[0]) > y1 and "no reranking" in floor.find(f"{SVG}title").text  # type: ignore[union-attr]
+    assert "10.0 ms" in svg.get("aria-label", "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.1, 1e5), st.floats(1, 4)), min_size=4, max_size=4), st.booleans()
+)
+def test_labels_of_the_cost_chart_stay_inside_and_apart(points: list[tuple[float, float, float]], wide: bool) -> None:
+    names = ["phase1", "phase2", "teacher", "champion"]
+    values = {name: value for name, (value, _, _) in zip(names, points, strict=True)}
+    summary = make_summary({"d": {"bm25": 0.3, **values}})
+    for name, (_, median, tail) in zip(names, points, strict=True):
+        summary["models"][name] |= {"latency_median_ms": median, "latency_p95_ms": median * tail}
+    width = 860 if wide else 360
+    svg = ElementTree.fromstring(cost_svg(summary, width))
+    boxes = []
+    for label in svg.iter(f"{SVG}text"):
+        if label.get("class") == "value":
+            x, y, size = float(label.get("x")), float(label.get("y")), 7 * len(label.text)  # type: ignore[arg-type]
+            left = x - size if label.get("text-anchor") == "end" else x
+            boxes.append((left, left + size, y - 11, y + 3))
+    assert len(boxes) == 5
+    for left, right, top, bottom in boxes:
+        assert left >= 0 and right <= width and top >= 0 and bottom <= 300
+    for one, other in combinations(boxes, 2):
+        assert not (one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3])
+
+
+def test_the_curve_of_wins_and_losses_has_a_bar_for_each_point() -> None:
+    case = rich_summary()["cases"][0]
+    svg = ElementTree.fromstring(differences_svg(case, ["bm25", "phase2", "champion"]))
+    drawn = [
+        (rect.get("class"), float(rect.get("height", 0)))
+        for rect in svg.iter(f"{SVG}rect")
+        if rect.get("class") != "ground"
+    ]
+    heights = [height for _, height in drawn]
+    assert [kind for kind, _ in drawn] == ["won", "lost", "lost", "lost"] and heights[1:3] == [0.0, 0.0]
+    assert heights[3] / heights[0] == pytest.approx(0.5 / 0.65, abs=0.01)
+    assert "12 won, 3 lost, 5 level" in svg.get("aria-label", "")
+
+
+def test_training_curves_show_the_loss_the_held_out_queries_and_what_was_kept() -> None:
+    training = rich_summary()["training"]["phase2"]
+    svg = ElementTree.fromstring(curve_svg("phase2", training, ["bm25", "phase1", "phase2"]))
+    line = next(path.get("d", "") for path in svg.iter(f"{SVG}path") if path.get("class") == "l-2")
+    points = [tuple(map(float, pair.split())) for pair in line[1:].split("L")]
+    assert len(points) == 3 and points[0][1] < points[1][1] < points[2][1], "a falling loss"
+    held = [circle for circle in svg.iter(f"{SVG}circle") if circle.find(f"{SVG}title") is not None]
+    assert [circle.get("class") for circle in held] == ["held", "held kept", "held"]
+    assert "held-out loss 1.5" in held[1].find(f"{SVG}title").text  # type: ignore[union-attr, operator]
+    assert max(float(circle.get("cy", 0)) for circle in held) < points[2][1]

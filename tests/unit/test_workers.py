@@ -75,7 +75,7 @@ def scored(plan, tmp_path, count=2, config=CONFIG, shard=150):
     parts = {number: slice(start, min(start + shard, 400)) for number, start in enumerate(range(0, 400, shard))}
     progress, logits = Progress("labelling", int(plan.lengths.sum()), "tokens"), np.full((400, 2), np.nan)
     with Workers(config, plan, count, tmp_path) as processes:
-        for number, values in processes.score(parts, progress):
+        for number, values in processes.score(parts.items(), progress):
             logits[processes.order[parts[number]]] = values
     assert not list(tmp_path.iterdir()), "the files that they shared are gone"
     return logits, progress
@@ -130,7 +130,7 @@ def test_a_slow_process_holds_nobody_up(plan, tmp_path):
             return inner(worker, logits, progress)
 
         processes._take = counting
-        ((_, logits),) = processes.score({0: slice(0, 400)}, progress)
+        ((_, logits),) = processes.score([(0, slice(0, 400))], progress)
         assert np.array_equal(logits[:, 0], processes.order)
     assert done.count(0) <= 3 and done.count(1) > 20 and progress.done == progress.total
 
@@ -182,7 +182,7 @@ if __name__ == "__main__":
     plan = test_workers.Lengths([9] * 50)
     with workers.Workers(TeacherConfig("waits-0 waits-1"), plan, 2, pathlib.Path(sys.argv[1])) as processes:
         print(*(each.process.pid for each in processes._workers.values()), flush=True)
-        list(processes.score({0: slice(0, 50)}, Progress("labelling", 450, "tokens")))
+        list(processes.score([(0, slice(0, 50))], Progress("labelling", 450, "tokens")))
 """
     (tmp_path / "parent.py").write_text(script)
     parent = subprocess.Popen(

@@ -407,6 +407,7 @@ class _Preparation:
             dataset=self.corpus.name,
             stage="prepare_corpus",
             uri=self.corpus.uri,
+            licence=self.corpus.licence,
             fingerprint=stats.fingerprint,
             counts={
                 name: value

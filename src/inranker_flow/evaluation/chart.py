@@ -21,13 +21,16 @@ _MORE = (("#2a9d8f", "#48c5b5"), ("#0b5cad", "#4aa8ff"), ("#c4577f", "#e687a9"),
 
 _STYLE = """
 .irf{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
---ground:#fff;--ink:#1b2430;--faint:#5c6875;--line:#e3e7ec;--axis:#8b95a1}
+--ground:#fff;--ink:#1b2430;--faint:#5c6875;--line:#e3e7ec;--axis:#8b95a1;--up:#12915a;--down:#cf4a3f}
 .irf .ground{fill:var(--ground)}.irf text{fill:var(--ink)}.irf .faint{fill:var(--faint)}
 .irf .grid{stroke:var(--line)}.irf .axis{stroke:var(--axis)}.irf .best{stroke:var(--faint);stroke-dasharray:4 3}
+.irf .won{fill:var(--up)}.irf .lost{fill:var(--down)}
+.irf .held{fill:var(--ground);stroke:var(--ink);stroke-width:1.5}.irf .kept{fill:var(--ink)}
+.irf .whisker{stroke:var(--ink);stroke-opacity:.65;stroke-width:1.25}
 .irf .value{font-variant-numeric:tabular-nums;
 paint-order:stroke;stroke:var(--ground);stroke-width:4px;stroke-linejoin:round}
 """
-_DARK = ".irf{--ground:#12171e;--ink:#e8edf3;--faint:#9aa6b4;--line:#2a333e;--axis:#66717e}"
+_DARK = ".irf{--ground:#12171e;--ink:#e8edf3;--faint:#9aa6b4;--line:#2a333e;--axis:#66717e;--up:#3fb27f;--down:#f0776c}"
 
 #: A best possible value above this is the top of the axis: a line there would say nothing.
 _PERFECT = 0.995
@@ -60,8 +63,8 @@ def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     Datasets that do not fit beside each other continue in a row below. It follows the reader's light or dark theme.
     """
     headline, systems, datasets = summary["headline"], summary["systems"], summary["datasets"]
+    intervals = summary["intervals"]
     name = f"irf-{width}"
-    paint = colours(systems)
     limited = any(each["ceiling"]["means"][headline] <= _PERFECT for each in datasets.values())
     legend, legend_height = _legend(systems, limited, width)
     top = 44 + legend_height
@@ -79,24 +82,39 @@ def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
         body.append(_axis(base, width))
         for place, dataset in enumerate(names[row * in_row : (row + 1) * in_row]):
             left = _LEFT + room * place / in_row
-            body.append(_group(dataset, datasets[dataset], systems, headline, left, room / in_row, base))
+            body.append(_group(dataset, datasets[dataset], systems, intervals, headline, left, room / in_row, base))
     if not datasets:
         middle = top + _PLOT / 2
         body.append(f'<text x="{width / 2}" y="{middle}" text-anchor="middle" font-size="14">No test queries</text>')
 
-    light = "".join(f".irf .s-{i}{{fill:{paint[system][0]}}}" for i, system in enumerate(systems))
-    dark = "".join(f".irf .s-{i}{{fill:{paint[system][1]}}}" for i, system in enumerate(systems))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="irf" viewBox="0 0 {width} {height:g}" width="{width}" '
         f'height="{height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{escape(headline)} by dataset and system</title>'
         f'<desc id="{name}-d">{escape(_description(summary))}</desc>'
-        f"<style>{_STYLE}{light}@media (prefers-color-scheme:dark){{{_DARK}{dark}}}</style>"
+        f"<style>{style(systems)}</style>"
         f'<rect class="ground" width="{width}" height="{height:g}" rx="10"/>'
         f'<text x="14" y="26" font-size="15" font-weight="650">{escape(headline)} '
-        f'<tspan class="faint" font-weight="400" font-size="12.5">the same candidates, the same queries</tspan></text>'
+        f'<tspan class="faint" font-weight="400" font-size="12.5">{escape(_subtitle(width))}</tspan></text>'
         f"{legend}{''.join(body)}</svg>"
     )
+
+
+def style(systems: Sequence[str]) -> str:
+    """The CSS of every chart of a page, for both themes."""
+    paint = colours(systems)
+    light, dark = (
+        "".join(
+            f".irf .s-{i}{{fill:{paint[system][theme]}}}.irf .l-{i}{{stroke:{paint[system][theme]};fill:none}}"
+            for i, system in enumerate(systems)
+        )
+        for theme in (0, 1)
+    )
+    return f"{_STYLE}{light}@media (prefers-color-scheme:dark){{{_DARK}{dark}}}"
+
+
+def _subtitle(width: int) -> str:
+    return "the same candidates, the same queries; 95 % intervals" if width > 600 else "with 95 % intervals"
 
 
 def _legend(systems: Sequence[str], ceiling: bool, width: int) -> tuple[str, int]:
@@ -132,25 +150,38 @@ def _axis(base: float, width: int) -> str:
 
 
 def _group(
-    dataset: str, found: Mapping[str, Any], systems: Sequence[str], headline: str, left: float, room: float, base: float
+    dataset: str,
+    found: Mapping[str, Any],
+    systems: Sequence[str],
+    intervals: Mapping[str, Any],
+    headline: str,
+    left: float,
+    room: float,
+    base: float,
 ) -> str:
     """The bars of one dataset, centred in ``room``."""
     bar = min(58.0, (room - 24) / len(systems))
     start = left + (room - bar * len(systems)) / 2
-    bars, values = [], []
+    bars, whiskers, values = [], [], []
     for index, system in enumerate(systems):
         value = found["systems"][system]["means"][headline]
         tall = max(0.0, min(1.0, value)) * _PLOT
         x, y = start + index * bar, base - tall
         gap = 1.0 if bar < 24 else 2.0
         wide, round_ = bar - 2 * gap, min(3.0, tall / 2)
-        tooltip = f"{dataset}, {title(system)}: {headline} {value:.4f}"
+        low, high = intervals[system][dataset]
+        tooltip = f"{dataset}, {title(system)}: {headline} {value:.4f}, 95 % interval {low:.4f} to {high:.4f}"
         bars.append(
             f'<path class="s-{index}" d="M{x + gap:.2f} {base:g}v{-(tall - round_):.2f}q0 {-round_:.2f} '
             f"{round_:.2f} {-round_:.2f}h{wide - 2 * round_:.2f}q{round_:.2f} 0 {round_:.2f} {round_:.2f}"
             f'v{tall - round_:.2f}z"><title>{escape(tooltip)}</title></path>'
         )
         middle = x + bar / 2
+        top = base - max(0.0, min(1.0, high)) * _PLOT
+        whiskers.append(
+            f'<path class="whisker" d="M{middle:.2f} {base - max(0.0, low) * _PLOT:.2f}V{top:.2f}m-3 0h6" fill="none"/>'
+        )
+        y = min(y, top)
         if bar >= 29:
             where = f'x="{middle:.2f}" y="{y - 5:.2f}" text-anchor="middle" font-size="11.5"'
         else:
@@ -172,7 +203,7 @@ def _group(
         f'<text class="faint" x="{middle:.2f}" y="{base + 31:g}" text-anchor="middle" font-size="10.5">'
         f"{found['queries']:,} queries</text>"
     )
-    return "".join([*bars, ceiling, *values, below])  # values last: their halo parts them from the lines
+    return "".join([*bars, ceiling, *whiskers, *values, below])  # values last: their halo parts them from the lines
 
 
 def _description(summary: Mapping[str, Any]) -> str:

@@ -1,20 +1,26 @@
-"""The report: one HTML file that needs no network and no script, from summary.json alone."""
+"""The report: one HTML file that needs no network and no script, from summary.json and, once there is one, the decision.
+
+`evaluate` renders the evidence, `promote` the same page with the verdict on top.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from inranker_flow.evaluation.chart import chart_svg, colours, number, title
 from inranker_flow.evaluation.measures import grouped
+from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
 
 #: Below this (Holm-corrected) a difference is called significant.
 SIGNIFICANT = 0.05
 
 
-def render(summary: Mapping[str, Any]) -> str:
-    """The page as HTML, for ``summary`` as the stage `evaluate` writes it."""
+def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None) -> str:
+    """The page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None: there
+    is none yet)."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -26,22 +32,64 @@ def render(summary: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
-    environment.filters |= {"effect": _effect, "interval": _interval}
-    # The charts escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
-    charts = {"wide": Markup(chart_svg(summary)), "narrow": Markup(chart_svg(summary, 360))}
+    environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
+    environment.filters |= {"capital": _capital}
+
+    def both(draw: Callable[[int], str]) -> dict[str, Any]:
+        # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
+        return {"wide": Markup(draw(860)), "narrow": Markup(draw(360))}
+
+    systems = summary["systems"]
+    charts = {
+        "measures": both(lambda width: chart_svg(summary, width)),
+        "cost": both(lambda width: cost_svg(summary, width)),
+        "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
+        "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
+    }
     return environment.get_template("report.html.jinja").render(
         **summary,
+        decision=decision,
+        outcome=outcome(decision) if decision else "",
         charts=charts,
         colours=colours(summary["systems"]),
         sentence=headline_sentence(summary),
         tiles=_tiles(summary),
         rows=_rows(summary),
+        slow=_slow(summary),
+        counted=_counted(summary),
         ties=_ties(summary),
         steps=_steps(summary),
         leak_sentence=leak_sentence(summary["leaks"]),
-        settings=json.dumps(summary["config"], indent=2, ensure_ascii=False),
+        settings=json.dumps(_settings(summary, decision), indent=2, ensure_ascii=False),
         significant=SIGNIFICANT,
     )
+
+
+def outcome(decision: Mapping[str, Any]) -> str:
+    """What follows from a decision, in one sentence."""
+    name, version, champion = decision["model"], decision["version"], decision["champion"]
+    if decision["verdict"] == "PROMOTE":
+        return f"{name} version {version} serves now" + (f", instead of {champion}." if champion else ", as the first.")
+    kept = f"{champion} goes on serving" if champion else "nothing serves yet"
+    return f"{name} version {version} is registered as challenger; {kept}."
+
+
+def _settings(summary: Mapping[str, Any], decision: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**summary["config"], **({"promotion": decision["policy"]} if decision else {})}
+
+
+def _slow(summary: Mapping[str, Any]) -> list[str]:
+    """Systems of which fewer queries were timed than asked for, because a minute was over."""
+    asked = summary["latency"]["queries"]
+    return [name for name, model in summary["models"].items() if 0 < model["latency_queries"] < asked]
+
+
+def _counted(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
+    names = dict.fromkeys(name for each in summary["generation"] for name in each["counts"])
+    first, last = ("documents", "short_documents", "generated"), ("kept", "queries")
+    between = [name for name in names if name not in (*first, *last)]
+    return [name for name in (*first, *between, *last) if name in names]
 
 
 def headline_sentence(summary: Mapping[str, Any]) -> str:
@@ -112,8 +160,9 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         gain = _signed(value - average[other][headline])
         tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
     teacher = models.get("teacher")
-    if teacher and models[best]["seconds"] and teacher["seconds"]:
-        ratio = teacher["seconds"] / models[best]["seconds"]
+    cost = "latency_median_ms" if teacher and teacher["latency_median_ms"] else "seconds"
+    if teacher and models[best][cost] and teacher[cost]:
+        ratio = teacher[cost] / models[best][cost]
         note = "same pairs, this machine"
         if teacher["parameters"] and models[best]["parameters"]:
             share = teacher["parameters"] / models[best]["parameters"]
@@ -141,11 +190,16 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     def add(dataset: str, name: str, means: Mapping[str, Mapping[str, float]], best: Mapping[str, float]) -> None:
         for place, measure in enumerate(summary["measures"]):
             values = {system: means[system][measure] for system in summary["systems"]}
+            first = place == 0
             cells = [
-                {"value": value, "top": value == max(values.values()), "mark": marks.get((dataset, measure, system))}
+                {
+                    "value": value,
+                    "top": value == max(values.values()),
+                    "mark": marks.get((dataset, measure, system)),
+                    "interval": summary["intervals"][system].get(dataset) if measure == summary["headline"] else None,
+                }
                 for system, value in values.items()
             ]
-            first = place == 0
             rows.append(
                 {
                     "name": name if first else "",
@@ -200,6 +254,25 @@ def _effect(value: float | None) -> str:
 
 def _interval(bounds: Sequence[float]) -> str:
     return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def _capital(text: str) -> str:
+    """As a sentence begins, but for names such as nDCG@10."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
+def _bounds(bounds: Sequence[float]) -> str:
+    return f"{number(bounds[0])}–{number(bounds[1])}"
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return (
+        f"{value / 1000:,.1f} s"
+        if value >= 10_000
+        else f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f} ms"
+    )
 
 
 def _seconds(value: float) -> str:

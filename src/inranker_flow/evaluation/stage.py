@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow import licences, schemas
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.evaluation import judged, leaks, measures, runs, significance
+from inranker_flow.evaluation import cases, cost, judged, leaks, measures, origins, runs, significance
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -82,11 +82,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Scored:
-    """One model's scores (true logit - false logit) for the pairs of all judged sets, and how long they took."""
+    """One model's scores (true logit - false logit) for the pairs of all judged sets, and what they cost: ``seconds`` in
+    all, and the milliseconds (``latencies``) of reranking 100 passages for one query, each as measured on ``device``."""
 
     scores: np.ndarray
     seconds: float
     parameters: int
+    latencies: np.ndarray
+    device: str
     same_as: str = ""
 
 
@@ -100,17 +103,21 @@ def evaluate(
     champion: str,
     evaluation: Path,
     report: Path,
+    queries: Sequence[Path] = (),
 ) -> EvaluateStats:
     """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
-    and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
-    ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json;
-    ``report`` is one HTML file. Raises :class:`UserError` for an unknown measure, artifacts that do not belong
+    and named. ``labels`` are all training sets of the students, which must not hold test queries; ``queries`` are the
+    synthetic ones, of which the report shows the counts. Writes into ``evaluation``: measures.parquet
+    (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is one HTML file with the
+    evidence, which `promote` writes again with the decision.
+
+    Raises :class:`UserError` for an unknown measure, artifacts that do not belong
     together, candidates that say nothing, or scores that are not finite.
     """
     return compare(
-        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker
+        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker, queries
     )
 
 
@@ -125,6 +132,7 @@ def compare(
     evaluation: Path,
     report: Path,
     load: Loader,
+    queries: Sequence[Path] = (),
 ) -> EvaluateStats:
     """:func:`evaluate` with any loader of rankers."""
     wanted = measures.parse(config.measures)
@@ -139,7 +147,8 @@ def compare(
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     passages = [config.passage_words, config.passage_stride]
     identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, passages, code_version()]
-    scored, unmeasured, scratch = _score_all(models, sets, identity, load)
+    timed = cost.requests(sets, config.latency_queries)
+    scored, unmeasured, scratch = _score_all(models, sets, timed, [*identity, config.latency_queries], load)
 
     shutil.rmtree(evaluation, ignore_errors=True)
     (evaluation / "runs").mkdir(parents=True)
@@ -149,6 +158,7 @@ def compare(
         "systems": ["bm25", *scored],
         "students": list(students),
         "models": {model.name: _describe(model, scored[model.name]) for model in models if model.name in scored},
+        "latency": {"passages": cost.PASSAGES, "queries": config.latency_queries, "filled": timed.filled},
         "unmeasured": unmeasured,
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
@@ -158,7 +168,13 @@ def compare(
     }
     summary["families"] = _families(summary)
     summary["average"] = _average(summary)
-    summary["comparisons"] = _comparisons(summary, schemas.read(schemas.MEASURES, evaluation))
+    table = schemas.read(schemas.MEASURES, evaluation)
+    summary["intervals"] = _intervals(summary, table)
+    summary["comparisons"] = _comparisons(summary, table)
+    summary["cases"] = _cases(summary, sets, scored, table)
+    summary["training"] = origins.trainings(students)
+    summary["generation"] = origins.generations(queries)
+    summary["licences"] = _licences(students, teacher, collections)
     with atomic_write(evaluation / "summary.json") as out:
         out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +235,7 @@ def _leaks(
 
 
 def _score_all(
-    models: Sequence[Model], sets: Sequence[JudgedSet], identity: list[Any], load: Loader
+    models: Sequence[Model], sets: Sequence[JudgedSet], timed: cost.Requests, identity: list[Any], load: Loader
 ) -> tuple[dict[str, Scored], dict[str, str], list[Path]]:
     """Scores of each model, in order, why a champion has none, and the scratch folders that hold the scores until the
     evaluation is written.
@@ -234,7 +250,7 @@ def _score_all(
     folders: list[Path] = []
     for model in models:
         try:
-            _score_one(model, pairs, identity, load, scored, first, folders)
+            _score_one(model, pairs, timed, identity, load, scored, first, folders)
         except UserError as error:
             if model.name != "champion" or isinstance(error, NoAnswer):
                 raise
@@ -246,6 +262,7 @@ def _score_all(
 def _score_one(
     model: Model,
     pairs: Sequence[tuple[str, str]],
+    timed: cost.Requests,
     identity: list[Any],
     load: Loader,
     scored: dict[str, Scored],
@@ -257,31 +274,37 @@ def _score_one(
     same = first.setdefault(key, model.name)
     if same != model.name:
         log.info("%s: the same model as %s, so the same scores", model.name, same)
-        known = scored[same]
-        scored[model.name] = Scored(known.scores, known.seconds, known.parameters, same)
+        scored[model.name] = replace(scored[same], same_as=same)
         return
     folder = scratch_folder("evaluate", model.identity, identity)
     folders.append(folder)
     kept = folder / "scores.npz"
     if kept.exists():
         with np.load(kept) as found:
-            scored[model.name] = Scored(found["scores"], float(found["seconds"]), int(found["parameters"]))
+            scored[model.name] = Scored(
+                found["scores"],
+                float(found["seconds"]),
+                int(found["parameters"]),
+                found["latencies"],
+                str(found["device"]),
+            )
         log.info("%s: scores of an earlier attempt found", model.name)
         return
-    result = scored[model.name] = _score(model, pairs, load)
+    result = scored[model.name] = _score(model, pairs, timed, load)
     with atomic_write(kept) as out:
-        np.savez(out, scores=result.scores, seconds=result.seconds, parameters=result.parameters)
+        np.savez(out, **{name: value for name, value in vars(result).items() if name != "same_as"})
 
 
-def _score(model: Model, pairs: Sequence[tuple[str, str]], load: Loader) -> Scored:
+def _score(model: Model, pairs: Sequence[tuple[str, str]], timed: cost.Requests, load: Loader) -> Scored:
     if not pairs:
-        return Scored(np.zeros(0), 0.0, 0)
+        return Scored(np.zeros(0), 0.0, 0, np.zeros(0), "")
     ranker = load(model.reference, model.scoring, model.revision)
     log.info("%s: scoring %s pairs", model.name, f"{len(pairs):,}")
     start = time.perf_counter()
     logits = np.asarray(ranker.score(pairs), np.float64)
     seconds = time.perf_counter() - start
-    parameters = ranker.parameters
+    latencies = np.array(cost.latencies(ranker.score, timed.lists))
+    parameters, device = ranker.parameters, cost.device_name()
     del ranker
     gc.collect()  # one model at a time: a 3B teacher leaves no room for others
     scores = logits[:, 1] - logits[:, 0]
@@ -291,7 +314,7 @@ def _score(model: Model, pairs: Sequence[tuple[str, str]], load: Loader) -> Scor
             f"{model.name} ({model.reference}): {bad} of {scores.size} scores are not finite numbers; "
             "if the checkpoint overflows in half precision, set scoring.dtype to float32"
         )
-    return Scored(scores, seconds, parameters)
+    return Scored(scores, seconds, parameters, latencies, device)
 
 
 def _describe(model: Model, result: Scored) -> dict[str, Any]:
@@ -300,8 +323,13 @@ def _describe(model: Model, result: Scored) -> dict[str, Any]:
         "revision": model.revision,
         "digest": model.digest,
         "parameters": result.parameters,
+        "size_mb": cost.size_mb(model.reference, model.revision),
         "seconds": result.seconds,
         "pairs_per_second": result.scores.size / result.seconds if result.seconds else 0.0,
+        "latency_median_ms": float(np.median(result.latencies)) if result.latencies.size else None,
+        "latency_p95_ms": float(np.percentile(result.latencies, 95)) if result.latencies.size else None,
+        "latency_queries": int(result.latencies.size),
+        "device": result.device,
         "same_as": result.same_as,
     }
 
@@ -386,6 +414,58 @@ def _average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         means = [_over(summary, system, parts) for parts in groups]
         found[system] = {measure: float(np.mean([each[measure] for each in means])) for measure in summary["measures"]}
     return found
+
+
+def _intervals(summary: Mapping[str, Any], table: Any) -> dict[str, Any]:
+    """System -> dataset ("" for the mean over the datasets) -> 95 % bootstrap interval of the headline measure."""
+    from inranker_flow.promotion import from_measures
+
+    found: dict[str, Any] = {}
+    groups = measures.grouped(summary["datasets"])
+    for system in summary["systems"]:
+        values = from_measures(table, system, summary["headline"])
+        sets = {name: np.array(list(values[name].values())) for name in summary["datasets"]}
+        parts = {name: significance.parts_of([sets[name] for name in names]) for name, names in groups.items()}
+        each = {name: significance.parts_of([value]) for name, value in sets.items()} | parts
+        every = [part for group in parts.values() for part in group]
+        whole = [significance.Part(part.weight / len(groups), part.differences) for part in every]
+        found[system] = {name: significance.bootstrap_interval(some) for name, some in each.items()}
+        found[system][""] = significance.bootstrap_interval(whole) if len(groups) > 1 else None
+    return found
+
+
+def _cases(
+    summary: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], table: Any
+) -> list[dict[str, Any]]:
+    """The last student's largest wins and losses against the champion; without one, against the student before it and
+    BM25."""
+    from inranker_flow.promotion import from_measures
+
+    last = list(summary["students"])[-1:]
+    others = ["champion"] if "champion" in scored else [*list(summary["students"])[-2:-1], "bm25"]
+
+    def ranked(system: str) -> cases.Ranked:
+        scores, offset = {}, 0
+        for each in sets:
+            rows = slice(offset, offset + len(each.pairs))
+            offset = rows.stop
+            bm25 = -each.bm25.column("rank").to_numpy()
+            scores[each.dataset] = bm25 if system == "bm25" else each.best(scored[system].scores[rows])
+        return cases.Ranked(system, from_measures(table, system, summary["headline"]), scores)
+
+    return [cases.compare(sets, ranked(mine), ranked(other)) for mine in last for other in others]
+
+
+def _licences(students: Mapping[str, Path], teacher: TeacherConfig, collections: Sequence[Path]) -> dict[str, Any]:
+    """Under which licence the base model, the teacher and each collection's texts are; "" where they do not say."""
+    base = origins.base(list(students.values())[-1:])
+    return {
+        "base": licences.of_checkpoint(*base) if base else "",
+        "teacher": licences.of_checkpoint(teacher.checkpoint, teacher.revision),
+        "data": {
+            manifest.dataset: str(manifest.details.get("licence") or "") for manifest in map(read_manifest, collections)
+        },
+    }
 
 
 def _comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,25 +17,22 @@ import pyarrow.compute as pc
 from inranker_flow import schemas
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.labelling.store import Labels
 from inranker_flow.progress import Progress
-from inranker_flow.shards import Shards
 
 if TYPE_CHECKING:
     from inranker_flow.rankers import Job
 
 log = logging.getLogger(__name__)
 
-LOGITS = ("false_logit", "true_logit")
-
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits of the pairs, float64 (n, 2), in their order; what they cost."""
+    """What it cost to score ``pairs`` here."""
 
-    logits: np.ndarray
+    pairs: int = 0
     tokens: int = 0
     cut_queries: int = 0
-    resumed_pairs: int = 0
     pairs_per_second: float = 0.0
     tokens_per_second: float = 0.0
     #: How far the logits are from float32's, where 8 bits were asked for (`precision.measure_error`).
@@ -51,64 +49,82 @@ class Scorer(Protocol):
     cut_queries: int
     error: dict[str, float]
 
-    def score(self, parts: Mapping[int, slice], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
+    def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2).
+
+        ``parts`` are asked for one by one, as there is room for another.
+        """
         ...
 
 
-def score_pairs(
-    config: TeacherConfig, pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path, shards: Shards
+def score_missing(
+    config: TeacherConfig,
+    pairs: pa.Table,
+    queries: pa.Table,
+    doc_ids: pa.ChunkedArray,
+    labels: Path,
+    known: Labels,
+    folder: Path,
 ) -> Scored:
-    """Logits of ``pairs``, in their order. Shards are cut from all pairs sorted by length, so padding is nearly none.
+    """Complete ``known``. Shards are cut from the missing pairs sorted by length, so padding is nearly none.
 
-    The passages stream from ``labels``: a million of them are tokens here, not text.
+    The passages stream from ``labels``: a million of them are tokens here, not text. ``folder`` is for files that
+    processes share.
     """
-    index = np.stack(
-        [
-            pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
-            for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
-        ],
-        axis=1,
-    )
-    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{len(doc_ids):,}")
-    with _scorer(config, _texts(queries), _passages(labels), index, shards.folder) as scorer:
-        logits = np.empty((len(index), 2), np.float64)
-        tokens = int(scorer.lengths.sum(dtype=np.int64))
-        progress = Progress("labelling", tokens, "tokens")
-        missing: dict[int, slice] = {}
-        resumed_pairs = resumed_tokens = 0
-        for number, part in shards:
-            rows = scorer.order[part]
-            found = shards.load(number)
-            if found is None or found.num_rows != len(rows):
-                missing[number] = part
-                continue
-            logits[rows] = np.stack([found.column(name).to_numpy() for name in LOGITS], axis=1)
-            resumed_pairs += len(rows)
-            resumed_tokens += int(scorer.lengths[rows].sum())
-        progress.resume(resumed_tokens)
-        for number, values in scorer.score(missing, progress):
-            rows = scorer.order[missing[number]]
-            _check_finite(config, pairs, rows, values)
-            logits[rows] = values
-            shards.save(number, pa.table({name: values[:, column] for column, name in enumerate(LOGITS)}))
-        if resumed_pairs:
-            log.info("%s of %s pairs were labelled by an earlier attempt", f"{resumed_pairs:,}", f"{len(index):,}")
+    missing = known.missing
+    if not missing.size:
+        return Scored()
+    left = pairs.take(pa.array(known.pair[missing]))
+    queries = queries.filter(pc.is_in(queries.column("query_id"), value_set=pc.unique(left.column("query_id"))))
+    wanted = pc.is_in(doc_ids, value_set=pc.unique(left.column("doc_id")))
+    log.info("reading %s queries and %s passages", f"{queries.num_rows:,}", f"{pc.sum(wanted).as_py():,}")
+    read = compress(passages(labels), chain.from_iterable(chunk.to_pylist() for chunk in wanted.chunks))
+    index = places(left, queries, doc_ids.filter(wanted))
+    with _scorer(config, texts(queries), read, index, folder) as scorer:
+        order, lengths = scorer.order, scorer.lengths
+        progress = Progress("labelling", int(lengths.sum(dtype=np.int64)), "tokens")
+        shards = known.shards(
+            missing[order], config.shard_pairs, lambda part: progress.resume(_sum(lengths, order[part]))
+        )
+        given: dict[int, slice] = {}
+        count = tokens = 0
+        for number, values in scorer.score(_noted(shards, given), progress):
+            rows = order[given.pop(number)]
+            _check_finite(config, left, rows, values)
+            known.keep(missing[rows], values)
+            count, tokens = count + len(rows), tokens + _sum(lengths, rows)
         rate = progress.finish()
-        fresh = tokens - resumed_tokens
         return Scored(
-            logits,
+            pairs=count,
             tokens=tokens,
             cut_queries=scorer.cut_queries,
-            resumed_pairs=resumed_pairs,
-            pairs_per_second=(len(index) - resumed_pairs) * rate / fresh if fresh else 0.0,
+            pairs_per_second=count * rate / tokens if tokens else 0.0,
             tokens_per_second=rate,
             error=scorer.error,
         )
 
 
+def _noted(shards: Iterable[tuple[int, slice]], given: dict[int, slice]) -> Iterator[tuple[int, slice]]:
+    for number, part in shards:
+        given[number] = part
+        yield number, part
+
+
+def _sum(lengths: np.ndarray, rows: np.ndarray) -> int:
+    return int(lengths[rows].sum(dtype=np.int64))
+
+
+def places(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray) -> np.ndarray:
+    """Positions of each pair's query and passage, int32 (pairs, 2)."""
+    found = [
+        pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
+        for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
+    ]
+    return np.stack(found, axis=1)
+
+
 def _scorer(
-    config: TeacherConfig, queries: Iterator[str], passages: Iterator[str], index: np.ndarray, folder: Path
+    config: TeacherConfig, asked: Iterator[str], read: Iterator[str], index: np.ndarray, folder: Path
 ) -> AbstractContextManager[Scorer]:
     """This process, or several; each text is tokenised once in either case."""
     from inranker_flow.rankers import load_ranker, load_reader
@@ -118,7 +134,7 @@ def _scorer(
     teacher = config.checkpoint, config.scoring, config.revision
     ranker = load_ranker(*teacher) if count == 1 or config.scoring.dtype == "int8" else None
     reader = ranker.reader if ranker else load_reader(*teacher)
-    prompts = reader.prepare(queries, passages, index)
+    prompts = reader.prepare(asked, read, index)
     error = {}
     if ranker and config.scoring.dtype == "int8":
         from inranker_flow.labelling.precision import measure_error
@@ -140,17 +156,18 @@ class _Alone:
         self.lengths, self.cut_queries = job.lengths, job.cut_queries
         self.order = np.argsort(-job.lengths, kind="stable")
 
-    def score(self, parts: Mapping[int, slice], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        for number, part in parts.items():
+    def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
+        for number, part in parts:
             yield number, self._job.score(self.order[part], progress)
 
 
-def _texts(table: pa.Table) -> Iterator[str]:
+def texts(table: pa.Table) -> Iterator[str]:
+    """The texts of a table, one after another."""
     for chunk in table.column("text").chunks:
         yield from chunk.to_pylist()
 
 
-def _passages(labels: Path) -> Iterator[str]:
+def passages(labels: Path) -> Iterator[str]:
     """The passages in ``labels`` as models read them."""
     from inranker_flow.corpora import default_text
 

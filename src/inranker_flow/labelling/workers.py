@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -135,9 +135,9 @@ class Workers:
         self._workers.clear()
         self._folder.cleanup()
 
-    def score(self, parts: Mapping[int, slice], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
+    def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
         """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
-        coming = iter(parts.items())
+        coming = iter(parts)
         while True:
             self._hand_out(coming)
             if not self._open:

@@ -67,14 +67,27 @@ def _checked(folder: Path, reference: str) -> Path:
 
 
 def checkpoint_identity(reference: str, revision: str = "") -> str:
-    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and revision."""
+    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and commit."""
     scheme = reference.partition(":")[0]
     if scheme == "init":
         return f"{reference}@{revision}"
     if scheme == "s3":
         return f"sha256:{storage.fingerprint(reference)}"
     folder = locate(reference)
-    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{revision or 'main'}"
+    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{_commit(reference, revision)}"
+
+
+def _commit(reference: str, revision: str) -> str:
+    """The commit of the hub that a revision (a branch, a tag; "": the main branch) means now; itself where nobody knows."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    if _hub_answers():
+        with _explained(reference, local=False):
+            return str(HfApi().model_info(reference, revision=revision or None, timeout=_HUB_TIMEOUT).sha)
+    kept = try_to_load_from_cache(reference, "config.json", revision=revision or None)
+    return Path(kept).parent.name if isinstance(kept, str) else revision or "main"
 
 
 def load_seq2seq(

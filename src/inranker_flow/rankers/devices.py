@@ -75,3 +75,10 @@ def limit_threads(model: Any) -> None:
 
     if "OMP_NUM_THREADS" not in os.environ and sum(each.numel() for each in model.parameters()) < SMALL_MODEL:
         torch.set_num_threads(1)
+
+
+def device_name() -> str:
+    """What models compute on in this process, for its records: the GPU's name, else cpu."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,59 @@
+"""Where the students come from, as the report shows it: training curves and the counts of query generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inranker_flow.manifest import read_manifest
+
+#: Generated queries of each dataset that the report shows.
+_SAMPLES = 5
+
+
+def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
+    """Student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
+    return {name: found for name, folder in students.items() if (found := _training(folder / "training.json"))}
+
+
+def _training(path: Path) -> dict[str, Any]:
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not record.get("train_loss"):
+        return {}
+    return {
+        "loss": record["config"]["loss"],
+        "steps": record["steps"],
+        "best_step": record["best_step"],
+        "train": [[each["step"], each["loss"]] for each in record["train_loss"]],
+        "heldout": [[each["step"], each["loss"], each["kendall"]] for each in record["looks"]],
+        "sets": {name.partition(" ")[2]: each["pairs"] for name, each in record["sets"].items()},
+    }
+
+
+def base(students: Sequence[Path]) -> tuple[str, str] | None:
+    """(reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
+    path = students[-1] / "training.json" if students else Path()
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    first = [*record.get("lineage", []), record][0]
+    _, at, revision = str(first.get("inputs", {}).get("start", "")).partition("@")
+    return (first["start"], revision if at else "") if "start" in first else None
+
+
+def generations(queries: Sequence[Path]) -> list[dict[str, Any]]:
+    """What became of the synthetic queries of each dataset, from the manifests of ``queries``."""
+    return [_generation(folder) for folder in queries]
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    details = manifest.details
+    return {
+        "dataset": manifest.dataset,
+        "generator": details.get("generator", ""),
+        "prompt": details.get("prompt", ""),
+        "counts": details.get("counts", {}),
+        "samples": details.get("samples", [])[:_SAMPLES],
+        "tokens_per_second": details.get("tokens_per_second"),
+    }
