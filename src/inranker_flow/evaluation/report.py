@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from inranker_flow.evaluation.chart import chart_svg, colours, number, title
@@ -40,9 +41,9 @@ def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None
 
     systems = summary["systems"]
     charts = {
-        "measures": both(lambda width: chart_svg(summary, width)),
-        "cost": both(lambda width: cost_svg(summary, width)),
-        "cases": [both(lambda width, case=case: differences_svg(case, systems, width)) for case in summary["cases"]],
+        "measures": both(partial(chart_svg, summary)),
+        "cost": both(partial(cost_svg, summary)),
+        "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
         "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
     return environment.get_template("report.html.jinja").render(
