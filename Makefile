@@ -54,6 +54,7 @@ help: ## This help
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
 ## REGISTRY   where images are pushed to and pulled from: registry.example/team
 ## IMAGES     some of base,train,generate (default all)
+## CPU        1 builds images for a cluster without GPUs: no vLLM in generate
 ## PYTHON_IMAGE  base of all images (default python:3.11-slim)
 ## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
 ## HOST       address of the KFP API (default KF_PIPELINES_ENDPOINT): https://kubeflow.example.com/pipeline
@@ -66,6 +67,9 @@ help: ## This help
 ## VERSION    number of the version that make promote lets serve
 ## WHY        why, in a sentence: it is kept in the history
 ## RUN        id or name of a run (default the newest)
+## DEVICE     what make plan reckons with: here, cpu, A100, H100 ... (default here for models on this machine, else the cluster's)
+## CALIBRATE  0: make plan measures nothing; 1: however long it takes (default: where it takes seconds)
+## JSON       file that make plan writes to, too
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
@@ -74,6 +78,11 @@ help: ## This help
 .PHONY: run
 run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
 	@$(BIN)/python -m pipelines.run '$(PIPELINE)' $(run_options)
+
+.PHONY: plan
+plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes
+	@$(BIN)/python -m pipelines.plan '$(PIPELINE)' $(profile_options) --run-dir '$(RUN_DIR)' \
+	  $(if $(DEVICE),--device '$(DEVICE)') $(if $(CALIBRATE),--calibrate '$(CALIBRATE)') $(if $(JSON),--json '$(JSON)')
 
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
@@ -110,7 +119,7 @@ diff: ## Show what `make deploy` would change there
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources
-	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)'
+	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)' $(if $(CPU),--cpu)
 push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/images.lock
 	@$(BIN)/python -m pipelines.images push --only '$(IMAGES)'
 
@@ -136,6 +145,10 @@ format: $(VENV)/.ready ## Format the code
 .PHONY: readmes
 readmes: $(VENV)/.ready ## Rewrite the components' READMEs from their interfaces
 	@$(BIN)/python -m components.readme
+
+.PHONY: versions
+versions: $(VENV)/.ready ## Let the versions in reuse.VERSIONS stand for the stages' sources as they are now
+	@$(BIN)/python -m pipelines.versions --write
 
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)

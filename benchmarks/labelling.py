@@ -3,6 +3,7 @@
     PYTHONPATH=src:. taskset -c 1 .venv/bin/python benchmarks/labelling.py \\
         --inranker /tmp/inranker/bin/python --ctranslate2 /tmp/ctranslate2/bin/python [--queries 20] [--rounds 3]
     PYTHONPATH=src:. .venv/bin/python benchmarks/labelling.py --memory 1000000
+    PYTHONPATH=src:. .venv/bin/python benchmarks/labelling.py --processes 2 [--queries 60] [--rounds 5]
 
 A t5-small shape with random weights; for each query 10 passages, prompts of about 128 tokens. Every variant is a process of
 its own with one thread, which is given the texts and returns the two logits of each pair; the variants take turns, and the
@@ -366,6 +367,66 @@ def memory(pairs: int) -> None:
         os.waitpid(child, 0)
 
 
+def processes(count: int, queries: int, rounds: int) -> None:
+    """Wall time of labelling with ``count`` processes of one thread against one of them, and against one with all threads.
+
+    The processes have loaded the model; the same prompts are scored, in turn. CPU seconds are the processes' own.
+    """
+    import numpy as np
+
+    from inranker_flow import cpus
+    from inranker_flow.config import TeacherConfig
+    from inranker_flow.labelling.workers import Workers
+    from inranker_flow.progress import Progress
+    from inranker_flow.rankers import load_reader
+
+    def cpu_seconds(workers: Workers) -> float:
+        stats = [Path(f"/proc/{each.process.pid}/stat").read_text() for each in workers._workers.values()]
+        ticks = [sum(map(int, each.rpartition(")")[2].split()[11:13])) for each in stats]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    config = TeacherConfig(f"init:small?tokenizer={DATA / 'tokenizers' / 't5'}")
+    groups = texts(queries)
+    passages = [passage for _, passages in groups for passage in passages]
+    index = np.array([(place // DOCUMENTS_PER_QUERY, place) for place in range(len(passages))])
+    reader = load_reader(config.checkpoint, config.scoring)
+    prompts = reader.prepare([query for query, _ in groups], passages, index)
+    threads = {"1 process, 1 thread": (1, "1"), f"{count} processes, 1 thread each": (count, "1")}
+    threads[f"1 process, {cpus.available()} threads"] = (1, str(cpus.available()))
+    with tempfile.TemporaryDirectory() as folder:
+        variants = {}
+        for name, (number, each) in threads.items():
+            os.environ["OMP_NUM_THREADS"] = each
+            variants[name] = Workers(config, prompts, number, Path(folder))
+            while not all(each.ready for each in variants[name]._workers.values()):
+                variants[name]._listen(None)
+        wall, cpu, logits = {name: [] for name in variants}, {name: [] for name in variants}, {}
+        load = f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()}"
+        print(f"{len(passages)} pairs, {prompts.lengths.mean():.0f} tokens; {load}")
+        for round in range(rounds + 1):
+            for name, workers in variants.items():
+                before, start = cpu_seconds(workers), time.monotonic()
+                ((_, logits[name]),) = workers.score(
+                    [(0, slice(0, len(passages)))], Progress("", 1, "tokens", every_seconds=1e9)
+                )
+                if round:  # the first is for caches
+                    wall[name].append(time.monotonic() - start)
+                    cpu[name].append(cpu_seconds(workers) - before)
+        for workers in variants.values():
+            workers.close()
+    (base, *_), values = variants, list(logits.values())
+    largest = max(np.abs(each - values[0]).max() for each in values)
+    print(f"load average {os.getloadavg()[0]:.1f}; largest difference of a logit {largest}")
+    print("\n| | pairs / s | wall time, ratio (least to most) | CPU seconds | CPUs in use |\n|---|---|---|---|---|")
+    for name, seconds in wall.items():
+        ratios = sorted(b / a for a, b in zip(seconds, wall[base], strict=True))
+        print(
+            f"| {name} | {len(passages) / statistics.median(seconds):.1f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
+            f"{ratios[-1]:.2f}) | {statistics.median(cpu[name]):.1f} | "
+            f"{statistics.median(a / b for a, b in zip(cpu[name], seconds, strict=True)):.2f} |"
+        )
+
+
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path
@@ -378,6 +439,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, help="measure the memory of labelling so many pairs instead")
+    parser.add_argument("--processes", type=int, help="compare so many processes with one instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -385,6 +447,8 @@ def main() -> None:
         serve(options.worker, options.checkpoint)
     elif options.memory:
         memory(options.memory)
+    elif options.processes:
+        processes(options.processes, options.queries, options.rounds)
     else:
         compare(options)
 

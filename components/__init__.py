@@ -1,5 +1,6 @@
 """KFP components: one folder each, a thin adapter around a stage of `inranker_flow`."""
 
+from components.discover.component import discover
 from components.distill_phase1.component import distill_phase1
 from components.distill_phase2.component import distill_phase2
 from components.evaluate.component import evaluate
@@ -13,6 +14,7 @@ from components.teacher_label.component import teacher_label
 
 COMPONENTS = {
     "preflight": preflight,
+    "discover": discover,
     "prepare_corpus": prepare_corpus,
     "retrieve": retrieve,
     "teacher_label": teacher_label,
@@ -23,3 +25,18 @@ COMPONENTS = {
     "promote": promote,
     "notify": notify,
 }
+
+__all__ = [
+    "COMPONENTS",
+    "discover",
+    "distill_phase1",
+    "distill_phase2",
+    "evaluate",
+    "generate_queries",
+    "notify",
+    "preflight",
+    "prepare_corpus",
+    "promote",
+    "retrieve",
+    "teacher_label",
+]

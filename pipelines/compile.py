@@ -18,7 +18,7 @@ from inranker_flow.errors import UserError
 from pipelines.options import add_options, resolve
 
 #: Pipelines that `make` knows, by module name.
-PIPELINES = ("inranker",)
+PIPELINES = ("inranker", "retrain")
 
 
 def compile_pipeline(name: str, path: Path) -> Path:

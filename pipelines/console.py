@@ -52,14 +52,20 @@ def results_table(summary: Mapping[str, Any]) -> str:
 
 
 def stages_table(stages: Sequence[str], events: Iterable[Mapping[str, Any]]) -> str:
-    """Seconds for each stage, summed over its tasks; a stage without a record was a cache hit."""
+    """Seconds for each stage, summed over its tasks.
+
+    ``reused``: the tasks ran, and all found their results in the store; ``cached``: KFP ran none.
+    """
     seconds: dict[str, list[float]] = {}
+    asked = set()
     for event in events:
-        seconds.setdefault(event["stage"], []).append(event["seconds"])
+        asked.add(event["stage"])
+        if not event.get("reused"):
+            seconds.setdefault(event["stage"], []).append(event["seconds"])
     rows = [["stage", "seconds", "tasks run"]]
     for stage in stages:
         ran = seconds.get(stage, [])
-        rows.append([stage, f"{sum(ran):.1f}" if ran else "cached", str(len(ran))])
+        rows.append([stage, f"{sum(ran):.1f}" if ran else "reused" if stage in asked else "cached", str(len(ran))])
     return table(rows)
 
 

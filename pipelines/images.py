@@ -25,7 +25,9 @@ from inranker_flow.storage import atomic_write
 from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
 
 #: Megabytes (as `docker images` counts) that an image may have: with the CPU build of torch, and with CUDA's.
-BUDGETS = {"base": (400, 400), "train": (1500, 9000), "generate": (1500, 9000)}
+BUDGETS = {"base": (400, 400), "train": (1500, 9000), "generate": (1500, 16000)}
+#: Without GPUs there is no vLLM in `generate`, and what the other backends need is in `train`.
+ON_CPU = {"generate": "train"}
 NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
 
 
@@ -34,10 +36,13 @@ def reference(name: str) -> str:
     return f"{registry()}/inranker-flow-{name}:{content_tag()}"
 
 
-def build(name: str, python_image: str = "") -> int:
-    """Build one image; returns its size in MB. Raises :class:`UserError` where docker fails or the budget is exceeded."""
+def build(name: str, python_image: str = "", cpu: bool = False) -> int:
+    """Build one image, or what it is on a cluster without GPUs (``cpu``); returns its size in MB.
+
+    Raises :class:`UserError` where docker fails or the budget is exceeded.
+    """
     start = time.monotonic()
-    context = _context(name)
+    context = _context(ON_CPU.get(name, name) if cpu else name)
     options = [f"--build-arg=VERSION={content_tag()}", f"--build-arg=GIT_REVISION={git_revision()}"]
     if python_image:
         options += ["--build-arg", f"PYTHON_IMAGE={python_image}"]
@@ -184,12 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make images")
     parser.add_argument("action", choices=["build", "push"])
     parser.add_argument("--only", default="", help=f"some of {', '.join(NAMES)}, separated by commas")
+    parser.add_argument("--cpu", action="store_true", help="for a cluster without GPUs: no vLLM in `generate`")
     parser.add_argument("--python-image", default="", help="base of all images (default: the Dockerfiles' own)")
     options = parser.parse_args(arguments)
     try:
         for name in _names(options.only):
             if options.action == "build":
-                build(name, options.python_image)
+                build(name, options.python_image, options.cpu)
             else:
                 push(name)
     except UserError as error:

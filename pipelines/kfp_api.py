@@ -168,7 +168,9 @@ class Api:
         """A run with its tasks."""
         return self._ask(self._runs.run_service_get_run, run_id)
 
-    def create_run(self, experiment_id: str, name: str, pipeline: tuple[str, str], arguments: dict[str, Any]) -> Any:
+    def create_run(
+        self, experiment_id: str, name: str, pipeline: tuple[str, str], arguments: dict[str, Any], description: str = ""
+    ) -> Any:
         """Start a run of a pipeline version (its two ids); one run, even where the first answer gets lost."""
         known = {run.run_id for run in self.runs(experiment_id, name)}
 
@@ -176,7 +178,9 @@ class Api:
             return next((run for run in self.runs(experiment_id, name) if run.run_id not in known), None)
 
         def make() -> Any:
-            body = kfp_server_api.V2beta1Run(display_name=name, **_job(experiment_id, pipeline, arguments))
+            body = kfp_server_api.V2beta1Run(
+                display_name=name, description=description or None, **_job(experiment_id, pipeline, arguments)
+            )
             return self._send(self._runs.run_service_create_run, body)
 
         return self._create(f"run {name}", find, make)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.generation import prompts
 from inranker_flow.rankers import templates
 from pipelines.profile import Profile
 
@@ -25,8 +26,9 @@ def pin(profile: Profile) -> Profile:
         profile,
         source=_corpus(profile.source, "source"),
         targets=tuple(_corpus(target, "targets") for target in profile.targets),
+        corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
         teacher=_template(_checkpoint(profile.teacher, "teacher")),
-        generation=_checkpoint(_prompt(profile.generation), "generation"),
+        generation=_generation(profile.generation),
         phase1=_checkpoint(profile.phase1, "phase1"),
     )
 
@@ -56,10 +58,16 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
     return dataclasses.replace(section, checkpoint=uri, revision=section.revision or digest)
 
 
-def _prompt(section: GenerateConfig) -> GenerateConfig:
-    """A prompt given as a path becomes absolute."""
-    path = Path(section.prompt)
-    return dataclasses.replace(section, prompt=str(path.resolve())) if path.is_file() else section
+def _generation(section: GenerateConfig) -> GenerateConfig:
+    """A prompt given as a path becomes its text. What a server serves has a name alone."""
+    prompts.load(section.prompt)  # a wrong one is refused before anything runs
+    if section.prompt not in prompts.names():
+        section = dataclasses.replace(section, prompt=prompts.read(section.prompt))
+    if section.backend != "openai":
+        return _checkpoint(section, "generation")
+    local = Path(section.tokenizer).is_dir() or section.tokenizer.startswith("s3://")
+    uri = _content(section.tokenizer, "generation.tokenizer")[0] if local else section.tokenizer
+    return dataclasses.replace(section, tokenizer=uri)
 
 
 def _template(section: TeacherConfig) -> TeacherConfig:
@@ -69,6 +77,11 @@ def _template(section: TeacherConfig) -> TeacherConfig:
     if scoring.prompt in templates.names():
         return section
     return dataclasses.replace(section, scoring=dataclasses.replace(scoring, prompt=templates.read(scoring.prompt)))
+
+
+def _absolute(uri: str) -> str:
+    """What is looked at when the run starts, and not now."""
+    return str(Path(uri).expanduser().resolve()) if uri and "://" not in uri else uri
 
 
 def _content(uri: str, where: str) -> tuple[str, str]:

@@ -44,6 +44,7 @@ class Placement:
 
 PLACEMENT: dict[str, Placement] = {
     "preflight": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
+    "discover": Placement("base", "2", "8Gi", 12 * HOUR, cache=False),
     "prepare_corpus": Placement("base", "2", "8Gi", 12 * HOUR),
     "retrieve": Placement("base", "4", "32Gi", 12 * HOUR),
     "teacher_label": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),
@@ -72,7 +73,11 @@ SECRETS: dict[str, tuple[str, ...]] = {
     "inranker-mlflow": ("MLFLOW_TRACKING_TOKEN",),
 }
 #: Only this stage's pods see these.
-STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {"notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)}}
+STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)},
+    "preflight": {"inranker-endpoint": ("OPENAI_API_KEY",)},
+    "generate_queries": {"inranker-endpoint": ("OPENAI_API_KEY",)},
+}
 
 
 def place_all(**gpu: Any) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from inranker_flow.config import (
     ClusterConfig,
+    CorporaConfig,
     CorpusConfig,
     DistillConfig,
     EvaluateConfig,
@@ -39,6 +40,7 @@ class Profile:
 
     source: CorpusConfig
     targets: tuple[CorpusConfig, ...]
+    corpora: CorporaConfig
     corpus: PrepareConfig
     retrieval: RetrieveConfig
     teacher: TeacherConfig
@@ -53,7 +55,8 @@ class Profile:
         """The pipeline's arguments as plain data."""
         plain = as_dict(self)
         cluster = plain.pop("cluster")
-        del cluster["node_gpus"]  # checked when the profile is read
+        for key in ("node_gpus", "gpu_model", "gpu_hour_price"):  # for checks and plans, before anything runs
+            del cluster[key]
         if not cluster["gpus"]:
             cluster["gpu_pool"] = {}  # what needs no GPU runs on any node
         # Kubernetes refuses a value beside `Exists`.
@@ -92,12 +95,13 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
 
 
 def _build(data: dict[str, Any], where: str) -> Profile:
-    for section in ("source", "targets", "teacher", "generation"):
+    for section in ("source", "teacher", "generation"):
         if not data.get(section):
             raise UserError(f"{where}: section {section!r} is missing or empty; the demo profile shows what it holds")
-    if not isinstance(data["targets"], list):
+    listed = data.get("targets") or []
+    if not isinstance(listed, list):
         raise UserError(f"{where}: targets must be a list of collections")
-    targets = tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(data["targets"]))
+    targets = tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(listed))
     source = _corpus(data["source"], "source")
     names = [source.name, *(target.name for target in targets)]
     for each in names:
@@ -112,6 +116,7 @@ def _build(data: dict[str, Any], where: str) -> Profile:
     profile = Profile(
         source=source,
         targets=targets,
+        corpora=parse(CorporaConfig, data.get("corpora", {}), "corpora"),
         corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
         retrieval=parse(RetrieveConfig, data.get("retrieval", {}), "retrieval"),
         teacher=parse(TeacherConfig, data["teacher"], "teacher"),
@@ -122,6 +127,8 @@ def _build(data: dict[str, Any], where: str) -> Profile:
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
         cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
     )
+    if not profile.targets and not profile.corpora.uri:
+        raise UserError(f"{where}: section 'targets' is missing or empty; the demo profile shows what it holds")
     if not profile.phase1.checkpoint:
         raise UserError(f"{where}: phase1.checkpoint is missing: the checkpoint that the student starts from")
     if profile.phase2.checkpoint:

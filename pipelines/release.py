@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from inranker_flow import planning
 from inranker_flow.errors import UserError
-from pipelines import cluster, submission
+from pipelines import cluster, plan, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
 from pipelines.options import resolve
@@ -33,7 +35,8 @@ _EVERYWHERE = ("s3", "hf", "ir_datasets", "demo", "init")
 
 @dataclass(frozen=True)
 class Release:
-    """``version`` is the pipeline version's name, a digest of its content; ``name`` is that of a schedule."""
+    """``version`` is the pipeline version's name, a digest of its content; ``name`` is that of a schedule; ``planned`` what
+    a run will take, in a sentence ("" where that is not known)."""
 
     pipeline: str
     description: str
@@ -41,6 +44,7 @@ class Release:
     version: str
     package: Path
     arguments: dict[str, Any]
+    planned: str = ""
 
     @property
     def run_name(self) -> str:
@@ -65,7 +69,21 @@ def prepare(options: argparse.Namespace) -> Release:
         print(f"warning: {warning}", file=sys.stderr)
     version = f"{options.pipeline}-{digest(documents)}"
     description = documents[0]["pipelineInfo"].get("description", "")
-    return Release(options.pipeline, description, schedule_name(options), version, package, arguments)
+    return Release(
+        options.pipeline, description, schedule_name(options), version, package, arguments,
+        planned(options.pipeline, resolved),
+    )  # fmt: skip
+
+
+def planned(pipeline: str, resolved: Profile) -> str:
+    """The plan of a run in a sentence, for the run's page and for `notify`; a submission does not fail for want of it."""
+    device = resolved.cluster.gpu_model if resolved.cluster.gpus else "cpu"
+    try:
+        made = plan.outline(pipeline, resolved, Path(os.devnull), device)
+    except (UserError, OSError) as error:
+        print(f"warning: no plan: {error}", file=sys.stderr)
+        return ""
+    return f"planned without reuse: {planning.sentence(made.promised)}"
 
 
 def schedule_name(options: argparse.Namespace) -> str:
@@ -92,11 +110,6 @@ def refuse_local(profile: Profile) -> None:
                 f"{where}: {value}: a folder or file of this machine, which no pod can read; upload it, for example: "
                 f"aws s3 cp --recursive {path} s3://BUCKET/{Path(path).name}, and give that address"
             )
-    if Path(profile.generation.prompt).is_file():
-        raise UserError(
-            f"generation.prompt: {profile.generation.prompt}: a file of this machine, which no pod can read; put it into "
-            "src/inranker_flow/generation/prompts (and so into the image) and give its name"
-        )
 
 
 def _places(profile: Profile) -> Iterator[tuple[str, str]]:
@@ -106,13 +119,18 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
         for key, value in ((where, corpus.uri), (f"{where}.labels", corpus.labels)):
             if value:
                 yield key, re.sub(r"^inranker-(beir|msmarco):", "", value)
+    if profile.corpora.uri:
+        yield "corpora.uri", profile.corpora.uri
     for where, checkpoint in (
         ("teacher", profile.teacher.checkpoint),
-        ("generation", profile.generation.checkpoint),
         ("phase1", profile.phase1.checkpoint),
     ):
         _, tokenizer, options = checkpoint.partition("?tokenizer=")
         yield f"{where}.checkpoint", options.partition("&")[0] if tokenizer else checkpoint
+    # On a server a checkpoint is a name.
+    key = "tokenizer" if profile.generation.backend == "openai" else "checkpoint"
+    if value := getattr(profile.generation, key):
+        yield f"generation.{key}", re.sub(r"^init:.*tokenizer=|&.*$", "", value)
 
 
 def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import exchange, registry, tracking
+from inranker_flow import exchange, planning, registry, tracking
 from inranker_flow.errors import UserError
-from pipelines import console, local, submission
+from inranker_flow.generation.backends import check_here
+from pipelines import console, local, plan, submission
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
 from pipelines.pin import pin
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         resolved = pin(resolve(options))
+        if options.runner == "process":
+            check_here(resolved.generation)
         label = f"{options.pipeline}-{Path(options.profile).stem}"
         return run(options.pipeline, resolved, label, options.run_dir.resolve(), options.runner, options.verbose)
     except UserError as error:
@@ -81,15 +84,26 @@ def _run(pipeline: str, resolved: Profile, label: str, run_dir: Path, runner: st
     os.environ["INRANKER_EVENTS"] = str(events)
     print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
     try:
-        with tracking.pipeline_run(name, {"label": label, **arguments}):
+        with tracking.pipeline_run(name, {"label": label, **arguments}) as parent:
+            planned = _plan(pipeline, resolved, run_dir, parent)
             local.execute(yaml, arguments, root, log, runner, verbose)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
         reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
         print(f"\nFAILED: {reason}\nLog: {log}", file=sys.stderr)
         return 1
-    _report(console.read_events(events), run_dir, resolved.promotion.model_name, time.monotonic() - start)
+    _report(console.read_events(events), planned, run_dir, resolved.promotion.model_name, time.monotonic() - start)
     return 0
+
+
+def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> dict[str, float]:
+    """The numbers that are planned, kept in MLflow; none where the plan cannot be made: the run will say why."""
+    try:
+        made = plan.outline(pipeline, resolved, run_dir / "mlflow.db")
+    except (UserError, OSError):
+        return {}
+    tracking.log_plan(parent, made.as_data(), made.promised)
+    return made.promised
 
 
 @contextmanager
@@ -112,15 +126,22 @@ def _environment(run_dir: Path, root: Path) -> None:
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
+    os.environ.setdefault("INRANKER_STORE", str(root / "store"))
     os.environ["INRANKER_CODE_VERSION"] = content_tag()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait sleep instead of spinning: on a busy machine spinning slows every small operation a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, seconds: float) -> None:
-    # The last stage is never cached, so its record is there, and it names what the decision rests on.
-    promoted = next(event for event in events if event["stage"] == "promote")
+def _report(
+    events: list[dict[str, Any]], planned: dict[str, float], run_dir: Path, model_name: str, seconds: float
+) -> None:
+    discovered = [event for event in events if event["stage"] == "discover"]
+    # Promote is never cached, so its record is there, and it names what the decision rests on.
+    promoted = next((event for event in events if event["stage"] == "promote"), None)
+    if promoted is None:
+        print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
+        return
     evaluation, decided = (
         exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )
@@ -132,7 +153,13 @@ def _report(events: list[dict[str, Any]], run_dir: Path, model_name: str, second
     served = f"--backend-store-uri {uri}" if uri.startswith("sqlite:") else ""
     python = shlex.quote(sys.executable)
     print(f"\n{console.results_table(summary)}\n")
-    print(f"{console.stages_table(list(PLACEMENT), events)}\n")
+    # What is never cached and has no record is no part of this pipeline.
+    ran = {event["stage"] for event in events}
+    print(f"{console.stages_table([stage for stage, row in PLACEMENT.items() if row.cache or stage in ran], events)}\n")
+    if planned:
+        did = planning.done((event["stage"], event["stats"]) for event in events if "stats" in event)
+        print(f"planned, without reuse  {planning.sentence(planned)}")
+        print(f"computed in this run    {planning.sentence(did)}\n")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")

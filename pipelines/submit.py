@@ -52,7 +52,9 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
         raise UserError(
             f"the same run is {live[0].state} already: {name}, {api.link(live[0].run_id)}; FORCE=1 starts it once more"
         )
-    run = api.create_run(experiment_id, name, publish(api, release), release.arguments)
+    run = api.create_run(experiment_id, name, publish(api, release), release.arguments, release.planned)
+    if release.planned:
+        print(f"plan        {release.planned.removeprefix('planned ')} (make plan says how)")
     print(f"run         {name} ({run.run_id})\nexperiment  {experiment}, namespace {api.pod_namespace}")
     print(" ".join(filter(None, (api.link(run.run_id), api.ui_hint))))
     return str(run.run_id)

@@ -407,6 +407,7 @@ class KfpApi(LoopbackServer):
             "state": "PENDING",
             "service_account": given.get("service_account") or "pipeline-runner",
             **{key: given[key] for key in ("display_name", "pipeline_version_reference", "runtime_config")},
+            **({"description": given["description"]} if given.get("description") else {}),
         }
         self.runs[made["run_id"]] = made
         self._namespace_of[made["run_id"]] = experiment.get("namespace", "")

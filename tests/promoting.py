@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inranker_flow import promote as stage
 from inranker_flow import schemas, tracking
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config import CorpusConfig, PromoteConfig
 from inranker_flow.manifest import write_manifest
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
@@ -167,7 +167,8 @@ def promote(
     report = evaluation.with_name(f"{evaluation.name}.html")
     decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
     policy = policy or PromoteConfig(model_name=name)
-    return stage.promote(policy, student, evaluation, champion, run_key, decision, report)
+    targets = (CorpusConfig(uri="demo:target/1", name="medicines"),)
+    return stage.promote(policy, student, evaluation, champion, run_key, targets, "work", decision, report)
 
 
 def reasons(evaluation: Path) -> list[dict]:

@@ -73,7 +73,8 @@ def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
     """
     program = _weed()
     keys = {"accessKey": "inranker-test", "secretKey": "inranker-test-secret"}
-    identity = {"name": "test", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    second = {"accessKey": "inranker-second", "secretKey": "inranker-second-secret"}  # for keys that are renewed
+    identity = {"name": "test", "credentials": [keys, second], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     master, volume, filer, s3 = free_ports(4)
     options = {
@@ -103,15 +104,18 @@ def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
 @contextlib.contextmanager
 def running(
     command: Sequence[str], log: Path, url: str, inside: Sequence[str] = (), seconds: float = 60, **environment: str
-) -> Iterator[None]:
-    """A server that answers ``url``; it and what it started are killed at the end, by the group that it leads."""
+) -> Iterator[int]:
+    """A server that answers ``url``; it and what it started are killed at the end, by the group that it leads.
+
+    Gives its process id.
+    """
     with open(log, "wb") as out:
         server = subprocess.Popen(
             command, stdout=out, stderr=out, cwd=log.parent, start_new_session=True, env={**os.environ, **environment}
         )
     try:
         _wait(server, url, log, inside, seconds)
-        yield
+        yield server.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

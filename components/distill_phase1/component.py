@@ -20,7 +20,8 @@ def distill_phase1(labels: Input[Dataset], config: dict, model: Output[Model], m
         distill,
         name="distill_phase1",
         configs={"config": config},
-        inputs={"training_sets": [labels], "start": None},
+        inputs={"training_sets": [labels], "start": None, "replay": None},
         outputs={"model": model},
         metrics=metrics,
+        champion="",
     )

@@ -1,16 +1,25 @@
-from kfp.dsl import Dataset, Input, Metrics, Output
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Output
 
 from components.decorator import component
 
 
 @component
-def generate_queries(collection: Input[Dataset], config: dict, queries: Output[Dataset], metrics: Output[Metrics]):
+def generate_queries(
+    collection: Input[Dataset],
+    config: dict,
+    corpus: dict,
+    queries: Output[Dataset],
+    report: Output[Markdown],
+    metrics: Output[Metrics],
+):
     """Synthetic queries for a target corpus, written by a language model.
 
     Args:
         collection: what `prepare_corpus` wrote.
         config: GenerateConfig: generator, prompt, how many, sampling.
+        corpus: CorpusConfig: its prompt and number of documents, where it has its own.
         queries: synthetic queries, each with the passage that it was written for.
+        report: what was generated, dropped and kept, with samples to read.
         metrics: generated, dropped and kept.
     """
     from inranker_flow.generation import generate_queries
@@ -18,8 +27,8 @@ def generate_queries(collection: Input[Dataset], config: dict, queries: Output[D
 
     run_stage(
         generate_queries,
-        configs={"config": config},
+        configs={"config": config, "corpus": corpus},
         inputs={"collection": collection},
-        outputs={"queries": queries},
+        outputs={"queries": queries, "report": report},
         metrics=metrics,
     )

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from kfp.dsl import Markdown, Output
 
 from components.decorator import component
@@ -10,6 +12,7 @@ def preflight(
     teacher: dict,
     generation: dict,
     student: dict,
+    phase2: dict,
     promotion: dict,
     gpu_type: str,
     gpus: int,
@@ -18,7 +21,7 @@ def preflight(
     room: dict,
     run_key: str,
     report: Output[Markdown],
-) -> str:
+) -> NamedTuple("Found", champion=str, start=str):
     """Check everything that the run needs from outside, and find the champion to be measured against.
 
     Args:
@@ -27,6 +30,7 @@ def preflight(
         teacher: TeacherConfig.
         generation: GenerateConfig.
         student: DistillConfig of phase 1, whose checkpoint the student starts from.
+        phase2: DistillConfig of phase 2: what it starts from.
         promotion: PromoteConfig: the registered model's name.
         gpu_type: resource name of the accelerator.
         gpus: accelerators of one task.
@@ -35,7 +39,8 @@ def preflight(
         room: what the largest GPU task asks for: cpu, memory, queue.
         run_key: identity of this work, so that nothing is compared with itself.
         report: a table of the checks.
-        Output: model reference of the champion that serves now, or empty.
+        champion: model reference of the champion that serves now, or empty.
+        start: the same where phase 2 goes on from it, else empty.
     """
     from inranker_flow.preflight import preflight
     from inranker_flow.stage import run_stage
@@ -48,6 +53,7 @@ def preflight(
             "teacher": teacher,
             "generation": generation,
             "student": student,
+            "phase2": phase2,
             "promotion": promotion,
         },
         outputs={"report": report},
@@ -58,4 +64,4 @@ def preflight(
         gpu_tolerations=gpu_tolerations,
         room=room,
         run_key=run_key,
-    ).champion
+    ).found

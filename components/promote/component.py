@@ -10,6 +10,8 @@ def promote(
     config: dict,
     champion: str,
     run_key: str,
+    targets: list,
+    work_key: str,
     decision: Output[Dataset],
     report: Output[HTML],
     metrics: Output[Metrics],
@@ -22,6 +24,8 @@ def promote(
         config: PromoteConfig: the gate's policy and the registered model's name.
         champion: model reference of the champion that was evaluated, or empty.
         run_key: identity of this work, kept with the version.
+        targets: list of CorpusConfig that the student was adapted to, kept with the version.
+        work_key: identity of the configuration, kept with the version.
         decision: verdict, reasons, version.
         report: self-contained page: the verdict, and the evidence below.
         metrics: 1 for promoted, else 0.
@@ -31,10 +35,11 @@ def promote(
 
     run_stage(
         promote,
-        configs={"config": config},
+        configs={"config": config, "targets": targets},
         inputs={"student": student, "evaluation": evaluation},
         outputs={"decision": decision, "report": report},
         metrics=metrics,
         champion=champion,
         run_key=run_key,
+        work_key=work_key,
     )

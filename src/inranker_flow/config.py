@@ -49,8 +49,23 @@ class CorpusConfig:
     labels: str = ""
     train_split: str = "train"
     test_split: str = "test"
+    #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
+    prompt: str = ""
+    documents: Count = 0
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
+
+
+@dataclass(frozen=True)
+class CorporaConfig:
+    """Where `retrain` looks for corpora, and when one counts as complete."""
+
+    #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
+    uri: str = ""
+    #: A file of this name in a corpus's folder says that its upload is over.
+    marker: str = "_SUCCESS"
+    #: Without one, a new or changed corpus is taken if it is the same after so many seconds.
+    settle_seconds: Count = 60
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,8 @@ class ScoringConfig:
     instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
     forward: Literal["fast", "reference"] = "fast"
     #: Let torch.compile fuse the fast forward's kernels, on a GPU (a minute at the start).
@@ -125,6 +141,12 @@ class TeacherConfig:
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Positive = 50_000
+    #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
+    #: relevant (InPars-v2: 10,000). 0 keeps all.
+    keep_queries: Count = 0
+    #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
+    #: the CPUs out among them, and each holds the model.
+    processes: Count = 0
 
 
 @dataclass(frozen=True)
@@ -133,13 +155,30 @@ class GenerateConfig:
 
     checkpoint: str
     revision: str = ""
-    backend: Literal["transformers"] = "transformers"
-    #: A template file in ``generation/prompts`` by name, or a path.
+    #: transformers: on this machine. vllm: the same, as an offline batch with vLLM (an environment of its own). openai:
+    #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
+    endpoint: str = ""
+    #: openai: requests that are under way at a time, seconds until one counts as lost, and how often it is sent again.
+    concurrency: Positive = 64
+    request_timeout: Annotated[float, Range(0.1)] = 120.0
+    retries: Count = 8
+    #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
+    #: four characters.
+    tokenizer: str = ""
+    #: A template in ``generation/prompts`` by name, a path, or the text itself.
     prompt: str = "inpars-v1"
     #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
     documents: Count = 100_000
+    #: uniform; or diverse: as many from each cluster of the corpus (DUQGen, arXiv 2404.02489).
+    sampling: Literal["uniform", "diverse"] = "uniform"
+    #: diverse: clusters (DUQGen: 1,000).
+    clusters: Positive = 1_000
     queries_per_document: Positive = 1
     min_document_words: Count = 1
+    #: Longer documents are left out; 0 is no limit.
+    max_document_words: Count = 0
     #: Tokens of the document that the prompt may hold (InPars toolkit: 256).
     max_document_tokens: Positive = 256
     max_new_tokens: Positive = 64
@@ -150,6 +189,18 @@ class GenerateConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
     shard_documents: Positive = 2_000
+    #: Which queries are kept. Fewer words than the least, or more than the most (0: no limit), are dropped ...
+    min_query_words: Count = 1
+    max_query_words: Count = 0
+    #: ... and a query that stands word for word in its document ...
+    drop_copied: bool = False
+    #: ... or is like a test query (as `evaluation.leak_similarity`; equal ones are always dropped) ...
+    leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
+    #: ... or does not find its document among BM25's best so many (InPars-light: consistency); 0 asks for nothing ...
+    consistency_depth: Count = 0
+    #: ... or is not among the so many most probable, by the mean of its tokens' log-probabilities (InPars-v1: 10,000); 0
+    #: keeps all. What the teacher thinks of them comes later: `teacher.keep_queries`.
+    keep_probable: Count = 0
     seed: Count = 0
 
 
@@ -160,6 +211,11 @@ class DistillConfig:
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
     revision: str = ""
+    #: phase 2 goes on from the student of phase 1, or from the serving champion where there is one.
+    start: Literal["phase1", "champion"] = "phase1"
+    #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
+    #: some of the source.
+    replay: Amount = 0.0
     #: mse: on the two logits, the paper's; margin_mse, kl and ranknet: over the documents of a query.
     loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
@@ -274,6 +330,9 @@ class ClusterConfig:
     #: Labels of the pool's nodes (this one is set by NVIDIA's GPU feature discovery).
     gpu_pool: dict[str, str] = field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
     gpu_tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu"),)
+    #: What the pool's GPUs are, and the price of one for an hour in any currency (0: not known): for `make plan` alone.
+    gpu_model: str = "A100"
+    gpu_hour_price: Amount = 0.0
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:

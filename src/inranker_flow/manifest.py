@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact folder holds, of which dataset, with content digests.
+"""`manifest.json`: what an artifact folder holds, of which dataset, where it comes from, with content digests.
 
 The dataset's name travels inside the artifact, so that lists of artifacts are joined by name and never by position.
 """
@@ -7,46 +7,151 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write, digest_file
+from inranker_flow.storage import atomic_write, digest_file, digest_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FILENAME = "manifest.json"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What an artifact was made from: ``parents`` (input -> content digests), ``configuration`` (digest), ``code``."""
+
+    parents: dict[str, list[str]] = field(default_factory=dict)
+    configuration: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """``dataset`` name, ``stage`` that wrote it, ``files`` -> sha256 hex digest, free-form JSON ``details``."""
+    """``dataset`` name, ``stage`` that wrote it, ``files`` -> sha256 hex digest, free-form JSON ``details``.
+
+    ``tables``: Parquet file -> table, version, rows, columns (name -> type) and a digest of the rows. ``content`` is a digest
+    of dataset, rows and other files: the same content has the same digest, whatever code made it (``origin``, see
+    :class:`Origin`) and whichever version of the Parquet library wrote it.
+    """
 
     dataset: str
     stage: str
     files: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    content: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+_origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
+
+
+@contextmanager
+def made_from(origin: Origin) -> Iterator[None]:
+    """Manifests that are written in the block say that their artifact was made from ``origin``."""
+    before = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(before)
 
 
 def write_manifest(folder: str | os.PathLike[str], *, dataset: str, stage: str, **details: Any) -> Manifest:
     """Digest every file in ``folder`` and write its manifest, last and atomically: its presence says "complete"."""
     folder = Path(folder)
-    files = {
-        str(path.relative_to(folder)): digest_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != FILENAME
-    }
-    manifest = Manifest(dataset, stage, files, details)
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILENAME)
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    files = {name: digest_file(path) for name, path in names.items()}
+    tables = {name: _table(path) for name, path in names.items() if path.suffix == ".parquet"}
+    content = _content(dataset, files, tables)
+    origin = _origin.get()
+    manifest = Manifest(dataset, stage, files, details, tables, content, asdict(origin) if origin else {})
     with atomic_write(folder / FILENAME) as out:
         out.write(json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
     return manifest
 
 
+def _table(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        about = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key in _ABOUT}
+        columns = {each.name: str(each.type) for each in schema}
+        return {**about, "rows": file.metadata.num_rows, "columns": columns, "digest": _rows_digest(file)}
+
+
+#: What `schemas` writes into a table's own metadata.
+_ABOUT = (b"table", b"version")
+
+
+def _rows_digest(file: pq.ParquetFile) -> str:
+    """sha256 over the values of every column, in the order of the rows, however they are cut into groups and packed."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [(sha256(), sha256()) for _ in file.schema_arrow]
+    for batch in file.iter_batches():
+        for (sizes, values), column in zip(columns, batch.columns, strict=True):
+            if pa.types.is_string(column.type):
+                sizes.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i4").tobytes())
+                first, last = np.frombuffer(column.buffers()[1], np.int32)[[column.offset, column.offset + len(column)]]
+                data = column.buffers()[2]
+                values.update(data.slice(int(first), int(last - first)) if data else b"")
+            else:
+                values.update(_plain(column))
+    return sha256("".join(each.hexdigest() for pair in columns for each in pair).encode()).hexdigest()
+
+
+def _plain(column: pa.Array) -> bytes:
+    values = column.to_numpy(zero_copy_only=False)
+    if column.null_count or values.dtype.kind not in "biuf":
+        return json.dumps(column.to_pylist(), default=str).encode()
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
+
+
+def _content(dataset: str, files: Mapping[str, str], tables: Mapping[str, Any]) -> str:
+    """Of the tables' rows, and of the bytes of everything else."""
+    found = {name: tables[name]["digest"] if name in tables else digest for name, digest in files.items()}
+    columns = {name: each["columns"] for name, each in tables.items()}
+    return sha256(json.dumps([dataset, found, columns], sort_keys=True).encode()).hexdigest()
+
+
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read an artifact's manifest; :class:`UserError` when it is missing or malformed."""
+    """Read an artifact's manifest; :class:`UserError` when it is missing, malformed, or says another digest than it has."""
     path = Path(folder) / FILENAME
     try:
-        return Manifest(**json.loads(path.read_text()))
+        found = Manifest(**json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing, so the stage that should have written this artifact did not end") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a manifest: {error}") from error
+    if found.content != _content(found.dataset, found.files, found.tables):
+        raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; run its stage again")
+    return found
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """Digest of an artifact's content: its manifest's, or for a single file or a folder without one that of its bytes."""
+    if Path(path, FILENAME).is_file():
+        return read_manifest(path).content
+    return digest_folder(path) if Path(path).is_dir() else digest_file(path)
+
+
+def damaged(folder: str | os.PathLike[str]) -> str:
+    """Name of the first file of an artifact that is missing or not what its manifest says; "" where all are."""
+    folder = Path(folder)
+    for name, digest in read_manifest(folder).files.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            return name
+    return ""

@@ -42,8 +42,10 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     told = run_state.of_run(run_id, own_task="notify")
     if told and (told.state != run_state.SUCCEEDED or outcome.state != run_state.FAILED):
         outcome = told
-    lines = [_verdict(outcome, run_name), *_link(run_id)]
-    log.info("%s", lines[0])
+    compared = _compared(run_id) if told else []
+    lines = [_verdict(outcome, run_name), *compared, *_link(run_id)]
+    for line in lines[: 1 + len(compared)]:
+        log.info("%s", line)
     _close_mlflow_run(outcome, run_name)
     _post("\n".join(lines))
     return NotifyStats(int(outcome.state == run_state.SUCCEEDED), outcome.state)
@@ -53,6 +55,24 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
     """``FAILED NAME: TASK: REASON`` in one line."""
     told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
+
+
+def _compared(run_id: str) -> list[str]:
+    """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
+    kfp_run_id = tracking.own_parent()
+    if not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
+        return []
+    said = run_state.description(run_id)
+    from inranker_flow import planning
+
+    if not planning.read_sentence(said):
+        return []
+    try:
+        did = planning.done(tracking.stages_of(kfp_run_id))
+    except Exception as error:  # as below
+        log.warning("what was planned is not compared: %s", " ".join(str(error).split())[:300])
+        return []
+    return [said, f"computed in this run: {planning.sentence(did)}"]
 
 
 def _link(run_id: str) -> list[str]:

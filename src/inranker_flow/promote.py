@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import history, model_card, promotion, registry, schemas, tracking
-from inranker_flow.config import PromoteConfig, as_dict
+from inranker_flow import discovery, history, model_card, promotion, registry, schemas, tracking
+from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -39,6 +39,8 @@ def promote(
     evaluation: Path,
     champion: str,
     run_key: str,
+    targets: tuple[CorpusConfig, ...],
+    work_key: str,
     decision: Path,
     report: Path,
 ) -> PromoteStats:
@@ -47,9 +49,9 @@ def promote(
     ``report`` becomes the evaluation's page with the verdict on top, which is kept in the MLflow run too that holds the
     model. ``champion`` is the reference (models:/NAME/VERSION, or
     empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
-    work is recognised. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
-    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses
-    or does not answer.
+    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Killed
+    anywhere it is started again at no loss: until the alias moves, last of all, the old champion serves. Where another
+    promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or does not answer.
     """
     name = config.model_name
     training, summary = _read_json(student / "training.json"), _read_json(evaluation / "summary.json")
@@ -67,6 +69,7 @@ def promote(
 
     run_id = tracking.current_run_id(name)
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
+    tags |= discovery.trained_on(targets, work_key)
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
     version = registry.register(

@@ -49,6 +49,11 @@ class Ragged:
         """Tokens of each of ``rows``."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
+    def select(self, rows: np.ndarray) -> Ragged:
+        """The rows ``rows`` alone, in that order."""
+        lengths = self.lengths(rows)
+        return Ragged(self.first(rows, lengths), np.concatenate([[0], np.cumsum(lengths)]))
+
     def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
         return self.flat[_places(self.offsets[rows], counts)]
@@ -60,8 +65,9 @@ class Ragged:
 
         Counts may go beyond the end of a row: what is there instead is of no meaning.
         """
-        starts = np.stack([self.offsets[rows], other.offsets[other_rows]], axis=1).ravel()
-        both = np.stack([counts, other_counts], axis=1).ravel()
+        starts, both = np.empty((2, 2 * len(rows)), np.int64)
+        starts[::2], starts[1::2] = self.offsets[rows], other.offsets[other_rows]
+        both[::2], both[1::2] = counts, other_counts
         places = _places(starts, both)
         if self.flat is other.flat:
             return self.flat.take(places, mode="clip")
@@ -223,7 +229,7 @@ class Renderer:
         # As many ids of each document as the prompt goes on after the query; the end is put over them below.
         ids[mask] = queries.alternating(query_rows, query, documents, document_rows, lengths - query)
         tail = np.array([*self._suffix, *self._end])
-        if (suffix == len(self._suffix)).all():
+        if self.truncation == "document" or (suffix == len(self._suffix)).all():
             ids[np.arange(len(ids))[:, None], middle[:, None] + np.arange(len(tail))] = tail
         else:
             for row, start, count in zip(ids, middle.tolist(), suffix.tolist(), strict=True):

@@ -54,11 +54,20 @@ class Serving:
 
 def champion(name: str) -> Version | None:
     """The version that serves now, or None."""
+    return _aliased(name, CHAMPION)
+
+
+def challenger(name: str) -> Version | None:
+    """The version that was registered last, or None."""
+    return _aliased(name, CHALLENGER)
+
+
+def _aliased(name: str, alias: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
-    with tracking.explained(f"ask for the champion of {name}"):
+    with tracking.explained(f"ask for the {alias} of {name}"):
         try:
-            found = tracking.client().get_model_version_by_alias(name, CHAMPION)
+            found = tracking.client().get_model_version_by_alias(name, alias)
         except MlflowException as error:
             # Only "there is none" means none: a registry that is in trouble must not look empty.
             if error.error_code in _NOT_THERE:
@@ -97,6 +106,11 @@ def version(name: str, number: str) -> Version:
             ) from cause
         raise
     return Version(name, str(found.version), dict(found.tags))
+
+
+def digest(reference: str) -> str:
+    """The digest under which the weights of ``models:/NAME/VERSION`` were registered; "" where none was recorded."""
+    return version(*_parts(reference)).tags.get(DIGEST, "")
 
 
 def fetch(reference: str) -> Path:

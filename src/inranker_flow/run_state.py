@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+import urllib.error
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -81,6 +82,36 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
         if outcome:
             return outcome
     return None
+
+
+def description(run_id: str) -> str:
+    """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
+    if not endpoint or not run_id:
+        return ""
+    try:
+        run = json.loads(
+            web.request(f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token())
+        )
+    except (OSError, ValueError, HTTPException, UserError):
+        return ""  # `of_run` has said so
+    return str(run.get("description") or "") if isinstance(run, dict) else ""
+
+
+def is_over(run_id: str) -> bool:
+    """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
+    (``KF_PIPELINES_ENDPOINT``) does not say."""
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
+    url = f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}"
+    try:
+        state = json.loads(web.request(url, token=_token())).get("state")
+    except (OSError, ValueError, HTTPException, UserError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 404:
+            return True
+        raise UserError(
+            f"KF_PIPELINES_ENDPOINT: the state of run {run_id} cannot be read ({web.reason(error)})"
+        ) from error
+    return state in (SUCCEEDED, FAILED, CANCELED, "SKIPPED")
 
 
 def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
-from inranker_flow import exchange, tracking
+from inranker_flow import exchange, reuse, tracking
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME, Manifest, read_manifest
-from inranker_flow.storage import atomic_write, digest_file, disk_errors
+from inranker_flow.manifest import FILENAME, Manifest, content_digest, made_from, read_manifest
+from inranker_flow.storage import atomic_write, disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def run_stage(
     ``configs``: parameter name -> plain data, parsed into the dataclass (or tuple of dataclasses) that the stage's
     annotation names. ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None;
     the stage gets paths. ``values`` are passed as they are. ``metrics`` is the KFP metrics artifact. Not ``tracked``:
-    without an MLflow run of its own, for a stage that must work where MLflow does not.
+    without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `reuse` knows, and
+    that has done the same work before, gives what it gave then.
     """
     name = name or stage.__name__
     inputs, outputs = inputs or {}, outputs or {}
@@ -67,19 +68,28 @@ def run_stage(
             if run:
                 run.log_config(configs)
                 run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
-            stats = stage(**parsed, **_fetched(_paths(inputs)), **_paths(outputs), **values)
+            work = reuse.work(name, parsed, _paths(inputs), values)
+            stats = work.restore(hints["return"], _paths(outputs)) if work else None
+            reused = stats is not None
+            if not reused:
+                with made_from(reuse.origin(parsed, _paths(inputs))):
+                    stats = stage(**parsed, **_fetched(_paths(inputs)), **_paths(outputs), **values)
             seconds = time.monotonic() - start
-            numbers = {**_numbers(stats), "seconds": seconds}
+            numbers = {**_numbers(stats), "seconds": seconds, **({"reused": 1.0} if reused else {})}
             if run:
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
+                run.log_device()
+        if work and not reused:
+            work.keep(stats, _paths(outputs))
         _describe(outputs)
         for path in _paths(outputs).values():
             exchange.publish(path)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
-        _event(name, dataset, seconds=seconds, stats=numbers, **paths)
-        log.info("done in %.1f s: %s", seconds, _sentence(numbers))
+        reason = getattr(stats, "reason", "")
+        _event(name, dataset, seconds=seconds, stats=numbers, reused=reused, reason=reason, **paths)
+        log.info("%s in %.1f s: %s", "taken from the store" if reused else "done", seconds, _sentence(numbers))
         return stats
     except UserError as error:
         _fail(name, dataset, start, str(error))
@@ -182,7 +192,7 @@ def _digests(paths: Any) -> dict[str, str]:
     found = {}
     for path in _flat(paths):
         manifest = _manifest(path)
-        found[manifest.dataset if manifest else path.name] = digest_file(path / FILENAME if path.is_dir() else path)
+        found[manifest.dataset if manifest else path.name] = content_digest(path)
     return found
 
 
@@ -192,9 +202,9 @@ def _describe(outputs: Mapping[str, Any]) -> None:
         path = Path(artifact.path)
         manifest = _manifest(path)
         if manifest:
-            artifact.metadata.update(dataset=manifest.dataset, digest=digest_file(path / FILENAME))
+            artifact.metadata.update(dataset=manifest.dataset, digest=manifest.content)
         elif path.is_file():
-            artifact.metadata.update(digest=digest_file(path))
+            artifact.metadata.update(digest=content_digest(path))
 
 
 def _numbers(stats: Any) -> dict[str, float]:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from inranker_flow.errors import UserError
+
+T = TypeVar("T")
 
 #: Files larger than this are transferred in parts of this size.
 PART_BYTES = 16 * 2**20
@@ -27,7 +31,8 @@ PART_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One stored file: ``uri``, ``size`` in bytes, ``etag`` (S3's, or the content digest of a local file)."""
+    """One stored file: ``uri``, ``size`` in bytes, ``etag`` (S3's, or the content digest of a local file; see also
+    :func:`look`)."""
 
     uri: str
     size: int
@@ -154,11 +159,27 @@ def local_copy(uri: str) -> Path:
                     name = Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/")
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     bucket, key = _split(file.uri)
-                    s3().download_file(bucket, key, str(folder / name), Config=_transfer())
+                    _download(bucket, key, folder / name)
         except UserError:
             if not target.exists():  # else another process has just finished the same download
                 raise
     return target / Path(uri).name if single else target
+
+
+def download(uri: str, path: Path) -> None:
+    """Write one stored file to ``path``. Raises :class:`FileNotFoundError` where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not uri.startswith("s3://"):
+        shutil.copyfile(local_path(uri), path)
+        return
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    with disk_errors(path), explained(uri):
+        try:
+            _download(bucket, key, path)
+        except ClientError as error:
+            raise _missing(error, uri) or error from error
 
 
 def upload(path: str | os.PathLike[str], uri: str) -> None:
@@ -170,7 +191,7 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
         if target.startswith("s3://"):
             bucket, key = _split(target)
             with explained(target):
-                s3().upload_file(str(file), bucket, key, Config=_transfer())
+                _upload(file, bucket, key)
         else:
             with atomic_write(local_path(target)) as out, open(file, "rb") as source:
                 shutil.copyfileobj(source, out)
@@ -184,15 +205,35 @@ def list_files(uri: str) -> list[FileInfo]:
         return [FileInfo(str(each), each.stat().st_size, digest_file(each)) for each in files]
     bucket, key = _split(uri)
     prefix = key.rstrip("/")
-    found = []
     with explained(uri):
-        for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                below = item["Key"] == prefix or item["Key"].startswith(f"{prefix}/" if prefix else "")
-                if below and not item["Key"].endswith("/"):
-                    etag = item["ETag"].strip('"')
-                    found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], etag))
-    return sorted(found, key=lambda file: file.uri)
+        return sorted(patiently(lambda: _list_files(bucket, prefix)), key=lambda file: file.uri)
+
+
+def look(uri: str) -> list[FileInfo]:
+    """As :func:`list_files`, without reading local files: their ``etag`` is the time of their last change."""
+    if uri.startswith("s3://"):
+        return list_files(uri)
+    found = []
+    for path in sorted(each for each in local_path(uri).rglob("*") if each.is_file()):
+        stat = path.stat()
+        found.append(FileInfo(str(path), stat.st_size, str(stat.st_mtime_ns)))
+    return found
+
+
+def read_part(uri: str, start: int, length: int) -> bytes:
+    """``length`` bytes of a stored file from ``start``, fewer at its end."""
+    if not length:
+        return b""
+    if not uri.startswith("s3://"):
+        with open(local_path(uri), "rb") as file:
+            file.seek(start)
+            return file.read(length)
+    bucket, key = _split(uri)
+    with explained(uri):
+        part: bytes = (
+            s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}")["Body"].read()
+        )
+    return part
 
 
 def exists(uri: str) -> bool:
@@ -201,33 +242,86 @@ def exists(uri: str) -> bool:
 
 
 def put_if_absent(data: bytes, uri: str) -> bool:
-    """Store ``data`` unless something is there already; False then. Of several writers at once exactly one wins."""
-    if uri.startswith("s3://"):
-        from botocore.exceptions import ClientError
+    """Store ``data`` unless something is there already; False then. Of several writers at once exactly one wins.
 
-        bucket, key = _split(uri)
+    Where an answer was lost on the way, what is there counts as one's own if it is equal: who must know whether it was the
+    first puts something into ``data`` that no other writer has. Raises :class:`UserError` where it cannot be stored; what
+    is there already stays as it is.
+    """
+    if uri.startswith("s3://"):
         with explained(uri):
-            try:
-                s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                    return False
-                raise
-        return True
+            return _put_if_absent_on_s3(data, uri)
     path = local_path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(name, path)  # fails where the name is taken, unlike a rename
+        with disk_errors(path):
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            os.link(name, path)  # fails where the name is taken, unlike a rename
     except FileExistsError:
         return False
     finally:
         Path(name).unlink()
     return True
+
+
+def put(data: bytes, uri: str) -> None:
+    """Store ``data`` in place of what is there: whole or not at all."""
+    if uri.startswith("s3://"):
+        bucket, key = _split(uri)
+        with explained(uri):
+            patiently(lambda: s3().put_object(Bucket=bucket, Key=key, Body=data))
+        return
+    with atomic_write(local_path(uri)) as out:
+        out.write(data)
+
+
+def read(uri: str) -> bytes:
+    """Content of one file. Raises :class:`FileNotFoundError` where there is none."""
+    if not uri.startswith("s3://"):
+        return local_path(uri).read_bytes()
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    with explained(uri):
+        try:
+            return patiently(lambda: bytes(s3().get_object(Bucket=bucket, Key=key)["Body"].read()))
+        except ClientError as error:
+            raise _missing(error, uri) or error from error
+
+
+def names(uri: str) -> dict[str, int]:
+    """Name -> size in bytes of the files that lie directly in the folder or prefix ``uri``; temporary ones are left out.
+
+    Unlike :func:`list_files` it reads no content.
+    """
+    if not uri.startswith("s3://"):
+        folder = local_path(uri)
+        found = {}
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            # Another process may be removing it just now.
+            with suppress(FileNotFoundError):
+                if entry.is_file() and not entry.name.startswith("."):
+                    found[entry.name] = entry.stat().st_size
+        return found
+    bucket, key = _split(uri)
+    prefix = f"{key.rstrip('/')}/"
+    with explained(uri):
+        return patiently(lambda: _list_names(bucket, prefix))
+
+
+def delete(uri: str) -> None:
+    """Remove one file; one that is not there is no error."""
+    if not uri.startswith("s3://"):
+        local_path(uri).unlink(missing_ok=True)
+        return
+    bucket, key = _split(uri)
+    with explained(uri):
+        patiently(lambda: s3().delete_object(Bucket=bucket, Key=key))
 
 
 def fingerprint(uri: str) -> str:
@@ -250,6 +344,113 @@ def fingerprint_of(uri: str, files: list[FileInfo]) -> str:
 
 # --- S3 and the hub ---------------------------------------------------------------------------------------------------
 
+#: Attempts of :func:`patiently`, each of up to three of the client's own, over about half a minute.
+ATTEMPTS = 7
+#: Seconds before the second attempt; it doubles.
+PAUSE = 0.4
+
+#: What S3 servers call a trouble that passes, whatever the status.
+_PASSING = {
+    *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeTooSkewed", "Throttling"),
+    *("ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "IncompleteBody", "BadDigest"),
+    *("ConditionalRequestConflict", "OperationAborted", "XAmzContentChecksumMismatch"),
+}
+#: Credentials that were good and may have been renewed where they come from (a file, a role).
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_NEVER = (501, 507)
+#: What servers say of a bucket or a disk that is full.
+_FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+
+#: Servers that have answered in this process: one that has is waited for, an address where nobody is is not.
+_answered: set[str] = set()
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """``action`` on S3, again after a while where it failed for a reason that passes.
+
+    Such are a busy server, a connection or an answer that was cut, and credentials that have been renewed. The client
+    itself tries three times within a second; this is for work that must not be lost for a bad minute.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            result = action()
+        except Exception as error:
+            if attempt == ATTEMPTS or not _passes(error):
+                raise
+            time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+        else:
+            _answered.add(s3().meta.endpoint_url)
+            return result
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _missing(error: Any, uri: str) -> FileNotFoundError | None:
+    if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
+        return FileNotFoundError(errno.ENOENT, "no such object", uri)
+    return None
+
+
+def _passes(error: Exception) -> bool:
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, Boto3Error):  # around what went wrong in a transfer in parts
+        inner = getattr(error, "last_exception", None) or error.__context__
+        return isinstance(inner, Exception) and _passes(inner)
+    if isinstance(error, exceptions.ClientError):
+        code = error.response["Error"].get("Code", "")
+        if code in _EXPIRED:
+            s3.cache_clear()  # a new session asks for its credentials anew
+            return True
+        status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
+        return code in _PASSING or (status >= 500 and status not in _NEVER and code not in _FULL_CODES)
+    if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
+        return s3().meta.endpoint_url in _answered
+    cut = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
+    return isinstance(error, (*cut, exceptions.FlexibleChecksumError, ResponseParserError))
+
+
+def _put_if_absent_on_s3(data: bytes, uri: str) -> bool:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    attempts = 0
+
+    def put_once() -> bool:
+        nonlocal attempts
+        attempts += 1
+        try:
+            s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            about = error.response["ResponseMetadata"]
+            if about["HTTPStatusCode"] != 412:
+                raise
+            # Where an earlier attempt's answer was lost, what is there may be our own.
+            return (attempts > 1 or bool(about.get("RetryAttempts"))) and read(uri) == data
+        return True
+
+    return patiently(put_once)
+
+
+def _list_files(bucket: str, prefix: str) -> list[FileInfo]:
+    found = []
+    for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            below = item["Key"] == prefix or item["Key"].startswith(f"{prefix}/" if prefix else "")
+            if below and not item["Key"].endswith("/"):
+                found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')))
+    return found
+
+
+def _list_names(bucket: str, prefix: str) -> dict[str, int]:
+    found = {}
+    for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+        for item in page.get("Contents", []):
+            if item["Key"] != prefix:
+                found[item["Key"].removeprefix(prefix)] = item["Size"]
+    return found
+
 
 @cache
 def s3() -> Any:
@@ -262,6 +463,14 @@ def s3() -> Any:
         return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
     except ValueError as error:
         raise UserError(f"AWS_ENDPOINT_URL: {error}; give an address such as http://HOST:PORT") from error
+
+
+def _download(bucket: str, key: str, path: Path) -> None:
+    patiently(lambda: s3().download_file(bucket, key, str(path), Config=_transfer()))
+
+
+def _upload(path: Path, bucket: str, key: str) -> None:
+    patiently(lambda: s3().upload_file(str(path), bucket, key, Config=_transfer()))
 
 
 def _transfer() -> Any:
@@ -300,9 +509,18 @@ def explained(uri: str) -> Iterator[None]:
         ) from error
     except ClientError as error:
         code, message = error.response["Error"].get("Code", "?"), error.response["Error"].get("Message", "")
-        raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()) from error
+        said = f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()
+        raise UserError(f"{said}{_remedy(error, code)}") from error
     except (BotoCoreError, Boto3Error) as error:
         raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url}: {' '.join(str(error).split())}") from error
+
+
+def _remedy(error: Any, code: str) -> str:
+    if error.response["ResponseMetadata"].get("HTTPStatusCode") == 507 or code in _FULL_CODES:
+        return "; what is stored stays, so make room there and run again"
+    if code in _EXPIRED:
+        return "; what is stored stays, so renew the credentials and run again"
+    return ""
 
 
 def _cache_root() -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.storage import digest_file, disk_errors
+from inranker_flow.manifest import read_manifest
+from inranker_flow.storage import disk_errors
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "inranker"
 #: Tag of a parent run: the KFP run that it stands for.
 KFP_RUN = "inranker.kfp_run_id"
+#: Tag of a stage's run: the device that its model was computed on.
+DEVICE = "inranker.device"
 #: MLflow's own defaults retry a dead server for more than four minutes.
 _QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -209,6 +213,13 @@ class StageRun:
                 self.parent_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in headline.items()]
             )
 
+    def log_device(self) -> None:
+        """The device, where this stage has computed with torch; others never import it."""
+        if "torch" in sys.modules:
+            from inranker_flow.rankers.devices import device_name
+
+            self._client.set_tag(self.run_id, DEVICE, device_name())
+
     def log_outputs(self, outputs: Mapping[str, Path]) -> None:
         """Digests of artifact folders as tags; single files (the report) whole, on the parent too."""
         for key, path in outputs.items():
@@ -216,7 +227,7 @@ class StageRun:
                 for run_id in filter(None, (self.run_id, self.parent_id)):
                     log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
-                self._client.set_tag(self.run_id, f"digest.{key}", digest_file(path / "manifest.json"))
+                self._client.set_tag(self.run_id, f"digest.{key}", read_manifest(path).content)
 
 
 @contextmanager
@@ -274,6 +285,27 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     finally:
         del os.environ["INRANKER_PARENT_RUN_ID"]
     mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]) -> None:
+    """Keep a plan with the run that it was made for: plan.json, and a metric ``planned.NAME`` for each number."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    with explained(f"keep the plan in run {run_id}"):
+        client().log_dict(run_id, dict(plan), "plan.json")
+        client().log_batch(run_id, metrics=[Metric(f"planned.{k}", float(v), now, 0) for k, v in promised.items()])
+
+
+def stages_of(kfp_run_id: str) -> list[tuple[str, dict[str, float]]]:
+    """(stage, its numbers) for every stage of a KFP run that has ended well, by the parent run that `preflight` opened."""
+    mlflow_client = client()
+    parent = _kfp_parent(mlflow_client, kfp_run_id)
+    if not parent:
+        return []
+    children = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
+    found = mlflow_client.search_runs([experiment_id(mlflow_client)], filter_string=children, max_results=1000)
+    return [(run.data.tags.get("inranker.stage", ""), dict(run.data.metrics)) for run in found]
 
 
 def own_parent() -> str:

@@ -14,6 +14,7 @@ import pytest
 from components import COMPONENTS, readme
 from inranker_flow import (
     corpora,
+    discovery,
     distillation,
     evaluation,
     generation,
@@ -28,6 +29,7 @@ from pipelines.placement import PLACEMENT
 ROOT = Path(__file__).parents[2]
 STAGES = {
     "preflight": preflight.preflight,
+    "discover": discovery.discover,
     "prepare_corpus": corpora.prepare_corpus,
     "retrieve": retrieval.retrieve,
     "teacher_label": labelling.teacher_label,
@@ -135,5 +137,5 @@ import inranker_flow.stage, inranker_flow.corpora, inranker_flow.retrieval, inra
 import inranker_flow.preflight, inranker_flow.notify
 """
     base = {name for name, place in PLACEMENT.items() if place.image == "base"}
-    assert base == {"preflight", "prepare_corpus", "retrieve", "promote", "notify"}
+    assert base == {"preflight", "discover", "prepare_corpus", "retrieve", "promote", "notify"}
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

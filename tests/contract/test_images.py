@@ -46,7 +46,9 @@ def test_a_dockerfile_uses_what_every_builder_knows(name):
     instructions = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert "<<" not in text and "--mount" not in text
     assert not [line for line in instructions if line.startswith(("ENTRYPOINT", "ADD"))]
-    assert len([line for line in instructions if line.startswith("FROM")]) == 3, "multi-stage"
+    assert len([line for line in instructions if line.startswith("FROM")]) == (4 if name == "generate" else 3), (
+        "multi-stage"
+    )
     last = text[text.rindex("FROM ") :]
     assert "RUN" not in last.replace("RUNNING", ""), "the last stage only copies: nothing of the build is left in it"
     assert last.index("/opt/venv") < last.index("/app"), "our own code is the last layer"
@@ -59,7 +61,20 @@ def test_a_lock_has_the_versions_that_the_tests_run_with(name):
     whole, image = locked(ROOT / "requirements.lock"), locked(FOLDERS[name] / "requirements.lock")
     different = {key: (value, whole.get(key)) for key, value in image.items() if whole.get(key) != value}
     # numpy, scipy and networkx have another version for newer Pythons in the universal lock.
-    assert set(different) <= {"numpy", "scipy", "networkx"}, different
+    decided_by_vllm = {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "scikit-learn",
+        "protobuf",
+        "fastapi",
+        "fsspec",
+        "certifi",
+    }
+    decided_by_vllm |= {"setuptools", *(set(image) - set(whole))} if name == "generate" else set()
+    assert set(different) <= {"numpy", "scipy", "networkx"} | (decided_by_vllm if name == "generate" else set()), (
+        different
+    )
     assert not re.search(r"https?://|file:|--index|--find-links", (FOLDERS[name] / "requirements.lock").read_text())
 
 
@@ -71,17 +86,28 @@ def test_the_base_lock_has_no_torch_and_all_that_the_library_asks_for():
     assert names <= set(base), names - set(base)
 
 
-def test_train_and_generate_share_their_layers():
-    """Docker shares a layer whose instructions and files are the same; nodes then pull torch once."""
+def test_the_generate_lock_has_vllm_and_all_that_the_stage_imports():
+    found = locked(FOLDERS["generate"] / "requirements.lock")
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*asked["dependencies"], *asked["optional-dependencies"]["generate"], "vllm", "torch", "transformers"]
+    names = {re.split(r"[<>=\[]", each)[0].lower() for each in wanted}
+    assert names <= set(found), names - set(found)
+    assert [name for name in found if name.startswith("nvidia-")], (
+        "nothing is resolved in the image: they must be named"
+    )
 
-    def shared(name: str) -> str:
-        text = (FOLDERS[name] / "Dockerfile").read_text()
-        return text[text.index("# Context") : text.index("LABEL")]
 
-    assert shared("train") == shared("generate")
-    assert (FOLDERS["train"] / "requirements.lock").read_bytes() == (
-        FOLDERS["generate"] / "requirements.lock"
-    ).read_bytes()
+def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
+    """Docker shares their layers then, and vLLM's gigabytes are in neither."""
+    contexts, commands = [], []
+    monkeypatch.setattr(images, "_context", lambda name: contexts.append(name) or tmp_path)
+    monkeypatch.setattr(images, "_docker", lambda *words: commands.append(words) or "1000000")
+    monkeypatch.setattr(images, "_holds_cuda", lambda name: False)
+    for cpu in (True, False):
+        for name in images.NAMES:
+            images.build(name, cpu=cpu)
+    assert contexts == ["base", "train", "train", "base", "train", "generate"]
+    assert all(images.reference(name) in str(commands) for name in images.NAMES)
 
 
 def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):

@@ -468,6 +468,8 @@ def test_the_queue_admits_every_gpu_task_and_its_flavor_is_the_profiles_pool(tre
 
 RUN = {"workflows.argoproj.io/workflow": "inranker-x7k2p"}
 INTERNET, METADATA, API_SERVER = "140.82.121.3", "169.254.169.254", "10.0.0.1"
+#: A server in the cluster that writes queries.
+WRITER = {"inranker-flow/writes-queries": "true"}
 
 
 def _stage(name):
@@ -498,7 +500,7 @@ def test_only_stages_that_download_reach_the_internet(case, tree):
     network = Network(render(case, tree))
     public_s3 = case in ("prod", "with-public-s3")
     downloading = {stage for stage in PLACEMENT if network.lets_through(_stage(stage), INTERNET, 80)}
-    assert downloading == set(PLACEMENT) - {"retrieve", "promote"}
+    assert downloading == set(PLACEMENT) - {"discover", "retrieve", "promote"}
     for stage in PLACEMENT:
         expected = public_s3 or stage in downloading
         assert network.lets_through(_stage(stage), INTERNET, 443) == expected, stage
@@ -533,6 +535,12 @@ def test_the_job_of_an_event_reaches_kfp_alone(tree):
     assert not network.lets_through(job, INTERNET, 443)
 
 
+def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
+    network = Network(manifests)
+    reaching = {stage for stage in PLACEMENT if network.lets_through(_stage(stage), WRITER, 8000)}
+    assert reaching == {"preflight", "generate_queries"}
+
+
 def test_network_policies_select_pods_that_exist(manifests):
     known = [pod["metadata"]["labels"] for _, pod in pods(manifests)] + [_stage(stage) for stage in PLACEMENT]
     for policy in of_kind(manifests, "NetworkPolicy"):
@@ -543,14 +551,14 @@ def test_network_policies_select_pods_that_exist(manifests):
                 # A peer of this namespace is one of ours, or a server of KFP where it is installed here.
                 selector = peer.get("podSelector")
                 kfp = {"application-crd-id": "kubeflow-pipelines"}
-                assert selector is None or any(selects(selector, labels) for labels in [*known, kfp]), name
+                assert selector is None or any(selects(selector, labels) for labels in [*known, kfp, WRITER]), name
 
 
 def test_the_compiled_pipeline_labels_pods_as_the_policies_select_them(tmp_path):
     from pipelines.compile import compile_pipeline
 
-    compile_pipeline("inranker", tmp_path / "inranker.yaml")
-    _, platform = yaml.safe_load_all((tmp_path / "inranker.yaml").read_text())
+    compile_pipeline("retrain", tmp_path / "retrain.yaml")  # it has every stage
+    _, platform = yaml.safe_load_all((tmp_path / "retrain.yaml").read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     labels = [each.get("podMetadata", {}).get("labels", {}) for each in executors.values()]
     assert {each.get("app.kubernetes.io/component") for each in labels} == set(PLACEMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from inranker_flow.errors import UserError
 from pipelines import profile, submission
 from pipelines.compile import main as compile_main
 from pipelines.pin import pin
+from pipelines.run import main as run_main
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
 
@@ -53,6 +55,32 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
             pin(profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={wrong}"])))
 
 
+def test_a_prompt_of_ones_own_is_pinned_as_its_text(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("---\nchat: true\n---\nAsk about {document}\n")
+    pinned = pin(profile.load("demo", profile.parse_overrides([f"generation.prompt={path}"])))
+    assert pinned.generation.prompt == path.read_text() and pin(pinned) == pinned
+    assert pin(profile.load("paper")).generation.prompt == "inpars-v1"
+    for wrong, message in (
+        (tmp_path / "none", "no readable template file"),
+        ("a\nb", "the template has no {document}"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pin(profile.load("demo", {"generation.prompt": str(wrong)}))
+
+
+def test_what_a_server_serves_is_a_name_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "writer").mkdir()
+    loaded = profile.load("demo", {"generation.backend": "openai", "generation.checkpoint": "writer"})
+    assert pin(loaded).generation.checkpoint == "writer"
+    with pytest.raises(UserError, match="no checkpoint: the folder holds no config"):
+        pin(profile.load("demo", {"generation.checkpoint": "writer"}))
+    there = profile.load("demo", {"generation.backend": "openai", "generation.tokenizer": "writer"})
+    (tmp_path / "writer" / "tokenizer.json").write_text("{}")
+    assert pin(there).generation.tokenizer == str(tmp_path / "writer")
+
+
 def test_paper_has_the_papers_values():
     paper = profile.load("paper")
     assert paper.teacher.checkpoint == "castorini/monot5-3b-msmarco-10k"
@@ -61,7 +89,7 @@ def test_paper_has_the_papers_values():
         assert (phase.max_length, phase.epochs, phase.loss, phase.weight_decay) == (512, 1, "mse", 0.0)
     assert (paper.phase1.centre, paper.phase2.centre) == (False, True)
     assert (paper.retrieval.depth, paper.retrieval.negatives) == (1000, 9)
-    assert paper.generation.documents == 100_000
+    assert (paper.generation.documents, paper.generation.backend) == (100_000, "vllm")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +122,15 @@ def test_a_wrong_setting_is_one_clear_line(setting, message):
     with pytest.raises(UserError) as caught:
         profile.load("demo", profile.parse_overrides([setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_in_processes_says_first_that_vllm_is_not_here(tmp_path, capsys):
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    assert run_main(["inranker", "--profile", "small", "--run-dir", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("FAILED: generation.backend: vllm is not installed here") and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_profile_names_the_known_ones():

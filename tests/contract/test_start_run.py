@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import kfp_server_api
 import pytest
 
+from inranker_flow import storage
+from inranker_flow.discovery import discover
 from pipelines.compile import compile_pipeline
+from pipelines.profile import load
+from tests import beir
 from tests.contract.manifests import K8S
 from tests.kfp_api import KfpApi
+from tests.promoting import use_database
 
 SCRIPT = K8S / "components" / "argo-events" / "start_run.py"
 
@@ -32,18 +39,17 @@ def _run(url, tmp_path, token="good", name="inranker-demo"):
     return subprocess.run([sys.executable, "-I", SCRIPT], env=environment, capture_output=True, text=True, check=False)
 
 
-def _schedule(server, tmp_path, monkeypatch):
+def _schedule(server, tmp_path, monkeypatch, pipeline="inranker", **settings):
     """A schedule as `make schedule` makes it, through the same code."""
     from pipelines import schedule, submission
     from pipelines.kfp_api import Api
-    from pipelines.profile import load
     from pipelines.release import Release
 
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "good")
-    package = compile_pipeline("inranker", tmp_path / "inranker.yaml")
-    arguments = submission.arguments("inranker", load("demo"))
+    package = compile_pipeline(pipeline, tmp_path / f"{pipeline}.yaml")
+    arguments = submission.arguments(pipeline, load("demo", settings))
     release = Release(
-        pipeline="inranker", description="", name="inranker-demo", version="inranker-0123", package=package,
+        pipeline=pipeline, description="", name=f"{pipeline}-demo", version=f"{pipeline}-0123", package=package,
         arguments=arguments,
     )  # fmt: skip
     schedule.schedule(Api(server.url, "inranker"), release, "inranker", "0 0 3 * * *")
@@ -64,6 +70,50 @@ def test_an_event_starts_what_the_schedule_would_start_and_a_second_one_nothing(
     server.set_run(run["run_id"], state="FAILED")
     assert "started run" in _run(server.url, tmp_path).stdout
     assert len(server.runs) == 2
+
+
+def test_of_the_schedules_run_and_the_events_run_at_the_same_moment_one_trains(server, tmp_path, monkeypatch, s3):
+    """Both exist in KFP, as neither could see the other; what claims the work in the shared store goes on."""
+    use_database(tmp_path)
+    corpus = beir.write(tmp_path / "corpus")
+    (corpus / "_SUCCESS").touch()
+    storage.upload(corpus, f"{s3}/corpora/animals")
+    settings = {"corpora.uri": f"{s3}/corpora", "promotion.model_name": "twice"}
+    made = _schedule(server, tmp_path, monkeypatch, "retrain", **settings)
+    assert "started run" in _run(server.url, tmp_path, name="retrain-demo").stdout
+    same = {key: made[key] for key in ("experiment_id", "pipeline_version_reference", "runtime_config")}
+    same = json.loads(
+        json.dumps(same), parse_float=lambda text: int(float(text)) if text.endswith(".0") else float(text)
+    )
+    server._createrun({**same, "display_name": "retrain-demo of the schedule"})
+    runs = list(server.runs)
+    assert len(runs) == 2 and len({json.dumps(run["runtime_config"]) for run in server.runs.values()}) == 1
+
+    monkeypatch.setenv("INRANKER_STORE", f"{s3}/store")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    profile, work = load("demo", settings), made["runtime_config"]["parameters"]["work_key"]
+
+    def look(run_id):
+        sections = (profile.corpora, profile.corpus, profile.targets, profile.phase2, profile.promotion)
+        return discover(*sections, work, run_id, tmp_path / f"{run_id}.md")
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(runs, pool.map(look, runs), strict=True))
+    [winner] = [run_id for run_id, each in found.items() if each.go == "yes"]
+    [loser] = [run_id for run_id in runs if run_id != winner]
+    assert found[loser].go == "no" and found[loser].reason == f"run {winner} is doing this very work already"
+    assert found[winner].run_key == found[loser].run_key and found[loser].targets == []
+    assert "Nothing to do" in (tmp_path / f"{loser}.md").read_text()
+    server.set_run(winner, state="FAILED")
+    assert look(loser).go == "yes", "the work of a run that failed is free"
+
+
+def test_the_sensor_starts_the_schedule_that_the_documents_make():
+    sensor = (SCRIPT.parent / "sensor.yaml").read_text()
+    assert "{name: SCHEDULE, value: retrain-small}" in sensor
+    for page in ("docs/cluster.md", "README.md"):
+        assert "make schedule PIPELINE=retrain PROFILE=small" in (K8S.parent / page).read_text(), page
 
 
 def test_a_disabled_schedule_starts_nothing(server, tmp_path, monkeypatch):

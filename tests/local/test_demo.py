@@ -90,8 +90,9 @@ def test_mlflow_has_one_parent_and_a_child_for_each_task(demo, monkeypatch):
     parents = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
     children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
     assert len(parents) == 1 and {each.info.status for each in runs} == {"FINISHED"}
-    # prepare, retrieve and label run for the source and for the target; preflight and notify have no run of their own.
-    assert len(children) == len(PLACEMENT) - 2 + 3
+    # prepare, retrieve and label run for the source and for the target; preflight and notify have no run of
+    # their own, and nothing looks for corpora.
+    assert len(children) == len(PLACEMENT) - 3 + 3
     assert parents[0].data.metrics["nDCG_at_10/medicines/phase2"] >= 0.9
     assert "report.html" in [each.path for each in client.list_artifacts(parents[0].info.run_id)]
     labelled = [each for each in children if each.data.tags["inranker.stage"] == "teacher_label"]
@@ -105,7 +106,7 @@ def test_a_second_run_is_cache_hits_only(demo):
     ended = run(folder, "--seed", "11")
     assert ended.returncode == 0, ended.stderr
     assert cached(ended.stdout) == [stage for stage in PLACEMENT if stage not in UNCACHED]
-    assert UNCACHED == ["preflight", "promote", "notify"]
+    assert UNCACHED == ["preflight", "discover", "promote", "notify"]
     assert "PROMOTE inranker version 1" in ended.stdout, "the same question has the same answer"
 
 

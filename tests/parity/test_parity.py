@@ -134,13 +134,13 @@ def test_ten_thousand_real_prompts_have_the_ids_of_the_whole_string():
             texts[place] = worse[int(rng.integers(len(worse)))].format(texts[place])
     pairs = np.stack([rng.integers(len(queries), size=10_000), rng.integers(len(documents), size=10_000)], axis=1)
     tokenizer = AutoTokenizer.from_pretrained(models.real_t5_tokenizer())
-    plan = Plan(Renderer(tokenizer, max_length=100_000), queries, documents, pairs)
+    plan = Plan.of(Renderer(tokenizer, max_length=100_000), queries, documents, pairs)
     whole = tokenizer([prompt(queries[q], documents[d]) for q, d in pairs])["input_ids"]
     assert sum(ids.count(tokenizer.eos_token_id) > 1 for ids in whole) > 500, "literal end marks are among them"
     different = []
     for start in range(0, len(pairs), 500):
         rows = np.arange(start, start + 500)
-        ids, mask = plan.prompts(rows, pad_to=8)
+        ids, mask = plan.inputs(rows, pad_to=8)
         different += [
             row for row, found, kept in zip(rows, ids, mask, strict=True) if found[kept == 1].tolist() != whole[row]
         ]

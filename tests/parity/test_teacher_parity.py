@@ -102,7 +102,7 @@ def test_real_texts_have_the_ids_of_the_model_card():
     pairs = [*PAIRS, *real_pairs(2000)]
     expected = [card_ids(ranker.tokenizer, *pair, max_length=256) for pair in pairs]
     assert max(map(len, expected)) == 256 and min(map(len, expected)) < 100
-    assert scored_ids(ranker, pairs) == [ids[ranker.frame.fixed :] for ids in expected]
+    assert scored_ids(ranker, pairs) == [ids[ranker.known :] for ids in expected]
 
 
 def test_the_instruction_is_part_of_the_prompt():
@@ -169,7 +169,7 @@ def test_the_common_beginning_is_computed_once_where_attention_is_plain():
     plain, windowed = (load_ranker(teachers.causal(kind), ScoringConfig()) for kind in ("qwen3", "gemma2"))
     job, whole = (each.prepare(["moon"], ["a stone"], np.array([[0, 0]])) for each in (plain, windowed))
     assert 0 < job.lengths[0] < whole.lengths[0] - 50
-    assert plain.frame.room == windowed.frame.room
+    assert plain.reader.frame.room == windowed.reader.frame.room
 
 
 # --- encoders ---------------------------------------------------------------------------------------------------------

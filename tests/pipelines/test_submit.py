@@ -298,13 +298,16 @@ def test_too_many_bytes_of_arguments_are_refused_before_anything_is_asked(server
         (["--generator", "FOLDER"], "generation.checkpoint: "),
         (["--student", "init:t5?tokenizer=FOLDER&layers=1"], "phase1.checkpoint: "),
         (["--teacher", "~/model"], "teacher.checkpoint: "),
-        (["--set", "generation.prompt=FOLDER/prompt.txt"], "generation.prompt: "),
+        (
+            ["--set", "generation.backend=openai", "--set", "generation.tokenizer=FOLDER"],
+            "generation.tokenizer: ",
+        ),
     ],
 )
 def test_what_lies_on_this_machine_is_refused(server, capsys, tmp_path, more, where):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "prompt.txt").write_text("Query:")
+    (folder / "tokenizer.json").write_text("{}")
     line = failure(capsys, *(each.replace("FOLDER", str(folder)) for each in more))
     assert where in line
     assert "no pod can read" in line

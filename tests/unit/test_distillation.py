@@ -180,6 +180,10 @@ def test_prompts_whose_parts_cannot_be_joined_are_tokenised_whole(tmp_path, appe
         whole = tokenizer(f"Query: {query} Document: {document} Relevant:", add_special_tokens=False)["input_ids"]
         assert ids[mask == 1].tolist() == [*whole, *[tokenizer.eos_token_id] * append_eos]
         assert (ids[mask == 0] == tokenizer.pad_token_id).all()
+    rows = np.array([0, 3, 5, 6, 16])
+    some = examples.select(rows)
+    assert some.odd.tolist() == [1, 2, 4]
+    np.testing.assert_array_equal(some.batch(np.arange(5)).input_ids, examples.batch(rows).input_ids)
 
 
 def test_queries_that_leave_no_room_are_counted(tmp_path, renderer, caplog):
@@ -576,6 +580,50 @@ def test_phase_2_starts_from_phase_1_and_names_all_its_sets(tmp_path, toy):
     torch.testing.assert_close(*weights, atol=1e-8, rtol=0)
     record = json.loads((tmp_path / "phase2" / "training.json").read_text())
     assert [each["heldout_pairs"] for each in record["sets"].values()] == [32, 32]
+
+
+def test_the_source_is_seen_again_in_the_share_that_is_asked_for(tmp_path, toy):
+    train(tmp_path / "phase1", toy, max_steps=2)
+    target = training_set(tmp_path / "labels", queries=30, seed=5, dataset="other")
+    pairs = {}
+    for share in (0.0, 0.25, 100.0):
+        config, model = replace(CONFIG, replay=share, max_steps=2, holdout=0.0), tmp_path / f"phase2-{share}"
+        distill(config, [target], tmp_path / "phase1", model, replay=toy)
+        record = json.loads((model / "training.json").read_text())
+        pairs[share] = {name: each["pairs"] for name, each in record["sets"].items()}
+        seen = [each["dataset"] for each in record["inputs"]["training_sets"]]
+        assert seen == (["other", "toy"] if share else ["other"]), "what was seen is on record"
+    # Whole queries of four pairs: 30 of 120 are seven of them; all 160 pairs there are, where more is asked for.
+    assert pairs == {
+        0.0: {"1 other": 120},
+        0.25: {"1 other": 120, "2 toy": 28},
+        100.0: {"1 other": 120, "2 toy": 160},
+    }
+
+
+def test_selected_pairs_have_the_prompts_that_they_had(tmp_path, examples, renderer):
+    rows = np.array([1, 2, 3, 8, 50])
+    some = examples.select(rows)
+    every = np.arange(len(rows))
+    np.testing.assert_array_equal(some.lengths(every), examples.lengths(rows))
+    ours, theirs = some.batch(every), examples.batch(rows)
+    np.testing.assert_array_equal(ours.input_ids, theirs.input_ids)
+    np.testing.assert_array_equal(ours.teacher, theirs.teacher)
+
+
+def test_phase_2_goes_on_from_the_champion_where_it_shall(tmp_path, toy, monkeypatch, caplog):
+    from inranker_flow import registry
+
+    for name, seed in (("phase1", 0), ("champion", 1)):
+        train(tmp_path / name, toy, max_steps=2, seed=seed)
+    monkeypatch.setattr(registry, "fetch", lambda reference: {"models:/m/3": tmp_path / "champion"}[reference])
+    config = replace(CONFIG, learning_rate=1e-12, max_steps=1, start="champion")
+    distill(config, [toy], tmp_path / "phase1", tmp_path / "onward", champion="models:/m/3")
+    distill(config, [toy], tmp_path / "phase1", tmp_path / "first", champion="")
+    assert "no champion to go on from" in caplog.text
+    for ours, theirs in (("onward", "champion"), ("first", "phase1")):
+        weights = [load_seq2seq(str(tmp_path / name))[0].shared.weight for name in (ours, theirs)]
+        torch.testing.assert_close(*weights, atol=1e-8, rtol=0)
 
 
 def test_centring_moves_the_level_that_the_student_learns(tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from inranker_flow import schemas
 from inranker_flow.config import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.labelling import store as label_store
 from inranker_flow.labelling import teacher_label
-from inranker_flow.manifest import read_manifest
-from inranker_flow.rankers import load_ranker
-from inranker_flow.rankers.monot5 import MonoT5Job
+from inranker_flow.labelling.store import label_identity
+from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.rankers import Job, load_ranker
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -47,7 +50,7 @@ def test_every_pair_has_the_rankers_logits_under_its_own_ids(inputs, tmp_path):
     assert len({round(each[1] - each[0], 4) for each in found.values()}) > 20, (
         "the pairs differ, so a mix-up would show"
     )
-    assert (stats.pairs, stats.published, stats.queries, stats.resumed_pairs) == (24, 0, 6, 0)
+    assert (stats.pairs, stats.published, stats.queries, stats.reused_pairs) == (24, 0, 6, 0)
     ranker = load_ranker(models.t5(), ScoringConfig())
     assert stats.tokens == sum(len(ranker.renderer.render(QUERIES[q], DOCUMENTS[d])) for q, d in PAIRS)
     assert stats.pairs_per_second > 0 and stats.tokens_per_second > stats.pairs_per_second
@@ -81,7 +84,7 @@ def test_sharding_changes_neither_order_nor_logits(inputs, tmp_path, shard_pairs
 
 def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypatch):
     teacher_label(config(), *inputs, tmp_path / "whole")
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if len(calls) == 3:
@@ -89,27 +92,27 @@ def test_a_killed_run_continues_after_its_last_shard(inputs, tmp_path, monkeypat
         calls.append(len(rows))
         return inner(job, rows, progress)
 
-    monkeypatch.setattr(MonoT5Job, "score", dies)
+    monkeypatch.setattr(Job, "score", dies)
     with pytest.raises(KeyboardInterrupt):
         teacher_label(config(), *inputs, tmp_path / "labels")
     assert calls == [5, 5, 5] and not (tmp_path / "labels" / "manifest.json").exists()
 
     calls.clear()
     monkeypatch.setattr(
-        MonoT5Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+        Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
     )
     stats = teacher_label(config(), *inputs, tmp_path / "labels")
-    assert calls == [5, 4] and stats.resumed_pairs == 15 and stats.pairs == 24
+    assert calls == [5, 4] and stats.reused_pairs == 15 and stats.pairs == 24
     assert read(tmp_path / "labels") == read(tmp_path / "whole")
     assert read_manifest(tmp_path / "labels") == read_manifest(tmp_path / "whole"), "no trace of the interruption"
 
     # Complete: nothing is left behind, so the same work starts anew.
-    assert teacher_label(config(), *inputs, tmp_path / "again").resumed_pairs == 0
+    assert teacher_label(config(), *inputs, tmp_path / "again").reused_pairs == 0
 
 
 @pytest.mark.parametrize("change", ["teacher", "scoring", "corpus"])
 def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
-    inner, calls = MonoT5Job.score, []
+    inner, calls = Job.score, []
 
     def dies(job, rows, progress=None):
         if calls:
@@ -118,7 +121,7 @@ def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
         return inner(job, rows, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MonoT5Job, "score", dies)
+        patched.setattr(Job, "score", dies)
         with pytest.raises(KeyboardInterrupt):
             teacher_label(config(), *inputs, tmp_path / "labels")
     collection, candidates = inputs
@@ -129,7 +132,164 @@ def test_other_work_never_takes_a_shard(inputs, tmp_path, monkeypatch, change):
         setting = config(scoring=ScoringConfig(max_length=24))
     else:
         collection = models.collection(tmp_path / "changed", {**DOCUMENTS, "d5": "other words"})
-    assert teacher_label(setting, collection, candidates, tmp_path / "labels").resumed_pairs == 0
+    assert teacher_label(setting, collection, candidates, tmp_path / "labels").reused_pairs == 0
+
+
+# --- the label store --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """How many pairs each call of the teacher scored."""
+    inner, calls = Job.score, []
+    monkeypatch.setattr(
+        Job, "score", lambda job, rows, progress=None: calls.append(len(rows)) or inner(job, rows, progress)
+    )
+    return calls
+
+
+def label_files(store):
+    return sorted(store.glob("labels/*/*.parquet"))
+
+
+def test_what_is_in_the_store_needs_no_teacher(inputs, tmp_path, store, scored, monkeypatch):
+    first = teacher_label(config(), *inputs, tmp_path / "labels")
+    assert (first.reused_pairs, sum(scored)) == (0, 24) and len(label_files(store)) == 5
+    import inranker_flow.rankers
+
+    monkeypatch.setattr(inranker_flow.rankers, "load_ranker", lambda *_: pytest.fail("the teacher was loaded"))
+    again = teacher_label(config(shard_pairs=7), *inputs, tmp_path / "again")
+    assert (again.pairs, again.reused_pairs, again.tokens) == (24, 24, 0)
+    assert read_manifest(tmp_path / "again") == read_manifest(tmp_path / "labels")
+
+
+def test_labels_belong_to_texts_not_to_ids(tmp_path, store, scored, inputs):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    scored.clear()
+    collection = models.collection(
+        tmp_path / "other", {f"x{doc}": text for doc, text in DOCUMENTS.items()}, dataset="new"
+    )
+    queries = {f"y{query}": text for query, text in QUERIES.items()}
+    pairs = [(f"y{query}", f"x{doc}") for query, doc in PAIRS]
+    candidates = models.candidates(tmp_path / "pairs", queries, [*pairs, ("yq5", "xd5")], dataset="new")
+    stats = teacher_label(config(), collection, candidates, tmp_path / "labels2")
+    assert (stats.pairs, stats.reused_pairs, scored) == (25, 24, [1])
+    ours, theirs = read(tmp_path / "labels"), read(tmp_path / "labels2")
+    assert {key: theirs[f"y{key[0]}", f"x{key[1]}"] for key in PAIRS} == ours
+
+
+def test_a_changed_document_is_labelled_anew_and_nothing_else(inputs, tmp_path, store, scored):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    changed = PAIRS[0][1]
+    asked = sum(doc == changed for _, doc in PAIRS)
+    scored.clear()
+    collection = models.collection(tmp_path / "changed", {**DOCUMENTS, changed: "quite other words"})
+    stats = teacher_label(config(), collection, inputs[1], tmp_path / "again")
+    assert sum(scored) == asked == stats.pairs - stats.reused_pairs > 0
+    before, after = read(tmp_path / "labels"), read(tmp_path / "again")
+    assert {pair for pair in PAIRS if before[pair] != after[pair]} == {pair for pair in PAIRS if pair[1] == changed}
+
+
+def test_two_ids_with_the_same_text_are_scored_once(tmp_path, scored):
+    collection = models.collection(tmp_path / "collection", {"d1": "bread", "d2": "river", "d3": "bread"})
+    candidates = models.candidates(tmp_path / "pairs", {"q": "a moon"}, [("q", "d1"), ("q", "d2"), ("q", "d3")])
+    stats = teacher_label(config(), collection, candidates, tmp_path / "labels")
+    found = read(tmp_path / "labels")
+    assert sum(scored) == 2 and found["q", "d1"] == found["q", "d3"] != found["q", "d2"]
+    assert (stats.pairs, stats.reused_pairs) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"checkpoint": "seed=1"}, {"scoring": ScoringConfig(max_length=24)}, {"scoring": ScoringConfig(dtype="bfloat16")},
+        {"scoring": ScoringConfig(forward="reference")}, {"scoring": ScoringConfig(truncation="reference")},
+    ],
+)  # fmt: skip
+def test_labels_of_another_teacher_or_other_settings_are_never_taken(inputs, tmp_path, store, changed):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    if "checkpoint" in changed:
+        changed = {"checkpoint": models.t5(seed=1)}
+    assert teacher_label(config(**changed), *inputs, tmp_path / "again").reused_pairs == 0
+    assert len(list(store.glob("labels/*"))) == 2
+
+
+def test_settings_that_change_no_value_share_their_labels():
+    same = label_identity(config())
+    assert label_identity(config(scoring=ScoringConfig(batch_tokens=512), shard_pairs=3)) == same
+    assert label_identity(config(scoring=ScoringConfig(dtype="float32"))) == same, "what auto is on a CPU"
+    assert label_identity(config(scoring=ScoringConfig(prompt="{query} {document} {answer}"))) != same
+
+
+def test_another_renderer_labels_everything_anew(inputs, tmp_path, store, monkeypatch):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    monkeypatch.setattr(label_store, "RENDERER_VERSION", "next")
+    assert teacher_label(config(), *inputs, tmp_path / "again").reused_pairs == 0
+
+
+def test_a_damaged_file_of_the_store_is_labelled_again(inputs, tmp_path, store, caplog):
+    teacher_label(config(), *inputs, tmp_path / "labels")
+    bad = label_files(store)[2]
+    lost = pq.read_metadata(bad).num_rows
+    bad.write_bytes(bad.read_bytes()[:-1])
+    stats = teacher_label(config(), *inputs, tmp_path / "again")
+    assert stats.pairs - stats.reused_pairs == lost and "damaged" in caplog.text
+    assert np.array(list(read(tmp_path / "again").values())) == pytest.approx(
+        np.array(list(read(tmp_path / "labels").values())), abs=1e-5
+    )
+
+
+def test_a_killed_run_continues_on_another_machine(inputs, tmp_path, store, monkeypatch, scored):
+    teacher_label(config(), *inputs, tmp_path / "whole")
+    shutil.rmtree(store)
+    inner = Job.score
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def dies(job, rows, progress=None):
+            if len(label_files(store)) == 3:
+                raise KeyboardInterrupt
+            return inner(job, rows, progress)
+
+        patched.setattr(Job, "score", dies)
+        teacher_label(config(), *inputs, tmp_path / "labels")
+    scored.clear()
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "another-scratch"))
+    stats = teacher_label(config(), *inputs, tmp_path / "labels")
+    assert scored == [5, 4] and stats.reused_pairs == 15
+    assert read_manifest(tmp_path / "labels") == read_manifest(tmp_path / "whole"), "no trace of the interruption"
+
+
+def test_what_another_process_does_meanwhile_is_not_done_again(inputs, tmp_path, store, monkeypatch):
+    """While one scores its first shard, another one does the same work, and dies in its fourth."""
+    inner, ours, theirs = Job.score, [], []
+
+    def score(job, rows, progress=None):
+        if not ours:
+            ours.append(len(rows))
+            with pytest.raises(KeyboardInterrupt):
+                teacher_label(config(), *inputs, tmp_path / "theirs")
+        elif len(theirs) < 4:
+            theirs.append(len(rows))
+            if len(theirs) == 4:
+                raise KeyboardInterrupt
+        else:
+            ours.append(len(rows))
+        return inner(job, rows, progress)
+
+    monkeypatch.setattr(Job, "score", score)
+    stats = teacher_label(config(), *inputs, tmp_path / "ours")
+    assert theirs == [5, 5, 5, 5] and sorted(ours) == [4, 5, 5], "the first shard of both, and the two that are left"
+    assert (stats.pairs - stats.reused_pairs, len(label_files(store))) == (14, 5)
+    monkeypatch.setenv("INRANKER_STORE", "off")
+    monkeypatch.setattr(Job, "score", inner)
+    teacher_label(config(), *inputs, tmp_path / "alone")
+    assert read(tmp_path / "ours") == read(tmp_path / "alone")
 
 
 PUBLISHED = {("s1", "d38"): (-1.5, 2.25), ("s1", "d39"): (3.0, 1e-9), ("s2", "d0"): (0.1, 0.2)}
@@ -156,6 +316,35 @@ def test_published_labels_and_scored_pairs_together(tmp_path):
     assert set(found) == {*PAIRS, *PUBLISHED, ("s2", "d1")} and (stats.pairs, stats.published) == (25, 3)
     ids = schemas.read(schemas.QUERIES, tmp_path / "labels").column("query_id").to_pylist()
     assert ids == sorted({query_id for query_id, _ in found})
+
+
+def test_the_queries_whose_source_document_the_teacher_finds_most_relevant_are_kept(inputs, tmp_path):
+    collection, candidates = inputs
+    sources = {
+        query_id: next(doc_id for other, doc_id in PAIRS if other == query_id) for query_id in ("q0", "q2", "q4", "q7")
+    }
+    sources["q9"] = "d39"  # not among its pairs: the last
+    queries = schemas.read(schemas.QUERIES, candidates).to_pylist()
+    for row in queries:
+        row["source_doc_id"] = sources.get(row["query_id"])  # q1 has none: supervised, say
+    columns = {name: [row[name] for row in queries] for name in schemas.QUERIES.schema.names}
+    schemas.write(schemas.QUERIES, candidates / schemas.QUERIES.filename, columns)
+    write_manifest(candidates, dataset="toy", stage="retrieve")
+
+    whole = teacher_label(config(), collection, candidates, tmp_path / "whole")
+    scores = {pair: true - false for pair, (false, true) in read(tmp_path / "whole").items()}
+    order = sorted(sources, key=lambda query_id: -scores.get((query_id, sources[query_id]), -np.inf))
+    assert order[-1] == "q9" and whole.dropped_queries == 0
+    for most in (4, 2):
+        stats = teacher_label(config(keep_queries=most), collection, candidates, tmp_path / "kept")
+        kept = {"q1", *order[:most]}
+        assert (stats.pairs, stats.dropped_queries) == (24, 5 - most), "scored they were all"
+        assert set(schemas.read(schemas.QUERIES, tmp_path / "kept").column("query_id").to_pylist()) == kept
+        assert read(tmp_path / "kept") == {
+            pair: both for pair, both in read(tmp_path / "whole").items() if pair[0] in kept
+        }
+        assert read_manifest(tmp_path / "kept").details["counts"]["dropped_queries"] == 5 - most
+    assert teacher_label(config(keep_queries=5), collection, candidates, tmp_path / "all").dropped_queries == 0
 
 
 def test_long_passages_are_read_as_the_renderer_cuts_them(tmp_path):
@@ -213,35 +402,16 @@ def test_logits_that_are_not_finite(inputs, tmp_path):
 
 def test_a_full_disk_leaves_no_shard_half_written(inputs, tmp_path, monkeypatch):
     """The shard's file is never seen under its name: the next attempt makes it again."""
-    import inranker_flow.shards as shards
 
-    inner = shards.pq.write_table
-
-    def full(table, out):
-        inner(table, out)
-        out.truncate(10)
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards.pq, "write_table", full)
+        patched.setattr(os, "link", full)
         with pytest.raises(UserError, match="cannot be written: No space left on device; nothing is left"):
             teacher_label(config(), *inputs, tmp_path / "labels")
     assert not [each for each in Path(os.environ["INRANKER_SCRATCH"]).rglob("*") if each.is_file()]
-    assert teacher_label(config(), *inputs, tmp_path / "labels").resumed_pairs == 0
-
-
-def test_a_damaged_shard_is_made_again(inputs, tmp_path, monkeypatch):
-    from inranker_flow.shards import Shards
-
-    folders = []
-    inner = Shards.remove
-    monkeypatch.setattr(Shards, "remove", lambda self: folders.append(self.folder))
-    teacher_label(config(), *inputs, tmp_path / "whole")
-    (folders[0] / "000001.parquet").write_bytes(b"PAR1 rubbish")
-    stats = teacher_label(config(), *inputs, tmp_path / "labels")
-    assert stats.resumed_pairs == 24 - 5 and read(tmp_path / "labels") == read(tmp_path / "whole")
-    inner(Shards(folders[0], 0, 1))
-    assert not folders[0].exists()
+    assert teacher_label(config(), *inputs, tmp_path / "labels").reused_pairs == 0
 
 
 def test_stage_needs_no_torch_to_pass_published_labels_through():

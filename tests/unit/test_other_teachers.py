@@ -215,10 +215,10 @@ def plain_logits(checkpoint: str, text: str, words: list[str]) -> np.ndarray:
 def test_a_text_that_the_tokenizer_would_join_with_the_template_stands_by_itself():
     """The template ends in a line end here, and the text begins with one: together they are one token."""
     ranker = load_ranker(teachers.causal(), ScoringConfig(prompt="Query?\n{query}\n\n{document}<|im_end|>{answer}"))
-    [joined], [apart] = ranker.tokenise(["?\n\n"]), ranker.tokenise(["?\n"])
+    [joined], [apart] = ranker.reader.tokenise(["?\n\n"]), ranker.reader.tokenise(["?\n"])
     assert len(joined) == len(apart) == 1, "the vocabulary has both"
-    [ids] = ranker.encode_queries(["\nmoon"])
-    assert ids == ranker.tokenise(["\nmoon\n\n"])[0]
+    [ids] = ranker.reader.encode_queries(["\nmoon"])
+    assert ids == ranker.reader.tokenise(["\nmoon\n\n"])[0]
 
 
 # --- length -----------------------------------------------------------------------------------------------------------
@@ -240,13 +240,13 @@ def test_a_query_longer_than_the_limit_is_cut_and_counted(kind, caplog):
     logits = ranker.score([(long, "the garden " * 80), (long, "the river " * 80), ("moon", "the river")])
     assert "1 queries leave no room for a passage and are cut" in caplog.text
     assert np.abs(logits[0] - logits[1]).max() > 1e-4, "the document is still there"
-    room, after = ranker.frame.room, list(ranker.frame.after)
+    room, after = ranker.reader.frame.room, list(ranker.reader.frame.after)
     for ids, mask, in_document in seen[:2]:
         prompt = ids[mask == 1]
-        assert len(prompt) == 150 - ranker.frame.fixed and prompt[-len(after) :].tolist() == after
+        assert len(prompt) == 150 - ranker.known and prompt[-len(after) :].tolist() == after
         assert in_document[mask == 1].sum() == room - room // 2 + len(after)
         end = len(prompt) - int(in_document.sum())
-        between = list(ranker.frame.between)
+        between = list(ranker.reader.frame.between)
         assert prompt[end - len(between) : end].tolist() == between
 
 
@@ -334,9 +334,9 @@ def test_too_little_memory_halves_the_batch_and_is_remembered(kind, caplog):
 def test_each_text_is_tokenised_once(kind):
     ranker = load_ranker(TEACHERS[kind](), ScoringConfig())
     seen = []
-    queries, documents = ranker.encode_queries, ranker.encode_documents
-    ranker.encode_queries = lambda texts: seen.extend(texts) or queries(texts)
-    ranker.encode_documents = lambda texts: seen.extend(texts) or documents(texts)
+    queries, documents = ranker.reader.encode_queries, ranker.reader.encode_documents
+    ranker.reader.encode_queries = lambda texts: seen.extend(texts) or queries(texts)
+    ranker.reader.encode_documents = lambda texts: seen.extend(texts) or documents(texts)
     ranker.score([(query, document) for query in ("moon", "stone") for document in ("bread", "river", "garden")])
     assert sorted(seen) == ["bread", "garden", "moon", "river", "stone"]
     assert ranker.score([]).shape == (0, 2)

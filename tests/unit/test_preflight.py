@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,9 +20,11 @@ from inranker_flow.preflight import checks, preflight, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
+from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
 from tests.servers import free_ports, running
@@ -462,6 +465,26 @@ def test_what_is_no_quantity_is_refused():
             cluster.quantity(text)
 
 
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+def test_a_served_generator_is_asked_for():
+    with GenerationServer() as server:
+        setting = GenerateConfig("writer", backend="openai", endpoint=server.url, prompt="instruct")
+        assert check_generator(setting) == f"writer is served at {server.url}/v1"
+        for changes, message in (
+            ({"checkpoint": "other"}, r"serves writer and not other"),
+            ({"endpoint": ""}, r"generation\.endpoint: missing"),
+            ({"prompt": "none"}, r"generation\.prompt: none: no readable template file"),
+        ):
+            with pytest.raises(UserError, match=message):
+                check_generator(dataclasses.replace(setting, **changes))
+        assert not server.requests, "nothing is generated"
+    with pytest.raises(UserError, match=r"nobody answers there, and so 2 times"):
+        check_generator(setting)
+    assert check_generator(GenerateConfig("demo:generator")) == "demo:generator: there"
+
+
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +495,7 @@ def run_preflight(report: Path, **changes):
         "teacher": TeacherConfig(checkpoint="demo:teacher"),
         "generation": GenerateConfig(checkpoint="demo:generator"),
         "student": DistillConfig(checkpoint="demo:student"),
+        "phase2": DistillConfig(),
         "promotion": PromoteConfig(),
         "gpu_type": GPU,
         "gpus": 1,
@@ -499,13 +523,15 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
 
     start = time.monotonic()
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
-    assert (stats.checks, stats.skipped, stats.champion) == (10, 0, "models:/served/2")
+    assert (stats.checks, stats.skipped, stats.found) == (10, 0, ("models:/served/2", ""))
     assert time.monotonic() - start < 15
     table = (tmp_path / "report.md").read_text()
     assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
 
     again = run_preflight(tmp_path / "report.md", promotion=promotion, run_key="second")
     assert again.champion == "models:/served/1", "work is measured against what served before it"
+    onward = run_preflight(tmp_path / "report.md", promotion=promotion, phase2=DistillConfig(start="champion"))
+    assert onward.found == ("models:/served/2", "models:/served/2")
     assert registry.opponent("nobody", "key") == ""
 
 
@@ -588,19 +614,20 @@ sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_h
 from kfp import dsl
 from components.preflight.component import preflight
 section = {"checkpoint": "demo:teacher"}
-champion = preflight.python_func(
+found = preflight.python_func(
     source={"uri": "demo:source/1", "name": "inns"}, targets=[{"uri": "demo:target/1", "name": "medicines"}],
-    teacher=section, generation=section, student=section, promotion={"model_name": "nobody"}, gpu_type="nvidia.com/gpu",
-    gpus=1, gpu_pool={}, gpu_tolerations=[], room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
+    teacher=section, generation=section, student=section, phase2={}, promotion={"model_name": "nobody"},
+    gpu_type="nvidia.com/gpu", gpus=1, gpu_pool={}, gpu_tolerations=[],
+    room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
     report=dsl.Markdown(uri=sys.argv[1] + "/new/report"),
 )
-print(repr(champion))
+print(found)
 """
     env = {**os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_EVENTS": str(tmp_path / "events.jsonl")}
     command = [sys.executable, "-c", script, str(tmp_path)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines()[-1] == "''"
+    assert ended.stdout.splitlines()[-1] == "('', '')"
     assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert event["stats"]["checks"] == 10 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

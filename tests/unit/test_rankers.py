@@ -413,9 +413,9 @@ def test_prompts_are_tokenised_whole_where_parts_cannot_be_joined(across_words, 
     renderer = Renderer(across_words, max_length, truncation)
     assert renderer.split_queries(queries)[1].tolist() == [False, True, False, True]
     assert renderer.split_documents(documents)[1].tolist() == [False, True, True, False, False]
-    plan = Plan(renderer, iter(queries), iter(documents), pairs)
+    plan = Plan.of(renderer, iter(queries), iter(documents), pairs)
     assert "prompts are tokenised as a whole: words there depend on their neighbours" in caplog.text
-    ids, mask = plan.prompts(np.arange(len(pairs)), 8)
+    ids, mask = plan.inputs(np.arange(len(pairs)), 8)
     assert ids.shape[1] % 8 == 0 and np.array_equal(mask.sum(axis=1), plan.lengths)
     for row, (q, d) in enumerate(pairs):
         found = ids[row][mask[row] == 1].tolist()

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from inranker_flow import history, registry, tracking
-from inranker_flow.config import ScoringConfig
+from inranker_flow import discovery, history, registry, tracking
+from inranker_flow.config import CorpusConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation.cost import Requests
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
@@ -105,6 +105,8 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         "inranker.mlflow_run": found.run_id,
         "inranker.kfp_run": "run-7",
         "run_key": "k1",
+        "inranker.corpus.medicines": discovery.identity(CorpusConfig("demo:target/1", "medicines")),
+        "inranker.work": "work",
         "digest.evaluation": json.loads((measured / "manifest.json").read_text())["files"]["measures.parquet"],
         "digest.data.inns": "a" * 64,
         "digest.data.medicines": "c" * 64,

@@ -18,10 +18,11 @@ from inranker_flow import cpus, manifest, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora import default_text, prepare_corpus
 from inranker_flow.errors import UserError
+from inranker_flow.hashing import priorities
 from inranker_flow.retrieval import index as indexes
 from inranker_flow.retrieval import retrieve, stage
 from inranker_flow.retrieval.bm25 import BM25
-from inranker_flow.retrieval.sampling import random_order, random_starts
+from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from tests import beir
 
@@ -310,21 +311,41 @@ def test_cpus_are_those_that_the_container_pays_for(tmp_path):
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
+def sampled(names, items, wanted, seed=3):
+    """Name -> hashes of the items that are drawn, in their order."""
+    sizes = np.array([len(each) for each in items])
+    every = np.concatenate(items).astype(np.uint64)
+    which, places = random_sample(seed, names, every, sizes, np.array(wanted))
+    return {name: every[places[which == number]].tolist() for number, name in enumerate(names)}
+
+
 def test_samples_of_many_queries_are_those_of_each():
     generator = random.Random(9)
     names = [f"q{i}" for i in range(400)]
-    sizes = np.array([generator.choice([0, 1, 5, 50, 1000]) for _ in names])
-    wanted = np.array([generator.choice([0, 1, 9, 60, 1200]) for _ in names])
-    which, places = random_starts(3, names, sizes, wanted)
-    for number, name in enumerate(names):
-        expected = random_order(3, name, sizes[number])[: wanted[number]]
-        assert places[which == number].tolist() == expected.tolist()
-        assert sorted(random_order(3, name, sizes[number])) == list(range(sizes[number]))
+    items = [np.array(generator.sample(range(2**40), generator.choice([0, 1, 5, 50, 1000]))) for _ in names]
+    wanted = [generator.choice([0, 1, 9, 60, 1200]) for _ in names]
+    for (name, drawn), hits, count in zip(sampled(names, items, wanted).items(), items, wanted, strict=True):
+        assert len(set(drawn)) == len(drawn) == min(count, len(hits)) and set(drawn) <= set(hits.tolist())
+        everything = sampled([name], [hits], [len(hits)])[name]
+        assert drawn == everything[:count], "a smaller sample is the beginning of a larger one"
+        assert sampled([name], [hits[::-1]], [count])[name] == drawn, "order is no matter"
 
 
-def test_every_place_is_drawn_alike():
-    which, places = random_starts(0, [f"q{i}" for i in range(20_000)], np.full(20_000, 50), np.full(20_000, 5))
-    drawn = np.bincount(places, minlength=50)
+def test_an_item_that_comes_or_goes_changes_a_sample_by_itself_alone():
+    items = np.arange(1000, dtype=np.uint64) * 7919
+    before = sampled(["q"], [items], [9])["q"]
+    assert sampled(["q"], [items[~np.isin(items, before[3:4])]], [9])["q"][:8] == before[:3] + before[4:]
+    after = set(sampled(["q"], [np.concatenate([items[::-1], [5]])], [9])["q"])
+    assert len(after & set(before)) >= 8
+    assert sampled(["q"], [items], [9], seed=4)["q"] != before != sampled(["p"], [items], [9])["p"]
+
+
+def test_every_item_is_drawn_alike():
+    names = [f"q{i}" for i in range(20_000)]
+    marks = priorities(0, [f"d{i}" for i in range(50)])
+    sizes, wanted = np.full(20_000, 50), np.full(20_000, 5)
+    which, places = random_sample(0, names, np.tile(marks, 20_000), sizes, wanted)
+    drawn = np.bincount(places % 50, minlength=50)
     assert len(which) == 100_000 and ((drawn - 2000) ** 2 / 2000).sum() < 100, "chi-squared of 49 degrees of freedom"
 
 

@@ -13,8 +13,8 @@ from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Examples of each kind that are kept for the manifest.
-EXAMPLES = 5
+#: Examples of each kind that are kept for the manifest, and the characters of each: a value may be a whole book.
+EXAMPLES, EXAMPLE_CHARACTERS = 5, 300
 
 #: Kinds that a repair drops, with how a person would call them. Everything else that is reported is harmless.
 BROKEN = {
@@ -81,6 +81,7 @@ class Problems:
         found = self.found.setdefault(kind, Found())
         found.count += 1
         if len(found.examples) < EXAMPLES:
+            what = what if len(what) <= EXAMPLE_CHARACTERS else f"{what[:EXAMPLE_CHARACTERS]}..."
             found.examples.append({"file": file, "line": int(line), "what": what})
 
     def add_rows(self, kind: str, rows: Rows, bad: np.ndarray, what: str) -> None:

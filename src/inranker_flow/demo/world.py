@@ -196,6 +196,14 @@ def query_text(entity: str, concept: Concept, random: Random) -> str:
     return random.choice(QUERIES).format(entity=entity, concept=random.choice(concept.query_words))
 
 
+def answers(domain: Domain, entity: str, passage: str, query: str) -> bool:
+    """Whether the passage answers the query: it names the entity ("clever hammer") and asks for this fact and no other."""
+    asked = set(query.split())
+    concepts = [concept for concept in CONCEPTS[domain] if asked & set(concept.query_words)]
+    told = set(passage.rstrip(".").split())
+    return set(entity.split()) <= asked and len(concepts) == 1 and bool(told & set(concepts[0].passage_words))
+
+
 def words() -> list[str]:
     """Every word of both domains, each once, in a fixed order (the tokenizer's vocabulary)."""
     concepts = SHARED_CONCEPTS + INN_CONCEPTS + MEDICINE_CONCEPTS

@@ -2,10 +2,10 @@
 
     accelerate launch --multi_gpu --num_machines 2 ... -m inranker_flow.distillation JOB.json
 
-JOB.json: {"config": DistillConfig, "training_sets": [folders], "start": folder or null, "model": folder to write} and,
-where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line}. On one machine nobody needs
-this: `distill` starts a process for each GPU by itself. Several machines need the folders and INRANKER_SCRATCH on a
-volume that all of them see.
+JOB.json: {"config": DistillConfig, "training_sets": [folders], "start": folder or null, "model": folder to write}, perhaps
+"replay": folder, and, where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line}. On one
+machine nobody needs this: `distill` starts a process for each GPU by itself. Several machines need the folders and
+INRANKER_SCRATCH on a volume that all of them see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from inranker_flow.config import DistillConfig, parse
@@ -39,8 +39,10 @@ def main(arguments: list[str]) -> int:
                 [Path(each) for each in job["training_sets"]],
                 job["start"] and Path(job["start"]),
                 Path(job["model"]),
+                job.get("replay") and Path(job["replay"]),
             )
-            config = parse(DistillConfig, job["config"], "config")
+            # Whoever made the job has found the champion.
+            config = replace(parse(DistillConfig, job["config"], "config"), start="phase1")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
                 f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,18 @@ class Examples:
     whole: Ragged
     #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
     store: Path
+
+    def select(self, rows: np.ndarray) -> Examples:
+        """The pairs ``rows`` (ascending) alone."""
+        odd = np.flatnonzero(np.isin(self.odd, rows))
+        return replace(
+            self,
+            query=self.query[rows],
+            document=self.document[rows],
+            teacher=self.teacher[rows],
+            odd=np.searchsorted(rows, self.odd[odd]),
+            whole=self.whole.select(odd),
+        )
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Number of consecutive ``rows`` with the same query."""
@@ -288,3 +300,14 @@ def with_several_documents(examples: Examples) -> np.ndarray:
     """Rows of the pairs whose query has two labelled documents or more: one alone has no order to learn."""
     documents = np.bincount(examples.query)
     return np.flatnonzero(documents[examples.query] > 1)
+
+
+def replayed(examples: Examples, share: float) -> np.ndarray:
+    """Rows of all pairs but those of the last training set that are too many: whole queries of it stay, those with the
+    smallest hashes, with ``share`` pairs for each pair of the other sets (at least one query)."""
+    last = examples.set_of[examples.query] == len(examples.names) - 1
+    wanted = share * np.count_nonzero(~last)
+    queries, pairs = np.unique(examples.query[last], return_counts=True)
+    order = np.argsort(examples.text_hash[queries], kind="stable")
+    fitting = max(int(np.searchsorted(np.cumsum(pairs[order]), wanted, side="right")), 1)
+    return np.flatnonzero(~last | np.isin(examples.query, queries[order[:fitting]]))

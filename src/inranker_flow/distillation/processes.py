@@ -96,18 +96,6 @@ def started_together() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def wanted(setting: int) -> int:
-    """How many processes ``DistillConfig.processes`` asks for; raises :class:`UserError` where there are not the GPUs."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if setting > gpus > 0:
-        raise UserError(
-            f"processes: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0"
-        )
-    return setting or max(gpus, 1)
-
-
 def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run ``job`` (see `distillation.__main__`) in ``count`` processes on this machine; returns its stats.
 

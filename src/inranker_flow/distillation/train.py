@@ -22,16 +22,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow.config import DistillConfig, as_dict
-from inranker_flow.distillation.data import Batch, Examples, hold_out, load_examples, with_several_documents
+from inranker_flow.distillation.data import (
+    Batch,
+    Examples,
+    hold_out,
+    load_examples,
+    replayed,
+    with_several_documents,
+)
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
-from inranker_flow.distillation.processes import Processes, launch, started_together, wanted
+from inranker_flow.distillation.processes import Processes, launch, started_together
 from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME, write_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.prompts import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_folder, atomic_write, digest_file
+from inranker_flow.storage import atomic_folder, atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,8 +128,18 @@ def plan(config: DistillConfig, steps_per_epoch: int) -> tuple[int, int]:
     return total, warmup
 
 
-def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | None, model: Path) -> DistillStats:
+def distill(
+    config: DistillConfig,
+    training_sets: Sequence[Path],
+    start: Path | None,
+    model: Path,
+    replay: Path | None = None,
+    champion: str = "",
+) -> DistillStats:
     """Train the student ``start`` (or ``config.checkpoint``) on labels/ folders and write the best one to ``model``.
+
+    ``replay``: the source's labels, of which `config.replay` says how many are seen again. ``champion``: reference of
+    the registered model (models:/NAME/VERSION, or empty) that the student is instead where `config.start` asks for it.
 
     ``model`` becomes a plain Hugging Face folder (fp32 safetensors, tokenizer) with training.json and a manifest. The
     best step is the one with the lowest held-out *loss*: it uses every label of the held-out queries, while rank measures
@@ -130,11 +147,14 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     input and when the loss stops being finite.
     """
     from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+    from inranker_flow.rankers.devices import count_processes
 
     started = time.monotonic()
     _check(config, model)
     if not training_sets:
         raise UserError("training_sets: none given; distillation needs at least one labels/ folder")
+    if config.start == "champion":
+        start = _champion(champion) or start
     reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
     if not reference:
         raise UserError(
@@ -144,20 +164,30 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     labels = label_token_ids(tokenizer, config.false_token, config.true_token)
     renderer = Renderer(tokenizer, config.max_length, config.truncation, config.append_eos)
     folders = [Path(folder) for folder in training_sets]
+    replay = replay if config.replay else None
+    if replay:
+        folders.append(Path(replay))
     examples = load_examples(folders, renderer, config.centre, config.seed)
+    if replay:
+        examples = examples.select(replayed(examples, config.replay))
     inputs = {
         "start": checkpoint_identity(reference, revision),
         "training_sets": [
-            {"dataset": name, "digest": digest_file(Path(folder) / FILENAME)}
-            for name, folder in zip(examples.names, training_sets, strict=True)
+            {"dataset": name, "digest": read_manifest(folder).content}
+            for name, folder in zip(examples.names, folders, strict=True)
         ],
     }
-    # Not the number of processes: they share batches, so another number continues the same training.
-    same = {key: value for key, value in as_dict(config).items() if key != "processes"}
+    # Not the number of processes: they share batches, so another number continues the same training. Where it starts is in
+    # the inputs.
+    same = {key: value for key, value in as_dict(config).items() if key not in ("processes", "start")}
     folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
-    if not started_together() and (count := wanted(config.processes)) > 1:
+    if not started_together() and (count := count_processes(config.processes, "processes")) > 1:
         # What could be refused has been, and the texts are tokenised: the processes find them.
-        job = {"training_sets": [str(each.absolute()) for each in folders], "start": start and str(start.absolute())}
+        job = {
+            "training_sets": [str(each.absolute()) for each in training_sets],
+            "start": start and str(start.absolute()),
+            "replay": replay and str(replay.absolute()),
+        }
         stats = DistillStats(
             **launch(count, {"config": as_dict(config), "model": str(model.absolute()), **job}, folder)
         )
@@ -174,11 +204,23 @@ def distill(config: DistillConfig, training_sets: Sequence[Path], start: Path | 
     return stats
 
 
+def _champion(reference: str) -> Path | None:
+    """The serving model's folder; None, and a warning, where nothing serves yet."""
+    if not reference:
+        log.warning("start: there is no champion to go on from, so the student of phase 1 does")
+        return None
+    from inranker_flow import registry  # with MLflow, which a bare machine does without
+
+    return registry.fetch(reference)
+
+
 def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
+    from inranker_flow.rankers.devices import count_processes
+
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
-    wanted(config.processes)
+    count_processes(config.processes, "processes")
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
@@ -193,8 +235,8 @@ class Trainer:
         import torch
 
         from inranker_flow.distillation.student import LabelLogits
+        from inranker_flow.rankers.batches import PAD_TO
         from inranker_flow.rankers.devices import limit_threads, pick_dtype
-        from inranker_flow.rankers.monot5 import PAD_TO
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]

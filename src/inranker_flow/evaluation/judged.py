@@ -16,7 +16,6 @@ from inranker_flow.config import EvaluateConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
-from inranker_flow.storage import digest_file
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class JudgedSet:
     queries: dict[str, str]
     #: Candidates dropped because they are the query itself.
     dropped: int
-    #: Artifact -> digest of its manifest.
+    #: Artifact -> digest of its content.
     digests: dict[str, str]
 
     def best(self, scores: np.ndarray) -> np.ndarray:
@@ -105,8 +104,8 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     sizes = [len(cut[doc_id]) for _, doc_id in ids]
     starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
     digests = {
-        "collection": digest_file(collection / manifest.FILENAME),
-        "candidates": digest_file(candidates / manifest.FILENAME),
+        "collection": manifest.read_manifest(collection).content,
+        "candidates": manifest.read_manifest(candidates).content,
     }
     asked = {query_id: queries[query_id] for query_id in qrels}
     return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests)

@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
-from inranker_flow.config import GenerateConfig, as_dict
+from inranker_flow.config import CorpusConfig, GenerateConfig, as_dict
 from inranker_flow.errors import UserError
-from inranker_flow.generation import prompts
+from inranker_flow.generation import documents as sampling
+from inranker_flow.generation import filters, prompts
+from inranker_flow.generation.examples import with_examples
+from inranker_flow.generation.filters import Query
+from inranker_flow.generation.report import markdown
+from inranker_flow.generation.store import WrittenShards
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.shards import Shards
+from inranker_flow.storage import atomic_write
 
 log = logging.getLogger(__name__)
 
 #: Queries shown in the manifest, and how much of their documents.
 _SAMPLES, _SAMPLE_CHARACTERS = 20, 200
+#: Longer queries are counted together.
+_LONGEST = 40
+#: Settings on which the generated texts do not depend: how a server is reached, and what is kept of them.
+_BESIDE = (
+    *("endpoint", "concurrency", "request_timeout", "retries"),
+    *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
+    *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth"),
+)
 
 
 @dataclass(frozen=True)
 class GenerateStats:
-    """``queries`` kept of ``generated`` ones, and why the others were dropped.
+    """``queries`` kept of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
 
-    ``leaked``: equal to a test query. ``short_documents`` have fewer than ``min_document_words`` words.
-    ``passed_through``: published synthetic queries of the collection. ``tokens`` were generated in this process.
+    ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
+    ``passed_through``: published synthetic queries of the collection. ``resumed_documents``: what was written for them was in
+    the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
     """
 
     documents: int
     generated: int
     queries: int
     empty: int = 0
-    duplicate: int = 0
+    too_short: int = 0
+    too_long: int = 0
+    copied: int = 0
     leaked: int = 0
+    duplicate: int = 0
+    inconsistent: int = 0
+    improbable: int = 0
     short_documents: int = 0
+    long_documents: int = 0
+    cut_documents: int = 0
     passed_through: int = 0
     resumed_documents: int = 0
     tokens: int = 0
@@ -51,94 +73,108 @@ class GenerateStats:
 
 
 @dataclass(frozen=True)
-class _Document:
-    doc_id: str
-    text: str
-
-
-@dataclass(frozen=True)
 class _Raw:
-    """``texts``: (doc_id, number of the query for this document, text as generated)."""
-
-    texts: list[tuple[str, int, str]]
+    queries: list[Query]
+    cut_documents: int
     resumed_documents: int
     tokens: int
     seconds: float
+    versions: Mapping[str, str]
 
 
-def generate_queries(config: GenerateConfig, collection: Path, queries: Path) -> GenerateStats:
+#: A collection that asks for nothing of its own.
+_PLAIN = CorpusConfig(uri="", name="")
+
+
+def generate_queries(
+    config: GenerateConfig, collection: Path, queries: Path, report: Path | None = None, corpus: CorpusConfig = _PLAIN
+) -> GenerateStats:
     """Write the synthetic ``queries`` of a collection, each with the document that it was written for.
 
-    Documents are drawn uniformly; which ones depends on ids and seed, not on the order of the corpus. A collection that
-    brings published synthetic queries with labels keeps those, and nothing is generated. A killed run continues after
-    its last finished shard and ends with the same queries. Raises :class:`UserError` for settings or a template that
-    cannot work, and where no query is left.
+    ``corpus``: how the collection was given; its own prompt and number of documents go before those of ``config``.
+    ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
+    of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
+    killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
+    that was there before nothing is written again. Raises :class:`UserError` for settings
+    or a template that cannot work, and where no query is left.
     """
+    config = replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
     dataset = read_manifest(collection).dataset
     known = schemas.read(schemas.QUERIES, collection)
     published = known.filter(pc.equal(known.column("origin"), "synthetic"))
     shutil.rmtree(queries, ignore_errors=True)
     if published.num_rows and (collection / schemas.LABELS.filename).exists():
         log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
-        schemas.write(schemas.QUERIES, queries / schemas.QUERIES.filename, published)
-        write_manifest(
-            queries, dataset=dataset, stage="generate_queries", counts={"passed_through": published.num_rows}
-        )
-        return GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
+        stats = GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
+        _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
+        return stats
 
     _check(config)
-    template = prompts.load(config.prompt)
-    documents, short = _sample(config, collection)
-    if not documents:
-        raise UserError(
-            f"{collection}: no document of {dataset} has {config.min_document_words} words or more "
-            f"({short} are shorter); lower generation.min_document_words"
-        )
-    shards = Shards(_scratch(config, template, collection), len(documents), config.shard_documents)
-    raw = _write(config, template, documents, shards)
+    template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
+    sample = sampling.sample(config, collection)
+    if not sample.documents:
+        raise UserError(_nothing_to_ask(config, collection, dataset, sample))
+    identity = _identity(config, template)
+    aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
+    shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
+    raw = _write(config, template, shards)
     tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
-    kept, dropped = _clean(raw.texts, {_normal(text) for text in tests})
+    texts = {each.doc_id: each.text for each in sample.documents}
+    kept, dropped = filters.keep(config, raw.queries, texts, tests, collection)
     if not kept:
         raise UserError(
-            f"{config.checkpoint}: none of its {len(raw.texts)} queries for {dataset} can be used ({_sentence(dropped)}); "
-            "try another checkpoint or generation.prompt"
+            f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
+            "try another checkpoint or generation.prompt, or milder filters"
         )
-    log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.texts):,}", _sentence(dropped))
-    rows = {
-        "query_id": [f"{doc_id}#q{number}" for doc_id, number, _ in kept],
-        "text": [text for _, _, text in kept],
-        "origin": ["synthetic"] * len(kept),
-        "source_doc_id": [doc_id for doc_id, _, _ in kept],
-    }
-    schemas.write(schemas.QUERIES, queries / schemas.QUERIES.filename, pa.table(rows, schema=schemas.QUERIES.schema))
-    write_manifest(
-        queries,
-        dataset=dataset,
-        stage="generate_queries",
-        generator=config.checkpoint,
-        revision=config.revision,
-        prompt=config.prompt,
-        prompt_digest=template.digest,
-        counts={
-            "documents": len(documents),
-            "generated": len(raw.texts),
-            "queries": len(kept),
-            "short_documents": short,
-            **dropped,
-        },
-        samples=_samples(kept, documents),
-    )
-    shards.remove()
-    return GenerateStats(
-        documents=len(documents),
-        generated=len(raw.texts),
+    log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.queries):,}", _sentence(dropped))
+    stats = GenerateStats(
+        documents=len(sample.documents),
+        generated=len(raw.queries),
         queries=len(kept),
-        short_documents=short,
+        short_documents=sample.short,
+        long_documents=sample.long,
+        cut_documents=raw.cut_documents,
         resumed_documents=raw.resumed_documents,
         tokens=raw.tokens,
         tokens_per_second=raw.tokens / raw.seconds if raw.seconds else 0.0,
         **dropped,
     )
+    counted = (
+        "documents",
+        "generated",
+        "queries",
+        *filters.REASONS,
+        "short_documents",
+        "long_documents",
+        "cut_documents",
+    )
+    details = {
+        "generator": config.checkpoint,
+        "revision": config.revision,
+        "backend": config.backend,
+        "versions": dict(raw.versions),
+        "prompt": template.name,
+        "prompt_digest": template.digest,
+        "sampling": _sampling(config),
+        "tokens_per_second": round(stats.tokens_per_second, 1),
+        "counts": {name: getattr(stats, name) for name in counted},
+        "lengths": _lengths(kept),
+        "samples": _samples(kept, texts),
+    }
+    _write_output(queries, dataset, _table(kept), report, details)
+    shards.done()
+    return stats
+
+
+def _write_output(
+    queries: Path, dataset: str, table: pa.Table, report: Path | None, details: Mapping[str, Any]
+) -> None:
+    """Queries, then what is told of them."""
+    schemas.write(schemas.QUERIES, queries / schemas.QUERIES.filename, table)
+    if report is not None:
+        with atomic_write(report) as out:
+            out.write(markdown(dataset, details).encode())
+    write_manifest(queries, dataset=dataset, stage="generate_queries", **details)
 
 
 def _check(config: GenerateConfig) -> None:
@@ -153,114 +189,135 @@ def _check(config: GenerateConfig) -> None:
             raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more")
     if config.temperature < 0 or not 0 < config.top_p <= 1:
         raise UserError("generation: temperature must be 0 or more, and top_p above 0 and at most 1")
+    for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
+        if 0 < getattr(config, most) < getattr(config, least):
+            raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})")
+    if config.backend == "openai" and not config.endpoint:
+        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
 
 
-def _sample(config: GenerateConfig, collection: Path) -> tuple[list[_Document], int]:
-    """The ``config.documents`` documents with the smallest keyed hashes of their ids, in that order; short ones counted.
-
-    One pass over the corpus, and no more texts in memory than are sampled.
-    """
-    from inranker_flow.corpora import default_text
-
-    words, short = config.min_document_words, 0
-    heap: list[tuple[int, str, str]] = []  # of the negated hashes: the first is the next to leave
-    for batch in schemas.read_batches(schemas.CORPUS, collection):
-        for doc_id, title, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            text = " ".join(default_text(title, body).split())
-            if not text or len(text.split(" ", words)) < words:
-                short += 1
-                continue
-            item = (-_hash(config.seed, doc_id), doc_id, text)
-            if len(heap) < config.documents:
-                heapq.heappush(heap, item)
-            elif item > heap[0]:
-                heapq.heapreplace(heap, item)
-    return [_Document(doc_id, text) for _, doc_id, text in sorted(heap, reverse=True)], short
+def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, sample: sampling.Sample) -> str:
+    if not sample.short + sample.long:
+        return f"{collection}: {dataset} has no documents to write queries for; give a collection with documents"
+    least, most = config.min_document_words, config.max_document_words
+    told = f"{collection}: no document of {dataset} has {least} words or more ({sample.short} are shorter"
+    if most:
+        return (
+            f"{told}, {sample.long} have more than {most}); change generation.min_document_words or max_document_words"
+        )
+    return f"{told}); lower generation.min_document_words"
 
 
-def _hash(seed: int, doc_id: str) -> int:
-    return int.from_bytes(blake2b(doc_id.encode(), digest_size=8, key=str(seed).encode()).digest(), "big")
-
-
-def _scratch(config: GenerateConfig, template: prompts.Template, collection: Path) -> Path:
+def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
+    """What is written for a document depends on this and the document."""
     from inranker_flow.rankers.checkpoints import checkpoint_identity
 
-    corpus = read_manifest(collection).files.get(schemas.CORPUS.filename, "")
-    identity = checkpoint_identity(config.checkpoint, config.revision)
-    return scratch_folder("generate_queries", as_dict(config), template.digest, identity, corpus)
+    served = config.backend == "openai"
+    identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
+    plain = {name: value for name, value in as_dict(config).items() if name not in _BESIDE}
+    # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
+    plain["keep_probable"] = bool(config.keep_probable)
+    return [plain, template.digest, identity]
 
 
-def _write(config: GenerateConfig, template: prompts.Template, documents: list[_Document], shards: Shards) -> _Raw:
+def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards) -> _Raw:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
     from inranker_flow.generation.backends import load_backend
 
+    documents = shards.documents
     found = {number: table for number, _ in shards if (table := shards.load(number)) is not None}
     todo = [(number, rows) for number, rows in shards if number not in found]
     resumed = len(documents) - sum(rows.stop - rows.start for _, rows in todo)
-    backend = load_backend(config)
+    backend = load_backend(config, template)
     progress = Progress("writing queries", len(documents), "documents")
     progress.resume(resumed)
     tokens, start = 0, time.monotonic()
     for number, rows in todo:
         part = documents[rows]
-        cut = backend.cut([each.text for each in part], config.max_document_tokens)
-        written = backend.generate([template.fill(text) for text in cut], _seed(config.seed, number), progress.advance)
+        written = backend.generate([each.text for each in part], _seed(config.seed, number), progress.advance)
         tokens += written.tokens
         found[number] = pa.table(
             {
                 "doc_id": [each.doc_id for each, texts in zip(part, written.texts, strict=True) for _ in texts],
                 "number": [position for texts in written.texts for position in range(len(texts))],
                 "text": [text for texts in written.texts for text in texts],
+                "log_probability": pa.array(_flat(written.log_probabilities, written.texts), pa.float64()),
+                "cut": [cut for texts, cut in zip(written.texts, written.cut, strict=True) for _ in texts],
             }
         )
         shards.save(number, found[number])
     seconds = time.monotonic() - start
     progress.finish()
-    texts = [row for number, _ in shards for row in _rows(found[number])]
-    return _Raw(texts, resumed, tokens, seconds if tokens else 0.0)
+    tables = [found[number] for number, _ in shards]
+    return _Raw(
+        queries=[
+            Query(doc_id, number, filters.first_line(text, template.chat), probability)
+            for table in tables
+            for doc_id, number, text, probability in _rows(table)
+        ],
+        cut_documents=sum(
+            pc.count_distinct(table.filter(table.column("cut")).column("doc_id")).as_py() for table in tables
+        ),
+        resumed_documents=resumed,
+        tokens=tokens,
+        seconds=seconds if tokens else 0.0,
+        versions=backend.versions,
+    )
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[str, int, str]]:
-    yield from zip(*(table.column(name).to_pylist() for name in ("doc_id", "number", "text")), strict=True)
+def _flat(means: list[list[float]] | None, texts: list[list[str]]) -> list[float | None]:
+    if means is None:
+        return [None for each in texts for _ in each]
+    return [mean for each in means for mean in each]
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[str, int, str, float | None]]:
+    names = ("doc_id", "number", "text", "log_probability")
+    yield from zip(*(table.column(name).to_pylist() for name in names), strict=True)
 
 
 def _seed(seed: int, shard: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{shard}".encode(), digest_size=4).digest(), "big")
 
 
-def _normal(text: str) -> str:
-    """Two queries with the same normal form are the same query."""
-    return " ".join(text.split()).casefold()
+def _table(kept: Sequence[Query]) -> pa.Table:
+    rows = {
+        "query_id": [f"{each.doc_id}#q{each.number}" for each in kept],
+        "text": [each.text for each in kept],
+        "origin": ["synthetic"] * len(kept),
+        "source_doc_id": [each.doc_id for each in kept],
+    }
+    return pa.table(rows, schema=schemas.QUERIES.schema)
 
 
-def _clean(raw: list[tuple[str, int, str]], tests: set[str]) -> tuple[list[tuple[str, int, str]], dict[str, int]]:
-    """Queries to keep, sorted by document and number, and the count of each reason to drop one.
-
-    Of equal queries the first is kept; one that equals a test query would leak the test set into training.
-    """
-    dropped = {"empty": 0, "duplicate": 0, "leaked": 0}
-    kept, seen = [], set()
-    for doc_id, number, text in sorted(raw):
-        query = " ".join(text.partition("\n")[0].split())
-        normal = _normal(query)
-        reason = "empty" if not normal else "leaked" if normal in tests else "duplicate" if normal in seen else ""
-        if reason:
-            dropped[reason] += 1
-            continue
-        seen.add(normal)
-        kept.append((doc_id, number, query))
-    return kept, dropped
+def _sampling(config: GenerateConfig) -> dict[str, Any]:
+    """What decided how texts were drawn."""
+    names = (
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "queries_per_document",
+        "max_document_tokens",
+        "sampling",
+        "seed",
+    )
+    return {name: getattr(config, name) for name in names}
 
 
-def _samples(kept: list[tuple[str, int, str]], documents: list[_Document]) -> list[dict[str, str]]:
+def _lengths(kept: Sequence[Query]) -> dict[str, int]:
+    """Words of a query -> how many have so many."""
+    counts = Counter(min(len(each.text.split()), _LONGEST) for each in kept)
+    return {f"{words}+" if words == _LONGEST else str(words): counts[words] for words in sorted(counts)}
+
+
+def _samples(kept: Sequence[Query], texts: Mapping[str, str]) -> list[dict[str, str]]:
     """A few queries, spread over the whole, beside the beginnings of their documents."""
-    texts = {each.doc_id: each.text for each in documents}
     step = max(len(kept) // _SAMPLES, 1)
     return [
-        {"query": query, "doc_id": doc_id, "document": texts[doc_id][:_SAMPLE_CHARACTERS]}
-        for doc_id, _, query in kept[::step][:_SAMPLES]
+        {"query": each.text, "doc_id": each.doc_id, "document": texts[each.doc_id][:_SAMPLE_CHARACTERS]}
+        for each in kept[::step][:_SAMPLES]
     ]
 
 
-def _sentence(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) + " dropped"
+def _sentence(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) + " dropped"

@@ -14,6 +14,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_checkpoint
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
@@ -26,11 +27,18 @@ _MLFLOW = "MLflow"
 
 @dataclass(frozen=True)
 class PreflightStats:
-    """``champion`` is the reference (models:/NAME/VERSION, or empty) that the run is measured against."""
+    """``champion`` is the reference (models:/NAME/VERSION, or empty) that the run is measured against; ``start`` the same
+    one where phase 2 goes on from the champion, else empty: a new champion then changes nothing about phase 2."""
 
     checks: int
     skipped: int
     champion: str
+    start: str
+
+    @property
+    def found(self) -> tuple[str, str]:
+        """What later stages are told."""
+        return self.champion, self.start
 
 
 def preflight(
@@ -39,6 +47,7 @@ def preflight(
     teacher: TeacherConfig,
     generation: GenerateConfig,
     student: DistillConfig,
+    phase2: DistillConfig,
     promotion: PromoteConfig,
     gpu_type: str,
     gpus: int,
@@ -56,7 +65,6 @@ def preflight(
     need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
     checkpoints = (
         ("teacher", teacher.checkpoint, teacher.revision),
-        ("generator", generation.checkpoint, generation.revision),
         ("student", student.checkpoint, student.revision),
     )
     results = run_checks(
@@ -67,6 +75,7 @@ def preflight(
                 Check(f"{name}'s checkpoint", partial(check_checkpoint, reference, revision))
                 for name, reference, revision in checkpoints
             ),
+            Check("generator", partial(check_generator, generation)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
             Check("disk", check_disk),
             Check("node pool", partial(check_nodes, need)),
@@ -81,7 +90,8 @@ def preflight(
     if failures := _failures(results):
         raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
-    return PreflightStats(len(results), skipped, registry.opponent(promotion.model_name, run_key))
+    champion = registry.opponent(promotion.model_name, run_key)
+    return PreflightStats(len(results), skipped, champion, champion if phase2.start == "champion" else "")
 
 
 def _failures(results: Sequence[Result]) -> str:

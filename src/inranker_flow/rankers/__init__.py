@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
-
-import numpy as np
 
 from inranker_flow.config import ScoringConfig
-from inranker_flow.progress import Progress
+from inranker_flow.errors import UserError
+from inranker_flow.rankers.base import Job, Prompts, Ranker, Reader
+from inranker_flow.rankers.kinds import Kind
 
-
-class Job(Protocol):
-    """Many pairs over the same texts, tokenised once; see :meth:`Ranker.prepare`."""
-
-    #: Tokens of each pair's prompt, int (n,): what scoring it costs.
-    lengths: np.ndarray
-    #: Queries that are too long for a prompt and were cut to leave room for the passage.
-    cut_queries: int
-
-    def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """Logits [false, true] of the pairs ``rows`` (indices, any order), float64 (len(rows), 2), in that order.
-
-        ``progress`` is advanced by the prompts' tokens.
-        """
-        ...
-
-
-class Ranker(Protocol):
-    """A loaded reranker."""
-
-    #: Number of weights.
-    parameters: int
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Logits [false, true] of (query, passage) pairs, float64 (n, 2), in the order of ``pairs``."""
-        ...
-
-    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Job:
-        """Tokenise each text once. ``pairs``: int (n, 2), the positions of query and document of each pair."""
-        ...
-
+__all__ = ["Job", "Prompts", "Ranker", "Reader", "load_ranker", "load_reader"]
 
 #: Answers (false, true) of each kind, where the configuration names none.
-ANSWERS = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
+ANSWERS: dict[Kind, tuple[str, str]] = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
 
 
 def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> Ranker:
@@ -53,11 +21,7 @@ def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> R
     Raises :class:`inranker_flow.errors.UserError` for a checkpoint that is not there, is of another kind or of none, or
     has no label tokens.
     """
-    from inranker_flow.rankers.kinds import find_kind
-
-    kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
-    false, true = ANSWERS[kind]
-    scoring = replace(scoring, false_token=scoring.false_token or false, true_token=scoring.true_token or true)
+    kind, scoring = _settled(reference, scoring, revision)
     if kind == "causal":
         from inranker_flow.rankers.causal import CausalRanker
 
@@ -69,3 +33,33 @@ def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> R
     from inranker_flow.rankers.monot5 import MonoT5Ranker
 
     return MonoT5Ranker(reference, scoring, revision)
+
+
+def load_reader(reference: str, scoring: ScoringConfig, revision: str = "") -> Reader:
+    """The reader alone of what :func:`load_ranker` loads: no weights are read."""
+    from inranker_flow.rankers.checkpoints import load_tokenizer
+
+    kind, scoring = _settled(reference, scoring, revision)
+    tokenizer = load_tokenizer(reference, revision)
+    if kind == "causal":
+        from inranker_flow.rankers.causal import CausalReader
+
+        return CausalReader(reference, tokenizer, scoring)
+    if kind == "encoder":
+        from inranker_flow.rankers.encoder import EncoderReader
+
+        return EncoderReader(reference, tokenizer, scoring)
+    from inranker_flow.rankers.monot5 import MonoT5Reader
+
+    return MonoT5Reader(tokenizer, scoring)
+
+
+def _settled(reference: str, scoring: ScoringConfig, revision: str) -> tuple[Kind, ScoringConfig]:
+    """The kind, and ``scoring`` with its answers."""
+    from inranker_flow.rankers.kinds import find_kind
+
+    kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
+    if scoring.dtype == "int8" and kind != "monot5":
+        raise UserError(f"{reference}: scoring.dtype int8 is for monoT5 teachers; set it to float32 or bfloat16")
+    false, true = ANSWERS[kind]
+    return kind, replace(scoring, false_token=scoring.false_token or false, true_token=scoring.true_token or true)

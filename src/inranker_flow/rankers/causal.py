@@ -13,30 +13,23 @@ from inranker_flow.errors import UserError
 from inranker_flow.rankers import templates
 from inranker_flow.rankers.checkpoints import label_token_ids, load_generator
 from inranker_flow.rankers.devices import pick_device, pick_dtype
-from inranker_flow.rankers.pairs import Frame, PairRanker
+from inranker_flow.rankers.pairs import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class CausalRanker(PairRanker):
-    """The logits of two words as the next token after a prompt; only the last position's two are computed.
-
-    The ids are those of the whole prompt, cut in the document. Every prompt begins alike, up to the query: keys and
-    values of that beginning are computed once, where the model's attention allows.
-    """
+class CausalReader(PairReader):
+    """Template, tokenizer and answers. The ids are those of the whole prompt, cut in the document."""
 
     padding: Literal["left", "right"] = "left"
 
-    def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
-        device = pick_device()
+    def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
+        super().__init__(reference, tokenizer, scoring)
         template = templates.load(scoring.prompt, scoring.instruction)
-        model, tokenizer = load_generator(reference, revision, pick_dtype(scoring.dtype, device))
-        if model.config.is_encoder_decoder:
-            raise UserError(f"{reference}: a {model.config.model_type} checkpoint is no causal language model")
-        labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token, "reranker that answers with it")
+        answers = scoring.false_token, scoring.true_token
+        self.labels = label_token_ids(tokenizer, *answers, "reranker that answers with it")
         _check_marks(tokenizer, template)
-        super().__init__(reference, model, tokenizer, scoring, device)
         # Spaces go with the text that follows: most vocabularies hold them there.
         fixed, self._query_space = _split_spaces(template.before)
         self._between, self._document_space = _split_spaces(template.between)
@@ -44,14 +37,7 @@ class CausalRanker(PairRanker):
         beginning = self.tokenise([fixed])[0]
         [after] = self._following("a", [template.after])
         [between] = self._following("a", [self._between])
-        _two_words(model, labels)
-        parameters = inspect.signature(model.forward).parameters
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self._positions = "position_ids" in parameters
-        self._cache = self._compute(beginning) if self._positions else None
-        self._fixed = len(beginning) if self._cache is not None else 0
-        before = [] if self._fixed else beginning
-        self.frame = Frame(before, between, after, scoring.max_length, fixed=self._fixed)
+        self.frame = Frame(beginning, between, after, scoring.max_length)
 
     def encode_queries(self, queries: list[str]) -> list[list[int]]:
         texts = [f"{self._query_space}{query}{self._between}" for query in queries]
@@ -72,15 +58,38 @@ class CausalRanker(PairRanker):
             for ids, text in zip(found, texts, strict=True)
         ]
 
+
+class CausalRanker(PairRanker):
+    """The logits of two words as the next token after a prompt; only the last position's two are computed.
+
+    Every prompt begins alike, up to the query: keys and values of that beginning are computed once, where the model's
+    attention allows.
+    """
+
+    def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
+        device = pick_device()
+        templates.load(scoring.prompt, scoring.instruction)  # refused before a large model is read
+        model, tokenizer = load_generator(reference, revision, pick_dtype(scoring.dtype, device))
+        if model.config.is_encoder_decoder:
+            raise UserError(f"{reference}: a {model.config.model_type} checkpoint is no causal language model")
+        reader = CausalReader(reference, tokenizer, scoring)
+        super().__init__(reference, model, reader, scoring, device)
+        _two_words(model, reader.labels)
+        parameters = inspect.signature(model.forward).parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._positions = "position_ids" in parameters
+        self._cache = self._compute(list(reader.frame.before)) if self._positions else None
+        self.known = len(reader.frame.before) if self._cache is not None else 0
+
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
         import torch
 
         # The beginning that is in the cache is attended to, and counted.
-        everything = np.pad(mask, ((0, 0), (self._fixed, 0)), constant_values=1)
+        everything = np.pad(mask, ((0, 0), (self.known, 0)), constant_values=1)
         inputs = {"input_ids": ids, "attention_mask": everything}
         if self._positions:
             # The first token of a prompt is at 0, however much padding is in front of it.
-            inputs["position_ids"] = np.maximum(np.cumsum(everything, axis=1) - 1, 0)[:, self._fixed :]
+            inputs["position_ids"] = np.maximum(np.cumsum(everything, axis=1) - 1, 0)[:, self.known :]
         with torch.inference_mode():
             output = self.model(
                 **{name: self.send(each) for name, each in inputs.items()},

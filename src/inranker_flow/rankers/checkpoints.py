@@ -67,14 +67,27 @@ def _checked(folder: Path, reference: str) -> Path:
 
 
 def checkpoint_identity(reference: str, revision: str = "") -> str:
-    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and revision."""
+    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and commit."""
     scheme = reference.partition(":")[0]
     if scheme == "init":
         return f"{reference}@{revision}"
     if scheme == "s3":
         return f"sha256:{storage.fingerprint(reference)}"
     folder = locate(reference)
-    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{revision or 'main'}"
+    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{_commit(reference, revision)}"
+
+
+def _commit(reference: str, revision: str) -> str:
+    """The commit of the hub that a revision (a branch, a tag; "": the main branch) means now; itself where nobody knows."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    if _hub_answers():
+        with _explained(reference, local=False):
+            return str(HfApi().model_info(reference, revision=revision or None, timeout=_HUB_TIMEOUT).sha)
+    kept = try_to_load_from_cache(reference, "config.json", revision=revision or None)
+    return Path(kept).parent.name if isinstance(kept, str) else revision or "main"
 
 
 def load_seq2seq(
@@ -157,6 +170,8 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 
 def load_tokenizer(reference: str, revision: str = "") -> Any:
     """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
+    if reference.startswith("init:"):
+        return load_tokenizer(_random_options(reference)[1]["tokenizer"])
     folder = Path(reference).expanduser()
     found = folder if folder.is_dir() else locate(reference)
     with _explained(reference, local=found is not None):
@@ -165,11 +180,8 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
         return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else _hub_options(revision)))
 
 
-def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
-    """A T5 with random weights; the seed decides them, whatever else the process did before."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
+def _random_options(reference: str) -> tuple[str, dict[str, str]]:
+    """Size and options of an ``init:`` reference."""
     size, _, query = reference.removeprefix("init:").partition("?")
     options = {"tokenizer": "demo:student", "seed": "0"}
     for option in filter(None, query.split("&")):
@@ -181,6 +193,15 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
         raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
     if not options["seed"].isdigit():
         raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number")
+    return size, options
+
+
+def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
+    """A T5 with random weights; the seed decides them, whatever else the process did before."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size, options = _random_options(reference)
     tokenizer = load_tokenizer(options["tokenizer"])
     config = T5Config(
         vocab_size=len(tokenizer),

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
+
+from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
 
 #: Parameters below which one CPU thread is enough.
 SMALL_MODEL = 2_000_000
 
 
 def pick_dtype(setting: str, device: Any) -> Any:
-    """torch dtype for ``auto``, ``float32`` or ``bfloat16``: auto is bfloat16 on a GPU that computes in it."""
+    """torch dtype of the weights for ``auto``, ``float32``, ``bfloat16`` or ``int8`` (which is made of float32).
+
+    auto is bfloat16 on a GPU that computes in it. Raises :class:`UserError` where ``device`` cannot compute in 8 bits.
+    """
     import torch
 
+    if setting == "int8":
+        check_int8(device)
+        return torch.float32
     if setting == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
     return getattr(torch, setting)
+
+
+def check_int8(device: Any) -> None:
+    """Raise :class:`UserError` where there are no 8-bit products; say where they are not worth it."""
+    import torch
+
+    from inranker_flow.rankers.kernels import int8_works
+
+    if device.type != "cpu":
+        raise UserError(f"scoring.dtype: int8 is for CPUs, and this machine computes on {device}; set it to bfloat16")
+    if not int8_works():
+        raise UserError("scoring.dtype: int8 needs a CPU with VNNI instructions; set it to float32")
+    if torch.cpu._is_amx_tile_supported():
+        log.warning("scoring.dtype: this CPU has AMX, with which bfloat16 is as fast as int8, and more exact")
 
 
 def pick_device() -> Any:
@@ -24,6 +49,19 @@ def pick_device() -> Any:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def count_processes(setting: int, name: str) -> int:
+    """How many processes ``setting`` asks for (0: one for each GPU, one without GPUs); ``name`` is what it is called.
+
+    Raises :class:`UserError` where there are not the GPUs.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if setting > gpus > 0:
+        raise UserError(f"{name}: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0")
+    return setting or max(gpus, 1)
 
 
 def limit_threads(model: Any) -> None:
@@ -37,3 +75,10 @@ def limit_threads(model: Any) -> None:
 
     if "OMP_NUM_THREADS" not in os.environ and sum(each.numel() for each in model.parameters()) < SMALL_MODEL:
         torch.set_num_threads(1)
+
+
+def device_name() -> str:
+    """What models compute on in this process, for its records: the GPU's name, else cpu."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"

@@ -12,19 +12,38 @@ from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import load_classifier
 from inranker_flow.rankers.devices import pick_device, pick_dtype
 from inranker_flow.rankers.kinds import reads_both_ways
-from inranker_flow.rankers.pairs import Frame, PairRanker
+from inranker_flow.rankers.pairs import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+class EncoderReader(PairReader):
+    """The tokenizer's own pair.
+
+    Inputs are those of ``tokenizer(query, document, truncation="only_second")``; where that would fail, because the
+    query alone is too long, the query is cut.
+    """
+
+    def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
+        before, between, after, self.types = _marks(tokenizer)
+        self.frame = Frame(before, between, after, scoring.max_length)
+        super().__init__(reference, tokenizer, scoring)
+
+    def encode_queries(self, queries: list[str]) -> list[list[int]]:
+        return [[*ids, *self.frame.between] for ids in self.tokenise(queries)]
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        return self.tokenise(documents)
+
+
 class EncoderRanker(PairRanker):
     """A BERT-like checkpoint with one label (a score) or two (irrelevant, relevant).
 
-    Inputs are those of ``tokenizer(query, document, truncation="only_second")``; where that would fail, because the
-    query alone is too long, the query is cut. A score s is the pair (-s/2, s/2): its margin is s and its mean 0, as the
-    labels of a centred teacher are.
+    A score s is the pair (-s/2, s/2): its margin is s and its mean 0, as the labels of a centred teacher are.
     """
+
+    reader: EncoderReader
 
     def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
         device = pick_device()
@@ -40,22 +59,14 @@ class EncoderRanker(PairRanker):
                 "(irrelevant, relevant)"
             )
         _score_in_float32(model)
-        before, between, after, self._types = _marks(tokenizer)
-        self.frame = Frame(before, between, after, scoring.max_length)
-        super().__init__(reference, model, tokenizer, scoring, device)
-
-    def encode_queries(self, queries: list[str]) -> list[list[int]]:
-        return [[*ids, *self.frame.between] for ids in self.tokenise(queries)]
-
-    def encode_documents(self, documents: list[str]) -> list[list[int]]:
-        return self.tokenise(documents)
+        super().__init__(reference, model, EncoderReader(reference, tokenizer, scoring), scoring, device)
 
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
         import torch
 
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if self._types:
-            inputs["token_type_ids"] = np.where(in_document == 1, self._types[1], self._types[0])
+        if types := self.reader.types:
+            inputs["token_type_ids"] = np.where(in_document == 1, types[1], types[0])
         with torch.inference_mode():
             logits: Tensor = self.model(**{name: self.send(each) for name, each in inputs.items()}).logits.float()
         return torch.cat([-logits / 2, logits / 2], dim=1) if logits.shape[1] == 1 else logits

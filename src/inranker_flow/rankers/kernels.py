@@ -17,6 +17,8 @@ from torch.nn import functional as F
 _SMALL = 1 << 20
 #: Elements below which a weight matrix is not packed, for the same reason.
 _SMALL_WEIGHT = 1 << 15
+#: The least of a scale: rows of zeros have one, too.
+_LEAST = 1e-30
 #: Rows that a weight is packed for; other numbers of rows work as well.
 _PACKED_FOR = 2048
 
@@ -55,6 +57,60 @@ class PackedWeight(Weight):
     def added(self, x: Tensor, to: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self.weight, None, "add")
         return result
+
+
+class QuantisedWeight(Weight):
+    """A weight matrix in 8 bits, a scale for each row of it, for inference on a CPU; rows of ``x`` get theirs at each call.
+
+    The sums are exact whole numbers; what is lost is what rounding to 255 steps loses. ``positive``: no number of any ``x``
+    is negative (it comes from a ReLU), so that all 255 steps are above zero.
+    """
+
+    def __init__(self, weight: Tensor, positive: bool = False) -> None:
+        weight = weight.detach().float()
+        scales = weight.abs().amax(1).clamp_min_(_LEAST) / 127
+        whole = (weight / scales[:, None]).round_().to(torch.int8)
+        super().__init__(torch.ops.onednn.qlinear_prepack(whole, [_PACKED_FOR, weight.shape[1]]))
+        self._scales, self._zeros = scales, torch.zeros(len(scales), dtype=torch.int64)
+        self._positive = positive
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product, scales = self._product(x)
+        return product.mul_(scales)
+
+    def relu(self, x: Tensor) -> Tensor:
+        product, scales = self._product(x, "relu")
+        return product.mul_(scales)  # which are positive
+
+    def added(self, x: Tensor, to: Tensor) -> Tensor:
+        return torch.addcmul(to, *self._product(x))
+
+    def _product(self, x: Tensor, after: str = "none") -> tuple[Tensor, Tensor]:
+        """The product in float32 and the scale that each of its rows still has to be multiplied by."""
+        # VNNI multiplies unsigned numbers by signed ones: zero is in the middle.
+        zero, steps = (0, 255) if self._positive else (128, 127)
+        scales = (x if self._positive else x.abs()).amax(-1, keepdim=True).clamp_min_(_LEAST) / steps
+        whole = (x / scales).round_()
+        whole = (whole.add_(zero) if zero else whole).to(torch.uint8)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            whole, 1.0, zero, self.weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, after, [], ""
+        )
+        return product, scales
+
+
+@cache
+def int8_works() -> bool:
+    """Whether this build of PyTorch and this processor have oneDNN's product of 8-bit numbers, and its sums are exact.
+
+    (Without VNNI instructions they may saturate.)
+    """
+    try:
+        with torch.no_grad():
+            x, weight = torch.full((16, 256), 255.0), torch.full((16, 256), 127.0)
+            found = QuantisedWeight(weight, positive=True)(x)
+            return torch.allclose(found, torch.full_like(found, 255.0 * 127.0 * 256.0))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
 
 
 def packed(weight: Tensor) -> Weight:

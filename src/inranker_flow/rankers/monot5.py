@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inranker_flow.config import ScoringConfig
-from inranker_flow.progress import Progress
+from inranker_flow.errors import UserError
 from inranker_flow.prompts import Renderer
-from inranker_flow.rankers.batches import BATCH_TOKENS, Batches
+from inranker_flow.rankers.base import Ranker
+from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 from inranker_flow.rankers.plan import Plan
@@ -22,44 +23,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Bytes of a number -> the multiple that prompts are padded to: attention on a CPU is up to twice as slow on odd lengths.
-PAD_TO = {4: 8, 2: 16}
 #: (ids, mask or None where nothing is padded) -> logits [false, true], float32 (n, 2).
 Forward = Callable[["Tensor", "Tensor | None"], "Tensor"]
 
 
-class MonoT5Ranker:
+class MonoT5Reader:
+    """Tokenizer, template and label tokens of a monoT5 (`rankers.base.Reader`)."""
+
+    def __init__(self, tokenizer: Any, scoring: ScoringConfig) -> None:
+        self.labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token)
+        self.renderer = Renderer(tokenizer, scoring.max_length, scoring.truncation)
+
+    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
+        """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
+        return Plan.of(self.renderer, queries, documents, pairs)
+
+    def open(self, folder: Path) -> Plan:
+        """Prompts that were saved in ``folder``."""
+        return Plan.open(self.renderer, folder)
+
+
+class MonoT5Ranker(Ranker):
     """A T5 checkpoint that answers ``Query: ... Document: ... Relevant:`` with true or false."""
 
     def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
         self.device = pick_device()
         model, self.tokenizer = load_seq2seq(reference, revision, dtype=pick_dtype(scoring.dtype, self.device))
-        labels = label_token_ids(self.tokenizer, scoring.false_token, scoring.true_token)
-        self.renderer = Renderer(self.tokenizer, scoring.max_length, scoring.truncation)
+        self.reader = MonoT5Reader(self.tokenizer, scoring)
+        self.renderer = self.reader.renderer
         self.parameters = sum(weight.numel() for weight in model.parameters())
         limit_threads(model)
         dtype = model.dtype
-        self._logits, kind = _forward(model.to(self.device), labels, scoring)
-        self.batches = Batches(scoring.batch_tokens or BATCH_TOKENS[self.device.type], PAD_TO[dtype.itemsize])
+        self._logits, kind = _forward(model.to(self.device), self.reader.labels, scoring)
+        self.batches = Batches.of(scoring, self.device, dtype)
+        precision = "int8" if scoring.dtype == "int8" else str(dtype).removeprefix("torch.")
         log.info(
             "%s: %.1fM parameters on %s in %s, %s forward pass",
-            reference, self.parameters / 1e6, self.device, str(dtype).removeprefix("torch."), kind,
+            reference, self.parameters / 1e6, self.device, precision, kind,
         )  # fmt: skip
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Logits [false, true], float64 (n, 2), in the order of ``pairs``."""
-        queries = {text: number for number, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        documents = {text: number for number, text in enumerate(dict.fromkeys(document for _, document in pairs))}
-        index = np.array([(queries[query], documents[document]) for query, document in pairs], np.int64).reshape(-1, 2)
-        job = self.prepare(queries, documents, index)
-        progress = Progress("scoring", int(job.lengths.sum()), "tokens")
-        logits = job.score(np.arange(len(index)), progress)
-        progress.finish()
-        return logits
-
-    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> MonoT5Job:
-        """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
-        return MonoT5Job(self, Plan(self.renderer, queries, documents, pairs))
 
     def forward(self, ids: np.ndarray, mask: np.ndarray) -> Tensor:
         """Logits [false, true], float32 (n, 2), of padded prompts: ``ids`` and ``mask`` int64 (n, longest)."""
@@ -67,55 +68,26 @@ class MonoT5Ranker:
 
         with torch.inference_mode():
             # The mask is left out only where nothing is padded: else the padding would be attended to.
-            return self._logits(self._send(ids), None if mask.all() else self._send(mask))
-
-    def _send(self, array: np.ndarray) -> Tensor:
-        """To the device; a GPU fetches it while it is still busy with the batch before."""
-        import torch
-
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
-
-
-class MonoT5Job:
-    """Pairs over texts that were tokenised once (`rankers.Job`)."""
-
-    def __init__(self, ranker: MonoT5Ranker, plan: Plan) -> None:
-        self._ranker, self._plan = ranker, plan
-        self.lengths, self.cut_queries = plan.lengths, plan.cut_queries
-
-    def score(self, rows: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """Logits [false, true] of the pairs ``rows``, float64 (len(rows), 2)."""
-        batches = self._ranker.batches
-        lengths = self.lengths[rows]
-        done: list[tuple[np.ndarray, Tensor]] = []
-        for batch in batches.split(lengths):
-            done += batches.run(batch, int(lengths[batch[0]]), partial(self._forward, rows))
-            if progress:
-                progress.advance(int(lengths[batch].sum()))
-        # Read at the end: a GPU never waits for the host between two batches.
-        logits = np.empty((len(rows), 2), np.float64)
-        for batch, values in done:
-            logits[batch] = values.double().cpu().numpy()
-        return logits
-
-    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:
-        return self._ranker.forward(*self._plan.prompts(rows[batch], self._ranker.batches.pad_to))
+            return self._logits(self.send(ids), None if mask.all() else self.send(mask))
 
 
 def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tuple[Forward, str]:
     """The forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
     from inranker_flow.rankers import t5_forward
 
+    int8 = scoring.dtype == "int8"
+    reason = t5_forward.unsupported(model)
+    if int8 and (reason or scoring.forward == "reference"):
+        raise UserError(
+            f"scoring.dtype: int8 is for the fast forward pass, which is not for {reason or 'forward: reference'}; set it to "
+            "float32 or bfloat16"
+        )
     if scoring.forward == "fast":
-        reason = t5_forward.unsupported(model)
         if not reason:
             on_cpu = model.device.type == "cpu"
             if scoring.compile and on_cpu:
                 log.warning("scoring.compile is for GPUs: on a CPU oneDNN's products are as fast, without a wait")
-            return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu), "closed-form"
+            return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu, int8), "closed-form"
         log.warning("the fast forward pass is not for %s: taking the plain one of transformers", reason)
     return _plain(model, labels), "plain"
 

@@ -5,55 +5,77 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from inranker_flow.prompts import Ragged, Renderer
+from inranker_flow.rankers import arrays
 
 log = logging.getLogger(__name__)
 
 #: Texts that are token lists (Python objects) at a time.
-_CHUNK = 4096
+CHUNK = 4096
 
 
 class Plan:
-    """The prompts of ``pairs``, int (n, 2): positions in ``queries`` and ``documents``, which are read once.
+    """The prompts of ``pairs``, int (n, 2): positions in ``queries`` and ``documents`` (`rankers.base.Prompts`).
 
     A few bytes for each token of a text and for each pair, so that ten million pairs are no matter. ``lengths`` (n,) are
     the prompts' tokens; ``cut_queries`` is the number of queries that are too long and cut in at least one prompt.
+    ``odd`` are the pairs (ascending) whose parts cannot be joined, ``whole`` their prompts.
     """
 
-    def __init__(self, renderer: Renderer, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> None:
-        self._renderer, self._pairs = renderer, pairs
-        # Half the memory where the vocabulary allows.
-        self._kind = np.uint16 if len(renderer.tokenizer) <= np.iinfo(np.uint16).max else np.int32
+    def __init__(
+        self,
+        renderer: Renderer,
+        queries: Ragged,
+        documents: Ragged,
+        pairs: np.ndarray,
+        lengths: np.ndarray,
+        odd: np.ndarray,
+        whole: Ragged,
+        cut_queries: int = 0,
+    ) -> None:
+        self._renderer, self._queries, self._documents, self._pairs = renderer, queries, documents, pairs
+        self._odd, self._whole = odd, whole
+        self.lengths, self.cut_queries = lengths, cut_queries
+
+    @classmethod
+    def of(cls, renderer: Renderer, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
+        """From texts, each of which is read and tokenised once."""
         irregular = _Irregular(pairs)
-        self._queries = self._tokenise(renderer.split_queries, queries, irregular.see_queries)
-        self._documents = self._tokenise(renderer.split_documents, documents, irregular.see_documents)
-        kept = renderer.kept(self._queries.lengths(pairs[:, 0]), self._documents.lengths(pairs[:, 1]))
-        self.lengths = (np.sum(kept, axis=0) + 1).astype(np.int32)
-        self.cut_queries = len(np.unique(pairs[kept[0] < self._queries.lengths(pairs[:, 0]), 0]))
-        if self.cut_queries:
-            log.warning("%s queries leave no room for a passage and are cut", f"{self.cut_queries:,}")
-        #: Pairs (ascending) whose parts cannot be joined, and their prompts.
-        self._odd, texts = irregular.pairs()
-        self._whole = self._tokenise(lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
-        self.lengths[self._odd] = np.diff(self._whole.offsets)
+        query_ids = _tokenise(renderer, renderer.split_queries, queries, irregular.see_queries)
+        document_ids = _tokenise(renderer, renderer.split_documents, documents, irregular.see_documents)
+        kept = renderer.kept(query_ids.lengths(pairs[:, 0]), document_ids.lengths(pairs[:, 1]))
+        lengths = (np.sum(kept, axis=0) + 1).astype(np.int32)
+        cut_queries = len(np.unique(pairs[kept[0] < query_ids.lengths(pairs[:, 0]), 0]))
+        if cut_queries:
+            log.warning("%s queries leave no room for a passage and are cut", f"{cut_queries:,}")
+        odd, texts = irregular.pairs()
+        whole = _tokenise(renderer, lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
+        lengths[odd] = np.diff(whole.offsets)
+        return cls(renderer, query_ids, document_ids, pairs, lengths, odd, whole, cut_queries)
 
-    def _tokenise(self, split: Callable, texts: Iterable, see: Callable | None = None) -> Ragged:
-        """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
-        parts = [Ragged.of([], self._kind)]
-        texts = iter(texts)
-        while chunk := list(islice(texts, _CHUNK)):
-            encoded, irregular = split(chunk)
-            parts.append(Ragged.of([ids[: self._renderer.max_length] for ids in encoded], self._kind))
-            if see:
-                see(chunk, irregular)
-        return Ragged.joined(parts)
+    def save(self, folder: Path) -> None:
+        """Write the arrays that :meth:`open` maps."""
+        arrays.save(folder, pairs=self._pairs, lengths=self.lengths, odd=self._odd)
+        arrays.save_ragged(folder, queries=self._queries, documents=self._documents, whole=self._whole)
 
-    def prompts(self, rows: np.ndarray, pad_to: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), padded length), padded on the right."""
+    @classmethod
+    def open(cls, renderer: Renderer, folder: Path) -> Plan:
+        """A plan that was saved, mapped; it does not know any more how many queries were cut."""
+        queries, documents, whole = (arrays.mapped_ragged(folder, each) for each in ("queries", "documents", "whole"))
+        pairs, lengths, odd = (arrays.mapped(folder, each) for each in ("pairs", "lengths", "odd"))
+        return cls(renderer, queries, documents, pairs, lengths, odd, whole)
+
+    def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), padded length), padded on the right.
+
+        No prompt has a ``known`` beginning: a T5 reads the whole input at once.
+        """
         renderer = self._renderer
         query, document = self._pairs[rows].T
         ids, mask = renderer.assemble_batch(self._queries, query, self._documents, document)
@@ -69,6 +91,24 @@ class Plan:
                 ids[place], mask[place] = renderer.tokenizer.pad_token_id, 0
                 ids[place, : end - start], mask[place, : end - start] = self._whole.flat[start:end], 1
         return ids, mask
+
+
+def _tokenise(renderer: Renderer, split: Callable, texts: Iterable, see: Callable | None = None) -> Ragged:
+    """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
+    kind = id_kind(renderer.tokenizer)
+    parts = [Ragged.of([], kind)]
+    texts = iter(texts)
+    while chunk := list(islice(texts, CHUNK)):
+        encoded, irregular = split(chunk)
+        parts.append(Ragged.of([ids[: renderer.max_length] for ids in encoded], kind))
+        if see:
+            see(chunk, irregular)
+    return Ragged.joined(parts)
+
+
+def id_kind(tokenizer: Any) -> Any:
+    """The type of a token's number: half the memory where the vocabulary allows."""
+    return np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max else np.int32
 
 
 class _Irregular:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from inranker_flow.rankers.kernels import Weight, packed
+from inranker_flow.rankers.kernels import QuantisedWeight, Weight, packed
 
 _FAMILY = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
@@ -114,13 +114,14 @@ class T5Forward:
         self._first: Tensor | None = None
         self._fused_attention = True
 
-    def freeze(self, compile: bool = False) -> T5Forward:
+    def freeze(self, compile: bool = False, int8: bool = False) -> T5Forward:
         """For inference only, with the weights as they are now. The model's own copies of large matrices are dropped.
 
-        ``compile``: let torch.compile fuse what lies between the products, once for all shapes.
+        ``compile``: let torch.compile fuse what lies between the products, once for all shapes. ``int8``: the encoder's
+        products in 8 bits (`kernels.QuantisedWeight`).
         """
         with torch.no_grad():
-            self._frozen = self._parts(freeze=True, pack=not compile)
+            self._frozen = self._parts(freeze=True, pack=not compile, int8=int8)
             self._first = self._after_self_attention(self._frozen.decoder[0], self._frozen.start, 0.0)
         # On a CPU without matrix units PyTorch's fused attention is slower in bfloat16 than three products.
         where = self._frozen.embedding
@@ -241,17 +242,19 @@ class T5Forward:
 
     # --- parameters ---------------------------------------------------------------------------------------------------
 
-    def _parts(self, freeze: bool = False, pack: bool = True) -> _Parts:
+    def _parts(self, freeze: bool = False, pack: bool = True, int8: bool = False) -> _Parts:
         """The parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
         model = self._model
 
-        def matrix(*linears: nn.Linear) -> Weight:
+        def matrix(*linears: nn.Linear, int8: bool = False, positive: bool = False) -> Weight:
             weights = [each.weight for each in linears]
             joined = torch.cat(weights) if len(weights) > 1 else weights[0]
             if not freeze:
                 return Weight(joined)
             for each in linears:
                 each.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+            if int8:
+                return QuantisedWeight(joined, positive)
             return packed(joined) if pack else Weight(joined.detach())
 
         def vector(tensor: Tensor) -> Tensor:
@@ -260,24 +263,25 @@ class T5Forward:
         def by_head(weight: Tensor) -> Tensor:
             return vector(weight).view(self.heads, self.d_kv, -1)
 
-        def feed_forward(layer: Any) -> _FeedForward:
+        def feed_forward(layer: Any, int8: bool = False) -> _FeedForward:
             dense = layer.DenseReluDense
             inner = (dense.wi_0, dense.wi_1) if hasattr(dense, "wi_0") else (dense.wi,)
+            is_relu = isinstance(dense.act, nn.ReLU)
             return _FeedForward(
                 norm=vector(layer.layer_norm.weight),
-                inner=tuple(matrix(each) for each in inner),
-                outer=matrix(dense.wo),
+                inner=tuple(matrix(each, int8=int8) for each in inner),
+                outer=matrix(dense.wo, int8=int8, positive=is_relu and len(inner) == 1),
                 activation=_quick(dense.act),
-                is_relu=isinstance(dense.act, nn.ReLU),
+                is_relu=is_relu,
             )
 
         def encoder_layer(block: Any) -> _EncoderLayer:
             attention = block.layer[0].SelfAttention
             return _EncoderLayer(
                 norm=vector(block.layer[0].layer_norm.weight),
-                qkv=matrix(attention.q, attention.k, attention.v),
-                out=matrix(attention.o),
-                feed_forward=feed_forward(block.layer[1]),
+                qkv=matrix(attention.q, attention.k, attention.v, int8=int8),
+                out=matrix(attention.o, int8=int8),
+                feed_forward=feed_forward(block.layer[1], int8),
             )
 
         def decoder_layer(block: Any) -> _DecoderLayer:

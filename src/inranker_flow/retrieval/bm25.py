@@ -28,7 +28,7 @@ class BM25:
     def __init__(self, index: Index, config: RetrieveConfig, block: int = BLOCK) -> None:
         self._index, self._block = index, block
         self._analyser = Analyser(config, index.terms)
-        self.doc_ids = index.doc_ids
+        self.doc_ids, self.marks = index.doc_ids, index.marks
         self._scores = np.empty(min(block, len(self.doc_ids)), np.float32)
         self._floors: dict[int, np.ndarray] = {}
 

@@ -23,11 +23,12 @@ import pyarrow.ipc
 
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.errors import UserError
+from inranker_flow.hashing import priorities
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.storage import atomic_folder
 
 #: Of the files in an index's folder.
-VERSION = 1
+VERSION = 2
 #: Passages that are inverted at a time: their numbers within a chunk fit two bytes.
 _CHUNK = 2**16
 
@@ -41,6 +42,8 @@ class Index:
     impacts: np.ndarray
     #: In ascending order.
     doc_ids: pa.LargeStringArray
+    #: A hash of each doc_id, uint64: by it a passage is drawn or not, wherever it ranks.
+    marks: np.ndarray
     terms: Sequence[str]
 
 
@@ -67,6 +70,7 @@ def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]
     with atomic_folder(folder) as aside:
         index = builder.index(lambda name, size, kind: _on_disk(aside / f"{name}.npy", size, kind))
         np.save(aside / "starts.npy", index.starts)
+        np.save(aside / "marks.npy", index.marks)
         for name, values in (("doc_ids", index.doc_ids), ("terms", pa.array(index.terms, pa.large_string()))):
             table = pa.table({name: values})
             with pa.ipc.new_file(aside / f"{name}.arrow", table.schema) as out:
@@ -87,7 +91,9 @@ def load(folder: Path, config: RetrieveConfig) -> Index:
     passages, impacts = (
         np.load(folder / f"{name}.npy", mmap_mode="r" if starts[-1] else None) for name in ("passages", "impacts")
     )
-    return Index(starts, passages, impacts, column("doc_ids"), column("terms").to_pylist())
+    doc_ids = column("doc_ids")
+    marks = np.load(folder / "marks.npy", mmap_mode="r" if len(doc_ids) else None)
+    return Index(starts, passages, impacts, doc_ids, marks, column("terms").to_pylist())
 
 
 def lucene_length(lengths: np.ndarray) -> np.ndarray:
@@ -140,7 +146,7 @@ class _Builder:
             # In the types and the order of bm25s, so that every bit is the same.
             saturation = chunk.occurrences / (norms[held] + chunk.occurrences)
             impacts[places] = np.repeat(rarity[chunk.terms], chunk.counts) * saturation
-        return Index(starts, passages, impacts, self.doc_ids, self.terms)
+        return Index(starts, passages, impacts, self.doc_ids, _marks(self.doc_ids), self.terms)
 
     def _weights(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """idf of each term, and for each passage what its length makes of k1."""
@@ -152,6 +158,11 @@ class _Builder:
         mean = total / count if total else 1.0
         idf = [math.log(1 + (count - held + 0.5) / (held + 0.5)) for held in frequencies.tolist()]
         return np.array(idf, np.float32), k1 * ((1 - b) + b * lengths / mean)
+
+
+def _marks(doc_ids: pa.Array) -> np.ndarray:
+    parts = (doc_ids.slice(first, _CHUNK).to_pylist() for first in range(0, len(doc_ids), _CHUNK))
+    return np.concatenate([np.empty(0, np.uint64), *(priorities(0, part) for part in parts)])
 
 
 @dataclass(frozen=True)

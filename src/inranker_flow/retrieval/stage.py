@@ -24,7 +24,7 @@ from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.retrieval.bm25 import BM25
-from inranker_flow.retrieval.sampling import random_starts
+from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.scratch import scratch_folder
 
@@ -85,6 +85,33 @@ def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, can
     return stats
 
 
+def build_index(config: RetrieveConfig, collection: Path) -> Path:
+    """The scratch folder with the index of a collection: built now, or by an attempt or a stage before this one.
+
+    The stage `retrieve` removes it.
+    """
+    corpus = manifest.read_manifest(collection).files.get(schemas.CORPUS.filename, "")
+    folder = scratch_folder("retrieve", index.settings(config), corpus) / "index"
+    if folder.exists():
+        log.info("the index is there already")
+        return folder
+    progress = Progress("indexing", schemas.count(schemas.CORPUS, collection), "documents")
+
+    def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
+        for batch in schemas.read_batches(schemas.CORPUS, collection):
+            columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
+            yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
+            progress.advance(batch.num_rows)
+
+    try:
+        index.build_in(folder, passages(), config)
+    except UserError:
+        if not folder.exists():  # else another process has just finished the same
+            raise
+    progress.finish()
+    return folder
+
+
 class _Retrieval:
     """One run of the stage."""
 
@@ -105,7 +132,7 @@ class _Retrieval:
         Analyser(self.config)  # settings that do not exist are said before anything is read
         schemas.write(schemas.QUERIES, self.candidates / schemas.QUERIES.filename, train)
         total = train.num_rows + test.num_rows
-        self.folder = self._index() if total else None
+        self.folder = build_index(self.config, self.collection) if total else None
         seconds_index = time.monotonic() - start
         progress = Progress("searching", total, "queries")
         with ExitStack() as stack:
@@ -168,29 +195,6 @@ class _Retrieval:
                 if query_id in found:
                     found[query_id].setdefault(doc_id, "positive")
         return found
-
-    def _index(self) -> Path:
-        """The folder with the index: built now, or by an attempt that was killed after it."""
-        corpus = manifest.read_manifest(self.collection).files.get(schemas.CORPUS.filename, "")
-        folder = scratch_folder("retrieve", index.settings(self.config), corpus) / "index"
-        if folder.exists():
-            log.info("the index is there already, from an attempt that did not end")
-            return folder
-        progress = Progress("indexing", schemas.count(schemas.CORPUS, self.collection), "documents")
-
-        def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
-            for batch in schemas.read_batches(schemas.CORPUS, self.collection):
-                columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
-                yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
-                progress.advance(batch.num_rows)
-
-        try:
-            index.build_in(folder, passages(), self.config)
-        except UserError:
-            if not folder.exists():  # else another process has just finished the same
-                raise
-        progress.finish()
-        return folder
 
     def remove_scratch(self) -> None:
         """What a later attempt would need, had this one not ended well."""
@@ -264,8 +268,8 @@ class _Retrieval:
             writer = stack.enter_context(schemas.TableWriter(self.candidates / schemas.RUN.filename, schemas.RUN))
             trec = stack.enter_context(storage.atomic_write(self.candidates / "run.trec"))
             batches = _batches(test)
-            tasks = [(batch, self.config.test_depth) for batch in batches]
-            for queries, found in zip(batches, searchers.map(_search, tasks) if searchers else (), strict=True):
+            tasks = [(batch.texts, self.config.test_depth) for batch in batches]
+            for queries, found in zip(batches, searchers.map(search, tasks) if searchers else (), strict=True):
                 columns: dict[str, list[Any]] = {name: [] for name in schemas.RUN.schema.names}
                 for query_id, (hits, scores) in zip(queries.ids, found, strict=True):
                     self.counts["without_hits"] += not hits
@@ -308,12 +312,17 @@ class _Sampling:
 
 
 def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
-    """A random sample of each query's hits without the relevant ones, in their order; of seed and query alone."""
+    """A random sample of each query's hits without the relevant ones, in their order.
+
+    Whether a hit is drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus.
+    """
     found = [places for places, _ in bm25.find(task.queries.texts, task.config.depth)]
     sizes = np.array([len(places) for places in found])
+    every = np.concatenate(found)
     # So many more than wanted that it does not matter how many of them are relevant.
-    which, ranks = random_starts(task.config.seed, task.queries.ids, sizes, task.config.negatives + task.counts)
-    hits = np.concatenate(found)[(np.cumsum(sizes) - sizes)[which] + ranks]
+    most = task.config.negatives + task.counts
+    which, ranks = random_sample(task.config.seed, task.queries.ids, bm25.marks[every], sizes, most)
+    hits = every[ranks]
     passages = len(bm25.doc_ids)
     queries = np.repeat(np.arange(len(sizes)), task.counts)
     negative = ~np.isin(which * passages + hits, queries * passages + task.relevant)
@@ -326,8 +335,8 @@ def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
     return [doc_ids[first:last] for first, last in pairwise(ends)]
 
 
-def _search(bm25: BM25, task: tuple[_Queries, int]) -> list[tuple[list[str], np.ndarray]]:
-    """For each query the doc_ids of its best hits, and their scores."""
+def search(bm25: BM25, task: tuple[list[str], int]) -> list[tuple[list[str], np.ndarray]]:
+    """For each query (text) the doc_ids of its best hits, as many as the task's second, and their scores."""
     queries, depth = task
-    found = bm25.find(queries.texts, depth)
+    found = bm25.find(queries, depth)
     return [(bm25.doc_ids.take(pa.array(places)).to_pylist(), scores) for places, scores in found]

@@ -28,7 +28,8 @@ class BeirFolder:
         self.corpus = found
         self.total = found.stat().st_size
         self.query_file = self._find("queries.jsonl")
-        there = sorted(path.name.split(".")[0] for path in (folder / "qrels").glob("*.tsv*"))
+        names = [path.name.removesuffix(".gz") for path in (folder / "qrels").glob("*.tsv*")]
+        there = sorted({name.removesuffix(".tsv") for name in names if name.endswith(".tsv")})
         if there and not set(there) & set(self.splits.values()):
             raise UserError(
                 f"{self.shown}/qrels: holds {', '.join(there)} but neither {corpus.train_split}.tsv nor "

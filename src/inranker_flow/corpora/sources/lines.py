@@ -6,14 +6,19 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.errors import UserError
+
+#: A longer line is no document but a file of another kind, such as one large JSON array; none is held in memory whole.
+LINE_BYTES = 64 * 2**20
+#: Characters in one batch, from which on it is not filled up to its number of rows.
+BATCH_CHARACTERS = 2**26
 
 
 class BadLine(Exception):
@@ -34,7 +39,12 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
             # gzip.open returns a binary reader too, but its type says it may be text.
             file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             position = 0
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_raw_lines(file), 1):
+                if len(line) > LINE_BYTES:
+                    problems.add(
+                        "malformed", shown, number, f"longer than {LINE_BYTES:,} bytes, so not one row of many"
+                    )
+                    continue
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -46,18 +56,29 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
                     amount, position = raw.tell() - position, raw.tell()
                 else:
                     amount = 0
-                if not text.isspace():
+                if text and not text.isspace():
                     yield number, text, amount
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{shown}: not a whole gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise UserError(
+            f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights"
+        ) from error
+
+
+def _raw_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """The lines of a file; of one that is longer than `LINE_BYTES` a byte more than that."""
+    while line := file.readline(LINE_BYTES + 1):
+        yield line
+        while len(line) > LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(LINE_BYTES + 1)
 
 
 def batches(
     path: Path, shown: str, parse: Callable[[str], Row | None], width: int, problems: Problems
 ) -> Iterator[Rows]:
     """Parse a file line by line. ``parse`` returns the row, None to skip the line, or raises :class:`BadLine`."""
-    lines = _lines(path, shown, problems)
-    while chunk := list(islice(lines, ROWS)):
+    for chunk in _chunks(_lines(path, shown, problems)):
         numbers: list[int] = []
         rows: list[Row] = []
         for number, text, _ in chunk:
@@ -70,6 +91,20 @@ def batches(
                 numbers.append(number)
                 rows.append(row)
         yield Rows(shown, numbers, as_columns(rows, width), sum(amount for _, _, amount in chunk))
+
+
+def _chunks(lines: Iterator[tuple[int, str, int]]) -> Iterator[list[tuple[int, str, int]]]:
+    """`ROWS` lines at a time; fewer where they are long."""
+    chunk: list[tuple[int, str, int]] = []
+    characters = 0
+    for line in lines:
+        chunk.append(line)
+        characters += len(line[1])
+        if len(chunk) == ROWS or characters >= BATCH_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 _decode = json.JSONDecoder().decode

@@ -1,47 +1,153 @@
-"""Prompt templates: ``NAME.txt`` in this folder, or a file of the user's own, with ``{document}`` where it belongs."""
+"""Prompt templates: ``NAME.txt`` in this folder, a file of the user's own, or the text itself (README.md: the form)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from inranker_flow.errors import UserError
 
 FOLDER = Path(__file__).parent
 SLOT = "{document}"
+_EXAMPLES = "{examples}"
+_FENCE = "---\n"
 
 
 @dataclass(frozen=True)
 class Template:
-    """Text around one document; every other brace is literal."""
+    """Text around one document; braces other than the slots' are literal.
 
+    ``chat``: the text is a user's message, after ``system`` where there is one. ``stop``: what ends a query. ``examples``:
+    queries of the corpus that are shown, each in the form ``example``.
+    """
+
+    name: str
     text: str
+    chat: bool = False
+    system: str = ""
+    stop: tuple[str, ...] = ("\n",)
+    examples: int = 0
+    example: str = ""
+    #: What stands at ``{examples}``.
+    shown: str = ""
 
     @property
     def digest(self) -> str:
-        return sha256(self.text.encode()).hexdigest()
+        """Of all that decides what a prompt is, the examples from the corpus included."""
+        if not (self.chat or self.examples):
+            return sha256(self.text.encode()).hexdigest()
+        return sha256(
+            repr((self.text, self.chat, self.system, self.stop, self.example, self.shown)).encode()
+        ).hexdigest()
 
     def fill(self, document: str) -> str:
-        return self.text.replace(SLOT, document)
+        """The prompt, or the user's message of a chat."""
+        # The slots are the template's: what stands in a document stays as it is.
+        return document.join(part.replace(_EXAMPLES, self.shown) for part in self.text.split(SLOT))
+
+    def messages(self, document: str) -> list[dict[str, str]]:
+        """The chat, up to where the model is to answer."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.fill(document)}]
+
+    def plain(self) -> Template:
+        """The same, not as a chat."""
+        return replace(self, chat=False)
+
+    def showing(self, pairs: Sequence[tuple[str, str]]) -> Template:
+        """The same with these (document, query) as its examples."""
+        shown = "".join(
+            query.join(part.replace(SLOT, document) for part in self.example.split("{query}"))
+            for document, query in pairs
+        )
+        return replace(self, shown=shown)
 
 
-def load(name: str) -> Template:
-    """The template ``name`` (``inpars-v1``, ``document``) or the file at that path.
+def read(prompt: str) -> str:
+    """The source of a template: text of the one that is named or of the file at that path, or ``prompt`` itself.
 
-    The line end at the end of a file is not part of the prompt. Raises :class:`UserError` where there is no such
-    template or it has no ``{document}``.
+    Raises :class:`UserError` where it is neither.
     """
-    path = FOLDER / f"{name}.txt"
+    if "\n" in prompt or SLOT in prompt:
+        return prompt
+    path = FOLDER / f"{prompt}.txt"
     if not path.is_file():
-        path = Path(name).expanduser()
+        path = Path(prompt).expanduser()
     try:
-        text = path.read_text(encoding="utf-8").rstrip()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.txt")))
         raise UserError(
-            f"generation.prompt: {name}: no readable template file; give a path or one of: {known}"
+            f"generation.prompt: {prompt}: no readable template file; give a path or one of: {', '.join(names())}"
         ) from error
+
+
+def names() -> list[str]:
+    """The templates of this folder."""
+    return sorted(each.stem for each in FOLDER.glob("*.txt"))
+
+
+def load(prompt: str) -> Template:
+    """The template that ``generation.prompt`` names, or is.
+
+    The line end at the end is not part of the prompt. Raises :class:`UserError` where there is no such template or it
+    cannot work.
+    """
+    source = read(prompt)
+    name = "of its own text" if source == prompt else prompt
+    settings: dict[str, Any] = {}
+    if source.startswith(_FENCE):
+        head, fence, source = source.removeprefix(_FENCE).partition(f"\n{_FENCE}")
+        if not fence:
+            raise UserError(
+                f"generation.prompt: {name}: the settings at its beginning have no end; close them with a line ---"
+            )
+        settings = _settings(name, f"{head}\n")
+    text = source.rstrip()
     if SLOT not in text:
-        raise UserError(f"{path}: the template has no {SLOT}, so every document would get the same prompt; put it in")
-    return Template(text)
+        raise UserError(
+            f"generation.prompt: {name}: the template has no {SLOT}, so every document would get the same prompt; put it in"
+        )
+    template = Template(name, text, **settings)
+    if bool(template.examples) != (_EXAMPLES in text):
+        raise UserError(
+            f"generation.prompt: {name}: `examples` (how many of the corpus's own queries are shown) and {_EXAMPLES} (where) "
+            "need each other; put in both or none"
+        )
+    for slot in (SLOT, "{query}") if template.examples else ():
+        if slot not in template.example:
+            raise UserError(f"generation.prompt: {name}: its `example` has no {slot}; put it in")
+    return template
+
+
+#: Setting -> its type.
+_KNOWN: dict[str, type] = {"chat": bool, "system": str, "stop": list, "examples": int, "example": str}
+
+
+def _settings(name: str, head: str) -> dict[str, Any]:
+    """What a template says of itself, in YAML."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(head) or {}
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"generation.prompt: {name}: its settings are not valid YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"generation.prompt: {name}: its settings must be keys with values; it knows: {', '.join(_KNOWN)}"
+        )
+    for key, value in found.items():
+        if key not in _KNOWN:
+            raise UserError(f"generation.prompt: {name}: unknown setting {key!r}; it knows: {', '.join(_KNOWN)}")
+        if not isinstance(value, _KNOWN[key]) or (key == "examples" and not value):
+            raise UserError(f"generation.prompt: {name}: {key}: {value!r} is not of the kind {_KNOWN[key].__name__}")
+    if "stop" in found:
+        found["stop"] = tuple(map(str, found["stop"]))
+    found["chat"] = bool(found.get("chat") or found.get("system"))
+    if found["chat"]:
+        found.setdefault("stop", ())  # a chat model ends by itself, and may begin with a line end
+    return found

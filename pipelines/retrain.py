@@ -1,0 +1,104 @@
+"""The pipeline that a schedule runs: look for new corpora below a prefix; where there are some, InRanker's two phases."""
+
+from typing import Dict, List
+
+from kfp import dsl
+
+from components import discover, notify, preflight
+from pipelines.placement import largest_gpu_task, place_all
+from pipelines.two_phases import two_phases
+
+
+@dsl.pipeline(
+    name="retrain",
+    display_name="InRanker retraining",
+    description="Train the small reranker anew when corpora are new, changed or removed; else end at once, and say why.",
+)
+def retrain(
+    source: Dict[str, str],
+    targets: List[Dict[str, str]],
+    corpora: dict,
+    corpus: dict,
+    retrieval: dict,
+    teacher: dict,
+    generation: dict,
+    phase1: dict,
+    phase2: dict,
+    evaluation: dict,
+    promotion: dict,
+    gpu_type: str,
+    gpus: int,
+    gpu_pool: dict,
+    gpu_tolerations: list,
+    run_key: str,
+    work_key: str,
+):
+    """Most parameters are one section of a profile, resolved and validated before submission.
+
+    Args:
+        source: the collection with supervised queries (CorpusConfig).
+        targets: collections to adapt to that are there in every run, perhaps none (list of CorpusConfig).
+        corpora: where the others are looked for (CorporaConfig).
+        corpus: how collections are read (PrepareConfig).
+        retrieval: BM25 and negatives (RetrieveConfig).
+        teacher: the large reranker (TeacherConfig).
+        generation: synthetic queries (GenerateConfig).
+        phase1: distillation on the source (DistillConfig).
+        phase2: distillation on the targets (DistillConfig).
+        evaluation: measures and depth (EvaluateConfig).
+        promotion: the gate's policy (PromoteConfig).
+        gpu_type: resource name of the accelerator, nvidia.com/gpu.
+        gpus: accelerators of one GPU task.
+        gpu_pool: labels of the nodes that GPU tasks run on.
+        gpu_tolerations: the taints of those nodes that GPU tasks tolerate.
+        run_key: identity of this work.
+        work_key: identity of its configuration, whatever the targets.
+    """
+    told = notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    with dsl.ExitHandler(told, name="run"):
+        # Before anything is paid for: is everything there that the stages will need?
+        ready = preflight(
+            source=source,
+            targets=targets,
+            teacher=teacher,
+            generation=generation,
+            student=phase1,
+            phase2=phase2,
+            promotion=promotion,
+            gpu_type=gpu_type,
+            gpus=gpus,
+            gpu_pool=gpu_pool,
+            gpu_tolerations=gpu_tolerations,
+            room=largest_gpu_task(),
+            run_key=run_key,
+        )
+
+        found = discover(
+            config=corpora,
+            corpus=corpus,
+            targets=targets,
+            phase2=phase2,
+            promotion=promotion,
+            work_key=work_key,
+            run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        ).after(ready)
+
+        with dsl.If(found.outputs["Output"] == "yes", name="something-new"):
+            two_phases(
+                source=source,
+                targets=found.outputs["targets"],
+                corpus=corpus,
+                retrieval=retrieval,
+                teacher=teacher,
+                generation=generation,
+                phase1=phase1,
+                phase2=phase2,
+                evaluation=evaluation,
+                promotion=promotion,
+                champion=found.outputs["champion"],
+                start=found.outputs["start"],
+                run_key=found.outputs["run_key"],
+                work_key=work_key,
+            )
+
+    place_all(gpu_type=gpu_type, gpus=gpus, gpu_pool=gpu_pool, gpu_tolerations=gpu_tolerations)

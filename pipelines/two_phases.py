@@ -1,0 +1,93 @@
+"""What every pipeline is about: both phases of InRanker, the evidence, and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kfp import dsl
+
+from components import (
+    distill_phase1,
+    distill_phase2,
+    evaluate,
+    generate_queries,
+    prepare_corpus,
+    promote,
+    retrieve,
+    teacher_label,
+)
+
+
+def two_phases(
+    *,
+    source: Any,
+    targets: Any,
+    corpus: Any,
+    retrieval: Any,
+    teacher: Any,
+    generation: Any,
+    phase1: Any,
+    phase2: Any,
+    evaluation: Any,
+    promotion: Any,
+    champion: Any,
+    start: Any,
+    run_key: Any,
+    work_key: Any,
+    after: Sequence[Any] = (),
+) -> None:
+    """The figure of the paper and what it is judged by, in the pipeline that is being defined; arguments as there."""
+    # Phase 1: supervised queries, the teacher's soft labels.
+    supervised = prepare_corpus(corpus=source, config=corpus).after(*after).set_display_name("Prepare source")
+    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval)
+    source_labels = teacher_label(
+        collection=supervised.outputs["collection"],
+        candidates=source_pairs.outputs["candidates"],
+        config=teacher,
+    ).set_display_name("Label source")
+    student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
+
+    # Phase 2: synthetic queries for each target corpus, the same teacher.
+    with dsl.ParallelFor(targets, name="targets") as target:
+        # After the source: one that is refused ends the run before a language model has worked for the targets.
+        prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
+        synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation, corpus=target)
+        pairs = retrieve(
+            collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval
+        )
+        labelled = teacher_label(
+            collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
+        ).set_display_name("Label target")
+    student2 = distill_phase2(
+        labels=dsl.Collected(labelled.outputs["labels"]),
+        start=student1.outputs["model"],
+        source_labels=source_labels.outputs["labels"],
+        config=phase2,
+        champion=start,
+    )
+
+    # The evidence, and the decision.
+    evaluated = evaluate(
+        source_collection=supervised.outputs["collection"],
+        source_candidates=source_pairs.outputs["candidates"],
+        target_collections=dsl.Collected(prepared.outputs["collection"]),
+        target_candidates=dsl.Collected(pairs.outputs["candidates"]),
+        source_labels=source_labels.outputs["labels"],
+        target_labels=dsl.Collected(labelled.outputs["labels"]),
+        target_queries=dsl.Collected(synthetic.outputs["queries"]),
+        phase1=student1.outputs["model"],
+        phase2=student2.outputs["model"],
+        config=evaluation,
+        teacher=teacher,
+        champion=champion,
+    )
+    promote(
+        student=student2.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        config=promotion,
+        champion=champion,
+        run_key=run_key,
+        targets=targets,
+        work_key=work_key,
+    )

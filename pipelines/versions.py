@@ -1,0 +1,89 @@
+"""`make versions`: which sources each reused stage's version stands for, so that none changes unnoticed.
+
+    python -m pipelines.versions          # says which stages' sources have changed; status 1 then
+    python -m pipelines.versions --write  # the versions in `reuse.VERSIONS` stand for the sources as they are now
+
+A result that is kept is used again until its stage's version is raised. The lock holds a digest of the sources behind each
+version; a test compares them. Whoever changes a stage decides: other results for the same input need a new version, the
+same results do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from inranker_flow import reuse
+from inranker_flow.prompts import RENDERER_VERSION
+from pipelines.placement import ROOT
+
+LOCK = ROOT / "pipelines" / "versions.lock"
+
+_SCORING = ("rankers", "prompts.py", "corpora/text.py")
+#: Stage, or "labels" (what is in the label store, whose version is the renderer's) -> its sources in the library.
+SOURCES = {
+    "labels": _SCORING,
+    "retrieve": ("retrieval", "corpora/text.py", "hashing.py"),
+    "generate_queries": ("generation", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
+    "teacher_label": ("labelling", *_SCORING),
+    "distill_phase1": ("distillation", *_SCORING),
+    "distill_phase2": ("distillation", *_SCORING),
+    "evaluate": ("evaluation", *_SCORING),
+}
+
+
+def current() -> dict[str, dict[str, str]]:
+    """Stage -> its version and the digest of its sources, as they are now."""
+    versions = {"labels": RENDERER_VERSION, **{stage: str(number) for stage, number in reuse.VERSIONS.items()}}
+    return {stage: {"version": version, "sources": _digest(SOURCES[stage])} for stage, version in versions.items()}
+
+
+def _digest(names: tuple[str, ...]) -> str:
+    digest = sha256()
+    root = ROOT / "src" / "inranker_flow"
+    for name in names:
+        for path in sorted(_files(root / name)):
+            digest.update(f"{path.relative_to(root)}\0{sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [each for each in path.rglob("*") if each.is_file() and "__pycache__" not in each.parts]
+
+
+def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
+    """One line for each stage whose lock is not as it is now."""
+    lines = []
+    for stage, found in now.items():
+        known = locked.get(stage, {})
+        if known.get("sources") != found["sources"] and known.get("version") == found["version"]:
+            where = "prompts.RENDERER_VERSION" if stage == "labels" else f"reuse.VERSIONS[{stage!r}]"
+            lines.append(
+                f"{stage}: its sources have changed. If its results can be others than before for the same input, raise "
+                f"{where}; then: make versions"
+            )
+        elif known != found:
+            lines.append(f"{stage}: version {found['version']} is not in pipelines/versions.lock; run: make versions")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare or write the lock; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="make versions")
+    parser.add_argument("--write", action="store_true", help="let the versions stand for the sources as they are now")
+    now = current()
+    if parser.parse_args(arguments).write:
+        LOCK.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return 0
+    lines = changed(json.loads(LOCK.read_text(encoding="utf-8")), now)
+    print("\n".join(lines) or "every version stands for the sources as they are")
+    return int(bool(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+"""The stage `discover`: which corpora lie below a prefix, what is new about them, and is there anything to train for?
+
+A corpus is a folder in BEIR layout, perhaps with a `corpus.yaml` (:class:`Wishes`). What the champion was trained on is in
+the tags of its version: one for each corpus, and one for the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inranker_flow import content_store, registry, storage
+from inranker_flow.claims import claim
+from inranker_flow.config import (
+    CorporaConfig,
+    CorpusConfig,
+    Count,
+    DistillConfig,
+    PrepareConfig,
+    PromoteConfig,
+    as_dict,
+    parse,
+)
+from inranker_flow.corpora.prepare import prepare_corpus
+from inranker_flow.errors import UserError
+from inranker_flow.storage import FileInfo, atomic_write
+
+log = logging.getLogger(__name__)
+
+#: Tags of a version: identity of the corpus NAME, and of the configuration.
+CORPUS_TAG, WORK_TAG = "inranker.corpus.", "inranker.work"
+WISHES = "corpus.yaml"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
+    the names of its splits in qrels/, and the licence of its texts."""
+
+    prompt: str = ""
+    documents: Count = 0
+    train_split: str = "train"
+    test_split: str = "test"
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class DiscoverStats:
+    """``go`` is "yes" where there is something to train for; ``reason`` says why, or why not.
+
+    ``targets`` are the collections to adapt to (CorpusConfig as data). ``run_key`` identifies the work: configuration and
+    corpora. ``champion`` is what it is measured against, ``start`` the same where phase 2 goes on from it, else empty.
+    """
+
+    corpora: int
+    new: int
+    changed: int
+    removed: int
+    quarantined: int
+    uploading: int
+    seconds: float
+    go: str
+    reason: str
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    run_key: str = ""
+    champion: str = ""
+    start: str = ""
+
+    @property
+    def found(self) -> tuple[str, list[dict[str, Any]], str, str, str]:
+        """What later stages are told."""
+        return self.go, self.targets, self.run_key, self.champion, self.start
+
+
+@dataclass
+class _Corpus:
+    """A folder below the prefix; ``state``: same, new, changed, uploading or quarantined, with the reason."""
+
+    name: str
+    uri: str
+    files: list[FileInfo]
+    config: CorpusConfig | None = None
+    state: str = ""
+    reason: str = ""
+
+    @property
+    def look(self) -> str:
+        return storage.fingerprint_of(self.uri, self.files)
+
+
+def identity(corpus: CorpusConfig) -> str:
+    """What a student is trained on when it is trained for ``corpus``: its content (its address where that is unknown) and
+    how it is read."""
+    known = {**as_dict(corpus), "licence": "", **({"uri": ""} if corpus.fingerprint else {})}
+    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def trained_on(targets: Sequence[CorpusConfig], work: str) -> dict[str, str]:
+    """Tags of a version that say what it was trained on."""
+    return {**{f"{CORPUS_TAG}{each.name}": identity(each) for each in targets}, WORK_TAG: work}
+
+
+def discover(
+    config: CorporaConfig,
+    corpus: PrepareConfig,
+    targets: tuple[CorpusConfig, ...],
+    phase2: DistillConfig,
+    promotion: PromoteConfig,
+    work_key: str,
+    run_id: str,
+    report: Path,
+) -> DiscoverStats:
+    """Find the corpora below `config.uri`, and say whether a run is due; ``targets`` always belong to it.
+
+    ``work_key`` identifies the configuration. Nothing is due where champion or last challenger (if it was measured against
+    this champion) was trained on the same corpora in the same way, or another run (``run_id`` is this one) is at it. A new
+    or changed corpus is read once as `prepare_corpus` reads it; a broken one is left out, with the reason in ``report``
+    (Markdown). Raises :class:`UserError` where prefix, registry or store cannot be read.
+    """
+    started = time.monotonic()
+    known = _known(promotion.model_name, work_key)
+    found = _look(config)
+    for each in found:
+        _settle(each, config, corpus, known)
+    _wait(found, config)
+    for each in found:
+        _check(each, corpus)
+    usable = [*targets, *(each.config for each in found if each.config)]
+    current = {each.name: identity(each) for each in usable}
+    away = {each.name for each in found if not each.config}
+    removed = sorted(set(known.corpora) - set(current) - away)
+    key = sha256(json.dumps([work_key, current], sort_keys=True).encode()).hexdigest()[:16]
+
+    reason, go = _decide(config, found, usable, current, removed, known, work_key)
+    if go:
+        owner = claim(key, run_id)
+        if owner != run_id:
+            reason, go = f"run {owner} is doing this very work already", False
+    champion = registry.opponent(promotion.model_name, key)
+    counts = {
+        state: sum(each.state == state for each in found) for state in ("new", "changed", "quarantined", "uploading")
+    }
+    for each in found:
+        log.info("%s: %s%s", each.name, each.state, f" ({each.reason})" if each.reason else "")
+    log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
+    with atomic_write(report) as out:
+        out.write(_markdown(found, targets, removed, reason, go).encode())
+    return DiscoverStats(
+        corpora=len(usable),
+        removed=len(removed),
+        **counts,
+        seconds=time.monotonic() - started,
+        go="yes" if go else "no",
+        reason=reason,
+        targets=[as_dict(each) for each in usable] if go else [],
+        run_key=key,
+        champion=champion,
+        start=champion if phase2.start == "champion" else "",
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a version was trained on: name -> identity; ``work`` is its configuration, ``version`` names it."""
+
+    corpora: Mapping[str, str] = field(default_factory=dict)
+    work: str = ""
+    version: str = ""
+
+
+def _known(name: str, work_key: str) -> _Known:
+    """What the champion was trained on; or the last challenger, where that was held against this champion."""
+    champion, challenger = registry.champion(name), registry.challenger(name)
+    versions = [each for each in (champion, challenger) if each]
+    if challenger and challenger.tags.get("inranker.against", "") != (champion.reference if champion else ""):
+        versions.remove(challenger)
+    read = [_read_tags(each) for each in versions]
+    # The newest that was made in this way: what it was held for, it would be held for again.
+    same = [each for each in read if each.work == work_key]
+    return [_Known(), *read[:1], *same][-1]
+
+
+def _read_tags(version: registry.Version) -> _Known:
+    corpora = {tag.removeprefix(CORPUS_TAG): value for tag, value in version.tags.items() if tag.startswith(CORPUS_TAG)}
+    return _Known(corpora, version.tags.get(WORK_TAG, ""), version.reference)
+
+
+def _look(config: CorporaConfig) -> list[_Corpus]:
+    """One corpus for each folder below the prefix; files and hidden folders there are none of its business."""
+    if not config.uri:
+        return []
+    root = config.uri.rstrip("/")
+    files = storage.look(root)
+    if not files and not storage.exists(root):
+        raise UserError(f"corpora.uri: {config.uri}: nothing is stored there; correct the address, or upload a corpus")
+    folders: dict[str, list[FileInfo]] = {}
+    for file in files:
+        name, slash, _ = file.uri.removeprefix(f"{root}/").partition("/")
+        if slash and not name.startswith("."):
+            folders.setdefault(name, []).append(file)
+    return [_Corpus(name, f"{root}/{name}", own) for name, own in sorted(folders.items())]
+
+
+def _settle(each: _Corpus, config: CorporaConfig, corpus: PrepareConfig, known: _Known) -> None:
+    """Configuration and state of a corpus as it looks now."""
+    try:
+        each.config = _read(each)
+    except UserError as error:
+        each.state, each.reason = "quarantined", str(error)
+        return
+    if each.name not in known.corpora:
+        each.state = "new"
+    else:
+        each.state = "same" if known.corpora[each.name] == identity(each.config) else "changed"
+
+
+def _read(each: _Corpus) -> CorpusConfig:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each.name):
+        raise UserError(
+            f"{each.uri}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder"
+        )
+    names = {file.uri.removeprefix(f"{each.uri}/") for file in each.files}
+    if not {"corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet"} & names:
+        raise UserError(
+            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder"
+        )
+    wishes = Wishes()
+    if WISHES in names:
+        where = f"{each.uri}/{WISHES}"
+        try:
+            data = yaml.safe_load(storage.read(where))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        wishes = parse(Wishes, data or {}, where)
+    return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **as_dict(wishes))
+
+
+def _content(each: _Corpus) -> str:
+    """Digest of the corpus's content; it is read only where names, sizes and etags are new."""
+    memo = _memo("content", each.look)
+    if content := _remembered(memo):
+        return content
+    copy = storage.local_copy(each.uri)
+    digest = storage.digest_folder(copy)
+    # A marker that is written again says nothing about the content, but it is part of the folder: that is one more reading.
+    if memo:
+        storage.put_if_absent(digest.encode(), memo)
+    return digest
+
+
+def _wait(found: Sequence[_Corpus], config: CorporaConfig) -> None:
+    """Look a second time at what is new and not marked as complete: what has changed meanwhile is being uploaded."""
+    unsure = [
+        each
+        for each in found
+        if each.state in ("new", "changed")
+        and not any(file.uri == f"{each.uri}/{config.marker}" for file in each.files)
+    ]
+    if not unsure:
+        return
+    names = ", ".join(each.name for each in unsure)
+    log.info("%s: no %s, so looking again in %s s", names, config.marker, config.settle_seconds)
+    time.sleep(config.settle_seconds)
+    for each in unsure:
+        if storage.fingerprint_of(each.uri, storage.look(each.uri)) != each.look:
+            each.reason = (
+                f"it changed within {config.settle_seconds} s, so it is still being uploaded: the next run takes it"
+            )
+            each.state, each.config = "uploading", None
+
+
+def _check(each: _Corpus, corpus: PrepareConfig) -> None:
+    """Read a new or changed corpus whole, as the run would: what would end the run is quarantined instead."""
+    if each.config is None or each.state == "same":
+        return
+    memo = _memo("checked", sha256(json.dumps([identity(each.config), as_dict(corpus)]).encode()).hexdigest())
+    told = _remembered(memo)
+    if told is None:
+        told = _problem(each.config, corpus)
+        if memo:
+            storage.put_if_absent(told.encode(), memo)
+    if told:
+        each.state, each.reason, each.config = "quarantined", told, None
+
+
+def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
+    """Why `prepare_corpus` refuses ``corpus``; "" where it does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if corpus.prompt:
+                from inranker_flow.generation import prompts
+
+                prompts.load(corpus.prompt)
+            stats = prepare_corpus(config, corpus, Path(folder) / "collection")
+        except UserError as error:
+            return str(error)
+    return "" if stats.documents else f"{corpus.uri}: holds no document that can be used"
+
+
+def _memo(kind: str, key: str) -> str:
+    """Where the store remembers an answer about ``key``; "" without a store."""
+    root = content_store.root()
+    return f"{root}/corpora/{kind}/{key}" if root else ""
+
+
+def _remembered(memo: str) -> str | None:
+    """What was answered before."""
+    try:
+        return storage.read(memo).decode() if memo else None
+    except FileNotFoundError:
+        return None
+
+
+def _decide(
+    config: CorporaConfig,
+    found: Sequence[_Corpus],
+    usable: Sequence[CorpusConfig],
+    current: Mapping[str, str],
+    removed: Sequence[str],
+    known: _Known,
+    work_key: str,
+) -> tuple[str, bool]:
+    """(reason, whether a run is due)."""
+    names = {state: [each.name for each in found if each.state == state] for state in ("new", "changed", "uploading")}
+    if not usable:
+        return f"there is no corpus to adapt to below {config.uri or 'corpora.uri, which is not set'}", False
+    busy = sorted(set(names["uploading"]) & set(known.corpora))
+    if busy:
+        # Without it the next student would have lost what this one knows.
+        return f"{', '.join(busy)} is being uploaded anew: the next run takes it", False
+    if not known.version:
+        return f"no model was trained in this way yet: {', '.join(current)}", True
+    changes = {"new": names["new"], "changed": names["changed"], "removed": removed}
+    told = [f"{word} {', '.join(each)}" for word, each in changes.items() if each]
+    # Targets that the profile names have no state of their own.
+    other = sorted(
+        name
+        for name in current
+        if known.corpora.get(name) != current[name] and name not in names["new"] + names["changed"]
+    )
+    if other:
+        told.append(f"other settings for {', '.join(other)}")
+    if known.work != work_key:
+        told.append("another configuration")
+    if told:
+        return f"since {known.version}: {'; '.join(told)}", True
+    return (
+        f"{known.version} was trained in this way, on just these corpora: {', '.join(sorted(current))}",
+        False,
+    )
+
+
+def _markdown(
+    found: Sequence[_Corpus], targets: Sequence[CorpusConfig], removed: Sequence[str], reason: str, go: bool
+) -> str:
+    lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{reason[:1].upper()}{reason[1:]}.", ""]
+    lines += ["| corpus | state | |", "|---|---|---|"]
+    rows = [(each.name, each.state, each.reason) for each in found]
+    rows += [(each.name, "of the profile", each.uri) for each in targets]
+    rows += [(name, "removed", "") for name in removed]
+    lines += [f"| {name} | {state} | {text.replace('|', '/')} |" for name, state, text in rows]
+    return "\n".join(lines) + "\n"

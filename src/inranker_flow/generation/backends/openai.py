@@ -1,0 +1,158 @@
+"""The backend `openai`: a server with OpenAI's API, such as a vLLM server that a whole cluster shares. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from inranker_flow.config import GenerateConfig
+from inranker_flow.errors import UserError
+from inranker_flow.generation.backends import Written
+from inranker_flow.generation.backends.endpoint import Endpoint, Refused
+from inranker_flow.generation.prompts import Template
+
+log = logging.getLogger(__name__)
+
+#: Characters of a token, where the served model's tokenizer is not known. English has four to five.
+_CHARACTERS = 4
+#: What is left of a document that a server finds too long, each time.
+_SHORTER = 0.75
+
+
+class OpenAIBackend:
+    """One request for each document, `config.concurrency` at a time.
+
+    /v1/completions, or /v1/chat/completions for a chat prompt. A document whose prompt the server finds too long for its
+    context is cut until it is taken.
+    """
+
+    def __init__(self, config: GenerateConfig, template: Template) -> None:
+        self.config, self.template = config, template
+        self.endpoint = Endpoint(config)
+        self.versions = self.endpoint.describe()
+        self._tokenizer: Any = None
+        if config.tokenizer:
+            from inranker_flow.generation.backends.local import Prompter
+            from inranker_flow.rankers.checkpoints import load_tokenizer
+
+            # What a chat looks like is the server's affair.
+            self._tokenizer = Prompter(load_tokenizer(config.tokenizer), template.plain(), config)
+        # One word is asked for now: what the server does not do should not show after an hour.
+        self._ask("A word.", 0, 1)
+        log.info("%s at %s answers", config.checkpoint, self.endpoint.url)
+
+    def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
+        """The seed of a request is that of its place, so it does not matter which others are under way."""
+        texts = self._cut(documents)
+        cut = [text != whole for text, whole in zip(texts, documents, strict=True)]
+        answers: list[_Answer | None] = [None] * len(texts)
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            asked = {pool.submit(self._ask, text, seed + row): row for row, text in enumerate(texts)}
+            try:
+                for future in as_completed(asked):
+                    answers[asked[future]] = future.result()
+                    done(1)
+            except BaseException:
+                self.endpoint.stop()  # what waits to be sent again gives up
+                pool.shutdown(cancel_futures=True)
+                raise
+        found = [each for each in answers if each is not None]
+        return Written(
+            texts=[each.texts for each in found],
+            log_probabilities=[each.means for each in found] if self.config.keep_probable else None,
+            cut=[before or each.shortened for before, each in zip(cut, found, strict=True)],
+            tokens=sum(each.tokens for each in found),
+        )
+
+    def _cut(self, documents: Sequence[str]) -> list[str]:
+        most = self.config.max_document_tokens
+        if self._tokenizer:
+            cut: list[str] = self._tokenizer.cut(documents, most)
+            return cut
+        return [_first(text, most * _CHARACTERS) for text in documents]
+
+    def _ask(self, text: str, seed: int, tokens: int = 0) -> _Answer:
+        """What the server writes for one document, which is made shorter until its prompt fits."""
+        shortened = False
+        while True:
+            try:
+                answer = self.endpoint.post(self._route(), self._request(text, seed, tokens), self._read)
+            except Refused as refused:
+                if not refused.too_long or len(text) < 8:
+                    raise
+                text, shortened = _first(text, math.floor(len(text) * _SHORTER)), True
+                continue
+            return _Answer(answer.texts, answer.means, answer.tokens, shortened)
+
+    def _route(self) -> str:
+        return "chat/completions" if self.template.chat else "completions"
+
+    def _request(self, text: str, seed: int, tokens: int) -> dict[str, Any]:
+        config = self.config
+        asked: dict[str, Any] = {
+            "model": config.checkpoint,
+            "max_tokens": tokens or config.max_new_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "n": config.queries_per_document,
+            "seed": seed,
+        }
+        if self.template.stop:
+            asked["stop"] = list(self.template.stop)
+        if self.template.chat:
+            asked["messages"] = self.template.messages(text)
+        else:
+            asked["prompt"] = self.template.fill(text)
+        if config.keep_probable:
+            asked["logprobs"] = True if self.template.chat else 1
+        return asked
+
+    def _read(self, answer: dict[str, Any]) -> _Answer:
+        """The parts of an answer that are of use. Raises ValueError for one that is none, :class:`UserError` for one that lacks
+        what was asked for."""
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            texts = [choice["message"]["content"] if self.template.chat else choice["text"] for choice in choices]
+            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no answer of the form that was asked for ({error!r})") from error
+        if len(texts) != self.config.queries_per_document:
+            raise UserError(
+                f"{self.endpoint.url}: gives {len(texts)} texts where n={self.config.queries_per_document} was asked for; "
+                "set generation.queries_per_document to 1 for this server"
+            )
+        means = [self._mean(choice) for choice in choices] if self.config.keep_probable else []
+        return _Answer([text or "" for text in texts], means, tokens)
+
+    def _mean(self, choice: dict[str, Any]) -> float:
+        found = choice.get("logprobs")
+        if not found:
+            raise UserError(
+                f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "
+                "use a server that gives them (vLLM does)"
+            )
+        if self.template.chat:
+            values = [each.get("logprob") for each in found.get("content") or []]
+        else:
+            values = found.get("token_logprobs") or []
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else -math.inf
+
+
+@dataclass(frozen=True)
+class _Answer:
+    texts: list[str]
+    means: list[float]
+    tokens: int
+    shortened: bool = False
+
+
+def _first(text: str, most: int) -> str:
+    """At most so many characters, and whole words where there are any."""
+    if len(text) <= most:
+        return text
+    return text[: most + 1].rpartition(" ")[0].rstrip() or text[:most]

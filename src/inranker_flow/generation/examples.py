@@ -1,0 +1,57 @@
+"""Examples for a prompt from the corpus itself: its own training queries with a relevant document (Promptagator,
+arXiv 2209.11755)."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow import schemas
+from inranker_flow.errors import UserError
+from inranker_flow.generation.prompts import Template
+
+#: An example shows the form of a query, for which the beginning of a document is enough.
+_WORDS = 80
+
+
+def with_examples(template: Template, collection: Path, dataset: str, seed: int) -> Template:
+    """The template with as many examples as it asks for, drawn by the seed from the train split; test queries are never shown.
+
+    Raises :class:`UserError` where the collection has too few training queries.
+    """
+    if not template.examples:
+        return template
+    queries = schemas.read(schemas.QUERIES, collection)
+    queries = queries.filter(pc.equal(queries.column("origin"), "supervised"))
+    texts = dict(zip(*(queries.column(name).to_pylist() for name in ("query_id", "text")), strict=True))
+    qrels = schemas.read(schemas.QRELS, collection)
+    qrels = qrels.filter(pc.greater(qrels.column("relevance"), 0))
+    best: dict[str, tuple[int, str]] = {}
+    for query_id, doc_id, relevance in zip(
+        *(qrels.column(name).to_pylist() for name in schemas.QRELS.schema.names), strict=True
+    ):
+        if query_id in texts:
+            best[query_id] = max(best.get(query_id, (0, "")), (relevance, doc_id))
+    drawn = sorted(best, key=lambda query_id: blake2b(query_id.encode(), key=str(seed).encode()).digest())
+    drawn = drawn[: template.examples]
+    if len(drawn) < template.examples:
+        raise UserError(
+            f"generation.prompt: {template.name} shows {template.examples} of the corpus's own queries, and {dataset} has "
+            f"{len(drawn)} judged training queries; lower `examples`, or use a prompt without them, such as inpars-v1"
+        )
+    documents = _beginnings(collection, {best[query_id][1] for query_id in drawn})
+    return template.showing([(documents[best[query_id][1]], " ".join(texts[query_id].split())) for query_id in drawn])
+
+
+def _beginnings(collection: Path, wanted: set[str]) -> dict[str, str]:
+    from inranker_flow.corpora import default_text
+
+    ids, found = pa.array(sorted(wanted), pa.string()), {}
+    for batch in schemas.read_batches(schemas.CORPUS, collection):
+        batch = batch.filter(pc.is_in(batch.column("doc_id"), value_set=ids))
+        for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            found[doc_id] = " ".join(default_text(title, text).split()[:_WORDS])
+    return found

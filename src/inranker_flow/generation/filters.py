@@ -1,0 +1,126 @@
+"""Which of the generated queries are kept, and for what reason each of the others is dropped."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inranker_flow import schemas
+from inranker_flow.config import GenerateConfig, RetrieveConfig
+from inranker_flow.evaluation.leaks import Finder, normal
+
+log = logging.getLogger(__name__)
+
+#: Why a query is dropped, in the order in which it is asked.
+REASONS = ("empty", "too_short", "too_long", "copied", "leaked", "duplicate", "inconsistent", "improbable")
+#: A query of fewer words that stands in its document is no copy: people search with such keywords.
+_COPIED_WORDS = 4
+_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
+_QUOTES = "\"'“”‘’`*"
+
+
+@dataclass(frozen=True)
+class Query:
+    """The query ``number`` of a document; ``log_probability``: the mean over its tokens, None where it is not known."""
+
+    doc_id: str
+    number: int
+    text: str
+    log_probability: float | None = None
+
+
+def first_line(text: str, chat: bool) -> str:
+    """The query in a generated text: what stands before the first line end; in a chat's answer, the first line that says
+    something, without thoughts before it and quotes around it."""
+    if chat:
+        lines = _THOUGHTS.sub("", text).strip().partition("\n")
+        return " ".join(lines[0].strip().strip(_QUOTES).split())
+    return " ".join(text.partition("\n")[0].split())
+
+
+def keep(
+    config: GenerateConfig,
+    queries: Iterable[Query],
+    documents: Mapping[str, str],
+    tests: Sequence[str],
+    collection: Path,
+) -> tuple[list[Query], dict[str, int]]:
+    """The queries to keep, sorted by document and number, and how many were dropped for which reason.
+
+    ``documents``: doc_id -> text; ``tests``: texts of the collection's test queries. Of equal queries the first is kept.
+    """
+    dropped = dict.fromkeys(REASONS, 0)
+    reason = _one_by_one(config, documents, tests)
+    kept = []
+    for query in sorted(queries, key=lambda each: (each.doc_id, each.number)):
+        why = reason(query)
+        if why:
+            dropped[why] += 1
+        else:
+            kept.append(query)
+    if config.consistency_depth and kept:
+        found = list(_finds_its_document(kept, collection, config.consistency_depth))
+        dropped["inconsistent"] = found.count(False)
+        kept = [query for query, consistent in zip(kept, found, strict=True) if consistent]
+    if config.keep_probable:
+        best = set(
+            heapq.nsmallest(config.keep_probable, range(len(kept)), key=lambda row: (-_probability(kept[row]), row))
+        )
+        dropped["improbable"] = len(kept) - len(best)
+        kept = [query for row, query in enumerate(kept) if row in best]
+    return kept, dropped
+
+
+def _one_by_one(config: GenerateConfig, documents: Mapping[str, str], tests: Sequence[str]) -> Callable[[Query], str]:
+    """A function that says why a query is dropped, or ""."""
+    leaks = Finder(tests, config.leak_similarity) if tests else None
+    seen: set[str] = set()
+
+    def reason(query: Query) -> str:
+        text = normal(query.text)
+        words = len(query.text.split())
+        if not text:
+            return "empty"
+        if words < config.min_query_words:
+            return "too_short"
+        if config.max_query_words and words > config.max_query_words:
+            return "too_long"
+        if config.drop_copied and words >= _COPIED_WORDS and f" {text} " in f" {normal(documents[query.doc_id])} ":
+            return "copied"
+        if leaks and next(leaks.find(query.text), None):
+            return "leaked"
+        if text in seen:
+            return "duplicate"
+        seen.add(text)
+        return ""
+
+    return reason
+
+
+def _probability(query: Query) -> float:
+    assert query.log_probability is not None, "the backend was asked for it"
+    return query.log_probability
+
+
+def _finds_its_document(queries: Sequence[Query], collection: Path, depth: int) -> Iterator[bool]:
+    """For each query whether BM25 (as Anserini sets it) has its document among the best ``depth``.
+
+    The index is where `retrieve` looks for one, so on one machine it is built once.
+    """
+    from inranker_flow import cpus
+    from inranker_flow.retrieval.searchers import Searchers
+    from inranker_flow.retrieval.stage import PARALLEL_FROM, QUERIES, build_index, search
+
+    settings = RetrieveConfig()
+    folder = build_index(settings, collection)
+    much = len(queries) * schemas.count(schemas.CORPUS, collection) >= PARALLEL_FROM
+    parts = [queries[first : first + QUERIES] for first in range(0, len(queries), QUERIES)]
+    with Searchers(folder, settings, cpus.available() if much else 1) as searchers:
+        hits = searchers.map(search, (([each.text for each in part], depth) for part in parts))
+        for part, found in zip(parts, hits, strict=True):
+            for query, (doc_ids, _) in zip(part, found, strict=True):
+                yield query.doc_id in doc_ids

@@ -1,0 +1,413 @@
+"""What a collection holds, by reading bounded parts of its files, or by what ir_datasets knows without a download."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inranker_flow import storage
+from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.errors import UserError
+from inranker_flow.storage import FileInfo
+
+#: Bytes of one part of a file. Up to `WHOLE` it is read whole, and counted exactly; of a larger one `PARTS` are read.
+PART = 2**20
+WHOLE, PARTS = 8 * PART, 4
+#: Decompressed bytes at most.
+UNPACKED = 4 * WHOLE
+#: Texts that are kept of a collection.
+SAMPLE = 400
+
+#: Mean words of a document (BEIR, arXiv 2104.08663, table 1), where nothing can be read before a download.
+WORDS = {
+    "msmarco": 56, "trec-covid": 161, "nfcorpus": 232, "nq": 79, "hotpotqa": 46, "fiqa": 132, "arguana": 167,
+    "webis-touche2020": 292, "cqadupstack": 129, "quora": 11, "dbpedia-entity": 50, "scidocs": 176, "fever": 85,
+    "climate-fever": 85, "scifact": 214, "bioasq": 203, "signal1m": 14, "trec-news": 635, "robust04": 466,
+}  # fmt: skip
+ASSUMED_WORDS, QUERY_WORDS, CHARACTERS = 100, 9, 6.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """``positives``: relevant judgements of the training queries; ``published``: soft labels that come with it.
+
+    ``passages`` and ``queries`` are samples of texts, perhaps none; ``passage_characters`` (mean) is known in any case.
+    ``notes`` say what is estimated or assumed.
+    """
+
+    name: str
+    documents: int
+    train_queries: int = 0
+    positives: int = 0
+    test_queries: int = 0
+    published: int = 0
+    passages: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    passage_characters: float = ASSUMED_WORDS * CHARACTERS
+    query_characters: float = QUERY_WORDS * CHARACTERS
+    notes: tuple[str, ...] = ()
+
+
+def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
+    """What ``corpus`` holds after the limits of ``config``. Raises :class:`UserError` where there is no collection."""
+    scheme, _, rest = corpus.uri.partition(":")
+    if scheme == "ir_datasets":
+        found = _known(corpus, rest)
+    elif scheme == "demo":
+        from inranker_flow.corpora.sources.demo import open_demo
+
+        with open_demo(rest, corpus) as source:
+            found = _stored(replace(corpus, uri=str(source.folder)))
+    elif scheme == "inranker-beir":
+        found = _published_beir(corpus, rest)
+    else:
+        found = _stored(corpus)
+    if corpus.labels:
+        published, note = _published(corpus.labels)
+        found = replace(found, published=published, notes=(*found.notes, *note))
+    return _limited(found, config)
+
+
+def _limited(found: Counted, config: PrepareConfig) -> Counted:
+    train = _least(found.train_queries, config.max_train_queries)
+    return replace(
+        found,
+        documents=_least(found.documents, config.max_documents),
+        train_queries=train,
+        positives=round(found.positives * train / max(found.train_queries, 1)),
+        published=round(found.published * train / found.train_queries) if found.train_queries else found.published,
+        test_queries=_least(found.test_queries, config.max_test_queries),
+    )
+
+
+def _least(number: int, limit: int) -> int:
+    return min(number, limit) if limit else number
+
+
+# --- ir_datasets ------------------------------------------------------------------------------------------------------
+
+
+def _known(corpus: CorpusConfig, name: str) -> Counted:
+    import ir_datasets
+
+    try:
+        dataset = ir_datasets.load(name)
+    except KeyError as error:
+        raise UserError(f"{corpus.uri}: ir_datasets knows no such id; see https://ir-datasets.com") from error
+    known: Mapping[str, Any] = dataset.metadata() or {}
+    documents = (known.get("docs") or {}).get("count")
+    if not documents:
+        raise UserError(
+            f"{corpus.uri}: ir_datasets does not say how many documents it has; give a BEIR folder or s3://"
+        )
+    judged = known.get("qrels") or {}
+    # Not every query is judged, and a query may be judged often: the smaller number is the better guess.
+    queries = min((known.get("queries") or {}).get("count", 0), judged.get("count", 0))
+    values = ((judged.get("fields") or {}).get("relevance") or {}).get("counts_by_value") or {}
+    relevant = sum(count for value, count in values.items() if int(value) > 0)
+    training = name.split("/")[-1] == corpus.train_split
+    words = next((WORDS[part] for part in name.replace("-passage", "").split("/") if part in WORDS), 0)
+    about = "BEIR's table 1" if words else "assumed"
+    return Counted(
+        corpus.name,
+        documents,
+        train_queries=queries if training else 0,
+        positives=relevant if training else 0,
+        test_queries=0 if training else queries,
+        passage_characters=(words or ASSUMED_WORDS) * CHARACTERS,
+        notes=(
+            f"{corpus.name}: counted by ir_datasets' catalogue, nothing downloaded; {words or ASSUMED_WORDS} words a "
+            f"document ({about})",
+            f"a word has {CHARACTERS:g} characters, a query {QUERY_WORDS} words (assumed where texts are not here)",
+        ),
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _stored(corpus: CorpusConfig) -> Counted:
+    """A folder in BEIR layout or of Parquet files, or one Parquet file: on a disk or in S3."""
+    uri = corpus.uri.rstrip("/")
+    path = storage.local_path(uri)
+    single = not uri.startswith("s3://") and path.is_file()
+    files = {} if single else {each.uri.removeprefix(f"{_root(uri)}/"): each for each in storage.look(uri)}
+    if single or (len(files) == 1 and uri.endswith(".parquet")):
+        whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
+        if not whole.uri.endswith(".parquet"):
+            raise UserError(f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file")
+        return _parquet(corpus, {"corpus.parquet": whole})
+    if "corpus.parquet" in files:
+        return _parquet(corpus, files)
+    file = files.get("corpus.jsonl") or files.get("corpus.jsonl.gz")
+    if file is None:
+        what = "no such file or folder" if not files else "holds neither corpus.jsonl (BEIR layout) nor corpus.parquet"
+        raise UserError(f"{corpus.uri}: {what}; correct the address")
+    lines = _lines(file)
+    texts = [" ".join(filter(None, (_text(row, "title"), _text(row, "text")))) for row in _rows(lines.sample)]
+    if not lines.total or not texts:
+        raise UserError(f"{file.uri}: no row of JSON is found in it; it must hold one document a line")
+    asked = files.get("queries.jsonl") or files.get("queries.jsonl.gz")
+    queries = [_text(row, "text") for row in _rows(_lines(asked).sample)] if asked else []
+    train, positives, train_exact = _judged(files, corpus.train_split)
+    test, _, test_exact = _judged(files, corpus.test_split)
+    exact = lines.exact and train_exact and test_exact
+    return Counted(
+        corpus.name,
+        lines.total,
+        train_queries=train,
+        positives=positives,
+        test_queries=test,
+        passages=tuple(texts[:SAMPLE]),
+        queries=tuple(queries[:SAMPLE]),
+        passage_characters=_mean(texts, ASSUMED_WORDS * CHARACTERS),
+        query_characters=_mean(queries, QUERY_WORDS * CHARACTERS),
+        notes=()
+        if exact
+        else (f"{corpus.name}: counted from parts of its files ({PARTS} x {PART >> 20} MiB of each)",),
+    )
+
+
+def _root(uri: str) -> str:
+    return uri if uri.startswith("s3://") else str(storage.local_path(uri))
+
+
+def _mean(texts: Sequence[str], otherwise: float) -> float:
+    return sum(map(len, texts)) / len(texts) if texts else otherwise
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """``sample`` are whole lines, ``runs`` the same as they stand together; ``total`` lines of the file, ``exact`` or not."""
+
+    runs: list[list[bytes]]
+    total: int
+    exact: bool
+
+    @property
+    def sample(self) -> list[bytes]:
+        return [line for run in self.runs for line in run]
+
+
+def _lines(file: FileInfo) -> _Lines:
+    if file.uri.endswith(".gz"):
+        return _packed_lines(file)
+    if file.size <= WHOLE:
+        lines = [line for line in storage.read_part(file.uri, 0, file.size).split(b"\n") if line.strip()]
+        return _Lines([lines], len(lines), True)
+    step = (file.size - PART) // (PARTS - 1)
+    runs = []
+    for number in range(PARTS):
+        part = storage.read_part(file.uri, number * step, PART).split(b"\n")
+        # What is cut at its beginning or end is no line.
+        runs.append([line for line in part[bool(number) : -1] if line.strip()])
+    return _scaled(runs, file.size)
+
+
+def _packed_lines(file: FileInfo) -> _Lines:
+    packed = storage.read_part(file.uri, 0, min(file.size, WHOLE))
+    unpack = zlib.decompressobj(31)
+    try:
+        text = unpack.decompress(packed, UNPACKED)
+    except zlib.error as error:
+        raise UserError(f"{file.uri}: not a gzip file ({error}); fetch it again") from error
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    used = len(packed) - len(unpack.unconsumed_tail) - len(unpack.unused_data)
+    if unpack.eof and not unpack.unused_data:
+        return _Lines([lines], len(lines), True)
+    return _Lines([lines[:-1]], round(len(lines) * file.size / max(used, 1)), False)
+
+
+def _scaled(runs: list[list[bytes]], size: int) -> _Lines:
+    lines = [line for run in runs for line in run]
+    mean = sum(len(line) + 1 for line in lines) / len(lines) if lines else 0
+    return _Lines(runs, round(size / mean) if mean else 0, False)
+
+
+def _rows(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The JSON objects among ``lines``: what is broken is `prepare_corpus`' to tell."""
+    found = []
+    for line in lines[: 5 * SAMPLE : max(len(lines) // SAMPLE, 1)] if len(lines) > 5 * SAMPLE else lines[:SAMPLE]:
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _judged(files: Mapping[str, FileInfo], split: str) -> tuple[int, int, bool]:
+    """Queries of a split, their relevant judgements, and whether all of its file was read."""
+    file = files.get(f"qrels/{split}.tsv") or files.get(f"qrels/{split}.tsv.gz")
+    if not file:
+        return 0, 0, True
+    lines = _lines(file)
+    # A query's judgements stand together, so the queries of each part are counted by themselves.
+    queries = relevant = rows = 0
+    for run in lines.runs:
+        parts = [line.split() for line in run]
+        judged = [(part[0], part[-1]) for part in parts if len(part) in (3, 4) and _number(part[-1]) is not None]
+        queries += len({query for query, _ in judged})
+        relevant += sum((_number(value) or 0) > 0 for _, value in judged)
+        rows += len(judged)
+    scale = 1.0 if lines.exact else lines.total / max(rows, 1)
+    return round(queries * scale), round(relevant * scale), lines.exact
+
+
+def _number(value: bytes) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+class _Stored(io.RawIOBase):
+    """A stored file that is read in the parts that are asked for."""
+
+    def __init__(self, file: FileInfo) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._file.size - self._at, 0)
+        length = left if size is None or size < 0 else min(size, left)
+        data = storage.read_part(self._file.uri, self._at, length) if length else b""
+        self._at += len(data)
+        return data
+
+
+def _parquet(corpus: CorpusConfig, files: Mapping[str, FileInfo]) -> Counted:
+    """Rows and mean lengths from the footers; the judgements' split is read where it is said."""
+    documents, characters = _footer(files["corpus.parquet"], ("title", "text"))
+    asked = files.get("queries.parquet")
+    queries, query_characters = _footer(asked, ("text",)) if asked else (0, 0.0)
+    train = test = positives = 0
+    if asked and "qrels.parquet" in files:
+        judged = _columns(files["qrels.parquet"], ("query_id", "query-id"), ("split",))
+        origins = dict(_columns(asked, ("query_id", "_id", "query-id"), ("origin",)))
+        trained = [
+            query for query, split in judged if (split or _SPLITS.get(origins.get(query) or "")) == corpus.train_split
+        ]
+        train, positives = len(set(trained)), len(trained)
+        test = len({query for query, _ in judged}) - train
+    return Counted(
+        corpus.name,
+        documents,
+        train_queries=train,
+        positives=positives,
+        test_queries=test,
+        passage_characters=characters or ASSUMED_WORDS * CHARACTERS,
+        query_characters=query_characters if queries else QUERY_WORDS * CHARACTERS,
+        notes=(f"{corpus.name}: lengths from Parquet's footers",),
+    )
+
+
+_SPLITS = {"supervised": "train", "test": "test"}
+
+
+def _open(file: FileInfo) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(pa.PythonFile(_Stored(file), mode="r"))
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again") from error
+
+
+def _footer(file: FileInfo, columns: Sequence[str]) -> tuple[int, float]:
+    """Rows, and the mean bytes of ``columns`` together in a row (four of each value are its length)."""
+    metadata = _open(file).metadata
+    size = 0
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            if column.path_in_schema in columns:
+                size += max(column.total_uncompressed_size - 4 * column.num_values, 0)
+    return metadata.num_rows, size / max(metadata.num_rows, 1)
+
+
+def _columns(file: FileInfo, spellings: Sequence[str], optional: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Values of an id and of a column that may be missing."""
+    opened = _open(file)
+    there = opened.schema_arrow.names
+    ids = next((name for name in spellings if name in there), None)
+    if ids is None:
+        raise UserError(f"{file.uri}: has no column {spellings[0]}")
+    other = next((name for name in optional if name in there), None)
+    table = opened.read(columns=list(filter(None, (ids, other))))
+    values = table.column(other).to_pylist() if other else [None] * table.num_rows
+    return list(zip(map(str, table.column(ids).to_pylist()), values, strict=True))
+
+
+# --- published labels -------------------------------------------------------------------------------------------------
+
+#: Lines of InRanker_msmarco.tsv (unicamp-dl/InRanker, docs/training.md).
+MSMARCO_LABELS = 12_800_000
+
+
+def _published(uri: str) -> tuple[int, tuple[str, ...]]:
+    """Soft labels in a file, and what is assumed about it."""
+    rest = uri.partition(":")[2]
+    if rest.startswith("hf://"):
+        return MSMARCO_LABELS, (f"{uri}: {MSMARCO_LABELS:,} labels (its documentation), nothing downloaded",)
+    lines = _lines(_one(rest))
+    return lines.total, () if lines.exact else (f"{uri}: counted from parts",)
+
+
+def _one(uri: str) -> FileInfo:
+    if uri.startswith("s3://"):
+        found = [each for each in storage.list_files(uri) if each.uri == uri]
+    else:
+        path = storage.local_path(uri)
+        found = [FileInfo(str(path), path.stat().st_size, "")] if path.is_file() else []
+    if not found:
+        raise UserError(f"{uri}: no such file; correct the address")
+    return found[0]
+
+
+def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
+    """Texts and labels in one file; its rows stand by query."""
+    if uri.startswith("hf://"):
+        raise UserError(f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://")
+    file = _one(uri)
+    lines = _lines(file)
+    rows = [(_text(row, "query"), _text(row, "contents")) for row in _rows(lines.sample)]
+    if not rows:
+        raise UserError(f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl")
+    return Counted(
+        corpus.name,
+        lines.total,
+        published=lines.total,
+        passages=tuple(text for _, text in rows[:SAMPLE]),
+        queries=tuple(query for query, _ in rows[:SAMPLE]),
+        passage_characters=_mean([text for _, text in rows], ASSUMED_WORDS * CHARACTERS),
+        query_characters=_mean([query for query, _ in rows], QUERY_WORDS * CHARACTERS),
+        notes=(f"{corpus.name}: at most as many documents as labels; texts that repeat are not known before",),
+    )

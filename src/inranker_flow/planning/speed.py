@@ -1,0 +1,338 @@
+"""How fast models are: measured here, or in the newest run with the same checkpoint and device, or by their size.
+
+Speeds are those of one device: `tokens` of prompts a second when scoring, `queries` when generating, `pairs` when training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import struct
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from inranker_flow import schemas, tracking
+from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from inranker_flow.rankers.checkpoints import DEMO, SIZES
+
+Work = Literal["score", "generate", "train"]
+
+#: Device -> (10^12 floating point operations a second in dense bfloat16, 10^9 bytes of memory a second), from the
+#: vendor's data sheets (T4 and V100: float16). The CPU's are of eight server cores.
+DEVICES = {
+    "T4": (65, 320), "V100": (112, 900), "L4": (121, 300), "A10": (125, 600), "A10G": (70, 600), "L40S": (362, 864),
+    "A100": (312, 2039), "H100": (989, 3350), "H200": (989, 4800), "B200": (2250, 8000), "cpu": (1, 100),
+}  # fmt: skip
+#: Share of those that is reached; assumed. Generation is bound by memory: each step reads all weights once for a batch.
+REACHED = {"score": 0.4, "train": 0.3, "generate": 0.4}
+#: What no GPU makes shorter, because the host is in the way: tokens scored a second, seconds of a training step and of one
+#: generated token of a batch; assumed.
+MOST_TOKENS, STEP_SECONDS, TOKEN_SECONDS = 1e6, 0.02, 0.03
+
+#: Weights of checkpoints by their names; else a number with b or m in the name counts.
+_KNOWN = {
+    "monot5-3b": 2.85e9, "monot5-large": 0.77e9, "monot5-base": 0.22e9, "monot5-small": 0.06e9, "t5-small": 0.06e9,
+    "t5-base": 0.22e9, "t5-large": 0.77e9, "t5-3b": 2.85e9, "gpt-j-6b": 6.05e9,
+}  # fmt: skip
+
+#: Seconds that a measurement aims at; it is left out where its smallest form would take more than `TOO_LONG`.
+AIM, TOO_LONG = 2.0, 20.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """``each``: units of work a second on one device (0: not known), and in a few words how that is known."""
+
+    each: float
+    how: str
+    #: Mean tokens of a generated query, where generation was measured.
+    tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts to measure with, and the lengths in tokens that are planned with."""
+
+    queries: Sequence[str]
+    passages: Sequence[str]
+    prompt_tokens: float
+    new_tokens: float
+
+
+# --- by size ----------------------------------------------------------------------------------------------------------
+
+
+def parameters(reference: str) -> float:
+    """Weights of a checkpoint, from its files or its name; 0 where neither says."""
+    scheme, _, rest = reference.partition(":")
+    if scheme == "init" and (size := SIZES.get(rest.partition("?")[0])):
+        layer = size["d_model"] * (12 * size["num_heads"] * size["d_kv"] + 4 * size["d_ff"])
+        return float(size["num_layers"] * layer)
+    folder = DEMO / rest if scheme == "demo" else Path(reference).expanduser()
+    if folder.is_dir():
+        return float(sum(map(_weights, folder.glob("*.safetensors"))))
+    name = reference.rstrip("/").rpartition("/")[2].lower()
+    for known, number in _KNOWN.items():
+        if known in name:
+            return number
+    found = re.search(r"(?<![a-z0-9])(\d+(?:\.\d+)?)(b|m)(?![a-z])", name)
+    if found:
+        return float(found[1]) * {"b": 1e9, "m": 1e6}[found[2]]
+    sizes = {"small": 0.06e9, "base": 0.22e9, "large": 0.77e9}
+    return next((number for word, number in sizes.items() if word in re.split(r"[-_]", name)), 0.0)
+
+
+def _weights(file: Path) -> int:
+    """Numbers in a safetensors file, from its head."""
+    with open(file, "rb") as stored:
+        head = json.loads(stored.read(struct.unpack("<Q", stored.read(8))[0]))
+    return sum(int(np.prod(each["shape"])) for name, each in head.items() if name != "__metadata__")
+
+
+def by_size(work: Work, reference: str, device: str, sample: Sample, batch: int = 1) -> Speed:
+    """From operations and memory. A T5 reads its prompt with its encoder, half of its weights."""
+    weights = parameters(reference)
+    peak, memory = DEVICES[device]
+    if not weights:
+        return Speed(0.0, f"{reference}: not known, and its size neither")
+    share = REACHED[work]
+    speed = share * peak * 1e12
+    size = f"{weights / 1e6:,.{1 if weights < 1e7 else 0}f}"
+    how = f"{reference}: {size} million weights on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
+    if work == "score":
+        return Speed(min(speed / weights, MOST_TOKENS), f"{how}, {MOST_TOKENS:,.0f} tokens/s at most")
+    if work == "train":
+        step = max(3 * weights * sample.prompt_tokens * batch / speed, STEP_SECONDS)
+        return Speed(batch / step, f"{how}, {1000 * STEP_SECONDS:.0f} ms a step at least")
+    token = max(2 * weights / (share * memory * 1e9), TOKEN_SECONDS)
+    prompt = 2 * weights * (sample.prompt_tokens + sample.new_tokens) / speed
+    how = f"{how} and {share:.0%} of {memory:,} GB/s, {1000 * TOKEN_SECONDS:.0f} ms a token at least"
+    return Speed(1 / (prompt + sample.new_tokens * token / batch), how)
+
+
+# --- by history -------------------------------------------------------------------------------------------------------
+
+
+def by_history(work: Work, reference: str, device: str, database: Path) -> Speed | None:
+    """From the newest run in MLflow (``MLFLOW_TRACKING_URI``, else the file ``database``) with this checkpoint and device.
+
+    ``device`` "": any. None where there is none. Nothing is made: neither database nor experiment.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ and not database.is_file():
+        return None
+    folder = Path(reference).expanduser()
+    recorded = str(folder.resolve()) if folder.is_dir() else reference  # as it is submitted
+    stage, metric = {
+        "score": ("teacher_label", "tokens_per_second"),
+        "generate": ("generate_queries", "tokens_per_second"),
+        "train": ("distill_phase1", "pairs_per_second"),
+    }[work]
+    with _database(database):
+        client = tracking.client()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT)
+        with tracking.explained("read earlier runs"):
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                return None
+            wanted = f"tags.`inranker.stage` = '{stage}' and params.`config.checkpoint` = '{recorded}'"
+            found = client.search_runs(
+                [experiment.experiment_id],
+                f"{wanted} and metrics.{metric} > 0",
+                order_by=["attributes.start_time DESC"],
+                max_results=50,
+            )
+    runs = [run for run in found if not device or short_name(run.data.tags.get(tracking.DEVICE, "")) == device]
+    if not runs:
+        return None
+    metrics = runs[0].data.metrics
+    how = f"{reference}: as in MLflow's run {runs[0].info.run_id[:8]} on {device or 'this machine'}"
+    if work != "generate":
+        return Speed(metrics[metric], how)
+    tokens = metrics["tokens"] / max(metrics["generated"], 1)
+    return Speed(metrics[metric] / max(tokens, 1e-9), how, tokens) if tokens else None
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[None]:
+    """The database of a local run where no server is named."""
+    named = "MLFLOW_TRACKING_URI" in os.environ
+    if not named:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
+    try:
+        yield
+    finally:
+        if not named:
+            del os.environ["MLFLOW_TRACKING_URI"]
+
+
+# --- by measurement ---------------------------------------------------------------------------------------------------
+
+
+def is_here(reference: str) -> bool:
+    """Whether a checkpoint is on this machine, or made on it."""
+    scheme = reference.partition(":")[0]
+    return scheme in ("demo", "init") or Path(reference).expanduser().is_dir()
+
+
+def this_device() -> str:
+    """The device here, by its name in `DEVICES` where that knows it."""
+    from inranker_flow.rankers.devices import device_name
+
+    return short_name(device_name())
+
+
+def short_name(device: str) -> str:
+    """``NVIDIA H100 80GB HBM3`` -> ``H100``."""
+    return next((known for known in DEVICES if re.search(rf"\b{known}\b", device)), device)
+
+
+def measure_scoring(config: TeacherConfig, sample: Sample, anyway: bool) -> Speed | None:
+    """Score a few hundred pairs; None where that would take long, unless ``anyway``."""
+    pairs = _pairs(by_size("score", config.checkpoint, "cpu", sample).each / sample.prompt_tokens, anyway)
+    if not pairs:
+        return None
+    from inranker_flow.rankers import load_ranker
+
+    with _quiet():
+        ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
+        index = _index(pairs, sample)
+        job = ranker.prepare(sample.queries, sample.passages, index)
+        job.score(np.arange(min(16, pairs)))  # what is slow once
+        start = time.monotonic()
+        job.score(np.arange(pairs))
+        seconds = time.monotonic() - start
+    return Speed(
+        float(job.lengths.sum()) / seconds, f"{config.checkpoint}: measured here, {pairs} pairs in {seconds:.1f} s"
+    )
+
+
+def measure_generation(config: GenerateConfig, sample: Sample, anyway: bool) -> Speed | None:
+    """Write queries for a few passages; None too for an engine or a prompt that is not ready here in seconds."""
+    from inranker_flow.generation import prompts
+    from inranker_flow.generation.backends import load_backend
+
+    template = prompts.load(config.prompt)
+    if config.backend != "transformers" or template.examples:
+        return None
+    guess = by_size("generate", config.checkpoint, "cpu", sample, config.batch_size)
+    documents = _pairs(guess.each / config.queries_per_document, anyway)
+    if not documents:
+        return None
+    texts = [sample.passages[number % len(sample.passages)] for number in range(documents)]
+    with _quiet():
+        backend = load_backend(config, template)
+        backend.generate(texts[:2], 0, lambda _: None)
+        start = time.monotonic()
+        written = backend.generate(texts, 0, lambda _: None)
+        seconds = time.monotonic() - start
+    queries = documents * config.queries_per_document
+    how = f"{config.checkpoint}: measured here, {queries} queries in {seconds:.1f} s"
+    return Speed(queries / seconds, how, written.tokens / queries)
+
+
+def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Speed | None:
+    """Train a few steps on made labels, in a temporary folder."""
+    pairs = _pairs(by_size("train", config.checkpoint, "cpu", sample, config.batch_size).each, anyway)
+    if not pairs:
+        return None
+    from inranker_flow.distillation import distill
+
+    steps = max(3, round(pairs / config.batch_size))
+    with tempfile.TemporaryDirectory(prefix="inranker-plan-") as name, _quiet(), _scratch(Path(name) / "scratch"):
+        labels = _labels(Path(name) / "labels", sample, max(2 * config.batch_size, 64))
+
+        def train(steps: int) -> Any:
+            short = replace(
+                config, max_steps=steps, epochs=10**6, holdout=0.0, warmup_steps=1, evaluate_every=0, save_every=0,
+                processes=1, start="phase1",
+            )  # fmt: skip
+            return distill(short, [labels], None, Path(name) / f"model-{steps}")
+
+        train(2)  # what is slow once
+        stats = train(steps)
+    pairs = steps * config.batch_size
+    how = f"{config.checkpoint}: measured here, {pairs} pairs in {pairs / stats.pairs_per_second:.1f} s of training"
+    return Speed(stats.pairs_per_second, how)
+
+
+def _pairs(guess: float, anyway: bool) -> int:
+    """How many to measure with; 0 where it would take too long. The guess is of eight cores: here it is a fifth."""
+    here = guess / 5
+    if here and 16 / here > TOO_LONG and not anyway:
+        return 0
+    return int(np.clip(AIM * here, 16, 4000))
+
+
+def _index(pairs: int, sample: Sample) -> np.ndarray:
+    numbers = np.arange(pairs)
+    return np.stack([numbers % len(sample.queries), (numbers * 7) % len(sample.passages)], axis=1)
+
+
+def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
+    """A training set with the sample's texts and random logits."""
+    from inranker_flow.manifest import write_manifest
+
+    asked, read = sorted(set(sample.queries)), sorted(set(sample.passages))
+    queries = {f"q{number}": text for number, text in enumerate(asked)}
+    passages = {f"p{number}": text for number, text in enumerate(read)}
+    most = min(pairs, len(queries) * len(passages))
+    # Every query with as many passages as it takes.
+    keys = [(query, passage) for passage in passages for query in queries][:most]
+    logits = np.random.default_rng(0).normal(size=(2, len(keys)))
+    schemas.write(
+        schemas.QUERIES,
+        folder / schemas.QUERIES.filename,
+        {
+            "query_id": list(queries), "text": list(queries.values()), "origin": ["supervised"] * len(queries),
+            "source_doc_id": [None] * len(queries),
+        },
+    )  # fmt: skip
+    schemas.write(
+        schemas.CORPUS,
+        folder / schemas.CORPUS.filename,
+        {"doc_id": list(passages), "title": [""] * len(passages), "text": list(passages.values())},
+    )
+    columns: dict[str, Any] = {"query_id": [query for query, _ in keys], "doc_id": [passage for _, passage in keys]}
+    columns |= {"false_logit": logits[0].tolist(), "true_logit": logits[1].tolist()}
+    schemas.write(schemas.LABELS, folder / schemas.LABELS.filename, columns)
+    write_manifest(folder, dataset="plan", stage="teacher_label")
+    return folder
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    before = os.environ.get("INRANKER_SCRATCH")
+    os.environ["INRANKER_SCRATCH"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("INRANKER_SCRATCH")
+        if before is not None:
+            os.environ["INRANKER_SCRATCH"] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines of stages that are not run for their own sake."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def check_device(name: str) -> None:
+    """Raises :class:`UserError` for a device that is not in the table."""
+    if name not in DEVICES:
+        raise UserError(f"DEVICE: {name!r} is not in the table of devices; it knows {', '.join(DEVICES)}, and here")

@@ -1,0 +1,133 @@
+"""What every ranker is made of: a reader (texts to prompts, no weights), a model, and jobs: prompts that it scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from inranker_flow.progress import Progress
+from inranker_flow.rankers.batches import Batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Prompts(Protocol):
+    """The prompts of many pairs over texts that were tokenised once."""
+
+    #: Tokens of each pair's prompt, int (n,).
+    lengths: np.ndarray
+    #: Queries that are too long for a prompt and were cut to leave room for the passage.
+    cut_queries: int
+
+    def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, ...]:
+        """What the model is given for the pairs ``rows``: ids, mask, ..., int64 (len(rows), padded length).
+
+        ``known``: tokens that all prompts begin with and that are left away.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays that :meth:`Reader.open` maps."""
+        ...
+
+
+class Reader(Protocol):
+    """Makes prompts of texts: tokenizer and template of a ranker, without its weights."""
+
+    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Prompts:
+        """Tokenise each text once. ``pairs``: int (n, 2), the positions of query and document of each pair."""
+        ...
+
+    def open(self, folder: Path) -> Prompts:
+        """Prompts that were saved in ``folder``: mapped, not read, so that processes share them."""
+        ...
+
+
+class Ranker(ABC):
+    """A loaded reranker."""
+
+    #: Number of weights.
+    parameters: int
+    #: A torch device.
+    device: Any
+    reader: Reader
+    batches: Batches
+    #: Tokens at the beginning of every prompt that were computed once and for all.
+    known: int = 0
+
+    @abstractmethod
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Logits [false, true], float32 (n, 2), of padded prompts (see :meth:`Prompts.inputs`)."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Logits [false, true] of (query, passage) pairs, float64 (n, 2), in the order of ``pairs``."""
+        queries = {text: number for number, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        documents = {text: number for number, text in enumerate(dict.fromkeys(document for _, document in pairs))}
+        index = np.array([(queries[query], documents[document]) for query, document in pairs], np.int64).reshape(-1, 2)
+        job = self.prepare(queries, documents, index)
+        progress = Progress("scoring", int(job.lengths.sum()), "tokens")
+        logits = job.score(np.arange(len(index)), progress)
+        progress.finish()
+        return logits
+
+    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Job:
+        """Tokenise each text once (see :meth:`Reader.prepare`)."""
+        return self.job(self.reader.prepare(queries, documents, pairs))
+
+    def job(self, prompts: Prompts) -> Job:
+        """What :attr:`reader` has prepared, to be scored."""
+        return Job(self, prompts)
+
+    def send(self, array: np.ndarray) -> Tensor:
+        """To the device; a GPU fetches it while it is still busy with the batch before."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+
+class Counter(Protocol):
+    """Who is told of scored tokens (`progress.Progress`)."""
+
+    def advance(self, amount: int) -> None: ...
+
+
+class Job:
+    """Prompts, and the ranker that scores them."""
+
+    def __init__(self, ranker: Ranker, prompts: Prompts) -> None:
+        self._ranker, self._prompts = ranker, prompts
+        #: Tokens that are computed for each pair, int (n,): what scoring it costs.
+        self.lengths = prompts.lengths - ranker.known if ranker.known else prompts.lengths
+        #: Queries that are too long for a prompt and were cut to leave room for the passage.
+        self.cut_queries = prompts.cut_queries
+
+    def score(self, rows: np.ndarray, progress: Counter | None = None) -> np.ndarray:
+        """Logits [false, true] of the pairs ``rows`` (indices, any order), float64 (len(rows), 2), in that order.
+
+        ``progress`` is advanced by the prompts' tokens.
+        """
+        batches, lengths = self._ranker.batches, self.lengths[rows]
+        done: list[tuple[np.ndarray, Tensor]] = []
+        for batch in batches.split(lengths):
+            done += batches.run(batch, int(lengths[batch[0]]), partial(self._forward, rows))
+            if progress:
+                progress.advance(int(lengths[batch].sum()))
+        # Read at the end: a GPU never waits for the host between two batches.
+        logits = np.empty((len(rows), 2), np.float64)
+        for batch, values in done:
+            logits[batch] = values.double().cpu().numpy()
+        return logits
+
+    def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What the ranker's model is given for the pairs ``rows``."""
+        return self._prompts.inputs(rows, self._ranker.batches.pad_to, self._ranker.known)
+
+    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:
+        return self._ranker.forward(*self.inputs(rows[batch]))

@@ -1,0 +1,140 @@
+"""`make plan`: one table before anything is started, measured where the models are here; nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from inranker_flow import notify, run_state, tracking
+from inranker_flow.rankers.devices import device_name
+from pipelines import plan, submit
+from tests import beir
+from tests.http_server import Answer, HttpServer
+from tests.kfp_api import KfpApi
+
+SMOKE = ["inranker", "--profile", "smoke"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own, in which nothing may appear."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "work"
+
+
+def printed(capsys, *options: str) -> str:
+    assert plan.main(list(options)) == 0
+    return capsys.readouterr().out
+
+
+def test_models_that_are_here_are_measured(capsys, elsewhere, tmp_path):
+    out = printed(capsys, "inranker", "--profile", "demo", "--device", "here", "--json", str(tmp_path / "plan.json"))
+    for text in ("demo:teacher: measured here", "demo:student: measured here",
+                 "demo:generator: measured here", "without reuse", "no price"):  # fmt: skip
+        assert text in out, text
+    data = json.loads((tmp_path / "plan.json").read_text())
+    assert data["rows"][-1]["pairs"] == 13_600 and 0 < data["rows"][-1]["hours"] < 1
+    assert not list(elsewhere.iterdir()), "no database, no folder of runs"
+
+
+def test_stages_that_compute_record_their_device(tmp_path, monkeypatch):
+    import torch  # noqa: F401 (a stage that has computed)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
+    with tracking.stage_run("evaluate") as run:
+        run.log_device()
+    assert tracking.client().get_run(run.run_id).data.tags[tracking.DEVICE] == device_name()
+
+
+def test_another_device_is_reckoned_by_size_and_priced(capsys):
+    out = printed(capsys, "inranker", "--profile", "paper", "--device", "H100", "--set", "cluster.gpu_hour_price=2.5")
+    assert "GPU-hours (H100)" in out and "price" in out.splitlines()[0]
+    assert "2,850 million weights on H100" in out and "measured here" not in out
+    assert "assumed" in out and "ir_datasets' catalogue" in out
+    total = next(line for line in out.splitlines() if " total " in line)
+    assert total.split()[-1] != "?"
+
+
+def test_calibration_can_be_forbidden(capsys):
+    assert "measured here" not in printed(capsys, *SMOKE, "--device", "cpu", "--calibrate", "0")
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_created(capsys, elsewhere, tmp_path):
+    for options, said in (
+        ([*SMOKE, "--device", "Z80"], "DEVICE: 'Z80' is not in the table"),
+        ([*SMOKE, "--source", str(tmp_path / "nowhere"), "--device", "cpu"], "nowhere: no such file or folder"),
+        ([*SMOKE, "--set", "retrieval.negtives=3"], "did you mean 'negatives'"),
+        (["retrain", "--profile", "demo"], "corpora.uri is not set"),
+        (["retrain", "--profile", "demo", "--set", f"corpora.uri={tmp_path}/none"], "nothing is stored there"),
+        ([*SMOKE, "--device", "cpu", "--calibrate", "0", "--json", "/proc/none/plan.json"], "correct the path"),
+    ):
+        assert plan.main(options) == 2, options
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("FAILED: ") and said in lines[0], lines
+    assert not list(elsewhere.iterdir())
+
+
+def test_retrain_is_planned_for_every_corpus_below_its_prefix(capsys, tmp_path):
+    corpora = tmp_path / "corpora"
+    beir.write(corpora / "animals")
+    beir.write(corpora / "stones", {"corpus.yaml": b"documents: 2\n"})
+    beir.write(corpora / "wishes", {"corpus.yaml": b"promt: x\n"})
+    (corpora / "empty").mkdir()
+    (corpora / "empty" / "notes.txt").write_text("nothing")
+    out = printed(
+        capsys, "retrain", "--profile", "demo", "--set", f"corpora.uri={corpora}", "--device", "cpu", "--calibrate", "0"
+    )
+    wanted = {"animals": "8", "stones": "4"}  # two queries for each document
+    for name, queries in wanted.items():
+        line = next(line for line in out.splitlines() if line.startswith(name) and "generate_queries" in line)
+        assert line.split()[3] == queries
+    assert "wishes: left out" in out and "empty: left out" in out and "retrain: for a night when it is due" in out
+
+
+# --- handed on --------------------------------------------------------------------------------------------------------
+
+
+def test_a_submitted_run_carries_its_plan(capsys, monkeypatch):
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "good")
+    monkeypatch.setattr("pipelines.release.check_pushed", lambda images: [])
+    with KfpApi(namespaces=("team-a",)) as server:
+        arguments = ["inranker", "--profile", "demo", "--namespace", "team-a", "--host", server.url]
+        assert submit.main(arguments) == 0, capsys.readouterr().err
+        (run,) = server.runs.values()
+        assert not server.violations
+    assert run["description"].startswith("planned without reuse: 2,400 queries, 13,600 pairs, ")
+    assert "hours" in run["description"] and "plan        without reuse: 2,400 queries" in capsys.readouterr().out
+    assert "plan" not in run["runtime_config"]["parameters"]
+
+
+def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
+    monkeypatch.setattr(run_state, "PAUSE", 0.01)
+    tracking.open_parent("kfp-1", "demo")
+    for stage, numbers in (
+        ("teacher_label", {"pairs": 40.0, "tokens": 900.0, "seconds": 36.0}),
+        ("generate_queries", {"queries": 9.0, "tokens": 100.0, "seconds": 36.0}),
+    ):
+        with tracking.stage_run(stage, "sample") as run:
+            run.log_metrics(numbers, {})
+    details = {"task_details": [{"task_id": "t", "display_name": "evaluate", "state": "SUCCEEDED"}]}
+    body = {"run_id": "kfp-1", "state": "RUNNING", "run_details": details}
+    said = "planned without reuse: 10 queries, 44 pairs, 1,000 tokens, 0.0300 hours"
+    with HttpServer() as kfp, HttpServer({"/hook": [Answer(200, b"ok")]}) as webhook:
+        kfp.answers["/apis/v2beta1/runs/kfp-1"] = [Answer(body={**body, "description": said})]
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp.url)
+        monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{webhook.url}/hook")
+        notify.notify("SUCCEEDED", None, "kfp-1", "demo")
+        told = json.loads(webhook.requests[0].body)["text"].splitlines()
+        assert told[1:3] == [said, "computed in this run: 9 queries, 40 pairs, 900 tokens, 0.0200 hours"]
+        kfp.answers["/apis/v2beta1/runs/kfp-1"] = [Answer(body={**body, "description": "my own words"})]
+        notify.notify("SUCCEEDED", None, "kfp-1", "demo")
+        assert "computed" not in webhook.requests[1].body.decode()
+    assert os.environ["INRANKER_KFP_RUN_ID"] == "kfp-1"

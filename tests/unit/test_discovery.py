@@ -1,0 +1,315 @@
+"""Which corpora are there, what is new about them, and is a run due: real folders, a real S3 server, a real registry."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from inranker_flow import claims, discovery, registry, storage, tracking
+from inranker_flow.config import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig
+from inranker_flow.discovery import DiscoverStats, discover, identity, trained_on
+from inranker_flow.errors import UserError
+from tests.http_server import Answer, HttpServer
+from tests.promoting import use_database
+
+FIXED = CorpusConfig(uri="demo:target/1", name="medicines", fingerprint="f")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A registry; each test has a model name of its own."""
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT")}
+    use_database(tmp_path_factory.mktemp("mlflow"))
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def look(database, tmp_path, request, monkeypatch):
+    """`discover` over ``tmp_path/corpora`` with a store beside it, or as ``changes`` say."""
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    (tmp_path / "corpora").mkdir()
+
+    def run(
+        work: str = "work", uri: str = "", targets=(), start: str = "phase1", run_id: str = "me", **corpora
+    ) -> DiscoverStats:
+        config = CorporaConfig(uri=uri or str(tmp_path / "corpora"), **{"settle_seconds": 0, **corpora})
+        return discover(
+            config, PrepareConfig(), tuple(targets), DistillConfig(start=start), PromoteConfig(request.node.name),
+            work, run_id, tmp_path / "report.md",
+        )  # fmt: skip
+
+    run.name, run.corpora, run.report = request.node.name, tmp_path / "corpora", tmp_path / "report.md"
+    return run
+
+
+def corpus(folder: Path, *texts: str, **files: str) -> Path:
+    """A corpus in BEIR layout, complete; ``files``: further ones, by name with _ for the dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"_id": str(number), "title": "", "text": text}) for number, text in enumerate(texts)]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    (folder / "_SUCCESS").touch()
+    return folder
+
+
+def train(look, found: DiscoverStats, work: str = "work", promoted: bool = True, against: str = "") -> registry.Version:
+    """Register a version as `promote` does after the run that ``found`` says is due."""
+    targets = [CorpusConfig(**each) for each in found.targets]
+    client = tracking.client()
+    registry._create_model(look.name, "")
+    tags = {**trained_on(targets, work), "inranker.against": against, "run_key": found.run_key}
+    made = client.create_model_version(look.name, "file:///nowhere", tags=tags)
+    client.set_registered_model_alias(look.name, registry.CHALLENGER, made.version)
+    if promoted:
+        client.set_registered_model_alias(look.name, registry.CHAMPION, made.version)
+    return registry.version(look.name, str(made.version))
+
+
+def names(found: DiscoverStats) -> list[str]:
+    return [each["name"] for each in found.targets]
+
+
+def test_the_first_look_finds_every_corpus_and_the_second_nothing_to_do(look):
+    corpus(look.corpora / "b", "some text")
+    corpus(look.corpora / "a", "other text")
+    (look.corpora / "README.md").write_text("files beside the folders are none of our business")
+    (look.corpora / ".trash").mkdir()
+    found = look()
+    assert (found.go, names(found), found.new) == ("yes", ["a", "b"], 2)
+    assert found.found == ("yes", found.targets, found.run_key, "", "")
+    train(look, found)
+    again = look()
+    assert (again.go, again.targets) == ("no", [])
+    assert again.reason.endswith("was trained in this way, on just these corpora: a, b")
+    assert "# Nothing to do" in look.report.read_text() and "| a | same |" in look.report.read_text()
+
+
+def test_new_changed_and_removed_corpora_are_reasons_and_all_that_is_there_is_trained_on(look):
+    for name in "abc":
+        corpus(look.corpora / name, f"text of {name}")
+    champion = train(look, look())
+    corpus(look.corpora / "b", "text of b", "and more")
+    shutil.rmtree(look.corpora / "c")
+    corpus(look.corpora / "d", "text of d")
+    found = look()
+    assert found.reason == f"since {champion.reference}: new d; changed b; removed c"
+    assert (found.go, names(found)) == ("yes", ["a", "b", "d"])
+    assert (found.new, found.changed, found.removed) == (1, 1, 1)
+    assert found.champion == champion.reference and found.start == ""
+    assert look(start="champion").start == champion.reference
+
+
+def test_content_decides_not_times_or_names_of_uploads(look):
+    folder = corpus(look.corpora / "a", "some words")
+    train(look, look())
+    os.utime(folder / "corpus.jsonl", ns=(1, 1))
+    assert look().go == "no", "touched, but the same"
+    (folder / "corpus.jsonl").write_text((folder / "corpus.jsonl").read_text().replace("words", "terms"))
+    assert look().changed == 1, "as long as before"
+
+
+def test_an_unchanged_corpus_is_not_read_again(look, monkeypatch):
+    corpus(look.corpora / "a", "text")
+    train(look, look())
+    read = []
+    monkeypatch.setattr(storage, "digest_folder", lambda path: read.append(path) or "")
+    monkeypatch.setattr(discovery, "prepare_corpus", lambda *_: read.append("prepare"))
+    assert look().go == "no" and read == []
+
+
+def test_another_configuration_or_fixed_target_is_a_reason_too(look):
+    corpus(look.corpora / "a", "text")
+    champion = train(look, look(targets=[FIXED]))
+    assert look(targets=[FIXED]).go == "no"
+    assert look("other", targets=[FIXED]).reason == f"since {champion.reference}: another configuration"
+    other = CorpusConfig(uri="demo:target/1", name="medicines", fingerprint="g")
+    assert look(targets=[other]).reason == f"since {champion.reference}: other settings for medicines"
+    assert look().reason == f"since {champion.reference}: removed medicines"
+
+
+def test_what_was_held_against_this_champion_is_not_tried_again_every_night(look):
+    corpus(look.corpora / "a", "text")
+    champion = train(look, look())
+    corpus(look.corpora / "b", "text")
+    found = look()
+    held = train(look, found, promoted=False, against=champion.reference)
+    assert look().reason.startswith(f"{held.reference} was trained in this way")
+    # Another champion is another question.
+    tracking.client().set_registered_model_alias(look.name, registry.CHAMPION, train(look, found, "x").version)
+    assert look().go == "yes"
+
+
+def test_a_repeat_of_a_run_that_promoted_is_measured_against_the_champion_before(look):
+    corpus(look.corpora / "a", "text")
+    first = train(look, look())
+    corpus(look.corpora / "a", "another text")
+    found = look()
+    assert found.champion == first.reference
+    train(look, found, against=first.reference)
+    assert look(work="work").go == "no"
+    assert look().run_key == found.run_key and look().champion == first.reference
+
+
+def test_a_broken_corpus_is_set_aside_with_its_reason_and_stops_no_other(look):
+    corpus(look.corpora / "good", "text")
+    (corpus(look.corpora / "rows", "text") / "corpus.jsonl").write_text('{"_id": "1", "text": "cut o')
+    corpus(look.corpora / "wishes", "text", corpus_yaml="promt: inpars-v1\n")
+    corpus(look.corpora / "yaml", "text", corpus_yaml="prompt: [\n")
+    corpus(look.corpora / "prompt", "text", corpus_yaml="prompt: no-such-prompt\n")
+    corpus(look.corpora / "with space", "text")
+    (look.corpora / "nothing").mkdir()
+    (look.corpora / "nothing" / "notes.txt").write_text("no corpus")
+    found = look()
+    assert (found.go, names(found), found.quarantined) == ("yes", ["good"], 6)
+    report = look.report.read_text()
+    for text in (
+        "rows/corpus.jsonl", "wishes/corpus.yaml.promt: unknown key; did you mean 'prompt'?", "not valid YAML",
+        "no-such-prompt", "rename the folder", "holds neither corpus.jsonl",
+    ):  # fmt: skip
+        assert text in report, text
+    train(look, found)
+    assert look().go == "no", "what is broken is no reason for a run"
+
+
+def test_a_known_corpus_that_broke_is_not_taken_for_removed(look):
+    folder = corpus(look.corpora / "a", "text")
+    corpus(look.corpora / "b", "text")
+    train(look, look())
+    (folder / "corpus.jsonl").write_text("{")
+    found = look()
+    assert (found.quarantined, found.removed, found.go) == (1, 0, "no")
+
+
+def test_a_corpus_that_changes_while_it_is_looked_at_is_left_for_the_next_run(look, monkeypatch):
+    corpus(look.corpora / "a", "text")
+    growing = corpus(look.corpora / "b", "text")
+    (growing / "_SUCCESS").unlink()
+
+    def upload(seconds):
+        assert seconds == 60
+        with open(growing / "corpus.jsonl", "a") as file:
+            file.write('{"_id": "9", "text": "the rest"}\n')
+
+    monkeypatch.setattr(discovery.time, "sleep", upload)
+    found = look(settle_seconds=60)
+    assert (names(found), found.uploading) == (["a"], 1) and "still being uploaded" in look.report.read_text()
+    train(look, found)
+    monkeypatch.setattr(discovery.time, "sleep", lambda _: None)
+    found = look(settle_seconds=60)
+    assert (names(found), found.new) == (["a", "b"], 1)
+    train(look, found)
+    with open(growing / "corpus.jsonl", "a") as file:
+        file.write('{"_id": "10", "text": "a new version"}\n')
+    monkeypatch.setattr(discovery.time, "sleep", upload)
+    corpus(look.corpora / "c", "text")
+    found = look(settle_seconds=60)
+    assert found.go == "no" and found.reason == "b is being uploaded anew: the next run takes it", (
+        "b must not be forgotten"
+    )
+
+
+def test_wishes_of_a_corpus_become_its_settings(look):
+    corpus(look.corpora / "a", "text", corpus_yaml="prompt: inpars-v1\ndocuments: 50\ntest_split: dev\n")
+    (target,) = look().targets
+    assert (target["prompt"], target["documents"], target["test_split"]) == ("inpars-v1", 50, "dev")
+    plain = CorpusConfig("u", "a", "f")
+    assert identity(plain) == identity(CorpusConfig("elsewhere", "a", "f")), (
+        "the address of known content does not matter"
+    )
+    assert identity(plain) != identity(CorpusConfig("u", "a", "f", documents=5))
+    assert identity(CorpusConfig("u", "a")) != identity(CorpusConfig("v", "a"))
+
+
+def test_nothing_there_is_said_and_a_wrong_address_is_refused(look, tmp_path):
+    assert look().reason == f"there is no corpus to adapt to below {look.corpora}"
+    with pytest.raises(UserError, match=r"corpora.uri: .*elsewhere: nothing is stored there"):
+        look(uri=str(tmp_path / "elsewhere"))
+
+
+def test_corpora_on_s3_by_their_etags(look, s3, tmp_path):
+    where = f"{s3}/corpora"
+    storage.upload(corpus(tmp_path / "a", "text"), f"{where}/a")
+    packed = corpus(tmp_path / "b", "text")
+    with gzip.open(packed / "corpus.jsonl.gz", "wt") as file:
+        file.write((packed / "corpus.jsonl").read_text())
+    (packed / "corpus.jsonl").unlink()
+    storage.upload(packed, f"{where}/b")
+    found = look(uri=f"{where}/")
+    assert (found.go, names(found)) == ("yes", ["a", "b"]) and found.targets[0]["uri"] == f"{where}/a"
+    train(look, found)
+    assert look(uri=where).go == "no"
+    storage.upload(corpus(tmp_path / "a", "text", "more"), f"{where}/a")
+    assert look(uri=where).changed == 1
+
+
+# --- one run for one piece of work ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kfp(monkeypatch):
+    with HttpServer() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        yield server
+
+
+def _state(server: HttpServer, run_id: str, state: str) -> None:
+    server.answers[f"/apis/v2beta1/runs/{run_id}"] = [Answer(body={"run_id": run_id, "state": state})]
+
+
+def test_of_two_runs_that_find_the_same_only_one_goes(look, kfp):
+    corpus(look.corpora / "a", "text")
+    assert look(run_id="by-schedule").go == "yes"
+    _state(kfp, "by-schedule", "RUNNING")
+    second = look(run_id="by-event")
+    assert (second.go, second.reason) == ("no", "run by-schedule is doing this very work already")
+    assert look(run_id="by-schedule").go == "yes", "a retried task of the run that has the claim"
+    _state(kfp, "by-schedule", "FAILED")
+    assert look(run_id="by-event").go == "yes", "the work of a failed run is free"
+    _state(kfp, "by-event", "RUNNING")
+    assert look(run_id="third").reason == "run by-event is doing this very work already"
+    corpus(look.corpora / "b", "text")
+    assert look(run_id="third").go == "yes", "other corpora are other work"
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_of_many_claims_at_once_exactly_one_is_granted(where, tmp_path, kfp, monkeypatch, request):
+    root = str(tmp_path)
+    if where == "s3":
+        root = request.getfixturevalue("s3")
+    monkeypatch.setenv("INRANKER_STORE", root)
+    runs = [f"run-{number}" for number in range(8)]
+    for run in runs:
+        _state(kfp, run, "RUNNING")
+    owners: list[str] = []
+    threads = [threading.Thread(target=lambda run=run: owners.append(claims.claim("work", run))) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(owners) == 8 and len(set(owners)) == 1
+
+
+def test_a_claim_is_respected_where_nobody_says_that_its_run_is_over(tmp_path, kfp, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
+    assert claims.claim("work", "first") == "first"
+    kfp.answers["/apis/v2beta1/runs/first"] = [Answer(500)]
+    with pytest.raises(UserError, match="the state of run first cannot be read"):
+        claims.claim("work", "second")
+    del kfp.answers["/apis/v2beta1/runs/first"]  # 404: the run was deleted
+    assert claims.claim("work", "second") == "second"
+
+
+def test_without_a_cluster_nobody_else_does_the_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
+    assert claims.claim("work", "one") == "one" and claims.claim("work", "two") == "two"

@@ -1,0 +1,253 @@
+"""What a run will take: counted from bounded parts, with speeds that say where they come from, held against real stages."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from inranker_flow import planning, storage, tracking
+from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.corpora import prepare_corpus
+from inranker_flow.errors import UserError
+from inranker_flow.planning import counting, speed
+from inranker_flow.planning.counting import count
+from inranker_flow.planning.speed import Sample, Speed
+from inranker_flow.retrieval import retrieve
+from pipelines.plan import with_corpora
+from pipelines.profile import load
+from tests import beir
+
+SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
+
+
+def counted(uri: str | Path, labels: str = "", **config) -> counting.Counted:
+    return count(CorpusConfig(uri=str(uri), name="sample", labels=labels), PrepareConfig(**config))
+
+
+def numbers(found: counting.Counted) -> tuple[int, ...]:
+    return found.documents, found.train_queries, found.positives, found.test_queries, found.published
+
+
+def many(folder: Path, documents: int, queries: int) -> Path:
+    """A larger collection; each query has two judgements, one of them relevant."""
+    rows = ({"_id": f"d{n}", "title": "", "text": "word " * (5 + n % 50)} for n in range(documents))
+    asked = ({"_id": f"q{n}", "text": f"question {n}"} for n in range(queries))
+    judged = [(f"q{n}", f"d{n + m}", m) for n in range(queries) for m in (0, 1)]
+    return beir.write(folder, corpus=beir.jsonl(rows), queries=beir.jsonl(asked), train=beir.tsv(judged), test=None)
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_folder_is_counted_exactly(tmp_path):
+    found = counted(beir.write(tmp_path / "plain"))
+    assert numbers(found) == (4, 2, 2, 1, 0) and not found.notes
+    assert found.passages[1] == "Granite is a hard rock." and found.queries[0] == "hard rock"
+    packed = beir.write(tmp_path / "packed", {"corpus.jsonl.gz": beir.jsonl(beir.CORPUS)}, corpus=None)
+    assert numbers(counted(packed)) == (4, 2, 2, 1, 0)
+    assert numbers(counted(tmp_path / "plain", max_train_queries=1, max_documents=3)) == (3, 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_of_large_files_parts_are_read_and_the_rest_is_estimated(tmp_path, monkeypatch, where, request):
+    folder = str(many(tmp_path / "many", 20_000, 3_000))
+    if where == "s3":
+        prefix = request.getfixturevalue("s3")
+        storage.upload(folder, f"{prefix}/many")
+        folder = f"{prefix}/many"
+    monkeypatch.setattr(counting, "PART", 2**14)
+    monkeypatch.setattr(counting, "WHOLE", 2**15)
+    read, read_part = [], storage.read_part
+    monkeypatch.setattr(storage, "read_part", lambda uri, start, size: read.append(size) or read_part(uri, start, size))
+    found = counted(folder)
+    for estimate, truth in zip(numbers(found), (20_000, 3_000, 3_000), strict=False):
+        assert abs(estimate / truth - 1) < 0.05, found
+    assert sum(read) <= 3 * counting.PARTS * 2**14
+    assert "counted from parts" in found.notes[0]
+
+
+def test_a_large_gzip_file_is_estimated_from_its_beginning(tmp_path, monkeypatch):
+    folder = many(tmp_path / "many", 20_000, 0)
+    content = (folder / "corpus.jsonl").read_bytes()
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(content))
+    (folder / "corpus.jsonl").unlink()
+    monkeypatch.setattr(counting, "WHOLE", (folder / "corpus.jsonl.gz").stat().st_size // 4)
+    monkeypatch.setattr(counting, "UNPACKED", len(content) // 8)
+    assert abs(counted(folder).documents / 20_000 - 1) < 0.1
+
+
+def test_parquet_is_counted_by_its_footers(tmp_path):
+    prepare_corpus(PrepareConfig(), CorpusConfig(str(beir.write(tmp_path / "beir")), "sample"), tmp_path / "out")
+    found = counted(tmp_path / "out")
+    assert found.documents == 4 and found.test_queries == 1 and found.train_queries == 2
+    assert counted(tmp_path / "out" / "corpus.parquet").documents == 4
+
+
+def test_ir_datasets_are_counted_without_a_download(monkeypatch, tmp_path):
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "nothing"))
+    found = counted("ir_datasets:beir/nfcorpus/train")
+    assert numbers(found) == (3_633, 2_590, 110_575, 0, 0) and found.passage_characters == 232 * counting.CHARACTERS
+    assert "nothing downloaded" in found.notes[0]
+    assert not [each for each in (tmp_path / "nothing").rglob("*") if each.is_file()]
+    assert numbers(counted("ir_datasets:beir/scifact/test")) == (5_183, 0, 0, 300, 0)
+
+
+def test_published_labels_are_counted(tmp_path):
+    (tmp_path / "labels.tsv").write_text("1\t-1\tq1\td1\n" * 30)
+    found = counted(beir.write(tmp_path / "beir"), labels=f"inranker-msmarco:{tmp_path / 'labels.tsv'}")
+    assert found.published == 30
+    row = {"query": "wet", "contents": "Rain falls.", "true_logit": 1.0, "false_logit": -1.0}
+    (tmp_path / "file.jsonl").write_bytes(beir.jsonl([row] * 7))
+    assert numbers(counted(f"inranker-beir:{tmp_path / 'file.jsonl'}")) == (7, 0, 0, 0, 7)
+
+
+def test_what_cannot_be_counted_is_one_clear_line(tmp_path):
+    for name, content in (("empty", b""), ("array", b"[1, 2]\n"), ("binary", bytes(range(256)))):
+        beir.write(tmp_path / name, corpus=content)
+    beir.write(tmp_path / "packed", corpus=None)
+    (tmp_path / "packed" / "corpus.jsonl.gz").write_bytes(b"not gzip")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for uri, said in (
+        (tmp_path / "nowhere", "no such file or folder"),
+        (tmp_path / "empty", "no row of JSON"),
+        (tmp_path / "array", "no row of JSON"),
+        (tmp_path / "binary", "no row of JSON"),
+        (tmp_path / "packed", "not a gzip file"),
+        (tmp_path / "broken.parquet", "not a readable Parquet file"),
+        ("ir_datasets:no/such", "knows no such id"),
+        ("inranker-beir:hf://a/b/c.jsonl", "before it is downloaded"),
+        (f"inranker-beir:{tmp_path}/none.jsonl", "no such file"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            counted(uri)
+        assert str(caught.value).isprintable()
+
+
+# --- the arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def a_plan(name: str = "demo", speeds=None, device: str = "H100", price: float = 0.0, **settings) -> planning.Plan:
+    sections, _ = with_corpora("inranker", load(name, settings))
+    return planning.make_plan(sections, device, price, speeds or planning.by_size_alone(device))
+
+
+def row(plan: planning.Plan, stage: str, collection: str = "") -> planning.Row:
+    return next(each for each in plan.rows if (each.stage, each.collection) == (stage, collection))
+
+
+def test_the_demos_plan_is_what_its_stages_make(tmp_path):
+    plan = a_plan()
+    for name, uri in (("inns", "demo:source/1"), ("medicines", "demo:target/1")):
+        made = prepare_corpus(PrepareConfig(), CorpusConfig(uri, name), tmp_path / name)
+        assert row(plan, "prepare_corpus", name).documents == made.documents
+    config = RetrieveConfig(depth=30, negatives=3, test_depth=30)
+    found = retrieve(config, tmp_path / "inns", None, tmp_path / "candidates")
+    assert row(plan, "teacher_label", "inns").pairs == found.pairs
+    assert row(plan, "teacher_label", "medicines").pairs == 1_200 * 2 * (1 + 3)
+    # What `make run` counts: 66,238 tokens of the source's prompts (seed 1).
+    assert abs(row(plan, "teacher_label", "inns").tokens / 66_238 - 1) < 0.02
+    assert row(plan, "distill_phase1").pairs == 300 * 128, "max_steps ends it"
+    assert plan.total.documents == 2_400 and plan.total.pairs == 4_000 + 9_600
+
+
+def test_hours_and_price_follow_from_the_speeds():
+    def fast(work, section, sample):
+        return Speed({"score": 1000.0, "generate": 10.0, "train": 100.0}[work], f"{work} as the test says")
+
+    plan = a_plan(speeds=fast, price=2.0)
+    labelled = row(plan, "teacher_label", "medicines")
+    seconds = labelled.tokens / 1000 + planning.START_SECONDS
+    assert labelled.hours == pytest.approx(seconds / 3600) and plan.cost(labelled) == pytest.approx(seconds / 1800)
+    assert row(plan, "generate_queries", "medicines").hours == pytest.approx((2_400 / 10 + 10) / 3600)
+    assert row(plan, "distill_phase2").hours == pytest.approx((650 * 128 / 100 + 10) / 3600)
+    assert plan.total.hours == pytest.approx(sum(each.hours for each in plan.rows))
+    assert "train: train as the test says" in plan.notes
+    unknown = a_plan(speeds=lambda work, section, sample: Speed(0.0, "nobody knows"), price=2.0)
+    assert unknown.total.hours is None and unknown.cost(unknown.total) is None and "hours" not in unknown.promised
+
+
+def test_published_labels_cost_no_teacher(tmp_path):
+    plan = a_plan("paper")
+    source = row(plan, "teacher_label", "msmarco")
+    assert (source.pairs, source.hours) == (0, 0.0) and source.stored > 0
+    assert row(plan, "distill_phase1").pairs == 12_800_000
+    assert row(plan, "teacher_label", "scifact").pairs == 5_183 * 10
+
+
+def test_a_sentence_can_be_read_again():
+    said = planning.sentence({"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25})
+    assert said == "1,200 queries, 4,800,000 pairs, 3,500,000,000 tokens, 0.2500 hours"
+    read = planning.read_sentence(f"planned without reuse: {said}")
+    assert read == {"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25}
+    assert planning.read_sentence("a run of mine, of 3 corpora") == {}
+
+
+# --- speeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_model_is_in_its_files_or_in_its_name():
+    from safetensors import safe_open
+
+    from inranker_flow.rankers.checkpoints import DEMO
+
+    with safe_open(DEMO / "teacher" / "model.safetensors", "numpy") as file:
+        truth = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+    assert speed.parameters("demo:teacher") == truth
+    for name, millions in (
+        ("castorini/monot5-3b-msmarco-10k", 2850), ("google-t5/t5-small", 60), ("EleutherAI/gpt-j-6b", 6050),
+        ("Qwen/Qwen3-Reranker-0.6B", 600), ("BeIR/query-gen-msmarco-t5-base-v1", 220), ("someone/mystery-v2", 0),
+    ):  # fmt: skip
+        assert speed.parameters(name) == millions * 1e6, name
+
+
+def test_speeds_by_size_know_what_no_gpu_makes_faster():
+    large, small = (speed.by_size("score", name, "H100", SAMPLE).each for name in ("x/t5-3b", "x/t5-small"))
+    assert large == pytest.approx(0.4 * 989e12 / 2.85e9) and small == speed.MOST_TOKENS
+    assert speed.by_size("train", "x/t5-small", "H100", SAMPLE, 32).each == pytest.approx(32 / speed.STEP_SECONDS)
+    assert speed.by_size("score", "someone/mystery", "H100", SAMPLE).each == 0
+    assert speed.short_name("NVIDIA A100-SXM4-80GB") == "A100" and speed.short_name("NVIDIA L40S") == "L40S"
+    with pytest.raises(UserError, match="'A1000' is not in the table"):
+        speed.check_device("A1000")
+
+
+def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed(tmp_path, monkeypatch):
+    database = tmp_path / "mlflow.db"
+    assert speed.by_history("score", "x/teacher", "H100", database) is None and not database.exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(database))
+    monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
+    for device, rate in (("NVIDIA H100 80GB HBM3", 5000.0), ("NVIDIA H100 80GB HBM3", 6000.0), ("cpu", 7.0)):
+        with tracking.stage_run("teacher_label", "sample") as run:
+            run.log_config({"config": {"checkpoint": "x/teacher"}})
+            run.log_metrics({"tokens_per_second": rate}, {})
+            tracking.client().set_tag(run.run_id, tracking.DEVICE, device)
+    with tracking.stage_run("generate_queries", "sample") as run:
+        run.log_config({"config": {"checkpoint": "x/generator"}})
+        run.log_metrics({"tokens_per_second": 100.0, "tokens": 500.0, "generated": 50.0}, {})
+        tracking.client().set_tag(run.run_id, tracking.DEVICE, "cpu")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    found = speed.by_history("score", "x/teacher", "H100", database)
+    assert found and found.each == 6000 and "as in MLflow's run" in found.how
+    assert speed.by_history("score", "x/teacher", "A100", database) is None
+    assert speed.by_history("score", "x/other", "H100", database) is None
+    written = speed.by_history("generate", "x/generator", "cpu", database)
+    assert written and (written.each, written.tokens) == (10.0, 10.0)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_what_stages_did_is_summed_by_the_names_of_the_plan():
+    reports = [
+        ("teacher_label", {"pairs": 10, "tokens": 100, "seconds": 36.0}),
+        ("teacher_label", {"pairs": 5, "tokens": 50, "seconds": 36.0}),
+        ("generate_queries", {"queries": 7, "tokens": 999, "seconds": 72.0}),
+        ("retrieve", {"pairs": 15, "seconds": 3600.0}),
+    ]
+    assert planning.done(reports) == {"queries": 7, "pairs": 15, "tokens": 150, "hours": pytest.approx(0.04)}
+
+
+def test_a_plan_is_json(tmp_path):
+    data = json.loads(json.dumps(a_plan(price=1.5).as_data()))
+    assert data["rows"][-1]["stage"] == "total" and data["rows"][-1]["price"] > 0 and data["device"] == "H100"
