@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory, monkeypatch):
-    """Scratch and tracking of each test in folders of its own."""
+    """Scratch and tracking of each test in folders of its own; no code of a model that another test has loaded."""
+    loaded = f"{os.sep}code"  # as MLflow calls the folder that it puts in front of all
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if not each.endswith(loaded)])
     monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
     for name in (
         *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_KFP_RUN_ID"),

@@ -63,6 +63,8 @@ def _compared(run_id: str) -> list[str]:
     if not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
         return []
     said = run_state.description(run_id)
+    if not said:
+        return []  # without the imports that the rest needs
     from inranker_flow import planning
 
     if not planning.read_sentence(said):

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import content_store, storage
+from inranker_flow import storage
 from inranker_flow.config import as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import Origin, content_digest
@@ -49,8 +49,12 @@ def work(stage: str, configs: Mapping[str, Any], inputs: Mapping[str, Any], valu
 
     ``configs``: parsed sections; ``inputs``: parameter -> paths; ``values``: other parameters.
     """
+    if stage not in VERSIONS:
+        return None
+    from inranker_flow import content_store  # with numpy and Arrow, which light stages do without
+
     root = content_store.root()
-    if not root or stage not in VERSIONS:
+    if not root:
         return None
     asked = {
         "stage": stage,

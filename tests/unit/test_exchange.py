@@ -10,7 +10,7 @@ from inranker_flow.manifest import read_manifest, write_manifest
 
 def artifact(folder):
     (folder / "runs").mkdir(parents=True)
-    (folder / "labels.parquet").write_bytes(b"labels")
+    (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "runs" / "bm25.trec").write_bytes(b"a Q0 b 1 2.0 bm25\n")
     write_manifest(folder, dataset="toy", stage="test")
     return folder

@@ -381,10 +381,11 @@ def test_its_labels_teach_a_student(kind, tmp_path):
 
 
 def test_evaluation_scores_with_the_teachers_own_kind():
+    from inranker_flow.evaluation.cost import Requests
     from inranker_flow.evaluation.stage import Model, _score
 
     for checkpoint in (teachers.causal(), teachers.encoder()):
-        result = _score(Model("teacher", checkpoint, "", ScoringConfig()), TEXTS, load_ranker)
+        result = _score(Model("teacher", checkpoint, "", ScoringConfig()), TEXTS, Requests([], 0), load_ranker)
         logits = load_ranker(checkpoint, ScoringConfig()).score(TEXTS)
         assert result.scores.tolist() == (logits[:, 1] - logits[:, 0]).tolist()
 

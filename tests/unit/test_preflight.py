@@ -14,10 +14,17 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import cluster, registry, storage, tracking
-from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
+from inranker_flow.config import (
+    CorpusConfig,
+    DistillConfig,
+    GenerateConfig,
+    PromoteConfig,
+    ScoringConfig,
+    TeacherConfig,
+)
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import checks, preflight, stores
-from inranker_flow.preflight.checkpoints import check_checkpoint
+from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
@@ -156,6 +163,34 @@ def test_a_checkpoint_that_cannot_be_had_is_told_with_the_remedy(hub, reference,
 @pytest.mark.parametrize("reference", ["demo:teacher", "init:tiny?seed=3", "init:mini?tokenizer=demo:student&seed=1"])
 def test_checkpoints_that_the_package_makes_need_nobody(hub, reference):
     assert reference in check_checkpoint(reference) and not hub.requests
+
+
+CONFIGS = {
+    "encoder without a head": {"architectures": ["BertForMaskedLM"], "model_type": "bert"},
+    "T5 with a head": {"architectures": ["T5ForSequenceClassification"], "is_encoder_decoder": True},
+    "monot5": {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+    "causal": {"architectures": ["Qwen3ForCausalLM"]},
+    "cross-encoder": {"architectures": ["BertForSequenceClassification"]},
+    "says nothing": {"model_type": "t5"},
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("place", ["folder", "hub", "s3"])
+def test_a_teacher_that_is_no_reranker_is_refused_before_a_gpu_is_asked_for(hub, s3, tmp_path, kind, place):
+    name = CONFIGS[kind].get("architectures", [""])[0]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIGS[kind]))
+    hub.answers["/org/model/resolve/main/config.json"] = [Answer(200, json.dumps(CONFIGS[kind]).encode())]
+    storage.upload(tmp_path / "model", f"{s3}/model")
+    reference = {"folder": str(tmp_path / "model"), "hub": "org/model", "s3": f"{s3}/model"}[place]
+    if name in ("BertForMaskedLM", "T5ForSequenceClassification"):
+        with pytest.raises(UserError, match=f"{reference}: a {name} is no reranker that is understood here"):
+            check_teacher(TeacherConfig(reference))
+    else:
+        assert reference in check_teacher(TeacherConfig(reference))
+    # Who names the kind has looked for himself, and loading will tell.
+    assert check_teacher(TeacherConfig(reference, scoring=ScoringConfig(kind="monot5")))
 
 
 def test_a_token_does_not_follow_a_redirect_and_a_large_file_is_not_read(hub):

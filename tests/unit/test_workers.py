@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.labelling import teacher_label, workers
 from inranker_flow.labelling.workers import Workers
 from inranker_flow.progress import Progress
-from inranker_flow.rankers import arrays
+from inranker_flow.rankers import arrays, load_ranker, load_reader
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
 
@@ -226,18 +227,60 @@ def test_labels_are_the_same_to_the_last_bit_though_a_process_is_killed(inputs, 
             os.kill(worker.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(Workers, "_give", killing)
-    three = teacher_label(TeacherConfig(**{**vars(config), "processes": 3}), *inputs, tmp_path / "three")
+    two = teacher_label(replace(config, processes=2), *inputs, tmp_path / "two")
     assert killed and "was killed by SIGKILL: what it had at hand is scored again" in caplog.text
-    assert read(tmp_path / "three") == read(tmp_path / "one")
-    assert (three.tokens, three.pairs, three.cut_queries) == (one.tokens, one.pairs, one.cut_queries)
+    assert read(tmp_path / "two") == read(tmp_path / "one")
+    assert (two.tokens, two.pairs, two.cut_queries) == (one.tokens, one.pairs, one.cut_queries)
 
 
-def test_a_teacher_that_is_refused_in_the_process_is_one_line(inputs, tmp_path):
-    """The tokenizer says nothing of the positions: only the model does."""
-    config = TeacherConfig(teachers.encoder(), scoring=ScoringConfig(max_length=600), processes=2)
-    with pytest.raises(UserError, match=r"max_length 600 is more than the checkpoint's 512 positions") as refused:
-        teacher_label(config, *inputs, tmp_path / "labels")
-    assert "\n" not in str(refused.value) and not (tmp_path / "labels" / "manifest.json").exists()
+class Parent:
+    """The other end of a process's connection: what it asks for, and what it was told."""
+
+    def __init__(self, *asks):
+        self.asks, self.told = list(asks), []
+
+    def recv(self):
+        if not self.asks:
+            raise EOFError
+        return self.asks.pop(0)
+
+    def send(self, message):
+        self.told.append(message)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_what_the_model_alone_can_refuse_is_told_and_not_died_of(in_this_process, tmp_path):
+    """The tokenizer, which the parent has read, says nothing of positions."""
+    parent = Parent()
+    config = TeacherConfig(teachers.encoder(), scoring=ScoringConfig(max_length=600))
+    workers.work(config, 0, 1, str(tmp_path), parent)
+    ((what, line),) = parent.told
+    assert (
+        what == "refused" and "max_length 600 is more than the checkpoint's 512 positions" in line and "\n" not in line
+    )
+
+
+@pytest.mark.parametrize("teacher", [models.t5, teachers.causal, teachers.encoder])
+def test_a_process_scores_what_was_saved_as_the_parent_would(teacher, in_this_process, tmp_path):
+    ranker = load_ranker(teacher(), ScoringConfig())
+    index = np.array([(int(query[1:]), int(document[1:])) for query, document in PAIRS])
+    reader = load_reader(teacher(), ScoringConfig())
+    prompts = reader.prepare(QUERIES.values(), DOCUMENTS.values(), index)
+    order = np.argsort(-prompts.lengths, kind="stable")
+    prompts.save(tmp_path)
+    arrays.save(tmp_path, order=order)
+    parent = Parent((0, 10), (10, 24))
+    workers.work(TeacherConfig(teacher()), 0, 1, str(tmp_path), parent)
+    told = dict(parent.told[:1])
+    assert told == {"ready": (ranker.batches.tokens, ranker.batches.pad_to, ranker.known)}
+    logits = [values for what, values in parent.told if what == "logits"]
+    job = ranker.prepare(QUERIES.values(), DOCUMENTS.values(), index)
+    assert np.array_equal(logits[0], job.score(order[:10])) and np.array_equal(logits[1], job.score(order[10:]))
 
 
 def test_more_processes_than_gpus_are_refused(inputs, tmp_path, monkeypatch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from inranker_flow import tracking
+from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
-from inranker_flow.preflight.stores import readable
+from inranker_flow.preflight.stores import read, readable
 from inranker_flow.rankers.checkpoints import SIZES, locate
+from inranker_flow.rankers.kinds import kind_by_name, refusal
 
 
 def check_checkpoint(reference: str, revision: str = "") -> str:
@@ -25,6 +29,35 @@ def check_checkpoint(reference: str, revision: str = "") -> str:
     if locate(reference):  # folders and the demo's own; nothing is fetched
         return f"{reference}: there"
     return hub.check_file(reference, revision, "config.json")
+
+
+def check_teacher(teacher: TeacherConfig) -> str:
+    """As :func:`check_checkpoint`, and whether its config.json is that of any reranker."""
+    told = check_checkpoint(teacher.checkpoint, teacher.revision)
+    config = _config(teacher.checkpoint, teacher.revision) if teacher.scoring.kind == "auto" else {}
+    # transformers, which is not here, knows defaults: only what the file says is judged.
+    names = config.get("architectures")
+    if names and kind_by_name(names, bool(config.get("is_encoder_decoder"))) is None:
+        raise UserError(refusal(teacher.checkpoint, names, ""))
+    return told
+
+
+def _config(reference: str, revision: str) -> dict[str, Any]:
+    """The checkpoint's config.json; empty where it cannot be had without fetching the model, or is none."""
+    scheme = reference.partition(":")[0]
+    if scheme in ("init", "models"):
+        return {}
+    if scheme == "s3":
+        text = read(f"{reference.rstrip('/')}/config.json")
+    elif folder := locate(reference):
+        text = (folder / "config.json").read_bytes()
+    else:
+        text = hub.read(reference, revision, "config.json")
+    try:
+        found = json.loads(text)
+    except ValueError:  # whoever loads it will say more
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_random(reference: str, options: str) -> str:

@@ -24,8 +24,7 @@ def check_file(repository: str, revision: str, name: str) -> str:
         if _cached(repository, name):
             return f"{repository}: in the cache of this machine"
         raise Skipped("HF_HUB_OFFLINE is set: the hub is not asked")
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    url = f"{endpoint}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(name)}"
+    endpoint, url = _address(repository, revision, name)
     try:
         web.request(url, method="HEAD", token=os.environ.get("HF_TOKEN", ""))
     except UserError as error:
@@ -40,6 +39,22 @@ def check_file(repository: str, revision: str, name: str) -> str:
             "give a copy under s3:// instead"
         ) from error
     return f"{repository} at {endpoint}"
+
+
+def read(repository: str, revision: str, name: str) -> bytes:
+    """Content of a small file, of which :func:`check_file` has said that it is there; empty where the hub is not asked."""
+    if _cached(repository, name):
+        return b""
+    try:
+        return web.request(_address(repository, revision, name)[1], token=os.environ.get("HF_TOKEN", ""))
+    except (OSError, HTTPException):
+        return b""
+
+
+def _address(repository: str, revision: str, name: str) -> tuple[str, str]:
+    """The hub's address and the file's."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return endpoint, f"{endpoint}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(name)}"
 
 
 def _cached(repository: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from inranker_flow import registry, tracking
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.preflight.checkpoints import check_checkpoint
+from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
@@ -63,18 +63,12 @@ def preflight(
     :class:`UserError` with every failure and its remedy in one line.
     """
     need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
-    checkpoints = (
-        ("teacher", teacher.checkpoint, teacher.revision),
-        ("student", student.checkpoint, student.revision),
-    )
     results = run_checks(
         [
             Check("S3", check_store),
             Check(_MLFLOW, check_mlflow),
-            *(
-                Check(f"{name}'s checkpoint", partial(check_checkpoint, reference, revision))
-                for name, reference, revision in checkpoints
-            ),
+            Check("teacher's checkpoint", partial(check_teacher, teacher)),
+            Check("student's checkpoint", partial(check_checkpoint, student.checkpoint, student.revision)),
             Check("generator", partial(check_generator, generation)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
             Check("disk", check_disk),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from inranker_flow.errors import UserError
@@ -19,24 +20,32 @@ def find_kind(reference: str, revision: str = "") -> Kind:
     config = load_config(reference, revision)
     found = kind_of(config)
     if found is None:
-        name = (config.architectures or [config.model_type])[0]
-        raise UserError(
-            f"{reference}: a {name} is no reranker that is understood here: that is a T5 (monoT5), a causal language "
-            "model that answers yes or no, or a bidirectional encoder with a classification head"
-        )
+        raise UserError(refusal(reference, config.architectures, config.model_type))
     return found
+
+
+def refusal(reference: str, architectures: Sequence[str] | None, model_type: str) -> str:
+    """What is said of a checkpoint of no kind."""
+    return (
+        f"{reference}: a {(architectures or [model_type])[0]} is no reranker that is understood here: that is a T5 (monoT5), "
+        "a causal language model that answers yes or no, or a bidirectional encoder with a classification head"
+    )
 
 
 def kind_of(config: Any) -> Kind | None:
     """As :func:`find_kind`, from the config as transformers reads it; None for what is none of them."""
-    architecture = (config.architectures or [""])[0]
-    if config.is_encoder_decoder:
+    kind = kind_by_name(config.architectures, config.is_encoder_decoder)
+    return None if kind == "encoder" and not reads_both_ways(config) else kind
+
+
+def kind_by_name(architectures: Sequence[str] | None, is_encoder_decoder: bool) -> Kind | None:
+    """The kind that a model of this class is at most: whether a classifier reads both ways, transformers knows."""
+    architecture = (architectures or [""])[0]
+    if is_encoder_decoder:
         return "monot5" if "For" not in architecture or architecture.endswith("ForConditionalGeneration") else None
     if architecture.endswith("ForSequenceClassification"):
-        return "encoder" if reads_both_ways(config) else None
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal"
-    return None
+        return "encoder"
+    return "causal" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else None
 
 
 def reads_both_ways(config: Any) -> bool:
