@@ -132,7 +132,7 @@ def test_stages_of_the_base_image_need_no_torch():
     """Blocking the import is what the image does: a stage that needs torch would end here."""
     script = """
 import sys
-sys.modules.update(dict.fromkeys(("torch", "transformers", "accelerate", "scipy", "jinja2", "ir_measures")))
+sys.modules.update(dict.fromkeys(("torch", "transformers", "accelerate", "scipy", "ir_measures")))
 import inranker_flow.stage, inranker_flow.corpora, inranker_flow.retrieval, inranker_flow.promote
 import inranker_flow.preflight, inranker_flow.notify
 """

@@ -41,8 +41,8 @@ def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None
 
     systems = summary["systems"]
     charts = {
-        "measures": both(lambda width: chart_svg(summary, width)),
-        "cost": both(lambda width: cost_svg(summary, width)),
+        "measures": both(partial(chart_svg, summary)),
+        "cost": both(partial(cost_svg, summary)),
         "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
         "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
