@@ -190,6 +190,8 @@ def postgresql(folder: Path, inside: Sequence[str]) -> Iterator[str]:
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         let_pass(folder)
         shutil.chown(folder, "postgres")
+        if subprocess.run([*as_user, "test", "-w", folder]).returncode:
+            lacks(f"a way for the user postgres into {tempfile.gettempdir()}: TMPDIR is below a closed folder")
     (password := folder / "password").write_text(word := secrets.token_hex(8))
     password.chmod(0o644)
     make = [
