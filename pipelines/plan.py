@@ -13,11 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from inranker_flow import planning, storage
-from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_dict, parse
-from inranker_flow.discovery import WISHES, Wishes
+from inranker_flow import discovery, planning
+from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, Sections, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
@@ -81,25 +78,17 @@ def with_corpora(pipeline: str, profile: Profile) -> tuple[Sections, list[str]]:
 
 def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
     """The corpora below a prefix as `discover` will read them, and what will be left out."""
-    root = config.uri.rstrip("/")
-    files = [each.uri.removeprefix(f"{root}/") for each in storage.look(root)]
-    if not files and not storage.exists(root):
-        raise UserError(f"corpora.uri: {config.uri}: nothing is stored there; correct the address, or upload a corpus")
     found, notes = [], []
-    for name in sorted({file.partition("/")[0] for file in files if "/" in file and not file.startswith(".")}):
-        uri = f"{root}/{name}"
+    for folder in discovery.look(config):
         try:
-            wishes = Wishes()
-            if f"{name}/{WISHES}" in files:
-                text = yaml.safe_load(storage.read(f"{uri}/{WISHES}")) or {}
-                wishes = parse(Wishes, text, f"{uri}/{WISHES}")
-        except (UserError, yaml.YAMLError, UnicodeDecodeError) as error:
-            notes.append(f"{name}: left out, as discover will: {' '.join(str(error).split())}")
+            wishes = discovery.read_wishes(folder)
+        except UserError as error:
+            notes.append(f"{folder.name}: left out, as discover will: {error}")
             continue
-        if not {f"{name}/corpus.jsonl", f"{name}/corpus.jsonl.gz", f"{name}/corpus.parquet"} & set(files):
-            notes.append(f"{name}: left out, as discover will: it holds no corpus.jsonl and no corpus.parquet")
+        if not folder.holds_documents:
+            notes.append(f"{folder.name}: left out, as discover will: it holds no corpus.jsonl and no corpus.parquet")
             continue
-        found.append(CorpusConfig(uri, name, **as_dict(wishes)))
+        found.append(CorpusConfig(folder.uri, folder.name, **as_dict(wishes)))
     return found, notes
 
 

@@ -83,8 +83,8 @@ class DiscoverStats:
 
 
 @dataclass
-class _Corpus:
-    """A folder below the prefix; ``state``: same, new, changed, uploading or quarantined, with the reason."""
+class Folder:
+    """One below the prefix; ``state``: same, new, changed, uploading or quarantined, with the reason."""
 
     name: str
     uri: str
@@ -92,6 +92,15 @@ class _Corpus:
     config: CorpusConfig | None = None
     state: str = ""
     reason: str = ""
+
+    @property
+    def names(self) -> set[str]:
+        """Of its files, relative to it."""
+        return {file.uri.removeprefix(f"{self.uri}/") for file in self.files}
+
+    @property
+    def holds_documents(self) -> bool:
+        return bool({"corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet"} & self.names)
 
     @property
     def look(self) -> str:
@@ -129,7 +138,7 @@ def discover(
     """
     started = time.monotonic()
     known = _known(promotion.model_name, work_key)
-    found = _look(config)
+    found = look(config)
     for each in found:
         _settle(each, config, corpus, known)
     _wait(found, config)
@@ -195,8 +204,8 @@ def _read_tags(version: registry.Version) -> _Known:
     return _Known(corpora, version.tags.get(WORK_TAG, ""), version.reference)
 
 
-def _look(config: CorporaConfig) -> list[_Corpus]:
-    """One corpus for each folder below the prefix; files and hidden folders there are none of its business."""
+def look(config: CorporaConfig) -> list[Folder]:
+    """One for each folder below the prefix; files and hidden folders there are none of its business."""
     if not config.uri:
         return []
     root = config.uri.rstrip("/")
@@ -208,10 +217,10 @@ def _look(config: CorporaConfig) -> list[_Corpus]:
         name, slash, _ = file.uri.removeprefix(f"{root}/").partition("/")
         if slash and not name.startswith("."):
             folders.setdefault(name, []).append(file)
-    return [_Corpus(name, f"{root}/{name}", own) for name, own in sorted(folders.items())]
+    return [Folder(name, f"{root}/{name}", own) for name, own in sorted(folders.items())]
 
 
-def _settle(each: _Corpus, config: CorporaConfig, corpus: PrepareConfig, known: _Known) -> None:
+def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: _Known) -> None:
     """Configuration and state of a corpus as it looks now."""
     try:
         each.config = _read(each)
@@ -224,28 +233,32 @@ def _settle(each: _Corpus, config: CorporaConfig, corpus: PrepareConfig, known: 
         each.state = "same" if known.corpora[each.name] == identity(each.config) else "changed"
 
 
-def _read(each: _Corpus) -> CorpusConfig:
+def _read(each: Folder) -> CorpusConfig:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each.name):
         raise UserError(
             f"{each.uri}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder"
         )
-    names = {file.uri.removeprefix(f"{each.uri}/") for file in each.files}
-    if not {"corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet"} & names:
+    if not each.holds_documents:
         raise UserError(
             f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder"
         )
-    wishes = Wishes()
-    if WISHES in names:
-        where = f"{each.uri}/{WISHES}"
-        try:
-            data = yaml.safe_load(storage.read(where))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-        wishes = parse(Wishes, data or {}, where)
-    return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **as_dict(wishes))
+    wishes = as_dict(read_wishes(each))
+    return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **wishes)
 
 
-def _content(each: _Corpus) -> str:
+def read_wishes(folder: Folder) -> Wishes:
+    """What its corpus.yaml says. Raises :class:`UserError` for one that is no YAML or has other keys."""
+    if WISHES not in folder.names:
+        return Wishes()
+    where = f"{folder.uri}/{WISHES}"
+    try:
+        data = yaml.safe_load(storage.read(where))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse(Wishes, data or {}, where)
+
+
+def _content(each: Folder) -> str:
     """Digest of the corpus's content; it is read only where names, sizes and etags are new."""
     memo = _memo("content", each.look)
     if content := _remembered(memo):
@@ -258,14 +271,9 @@ def _content(each: _Corpus) -> str:
     return digest
 
 
-def _wait(found: Sequence[_Corpus], config: CorporaConfig) -> None:
+def _wait(found: Sequence[Folder], config: CorporaConfig) -> None:
     """Look a second time at what is new and not marked as complete: what has changed meanwhile is being uploaded."""
-    unsure = [
-        each
-        for each in found
-        if each.state in ("new", "changed")
-        and not any(file.uri == f"{each.uri}/{config.marker}" for file in each.files)
-    ]
+    unsure = [each for each in found if each.state in ("new", "changed") and config.marker not in each.names]
     if not unsure:
         return
     names = ", ".join(each.name for each in unsure)
@@ -279,7 +287,7 @@ def _wait(found: Sequence[_Corpus], config: CorporaConfig) -> None:
             each.state, each.config = "uploading", None
 
 
-def _check(each: _Corpus, corpus: PrepareConfig) -> None:
+def _check(each: Folder, corpus: PrepareConfig) -> None:
     """Read a new or changed corpus whole, as the run would: what would end the run is quarantined instead."""
     if each.config is None or each.state == "same":
         return
@@ -323,7 +331,7 @@ def _remembered(memo: str) -> str | None:
 
 def _decide(
     config: CorporaConfig,
-    found: Sequence[_Corpus],
+    found: Sequence[Folder],
     usable: Sequence[CorpusConfig],
     current: Mapping[str, str],
     removed: Sequence[str],
@@ -361,7 +369,7 @@ def _decide(
 
 
 def _markdown(
-    found: Sequence[_Corpus], targets: Sequence[CorpusConfig], removed: Sequence[str], reason: str, go: bool
+    found: Sequence[Folder], targets: Sequence[CorpusConfig], removed: Sequence[str], reason: str, go: bool
 ) -> str:
     lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{reason[:1].upper()}{reason[1:]}.", ""]
     lines += ["| corpus | state | |", "|---|---|---|"]

@@ -103,11 +103,10 @@ def device_name() -> str:
     """What models compute on here, in words."""
     import torch
 
-    from inranker_flow.rankers.devices import pick_device
+    from inranker_flow.rankers import devices
 
-    device = pick_device()
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+    if (name := devices.device_name()) != "cpu":
+        return name
     threads = torch.get_num_threads()
     return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import tracking
+from inranker_flow import storage, tracking
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
-from inranker_flow.preflight.stores import read, readable
+from inranker_flow.preflight.stores import readable
 from inranker_flow.rankers.checkpoints import SIZES, locate
 from inranker_flow.rankers.kinds import kind_by_name, refusal
 
@@ -48,7 +48,7 @@ def _config(reference: str, revision: str) -> dict[str, Any]:
     if scheme in ("init", "models"):
         return {}
     if scheme == "s3":
-        text = read(f"{reference.rstrip('/')}/config.json")
+        text = storage.read(f"{reference.rstrip('/')}/config.json")
     elif folder := locate(reference):
         text = (folder / "config.json").read_bytes()
     else:

@@ -57,14 +57,6 @@ def readable(uri: str) -> list[str]:
     return [file.uri.removeprefix(uri).lstrip("/") for file in files]
 
 
-def read(uri: str) -> bytes:
-    """Content of a small object (``s3://``)."""
-    with _explained(uri):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        content: bytes = storage.s3().get_object(Bucket=bucket, Key=key)["Body"].read()
-    return content
-
-
 def check_disk() -> str:
     """Room for temporary files: scratch, downloads, checkpoints."""
     folders = {
