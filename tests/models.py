@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 import shutil
 import string
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import schemas
-from inranker_flow.manifest import write_manifest
+from inranker_flow.manifest import Manifest, read_manifest, write_manifest
 
 #: Real collections and tokenizers, beside the checkout where they are at all.
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -175,3 +176,14 @@ def candidates(
 def _write(table: schemas.Table, path: Path, rows: list[tuple]) -> None:
     columns = zip(*rows, strict=True) if rows else [()] * len(table.schema.names)
     schemas.write(table, path / table.filename, dict(zip(table.schema.names, map(list, columns), strict=True)))
+
+
+def told(folder: Path) -> Manifest:
+    """What a manifest says, but for how fast it went."""
+    manifest = read_manifest(folder)
+    return dataclasses.replace(manifest, details={**manifest.details, "tokens_per_second": 0.0})
+
+
+def read_queries(folder: Path) -> list[dict]:
+    """The rows of a folder's queries."""
+    return schemas.read(schemas.QUERIES, folder).to_pylist()

@@ -98,7 +98,8 @@ def test_the_generate_lock_has_vllm_and_all_that_the_stage_imports():
 
 
 def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
-    """Docker shares their layers then, and vLLM's gigabytes are in neither."""
+    """Docker shares their layers then, and vLLM's gigabytes are in neither. Nothing is built: it takes minutes and a docker
+    engine, and vLLM's image gigabytes of the index (make integration builds what a machine without GPUs has)."""
     contexts, commands = [], []
     monkeypatch.setattr(images, "_context", lambda name: contexts.append(name) or tmp_path)
     monkeypatch.setattr(images, "_docker", lambda *words: commands.append(words) or "1000000")

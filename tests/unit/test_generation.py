@@ -22,6 +22,8 @@ from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
 from inranker_flow.manifest import read_manifest, write_manifest
 from tests import models
+from tests.models import read_queries as read
+from tests.models import told
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
 DOCUMENTS = {f"d{i}": " ".join(NOUNS[(i + k) % len(NOUNS)] for k in range(2 + i * 7 % 13)) for i in range(30)}
@@ -49,16 +51,6 @@ def config(**changes):
 def load(**changes):
     setting = config(**changes)
     return load_backend(setting, prompts.load(setting.prompt))
-
-
-def told(folder):
-    """What a manifest says, but for how fast it went."""
-    manifest = read_manifest(folder)
-    return dataclasses.replace(manifest, details={**manifest.details, "tokens_per_second": 0.0})
-
-
-def read(folder):
-    return schemas.read(schemas.QUERIES, folder).to_pylist()
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import time
 
 import pytest
 
-from inranker_flow import schemas
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.generation import generate_queries, prompts
@@ -17,6 +15,8 @@ from inranker_flow.generation.backends import endpoint, load_backend
 from inranker_flow.manifest import read_manifest
 from tests import models
 from tests.generation_server import GenerationServer, prompt_of, written
+from tests.models import read_queries as read
+from tests.models import told
 
 DOCUMENTS = {f"d{i:03}": f"passage number {i} is about the moon" for i in range(60)}
 
@@ -34,16 +34,6 @@ def config(server, **changes):
         "seed": 3,
     }
     return GenerateConfig(**{**defaults, **changes})
-
-
-def told(folder):
-    """What a manifest says, but for how fast it went."""
-    manifest = read_manifest(folder)
-    return dataclasses.replace(manifest, details={**manifest.details, "tokens_per_second": 0.0})
-
-
-def read(folder):
-    return schemas.read(schemas.QUERIES, folder).to_pylist()
 
 
 @pytest.fixture
