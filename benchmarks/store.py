@@ -2,6 +2,7 @@
 
     PYTHONPATH=src:. .venv/bin/python benchmarks/store.py size [--rows 10000000] [--ask 1000000]
     PYTHONPATH=src:. .venv/bin/python benchmarks/store.py change [--share 0.02] [--queries 2000]
+    PYTHONPATH=src:. .venv/bin/python benchmarks/store.py nights [--share 0.02] [--queries 200] [--nights 60]
 
 ``size`` fills a store on disk with random keys, in files of 50,000 as labelling puts them, asks for keys of which half are
 there, puts the files together and asks again. Each question is a process of its own; memory is what it takes at most,
@@ -11,7 +12,9 @@ without the keys that are asked for.
 documents, and does it again with the same store: documents that are edited (twelve words more) and ones that are replaced
 (by texts of the collection medline, which leave their queries' top 1000). With the same training
 queries (a supervised source), and with queries that are made from the texts of a sample of the documents (a synthetic
-target: a changed document has a new query too). It counts pairs. Needs the collections in ../shared/data.
+target: a changed document has a new query too). It counts pairs: with every query's negatives drawn anew, and with those of
+the earlier run kept, as `retrain` does it. ``nights`` changes that share of the documents again every night, others each
+time, so that what keeping puts off is counted too. Needs the collections in ../shared/data.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +41,7 @@ from inranker_flow.content_store import ContentStore
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.labelling import LabelStats, teacher_label
 from inranker_flow.labelling.store import LOGITS, SCHEMA
-from inranker_flow.manifest import write_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.retrieval import retrieve
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "collections"
@@ -105,9 +109,7 @@ def ask(folder: str, rows: int, count: int) -> None:
 
 def change(share: float, count: int) -> None:
     """Label a corpus, change ``share`` of its documents, label it again; for fixed and for synthetic queries."""
-    lines = (DATA / "vaswani" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    before = {row["_id"]: row["text"] for row in map(json.loads, lines)}
-    others = [json.loads(line)["text"] for line in (DATA / "medline" / "corpus.jsonl").read_text().splitlines()]
+    before, others = _texts("vaswani"), list(_texts("medline").values())
     picked = sorted(random.Random(1).sample(sorted(before), round(share * len(before))))
     other = dict(zip(picked, others * (1 + len(picked) // len(others)), strict=False))
     edited = {doc_id: f"{before[doc_id]} {' '.join(text.split()[:12])}" for doc_id, text in other.items()}
@@ -117,16 +119,54 @@ def change(share: float, count: int) -> None:
     )
     for kind, fixed in (("supervised", True), ("synthetic", False)):
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = folder
-            for name, changes in (("before", {}), ("edited", edited), ("replaced", other)):
+            os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = f"{folder}/before"
+            earlier = _label(Path(folder), before, _queries(before, asked))[1]
+            for name, changes in (("edited", edited), ("replaced", other)):
                 texts = {**before, **changes}
-                of = before if fixed else texts
-                queries = {f"{doc_id}#q0": (_query(of[doc_id]), doc_id) for doc_id in asked}
-                stats = _label(Path(folder) / name, texts, queries)
-                new = stats.pairs - stats.reused_pairs
-                print(
-                    f"{kind:10s} {name:8s} {stats.pairs:,} pairs, {new:,} scored ({new / stats.pairs:.2%})", flush=True
-                )
+                for how, digest in (("drawn anew", ""), ("kept", earlier)):
+                    # Each has the labels of the first run and no others.
+                    store = f"{folder}/{name}-{how}"
+                    shutil.copytree(f"{folder}/before", store)
+                    os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = store
+                    stats, _ = _label(Path(folder), texts, _queries(before if fixed else texts, asked), digest)
+                    print(f"{kind:10s} {name:8s} {how:10s} {_scored(stats)}", flush=True)
+
+
+def nights(share: float, count: int, number: int) -> None:
+    """Change ``share`` of the documents ``number`` times, with their queries; each run keeps what the one before drew."""
+    before, others = _texts("vaswani"), list(_texts("medline").values())
+    asked = random.Random(2).sample(sorted(before), count)
+    for how in ("drawn anew", "kept"):
+        texts, earlier, totals = dict(before), "", []
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = f"{folder}/store"
+            for night in range(number + 1):
+                draw = random.Random(night)
+                if night:
+                    for doc_id in draw.sample(sorted(before), round(share * len(before))):
+                        texts[doc_id] = f"{before[doc_id]} {' '.join(draw.choice(others).split()[:12])}"
+                stats, digest = _label(Path(folder), texts, _queries(texts, asked), earlier)
+                earlier = digest if how == "kept" else ""
+                totals.append((stats.pairs, stats.pairs - stats.reused_pairs))
+        shares = [new / pairs for pairs, new in totals[1:]]
+        late = shares[len(shares) // 2 :]
+        print(f"{how:10s} {number} nights: {np.mean(shares):.2%} of the pairs scored in the mean, {np.mean(late):.2%} in "
+              f"the second half, {max(shares):.2%} at most; {totals[0][0]:,} pairs at first, {totals[-1][0]:,} at last",
+              flush=True)  # fmt: skip
+
+
+def _texts(name: str) -> dict[str, str]:
+    lines = (DATA / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["_id"]: row["text"] for row in map(json.loads, lines)}
+
+
+def _queries(texts: dict[str, str], asked: Sequence[str]) -> dict[str, tuple[str, str]]:
+    return {f"{doc_id}#q0": (_query(texts[doc_id]), doc_id) for doc_id in asked}
+
+
+def _scored(stats: LabelStats) -> str:
+    new = stats.pairs - stats.reused_pairs
+    return f"{stats.pairs:,} pairs, {new:,} scored ({new / stats.pairs:.2%})"
 
 
 def _query(text: str) -> str:
@@ -134,7 +174,11 @@ def _query(text: str) -> str:
     return " ".join(random.Random(text).sample(words, min(6, len(words))))
 
 
-def _label(folder: Path, texts: dict[str, str], queries: dict[str, tuple[str, str]]) -> LabelStats:
+def _label(
+    folder: Path, texts: dict[str, str], queries: dict[str, tuple[str, str]], earlier: str = ""
+) -> tuple[LabelStats, str]:
+    """What labelling did, and the digest of the training set."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
     corpus = folder / "beir"
     corpus.mkdir(parents=True)
     rows = [json.dumps({"_id": doc_id, "text": text}) for doc_id, text in texts.items()]
@@ -149,25 +193,31 @@ def _label(folder: Path, texts: dict[str, str], queries: dict[str, tuple[str, st
     write_manifest(folder / "queries", dataset="vaswani", stage="generate_queries")
     repair = PrepareConfig(on_problem="repair")
     prepare_corpus(repair, CorpusConfig(uri=str(corpus), name="vaswani"), folder / "collection")
-    retrieve(RetrieveConfig(), folder / "collection", folder / "queries", folder / "candidates")
+    retrieve(RetrieveConfig(), folder / "collection", folder / "queries", folder / "candidates", earlier)
     teacher = TeacherConfig(checkpoint="init:tiny?seed=1")
-    return teacher_label(teacher, folder / "collection", folder / "candidates", folder / "labels")
+    stats = teacher_label(teacher, folder / "collection", folder / "candidates", folder / "labels")
+    digest = read_manifest(folder / "labels").content
+    shutil.rmtree(folder)
+    return stats, digest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the two."""
+    """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["size", "change", "ask"])
+    parser.add_argument("what", choices=["size", "change", "nights", "ask"])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--ask", type=int, default=1_000_000)
     parser.add_argument("--share", type=float, default=0.02)
     parser.add_argument("--queries", type=int, default=2_000)
+    parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--folder", default="", help="of `ask`, which the others start")
     options = parser.parse_args(arguments)
     if options.what == "size":
         size(options.rows, options.ask)
     elif options.what == "ask":
         ask(options.folder, options.rows, options.ask)
+    elif options.what == "nights":
+        nights(options.share, options.queries, options.nights)
     else:
         change(options.share, options.queries)
 

@@ -76,6 +76,7 @@ def retrain(
         found = discover(
             config=corpora,
             corpus=corpus,
+            source=source,
             targets=targets,
             phase2=phase2,
             promotion=promotion,
@@ -85,7 +86,7 @@ def retrain(
 
         with dsl.If(found.outputs["Output"] == "yes", name="something-new"):
             two_phases(
-                source=source,
+                source=found.outputs["source"],
                 targets=found.outputs["targets"],
                 corpus=corpus,
                 retrieval=retrieval,

@@ -40,7 +40,7 @@ def two_phases(
     """The figure of the paper and what it is judged by, in the pipeline that is being defined; arguments as there."""
     # Phase 1: supervised queries, the teacher's soft labels.
     supervised = prepare_corpus(corpus=source, config=corpus).after(*after).set_display_name("Prepare source")
-    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval)
+    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval, corpus=source)
     source_labels = teacher_label(
         collection=supervised.outputs["collection"],
         candidates=source_pairs.outputs["candidates"],
@@ -54,7 +54,10 @@ def two_phases(
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
         synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation, corpus=target)
         pairs = retrieve(
-            collection=prepared.outputs["collection"], queries=synthetic.outputs["queries"], config=retrieval
+            collection=prepared.outputs["collection"],
+            queries=synthetic.outputs["queries"],
+            config=retrieval,
+            corpus=target,
         )
         labelled = teacher_label(
             collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher

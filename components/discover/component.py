@@ -9,18 +9,20 @@ from components.decorator import component
 def discover(
     config: dict,
     corpus: dict,
+    source: dict,
     targets: list,
     phase2: dict,
     promotion: dict,
     work_key: str,
     run_id: str,
     report: Output[Markdown],
-) -> NamedTuple("Found", Output=str, targets=list, run_key=str, champion=str, start=str):
+) -> NamedTuple("Found", Output=str, targets=list, source=dict, run_key=str, champion=str, start=str):
     """Find the corpora below a prefix, and say whether there is anything new to train for.
 
     Args:
         config: CorporaConfig: where to look, and when a corpus counts as complete.
         corpus: PrepareConfig: a corpus that it refuses is left out.
+        source: CorpusConfig of the collection with supervised queries.
         targets: list of CorpusConfig that belong to every run.
         phase2: DistillConfig of phase 2: what it starts from.
         promotion: PromoteConfig: the registered model's name.
@@ -37,7 +39,14 @@ def discover(
 
     return run_stage(
         discover,
-        configs={"config": config, "corpus": corpus, "targets": targets, "phase2": phase2, "promotion": promotion},
+        configs={
+            "config": config,
+            "corpus": corpus,
+            "source": source,
+            "targets": targets,
+            "phase2": phase2,
+            "promotion": promotion,
+        },
         outputs={"report": report},
         tracked=False,
         work_key=work_key,

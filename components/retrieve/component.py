@@ -7,6 +7,7 @@ from components.decorator import component
 def retrieve(
     collection: Input[Dataset],
     config: dict,
+    corpus: dict,
     candidates: Output[Dataset],
     metrics: Output[Metrics],
     queries: Input[Dataset] = None,
@@ -16,6 +17,7 @@ def retrieve(
     Args:
         collection: what `prepare_corpus` wrote.
         config: RetrieveConfig: BM25's parameters, depth, negatives.
+        corpus: CorpusConfig: which training set an earlier run made of it.
         candidates: pairs to label, and the run (also as TREC file) that every system reranks.
         metrics: counts and speed.
         queries: training queries; without them the collection's supervised queries.
@@ -29,4 +31,5 @@ def retrieve(
         inputs={"collection": collection, "queries": queries},
         outputs={"candidates": candidates},
         metrics=metrics,
+        earlier=corpus.get("earlier", ""),
     )

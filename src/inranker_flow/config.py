@@ -54,6 +54,15 @@ class CorpusConfig:
     documents: Count = 0
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
+    #: Content digest of the training set that an earlier run made of it (found by `discover`): queries that are as they
+    #: were keep their negatives, whose labels are there.
+    earlier: str = ""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What it is and how it is read, as data: without its address where the content is known, and without what says
+        nothing about what it holds."""
+        return {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,9 @@ class RetrieveConfig:
     depth: Positive = 1000
     #: ... this many for each query (InRanker: 9).
     negatives: Count = 9
+    #: `retrain`: a query that is as it was when an earlier run labelled it keeps its negatives while this share of
+    #: `negatives` is still in the corpus; then all are drawn anew.
+    keep_share: Share = 0.6
     #: Candidates for each test query, the same for every system that is evaluated.
     test_depth: Positive = 100
     seed: Count = 0

@@ -12,14 +12,14 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from inranker_flow import content_store, registry, storage
+from inranker_flow import content_store, earlier, registry, storage
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -37,8 +37,8 @@ from inranker_flow.storage import FileInfo, atomic_write
 
 log = logging.getLogger(__name__)
 
-#: Tags of a version: identity of the corpus NAME, and of the configuration.
-CORPUS_TAG, WORK_TAG = "inranker.corpus.", "inranker.work"
+#: Tags of a version: identity of the corpus NAME, and of the configuration; digest of the training set of NAME.
+CORPUS_TAG, WORK_TAG, DATA_TAG = "inranker.corpus.", "inranker.work", "digest.data."
 WISHES = "corpus.yaml"
 
 
@@ -59,7 +59,9 @@ class DiscoverStats:
     """``go`` is "yes" where there is something to train for; ``reason`` says why, or why not.
 
     ``targets`` are the collections to adapt to (CorpusConfig as data). ``run_key`` identifies the work: configuration and
-    corpora. ``champion`` is what it is measured against, ``start`` the same where phase 2 goes on from it, else empty.
+    corpora. ``source`` is the collection with supervised queries. Both know the training set that was made of them before
+    (`CorpusConfig.earlier`). ``champion`` is what it is measured against, ``start`` the same where phase 2 goes on from
+    it, else empty.
     """
 
     corpora: int
@@ -72,14 +74,15 @@ class DiscoverStats:
     go: str
     reason: str
     targets: list[dict[str, Any]] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
     run_key: str = ""
     champion: str = ""
     start: str = ""
 
     @property
-    def found(self) -> tuple[str, list[dict[str, Any]], str, str, str]:
+    def found(self) -> tuple[str, list[dict[str, Any]], dict[str, Any], str, str, str]:
         """What later stages are told."""
-        return self.go, self.targets, self.run_key, self.champion, self.start
+        return self.go, self.targets, self.source, self.run_key, self.champion, self.start
 
 
 @dataclass
@@ -110,8 +113,7 @@ class Folder:
 def identity(corpus: CorpusConfig) -> str:
     """What a student is trained on when it is trained for ``corpus``: its content (its address where that is unknown) and
     how it is read."""
-    known = {**as_dict(corpus), "licence": "", **({"uri": ""} if corpus.fingerprint else {})}
-    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256(json.dumps(corpus.content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def trained_on(targets: Sequence[CorpusConfig], work: str) -> dict[str, str]:
@@ -122,6 +124,7 @@ def trained_on(targets: Sequence[CorpusConfig], work: str) -> dict[str, str]:
 def discover(
     config: CorporaConfig,
     corpus: PrepareConfig,
+    source: CorpusConfig,
     targets: tuple[CorpusConfig, ...],
     phase2: DistillConfig,
     promotion: PromoteConfig,
@@ -171,7 +174,8 @@ def discover(
         seconds=time.monotonic() - started,
         go="yes" if go else "no",
         reason=reason,
-        targets=[as_dict(each) for each in usable] if go else [],
+        targets=[as_dict(_with_earlier(each, known, work_key)) for each in usable] if go else [],
+        source=as_dict(_with_earlier(source, known, work_key)),
         run_key=key,
         champion=champion,
         start=champion if phase2.start == "champion" else "",
@@ -180,9 +184,11 @@ def discover(
 
 @dataclass(frozen=True)
 class _Known:
-    """What a version was trained on: name -> identity; ``work`` is its configuration, ``version`` names it."""
+    """What a version was trained on: name -> identity, and name -> digest of the training set; ``work`` is its
+    configuration, ``version`` names it."""
 
     corpora: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     work: str = ""
     version: str = ""
 
@@ -200,8 +206,17 @@ def _known(name: str, work_key: str) -> _Known:
 
 
 def _read_tags(version: registry.Version) -> _Known:
-    corpora = {tag.removeprefix(CORPUS_TAG): value for tag, value in version.tags.items() if tag.startswith(CORPUS_TAG)}
-    return _Known(corpora, version.tags.get(WORK_TAG, ""), version.reference)
+    corpora, data = (
+        {tag.removeprefix(prefix): value for tag, value in version.tags.items() if tag.startswith(prefix)}
+        for prefix in (CORPUS_TAG, DATA_TAG)
+    )
+    return _Known(corpora, data, version.tags.get(WORK_TAG, ""), version.reference)
+
+
+def _with_earlier(corpus: CorpusConfig, known: _Known, work_key: str) -> CorpusConfig:
+    """``corpus`` with the training set that was made of it before; only where that was done in the same way."""
+    digest = known.data.get(corpus.name, "") if known.work == work_key else ""
+    return replace(corpus, earlier=earlier.known(digest))
 
 
 def look(config: CorporaConfig) -> list[Folder]:

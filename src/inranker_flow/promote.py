@@ -171,7 +171,7 @@ def _tags(
         "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
     }
     for phase in phases:
-        tags |= {f"digest.data.{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
+        tags |= {f"{discovery.DATA_TAG}{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
     return {key: value for key, value in tags.items() if value or key == "inranker.against"}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import storage
-from inranker_flow.config import as_dict
+from inranker_flow.config import CorpusConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import Origin, content_digest
 
@@ -153,8 +153,12 @@ def _digest(data: Any) -> str:
 
 
 def _plain(configs: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: [as_dict(one) for one in each] if isinstance(each, tuple) else as_dict(each)
+    return {key: [_section(one) for one in each] if isinstance(each, tuple) else _section(each)
             for key, each in configs.items()}  # fmt: skip
+
+
+def _section(config: Any) -> dict[str, Any]:
+    return config.content if isinstance(config, CorpusConfig) else as_dict(config)
 
 
 def _named(configs: Mapping[str, Any]) -> dict[str, str]:

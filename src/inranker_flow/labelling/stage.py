@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow import earlier, schemas
 from inranker_flow.config import TeacherConfig
 from inranker_flow.content_store import combine
 from inranker_flow.errors import UserError
@@ -84,13 +84,14 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         identity = label_identity(config)
         digests = [_digests(collection, schemas.CORPUS), _digests(candidates, schemas.QUERIES, schemas.PAIRS)]
         aside = scratch_folder("teacher_label", identity, digests)
-        known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, labels))
+        hashes = hash_rows(passages(labels))
+        known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
         log.info("%s of %s pairs are labelled already", f"{known.known_pairs:,}", f"{pairs.num_rows:,}")
         scored = score_missing(config, pairs, queries, doc_ids, labels, known, aside)
         logits = known.logits
     _write_labels(labels, pairs, logits, published)
     dropped = keep_relevant(labels, config.keep_queries)
-    write_manifest(
+    made = write_manifest(
         labels,
         dataset=dataset,
         stage="teacher_label",
@@ -107,6 +108,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         **({"error_against_float32": scored.error} if scored.error else {}),
     )
     if known:
+        earlier.remember(made.content, queries, pairs, doc_ids, hashes)
         known.store.compact()
         shutil.rmtree(aside, ignore_errors=True)
     return LabelStats(
@@ -180,10 +182,10 @@ def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Chun
     return pa.chunked_array(kept, pa.string())
 
 
-def _content_keys(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, labels: Path) -> np.ndarray:
-    """Key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2)."""
+def _content_keys(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, hashes: np.ndarray) -> np.ndarray:
+    """Key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2). ``hashes``: of passages."""
     query, passage = places(pairs, queries, doc_ids).T
-    return combine(hash_rows(texts(queries))[query], hash_rows(passages(labels))[passage])
+    return combine(hash_rows(texts(queries))[query], hashes[passage])
 
 
 def _write_labels(labels: Path, pairs: pa.Table, logits: np.ndarray, published: pa.Table) -> None:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from inranker_flow import cpus, manifest, schemas, storage
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.corpora import default_text
+from inranker_flow.earlier import kept_negatives
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
@@ -50,6 +51,8 @@ class RetrieveStats:
     negatives: int
     #: Negatives that could not be sampled, because BM25 found too few other passages.
     negatives_missing: int
+    #: Training queries that keep the negatives of an earlier run.
+    queries_kept: int
     #: Training queries without pairs: nothing judged relevant; published labels instead.
     train_queries_without_positive: int
     train_queries_published: int
@@ -61,13 +64,18 @@ class RetrieveStats:
     queries_per_second: float
 
 
-def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path) -> RetrieveStats:
+def retrieve(
+    config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path, earlier: str = ""
+) -> RetrieveStats:
     """Search ``collection`` and write ``candidates``: queries, pairs, run (Parquet and TREC).
 
     Training queries are those of ``queries``, without the ones that have published labels; else the collection's own,
     unless it comes with published labels, which stand in for the teacher's then.
     The run holds the best ``test_depth`` passages of each test query; a passage that shares no token with the query is
     no hit. Passages of equal score are ordered by doc_id, also at the cut.
+
+    ``earlier`` is the content digest of a training set that was made of an earlier state of the collection: queries that
+    are as they were keep its negatives (:mod:`inranker_flow.earlier`) and are not searched.
 
     Raises :class:`UserError` where ``queries`` belongs to another data set or names a passage that is not there.
     """
@@ -76,10 +84,18 @@ def retrieve(config: RetrieveConfig, collection: Path, queries: Path | None, can
         raise UserError(f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}")
     candidates.mkdir(parents=True, exist_ok=True)
     (candidates / manifest.FILENAME).unlink(missing_ok=True)
-    work = _Retrieval(config, collection, queries, candidates)
+    work = _Retrieval(config, collection, queries, candidates, earlier)
     stats = work.run()
     manifest.write_manifest(
-        candidates, dataset=dataset, stage="retrieve", k1=config.k1, b=config.b, depth=config.depth, seed=config.seed
+        candidates,
+        dataset=dataset,
+        stage="retrieve",
+        k1=config.k1,
+        b=config.b,
+        depth=config.depth,
+        seed=config.seed,
+        earlier=earlier,
+        queries_kept=stats.queries_kept,
     )
     work.remove_scratch()
     return stats
@@ -115,8 +131,11 @@ def build_index(config: RetrieveConfig, collection: Path) -> Path:
 class _Retrieval:
     """One run of the stage."""
 
-    def __init__(self, config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path) -> None:
+    def __init__(
+        self, config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path, earlier: str
+    ) -> None:
         self.config, self.collection, self.queries, self.candidates = config, collection, queries, candidates
+        self.earlier = earlier
 
     def run(self) -> RetrieveStats:
         """Index, then training queries, then test queries."""
@@ -131,13 +150,16 @@ class _Retrieval:
         start = time.monotonic()
         Analyser(self.config)  # settings that do not exist are said before anything is read
         schemas.write(schemas.QUERIES, self.candidates / schemas.QUERIES.filename, train)
-        total = train.num_rows + test.num_rows
+        kept = kept_negatives(self.config, self.earlier, train, relevant, self.collection) if self.earlier else {}
+        if self.earlier:
+            log.info("%s of %s queries keep their negatives", f"{len(kept):,}", f"{train.num_rows:,}")
+        total = train.num_rows - len(kept) + test.num_rows
         self.folder = build_index(self.config, self.collection) if total else None
         seconds_index = time.monotonic() - start
         progress = Progress("searching", total, "queries")
         with ExitStack() as stack:
             searchers = stack.enter_context(self._searchers(total)) if self.folder else None
-            self._write_pairs(train, relevant, searchers, progress)
+            self._write_pairs(train, relevant, kept, searchers, progress)
             self._write_run(test, searchers, progress)
         speed = progress.finish() if total else 0.0
         roles = {role: self.counts[role] for role in schemas.ROLES}
@@ -153,6 +175,7 @@ class _Retrieval:
             positives=roles["positive"],
             negatives=roles["negative"],
             negatives_missing=self.counts["missing"],
+            queries_kept=len(kept),
             train_queries_without_positive=without,
             train_queries_published=published,
             test_queries=test.num_rows,
@@ -225,31 +248,43 @@ class _Retrieval:
         self,
         train: pa.Table,
         relevant: Mapping[str, Mapping[str, str]],
+        kept: Mapping[str, list[str]],
         searchers: Searchers | None,
         progress: Progress,
     ) -> None:
+        """Those with the ``kept`` negatives first."""
+        is_kept = pa.array([query_id in kept for query_id in train.column("query_id").to_pylist()], pa.bool_())
         with schemas.TableWriter(self.candidates / schemas.PAIRS.filename, schemas.PAIRS) as writer:
-            if not searchers or not train.num_rows:
+            for queries in _batches(train.filter(is_kept)):
+                self._write(writer, queries.ids, relevant, [kept[query_id] for query_id in queries.ids])
+            batches = _batches(train.filter(pc.invert(is_kept)))
+            if not searchers or not batches:
                 return
-            batches = _batches(train)
             for queries, found in zip(batches, self._sampled(batches, relevant, searchers), strict=True):
-                columns: tuple[list[str], list[str], list[str]] = ([], [], [])
-                for query_id, negatives in zip(queries.ids, found, strict=True):
-                    pairs = [*relevant[query_id].items(), *((doc_id, "negative") for doc_id in negatives)]
-                    for doc_id, role in pairs:
-                        self.counts[role] += 1
-                        for column, value in zip(columns, (query_id, doc_id, role), strict=True):
-                            column.append(value)
-                    self.counts["missing"] += self.config.negatives - len(negatives)
-                writer.write(dict(zip(schemas.PAIRS.schema.names, columns, strict=True)))
+                self._write(writer, queries.ids, relevant, found)
+                self.counts["missing"] += sum(self.config.negatives - len(negatives) for negatives in found)
                 progress.advance(len(queries.ids))
+
+    def _write(
+        self,
+        writer: schemas.TableWriter,
+        query_ids: Sequence[str],
+        relevant: Mapping[str, Mapping[str, str]],
+        sampled: Sequence[Sequence[str]],
+    ) -> None:
+        columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for query_id, negatives in zip(query_ids, sampled, strict=True):
+            for doc_id, role in [*relevant[query_id].items(), *((doc_id, "negative") for doc_id in negatives)]:
+                self.counts[role] += 1
+                for column, value in zip(columns, (query_id, doc_id, role), strict=True):
+                    column.append(value)
+        writer.write(dict(zip(schemas.PAIRS.schema.names, columns, strict=True)))
 
     def _sampled(
         self, batches: Sequence[_Queries], relevant: Mapping[str, Mapping[str, str]], searchers: Searchers
     ) -> Iterator[list[list[str]]]:
         """For each batch the negatives of its queries."""
-        # In the order of the queries: both come from the same table, and those without relevant passages have no place.
-        places = self._places(relevant)
+        places = self._places({query_id: relevant[query_id] for batch in batches for query_id in batch.ids})
         if not self.config.negatives:
             return ([[] for _ in batch.ids] for batch in batches)
 
