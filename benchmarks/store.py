@@ -141,7 +141,7 @@ def nights(share: float, count: int, number: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["INRANKER_STORE"] = os.environ["INRANKER_SCRATCH"] = f"{folder}/store"
             for night in range(number + 1):
-                draw = random.Random(night)
+                draw = random.Random(f"night {night}")
                 if night:
                     for doc_id in draw.sample(sorted(before), round(share * len(before))):
                         texts[doc_id] = f"{before[doc_id]} {' '.join(draw.choice(others).split()[:12])}"

@@ -26,7 +26,7 @@ _SCORING = ("rankers", "prompts.py", "corpora/text.py")
 #: Stage, or "labels" (what is in the label store, whose version is the renderer's) -> its sources in the library.
 SOURCES = {
     "labels": _SCORING,
-    "retrieve": ("retrieval", "corpora/text.py", "hashing.py"),
+    "retrieve": ("retrieval", "earlier.py", "corpora/text.py", "hashing.py"),
     "generate_queries": ("generation", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
     "teacher_label": ("labelling", *_SCORING),
     "distill_phase1": ("distillation", *_SCORING),

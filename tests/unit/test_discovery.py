@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import claims, discovery, registry, storage, tracking
-from inranker_flow.config import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig
+from inranker_flow.config import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig, as_dict
 from inranker_flow.discovery import DiscoverStats, discover, identity, trained_on
 from inranker_flow.errors import UserError
 from tests.http_server import Answer, HttpServer
 from tests.promoting import use_database
 
 FIXED = CorpusConfig(uri="demo:target/1", name="medicines", fingerprint="f")
+SOURCE = CorpusConfig(uri="demo:source/1", name="inns", fingerprint="s")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def look(database, tmp_path, request, monkeypatch):
     ) -> DiscoverStats:
         config = CorporaConfig(uri=uri or str(tmp_path / "corpora"), **{"settle_seconds": 0, **corpora})
         return discover(
-            config, PrepareConfig(), tuple(targets), DistillConfig(start=start), PromoteConfig(request.node.name),
+            config, PrepareConfig(), SOURCE, tuple(targets), DistillConfig(start=start), PromoteConfig(request.node.name),
             work, run_id, tmp_path / "report.md",
         )  # fmt: skip
 
@@ -63,12 +64,15 @@ def corpus(folder: Path, *texts: str, **files: str) -> Path:
     return folder
 
 
-def train(look, found: DiscoverStats, work: str = "work", promoted: bool = True, against: str = "") -> registry.Version:
-    """Register a version as `promote` does after the run that ``found`` says is due."""
+def train(
+    look, found: DiscoverStats, work: str = "work", promoted: bool = True, against: str = "", **data: str
+) -> registry.Version:
+    """Register a version as `promote` does after the run that ``found`` says is due; ``data``: digests of training sets."""
     targets = [CorpusConfig(**each) for each in found.targets]
     client = tracking.client()
     registry._create_model(look.name, "")
     tags = {**trained_on(targets, work), "inranker.against": against, "run_key": found.run_key}
+    tags |= {f"{discovery.DATA_TAG}{name}": digest for name, digest in data.items()}
     made = client.create_model_version(look.name, "file:///nowhere", tags=tags)
     client.set_registered_model_alias(look.name, registry.CHALLENGER, made.version)
     if promoted:
@@ -87,7 +91,7 @@ def test_the_first_look_finds_every_corpus_and_the_second_nothing_to_do(look):
     (look.corpora / ".trash").mkdir()
     found = look()
     assert (found.go, names(found), found.new) == ("yes", ["a", "b"], 2)
-    assert found.found == ("yes", found.targets, found.run_key, "", "")
+    assert found.found == ("yes", found.targets, as_dict(SOURCE), found.run_key, "", "")
     train(look, found)
     again = look()
     assert (again.go, again.targets) == ("no", [])
@@ -136,6 +140,26 @@ def test_another_configuration_or_fixed_target_is_a_reason_too(look):
     other = CorpusConfig(uri="demo:target/1", name="medicines", fingerprint="g")
     assert look(targets=[other]).reason == f"since {champion.reference}: other settings for medicines"
     assert look().reason == f"since {champion.reference}: removed medicines"
+
+
+def test_corpora_know_the_training_set_that_was_made_of_them_in_the_same_way(look, tmp_path):
+    for name in "ab":
+        corpus(look.corpora / name, f"text of {name}")
+    first = look(targets=[FIXED])
+    assert {each["earlier"] for each in first.targets} == {""} == {first.source["earlier"]}
+    kept = {"a": "1" * 64, "medicines": "2" * 64, "inns": "3" * 64}
+    for digest in kept.values():
+        storage.put_if_absent(b"a record", str(tmp_path / "store" / "pairs" / f"{digest}.parquet"))
+    train(look, first, **kept, b="4" * 64)  # of which nothing is stored
+    corpus(look.corpora / "a", "text of a", "and more")
+    found = look(targets=[FIXED])
+    assert {each["name"]: each["earlier"] for each in found.targets} == {
+        "a": kept["a"], "b": "", "medicines": kept["medicines"]
+    }  # fmt: skip
+    assert found.source["earlier"] == kept["inns"]
+    assert found.run_key == look(targets=[CorpusConfig(**{**as_dict(FIXED), "earlier": "5" * 64})]).run_key
+    other = look("other", targets=[FIXED])
+    assert {each["earlier"] for each in [*other.targets, other.source]} == {""}, "another teacher, or other negatives"
 
 
 def test_what_was_held_against_this_champion_is_not_tried_again_every_night(look):

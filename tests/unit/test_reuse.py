@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from kfp import dsl
 
 from inranker_flow import reuse, schemas
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config import CorpusConfig, RetrieveConfig
 from inranker_flow.manifest import content_digest, read_manifest, write_manifest
 from inranker_flow.stage import run_stage
 
@@ -106,6 +106,19 @@ def test_other_configuration_inputs_or_values_are_other_work(run, tmp_path):
     assert not run(queries=[tmp_path / "collection"])[2]
     assert not run(champion="x")[2]
     assert len(calls) == 5
+
+
+def test_a_corpus_is_its_content_and_not_where_it_lies_or_what_became_of_it():
+    corpus = CorpusConfig(uri="s3://a/b", name="b", fingerprint="f", prompt="inpars-v1")
+
+    def asked(**changes):
+        return reuse._plain({"corpus": replace(corpus, **changes), "targets": (replace(corpus, **changes),)})
+
+    for changes in ({"uri": "s3://c/b"}, {"licence": "MIT"}, {"earlier": "e"}):
+        assert asked(**changes) == asked()
+    for changes in ({"name": "c"}, {"fingerprint": "g"}, {"prompt": "document"}, {"test_split": "dev"}):
+        assert asked(**changes) != asked()
+    assert asked(uri="x", fingerprint="") != asked(uri="y", fingerprint="")
 
 
 def test_what_the_configuration_only_names_counts_by_its_content(run, tmp_path):
