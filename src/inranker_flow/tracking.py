@@ -222,7 +222,10 @@ class StageRun:
             self._client.log_metric(self.run_id, "devices", max(1.0, sys.modules["torch"].cuda.device_count()))
 
     def log_outputs(self, outputs: Mapping[str, Path]) -> None:
-        """Digests of artifact folders as tags; single files (the report) whole, on the parent too."""
+        """Digests of artifact folders as tags, and their bytes; single files (the report) whole, on the parent too."""
+        folders = [path for path in outputs.values() if path.is_dir()]
+        stored = sum(each.stat().st_size for path in folders for each in path.rglob("*") if each.is_file())
+        self._client.log_metric(self.run_id, "stored_bytes", float(stored))
         for key, path in outputs.items():
             if path.is_file():
                 for run_id in filter(None, (self.run_id, self.parent_id)):

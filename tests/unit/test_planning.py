@@ -330,6 +330,17 @@ def test_a_plan_is_held_against_what_each_stage_did_and_what_was_reused_is_no_mi
     }
 
 
+def test_stored_bytes_are_those_of_the_tasks_that_ran():
+    rows = [{**row, "stored": 1000} for row in PLANNED["rows"]]
+    reports = [
+        ("teacher_label", "medicines", {"pairs": 10.0, "stored_bytes": 900.0, "reused": 1.0}),  # written all the same
+        ("distill_phase2", "medicines", {"steps": 9.0, "stored_bytes": 700.0}),
+        ("promote", "", {"stored_bytes": 5.0}),
+    ]
+    assert lines({"rows": rows}, reports)["total", "stored"] == (11_000, 1600, pytest.approx(9 / 11), 0.8)
+    assert lines({"rows": rows}, [])["total", "stored"] == (11_000, 0, 1.0, None)
+
+
 def test_a_collection_that_was_set_aside_is_no_part_of_the_plan_then():
     assert reality.left_out(PLANNED, ["medicines", "laws"]) == [] and reality.left_out(PLANNED, ["laws"]) == [
         "medicines"

@@ -267,9 +267,11 @@ def _interval(bounds: Sequence[float]) -> str:
 
 
 def _amount(value: float | None, quantity: str) -> str:
-    """Hours and prices have digits after the point, counts none."""
+    """Hours and prices have digits after the point, counts none; bytes (stored) are megabytes."""
     if value is None:
         return "not known"
+    if quantity == "stored":
+        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f} MB"
     if quantity not in ("hours", "price"):
         return f"{value:,.0f}"
     return f"{value:,.{2 if value >= 1 or not value else 4}f}"

@@ -111,7 +111,7 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
     found = _once(reports)
     rows = [row for row in plan["rows"] if row["collection"] not in without]
     lines, hours = [], []
-    for stage in dict.fromkeys([*COUNTS, *DEVICE_STAGES]):
+    for stage in ("prepare_corpus", *DEVICE_STAGES):
         mine = [(row, _share(row, found)) for row in rows if row["stage"] == stage]
         own = [computed(stage, numbers) for kind, _, numbers in found if kind == stage]
         for name in (*COUNTS.get(stage, ()), *(("hours",) if stage in DEVICE_STAGES else ())):
@@ -130,7 +130,26 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
     if price and lines[-1].planned is not None:
         each = lines[-1]
         lines.append(Compared("total", "price", each.planned * price, each.real * price, each.reused, each.ratio))
+    lines += _stored(rows, found)
     return [each for each in lines if each.planned or each.real or each.planned is None]
+
+
+def _stored(rows: Sequence[Mapping[str, Any]], reports: Sequence[Report]) -> list[Compared]:
+    """Bytes of the artifacts of every task that ran, whatever of its work it found done: they are written again."""
+    mine = [row for row in rows if row["stage"] != "total" and "stored" in row]
+    if not mine:
+        return []
+    ran = {stage for stage, _, _ in reports} | {(stage, collection) for stage, collection, _ in reports}
+    parts = [
+        (
+            row["stored"],
+            0.0 if ((row["stage"], row["collection"]) if row["collection"] else row["stage"]) in ran else 1.0,
+        )
+        for row in mine
+    ]
+    stages = {row["stage"] for row in mine}
+    real = sum(numbers.get("stored_bytes", 0.0) for stage, _, numbers in reports if stage in stages)
+    return [_compared("total", "stored", parts, real)]
 
 
 def _once(reports: Iterable[Report]) -> list[Report]:
