@@ -85,7 +85,7 @@ def test_the_report_holds_the_plan_against_reality(demo):
     page = (folder / "run" / "report.html").read_text()
     section = page.partition("<h2>Plan and reality</h2>")[2].partition("<details")[0]
     text = " ".join(re.sub(r"<[^>]*>", " ", section).split())
-    assert "prepare_corpus documents 2,400 2,400 1.00×" in text and "teacher_label pairs 13,600 " in text
+    assert "prepare corpus documents 2,400 2,400 1.00×" in text and "teacher label pairs 13,600 " in text
     assert "reused" not in text.partition("Ratio")[2], "a first run computes everything"
     # The terminal says the same numbers.
     (computed,) = [line for line in out.splitlines() if line.startswith("computed in this run")]

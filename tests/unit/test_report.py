@@ -361,17 +361,17 @@ def test_plan_and_reality_stand_side_by_side_and_what_was_reused_is_no_miss() ->
     for expected in (
         "Plan and reality Planned before the run for H<100>, as if nothing were there to be reused",
         "Planned, but no part of this run: laws<.",
-        "Stage Quantity Planned Real Ratio teacher_label pairs 13,600 12,660 0.93× hours 20.00 3.00 75.0% reused 0.60× "
-        "distill_phase1 hours 1.50 reused – distill_phase2 hours not known 0.0123 – "
+        "Stage Planned Real Ratio teacher label pairs 13,600 12,660 0.93× hours 20.00 3.00 75.0% reused 0.60× "
+        "distill phase1 hours 1.50 reused – distill phase2 hours not known 0.0123 – "
         "total hours 21.50 3.01 a part reused – stored 1,500.0 MB 1.20 MB 0.00×",
-        "Hours: no earlier run had told the speeds; make plan measures them. Planned, but no part",
+        "Hours: no speed was known when the run began; make plan can measure it. Planned, but no part",
         "Not compared: what the store below them keeps for later runs, attempts that failed, and promote itself, which has not",
     ):
         assert expected in text, expected
     assert Page(html).open == [] and text.index("Plan and reality") > text.index(" Data ")
     assert "Plan and reality" not in render(rich_summary(), DECISION), "nothing was planned"
     here = text_of(render(rich_summary(), DECISION, {"rows": REALITY["rows"][:1], "device": "here", "without": []}))
-    assert "for here" not in here and "make plan measures" not in here
+    assert "for here" not in here and "make plan" not in here
 
 
 def test_the_caption_says_which_line_is_the_interval_and_which_the_latency() -> None:

@@ -274,7 +274,7 @@ def _amount(value: float | None, quantity: str) -> str:
         return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f} MB"
     if quantity not in ("hours", "price"):
         return f"{value:,.0f}"
-    return f"{value:,.{2 if value >= 1 or not value else 4}f}"
+    return f"{value:,.{2 if value >= 0.1 or not value else 4}f}"
 
 
 def _capital(text: str) -> str:
