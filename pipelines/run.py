@@ -24,6 +24,7 @@ from typing import Any
 from inranker_flow import exchange, planning, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
+from inranker_flow.planning import reality
 from pipelines import console, local, plan, submission
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
@@ -92,7 +93,9 @@ def _run(pipeline: str, resolved: Profile, label: str, run_dir: Path, runner: st
         reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
         print(f"\nFAILED: {reason}\nLog: {log}", file=sys.stderr)
         return 1
-    _report(console.read_events(events), planned, run_dir, resolved.promotion.model_name, time.monotonic() - start)
+    did = reality.done(tracking.stages_of(parent)) if planned else {}
+    seconds = time.monotonic() - start
+    _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds)
     return 0
 
 
@@ -134,7 +137,12 @@ def _environment(run_dir: Path, root: Path) -> None:
 
 
 def _report(
-    events: list[dict[str, Any]], planned: dict[str, float], run_dir: Path, model_name: str, seconds: float
+    events: list[dict[str, Any]],
+    planned: dict[str, float],
+    did: dict[str, float],
+    run_dir: Path,
+    model_name: str,
+    seconds: float,
 ) -> None:
     discovered = [event for event in events if event["stage"] == "discover"]
     # Promote is never cached, so its record is there, and it names what the decision rests on.
@@ -157,7 +165,6 @@ def _report(
     ran = {event["stage"] for event in events}
     print(f"{console.stages_table([stage for stage, row in PLACEMENT.items() if row.cache or stage in ran], events)}\n")
     if planned:
-        did = planning.done((event["stage"], event["stats"]) for event in events if "stats" in event)
         print(f"planned, without reuse  {planning.sentence(planned)}")
         print(f"computed in this run    {planning.sentence(did)}\n")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")

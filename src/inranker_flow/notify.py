@@ -66,11 +66,12 @@ def _compared(run_id: str) -> list[str]:
     if not said:
         return []  # without the imports that the rest needs
     from inranker_flow import planning
+    from inranker_flow.planning import reality
 
     if not planning.read_sentence(said):
         return []
     try:
-        did = planning.done(tracking.stages_of(kfp_run_id))
+        did = reality.done(tracking.stages_of(tracking.parent_of_kfp(kfp_run_id)))
     except Exception as error:  # as below
         log.warning("what was planned is not compared: %s", " ".join(str(error).split())[:300])
         return []

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import discovery, history, model_card, promotion, registry, schemas, tracking
+from inranker_flow import discovery, history, model_card, promotion, registry, run_state, schemas, tracking
 from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.report import render
@@ -99,13 +99,38 @@ def promote(
     }
     report.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(report) as out:
-        out.write(render(summary, record).encode())
+        out.write(render(summary, record, _reality(run_id, [each.name for each in targets])).encode())
     tracking.log_file(run_id, report, "report.html")
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
         out.write(json.dumps(record, indent=1).encode())
     write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
+
+
+def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
+    """What was planned for this run and what its stages did, for the page; None where nothing was planned.
+
+    The plan is that of the parent run in MLflow, which `make run` keeps there, or of the KFP run's description, which `make
+    submit` writes. The verdict does not depend on it: where it cannot be read, a warning says so.
+    """
+    from inranker_flow import planning
+    from inranker_flow.planning import reality
+
+    try:
+        parent = tracking.parent_of(run_id)
+        plan = tracking.read_plan(parent) if parent else {}
+        if parent and not plan:
+            promised = planning.read_sentence(run_state.description(os.environ.get("INRANKER_KFP_RUN_ID", "")))
+            plan = reality.of_sentence(promised, len(targets)) if promised else {}
+        if not plan:
+            return None
+        without = reality.left_out(plan, targets)
+        compared = reality.compare(plan, tracking.stages_of(parent), without)
+    except Exception as error:  # MLflow's errors have no common base, and the page is whole without this section
+        log.warning("the report does not hold the plan against reality: %s", " ".join(str(error).split())[:300])
+        return None
+    return {"rows": compared, "device": plan.get("device", ""), "without": without}
 
 
 def model_digest(student: Path) -> str:

@@ -93,8 +93,9 @@ def description(run_id: str) -> str:
         run = json.loads(
             web.request(f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token())
         )
-    except (OSError, ValueError, HTTPException, UserError):
-        return ""  # `of_run` has said so
+    except (OSError, ValueError, HTTPException, UserError) as error:
+        log.warning("KF_PIPELINES_ENDPOINT: what the run was planned with cannot be read (%s)", web.reason(error))
+        return ""
     return str(run.get("description") or "") if isinstance(run, dict) else ""
 
 

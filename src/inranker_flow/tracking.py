@@ -214,14 +214,18 @@ class StageRun:
             )
 
     def log_device(self) -> None:
-        """The device, where this stage has computed with torch; others never import it."""
+        """The device and how many of it, where this stage has computed with torch; others never import it."""
         if "torch" in sys.modules:
             from inranker_flow.rankers.devices import device_name
 
             self._client.set_tag(self.run_id, DEVICE, device_name())
+            self._client.log_metric(self.run_id, "devices", max(1.0, sys.modules["torch"].cuda.device_count()))
 
     def log_outputs(self, outputs: Mapping[str, Path]) -> None:
-        """Digests of artifact folders as tags; single files (the report) whole, on the parent too."""
+        """Digests of artifact folders as tags, and their bytes; single files (the report) whole, on the parent too."""
+        folders = [path for path in outputs.values() if path.is_dir()]
+        stored = sum(each.stat().st_size for path in folders for each in path.rglob("*") if each.is_file())
+        self._client.log_metric(self.run_id, "stored_bytes", float(stored))
         for key, path in outputs.items():
             if path.is_file():
                 for run_id in filter(None, (self.run_id, self.parent_id)):
@@ -297,15 +301,41 @@ def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]
         client().log_batch(run_id, metrics=[Metric(f"planned.{k}", float(v), now, 0) for k, v in promised.items()])
 
 
-def stages_of(kfp_run_id: str) -> list[tuple[str, dict[str, float]]]:
-    """(stage, its numbers) for every stage of a KFP run that has ended well, by the parent run that `preflight` opened."""
+def read_plan(run_id: str) -> dict[str, Any]:
+    """The plan that :func:`log_plan` kept with a run; empty where there is none."""
+    import tempfile
+
     mlflow_client = client()
-    parent = _kfp_parent(mlflow_client, kfp_run_id)
+    with tempfile.TemporaryDirectory() as folder, explained(f"read the plan of run {run_id}"):
+        if not any(name.startswith("planned.") for name in mlflow_client.get_run(run_id).data.metrics):
+            return {}
+        path = Path(mlflow_client.download_artifacts(run_id, "plan.json", folder))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+
+def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
+    """(stage, collection or "", its numbers) for every stage below the run ``parent`` that has ended well."""
     if not parent:
         return []
+    mlflow_client = client()
     children = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
-    found = mlflow_client.search_runs([experiment_id(mlflow_client)], filter_string=children, max_results=1000)
-    return [(run.data.tags.get("inranker.stage", ""), dict(run.data.metrics)) for run in found]
+    with explained(f"read the stages of run {parent}"):
+        found = mlflow_client.search_runs([experiment_id(mlflow_client)], filter_string=children, max_results=1000)
+    told = [(run.data.tags, dict(run.data.metrics)) for run in found]
+    return [(tags.get("inranker.stage", ""), tags.get("inranker.dataset", ""), numbers) for tags, numbers in told]
+
+
+def parent_of(run_id: str) -> str:
+    """Id of the run that the run ``run_id`` is a stage of, or ""."""
+    mlflow_client = client()
+    with explained(f"read run {run_id}"):
+        return str(mlflow_client.get_run(run_id).data.tags.get("mlflow.parentRunId", ""))
+
+
+def parent_of_kfp(kfp_run_id: str) -> str:
+    """Id of the parent run that `preflight` opened for a KFP run, or ""."""
+    return _kfp_parent(client(), kfp_run_id)
 
 
 def own_parent() -> str:

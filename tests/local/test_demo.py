@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_the_report_stands_alone(demo):
     page = (folder / "run" / "report.html").read_text()
     assert "<svg" in page and "medicines" in page and "phase2" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and 'src="http' not in page and "@import" not in page
+
+
+def test_the_report_holds_the_plan_against_reality(demo):
+    folder, out = demo
+    page = (folder / "run" / "report.html").read_text()
+    section = page.partition("<h2>Plan and reality</h2>")[2].partition("<details")[0]
+    text = " ".join(re.sub(r"<[^>]*>", " ", section).split())
+    assert "prepare corpus documents 2,400 2,400 1.00×" in text and "teacher label pairs 13,600 " in text
+    assert "reused" not in text.partition("Ratio")[2], "a first run computes everything"
+    # The terminal says the same numbers.
+    (computed,) = [line for line in out.splitlines() if line.startswith("computed in this run")]
+    for name in ("queries", "pairs", "tokens"):
+        real = re.search(rf"([\d,]+) {name}", computed).group(1)
+        assert re.search(rf"{name} [\d,]+ {real} \d\.\d\d×", text), (name, computed, text)
 
 
 def test_mlflow_has_one_parent_and_a_child_for_each_task(demo, monkeypatch):

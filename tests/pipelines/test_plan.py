@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from inranker_flow import notify, run_state, tracking
 from inranker_flow.rankers.devices import device_name
-from pipelines import plan, submit
-from tests import beir
+from pipelines import plan, run, submit
+from pipelines.profile import load
+from tests import beir, promoting
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import KfpApi
 
@@ -110,6 +114,109 @@ def test_a_submitted_run_carries_its_plan(capsys, monkeypatch):
     assert run["description"].startswith("planned without reuse: 2,400 queries, 13,600 pairs, ")
     assert "hours" in run["description"] and "plan        without reuse: 2,400 queries" in capsys.readouterr().out
     assert "plan" not in run["runtime_config"]["parameters"]
+
+
+@pytest.fixture
+def registry(monkeypatch, tmp_path):
+    """A folder with MLflow's database, which this process uses."""
+    import mlflow
+
+    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    promoting.use_database(tmp_path)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return promoting.student(tmp_path_factory.mktemp("student") / "student", 1)
+
+
+#: What stages of the demo reported: generation read half of its documents' queries in the store, the source's labels all.
+DID = (
+    ("prepare_corpus", "inns", {"documents": 1200.0}),
+    ("prepare_corpus", "medicines", {"documents": 1200.0}),
+    (
+        "generate_queries",
+        "medicines",
+        {"queries": 2160.0, "documents": 1200.0, "resumed_documents": 600.0, "seconds": 36.0},
+    ),
+    ("teacher_label", "inns", {"pairs": 4000.0, "tokens": 66_238.0, "seconds": 1.0, "reused": 1.0}),
+    ("teacher_label", "medicines", {"pairs": 8640.0, "tokens": 145_000.0, "seconds": 72.0}),
+    ("distill_phase2", "medicines", {"steps": 650.0, "seconds": 720.0}),
+    ("evaluate", "", {"pairs": 11_780.0, "seconds": 360.0}),
+)
+
+
+def report(student: Path, folder: Path, name: str) -> str:
+    """The texts of the page that `promote` writes, as a stage of the run that the environment names."""
+    evaluation = promoting.evaluation(folder / name, bm25=0.2, phase2=0.6)
+    for stage, collection, numbers in DID:
+        with tracking.stage_run(stage, collection) as stage_run:
+            stage_run.log_metrics(numbers, {})
+    with suppress(ZeroDivisionError), tracking.stage_run("distill_phase1", "inns") as failed:
+        failed.log_metrics({"seconds": 3600.0}, {})
+        raise ZeroDivisionError
+    with tracking.stage_run("promote", "medicines"):
+        stats = promoting.promote(name, student, evaluation)
+    assert stats.verdict == "PROMOTE"
+    page = evaluation.with_name(f"{name}.html").read_text(encoding="utf-8")
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
+
+
+def test_the_report_of_a_run_holds_its_plan_against_what_its_stages_did(registry, student):
+    with tracking.pipeline_run("demo", {}) as parent:
+        promised = run._plan("inranker", load("demo", {}), registry, parent)
+        text = report(student, registry, "planned")
+    assert promised["queries"] == 2400 and promised["pairs"] == 13_600
+    section = text.partition(" Plan and reality ")[2].partition(" Configuration ")[0]
+    assert section.startswith("Planned before the run, as if nothing were there to be reused")
+    for row in (
+        "prepare corpus documents 2,400 2,400 1.00×",
+        "generate queries queries 2,400 1,080 50.0% reused 0.90×",  # 2,160 of 2,400
+        "teacher label pairs 13,600 8,640 29.4% reused 0.90×",  # 8,640 of 9,600; 4,000 reused
+        "distill phase1 hours not known reused –",  # the attempt that failed does not count
+        "distill phase2 hours not known 0.20 –",
+        "evaluate pairs 12,000 11,780 0.98×",
+        "total hours not known 0.33 a part reused –",
+    ):
+        assert row in section, (row, section)
+    assert "promote itself" in section and " promote hours" not in section
+
+
+def test_the_report_of_a_submitted_run_holds_the_plan_of_its_description_against_reality(
+    registry, student, monkeypatch, caplog
+):
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
+    tracking.open_parent("kfp-1", "demo")
+    said = "planned without reuse: 2,400 queries, 13,600 pairs, 230,000 tokens, 0.3000 hours"
+    with HttpServer() as kfp:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp.url)
+        kfp.answers["/apis/v2beta1/runs/kfp-1"] = [Answer(body={"run_id": "kfp-1", "description": said})]
+        text = report(student, registry, "submitted")
+        assert "generate queries queries 2,400 1,080 50.0% reused 0.90×" in text
+        assert "teacher label pairs 13,600 8,640 a part reused –" in text, "how many were planned for it is not known"
+        assert "total hours 0.30 0.33 a part reused –" in text
+        kfp.answers["/apis/v2beta1/runs/kfp-1"] = [Answer(503)]
+        assert "Plan and reality" not in report(student, registry, "unheard")
+    assert "what the run was planned with cannot be read (HTTP 503" in caplog.text
+
+
+def test_without_a_plan_or_with_one_that_cannot_be_read_there_is_a_report_without_the_section(
+    registry, student, caplog
+):
+    with tracking.pipeline_run("by schedule", {}):
+        assert "Plan and reality" not in report(student, registry, "unplanned")
+    assert not [each for each in caplog.records if each.levelname == "WARNING"], "nothing is wrong"
+    with tracking.pipeline_run("damaged", {}) as parent:
+        run._plan("inranker", load("demo", {}), registry, parent)
+        (file,) = (registry / "mlartifacts").rglob("plan.json")
+        file.unlink()
+        assert "Plan and reality" not in report(student, registry, "damaged")
+    assert (
+        "the report does not hold the plan against reality: " in caplog.text and "cannot read the plan" in caplog.text
+    )
 
 
 def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from inranker_flow import planning, storage, tracking
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.planning import counting, speed
+from inranker_flow.planning import counting, reality, speed
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.retrieval import retrieve
@@ -238,14 +238,160 @@ def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
+# --- plan and reality -------------------------------------------------------------------------------------------------
+
+
 def test_what_stages_did_is_summed_by_the_names_of_the_plan():
     reports = [
-        ("teacher_label", {"pairs": 10, "tokens": 100, "seconds": 36.0}),
-        ("teacher_label", {"pairs": 5, "tokens": 50, "seconds": 36.0}),
-        ("generate_queries", {"queries": 7, "tokens": 999, "seconds": 72.0}),
-        ("retrieve", {"pairs": 15, "seconds": 3600.0}),
+        ("teacher_label", "inns", {"pairs": 10, "tokens": 100, "seconds": 36.0}),
+        ("teacher_label", "medicines", {"pairs": 5, "tokens": 50, "seconds": 36.0}),
+        ("generate_queries", "medicines", {"queries": 7, "tokens": 999, "seconds": 72.0}),
+        ("retrieve", "inns", {"pairs": 15, "seconds": 3600.0}),
     ]
-    assert planning.done(reports) == {"queries": 7, "pairs": 15, "tokens": 150, "hours": pytest.approx(0.04)}
+    assert reality.done(reports) == {"queries": 7, "pairs": 15, "tokens": 150, "hours": pytest.approx(0.04)}
+
+
+def test_what_was_found_done_is_not_counted_as_computed_and_every_gpu_is():
+    reports = [
+        ("teacher_label", "inns", {"pairs": 10, "tokens": 100, "seconds": 36.0, "reused": 1.0}),  # by the store
+        (
+            "teacher_label",
+            "medicines",
+            {"pairs": 400, "reused_pairs": 300, "tokens": 50, "seconds": 36.0, "devices": 4.0},
+        ),
+        ("generate_queries", "medicines", {"queries": 90, "documents": 50, "resumed_documents": 40, "seconds": 0.0}),
+    ]
+    assert reality.done(reports) == {"queries": 18, "pairs": 100, "tokens": 50, "hours": pytest.approx(0.04)}
+
+
+def planned(stage: str, collection: str = "", **numbers: float | None) -> dict:
+    return {"collection": collection, "stage": stage, "hours": 0.0, **numbers}
+
+
+#: A source and two targets.
+PLANNED = {
+    "device": "H100", "price": 2.0,
+    "rows": [
+        planned("prepare_corpus", "inns", documents=100), planned("prepare_corpus", "medicines", documents=300),
+        planned("prepare_corpus", "laws", documents=50),
+        planned("teacher_label", "inns", pairs=1000, tokens=10_000, hours=1.0),
+        planned("generate_queries", "medicines", queries=200, hours=0.5),
+        planned("teacher_label", "medicines", pairs=3000, tokens=60_000, hours=3.0),
+        planned("generate_queries", "laws", queries=40, hours=0.5),
+        planned("teacher_label", "laws", pairs=500, tokens=5_000, hours=0.5),
+        planned("distill_phase1", hours=2.0), planned("distill_phase2", hours=2.0), planned("evaluate", pairs=900, hours=0.5),
+        planned("total", hours=10.0),
+    ],
+}  # fmt: skip
+HOUR = 3600.0
+
+
+def lines(plan: dict, reports: list, without: tuple[str, ...] = ()) -> dict[tuple[str, str], tuple]:
+    """(stage, quantity) -> planned, real, share that was reused, ratio."""
+    found = reality.compare(plan, reports, without)
+    assert len({(each.stage, each.quantity) for each in found}) == len(found)
+    return {(each.stage, each.quantity): (each.planned, each.real, each.reused, each.ratio) for each in found}
+
+
+def test_a_plan_is_held_against_what_each_stage_did_and_what_was_reused_is_no_miss():
+    found = lines(
+        PLANNED,
+        [
+            ("prepare_corpus", "inns", {"documents": 110.0}),
+            ("prepare_corpus", "medicines", {"documents": 310.0}),
+            ("prepare_corpus", "laws", {"documents": 30.0}),
+            ("retrieve", "medicines", {"pairs": 5000.0, "seconds": HOUR}),
+            # The source: nothing, KFP's cache had it. One target: a quarter anew; the other: whole, out of the store.
+            ("generate_queries", "medicines", {"queries": 180.0, "documents": 100.0, "seconds": HOUR}),
+            (
+                "teacher_label",
+                "medicines",
+                {"pairs": 2800.0, "reused_pairs": 2100.0, "tokens": 18_000.0, "seconds": HOUR},
+            ),
+            ("generate_queries", "laws", {"queries": 40.0, "documents": 20.0, "seconds": 1.0, "reused": 1.0}),
+            ("teacher_label", "laws", {"pairs": 500.0, "tokens": 5_000.0, "seconds": 1.0, "reused": 1.0}),
+            ("distill_phase2", "", {"pairs": 99.0, "steps": 10.0, "seconds": HOUR, "devices": 4.0}),
+            ("evaluate", "", {"pairs": 900.0, "seconds": HOUR / 2}),
+        ],
+    )
+    assert found == {
+        ("prepare_corpus", "documents"): (450, 450, 0.0, 1.0),
+        ("generate_queries", "queries"): (240, 180, pytest.approx(40 / 240), 0.9),
+        ("generate_queries", "hours"): (1.0, 1.0, 0.5, 2.0),
+        ("teacher_label", "pairs"): (4500, 700, pytest.approx(1 - 750 / 4500), pytest.approx(700 / 750)),
+        ("teacher_label", "tokens"): (75_000, 18_000, pytest.approx(0.8), pytest.approx(1.2)),
+        ("teacher_label", "hours"): (4.5, 1.0, pytest.approx(1 - 0.75 / 4.5), pytest.approx(1 / 0.75)),
+        ("distill_phase1", "hours"): (2.0, 0.0, 1.0, None),
+        ("distill_phase2", "hours"): (2.0, 4.0, 0.0, 2.0),
+        ("evaluate", "pairs"): (900, 900, 0.0, 1.0),
+        ("evaluate", "hours"): (0.5, 0.5, 0.0, 1.0),
+        ("total", "hours"): (10.0, 6.5, pytest.approx(1 - 3.75 / 10), pytest.approx(6.5 / 3.75)),
+        ("total", "price"): (20.0, 13.0, pytest.approx(1 - 3.75 / 10), pytest.approx(6.5 / 3.75)),
+    }
+
+
+def test_stored_bytes_are_those_of_the_tasks_that_ran():
+    rows = [{**row, "stored": 1000} for row in PLANNED["rows"]]
+    reports = [
+        ("teacher_label", "medicines", {"pairs": 10.0, "stored_bytes": 900.0, "reused": 1.0}),  # written all the same
+        ("distill_phase2", "medicines", {"steps": 9.0, "stored_bytes": 700.0}),
+        ("promote", "", {"stored_bytes": 5.0}),
+    ]
+    assert lines({"rows": rows}, reports)["total", "stored"] == (11_000, 1600, pytest.approx(9 / 11), 0.8)
+    assert lines({"rows": rows}, [])["total", "stored"] == (11_000, 0, 1.0, None)
+
+
+def test_a_collection_that_was_set_aside_is_no_part_of_the_plan_then():
+    assert reality.left_out(PLANNED, ["medicines", "laws"]) == [] and reality.left_out(PLANNED, ["laws"]) == [
+        "medicines"
+    ]
+    reports = [("teacher_label", "inns", {"pairs": 1000.0, "tokens": 10_000.0, "seconds": HOUR})]
+    found = lines(PLANNED, reports, ("medicines", "laws"))
+    assert found["teacher_label", "pairs"] == (1000, 1000, 0.0, 1.0)
+    assert found["total", "hours"][:2] == (5.5, 1.0) and ("generate_queries", "queries") not in found
+
+
+def test_hours_that_no_plan_knew_are_shown_beside_nothing_and_reused_all_the_same():
+    rows = [{**row, "hours": None} if row["hours"] else row for row in PLANNED["rows"]]
+    found = lines({"price": 2.0, "rows": rows}, [("evaluate", "", {"pairs": 900.0, "seconds": HOUR})])
+    assert found["evaluate", "hours"] == (None, 1.0, 0.0, None) and found["distill_phase2", "hours"] == (
+        None,
+        0.0,
+        1.0,
+        None,
+    )
+    assert found["total", "hours"] == (None, 1.0, None, None) and ("total", "price") not in found
+
+
+def test_an_attempt_whose_pod_was_lost_after_its_work_hides_nothing():
+    again = [
+        ("distill_phase1", "inns", {"steps": 9.0, "seconds": 2 * HOUR}),
+        ("distill_phase1", "inns", {"steps": 9.0, "seconds": 9.0, "reused": 1.0}),
+    ]
+    assert lines(PLANNED, again)["distill_phase1", "hours"] == (2.0, 2.0, 0.0, 1.0)
+
+
+def test_totals_alone_are_compared_unless_something_was_reused():
+    totals = planning.read_sentence("planned without reuse: 10 queries, 44 pairs, 1,000 tokens, 2.0000 hours")
+    plan = reality.of_sentence(totals, targets=1)
+    labelled = {"pairs": 20.0, "tokens": 450.0, "seconds": HOUR / 2}
+    reports = [
+        ("generate_queries", "medicines", {"queries": 9.0, "seconds": HOUR / 2}),
+        ("teacher_label", "inns", labelled), ("teacher_label", "medicines", labelled),
+        *((stage, "", {"seconds": HOUR / 2}) for stage in ("distill_phase1", "distill_phase2", "evaluate")),
+    ]  # fmt: skip
+    found = lines(plan, reports)
+    assert found["generate_queries", "queries"] == (10, 9, 0.0, 0.9)
+    assert found["teacher_label", "pairs"] == (44, 40, 0.0, pytest.approx(40 / 44))
+    assert found["total", "hours"] == (2.0, 3.0, 0.0, 1.5)
+    cached = lines(plan, reports[:2])  # one of two corpora
+    assert cached["teacher_label", "pairs"] == (44, 20, None, None) and cached["total", "hours"] == (
+        2.0,
+        1.0,
+        None,
+        None,
+    )
+    assert lines(plan, [])["teacher_label", "pairs"] == (44, 0, 1.0, None)
 
 
 def test_a_plan_is_json(tmp_path):

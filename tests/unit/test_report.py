@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from inranker_flow.evaluation import chart_svg
 from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
 from inranker_flow.evaluation.report import headline_sentence, render
+from inranker_flow.planning.reality import Compared
 
 SVG = "{http://www.w3.org/2000/svg}"
 MEASURES = ["nDCG@10", "R@100"]
@@ -340,6 +341,52 @@ def test_the_full_page_is_well_formed_fetches_nothing_and_escapes_texts() -> Non
         assert set(re.findall(r"https?://[^\s\"<]+", html)) == {"http://www.w3.org/2000/svg"}
 
 
+#: Computed, in part and in full, reused, and not known before.
+REALITY = {
+    "device": "H<100>", "without": ["laws<"],
+    "rows": [
+        Compared("teacher_label", "pairs", 13_600.0, 12_660.0, 0.0, 12_660 / 13_600),
+        Compared("teacher_label", "hours", 20.0, 3.0, 0.75, 0.6),
+        Compared("distill_phase1", "hours", 1.5, 0.0, 1.0, None),
+        Compared("distill_phase2", "hours", None, 0.0123, 0.0, None),
+        Compared("total", "hours", 21.5, 3.0123, None, None),
+        Compared("total", "stored", 1.5e9, 1.2e6, 0.0, 0.0008),
+    ],
+}  # fmt: skip
+
+
+def test_plan_and_reality_stand_side_by_side_and_what_was_reused_is_no_miss() -> None:
+    html = render(rich_summary(), DECISION, REALITY)
+    text = text_of(html)
+    for expected in (
+        "Plan and reality Planned before the run for H<100>, as if nothing were there to be reused",
+        "Planned, but no part of this run: laws<.",
+        "Stage Planned Real Ratio teacher label pairs 13,600 12,660 0.93× hours 20.00 3.00 75.0% reused 0.60× "
+        "distill phase1 hours 1.50 reused – distill phase2 hours not known 0.0123 – "
+        "total hours 21.50 3.01 a part reused – stored 1,500.0 MB 1.20 MB 0.00×",
+        "Hours: no speed was known when the run began; make plan can measure it. Planned, but no part",
+        "Not compared: what the store below them keeps for later runs, attempts that failed, and promote itself, which has not",
+    ):
+        assert expected in text, expected
+    assert Page(html).open == [] and text.index("Plan and reality") > text.index(" Data ")
+    assert "Plan and reality" not in render(rich_summary(), DECISION), "nothing was planned"
+    here = text_of(render(rich_summary(), DECISION, {"rows": REALITY["rows"][:1], "device": "here", "without": []}))
+    assert "for here" not in here and "make plan" not in here
+
+
+def test_the_caption_says_which_line_is_the_interval_and_which_the_latency() -> None:
+    said = "Vertical lines: 95 % bootstrap interval of the mean; horizontal lines: from the median latency to the 95th percentile"
+    summary = rich_summary()
+    assert said in text_of(render(summary))
+    svg = ElementTree.fromstring(cost_svg(summary))
+    drawn = [path.get("d", "") for path in svg.iter(f"{SVG}path") if path.get("stroke-width") == "1.75"]
+    lying, standing = [d for d in drawn if "H" in d and "m0 -4v8" in d], [d for d in drawn if "V" in d]
+    assert len(lying) == len(standing) == len(circles(svg)), "as many of each as points"
+    for model in summary["models"].values():
+        model |= {"latency_median_ms": None, "latency_p95_ms": None}
+    assert "Vertical lines" not in render(summary), "there is no chart then"
+
+
 def test_a_page_without_training_generation_or_latency_says_so() -> None:
     summary = make_summary(TWO)
     summary["latency"] = {"passages": 100, "queries": 0, "filled": 0}
@@ -394,12 +441,13 @@ def test_labels_of_the_cost_chart_stay_inside_and_apart(points: list[tuple[float
     boxes = []
     for label in svg.iter(f"{SVG}text"):
         if label.get("class") == "value":
-            x, y, size = float(label.get("x")), float(label.get("y")), 7 * len(label.text)  # type: ignore[arg-type]
+            # As wide as in DejaVu Sans Bold.
+            x, y, size = float(label.get("x")), float(label.get("y")), 7.6 * len(label.text)  # type: ignore[arg-type]
             left = x - size if label.get("text-anchor") == "end" else x
             boxes.append((left, left + size, y - 11, y + 3))
     assert len(boxes) == 5
     for left, right, top, bottom in boxes:
-        assert left >= 0 and right <= width and top >= 0 and bottom <= 300
+        assert left >= 44 and right <= width and top >= 0 and bottom <= 256, "beyond are the labels of the axes"
     touch = 0.01  # pixels: what lies side by side may share an edge, whatever its last digits
     for one, other in combinations(boxes, 2):
         beside = one[0] + touch > other[1] or other[0] + touch > one[1]

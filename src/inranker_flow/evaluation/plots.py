@@ -10,6 +10,8 @@ from typing import Any
 from inranker_flow.evaluation.chart import number, style, title
 
 _LEFT, _RIGHT, _TOP, _BELOW = 44, 16, 18, 44
+#: Width of a letter of a label (12.5, bold) in the mean, in the widest of the page's fonts (DejaVu Sans).
+_LETTER = 7.7
 
 
 def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
@@ -80,7 +82,8 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
         )
     floor = f"BM25 {number(values['bm25'])}, no reranking"
     labels.append([(_LEFT + 6, base - 6, floor, "start"), (right - 2, base - 6, floor, "end")])
-    parts += [_label(*each) for each in _apart(labels, taken, (_LEFT, right, 2, bottom))]
+    # Not up to the axis, whose own labels stand to its left.
+    parts += [_label(*each) for each in _apart(labels, taken, (_LEFT + 2, right, 2, bottom))]
     described = ". ".join(f"{title(s)}: {headline} {values[s]:.3f} at {shown[s]:.1f} ms" for s in timed)
     name = f"{headline} against latency. BM25: {values['bm25']:.3f} without reranking. {described}."
     return _svg("".join(parts), width, height, systems, name)
@@ -147,8 +150,8 @@ def _inside(box: Box, room: Box) -> bool:
 
 def _box(label: Label) -> Box:
     across, up, text, anchor = label
-    left = across - 7.0 * len(text) if anchor == "end" else across
-    return left, left + 7.0 * len(text), up - 11, up + 3
+    left = across - _LETTER * len(text) if anchor == "end" else across
+    return left, left + _LETTER * len(text), up - 11, up + 3
 
 
 def _meet(one: Box, other: Box) -> bool:

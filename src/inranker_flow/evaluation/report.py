@@ -1,6 +1,7 @@
 """The report: one HTML file that needs no network and no script, from summary.json and, once there is one, the decision.
 
-`evaluate` renders the evidence, `promote` the same page with the verdict on top.
+`evaluate` renders the evidence, `promote` the same page with the verdict on top and, for a run that was planned, what became
+of the plan.
 """
 
 from __future__ import annotations
@@ -18,9 +19,17 @@ from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
 SIGNIFICANT = 0.05
 
 
-def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None) -> str:
+def render(
+    summary: Mapping[str, Any],
+    decision: Mapping[str, Any] | None = None,
+    reality: Mapping[str, Any] | None = None,
+) -> str:
     """The page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None: there
-    is none yet)."""
+    is none yet).
+
+    ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
+    for, and the planned collections that the run went "without".
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -33,7 +42,7 @@ def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None
     )
     environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
     environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
-    environment.filters |= {"capital": _capital}
+    environment.filters |= {"capital": _capital, "amount": _amount}
 
     def both(draw: Callable[[int], str]) -> dict[str, Any]:
         # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
@@ -49,6 +58,7 @@ def render(summary: Mapping[str, Any], decision: Mapping[str, Any] | None = None
     return environment.get_template("report.html.jinja").render(
         **summary,
         decision=decision,
+        reality=reality,
         outcome=outcome(decision) if decision else "",
         charts=charts,
         colours=colours(summary["systems"]),
@@ -254,6 +264,17 @@ def _effect(value: float | None) -> str:
 
 def _interval(bounds: Sequence[float]) -> str:
     return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def _amount(value: float | None, quantity: str) -> str:
+    """Hours and prices have digits after the point, counts none; bytes (stored) are megabytes."""
+    if value is None:
+        return "not known"
+    if quantity == "stored":
+        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f} MB"
+    if quantity not in ("hours", "price"):
+        return f"{value:,.0f}"
+    return f"{value:,.{2 if value >= 0.1 or not value else 4}f}"
 
 
 def _capital(text: str) -> str:

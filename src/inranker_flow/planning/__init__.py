@@ -1,12 +1,13 @@
 """What a run will take before it is started: documents, queries, pairs, tokens, device hours and stored bytes, by stage.
 
 Counts come from :mod:`.counting`, speeds from :mod:`.speed`; this is the arithmetic between them. It knows nothing of what
-is there already: labels, queries and results that a run reuses make it cheaper than its plan.
+is there already: labels, queries and results that a run reuses make it cheaper than its plan. :mod:`.reality` holds the plan
+against what was done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -90,7 +91,7 @@ class Plan:
 
     @property
     def promised(self) -> dict[str, float]:
-        """The numbers that a run's stages report too, by the same names (see :func:`done`)."""
+        """The numbers that a run's stages report too, by the same names (see :func:`.reality.done`)."""
         found: dict[str, float] = {
             "queries": _sum(self.rows, "queries", "generate_queries"),
             "pairs": _sum(self.rows, "pairs", "teacher_label"),
@@ -106,24 +107,6 @@ class Plan:
     def cost(self, row: Row) -> float | None:
         """Price of a row; None where hours or price are not known."""
         return row.hours * self.price if self.price and row.hours is not None else None
-
-
-#: Stages that compute with a model, and so on a device.
-DEVICE_STAGES = ("generate_queries", "teacher_label", "distill_phase1", "distill_phase2", "evaluate")
-
-
-def done(reports: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
-    """What stages did, by the names of `Plan.promised`, from (stage, its numbers)."""
-    found = dict.fromkeys(("queries", "pairs", "tokens", "hours"), 0.0)
-    for stage, numbers in reports:
-        if stage in DEVICE_STAGES:
-            found["hours"] += numbers.get("seconds", 0) / 3600
-        if stage == "generate_queries":
-            found["queries"] += numbers.get("queries", 0)
-        if stage == "teacher_label":
-            found["pairs"] += numbers.get("pairs", 0)
-            found["tokens"] += numbers.get("tokens", 0)
-    return found
 
 
 def sentence(numbers: Mapping[str, float]) -> str:
