@@ -1,17 +1,20 @@
-"""A second run of the compiled pipeline computes nothing, even where KFP's cache knows nothing of the first. Run by
-`make integration`."""
+"""A second run of the compiled pipeline computes nothing, even where KFP's cache knows nothing of the first; after a change
+it computes what changed. Run by `make integration`."""
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from inranker_flow import reuse
+from inranker_flow.demo.world import make_world, write_beir
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -21,10 +24,14 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, store: Path, **more: str) -> tuple[str, float]:
+def run(
+    folder: Path, store: Path, pipeline: str = "inranker", settings: Sequence[str] = (), **more: str
+) -> tuple[str, float]:
     """What a run in ``folder`` printed, and its CPU seconds, which a busy machine does not change."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
-    command = [sys.executable, "-m", "pipelines.run", "inranker", "--profile", "smoke", "--run-dir", str(folder)]
+    command = [sys.executable, "-m", "pipelines.run", pipeline, "--profile", "smoke", "--run-dir", str(folder)]
+    for setting in settings:
+        command += ["--set", setting]
     before = _cpu()
     ended = subprocess.run(
         command,
@@ -72,3 +79,35 @@ def test_nothing_is_computed_twice(tmp_path):
     assert reused(rebuilt) >= stages and files(store).keys() >= kept.keys() and seconds < 60
     table = "\n".join(line for line in again.splitlines() if line.startswith(("inns", "medicines")))
     assert table and table in first and table in rebuilt
+
+
+def test_retraining_on_a_changed_corpus_labels_what_changed_alone(tmp_path):
+    corpus = tmp_path / "corpora" / "medicines"
+    write_beir(make_world("target", 5, queries=0), corpus)
+    settings = ("targets=[]", f"corpora.uri={tmp_path / 'corpora'}", "corpora.settle_seconds=0", "evaluation.teacher=false",
+        "corpus.max_test_queries=20", "generation.documents=200")  # fmt: skip
+
+    def retrain() -> dict[tuple[str, str], dict[str, float]]:
+        """(stage, dataset) -> what it told the record of the run."""
+        out, _ = run(tmp_path / "run", tmp_path / "store", "retrain", settings)
+        assert "a run is due" in out
+        lines = max((tmp_path / "run" / "artifacts" / "events").iterdir()).read_text().splitlines()
+        return {(each["stage"], each["dataset"]): each["stats"] for each in map(json.loads, lines)}
+
+    first = retrain()
+    assert first["retrieve", "medicines"]["queries_kept"] == 0
+
+    lines = (corpus / "corpus.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows[:: len(rows) // 24]:  # two in a hundred
+        row["text"] += " It is kept in a dry place."
+    (corpus / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = retrain()
+    kept, labelled = again["retrieve", "medicines"], again["teacher_label", "medicines"]
+    assert 0.9 * kept["train_queries"] < kept["queries_kept"] < kept["train_queries"]
+    new = labelled["pairs"] - labelled["reused_pairs"]
+    assert 0 < new <= 0.04 * labelled["pairs"]
+    documents = again["generate_queries", "medicines"]["documents"]
+    written = documents - again["generate_queries", "medicines"]["resumed_documents"]
+    assert 0 < written <= 0.04 * documents
+    assert again["teacher_label", "inns"].get("reused_pairs") == again["teacher_label", "inns"]["pairs"]
