@@ -37,10 +37,11 @@ def inputs(tmp_path):
 
 @pytest.fixture
 def proxy(s3, s3_server, monkeypatch):
-    """The server behind a proxy that lets everything through, until the test says otherwise; little patience."""
+    """The server behind a proxy that lets everything through, until the test says otherwise; short pauses."""
     with S3Faults(s3_server.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setattr(storage, "PAUSE", 0.01)
+        monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
         storage.s3.cache_clear()
         yield server
 
