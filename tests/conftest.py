@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,10 +19,28 @@ os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # The processes that share the tests share the cores: threads that wait for each other's core take half as long again.
+    cores = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores, 1)))
 
 
 # A killed test run ends what it started, too.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+_modules = 0
+
+
+@pytest.fixture(autouse=True)
+def no_search_for_garbage_in_modules():
+    """What libraries make when they are imported stays; Python would look at all of it in each full collection, and
+    `evaluate` asks for one after each model: a fifth of a second."""
+    global _modules
+    if len(sys.modules) > _modules + 50:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

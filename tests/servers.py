@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +66,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @contextlib.contextmanager
-def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
-    """SeaweedFS with its data in ``folder``; killed by its process id at the end.
+def running_s3(
+    folder: Path, inside: Sequence[str] = (), changes: Mapping[str, object] | None = None
+) -> Iterator[S3Server]:
+    """SeaweedFS with its data in ``folder``, which may hold some already; killed by its process id at the end.
 
     ``inside``: words before every command that reaches it (`nsenter ...`), for a server in a network of its own.
+    ``changes``: options of `weed server` in place of these.
     """
     program = _weed()
     keys = {"accessKey": "inranker-test", "secretKey": "inranker-test-secret"}
@@ -84,7 +87,7 @@ def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
         "volume.port": volume, "volume.port.grpc": volume + 10_000, "volume.max": 200, "volume.preStopSeconds": 1,
         "filer.port": filer, "filer.port.grpc": filer + 10_000, "filer.localSocket": folder / "filer.sock",
         "s3.port": s3, "s3.port.grpc": s3 + 10_000, "s3.port.iceberg": 0, "s3.port.lance": 0,
-        "s3.config": folder / "s3.json", "s3.iam": "false", "metricsPort": 0,
+        "s3.config": folder / "s3.json", "s3.iam": "false", "metricsPort": 0, **(changes or {}),
     }  # fmt: skip
     command = [*inside, program, "server", *(f"-{name}={value}" for name, value in options.items()), "-filer", "-s3"]
     endpoint = f"http://127.0.0.1:{s3}"
@@ -96,7 +99,9 @@ def running_s3(folder: Path, inside: Sequence[str] = ()) -> Iterator[S3Server]:
     }
     # A graceful stop takes 20 seconds; nothing in the folder is needed any more.
     with running(command, folder / "weed.log", f"{endpoint}/status", inside=inside):
-        bucket = "import boto3; boto3.client('s3').create_bucket(Bucket='inranker')"
+        bucket = (
+            "import boto3; s3 = boto3.client('s3'); s3.list_buckets()['Buckets'] or s3.create_bucket(Bucket='inranker')"
+        )
         subprocess.run([*inside, sys.executable, "-c", bucket], env={**os.environ, **environment}, check=True)
         yield S3Server(endpoint, environment, "inranker")
 

@@ -369,13 +369,18 @@ def patiently(action: Callable[[], T]) -> T:
     """``action`` on S3, again after a while where it failed for a reason that passes.
 
     Such are a busy server, a connection or an answer that was cut, and credentials that have been renewed. The client
-    itself tries three times within a second; this is for work that must not be lost for a bad minute.
+    itself tries three times within a second; this is for work that must not be lost for a bad minute. An error that stays
+    gets a note that says for how long it was tried.
     """
+    began = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             result = action()
         except Exception as error:
-            if attempt == ATTEMPTS or not _passes(error):
+            if not _passes(error):
+                raise
+            if attempt == ATTEMPTS:
+                error.add_note(f"tried again for {time.monotonic() - began:.0f} s")
                 raise
             time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         else:
@@ -391,13 +396,10 @@ def _missing(error: Any, uri: str) -> FileNotFoundError | None:
 
 
 def _passes(error: Exception) -> bool:
-    from boto3.exceptions import Boto3Error
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
 
-    if isinstance(error, Boto3Error):  # around what went wrong in a transfer in parts
-        inner = getattr(error, "last_exception", None) or error.__context__
-        return isinstance(inner, Exception) and _passes(inner)
+    error = _inside(error)
     if isinstance(error, exceptions.ClientError):
         code = error.response["Error"].get("Code", "")
         if code in _EXPIRED:
@@ -409,6 +411,14 @@ def _passes(error: Exception) -> bool:
         return s3().meta.endpoint_url in _answered
     cut = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
     return isinstance(error, (*cut, exceptions.FlexibleChecksumError, ResponseParserError))
+
+
+def _inside(error: Any) -> Any:
+    """What went wrong in a transfer in parts, out of boto3's error around it; any other error is itself."""
+    from boto3.exceptions import Boto3Error
+
+    inner = (getattr(error, "last_exception", None) or error.__context__) if isinstance(error, Boto3Error) else None
+    return inner or error
 
 
 def _put_if_absent_on_s3(data: bytes, uri: str) -> bool:
@@ -488,7 +498,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn boto3's errors into one line with endpoint and remedy."""
+    """Turn boto3's errors into one line with endpoint, how long it was tried, and remedy."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import (
         BotoCoreError,
@@ -507,17 +517,34 @@ def explained(uri: str) -> Iterator[None]:
         raise UserError(
             f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         ) from error
-    except ClientError as error:
-        code, message = error.response["Error"].get("Code", "?"), error.response["Error"].get("Message", "")
-        said = f"{uri}: S3 at {s3().meta.endpoint_url} answered {code}: {message}".strip()
-        raise UserError(f"{said}{_remedy(error, code)}") from error
-    except (BotoCoreError, Boto3Error) as error:
-        raise UserError(f"{uri}: S3 at {s3().meta.endpoint_url}: {' '.join(str(error).split())}") from error
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        answer = _inside(error)
+        said = f"{uri}: S3 at {s3().meta.endpoint_url}"
+        if isinstance(answer, ClientError):
+            about = answer.response["Error"]
+            said = f"{said} answered {about.get('Code', '?')}: {about.get('Message', '')}".strip()
+        else:
+            said = f"{said}: {' '.join(str(error).split())}"
+        raise UserError(f"{said}{_tried(error)}{_remedy(answer)}") from error
 
 
-def _remedy(error: Any, code: str) -> str:
-    if error.response["ResponseMetadata"].get("HTTPStatusCode") == 507 or code in _FULL_CODES:
+def _tried(error: BaseException) -> str:
+    """What `patiently` noted."""
+    return "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+
+
+def _remedy(error: Any) -> str:
+    response = getattr(error, "response", {})
+    code = response.get("Error", {}).get("Code", "")
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status == 507 or code in _FULL_CODES:
         return "; what is stored stays, so make room there and run again"
+    if code == "InternalError":
+        # All that SeaweedFS says where its disk is full, its volumes are used up or the bucket is over its quota.
+        return (
+            "; what is stored stays. Servers that are full say this, too: look at the server's log, its free space and the "
+            "bucket's quota, then run again"
+        )
     if code in _EXPIRED:
         return "; what is stored stays, so renew the credentials and run again"
     return ""

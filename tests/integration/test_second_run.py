@@ -1,5 +1,9 @@
-"""A second run of the compiled pipeline computes nothing, even where KFP's cache knows nothing of the first; after a change
-it computes what changed. Run by `make integration`."""
+"""Real text through the whole pipeline (real collections, the real T5 tokenizer, small random T5 checkpoints), and a
+second run that computes nothing, even where KFP's cache knows nothing of the first; after a change of a corpus what changed
+is computed. Run by `make integration`.
+
+Where the real collections are absent the run is on the demo's world.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ import pytest
 
 from inranker_flow import reuse
 from inranker_flow.demo.world import make_world, write_beir
+from tests.models import DATA
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -22,16 +27,32 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+REAL = DATA.is_dir()
+#: What the run is on: small, so that it ends in a minute.
+OPTIONS = [
+    *("--source", str(DATA / "train" / "squad-v1.1-dev"), "--targets", str(DATA / "collections" / "adi")),
+    *("--tokenizer", str(DATA / "tokenizers" / "t5")),
+    *("--set", "phase1.max_steps=3", "--set", "phase2.max_steps=3", "--set", "generation.documents=20"),
+    *("--set", "corpus.max_train_queries=20"),
+] if REAL else []  # fmt: skip
 
 
 def run(
-    folder: Path, store: Path, pipeline: str = "inranker", settings: Sequence[str] = (), **more: str
+    folder: Path, store: Path, pipeline: str = "inranker", options: Sequence[str] = OPTIONS, **more: str
 ) -> tuple[str, float]:
     """What a run in ``folder`` printed, and its CPU seconds, which a busy machine does not change."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
-    command = [sys.executable, "-m", "pipelines.run", pipeline, "--profile", "smoke", "--run-dir", str(folder)]
-    for setting in settings:
-        command += ["--set", setting]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.run",
+        pipeline,
+        "--profile",
+        "smoke",
+        "--run-dir",
+        str(folder),
+        *options,
+    ]
     before = _cpu()
     ended = subprocess.run(
         command,
@@ -59,12 +80,25 @@ def files(store: Path) -> dict[str, int]:
     return {str(path.relative_to(store)): path.stat().st_size for path in store.rglob("*") if path.is_file()}
 
 
+def check_real(folder: Path) -> None:
+    (evaluation,) = (folder / "artifacts").rglob("evaluation/summary.json")
+    summary = json.loads(evaluation.read_text())
+    # ../shared/data/README.md: BM25 .4802 at k1 0.9, b 0.4, English stop words, Snowball stemmer, title + text.
+    assert summary["datasets"]["adi"]["systems"]["bm25"]["means"]["nDCG@10"] == pytest.approx(0.4802, abs=0.005)
+    assert {"phase1", "phase2", "teacher"} <= set(summary["systems"])
+    assert "adi" in (folder / "report.html").read_text()
+    (labels,) = [path for path in (folder / "artifacts").rglob("labels/manifest.json") if "loop" in str(path)]
+    assert json.loads(labels.read_text())["dataset"] == "adi"
+
+
 def test_nothing_is_computed_twice(tmp_path):
     store = tmp_path / "store"
     first, _ = run(tmp_path / "first", store)
     assert not reused(first)
     kept = files(store)
     assert {name.split("/")[0] for name in kept} == {"labels", "queries", "stages", "content"}
+    if REAL:
+        check_real(tmp_path / "first")
 
     # Elsewhere: KFP's cache and MLflow's database are new.
     again, seconds = run(tmp_path / "again", store)
@@ -77,7 +111,7 @@ def test_nothing_is_computed_twice(tmp_path):
     rebuilt, seconds = run(tmp_path / "first", store, INRANKER_REGISTRY="registry.example/rebuilt")
     stages = {"retrieve", "teacher_label", "generate_queries", "distill_phase1", "distill_phase2"}
     assert reused(rebuilt) >= stages and files(store).keys() >= kept.keys() and seconds < 60
-    table = "\n".join(line for line in again.splitlines() if line.startswith(("inns", "medicines")))
+    table = "\n".join(line for line in again.splitlines() if line.startswith(("inns", "medicines", "adi")))
     assert table and table in first and table in rebuilt
 
 
@@ -87,9 +121,11 @@ def test_retraining_on_a_changed_corpus_labels_what_changed_alone(tmp_path):
     settings = ("targets=[]", f"corpora.uri={tmp_path / 'corpora'}", "corpora.settle_seconds=0", "evaluation.teacher=false",
         "corpus.max_test_queries=20", "generation.documents=200")  # fmt: skip
 
+    options = [word for setting in settings for word in ("--set", setting)]
+
     def retrain() -> dict[tuple[str, str], dict[str, float]]:
         """(stage, dataset) -> what it told the record of the run."""
-        out, _ = run(tmp_path / "run", tmp_path / "store", "retrain", settings)
+        out, _ = run(tmp_path / "run", tmp_path / "store", "retrain", options)
         assert "a run is due" in out
         lines = max((tmp_path / "run" / "artifacts" / "events").iterdir()).read_text().splitlines()
         return {(each["stage"], each["dataset"]): each["stats"] for each in map(json.loads, lines)}

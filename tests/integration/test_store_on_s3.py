@@ -37,10 +37,11 @@ def inputs(tmp_path):
 
 @pytest.fixture
 def proxy(s3, s3_server, monkeypatch):
-    """The server behind a proxy that lets everything through, until the test says otherwise; little patience."""
+    """The server behind a proxy that lets everything through, until the test says otherwise; short pauses."""
     with S3Faults(s3_server.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setattr(storage, "PAUSE", 0.01)
+        monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
         storage.s3.cache_clear()
         yield server
 
@@ -135,7 +136,9 @@ def test_a_server_that_stays_in_trouble_is_one_line_and_what_is_stored_stays(s3,
     label_files_seen: list[str] = []
     inner = storage.put_if_absent
     monkeypatch.setattr(storage, "put_if_absent", lambda data, uri: label_files_seen.append(uri) or inner(data, uri))
-    with pytest.raises(UserError, match=r"labels/.*answered SlowDown: said the test") as error:
+    with pytest.raises(
+        UserError, match=r"labels/.*answered SlowDown: said the test \(tried again for \d+ s\)"
+    ) as error:
         teacher_label(config(), *inputs, tmp_path / "labels")
     assert "\n" not in str(error.value) and not (tmp_path / "labels" / "manifest.json").exists()
     proxy.refuse = lambda *_: None
@@ -143,6 +146,19 @@ def test_a_server_that_stays_in_trouble_is_one_line_and_what_is_stored_stays(s3,
     assert kept == 20, "an identity and two shards were through"
     stats = teacher_label(config(), *inputs, tmp_path / "labels")
     assert stats.reused_pairs == kept and len(rows_in(s3)) == 120
+
+
+def test_an_upload_that_is_refused_names_what_the_server_said_and_what_it_may_mean(s3, tmp_path, proxy):
+    """boto3 puts an error of its own around it."""
+    proxy.refuse = lambda method, *_: (500, "InternalError") if method == "PUT" else None
+    (tmp_path / "file").write_bytes(b"content")
+    with pytest.raises(
+        UserError, match=rf"^{s3}/file: .*answered InternalError: said the test \(tried again for \d+ s\); .*free space"
+    ) as error:
+        storage.upload(tmp_path / "file", f"{s3}/file")
+    assert "\n" not in str(error.value)
+    proxy.refuse = lambda *_: None
+    assert storage.names(s3) == {}
 
 
 @pytest.mark.parametrize(("status", "code"), [(507, "InsufficientStorage"), (403, "QuotaExceeded")])

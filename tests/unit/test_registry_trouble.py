@@ -40,9 +40,12 @@ class Server:
         self.database = tracking.create_database(folder / "mlflow.db")
         (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._stack = contextlib.ExitStack()
+        self._stack, self.alive = contextlib.ExitStack(), False
 
     def start(self) -> None:
+        """Start it, if it is not alive."""
+        if self.alive:
+            return
         options = [
             "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1", "--backend-store-uri", self.database,
             "--artifacts-destination", str(self.folder / "artifacts"),
@@ -50,20 +53,26 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", *options]
         alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self._stack.enter_context(running(command, self.folder / "log", f"{self.uri}/health", seconds=120, **alone))
+        self.alive = True
 
     def kill(self) -> None:
         self._stack.close()
+        self.alive = False
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """One server for all tests: a start takes seconds."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder)
-    server.start()
-    use(server.uri, folder)
-    yield server
-    server.kill()
+def server(started):
+    started.start()
+    use(started.uri, started.folder)
+    return started
 
 
 class _Fatal:
