@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inranker_flow.run_state import SCAFFOLD
+
 #: States in which nothing more happens.
 FINAL = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-_SCAFFOLD = re.compile(
-    r"root|executor|run|targets|exit-handler-\d+|for-loop-\d+|condition(-branches)?-\d+|iteration\b.*|.*-iterator|.*-driver"
-    r"|.*\(\d+\)"
-)
+#: The names that our pipelines give to their graphs: exit handler, condition, loop.
+GRAPHS = ("run", "something-new", "targets")
+_SCAFFOLD = re.compile(rf"{SCAFFOLD}|{'|'.join(GRAPHS)}|.*-driver|.*\(\d+\)")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,7 @@ TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
 LOOKS, PAUSE = 5, 2.0
 
 #: Nodes that KFP adds to a run around the tasks that its author wrote.
-_SCAFFOLD = re.compile(
-    r"root|executor|exit-handler-\d+|for-loop-\d+|condition(-branches)?-\d+|iteration\b.*|.*-iterator"
-)
+SCAFFOLD = r"root|executor|exit-handler-\d+|for-loop-\d+|condition(-branches)?-\d+|iteration\b.*|.*-iterator"
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def is_over(run_id: str) -> bool:
 def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
     """The outcome of a run as `GetRun` answers it; None while another task than ``own_task`` is unfinished."""
     tasks = [task for task in (run.get("run_details") or {}).get("task_details") or [] if _name(task) != own_task]
-    written = [task for task in tasks if not _SCAFFOLD.fullmatch(_name(task))]
+    written = [task for task in tasks if not re.fullmatch(SCAFFOLD, _name(task))]
     names = {task.get("display_name") for task in written}
     # An attempt (`evaluate(0)`) is its task's business: that one failed only if the last attempt did.
     written = [task for task in written if not (_attempt(task) and _name(task) in names)]

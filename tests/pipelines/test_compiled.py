@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipelines import placement
+from pipelines import tasks as tasks_of_runs
 from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.placement import (
     COMPONENT_LABEL,
@@ -205,6 +206,20 @@ def test_targets_are_one_flat_loop(documents):
     ]
     loops = [name for name, task in tasks if "parameterIterator" in task or "artifactIterator" in task]
     assert loops == ["comp-condition-2" if documents[0]["pipelineInfo"]["name"] == "retrain" else "comp-exit-handler-1"]
+
+
+def test_graphs_are_not_taken_for_tasks(documents):
+    components = documents[0]["components"]
+    nodes = [
+        task
+        for graph in [documents[0]["root"]["dag"], *(each["dag"] for each in components.values() if "dag" in each)]
+        for task in graph["tasks"].values()
+    ]
+    graphs = [task for task in nodes if "dag" in components[task["componentRef"]["name"]]]
+    details = [{"display_name": task["taskInfo"]["name"]} for task in nodes]
+    shown = {task.name for task in tasks_of_runs.of_run({"run_details": {"task_details": details}})}
+    assert len(graphs) >= 2 and len(shown) == len(nodes) - len(graphs)
+    assert not shown & {task["taskInfo"]["name"] for task in graphs}
 
 
 def test_no_parameter_or_constant_holds_a_secret(documents):
