@@ -125,7 +125,7 @@ push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: integration
 integration: $(VENV)/.ready ## The whole pipeline in its real containers: docker, S3, MLflow on PostgreSQL (minutes)

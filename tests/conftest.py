@@ -29,6 +29,11 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs come first: a file that takes minutes and starts last keeps one core busy and the others idle."""
+    items.sort(key=lambda item: ROOT / "tests" / "local" not in item.path.parents)
+
+
 _modules = 0
 
 

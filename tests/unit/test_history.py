@@ -22,7 +22,10 @@ from tests.stack import postgresql
 
 #: Child processes start with everything imported and no database open.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mlflow", "mlflow.pyfunc", "inranker_flow.promote", "tests.promoting"])
+_stores = [f"mlflow.store.{each}.sqlalchemy_store" for each in ("tracking", "model_registry")]
+_context.set_forkserver_preload(
+    ["mlflow", "mlflow.pyfunc", *_stores, "jinja2", "inranker_flow.promote", "tests.promoting"]
+)
 
 
 # --- the pure part ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import Renderer
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers import devices, load_ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import (
     checkpoint_identity,
@@ -434,3 +434,19 @@ def test_progress_counts_tokens(caplog):
     with caplog.at_level("INFO", "inranker_flow"):
         ranker.score([("moon", "stone"), ("moon", "bread river")])
     assert "scoring: 13 tokens in" in caplog.text
+
+
+def test_a_very_small_model_gets_one_thread_unless_the_environment_decides(monkeypatch):
+    import torch
+
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    small = torch.nn.Linear(10, 10)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    devices.limit_threads(small)
+    assert asked == []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    devices.limit_threads(torch.nn.Linear(2_000, 1_000))
+    assert asked == []
+    devices.limit_threads(small)
+    assert asked == [1]
