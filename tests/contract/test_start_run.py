@@ -95,7 +95,10 @@ def test_of_the_schedules_run_and_the_events_run_at_the_same_moment_one_trains(s
     profile, work = load("demo", settings), made["runtime_config"]["parameters"]["work_key"]
 
     def look(run_id):
-        sections = (profile.corpora, profile.corpus, profile.targets, profile.phase2, profile.promotion)
+        sections = (
+            *(profile.corpora, profile.corpus, profile.source, profile.targets),
+            *(profile.phase2, profile.promotion),
+        )
         return discover(*sections, work, run_id, tmp_path / f"{run_id}.md")
 
     with ThreadPoolExecutor(2) as pool:
