@@ -153,7 +153,7 @@ def test_every_artifact_went_through_s3_and_left_the_shared_folder(contained, st
     ):
         assert len([uri for uri in stored if uri.endswith(f"/{name}")]) >= least, name
     kept = {uri.split("/")[4] for uri in stored if uri.startswith("s3://inranker/store/")}
-    assert kept == {"content", "labels", "queries", "stages"}, (
+    assert kept == {"content", "labels", "pairs", "queries", "stages"}, (
         "what is kept by content; preflight takes its object away again"
     )
     weights = [uri for uri in stored if uri.startswith("s3://inranker/mlflow/") and uri.endswith("model.safetensors")]

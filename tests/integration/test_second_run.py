@@ -96,7 +96,7 @@ def test_nothing_is_computed_twice(tmp_path):
     first, _ = run(tmp_path / "first", store)
     assert not reused(first)
     kept = files(store)
-    assert {name.split("/")[0] for name in kept} == {"labels", "queries", "stages", "content"}
+    assert {name.split("/")[0] for name in kept} == {"labels", "queries", "pairs", "stages", "content"}
     if REAL:
         check_real(tmp_path / "first")
 
