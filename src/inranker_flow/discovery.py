@@ -174,8 +174,8 @@ def discover(
         seconds=time.monotonic() - started,
         go="yes" if go else "no",
         reason=reason,
-        targets=[as_dict(_with_earlier(each, known, work_key)) for each in usable] if go else [],
-        source=as_dict(_with_earlier(source, known, work_key)),
+        targets=[as_dict(_with_earlier(each, known)) for each in usable] if go else [],
+        source=as_dict(_with_earlier(source, known)),
         run_key=key,
         champion=champion,
         start=champion if phase2.start == "champion" else "",
@@ -213,10 +213,9 @@ def _read_tags(version: registry.Version) -> _Known:
     return _Known(corpora, data, version.tags.get(WORK_TAG, ""), version.reference)
 
 
-def _with_earlier(corpus: CorpusConfig, known: _Known, work_key: str) -> CorpusConfig:
-    """``corpus`` with the training set that was made of it before; only where that was done in the same way."""
-    digest = known.data.get(corpus.name, "") if known.work == work_key else ""
-    return replace(corpus, earlier=earlier.known(digest))
+def _with_earlier(corpus: CorpusConfig, known: _Known) -> CorpusConfig:
+    """``corpus`` with the training set that was made of it before; `retrieve` asks whether it was drawn in the same way."""
+    return replace(corpus, earlier=earlier.known(known.data.get(corpus.name, "")))
 
 
 def look(config: CorporaConfig) -> list[Folder]:

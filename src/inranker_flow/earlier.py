@@ -8,18 +8,20 @@ was trained on it. The record knows texts by their hashes alone: ids may change,
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inranker_flow import content_store, schemas, storage
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config import RetrieveConfig, as_dict
 from inranker_flow.corpora.text import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.hashing import contains, hash_rows
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: A row for each labelled negative: key of its query (:func:`_query_key`), hash of its text. Sorted by the first.
 RECORD = pa.schema([pa.field(name, pa.binary(16), nullable=False) for name in ("query", "passage")])
+#: In its metadata: what they were drawn by.
+_DRAWN = b"drawn"
 
 
 def known(digest: str) -> str:
@@ -35,11 +39,25 @@ def known(digest: str) -> str:
     return digest if digest and content_store.root() and storage.exists(_uri(digest)) else ""
 
 
-def remember(digest: str, queries: pa.Table, pairs: pa.Table, doc_ids: pa.ChunkedArray, passages: np.ndarray) -> None:
+def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
+    """The settings that negatives are drawn by: a draw is not kept under others."""
+    beside = ("keep_share", "test_depth")
+    return {key: value for key, value in as_dict(config).items() if key not in beside}
+
+
+def remember(
+    digest: str,
+    drawn: Mapping[str, Any],
+    queries: pa.Table,
+    pairs: pa.Table,
+    doc_ids: pa.ChunkedArray,
+    passages: np.ndarray,
+) -> None:
     """Record the negatives among ``pairs`` under the ``digest`` of the training set that they became.
 
-    ``passages``: hashes of the texts of ``doc_ids``, uint64 (passages, 2). Where nothing can be stored a warning says so:
-    the next run draws all its negatives then, most of which are labelled.
+    ``drawn``: the settings that they were drawn by (:func:`drawn_by`). ``passages``: hashes of the texts of ``doc_ids``,
+    uint64 (passages, 2). Where nothing can be stored a warning says so: the next run draws all its negatives then, most of
+    which are labelled.
     """
     if not content_store.root():
         return
@@ -55,7 +73,9 @@ def remember(digest: str, queries: pa.Table, pairs: pa.Table, doc_ids: pa.Chunke
         )
         for passage in negatives.get(query_id, ())
     )
-    table = pa.table([[query for query, _ in rows], [passage for _, passage in rows]], schema=RECORD)
+    settings = {_DRAWN: json.dumps(drawn, sort_keys=True).encode()}
+    columns = [[query for query, _ in rows], [passage for _, passage in rows]]
+    table = pa.table(columns, schema=RECORD.with_metadata(settings))
     data = io.BytesIO()
     pq.write_table(table, data, compression="zstd")
     try:
@@ -74,10 +94,14 @@ def kept_negatives(
     """Query -> the doc_ids of its negatives in the training set ``digest`` that are still in ``collection``.
 
     Holds the queries alone that were in that training set with the same text and the same relevant passages (by text), and
-    that have at least ``config.keep_share`` of their negatives left. ``relevant``: query -> its relevant passages.
+    that have at least ``config.keep_share`` of their negatives left; none where they were drawn by other settings.
+    ``relevant``: query -> its relevant passages.
     """
     record = _read(digest)
     if record is None:
+        return {}
+    if json.loads(record.schema.metadata[_DRAWN]) != drawn_by(config):
+        log.info("negatives were drawn by other settings before, so they are drawn anew for all queries")
         return {}
     wanted = {doc_id for passages in relevant.values() for doc_id in passages}
     text_of, place_of = _passages(collection, wanted, _words(record.column("passage")))
@@ -109,7 +133,9 @@ def _read(digest: str) -> pa.Table | None:
     """The record of a training set; None, with a warning, where it is gone or damaged."""
     try:
         table = pq.read_table(io.BytesIO(storage.read(_uri(digest))))
-        return table.cast(RECORD)
+        if table.schema != RECORD or _DRAWN not in (table.schema.metadata or {}):
+            raise ValueError("not a record of negatives")
+        return table
     except (FileNotFoundError, pa.ArrowInvalid, ValueError) as error:
         log.warning("%s cannot be used (%s): negatives are drawn anew for all queries", _uri(digest), error)
         return None

@@ -121,6 +121,16 @@ def test_texts_count_and_not_ids(run):
         assert again.negatives[f"other-{query_id}"] == {names[doc_id] for doc_id in first.negatives[query_id]}
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"depth": 30}, {"k1": 1.2}, {"negatives": 4}])
+def test_what_was_drawn_by_other_settings_is_drawn_anew(run, other):
+    first = run()
+    config = RetrieveConfig(**{**vars(CONFIG), **other})
+    again = run(config=config, before=first.digest)
+    assert again.found.queries_kept == 0 and again.negatives == run(config=config).negatives
+    beside = RetrieveConfig(**{**vars(CONFIG), "keep_share": 0.9, "test_depth": 10})
+    assert run(config=beside, before=first.digest).found.queries_kept == len(QUERIES)
+
+
 def test_another_number_of_negatives_is_not_answered_with_what_was_kept(run):
     first = run()
     fewer = RetrieveConfig(depth=40, negatives=2)

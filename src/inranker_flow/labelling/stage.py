@@ -108,7 +108,8 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         **({"error_against_float32": scored.error} if scored.error else {}),
     )
     if known:
-        earlier.remember(made.content, queries, pairs, doc_ids, hashes)
+        drawn = read_manifest(candidates).details.get("drawn", {})
+        earlier.remember(made.content, drawn, queries, pairs, doc_ids, hashes)
         known.store.compact()
         shutil.rmtree(aside, ignore_errors=True)
     return LabelStats(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from inranker_flow import cpus, manifest, schemas, storage
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.corpora import default_text
-from inranker_flow.earlier import kept_negatives
+from inranker_flow.earlier import drawn_by, kept_negatives
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
@@ -90,10 +90,7 @@ def retrieve(
         candidates,
         dataset=dataset,
         stage="retrieve",
-        k1=config.k1,
-        b=config.b,
-        depth=config.depth,
-        seed=config.seed,
+        drawn=drawn_by(config),
         earlier=earlier,
         queries_kept=stats.queries_kept,
     )
