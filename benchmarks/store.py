@@ -35,14 +35,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow import schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
 from inranker_flow.content_store import ContentStore
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.labelling import LabelStats, teacher_label
 from inranker_flow.labelling.store import LOGITS, SCHEMA
-from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.manifest import read_manifest
 from inranker_flow.retrieval import retrieve
+from tests import models
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "collections"
 FILE_ROWS = 50_000
@@ -183,14 +183,7 @@ def _label(
     corpus.mkdir(parents=True)
     rows = [json.dumps({"_id": doc_id, "text": text}) for doc_id, text in texts.items()]
     (corpus / "corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    for part in ("queries", "candidates"):
-        (folder / part).mkdir()
-    table = {
-        "query_id": list(queries), "text": [text for text, _ in queries.values()],
-        "origin": ["synthetic"] * len(queries), "source_doc_id": [doc_id for _, doc_id in queries.values()],
-    }  # fmt: skip
-    schemas.write(schemas.QUERIES, folder / "queries" / schemas.QUERIES.filename, table)
-    write_manifest(folder / "queries", dataset="vaswani", stage="generate_queries")
+    models.synthetic(folder / "queries", ((query_id, *each) for query_id, each in queries.items()), "vaswani")
     repair = PrepareConfig(on_problem="repair")
     prepare_corpus(repair, CorpusConfig(uri=str(corpus), name="vaswani"), folder / "collection")
     retrieve(RetrieveConfig(), folder / "collection", folder / "queries", folder / "candidates", earlier)

@@ -8,6 +8,7 @@ import json
 import shutil
 import string
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -170,6 +171,14 @@ def candidates(
     _write(schemas.PAIRS, path, [(*pair, "negative") for pair in pairs])
     _write(schemas.RUN, path, [])
     write_manifest(path, dataset=dataset, stage="retrieve")
+    return path
+
+
+def synthetic(path: Path, queries: Iterable[tuple[str, str, str]], dataset: str = "toy") -> Path:
+    """A queries/ folder as `generate_queries` writes it: (query_id, text, source_doc_id)."""
+    rows = [(query_id, text, "synthetic", source) for query_id, text, source in queries]
+    _write(schemas.QUERIES, path, rows)
+    write_manifest(path, dataset=dataset, stage="generate_queries")
     return path
 
 

@@ -105,8 +105,10 @@ def kept_negatives(
         return {}
     wanted = {doc_id for passages in relevant.values() for doc_id in passages}
     text_of, place_of = _passages(collection, wanted, _words(record.column("passage")))
-    keys, passages = record.column("query").to_pylist(), record.column("passage").to_pylist()
-    starts = {key: at for at, key in reversed(list(enumerate(keys)))}
+    left: dict[bytes, set[str]] = {}
+    for key, passage in zip(*(column.to_pylist() for column in record.columns), strict=True):
+        if passage in place_of:
+            left.setdefault(key, set()).add(place_of[passage])
     least = max(1, math.ceil(config.keep_share * config.negatives))
     kept: dict[str, list[str]] = {}
     for query_id, text in zip(queries.column("query_id").to_pylist(), queries.column("text").to_pylist(), strict=True):
@@ -114,12 +116,7 @@ def kept_negatives(
         if not own.keys() <= text_of.keys():
             continue  # who draws says what is wrong with it
         key = _query_key(text, (text_of[doc_id] for doc_id in own))
-        at = starts.get(key, len(keys))
-        found: set[str] = set()
-        while at < len(keys) and keys[at] == key:
-            found |= {place_of[passages[at]]} if passages[at] in place_of else set()
-            at += 1
-        found -= own.keys()
+        found = left.get(key, set()) - own.keys()
         if least <= len(found) <= config.negatives:
             kept[query_id] = sorted(found)
     return kept

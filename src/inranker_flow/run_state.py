@@ -64,15 +64,13 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
 
     None where ``KF_PIPELINES_ENDPOINT`` is not set, the API does not answer (a warning says why) or does not yet know.
     """
-    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
-    if not endpoint or not run_id:
+    if not os.environ.get("KF_PIPELINES_ENDPOINT") or not run_id:
         return None
-    url = f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}"
     for look in range(LOOKS):
         if look:
             time.sleep(PAUSE)
         try:
-            outcome = judge(json.loads(web.request(url, token=_token())), own_task)
+            outcome = judge(_read(run_id), own_task)
         except (OSError, ValueError, HTTPException, UserError) as error:
             log.warning("KF_PIPELINES_ENDPOINT: the run cannot be read (%s); its state is taken from KFP's status",
                         web.reason(error))  # fmt: skip
@@ -84,13 +82,10 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
 
 def description(run_id: str) -> str:
     """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
-    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
-    if not endpoint or not run_id:
+    if not os.environ.get("KF_PIPELINES_ENDPOINT") or not run_id:
         return ""
     try:
-        run = json.loads(
-            web.request(f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token())
-        )
+        run = _read(run_id)
     except (OSError, ValueError, HTTPException, UserError) as error:
         log.warning("KF_PIPELINES_ENDPOINT: what the run was planned with cannot be read (%s)", web.reason(error))
         return ""
@@ -100,10 +95,8 @@ def description(run_id: str) -> str:
 def is_over(run_id: str) -> bool:
     """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
     (``KF_PIPELINES_ENDPOINT``) does not say."""
-    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "")
-    url = f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{quote(run_id, safe='')}"
     try:
-        state = json.loads(web.request(url, token=_token())).get("state")
+        state = _read(run_id).get("state")
     except (OSError, ValueError, HTTPException, UserError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return True
@@ -130,6 +123,12 @@ def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
         return Outcome(FAILED, failures)
     states = {task.get("state") for task in written} | {run.get("state")}
     return Outcome(CANCELED if states & {"CANCELED", "CANCELING"} else SUCCEEDED)
+
+
+def _read(run_id: str) -> Any:
+    """What KFP's API answers for a run; raises what :func:`web.request` does, and ValueError where that is no JSON."""
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
+    return json.loads(web.request(f"{endpoint}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token()))
 
 
 def _name(task: Mapping[str, Any]) -> str:

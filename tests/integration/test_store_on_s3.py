@@ -41,6 +41,7 @@ def proxy(s3, s3_server, monkeypatch):
     with S3Faults(s3_server.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setattr(storage, "PAUSE", 0.01)
+        # The client's own pauses, not whether or how often it tries again.
         monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
         storage.s3.cache_clear()
         yield server

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import earlier, schemas, storage
+from inranker_flow import earlier, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import LabelStats, teacher_label
-from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.manifest import read_manifest
 from inranker_flow.retrieval import RetrieveStats, retrieve
 from tests import beir, models
 
@@ -43,12 +43,7 @@ def run(tmp_path, monkeypatch):
     def run(documents=DOCUMENTS, queries=QUERIES, config=CONFIG, before="", **teacher) -> Labelled:
         out = tmp_path / str(next(number))
         models.collection(out / "collection", documents)
-        columns = {
-            "query_id": list(queries), "text": [text for text, _ in queries.values()],
-            "origin": ["synthetic"] * len(queries), "source_doc_id": [doc_id for _, doc_id in queries.values()],
-        }  # fmt: skip
-        schemas.write(schemas.QUERIES, out / "queries" / schemas.QUERIES.filename, columns)
-        write_manifest(out / "queries", dataset="toy", stage="generate_queries")
+        models.synthetic(out / "queries", ((query_id, *each) for query_id, each in queries.items()))
         found = retrieve(config, out / "collection", out / "queries", out / "candidates", before)
         settings = TeacherConfig(**{"checkpoint": models.t5(), **teacher})
         scored = teacher_label(settings, out / "collection", out / "candidates", out / "labels")
@@ -170,18 +165,12 @@ def test_what_is_known_is_what_the_store_has(run, monkeypatch):
     assert earlier.known(first.digest) == ""
 
 
-def test_a_store_that_takes_no_record_costs_a_warning_not_the_labels(run, monkeypatch, caplog):
-    put = storage.put_if_absent
-
-    def full(data, uri):
-        if "/pairs/" in uri:
-            raise UserError(f"{uri}: the disk is full")
-        return put(data, uri)
-
-    monkeypatch.setattr(storage, "put_if_absent", full)
+def test_a_store_that_takes_no_record_costs_a_warning_not_the_labels(run, tmp_path, caplog):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "pairs").write_text("a file where the folder should be")
     first = run()
     assert first.scored.pairs == len(QUERIES) * 6 and earlier.known(first.digest) == ""
-    assert "is not kept for the next run" in caplog.text and "the disk is full" in caplog.text
+    assert "is not kept for the next run" in caplog.text and str(tmp_path / "store" / "pairs") in caplog.text
 
 
 def test_a_query_whose_passage_is_gone_is_refused_as_ever(run):

@@ -440,6 +440,7 @@ def test_a_very_small_model_gets_one_thread_unless_the_environment_decides(monke
     import torch
 
     asked = []
+    # The number is the process's: really set, it would hold for every later test.
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     small = torch.nn.Linear(10, 10)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")

@@ -24,7 +24,7 @@ from inranker_flow.retrieval import retrieve, stage
 from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
-from tests import beir
+from tests import beir, models
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -37,15 +37,6 @@ def collection(folder, tmp_path, labels="", **config):
 
 def rows(table, folder):
     return schemas.read(table, folder).to_pylist()
-
-
-def synthetic(folder, queries, dataset="sample"):
-    """A queries artifact as `generate_queries` writes it: (query_id, text, source)."""
-    ids, texts, sources = (list(column) for column in zip(*queries, strict=True))
-    columns = {"query_id": ids, "text": texts, "origin": ["synthetic"] * len(ids), "source_doc_id": sources}
-    schemas.write(schemas.QUERIES, folder / schemas.QUERIES.filename, columns)
-    manifest.write_manifest(folder, dataset=dataset, stage="generate_queries")
-    return folder
 
 
 def words(generator, count, vocabulary=400):
@@ -379,7 +370,7 @@ def big(tmp_path, shuffled=False):
         tmp_path / f"big{shuffled}", corpus=beir.jsonl(documents), queries=beir.jsonl(judged), train=None,
         test=beir.tsv([(row["_id"], "d1", 1) for row in judged]),
     )  # fmt: skip
-    return collection(folder, tmp_path), synthetic(tmp_path / f"queries{shuffled}", queries)
+    return collection(folder, tmp_path), models.synthetic(tmp_path / f"queries{shuffled}", queries, "sample")
 
 
 def test_negatives_come_from_the_top_and_never_the_source(tmp_path):
@@ -470,7 +461,9 @@ def test_a_killed_run_finds_its_index_again(tmp_path, monkeypatch):
 
 def test_fewer_hits_than_negatives(tmp_path):
     sample = collection(beir.write(tmp_path / "beir"), tmp_path)
-    queries = synthetic(tmp_path / "queries", [("g1", "rock whale", "d2"), ("g2", "nothing known", "d4")])
+    queries = models.synthetic(
+        tmp_path / "queries", [("g1", "rock whale", "d2"), ("g2", "nothing known", "d4")], "sample"
+    )
     stats = retrieve(RetrieveConfig(negatives=9), sample, queries, tmp_path / "out")
     pairs = [tuple(row.values()) for row in rows(schemas.PAIRS, tmp_path / "out")]
     assert pairs == [("g1", "d2", "source"), ("g1", "d3", "negative"), ("g2", "d4", "source")]
@@ -494,7 +487,7 @@ def test_queries_with_published_labels_get_no_pairs(tmp_path):
     stats = retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
     assert (stats.train_queries, stats.train_queries_published, stats.pairs) == (0, 2, 0)
     assert stats.test_queries == 1, "the test queries are searched all the same"
-    queries = synthetic(tmp_path / "queries", [("q1", "rock whale", "d2"), ("g2", "rock whale", "d2")])
+    queries = models.synthetic(tmp_path / "queries", [("q1", "rock whale", "d2"), ("g2", "rock whale", "d2")], "sample")
     stats = retrieve(RetrieveConfig(), sample, queries, tmp_path / "out2")
     assert (stats.train_queries, stats.train_queries_published) == (1, 1)
     assert {row["query_id"] for row in rows(schemas.PAIRS, tmp_path / "out2")} == {"g2"}
@@ -509,10 +502,10 @@ def test_queries_without_anything_relevant_get_no_pairs(tmp_path):
 
 def test_queries_of_another_collection_are_refused(tmp_path):
     sample = collection(beir.write(tmp_path / "beir"), tmp_path)
-    other = synthetic(tmp_path / "other", [("g1", "rock", "d2")], dataset="elsewhere")
+    other = models.synthetic(tmp_path / "other", [("g1", "rock", "d2")], "elsewhere")
     with pytest.raises(UserError, match="holds queries for 'elsewhere', but the collection is 'sample'"):
         retrieve(RetrieveConfig(), sample, other, tmp_path / "out")
-    stale = synthetic(tmp_path / "stale", [("g1", "rock", "d2"), ("g2", "sea", "gone")])
+    stale = models.synthetic(tmp_path / "stale", [("g1", "rock", "d2"), ("g2", "sea", "gone")], "sample")
     with pytest.raises(UserError, match=r"query 'g2' belongs to the passage 'gone', which .* lacks \(1 such"):
         retrieve(RetrieveConfig(), sample, stale, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -147,8 +147,9 @@ class _Retrieval:
         start = time.monotonic()
         Analyser(self.config)  # settings that do not exist are said before anything is read
         schemas.write(schemas.QUERIES, self.candidates / schemas.QUERIES.filename, train)
-        kept = kept_negatives(self.config, self.earlier, train, relevant, self.collection) if self.earlier else {}
+        kept: dict[str, list[str]] = {}
         if self.earlier:
+            kept = kept_negatives(self.config, self.earlier, train, relevant, self.collection)
             log.info("%s of %s queries keep their negatives", f"{len(kept):,}", f"{train.num_rows:,}")
         total = train.num_rows - len(kept) + test.num_rows
         self.folder = build_index(self.config, self.collection) if total else None
