@@ -38,9 +38,12 @@ def settle() -> None:
 
 
 def forget_blanks() -> None:
-    """Unset what is set to nothing: an empty address, key or profile means none."""
-    for name in [name for name, value in os.environ.items() if not value.strip() and _BLANK_IS_UNSET.match(name)]:
-        del os.environ[name]
+    """Unset what is set to nothing, for an empty address, key or profile means none; blanks around the others go, too."""
+    for name, value in list(os.environ.items()):
+        if value != value.strip() and _BLANK_IS_UNSET.match(name):
+            os.environ[name] = value.strip()
+        if not value.strip() and _BLANK_IS_UNSET.match(name):
+            del os.environ[name]
 
 
 def _folders(parent: Path) -> list[Path]:
