@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
-from inranker_flow import exchange, reuse, tracking
+from inranker_flow import environment, exchange, redaction, reuse, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME, Manifest, content_digest, made_from, read_manifest
 from inranker_flow.storage import atomic_write, disk_errors
@@ -55,6 +55,7 @@ def run_stage(
     start = time.monotonic()
     dataset = ""
     try:
+        environment.settle()
         hints = get_type_hints(stage)
         parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
         dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
@@ -87,14 +88,14 @@ def run_stage(
             exchange.publish(path)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
-        reason = getattr(stats, "reason", "")
+        reason = redaction.redact(getattr(stats, "reason", ""))
         _event(name, dataset, seconds=seconds, stats=numbers, reused=reused, reason=reason, **paths)
         log.info("%s in %.1f s: %s", "taken from the store" if reused else "done", seconds, _sentence(numbers))
         return stats
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
-        traceback.print_exc()
+        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(
             name,
@@ -106,13 +107,9 @@ def run_stage(
 
 def start_logging(label: str) -> None:
     """Log lines as ``HH:MM:SS [stage dataset] message`` on standard output, where Kubernetes and KFP read them."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stdout,
-        force=True,
-        datefmt="%H:%M:%S",
-        format=f"%(asctime)s [{label}] %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(redaction.Formatter(f"%(asctime)s [{label.replace('%', '%%')}] %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("inranker_flow").setLevel(logging.INFO)
 
@@ -131,7 +128,7 @@ def _parse(hint: Any, data: Any, where: str) -> Any:
 
 
 def _fail(name: str, dataset: str, start: float, message: str) -> NoReturn:
-    message = " ".join(message.split())
+    message = " ".join(redaction.redact(message).split())
     _event(name, dataset, seconds=time.monotonic() - start, error=message)
     start_logging(f"{name} {dataset}".strip())
     log.error("FAILED: %s", message)
