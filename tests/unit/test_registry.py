@@ -94,7 +94,13 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
     promote("tagged", students[0], measured, "", "k1")
     found = tracking.client().get_model_version_by_alias("tagged", "champion")
     weights = json.loads((students[0] / "manifest.json").read_text())["files"]["model.safetensors"]
-    assert dict(found.tags) == {
+    tags = dict(found.tags)
+    files = json.loads(tags.pop(registry.FILES))
+    assert len(tags.pop(registry.IDENTITY)) == 64
+    assert files["artifacts/checkpoint/model.safetensors"] == [(students[0] / "model.safetensors").stat().st_size, weights]
+    assert {"MLmodel", "serving.py", "code", "artifacts/checkpoint/tokenizer.json"} < set(files)
+    assert "artifacts/checkpoint/README.md" not in files, "a card may be written better"
+    assert tags == {
         "inranker.verdict": "PROMOTE",
         "inranker.reason": reasons(measured)[0]["message"],
         "inranker.against": "",
@@ -211,7 +217,7 @@ def test_what_is_not_in_the_registry_is_told_in_one_line(database):
         registry.fetch("models:/nobody")
     with pytest.raises(UserError, match="cannot find models:/nobody@champion"):
         registry.fetch("models:/nobody@champion")
-    assert registry.champion("nobody") is None and registry.registered("nobody", "x") is None
+    assert registry.champion("nobody") is None and registry.registered("nobody", "x", "y") is None
 
 
 def test_weights_in_several_files_have_one_digest_too():
@@ -257,9 +263,9 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
     first = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
     real, looks = registry.registered, []
 
-    def late(name, digest):
+    def late(name, digest, identity):
         looks.append(name)
-        return None if len(looks) == 1 else real(name, digest)
+        return None if len(looks) == 1 else real(name, digest, identity)
 
     monkeypatch.setattr(registry, "registered", late)
     second = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")

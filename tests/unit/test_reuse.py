@@ -41,10 +41,10 @@ def retrieve(
     return Stats(config.depth, 2.5, {"nDCG@10": 0.5})
 
 
-def collection(path: Path, text: str = "x", **details: object) -> Path:
+def collection(path: Path, text: str = "x", stage: str = "prepare_corpus", **details: object) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     schemas.write(schemas.CORPUS, path / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": [text]})
-    write_manifest(path, dataset="vaswani", stage="prepare_corpus", **details)
+    write_manifest(path, dataset="vaswani", stage=stage, **details)
     return path
 
 
@@ -103,7 +103,7 @@ def test_other_configuration_inputs_or_values_are_other_work(run, tmp_path):
     run()
     assert not run(config={"depth": 7})[2] and run(config={"depth": 1000})[2], "the default said aloud"
     assert not run(inputs=collection(tmp_path / "changed", "y"))[2]
-    assert not run(queries=[tmp_path / "collection"])[2]
+    assert not run(queries=[collection(tmp_path / "queries", stage="generate_queries")])[2]
     assert not run(champion="x")[2]
     assert len(calls) == 5
 
