@@ -54,7 +54,7 @@ def promote(model: str, number: str, why: str) -> str:
 
     Raises :class:`UserError` for a version that is not there, does not load or is not what was registered.
     """
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise UserError(f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history")
     version = registry.version(model, str(int(number)))
     serving = registry.champion(model)
@@ -164,7 +164,7 @@ def _check_why(command: str, why: str) -> None:
 
 
 def _use_registry(run_dir: Path) -> None:
-    if "MLFLOW_TRACKING_URI" in os.environ:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
         return
     database = run_dir / "mlflow.db"
     if not database.is_file():

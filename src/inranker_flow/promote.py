@@ -242,9 +242,7 @@ def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error}); the stage that writes it must run again") from error
-    missing = [key for key in keys if key not in found] if isinstance(found, dict) else ["an object"]
+    missing = [f"no {key!r}" for key in keys if key not in found] if isinstance(found, dict) else ["no JSON object"]
     if missing:
-        raise UserError(
-            f"{path}: holds no {missing[0]}, so it is not complete; the stage that writes it must run again"
-        )
+        raise UserError(f"{path}: holds {missing[0]}, so it is not complete; the stage that writes it must run again")
     return dict(found)

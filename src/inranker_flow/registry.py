@@ -324,6 +324,35 @@ def _check_files(
             raise Damaged(f"{found.reference}: {file} {wrong} since it was registered; {_RESTORE}")
 
 
+def damage(reference: str) -> str:
+    """What is wrong with the stored checkpoint of ``models:/NAME/VERSION`` as far as a listing tells; "" where nothing is.
+
+    Cheap: nothing is downloaded, names and sizes are compared. :func:`fetch` compares the content.
+    """
+    found = version(*_parts(reference))
+    client = tracking.client()
+    try:
+        registered = _registered_files(found)
+        with tracking.explained(f"look for the files of {reference}"):
+            run_id = client.get_model_version(found.name, found.version).run_id
+            stored = client.list_artifacts(run_id, f"model/{_CHECKPOINT}") if run_id else []
+    except Damaged as error:
+        return str(error)
+    except NoAnswer as error:
+        log.warning("whether the files of %s are whole was not looked at: %s", reference, error)
+        return ""
+    sizes = {each.path.removeprefix("model/"): each.file_size for each in stored if not each.is_dir}
+    if run_id and not sizes:
+        return f"{reference}: its files are gone; {_RESTORE}"
+    for name, (size, _) in registered.items() if run_id else ():
+        file = name.removeprefix(f"{_CHECKPOINT}/")
+        if file == name or "/" in file:
+            continue  # not in that listing
+        if sizes.get(name, -1) not in (None, size):  # some stores tell no sizes
+            return f"{reference}: {file} {'has changed' if name in sizes else 'is gone'} since it was registered; {_RESTORE}"
+    return ""
+
+
 def _check_weights(found: Version, folder: Path) -> None:
     digest = weights_digest({path.name: digest_file(path) for path in folder.glob("*.safetensors")})
     registered = found.tags.get(DIGEST, digest)

@@ -139,7 +139,9 @@ def test_a_stage_without_a_version_is_always_done(run):
     assert not run(name="prepare_corpus")[2] and not run(name="prepare_corpus")[2] and len(calls) == 2
 
 
-@pytest.mark.parametrize("damage", ["content gone", "content changed", "entry cut", "entry of other code"])
+@pytest.mark.parametrize(
+    "damage", ["content gone", "content changed", "entry cut", "entry of other code", "a file of another folder"]
+)
 def test_what_cannot_be_used_is_told_done_again_and_mended(run, tmp_path, capsys, damage):
     first, _, _ = run()
     [entry] = tmp_path.glob("store/stages/retrieve/*.json")
@@ -149,6 +151,10 @@ def test_what_cannot_be_used_is_told_done_again_and_mended(run, tmp_path, capsys
         page.unlink()
     elif damage == "content changed":
         page.write_bytes(page.read_bytes().replace(b"report", b"rumour"))
+    elif damage == "a file of another folder":
+        files = known["outputs"]["candidates"]
+        files["runs/a.trec"] = files["qrels.parquet"]  # whole, and in the store, but not what the manifest says
+        entry.write_text(json.dumps(known))
     elif damage == "entry cut":
         entry.write_text(entry.read_text()[:-20])
     else:
