@@ -54,7 +54,7 @@ def promote(model: str, number: str, why: str) -> str:
 
     Raises :class:`UserError` for a version that is not there, does not load or is not what was registered.
     """
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise UserError(f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history")
     version = registry.version(model, str(int(number)))
     serving = registry.champion(model)
@@ -71,12 +71,19 @@ def promote(model: str, number: str, why: str) -> str:
 def rollback(model: str, why: str) -> str:
     """Make the version that served before the champion of ``model`` serve again and say so; twice goes further back.
 
-    Raises :class:`UserError` where none is known or it does not load.
+    What is gone, damaged or another model of the same number is skipped. Raises :class:`UserError` where none is left.
     """
-    state, number = history.previous(model)
-    version = registry.version(model, number)
-    check(version)
-    return _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
+    state = history.settle(model)
+    left, skipped = history.leads_back(model, state)
+    for version in left:
+        try:
+            check(version)
+        except registry.Damaged as error:
+            skipped.append(f"version {str(error).removeprefix(f'models:/{model}/').rpartition('; ')[0]}")
+            continue
+        text = _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
+        return f"{text}; skipped: {'; '.join(skipped)}" if skipped else text
+    raise UserError(history.nowhere(model, state, skipped))
 
 
 def _move(version: Version, kind: Kind, why: str, before: str, expected: str | None) -> str:
@@ -109,12 +116,18 @@ def show(model: str) -> str:
     state = history.replay(entries)
     serving = registry.champion(model)
     now = f"version {serving.version} of {model} serves" if serving else f"no version of {model} serves"
+    if not serving and (gone := history.gone(model)):
+        now = gone
     if not entries:
         return f"{now}; no change is recorded yet"
     rows = [["", "when (UTC)", "what", "from", "to", "by", "why"]]
     rows += [_row(entry, state) for entry in reversed(entries)]
-    text = f"{_table(rows)}\n\n{now}"
-    if (serving.version if serving else "") != state.serving:
+    known = registry.versions(model)
+    served = dict.fromkeys(history.Place(each.target, each.details.get("digest", "")) for each in entries)
+    lost = dict.fromkeys(filter(None, (history.problem(place, known) for place in served)))
+    told = f"cannot serve again: {'; '.join(lost)}\n" if lost else ""
+    text = f"{_table(rows)}\n\n{told}{now}"
+    if now.endswith(" serves") and (serving.version if serving else "") != state.serving:
         if state.last and not state.last.applied:
             text += f"; the change to version {state.serving} was interrupted: run it again, or any other change, to finish it"
         else:
@@ -151,7 +164,7 @@ def _check_why(command: str, why: str) -> None:
 
 
 def _use_registry(run_dir: Path) -> None:
-    if "MLFLOW_TRACKING_URI" in os.environ:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
         return
     database = run_dir / "mlflow.db"
     if not database.is_file():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -19,7 +20,7 @@ from typing import Any
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, as_dict
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import Origin, content_digest
+from inranker_flow.manifest import FILENAME, Origin, content_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Work:
             stats = kind(**entry["stats"])
             for name, path in outputs.items():
                 self._fetch(entry["outputs"][name], path)
+                _check_complete(entry["outputs"][name], path)
         except FileNotFoundError as error:
             if str(error.filename) not in (self._entry, str(storage.local_path(self._entry))):
                 self._again(f"{error.filename} is gone", outputs)
@@ -142,6 +144,15 @@ class Work:
             if self._damaged or not storage.exists(uri):
                 storage.upload(files[name], uri)
         return digests
+
+
+def _check_complete(files: Mapping[str, str], path: Path) -> None:
+    """Raise :class:`UserError` where the ``files`` that were put into a folder are not those of their own manifest."""
+    if FILENAME in files:
+        said = read_manifest(path).files
+        if said != {name: digest for name, digest in files.items() if name != FILENAME}:
+            raise UserError(f"{path}: not the files that its manifest names")
+        os.utime(path / FILENAME)  # all was compared just now: nothing is newer than this
 
 
 def _files(folder: Path) -> list[Path]:

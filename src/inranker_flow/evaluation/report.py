@@ -81,6 +81,11 @@ def outcome(decision: Mapping[str, Any]) -> str:
     if decision["verdict"] == "PROMOTE":
         return f"{name} version {version} serves now" + (f", instead of {champion}." if champion else ", as the first.")
     kept = f"{champion} goes on serving" if champion else "nothing serves yet"
+    codes = {each["code"] for each in decision.get("reasons", ())}
+    if "champion_gone" in codes:
+        kept = "nothing serves, because the champion is gone"
+    elif "champion_changed" in codes:
+        kept = "what became champion meanwhile goes on serving"
     return f"{name} version {version} is registered as challenger; {kept}."
 
 
