@@ -94,8 +94,10 @@ class _Judgements:
     def select(self, keep: np.ndarray) -> _Judgements:
         mask = pa.array(keep)
         ids = self.query_id.filter(mask), self.doc_id.filter(mask)
-        arrays = (self.relevance, self.query, self.doc, self.test, self.line, self.file)
-        return _Judgements(*ids, *(each[keep] for each in arrays), self.files)
+        return _Judgements(
+            *ids, self.relevance[keep], self.query[keep], self.doc[keep], self.test[keep], self.line[keep], self.file[keep],
+            self.files,
+        )  # fmt: skip
 
     def report(self, problems: Problems, kind: str, bad: np.ndarray, what: str) -> None:
         """Report the rows where ``bad``; ``what`` may name {query} and {doc}."""
@@ -106,12 +108,17 @@ class _Judgements:
 
 def _joined(parts: list[_Judgements], files: list[str]) -> _Judgements:
     """All rows of ``parts``, in order."""
-    texts = (
-        pa.chunked_array([chunk for part in parts for chunk in getattr(part, name).chunks], pa.string())
-        for name in ("query_id", "doc_id")
+    return _Judgements(
+        pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
+        pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),
+        np.concatenate([part.relevance for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.doc for part in parts]),
+        np.concatenate([part.test for part in parts]),
+        np.concatenate([part.line for part in parts]),
+        np.concatenate([part.file for part in parts]),
+        files,
     )
-    names = ("relevance", "query", "doc", "test", "line", "file")
-    return _Judgements(*texts, *(np.concatenate([getattr(part, name) for part in parts]) for name in names), files)
 
 
 @dataclass

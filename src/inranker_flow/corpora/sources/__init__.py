@@ -82,7 +82,9 @@ def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | No
     """The source that ``corpus.uri`` names, and its published labels. :class:`UserError` where there is none."""
     scheme, _, rest = corpus.uri.partition(":")
     if scheme != "ir_datasets" and (corpus.text_fields or corpus.query_fields):
-        raise UserError(f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}")
+        raise UserError(
+            f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}"
+        )
     labels = _label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
         yield source, source if isinstance(source, InRankerBeir) else labels

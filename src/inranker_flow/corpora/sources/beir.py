@@ -30,8 +30,14 @@ def queries(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
 
 def judgements(path: Path, shown: str, form: Form, problems: Problems) -> Iterator[Rows]:
     """Columns query_id, doc_id, relevance."""
-    parsers: dict[Form, Callable[[str], Row | None]] = {"jsonl": _judgement, "csv": _JudgementLine(_comma_separated)}
-    return batches(path, shown, parsers.get(form) or _JudgementLine(_blank_separated), 3, problems)
+    return batches(path, shown, judgement_parser(form), 3, problems)
+
+
+def judgement_parser(form: Form) -> Callable[[str], Row | None]:
+    """Parser of the lines of one file."""
+    if form == "jsonl":
+        return _judgement
+    return _JudgementLine(_comma_separated if form == "csv" else _blank_separated)
 
 
 def _document(text: str) -> Row:
@@ -99,7 +105,9 @@ class _JudgementLine:
 
     def _is_header(self, parts: list[str]) -> bool:
         names = [part.lower() for part in parts]
-        found = [[at for at, name in enumerate(names) if name in known] for known in (QUERY_NAMES, DOC_NAMES, GRADE_NAMES)]
+        found = [
+            [at for at, name in enumerate(names) if name in known] for known in (QUERY_NAMES, DOC_NAMES, GRADE_NAMES)
+        ]
         if all(len(each) == 1 for each in found):
             query, doc, grade = (each[0] for each in found)
             self._order, self._width = (query, doc, grade), len(names)

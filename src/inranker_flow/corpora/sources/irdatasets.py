@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.lines import BadLine, whole
 from inranker_flow.corpora.sources.rows import ROWS, Row, Split, as_columns
 from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
 
 #: Fields of documents of which a data set does not say itself what their text is: a title, and what follows it.
 TITLES = ("title", "headline", "page_title", "document_title", "conclusion", "func_name")
@@ -39,7 +42,9 @@ class IrDatasets:
     def __init__(self, name: str, corpus: CorpusConfig) -> None:
         self.shown, self.corpus = f"ir_datasets:{name}", corpus
         self.dataset = look_up(name)
+        check_fields(name, self.dataset, corpus)
         self.split = split_of(name, corpus)
+        log.info("%s: read as the %s split", self.shown, self.split)
         self.not_evaluated = unjudged(name, self.dataset, self.split)
         with self._explained():
             self.total = self.dataset.docs_count() or 0
@@ -132,6 +137,11 @@ def look_up(name: str) -> Any:
         close = difflib.get_close_matches(name, ids(), 3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see https://ir-datasets.com"
         raise BadCollection(f"{shown}: ir_datasets knows no such id; {hint}") from error
+    except Exception as error:  # ids that are made on demand are looked up in a file that is downloaded
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{shown}: cannot be looked up ({type(error).__name__}: {reason}); check the id, the network and IR_DATASETS_HOME"
+        ) from error
     if not dataset.has_docs():
         other = [each for each in _family(name) if ir_datasets.registry[each].has_docs()]
         raise BadCollection(f"{shown}: has no documents; give an id that has{_such_as(other)}")
@@ -269,7 +279,9 @@ def _fields(kind: type, shown: str, what: str, key: str) -> tuple[str, ...]:
 def _check_chosen(chosen: Sequence[str], fields: Sequence[str], shown: str, setting: str, what: str) -> None:
     for name in chosen:
         if name not in fields:
-            raise BadCollection(f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})")
+            raise BadCollection(
+                f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})"
+            )
 
 
 def _choose(shown: str, what: str, fields: Sequence[str], setting: str) -> str:

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from inranker_flow.config import CorpusConfig
@@ -71,8 +71,12 @@ def form(name: str) -> Form:
     """What the file ``name`` is read as; "" where its suffix does not tell."""
     name = name.lower()
     packed = name.endswith(".gz")
-    found = _FORMS.get(os.path.splitext(name.removesuffix(".gz"))[1], "")
+    found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
     return "" if packed and found == "parquet" else found
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix
 
 
 def printable(name: str) -> str:
@@ -123,7 +127,11 @@ def holds_documents(names: Collection[str]) -> bool:
 
 
 def find(
-    files: Mapping[str, int], shown: str, corpus: CorpusConfig, others: Mapping[str, str] | None = None, remedy: str = ""
+    files: Mapping[str, int],
+    shown: str,
+    corpus: CorpusConfig,
+    others: Mapping[str, str] | None = None,
+    remedy: str = "",
 ) -> Layout:
     """The layout of a folder with ``files`` (name -> bytes), called ``shown``; ``others`` are names that are no files.
 
@@ -140,7 +148,7 @@ def find(
             raise BadCollection(f"{shown}/{printable(name)}: is {what}; put the file itself there, or remove it")
     layout = _split(_judgements(files, corpus), documents, queries, shown, corpus)
     if (layout.of("train") or layout.of("test") or layout.beside) and not queries:
-        raise BadCollection(f"{shown}: has qrels but no queries.jsonl; add it (one {{\"_id\", \"text\"}} a line)")
+        raise BadCollection(f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)')
     for split in ("test", "train"):
         names = layout.judgements.get(split, ())
         if names and not any(files[name] for name in names) and (split == "test" or not layout.of("test")):
@@ -171,7 +179,9 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
         group[:] = sorted(readable)
     found = {name: group for name, group in folders.items() if group}
     if not loose and len(found) > 1:
-        raise BadCollection(f"{shown}: holds several collections ({', '.join(sorted(found))}); give each its own folder")
+        raise BadCollection(
+            f"{shown}: holds several collections ({', '.join(sorted(found))}); give each its own folder"
+        )
     chosen = loose or next(iter(found.values()), [])
     _check_parts(chosen, shown)
     return tuple(chosen)
@@ -200,7 +210,7 @@ def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str
         if alike.fullmatch(name.lower()):
             return f"{nothing}; {printable(name)} is {what}"
     close = [printable(name) for name in sorted(files) if alike.fullmatch(name.lower())]
-    return f"{nothing}; {close[0]} is not read: write corpus.jsonl, one {{\"_id\", \"text\"}} a line" if close else nothing
+    return f'{nothing}; {close[0]} is not read: write corpus.jsonl, one {{"_id", "text"}} a line' if close else nothing
 
 
 # --- judgements -------------------------------------------------------------------------------------------------------
@@ -214,8 +224,9 @@ def _label(name: str, asked: Collection[str]) -> str | None:
     """
     *folders, file = name.lower().split("/")
     stem = file.removesuffix(".gz")
-    if _FORMS.get(os.path.splitext(stem)[1]) or os.path.splitext(stem)[1].lstrip(".") not in {*_SPLITS, *asked}:
-        stem = os.path.splitext(stem)[0]
+    suffix = _suffix(stem)
+    if _FORMS.get(suffix) or suffix.lstrip(".") not in {*_SPLITS, *asked}:
+        stem = stem.removesuffix(suffix)
     stem = _SHARD.sub("", stem)
     # The folders' own say, where the file is a mere part of one: test/0000.parquet, qrels-test/part-0.tsv.
     words = [stem, *(_QRELS.sub("", each) if each.startswith("qrel") else each for each in reversed(folders))]
@@ -251,7 +262,7 @@ def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
             continue
         folder, _, file = name.lower().rpartition("/")
         sure = bool(_IN_QRELS.search(folder.split("/")[0]) or _QRELS.search(file))
-        suffix = os.path.splitext(file)[1].lstrip(".")
+        suffix = _suffix(file).lstrip(".")
         if form(name) or (sure and (not suffix or suffix in asked | _SPLITS)):
             (plain if sure else hub)[name] = label
         elif sure and re.split(r"[-_.]", label)[0] in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):

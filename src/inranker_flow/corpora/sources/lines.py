@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
@@ -97,7 +97,7 @@ class _Recoded(io.RawIOBase):
     """A text file in ``encoding`` as bytes in UTF-8."""
 
     def __init__(self, file: io.BufferedIOBase, encoding: str) -> None:
-        self._text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        self._text = io.TextIOWrapper(cast("io.BufferedReader", file), encoding=encoding, newline="")
         self._left = b""
 
     def readable(self) -> bool:

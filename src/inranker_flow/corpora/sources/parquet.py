@@ -13,7 +13,10 @@ from inranker_flow.corpora.sources.lines import BadLine, whole
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.errors import UserError
 
-_ID = {"doc_id": ("doc_id", "_id", "corpus_id", "corpus-id", "docid", "id"), "query_id": ("query_id", "_id", "query-id", "id")}
+_ID = {
+    "doc_id": ("doc_id", "_id", "corpus_id", "corpus-id", "docid", "id"),
+    "query_id": ("query_id", "_id", "query-id", "id"),
+}
 _JUDGED = {"query_id": QUERY_NAMES, "doc_id": DOC_NAMES, "relevance": GRADE_NAMES}
 
 

@@ -32,7 +32,9 @@ class StoredCollection:
             try:
                 files, others = layout.local_files(path)
             except OSError as error:
-                raise UserError(f"{self.shown}: cannot be listed: {error.strerror}; check the disk and its rights") from error
+                raise UserError(
+                    f"{self.shown}: cannot be listed: {error.strerror}; check the disk and its rights"
+                ) from error
             self.layout = layout.find(files, self.shown, corpus, others)
             self._sizes = files
         else:
