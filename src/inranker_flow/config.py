@@ -54,6 +54,9 @@ class CorpusConfig:
     documents: Count = 0
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
+    #: Fields of ir_datasets' documents and queries whose text is read (joined by blanks), instead of the data set's own.
+    text_fields: tuple[str, ...] = ()
+    query_fields: tuple[str, ...] = ()
     #: Content digest of the training set that an earlier run made of it (found by `discover`): queries that are as they
     #: were keep their negatives, whose labels are there.
     earlier: str = ""
@@ -62,7 +65,10 @@ class CorpusConfig:
     def content(self) -> dict[str, Any]:
         """What it is and how it is read, as data: without its address where the content is known, and without what says
         nothing about what it holds."""
-        return {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
+        # A setting that was added later and is not used leaves the digests of earlier runs as they were.
+        unused = {key for key in ("text_fields", "query_fields") if not getattr(self, key)}
+        data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
+        return {key: value for key, value in data.items() if key not in unused}
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def digest_folder(path: str | os.PathLike[str]) -> str:
     """sha256 over the names and contents of all files below ``path``, as hex."""
     root, digest = Path(path), sha256()
     for file in sorted(each for each in root.rglob("*") if each.is_file()):
-        digest.update(f"{file.relative_to(root).as_posix()}\0{digest_file(file)}\n".encode())
+        name = file.relative_to(root).as_posix().encode(errors="surrogateescape")  # bytes that are no UTF-8
+        digest.update(name + f"\0{digest_file(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -338,7 +339,8 @@ def fingerprint_of(uri: str, files: list[FileInfo]) -> str:
     """Digest over names relative to ``uri``, sizes and etags, as hex."""
     digest = sha256()
     for file in files:
-        digest.update(f"{file.uri.removeprefix(uri)}\0{file.size}\0{file.etag}\n".encode())
+        name = file.uri.removeprefix(uri)
+        digest.update(f"{name}\0{file.size}\0{file.etag}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -239,7 +239,7 @@ def test_what_lies_on_s3_is_read(s3, tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("ir_datasets:beir/nfcorpsu", "ir_datasets knows no such id; see https://ir-datasets.com"),
+        ("ir_datasets:beir/nfcorpsu", "ir_datasets knows no such id; did you mean beir/nfcorpus or"),
         ("demo:source/one", "the demo's collections are demo:source/SEED"),
         ("/no/such/folder", "no such file or folder here; give a folder in BEIR layout"),
         ("inranker-beir:/no/such.jsonl", "no such file here; give a file, s3:// or hf://"),

@@ -201,8 +201,9 @@ def _judged_sets(
     for dataset, collection, found in judged.join(collections, candidates):
         judged_set = judged.load(dataset, collection, found, config)
         if judged_set is None:
-            skipped[dataset] = "no judged test queries"
-            log.warning("%s: skipped, it has no judged test queries", dataset)
+            told = read_manifest(collection).details.get("not_evaluated", "")
+            skipped[dataset] = f"no judged test queries{f': {told}' if told else ''}"
+            log.warning("%s: NOT evaluated: %s", dataset, skipped[dataset])
             continue
         sets.append(judged_set)
         log.info("%s: %d test queries, %d candidates", dataset, len(judged_set.qrels), len(judged_set.pairs))

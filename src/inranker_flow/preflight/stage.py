@@ -13,7 +13,7 @@ from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, Pr
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
-from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
@@ -70,7 +70,8 @@ def preflight(
             Check("teacher's checkpoint", partial(check_teacher, teacher)),
             Check("student's checkpoint", partial(check_checkpoint, student.checkpoint, student.revision)),
             Check("generator", partial(check_generator, generation)),
-            *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
+            Check(f"collection {source.name}", partial(check_source, source)),
+            *(Check(f"collection {each.name}", partial(check_collection, each)) for each in targets),
             Check("disk", check_disk),
             Check("node pool", partial(check_nodes, need)),
             Check("queue", partial(check_queue, room["queue"], need)),

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inranker_flow.config import CorpusConfig
-from inranker_flow.corpora.sources.beir import BeirFolder
+from inranker_flow.corpora.sources.stored import StoredCollection
 from inranker_flow.errors import UserError
 
 
 @contextmanager
-def open_demo(name: str, corpus: CorpusConfig) -> Iterator[BeirFolder]:
+def open_demo(name: str, corpus: CorpusConfig) -> Iterator[StoredCollection]:
     """The collection demo:``name``, as a folder that is there while the context is open."""
     with tempfile.TemporaryDirectory(prefix="inranker-demo-") as folder:
         _write_demo(name, Path(folder))
-        yield BeirFolder(Path(folder), corpus.uri, corpus)
+        yield StoredCollection(Path(folder), corpus.uri, corpus)
 
 
 def _write_demo(name: str, folder: Path) -> None:
