@@ -83,11 +83,11 @@ class Text:
 #: Characters that a text cannot hold, and those that one line cannot: controls, halves of a character, line ends.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-#: A user's name, and perhaps a password, before the host of an address.
-_CREDENTIALS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s]*@|https?://\S*@")
+#: A user's name, and perhaps a password, before the host of an address; or a key in its query.
+_CREDENTIALS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s]*@|https?://\S*[@?]")
 _NO_CREDENTIALS = (
-    "holds a user's name or a password, which every run would record; leave it out of the address (keys are given in the "
-    "environment: OPENAI_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
+    "holds a user's name, a password or a query, which every run would record; leave it out of the address (keys are given "
+    "in the environment: OPENAI_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
 )
 
 #: Beyond it are typing errors: no corpus has so many rows, and 32 bits hold it.
@@ -229,7 +229,7 @@ class ScoringConfig:
     false_token: Token = ""
     #: causal: a template in ``rankers/templates`` by name, a path, or the text itself; `instruction` is what it puts at
     #: ``{instruction}``.
-    prompt: Annotated[str, Text(lines=True, empty=False, most=100_000)] = "qwen3-reranker"
+    prompt: Prompt = "qwen3-reranker"
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0

@@ -17,9 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from inranker_flow import content_store, earlier, registry, storage
+from inranker_flow import content_store, earlier, registry, storage, text_files
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -28,6 +26,8 @@ from inranker_flow.config import (
     DistillConfig,
     PrepareConfig,
     PromoteConfig,
+    Prompt,
+    Split,
     as_dict,
     parse,
 )
@@ -47,10 +47,10 @@ class Wishes:
     """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
     the names of its splits in qrels/, and the licence of its texts."""
 
-    prompt: str = ""
+    prompt: Prompt = ""
     documents: Count = 0
-    train_split: str = "train"
-    test_split: str = "test"
+    train_split: Split = "train"
+    test_split: Split = "test"
     licence: str = ""
 
 
@@ -265,10 +265,7 @@ def read_wishes(folder: Folder) -> Wishes:
     if WISHES not in folder.names:
         return Wishes()
     where = f"{folder.uri}/{WISHES}"
-    try:
-        data = yaml.safe_load(storage.read(where))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    data = text_files.parse_yaml(text_files.decode(storage.read(where), where), where)
     return parse(Wishes, data or {}, where)
 
 

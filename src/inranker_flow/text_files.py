@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,18 @@ def read(path: str | os.PathLike[str], setting: str = "") -> str:
     Raises FileNotFoundError where there is none, and :class:`UserError` for what is no file or no text.
     """
     where = ": ".join(filter(None, (setting, shown(os.fspath(path)))))
+    path = Path(path)
+    with suppress(RuntimeError):  # there is no such user
+        path = path.expanduser()
     try:
         # A pipe would wait for its writer.
-        found = os.stat(path)
+        found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
             raise UserError(f"{where}: is {kind}; give a text file")
         if found.st_size > MOST:
             raise UserError(f"{where}: has {found.st_size:,} bytes; a text of this kind has at most {MOST:,}")
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise FileNotFoundError(where) from error
     except OSError as error:
@@ -74,7 +78,7 @@ def decode(data: bytes, where: str) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML's own types; a key that is there twice is refused: YAML keeps the last one without a word."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
@@ -95,7 +99,7 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(text: str, where: str) -> Any:
     """The data that the YAML says. Raises :class:`UserError` naming ``where`` for one that is none, or is no plain data."""
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506 a SafeLoader
+        data = yaml.load(text, _Loader)
         _check_plain(data, where)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {_told(error)}") from error

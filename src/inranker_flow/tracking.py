@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -207,10 +208,10 @@ class StageRun:
 
         now = int(time.time() * 1000)
         own = {**numbers, **headline}
-        self._client.log_batch(self.run_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in own.items()])
+        self._client.log_batch(self.run_id, metrics=[Metric(metric_name(k), float(v), now, 0) for k, v in own.items()])
         if headline and self.parent_id:
             self._client.log_batch(
-                self.parent_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in headline.items()]
+                self.parent_id, metrics=[Metric(metric_name(k), float(v), now, 0) for k, v in headline.items()]
             )
 
     def log_device(self) -> None:
@@ -390,6 +391,6 @@ def _flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, data if isinstance(data, str) else json.dumps(data)
 
 
-def _key(name: str) -> str:
-    """MLflow's metric names admit no @; the name in the charts stays recognisable (nDCG@10 -> nDCG_at_10)."""
-    return name.replace("@", "_at_")
+def metric_name(name: str) -> str:
+    """``name`` as MLflow's metric names may be; it stays recognisable (nDCG@10 -> nDCG_at_10, P(rel=2)@10 -> P_rel_2_at_10)."""
+    return re.sub(r"[^\w./ -]+", "_", re.sub(r"\)(?=@|/|$)", "", name).replace("@", "_at_"))
