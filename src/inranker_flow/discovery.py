@@ -18,9 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from inranker_flow import content_store, earlier, registry, storage
+from inranker_flow import content_store, earlier, registry, storage, text_files
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -29,6 +27,8 @@ from inranker_flow.config import (
     DistillConfig,
     PrepareConfig,
     PromoteConfig,
+    Prompt,
+    Split,
     as_dict,
     parse,
 )
@@ -52,10 +52,10 @@ class Wishes:
     """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
     the names of its splits in qrels/, and the licence of its texts."""
 
-    prompt: str = ""
+    prompt: Prompt = ""
     documents: Count = 0
-    train_split: str = "train"
-    test_split: str = "test"
+    train_split: Split = "train"
+    test_split: Split = "test"
     licence: str = ""
 
 
@@ -329,11 +329,9 @@ def read_wishes(folder: Folder) -> Wishes:
     if WISHES not in folder.names:
         return Wishes()
     where = f"{folder.uri}/{WISHES}"
+    content = storage.read(where)  # a store that does not answer says nothing about the corpus
     try:
-        data = yaml.safe_load(storage.read(where))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:  # a date that is none
-        raise BadCollection(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    try:
+        data = text_files.parse_yaml(text_files.decode(content, where), where)
         return parse(Wishes, data or {}, where)
     except UserError as error:
         raise BadCollection(str(error)) from error

@@ -394,7 +394,7 @@ def _metrics(numbers: Mapping[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(_key(name), float(value), now, 0) for name, value in numbers.items()]
+    return [Metric(metric_name(name), float(value), now, 0) for name, value in numbers.items()]
 
 
 class StageRun:
@@ -407,7 +407,7 @@ class StageRun:
     def log_config(self, configs: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = {_key(key): redaction.redact(str(value))[:6000] for key, value in _flatten(configs)}
+        flat = {metric_name(key): redaction.redact(str(value))[:6000] for key, value in _flatten(configs)}
         for part in _batches(flat.items()):
             with _into(self.run_id, "keep the settings"):
                 self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in part])
@@ -458,7 +458,7 @@ class StageRun:
                         log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
                 with _into(self.run_id, "keep a digest"):
-                    self._client.set_tag(self.run_id, _key(f"digest.{key}"), read_manifest(path).content)
+                    self._client.set_tag(self.run_id, metric_name(f"digest.{key}"), read_manifest(path).content)
 
 
 @contextmanager
@@ -640,12 +640,17 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield part
 
 
-def _key(name: str) -> str:
-    """A name that MLflow takes, recognisable in its charts (nDCG@10 -> nDCG_at_10); other names stay different ones.
+#: The parameters of a measure: ``(rel=2)`` of P(rel=2)@10.
+_PARAMETERS = re.compile(r"(?<=\w)\(([\w.=,'\"-]*)\)(?=[@/]|$)")
 
-    MLflow refuses @ = ( ) and most other signs, names that are no tidy path, and long ones.
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes, recognisable in its charts; other names stay different ones.
+
+    nDCG@10 becomes nDCG_at_10, and P(rel=2)@10 becomes P_rel_2_at_10. MLflow refuses @ = ( ) and most other signs, names
+    that are no tidy path, and long ones.
     """
-    plain = name.replace("@", "_at_")
+    plain = _PARAMETERS.sub(lambda found: "_" + re.sub(r"[=,'\"]+", "_", found[1]).strip("_"), name).replace("@", "_at_")
     key = re.sub(r"[^/\w.\- :]", "_", plain)
     if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
         key = re.sub(r"^[./]+|/", "_", key) or "_"

@@ -29,7 +29,8 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
 }
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+#: OWNER/NAME, or the NAME of an old one.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 #: Seconds after which the hub counts as unreachable.
 _HUB_TIMEOUT = 5
 
@@ -42,7 +43,7 @@ def locate(reference: str) -> Path | None:
     scheme, _, rest = reference.partition(":")
     if scheme == "demo":
         folder = DEMO / rest
-        if not rest or not folder.is_dir():
+        if not re.fullmatch(r"\w+", rest) or not folder.is_dir():
             known = ", ".join(f"demo:{each.name}" for each in sorted(DEMO.iterdir()) if each.is_dir())
             raise UserError(f"{reference}: no such demo model; there is {known}")
         return folder
@@ -55,7 +56,7 @@ def locate(reference: str) -> Path | None:
     path = Path(reference).expanduser()
     if path.is_dir():
         return _checked(path, reference)
-    if path.exists() or reference.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(reference):
+    if path.exists() or reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
         raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id")
     return None
 
@@ -171,7 +172,7 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 def load_tokenizer(reference: str, revision: str = "") -> Any:
     """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
     if reference.startswith("init:"):
-        return load_tokenizer(_random_options(reference)[1]["tokenizer"])
+        return load_tokenizer(random_options(reference)[1]["tokenizer"])
     folder = Path(reference).expanduser()
     found = folder if folder.is_dir() else locate(reference)
     with _explained(reference, local=found is not None):
@@ -180,8 +181,8 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
         return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else _hub_options(revision)))
 
 
-def _random_options(reference: str) -> tuple[str, dict[str, str]]:
-    """Size and options of an ``init:`` reference."""
+def random_options(reference: str) -> tuple[str, dict[str, str]]:
+    """Size and options of an ``init:`` reference; :class:`UserError` for one that is none."""
     size, _, query = reference.removeprefix("init:").partition("?")
     options = {"tokenizer": "demo:student", "seed": "0"}
     for option in filter(None, query.split("&")):
@@ -191,8 +192,12 @@ def _random_options(reference: str) -> tuple[str, dict[str, str]]:
         options[key] = value
     if size not in SIZES:
         raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
-    if not options["seed"].isdigit():
-        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number")
+    if not re.fullmatch("[0-9]{1,9}", options["seed"]):
+        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits")
+    if options["tokenizer"].startswith("init:"):
+        raise UserError(
+            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint"
+        )
     return size, options
 
 
@@ -201,7 +206,7 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    size, options = _random_options(reference)
+    size, options = random_options(reference)
     tokenizer = load_tokenizer(options["tokenizer"])
     config = T5Config(
         vocab_size=len(tokenizer),

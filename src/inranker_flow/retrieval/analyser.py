@@ -97,3 +97,11 @@ def _stemmer(config: RetrieveConfig) -> Callable[[str], str] | None:
         known = ", ".join(Stemmer.algorithms())
         raise UserError(f"stemmer: {config.stemmer!r} is not one of {known} (empty for none)") from error
     return stem
+
+
+def check(config: RetrieveConfig) -> None:
+    """Raise :class:`UserError` for stop words or a stemmer that do not exist; a configuration is checked where it is read."""
+    # bm25s costs a second, and its defaults are there.
+    if config.stopwords not in ("", RetrieveConfig.stopwords):
+        stop_list(config)
+    _stemmer(config)
