@@ -229,13 +229,14 @@ class ScoringConfig:
     #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code
     #: (monot5 only).
     truncation: Literal["document", "reference"] = "document"
-    #: The two answers, as pieces of the vocabulary. Empty: ▁true and ▁false for monot5, yes and no for causal; an
-    #: encoder has none.
+    #: The two answers, as pieces of the vocabulary. Empty: those of the checkpoint's family, else ▁true and ▁false for
+    #: monot5, yes and no for causal. encoder: the names of the labels that say relevant and not (or their positions);
+    #: empty: what the names in its config.json say.
     true_token: Token = ""
     false_token: Token = ""
     #: causal: a template in ``rankers/templates`` by name, a path, or the text itself; `instruction` is what it puts at
-    #: ``{instruction}``.
-    prompt: Prompt = "qwen3-reranker"
+    #: ``{instruction}``. Empty: that of the checkpoint's family.
+    prompt: Prompt = ""
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0

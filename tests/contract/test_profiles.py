@@ -48,7 +48,7 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
     pinned = pin(loaded)
     assert pinned.teacher.scoring.prompt == path.read_text()
     assert pin(pinned) == pinned
-    assert pin(profile.load("demo")).teacher.scoring.prompt == "qwen3-reranker"
+    assert pin(profile.load("demo")).teacher.scoring.prompt == ""
     path.write_text("Q: {query}\n{answer}\n")
     for wrong, message in ((path, "the template needs {query}"), (tmp_path / "none", "no readable template file")):
         with pytest.raises(UserError, match=f"scoring.prompt: {wrong}: {message}"):

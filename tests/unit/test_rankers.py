@@ -142,7 +142,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(UserError, match="this checkpoint does not load"):
+    with pytest.raises(UserError, match="damaged or cut off; fetch the checkpoint again"):
         load_seq2seq(str(tmp_path))
 
 

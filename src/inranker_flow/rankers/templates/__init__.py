@@ -11,11 +11,13 @@ from inranker_flow.text_files import shown
 
 FOLDER = Path(__file__).parent
 QUERY, DOCUMENT, INSTRUCTION, ANSWER = "{query}", "{document}", "{instruction}", "{answer}"
+#: What stands on its two sides is tokenised apart.
+SEAM = "{|}"
 
 
 @dataclass(frozen=True)
 class Template:
-    """``before`` {query} ``between`` {document} ``after``, and then the model's answer; no slot is left in them."""
+    """``before`` {query} ``between`` {document} ``after``, and then the model's answer; no slot is left in them but seams."""
 
     before: str
     between: str
