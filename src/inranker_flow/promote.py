@@ -60,7 +60,8 @@ def promote(
 
     digest = model_digest(student)
     current = registry.champion(name)
-    known = registry.registered(name, digest)
+    serving = _serving(training, summary)
+    known = registry.registered(name, digest, serving.tag)
     if current and current.reference != champion and not (known and known.version == current.version):
         decided = _held(decided, _champion_changed(current.reference))
     taken_out = state.barred.get(known.version) if known else None
@@ -73,7 +74,7 @@ def promote(
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
     version = registry.register(
-        name, student, digest, {**tags, **_verdict(decided)}, _serving(training), run_id, card, about
+        name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about
     )
     if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
         # Of this verdict, also where an earlier attempt registered the same model.
@@ -209,10 +210,9 @@ def _who() -> str:
     return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
-def _serving(training: Mapping[str, Any]) -> registry.Serving:
-    """How the student was trained to read, and with what: serving renders, truncates and computes in the same way."""
-    scoring = {key: training["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    return registry.Serving(scoring, training["versions"])
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
+    """With what the student was measured, and trained: it is served with the same. How it reads, its folder says."""
+    return registry.Serving(summary["models"].get(CHALLENGER, {}).get("served", {}), training["versions"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,19 +6,22 @@ The champion's alias is moved by `history` alone, last of all, so a crash before
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import tracking
+from inranker_flow.config import parse
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.reading import Served
 from inranker_flow.storage import digest_file
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tag of a version: sha256 of its weights.
 DIGEST = "digest.model"
+#: Tag of a version: what it is served with beside what its folder says (`reading.Served`), as JSON; none for the defaults.
+SERVED = "inranker.served"
 #: What MLflow answers where a model, version or alias does not exist.
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -46,10 +51,18 @@ class Version:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the pyfunc needs: ``scoring`` (ScoringConfig as data) and the ``versions`` of its packages."""
+    """What the pyfunc needs: ``scoring`` (settings of `ScoringConfig` and `reading.Served`, where its folder does not say
+    them) and the ``versions`` of its packages."""
 
     scoring: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @property
+    def tag(self) -> str:
+        """Of a version that is served with other than the defaults; else ""."""
+        default = asdict(Served())
+        other = {name: self.scoring[name] for name in default if self.scoring.get(name, default[name]) != default[name]}
+        return json.dumps(other) if other else ""
 
 
 def champion(name: str) -> Version | None:
@@ -111,6 +124,15 @@ def version(name: str, number: str) -> Version:
 def digest(reference: str) -> str:
     """The digest under which the weights of ``models:/NAME/VERSION`` were registered; "" where none was recorded."""
     return version(*_parts(reference)).tags.get(DIGEST, "")
+
+
+def served(reference: str) -> Served:
+    """What ``models:/NAME/VERSION`` is served with beside what its folder says."""
+    tag = version(*_parts(reference)).tags.get(SERVED)
+    try:
+        return parse(Served, json.loads(tag) if tag else {}, f"{reference}, tag {SERVED}")
+    except ValueError as error:
+        raise UserError(f"{reference}: its tag {SERVED} is no JSON ({error}); restore it from MLmodel") from error
 
 
 def fetch(reference: str) -> Path:
@@ -204,7 +226,7 @@ def register(
     The same content (``digest``) registered by an earlier, interrupted attempt is found again, not made twice.
     """
     _create_model(name, "Reranker distilled by InRanker Flow.")
-    known = registered(name, digest)
+    known = registered(name, digest, serving.tag)
     if known:
         log.info("%s version %s already holds this model", name, known.version)
         return known
@@ -213,10 +235,10 @@ def register(
         save_pyfunc(Path(folder) / "model", student, serving, card)
         with tracking.explained(f"upload the model into run {run_id}"):
             client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
-    tags = {**tags, DIGEST: digest}
+    tags = {**tags, DIGEST: digest, **({SERVED: serving.tag} if serving.tag else {})}
     with tracking.explained(f"register a version of {name}"):
         made = client.create_model_version(name, f"runs:/{run_id}/model", run_id, tags=tags, description=about)
-    first = registered(name, digest)
+    first = registered(name, digest, serving.tag)
     if first and int(first.version) < int(made.version):
         # Two attempts at the same time: both keep the first.
         with tracking.explained(f"delete version {made.version} of {name}, the same model as version {first.version}"):
@@ -245,11 +267,12 @@ def _create_model(name: str, description: str) -> None:
                 raise
 
 
-def registered(name: str, digest: str) -> Version | None:
-    """The first version of ``name`` with these weights, or None."""
+def registered(name: str, digest: str, tag: str = "") -> Version | None:
+    """The first version of ``name`` with these weights that is served as ``tag`` (`Serving.tag`) says, or None."""
     with tracking.explained(f"list the versions of {name}"):
         versions = tracking.client().search_model_versions(f"name = '{name}'")
-    same = [each for each in versions if each.tags.get(DIGEST) == digest and each.status == "READY"]
+    asked = [each for each in versions if each.tags.get(DIGEST) == digest and each.tags.get(SERVED, "") == tag]
+    same = [each for each in asked if each.status == "READY"]
     first = min(same, key=lambda each: int(each.version), default=None)
     return Version(name, str(first.version), dict(first.tags)) if first else None
 

@@ -257,9 +257,9 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
     first = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
     real, looks = registry.registered, []
 
-    def late(name, digest):
+    def late(name, digest, tag=""):
         looks.append(name)
-        return None if len(looks) == 1 else real(name, digest)
+        return None if len(looks) == 1 else real(name, digest, tag)
 
     monkeypatch.setattr(registry, "registered", late)
     second = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")

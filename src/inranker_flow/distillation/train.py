@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inranker_flow import reading
 from inranker_flow.config import DistillConfig, as_dict
 from inranker_flow.distillation.data import (
     Batch,
@@ -645,6 +646,8 @@ def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs
     with atomic_folder(model) as folder:
         student.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        reads = as_dict(reading.trained(record["config"], "config"))
+        (folder / reading.FILENAME).write_text(json.dumps(reads, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_manifest(
             folder,
