@@ -53,6 +53,10 @@ class Passages:
         return [" ".join(words[first : first + self.words]) for first in firsts]
 
 
+#: What is read as one.
+WHOLE = Passages()
+
+
 @dataclass(frozen=True)
 class Served:
     """What a version is served with beside what its folder says."""

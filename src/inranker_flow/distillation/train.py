@@ -225,6 +225,8 @@ def _check(config: DistillConfig, model: Path) -> None:
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
+    if not 0 <= config.adam_beta2 < 1:
+        raise UserError(f"adam_beta2: {config.adam_beta2}; AdamW needs it from 0 to less than 1")
     if not 0 <= config.holdout < 1:
         raise UserError(f"holdout: {config.holdout}; it is a share of the queries, from 0 to less than 1")
 

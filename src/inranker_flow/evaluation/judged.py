@@ -16,7 +16,7 @@ from inranker_flow.config import EvaluateConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
-from inranker_flow.reading import Passages
+from inranker_flow.reading import WHOLE, Passages
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class JudgedSet:
     digests: dict[str, str]
     #: The whole text of each document of ``bm25``, and how ``pairs`` were cut out of it.
     documents: dict[str, str] = field(default_factory=dict)
-    passages: Passages = Passages()
+    passages: Passages = WHOLE
 
     def cut(self, passages: Passages) -> JudgedSet:
         """The same set with the pairs of a model that reads ``passages``."""

@@ -28,7 +28,7 @@ from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.rankers import Ranker, load_ranker
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.reading import Passages, Served
+from inranker_flow.reading import WHOLE, Passages, Served
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write, digest_file
 from inranker_flow.tracking import code_version
@@ -72,7 +72,7 @@ class Model:
     reference: str
     revision: str
     asked: ScoringConfig
-    passages: Passages = Passages()
+    passages: Passages = WHOLE
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -185,6 +185,8 @@ def compare(
         models.append(Model(CHAMPION, champion, "", config.scoring, passages))
 
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
+    # Whatever else may be refused is looked at before anything is scored, too.
+    training, generation = origins.trainings(students), origins.generations(queries)
     _try(wanted, sets)
     identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, as_dict(passages), code_version()]
     timed = cost.requests(sets, config.latency_queries)
@@ -203,6 +205,8 @@ def compare(
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
         "leaks": leaked,
+        "training": training,
+        "generation": generation,
         "config": {"evaluation": as_dict(config), "teacher": as_dict(teacher)},
         "code": code_version(),
     }
@@ -212,8 +216,6 @@ def compare(
     summary["intervals"] = _intervals(summary, table)
     summary["comparisons"] = _comparisons(summary, table)
     summary["cases"] = _cases(summary, sets, scored, table)
-    summary["training"] = origins.trainings(students)
-    summary["generation"] = origins.generations(queries)
     summary["licences"] = _licences(students, teacher, collections)
     with atomic_write(evaluation / "summary.json") as out:
         out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
