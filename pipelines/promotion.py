@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import history, registry
-from inranker_flow.config import PromoteConfig, ScoringConfig, parse
+from inranker_flow import history, reading, registry
+from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
 from inranker_flow.registry import Version
@@ -98,14 +97,9 @@ def check(version: Version) -> None:
     from inranker_flow.rankers import load_ranker
 
     folder = registry.fetch(version.reference)
-    try:
-        config = json.loads((folder / "training.json").read_text(encoding="utf-8"))["config"]
-        scoring = {key: config[key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{version.reference}: not a model of this project: no usable training.json ({error})"
-        ) from error
-    ranker = load_ranker(str(folder), parse(ScoringConfig, scoring, "training.json"))
+    if reading.of_folder(folder) is None:
+        raise UserError(f"{version.reference}: not a model of this project: no usable training.json")
+    ranker = load_ranker(str(folder), reading.scoring_of(folder, ScoringConfig()))
     if not np.isfinite(ranker.score([("a query", "a passage")])).all():
         raise UserError(f"{version.reference}: its score of a pair is not a finite number; it may not serve")
 

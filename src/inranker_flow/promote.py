@@ -71,8 +71,8 @@ def promote(
     decided = _decide(config, evaluation, summary, champion)
 
     digest = model_digest(student)
-    serving = _serving(training)
     current = registry.champion(name)
+    serving = _serving(training, summary)
     known = registry.registered(name, digest, registry.identity(made_of.files, serving.scoring))
     if gone := history.gone(name):
         decided = _held(decided, _champion_gone(gone))
@@ -230,10 +230,9 @@ def _who() -> str:
     return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
-def _serving(training: Mapping[str, Any]) -> registry.Serving:
-    """How the student was trained to read, and with what: serving renders, truncates and computes in the same way."""
-    scoring = {key: training["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    return registry.Serving(scoring, training["versions"])
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
+    """With what the student was measured, and trained: it is served with the same. How it reads, its folder says."""
+    return registry.Serving(summary["models"].get(CHALLENGER, {}).get("served", {}), training["versions"])
 
 
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:

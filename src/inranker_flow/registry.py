@@ -13,15 +13,17 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import tracking
+from inranker_flow.config import parse
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
+from inranker_flow.reading import Served
 from inranker_flow.storage import digest_file
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ _FREE = ("README.md", "registered_model_meta")
 _TAG_LENGTH = 5000
 #: MLflow's databases hold names of 256 characters, and the history's is this one's with an ending.
 _NAME_LENGTH = 240
+#: Tag of a version: what it is served with beside what its folder says (`reading.Served`), as JSON; none for the defaults.
+SERVED = "inranker.served"
 
 
 class Damaged(UserError):
@@ -92,10 +96,18 @@ class Version:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the pyfunc needs: ``scoring`` (ScoringConfig as data) and the ``versions`` of its packages."""
+    """What the pyfunc needs: ``scoring`` (settings of `ScoringConfig` and `reading.Served`, where its folder does not say
+    them) and the ``versions`` of its packages."""
 
     scoring: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @property
+    def tag(self) -> str:
+        """Of a version that is served with other than the defaults; else ""."""
+        default = asdict(Served())
+        other = {name: self.scoring[name] for name in default if self.scoring.get(name, default[name]) != default[name]}
+        return json.dumps(other) if other else ""
 
 
 def champion(name: str) -> Version | None:
@@ -191,6 +203,15 @@ def digest(reference: str) -> str:
     was recorded."""
     tags = version(*_parts(reference)).tags
     return tags.get(IDENTITY) or tags.get(DIGEST, "")
+
+
+def served(reference: str) -> Served:
+    """What ``models:/NAME/VERSION`` is served with beside what its folder says."""
+    tag = version(*_parts(reference)).tags.get(SERVED)
+    try:
+        return parse(Served, json.loads(tag) if tag else {}, f"{reference}, tag {SERVED}")
+    except ValueError as error:
+        raise UserError(f"{reference}: its tag {SERVED} is no JSON ({error}); restore it from MLmodel") from error
 
 
 def fetch(reference: str) -> Path:
@@ -399,7 +420,13 @@ def register(
         files = digests(Path(folder) / "model")
         with tracking.explained(f"upload the model into run {run_id}"):
             client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
-    tags = {**tags, DIGEST: digest, IDENTITY: same, FILES: _as_tag(files)}
+    tags = {
+        **tags,
+        DIGEST: digest,
+        IDENTITY: same,
+        FILES: _as_tag(files),
+        **({SERVED: serving.tag} if serving.tag else {}),
+    }
     with tracking.explained(f"register a version of {name}"):
         made = client.create_model_version(name, f"runs:/{run_id}/model", run_id, tags=tags, description=about)
     first = registered(name, digest, same)

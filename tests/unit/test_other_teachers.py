@@ -351,7 +351,8 @@ def test_bfloat16_is_close_and_keeps_full_precision_logits(kind):
     pairs = [(f"{query} {i}", document) for i in range(20) for query, document in TEXTS]
     exact = load_ranker(TEACHERS[kind](), ScoringConfig(dtype="float32")).score(pairs)
     rounded = load_ranker(TEACHERS[kind](), ScoringConfig(dtype="bfloat16")).score(pairs)
-    assert 0 < np.abs(exact - rounded).max() < 0.3
+    # An input passes some 60 operations, each of which rounds by 2**-9; twice that, if all err to one side.
+    assert 0 < np.abs(exact - rounded).max() < 60 * 2**-8 * max(1, np.abs(exact).max())
     assert (rounded.astype(np.float32).view(np.uint32) & 0xFFFF).any(), "the last layer is computed in float32"
 
 

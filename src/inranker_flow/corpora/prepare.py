@@ -345,9 +345,10 @@ class _Preparation:
         """A random sample of the training and of the test queries, the same whatever their order in the file."""
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         keep = np.ones(len(queries.query), bool)
-        for side, limit in ((~is_test, self.config.max_train_queries), (is_test, self.config.max_test_queries)):
-            at = np.flatnonzero(side)
+        for side, what in ((~is_test, "train"), (is_test, "test")):
+            at, limit = np.flatnonzero(side), getattr(self.config, f"max_{what}_queries")
             if limit and len(at) > limit:
+                self._tell_limit(f"max_{what}_queries", limit, len(at), f"{what} queries")
                 ids = queries.table.column("query_id").take(pa.array(at)).to_pylist()
                 keep[at[np.argsort(priorities(self.config.seed, ids), kind="stable")[limit:]]] = False
         return queries.select(keep)
@@ -429,7 +430,13 @@ class _Preparation:
         others = ~contains(needed, np.concatenate(hashes))
         free = max(self.config.max_documents - int((~others).sum()), 0)
         candidates = np.concatenate(numbers)[others]
-        return None if len(candidates) <= free else np.partition(candidates, free)[free]
+        if len(candidates) <= free:
+            return None
+        self._tell_limit("max_documents", free + int((~others).sum()), len(others), "documents")
+        return np.partition(candidates, free)[free]
+
+    def _tell_limit(self, setting: str, kept: int, there: int, what: str) -> None:
+        log.info("%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting)
 
     # --- published labels: the table
 

@@ -198,6 +198,7 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 f"{path}: no labels, so there is nothing to train on; "
                 f"look at the counts of the teacher_label stage of {names[-1]}"
             )
+        _check_finite(labels, path)
         progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in TEXTS), "texts")
         rows, irregular = {}, {}
         for table, (name, key) in TEXTS.items():
@@ -253,6 +254,19 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
     (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
 
+def _check_finite(labels: pa.Table, path: Path) -> None:
+    """Refuse labels that would make every loss nan; the student is trained in float32."""
+    logits = np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1)
+    bad = np.flatnonzero(~(np.abs(logits) <= np.finfo(np.float32).max).all(axis=1))
+    if len(bad):
+        query_id, doc_id = (labels.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
+        raise UserError(
+            f"{path}: the logits of {len(bad):,} of {labels.num_rows:,} pairs are no finite float32 numbers (the first: query "
+            f"{query_id!r}, document {doc_id!r}); label them again, with teacher.scoring.dtype float32 if the teacher "
+            "overflows"
+        )
+
+
 def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
     """(ids, texts) of the queries or passages in ``folder``, some at a time."""
     from inranker_flow.corpora import default_text
@@ -289,6 +303,8 @@ def hold_out(examples: Examples, rows: np.ndarray, share: float, at_most: int) -
     """
     queries = np.unique(examples.query[rows])
     of_set = [queries[examples.set_of[queries] == each] for each in range(len(examples.names))]
+    if at_most < 1:
+        return np.zeros(len(rows), bool)
     wanted = np.array([int(share * len(each) + 1e-9) for each in of_set])  # 0.29 * 100 is 28.999999999999996
     if wanted.sum() > at_most:
         wanted = np.minimum(wanted, np.maximum(wanted * at_most // wanted.sum(), 1))

@@ -320,4 +320,5 @@ def _samples(kept: Sequence[Query], texts: Mapping[str, str]) -> list[dict[str, 
 
 
 def _sentence(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) + " dropped"
+    told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return f"{told} dropped" if told else "none dropped"

@@ -77,8 +77,19 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
 
 def _limited(found: Counted, config: PrepareConfig) -> Counted:
     train = _least(found.train_queries, config.max_train_queries)
+    limits = {
+        "max_documents": (found.documents, "documents"),
+        "max_train_queries": (found.train_queries, "train queries"),
+        "max_test_queries": (found.test_queries, "test queries"),
+    }
+    cut = [
+        f"{found.name}: {getattr(config, name):,} of its {there:,} {what} are taken (corpus.{name})"
+        for name, (there, what) in limits.items()
+        if _least(there, getattr(config, name)) < there
+    ]
     return replace(
         found,
+        notes=(*found.notes, *cut),
         documents=_least(found.documents, config.max_documents),
         train_queries=train,
         positives=round(found.positives * train / max(found.train_queries, 1)),
