@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from inranker_flow import lifeline
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
 from inranker_flow.storage import disk_errors
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "inranker"
 #: Tag of a parent run: the KFP run that it stands for.
 KFP_RUN = "inranker.kfp_run_id"
+#: Tag of a parent run: the file of the local run that it stands for.
+LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
 #: MLflow's own defaults retry a dead server for more than four minutes.
@@ -276,7 +279,7 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
     mlflow_client = client()
     run_id = mlflow_client.create_run(
-        experiment_id(mlflow_client), tags={"inranker.code": code_version()}, run_name=name
+        experiment_id(mlflow_client), tags={"inranker.code": code_version(), LOCAL_RUN: local_run()}, run_name=name
     ).info.run_id
     mlflow_client.log_dict(run_id, dict(parameters), "parameters.json")
     StageRun(mlflow_client, run_id, "").log_config(parameters)
@@ -284,11 +287,35 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     try:
         yield run_id
     except BaseException:
-        mlflow_client.set_terminated(run_id, "FAILED")
+        with suppress(Exception):  # a server that has gone must not hide what happened
+            mlflow_client.set_terminated(run_id, "FAILED")
+            close_killed(local_run())
         raise
     finally:
         del os.environ["INRANKER_PARENT_RUN_ID"]
     mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def local_run() -> str:
+    """What a local run is known by: the name of its file in the runs' folder."""
+    return Path(os.environ.get(lifeline.VARIABLE, "")).name
+
+
+def close_killed(name: str) -> int:
+    """Mark as KILLED what a local run that has ended left RUNNING: its own run and those of its stages; returns how many."""
+    mlflow_client = client()
+    experiment = experiment_id(mlflow_client)
+    closed = 0
+    with explained("close the runs of a run that was killed"):
+        for parent in mlflow_client.search_runs([experiment], f"tags.`{LOCAL_RUN}` = '{name}'") if name else []:
+            children = mlflow_client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000
+            )
+            for run in (parent, *children):
+                if run.info.status == "RUNNING":
+                    mlflow_client.set_terminated(run.info.run_id, "KILLED")
+                    closed += 1
+    return closed
 
 
 def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]) -> None:
