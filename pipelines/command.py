@@ -84,7 +84,7 @@ def logging_to(path: Path) -> Iterator[None]:
         _log.remove(path)
 
 
-def command(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+def command(main: Callable[..., int]) -> Callable[..., int]:
     """Let ``main`` end with a status and at most one line on stderr, whatever happens in it."""
 
     @functools.wraps(main)
@@ -227,5 +227,5 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for ending, handler in before.items():
+            signal.signal(ending, handler if handler is not None else signal.SIG_DFL)

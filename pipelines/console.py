@@ -53,7 +53,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             event = json.loads(line)
             found.append({**event, "stage": str(event["stage"]), "dataset": event["dataset"]})
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} line {number}: no record of a stage; run again: what is finished is kept") from error
+            raise UserError(
+                f"{path} line {number}: no record of a stage; run again: what is finished is kept"
+            ) from error
     return found
 
 

@@ -59,10 +59,8 @@ class Run:
 def checked(text: str | Path) -> Path:
     """``RUN_DIR`` as an absolute path; :class:`UserError` for what cannot be the folder of runs."""
     name = str(text)
-    if not name.strip() or name == ".":
-        # Path("") is the current folder.
-        what = "it is empty" if name != "." or not str(text) else "the current folder"
-        raise UserError(f"RUN_DIR: {what}; give a folder for the runs, or leave it out for {DEFAULT}")
+    if not name.strip():  # Path("") would be the current folder
+        raise UserError(f"RUN_DIR: it is empty; give a folder for the runs, or leave it out for {DEFAULT}")
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -94,7 +92,7 @@ def working(folder: Path) -> Iterator[Run]:
     """Hold ``folder`` for one run; :class:`UserError` where another one is at work there."""
     with of_runs(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+", encoding="utf-8")
+        lock = (folder / ".lock").open("a+", encoding="utf-8")
     with lock:
         _take(folder, lock)
         with of_runs(folder):
@@ -171,9 +169,7 @@ def _left_working(folder: Path) -> UserError:
     numbers = sorted({number for path in files(folder) for number in lifeline.processes(path)})
     who = f"process {', '.join(map(str, numbers))} of a run" if numbers else "a stage of a run"
     remedy = f"end it (kill -9 {' '.join(map(str, numbers))})" if numbers else "end it"
-    return UserError(
-        f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR"
-    )
+    return UserError(f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR")
 
 
 def files(folder: Path) -> list[Path]:
@@ -249,3 +245,10 @@ def check_database(path: Path) -> None:
         raise UserError(f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}")
     if not {"alembic_version", "experiments", "runs"} <= tables:
         raise UserError(f"{path}: not a database of MLflow's; {remedy}")
+
+
+def database_uri(path: Path) -> str:
+    """Address of the SQLite database at ``path``, whatever its name holds."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)

@@ -27,7 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", nargs="?", default="inranker")
     parser.add_argument("--profile", default="demo", help="a name in pipelines/profiles, or a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="settings")
-    parser.add_argument("--settings", default="", dest="line", help="several of --set in one line, split as a shell would")
+    parser.add_argument(
+        "--settings", default="", dest="line", help="several of --set in one line, split as a shell would"
+    )
     for option, key in OPTIONS.items():
         parser.add_argument(f"--{option}", help=f"sets {key}")
 
@@ -49,7 +51,9 @@ def _word(text: str, line: str) -> int:
     found = re.match(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", text, re.DOTALL)
     length = found.end() if found else 0
     if length < len(text) and not text[length].isspace():
-        raise UserError(f"SET: {line!r}: {text[length]} is not closed; close it, or put the other kind of quotes around it")
+        raise UserError(
+            f"SET: {line!r}: {text[length]} is not closed; close it, or put the other kind of quotes around it"
+        )
     return length
 
 
