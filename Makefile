@@ -3,37 +3,41 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-PIPELINE ?= inranker
-PROFILE  ?= $(if $(SOURCE)$(TARGETS),smoke,demo)
-PYTHON   ?= python3
-RUN_DIR  ?= .run
-RUNNER   ?= process
-SET      ?=
-REGISTRY ?= $(INRANKER_REGISTRY)
-IMAGES   ?=
-PYTHON_IMAGE ?=
-OVERLAY  ?= dev
-MODEL    ?= inranker
-VERSION  ?=
-WHY      ?=
-
 VENV := .venv
 BIN  := $(VENV)/bin
 # Byte code is written once: without it every stage pays twice for its imports.
 export PYTHONDONTWRITEBYTECODE :=
-export INRANKER_REGISTRY := $(REGISTRY)
 # A tag of the versions that are registered.
-export INRANKER_GIT_REVISION := $(or $(INRANKER_GIT_REVISION),$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null))
+export INRANKER_GIT_REVISION := $(or $(value INRANKER_GIT_REVISION),$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null))
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
-profile_options = --profile '$(PROFILE)' \
+# Variables of make's command line, and no others: a VERSION or HOST that a shell or a CI system exports is not meant for us.
+# A value reaches a command as it was typed, in the environment: neither make nor a shell looks for $$, quotes or blanks in it.
+VARIABLES := PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET REGISTRY IMAGES CPU PYTHON_IMAGE \
+  OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON ALL
+given = $(findstring command,$(origin $(1)))
+$(foreach name,$(VARIABLES),$(if $(call given,$(name)),\
+  $(eval unexport $(name))$(eval export INRANKER_MAKE_$(name) := $$(value $(name)))))
+ifneq ($(call given,REGISTRY),)
+export INRANKER_REGISTRY := $(value REGISTRY)
+endif
+
+# $(call option,--name,NAME): the option with NAME's value, where one is given; $(call flag,--name,NAME): where it says yes.
+filled = $(if $(call given,$(1)),$(if $(value $(1)),yes))
+option = $(if $(call filled,$(2)),$(1)="$$INRANKER_MAKE_$(2)")
+flag = $(if $(call yes,$(2)),$(1))
+yes = $(if $(call filled,$(1)),$(filter-out 0 no false,$(value $(1))))
+# An empty RUN_DIR is no wish for the default.
+run_dir = $(if $(call given,RUN_DIR),--run-dir="$$INRANKER_MAKE_RUN_DIR")
+profile_options = $(or $(call option,--profile,PROFILE),\
+    $(if $(call filled,SOURCE)$(call filled,TARGETS),--profile=smoke)) \
   $(foreach name,SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER,\
-    $(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) '$($(name))')) \
-  $(foreach setting,$(SET),--set '$(setting)')
-run_options = $(profile_options) --run-dir '$(RUN_DIR)' --runner '$(RUNNER)' $(if $(VERBOSE),--verbose)
-# Some shells export HOST for themselves: only the one on make's command line counts.
-api_options = $(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(EXPERIMENT),--experiment '$(EXPERIMENT)') \
-  $(if $(findstring command,$(origin HOST)),--host '$(HOST)')
+    $(call option,--$(shell echo $(name) | tr A-Z a-z),$(name))) \
+  $(call option,--settings,SET)
+api_options = $(call option,--namespace,NAMESPACE) $(call option,--experiment,EXPERIMENT) $(call option,--host,HOST)
+pipeline = $(if $(call filled,PIPELINE),-- "$$INRANKER_MAKE_PIPELINE")
+# The command takes the shell's place, so that a signal to make reaches it.
+python = exec $(BIN)/python
 
 .PHONY: help
 help: ## This help
@@ -71,57 +75,56 @@ help: ## This help
 ## CALIBRATE  0: make plan measures nothing; 1: however long it takes (default: where it takes seconds)
 ## JSON       file that make plan writes to, too
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
+## ALL        1: make clean removes the registry and the labels, too
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
 ## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
 
 .PHONY: run
 run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
-	@$(BIN)/python -m pipelines.run '$(PIPELINE)' $(run_options)
+	@$(python) -m pipelines.run $(profile_options) $(run_dir) $(call option,--runner,RUNNER) $(call flag,--verbose,VERBOSE) $(pipeline)
 
 .PHONY: plan
 plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes
-	@$(BIN)/python -m pipelines.plan '$(PIPELINE)' $(profile_options) --run-dir '$(RUN_DIR)' \
-	  $(if $(DEVICE),--device '$(DEVICE)') $(if $(CALIBRATE),--calibrate '$(CALIBRATE)') $(if $(JSON),--json '$(JSON)')
+	@$(python) -m pipelines.plan $(profile_options) $(run_dir) $(call option,--device,DEVICE) \
+	  $(call option,--calibrate,CALIBRATE) $(call option,--json,JSON) $(pipeline)
 
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
-	@$(BIN)/python -m pipelines.compile '$(PIPELINE)' --out build $(profile_options)
+	@$(python) -m pipelines.compile --out build $(profile_options) $(pipeline)
 
 .PHONY: submit schedule unschedule runs why
 submit: $(VENV)/.ready ## Start PIPELINE with PROFILE on a cluster, once; WAIT=1 follows it, FORCE=1 starts it once more
-	@$(BIN)/python -m pipelines.submit '$(PIPELINE)' $(profile_options) $(api_options) \
-	  $(if $(WAIT),--wait) $(if $(FORCE),--force)
+	@$(python) -m pipelines.submit $(profile_options) $(api_options) $(call flag,--wait,WAIT) $(call flag,--force,FORCE) $(pipeline)
 schedule: $(VENV)/.ready ## Start it by CRON, one run at a time; repeat it to change it
-	@$(BIN)/python -m pipelines.schedule '$(PIPELINE)' $(profile_options) $(api_options) --cron '$(CRON)'
+	@$(python) -m pipelines.schedule $(profile_options) $(api_options) $(call option,--cron,CRON) $(pipeline)
 unschedule: $(VENV)/.ready ## End the schedule of PIPELINE with PROFILE
-	@$(BIN)/python -m pipelines.schedule '$(PIPELINE)' $(profile_options) $(api_options) --remove
+	@$(python) -m pipelines.schedule $(profile_options) $(api_options) --remove $(pipeline)
 runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, link
-	@$(BIN)/python -m pipelines.runs $(api_options)
+	@$(python) -m pipelines.runs $(api_options)
 why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log
-	@$(BIN)/python -m pipelines.why $(api_options) --run '$(RUN)'
+	@$(python) -m pipelines.why $(api_options) $(call option,--run,RUN)
 
 .PHONY: promote rollback history
-# The reason is a sentence of a person, with any quote in it: through the environment, not through the shell.
-promote rollback: export INRANKER_WHY := $(value WHY)
 promote: $(VENV)/.ready ## Let VERSION of MODEL serve, by hand, after it has been loaded; WHY="..." is recorded
-	@$(BIN)/python -m pipelines.promotion promote --model '$(MODEL)' --run-dir '$(RUN_DIR)' --version '$(VERSION)' --why "$$INRANKER_WHY"
+	@$(python) -m pipelines.promotion promote $(call option,--model,MODEL) $(run_dir) $(call option,--version,VERSION) $(call option,--why,WHY)
 rollback: $(VENV)/.ready ## Let the version serve that served before; twice goes further back; WHY="..." is recorded
-	@$(BIN)/python -m pipelines.promotion rollback --model '$(MODEL)' --run-dir '$(RUN_DIR)' --why "$$INRANKER_WHY"
+	@$(python) -m pipelines.promotion rollback $(call option,--model,MODEL) $(run_dir) $(call option,--why,WHY)
 history: $(VENV)/.ready ## Which version of MODEL served when, and who changed it why
-	@$(BIN)/python -m pipelines.promotion history --model '$(MODEL)' --run-dir '$(RUN_DIR)'
+	@$(python) -m pipelines.promotion history $(call option,--model,MODEL) $(run_dir)
 
 .PHONY: deploy diff
+overlay = $(if $(call filled,OVERLAY),"$$INRANKER_MAKE_OVERLAY",dev)
 deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)
-	@FORCE='$(FORCE)' k8s/deploy apply '$(OVERLAY)'
+	@FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy apply $(overlay)
 diff: ## Show what `make deploy` would change there
-	@k8s/deploy diff '$(OVERLAY)'
+	@exec k8s/deploy diff $(overlay)
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources
-	@$(BIN)/python -m pipelines.images build --only '$(IMAGES)' --python-image '$(PYTHON_IMAGE)' $(if $(CPU),--cpu)
+	@$(python) -m pipelines.images build $(call option,--only,IMAGES) $(call option,--python-image,PYTHON_IMAGE) $(call flag,--cpu,CPU)
 push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/images.lock
-	@$(BIN)/python -m pipelines.images push --only '$(IMAGES)'
+	@$(python) -m pipelines.images push $(call option,--only,IMAGES)
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
@@ -152,7 +155,7 @@ versions: $(VENV)/.ready ## Let the versions in reuse.VERSIONS stand for the sta
 
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)
-	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RUN_DIR))/mlflow.db
+	@$(python) -m pipelines.mlflow_ui $(run_dir)
 
 .PHONY: demo-models
 demo-models: $(VENV)/.ready ## Rebuild the demo's three small models from their seed (minutes)
@@ -166,8 +169,8 @@ lock: $(VENV)/.ready ## Resolve requirements.lock anew from pyproject.toml
 	@./scripts/lock
 
 .PHONY: clean
-clean: ## Remove what runs and builds left (not the environment)
-	@rm -rf '$(RUN_DIR)' build .pytest_cache .ruff_cache .mypy_cache
+clean: ## Remove what runs and builds left, and say what; registry and labels stay (ALL=1: they go, too)
+	@exec $(or $(wildcard $(BIN)/python),python3) -m pipelines.clean $(run_dir) $(call flag,--all,ALL)
 
 $(VENV)/.ready: requirements.lock scripts/setup
-	@./scripts/setup '$(PYTHON)' '$(VENV)'
+	@exec ./scripts/setup $(if $(call filled,PYTHON),"$$INRANKER_MAKE_PYTHON",python3) '$(VENV)'

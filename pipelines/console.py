@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from inranker_flow.errors import UserError
+from inranker_flow.storage import disk_errors
+
 #: A line that `inranker_flow.stage.start_logging` wrote.
 _STAGE_LINE = re.compile(r"\d\d:\d\d:\d\d \[[^\]]+\] ")
 
@@ -20,7 +23,8 @@ class Tee(io.TextIOBase):
         self._terminal, self._log, self._everything = terminal, log, everything
 
     def write(self, text: str) -> int:
-        self._log.write(text)
+        with disk_errors(self._log.name):
+            self._log.write(text)
         if self._everything:
             self._terminal.write(text)
         elif _STAGE_LINE.match(text):
@@ -29,15 +33,30 @@ class Tee(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self._log.flush()
+        with disk_errors(self._log.name):
+            self._log.flush()
         self._terminal.flush()
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The stages' records of one run, in the order in which they ended."""
+    """The stages' records of one run, in the order in which they ended. Raises :class:`UserError` for a damaged one.
+
+    A last line without its end is of a stage that was killed while it wrote that.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+            found.append({**event, "stage": str(event["stage"]), "dataset": event["dataset"]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} line {number}: no record of a stage; run again: what is finished is kept"
+            ) from error
+    return found
 
 
 def results_table(summary: Mapping[str, Any]) -> str:

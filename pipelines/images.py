@@ -6,7 +6,6 @@ the digests to `images/images.lock`; a pipeline compiled after that names images
 
 from __future__ import annotations
 
-import argparse
 import functools
 import http.server
 import json
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from inranker_flow.errors import UserError
 from inranker_flow.storage import atomic_write
+from pipelines.command import Parser, command
 from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
 
 #: Megabytes (as `docker images` counts) that an image may have: with the CPU build of torch, and with CUDA's.
@@ -184,23 +184,20 @@ def _names(only: str) -> list[str]:
     return names
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Build, or push, all images; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make images")
+    parser = Parser("make images")
     parser.add_argument("action", choices=["build", "push"])
     parser.add_argument("--only", default="", help=f"some of {', '.join(NAMES)}, separated by commas")
     parser.add_argument("--cpu", action="store_true", help="for a cluster without GPUs: no vLLM in `generate`")
     parser.add_argument("--python-image", default="", help="base of all images (default: the Dockerfiles' own)")
     options = parser.parse_args(arguments)
-    try:
-        for name in _names(options.only):
-            if options.action == "build":
-                build(name, options.python_image, options.cpu)
-            else:
-                push(name)
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
+    for name in _names(options.only):
+        if options.action == "build":
+            build(name, options.python_image, options.cpu)
+        else:
+            push(name)
     return 0
 
 

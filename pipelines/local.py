@@ -5,15 +5,18 @@ from __future__ import annotations
 import builtins
 import os
 import re
+import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from inranker_flow import lifeline
 from inranker_flow.errors import UserError
-from pipelines import console
+from pipelines import console, folder
+from pipelines.command import TERMINATED, stopping
 from pipelines.placement import UID
 
 #: Variables that a container gets where they are set here: what its pod could get, and what a local run tells its stages.
@@ -34,7 +37,13 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def execute(yaml: Path, arguments: dict[str, Any], root: Path, log: Path, runner: str, verbose: bool) -> None:
+#: Label of the containers of a run.
+LABEL = "inranker-flow.run"
+
+
+def execute(
+    yaml: Path, arguments: dict[str, Any], root: Path, log: Path, runner: str, verbose: bool, run: folder.Run
+) -> None:
     """Run the compiled file with artifacts below ``root``. Raises RuntimeError when a task fails, after the exit handler.
 
     ``runner``: "process" (this environment) or "docker" (the images that `make images` built); :class:`UserError` where
@@ -45,12 +54,16 @@ def execute(yaml: Path, arguments: dict[str, Any], root: Path, log: Path, runner
     # The runner warns about each image that is not called "python" and each setting that only a cluster knows.
     warnings.filterwarnings("ignore", module=r"kfp\.")
     loaded = components.load_component_from_file(str(yaml))
-    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root, _images(loaded))
+    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root, run)
     local.init(chosen, pipeline_root=str(root), enable_caching=True)
     _try_once(loaded)
     plain_print = builtins.print  # KFP's runner replaces it to indent; with parallel tasks it does not put it back
     try:
-        with open(log, "w", encoding="utf-8") as file, redirect_stdout(console.Tee(sys.stdout, file, verbose)):
+        with (
+            open(log, "w", encoding="utf-8", errors="backslashreplace") as file,
+            redirect_stdout(console.Tee(sys.stdout, file, verbose)),
+            _tasks(run, runner),
+        ):
             loaded(**arguments)
     finally:
         builtins.print = plain_print
@@ -64,12 +77,74 @@ def _try_once(loaded: Any) -> None:
             task.ClearField("retry_policy")
 
 
-def _images(loaded: Any) -> set[str]:
-    executors = loaded.component_spec.implementation.graph.deployment_spec["executors"]
-    return {executor["container"]["image"] for executor in executors.values()}
+@contextmanager
+def _tasks(run: folder.Run, runner: str) -> Iterator[None]:
+    """KFP's runner starts its tasks through this block: they hold the folder's lock, and end with the run.
+
+    What KFP itself starts knows nothing of either: its threads wait for their tasks, whatever happens to the run.
+    """
+    from kfp.local import docker_task_handler, subprocess_task_handler
+
+    over = False
+
+    def process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        if over:
+            return TERMINATED
+        with subprocess.Popen(
+            full_command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
+            errors="backslashreplace", env={**os.environ, **(env_vars or {})}, pass_fds=[run.lock],
+        ) as task:  # fmt: skip
+            if over:
+                task.kill()
+            assert task.stdout
+            try:
+                for line in task.stdout:
+                    print(line, end="")
+            except BaseException:  # nothing is read any more, so the task would wait for ever
+                stop()
+                raise
+            return task.wait()
+
+    plain_container = docker_task_handler.run_docker_container
+
+    def container(**options: Any) -> int:
+        return TERMINATED if over else int(plain_container(**options))
+
+    def stop() -> None:
+        nonlocal over
+        over = True
+        run.let_go()
+        lifeline.end(run.file)
+        if runner == "docker":
+            remove_containers(run.file.name)
+
+    plain_process = subprocess_task_handler.run_local_subprocess
+    subprocess_task_handler.run_local_subprocess = process
+    docker_task_handler.run_docker_container = container
+    try:
+        with stopping(stop):
+            yield
+    finally:
+        subprocess_task_handler.run_local_subprocess = plain_process
+        docker_task_handler.run_docker_container = plain_container
 
 
-def _containers(root: Path, images: set[str]) -> Any:
+def remove_containers(name: str) -> int:
+    """Remove the containers of the run with the file ``name``, running or not; returns how many there were."""
+    import docker
+
+    client = docker.from_env()
+    found = client.containers.list(all=True, filters={"label": f"{LABEL}={name}"})
+    for each in found:
+        try:
+            each.remove(force=True)
+        except docker.errors.APIError:  # it is being removed already: KFP asks for that
+            continue
+    client.close()
+    return len(found)
+
+
+def _containers(root: Path, run: folder.Run) -> Any:
     """KFP's docker runner: the images' own user, this machine's network or that of ``INRANKER_DOCKER_NETWORK``."""
     import docker
     from kfp import local
@@ -92,6 +167,7 @@ def _containers(root: Path, images: set[str]) -> Any:
     return local.DockerRunner(
         user=f"{user}:{group}",
         network_mode=os.environ.get("INRANKER_DOCKER_NETWORK", "host"),
+        labels={LABEL: run.file.name},
         environment=passed_on(os.environ),
         read_only=True,
         tmpfs={"/tmp": "mode=1777"},

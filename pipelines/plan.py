@@ -5,7 +5,6 @@ python -m pipelines.plan inranker --profile paper --device H100
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,38 +19,37 @@ from inranker_flow.planning import Plan, Row, Sections, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
 from inranker_flow.storage import atomic_write
 from pipelines import console
+from pipelines.command import Parser, command
+from pipelines.folder import DEFAULT, checked
 from pipelines.options import add_options, resolve
 from pipelines.profile import Profile
 
 HERE = "here"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Print the plan; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make plan")
+    parser = Parser("make plan")
     add_options(parser)
     parser.add_argument("--device", default="", help="what computes: a GPU of the table, cpu, or here")
     parser.add_argument("--calibrate", choices=["0", "1"], help="measure here: never, or however long it takes")
-    parser.add_argument("--run-dir", type=Path, default=Path(".run"), help="whose MLflow database tells earlier speeds")
+    parser.add_argument("--run-dir", default=str(DEFAULT), help="whose MLflow database tells earlier speeds")
     parser.add_argument("--json", type=Path, help="write it to this file too")
     options = parser.parse_args(arguments)
-    try:
-        resolved = resolve(options)
-        sections, more = with_corpora(options.pipeline, resolved)
-        device = _device(options.device, sections, resolved.cluster)
-        asked = _Speeds(device, options.device == HERE, options.calibrate, options.run_dir / "mlflow.db")
-        plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
-        plan.notes.extend(more)
-        print(show(plan))
-        if options.json:
-            with atomic_write(options.json) as out:
-                out.write(json.dumps(plan.as_data(), indent=1).encode())
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"FAILED: {error.filename or 'plan'}: {error.strerror or error}; correct the path", file=sys.stderr)
-        return 2
+    database = checked(options.run_dir) / "mlflow.db"
+    if options.json and options.json.is_dir():
+        raise UserError(f"JSON: {options.json}: a folder; give a file")
+    resolved = resolve(options)
+    sections, more = with_corpora(options.pipeline, resolved)
+    device = _device(options.device, sections, resolved.cluster)
+    asked = _Speeds(device, options.device == HERE, options.calibrate, database)
+    plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
+    plan.notes.extend(more)
+    print(show(plan))
+    if options.json:
+        with atomic_write(options.json) as out:
+            out.write(json.dumps(plan.as_data(), indent=1).encode())
     return 0
 
 

@@ -7,7 +7,6 @@ They work on the registry of ``MLFLOW_TRACKING_URI``, or else on that of the loc
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
 import sys
@@ -21,30 +20,29 @@ from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
 from inranker_flow.registry import Version
+from pipelines import folder
+from pipelines.command import Parser, command
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make")
+    parser = Parser("make")
     parser.add_argument("command", choices=["promote", "rollback", "history"])
     parser.add_argument("--model", default=PromoteConfig.model_name)
     parser.add_argument("--version", default="")
     parser.add_argument("--why", default="")
-    parser.add_argument("--run-dir", type=Path, default=Path(".run"))
+    parser.add_argument("--run-dir", default=str(folder.DEFAULT))
     options = parser.parse_args(arguments)
-    try:
-        if options.command != "history":
-            _check_why(options.command, options.why)
-        _use_registry(options.run_dir.resolve())
-        if options.command == "promote":
-            print(promote(options.model, options.version, options.why))
-        elif options.command == "rollback":
-            print(rollback(options.model, options.why))
-        else:
-            print(show(options.model))
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
+    if options.command != "history":
+        _check_why(options.command, options.why)
+    _use_registry(folder.checked(options.run_dir))
+    if options.command == "promote":
+        print(promote(options.model, options.version, options.why))
+    elif options.command == "rollback":
+        print(rollback(options.model, options.why))
+    else:
+        print(show(options.model))
     return 0
 
 
@@ -165,6 +163,7 @@ def _use_registry(run_dir: Path) -> None:
         raise UserError(
             f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR"
         )
+    folder.check_database(database)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
 
 

@@ -8,16 +8,12 @@ skips what is done, so a second run is quick and a failed one continues.
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,9 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
 from inranker_flow.planning import reality
-from pipelines import console, local, plan, submission
+from inranker_flow.redaction import redact
+from pipelines import console, folder, local, plan, submission
+from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
 from pipelines.pin import pin
@@ -34,30 +32,21 @@ from pipelines.placement import PLACEMENT, content_tag
 from pipelines.profile import Profile
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run a pipeline locally; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make run")
+    parser = Parser("make run")
     add_options(parser)
-    parser.add_argument("--run-dir", type=Path, default=Path(".run"), help="artifacts, cache, MLflow database, logs")
+    parser.add_argument("--run-dir", default=str(folder.DEFAULT), help="artifacts, cache, MLflow database, logs")
     parser.add_argument("--runner", choices=["process", "docker"], default="process", help="what a task runs in")
     parser.add_argument("--verbose", action="store_true", help="show KFP's own log lines too")
     options = parser.parse_args(arguments)
-    try:
-        resolved = pin(resolve(options))
-        if options.runner == "process":
-            check_here(resolved.generation)
-        label = f"{options.pipeline}-{Path(options.profile).stem}"
-        return run(options.pipeline, resolved, label, options.run_dir.resolve(), options.runner, options.verbose)
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = error.filename or options.run_dir
-        print(f"FAILED: RUN_DIR: {where}: {error.strerror}; make room or give another RUN_DIR", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nINTERRUPTED: what is finished is kept; the same command continues", file=sys.stderr)
-        return 130
+    run_dir = folder.checked(options.run_dir)
+    resolved = pin(resolve(options))
+    if options.runner == "process":
+        check_here(resolved.generation)
+    label = f"{options.pipeline}-{Path(options.profile).stem}"
+    return run(options.pipeline, resolved, label, run_dir, options.runner, options.verbose)
 
 
 def run(
@@ -65,35 +54,41 @@ def run(
 ) -> int:
     """Compile, run, report. Returns 0, or 1 when a stage failed; :class:`UserError` before anything ran."""
     start = time.monotonic()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with _only_run(run_dir):
-        return _run(pipeline, resolved, label, run_dir, runner, verbose, start)
+    with folder.working(run_dir) as hold:
+        hold.remember(runner=runner)
+        return _run(pipeline, resolved, label, hold, runner, verbose, start)
 
 
-def _run(pipeline: str, resolved: Profile, label: str, run_dir: Path, runner: str, verbose: bool, start: float) -> int:
+def _run(
+    pipeline: str, resolved: Profile, label: str, hold: folder.Run, runner: str, verbose: bool, start: float
+) -> int:
+    run_dir = hold.folder
     # Containers see nothing of the run's folder but this.
     root = run_dir / "artifacts"
     _environment(run_dir, root)
+    _tidy(hold)
     arguments = submission.arguments(pipeline, resolved)
-    yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml")
+    with folder.of_runs(run_dir):
+        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml")
 
     name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     log, events = run_dir / "logs" / f"{name}.log", root / "events" / f"{name}.jsonl"
-    for each in (log, events):
-        each.parent.mkdir(parents=True, exist_ok=True)
-    events.touch()
-    events.chmod(0o666)  # a container's user is another one
+    with folder.of_runs(run_dir):
+        for each in (log, events):
+            each.parent.mkdir(parents=True, exist_ok=True)
+            each.touch()
+        events.chmod(0o666)  # a container's user is another one
     os.environ["INRANKER_EVENTS"] = str(events)
     print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
     try:
-        with tracking.pipeline_run(name, {"label": label, **arguments}) as parent:
+        with logging_to(log), tracking.pipeline_run(name, {"label": label, **arguments}) as parent:
             planned = _plan(pipeline, resolved, run_dir, parent)
-            local.execute(yaml, arguments, root, log, runner, verbose)
+            local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
         reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
-        print(f"\nFAILED: {reason}\nLog: {log}", file=sys.stderr)
-        return 1
+        print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
+        return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}
     seconds = time.monotonic() - start
     _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds)
@@ -110,23 +105,22 @@ def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> dict[
     return made.promised
 
 
-@contextmanager
-def _only_run(run_dir: Path) -> Iterator[None]:
-    """Cache, logs and database of a folder belong to one run at a time; the kernel frees the lock of a killed one."""
-    with open(run_dir / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"RUN_DIR: another run is working in {run_dir}; wait for it or give another RUN_DIR"
-            ) from error
-        yield
+def _tidy(hold: folder.Run) -> None:
+    """Remove what killed runs left in the folder, and give their runs in MLflow an end."""
+    for file, known in folder.tidy(hold).items():
+        closed = tracking.close_killed(file.name)
+        removed = local.remove_containers(file.name) if known.get("runner") == "docker" else 0
+        print(f"A run was killed here: {closed} of its runs in MLflow are KILLED now", end="")
+        print(f", {removed} containers removed" if removed else "", flush=True)
+        file.unlink()
 
 
 def _environment(run_dir: Path, root: Path) -> None:
     """Defaults for what the stages inherit; whatever is set already wins."""
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        os.environ["MLFLOW_TRACKING_URI"] = tracking.create_database(run_dir / "mlflow.db")
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        with folder.of_runs(run_dir):
+            folder.check_database(run_dir / "mlflow.db")
+            os.environ["MLFLOW_TRACKING_URI"] = tracking.create_database(run_dir / "mlflow.db")
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
@@ -161,7 +155,7 @@ def _report(
     report = run_dir / "report.html"
     shutil.copyfile(promoted["outputs"]["report"], report)
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    served = f"--backend-store-uri {uri}" if uri.startswith("sqlite:") else ""
+    served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else ""
     python = shlex.quote(sys.executable)
     print(f"\n{console.results_table(summary)}\n")
     # What is never cached and has no record is no part of this pipeline.

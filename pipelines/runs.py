@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import sys
 from typing import Any
 
-from inranker_flow.errors import UserError
 from pipelines import console, kfp_api, tasks
+from pipelines.command import Parser, command
 from pipelines.kfp_api import Api
 
 #: Rows at most.
 MOST = 20
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """List runs; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make runs")
+    parser = Parser("make runs")
     kfp_api.add_options(parser)
     options = parser.parse_args(arguments)
-    try:
-        api = Api(options.host, options.namespace)
-        experiment_id = api.find_experiment(options.experiment)
-        found = api.runs(experiment_id, most=MOST) if experiment_id else []
-        print(table(api, found) if found else f"no run yet in experiment {options.experiment}")
-        if found and api.ui_hint:
-            print(api.ui_hint)
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
+    api = Api(options.host, options.namespace)
+    experiment_id = api.find_experiment(options.experiment)
+    found = api.runs(experiment_id, most=MOST) if experiment_id else []
+    print(table(api, found) if found else f"no run yet in experiment {options.experiment}")
+    if found and api.ui_hint:
+        print(api.ui_hint)
     return 0
 
 

@@ -5,7 +5,6 @@ python -m pipelines.schedule inranker --profile paper --cron '0 0 3 * * *'
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import itertools
 import sys
@@ -13,31 +12,29 @@ from typing import Any
 
 from inranker_flow.errors import UserError
 from pipelines import cron, kfp_api
+from pipelines.command import Parser, command
 from pipelines.kfp_api import Api
 from pipelines.options import add_options
 from pipelines.release import Release, prepare, publish, schedule_name
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Schedule a pipeline, or end its schedule; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make schedule")
+    parser = Parser("make schedule")
     add_options(parser)
     kfp_api.add_options(parser)
     parser.add_argument("--cron", default="", help="six fields: second minute hour day-of-month month day-of-week")
     parser.add_argument("--remove", action="store_true", help="end the schedule")
     options = parser.parse_args(arguments)
-    try:
-        if options.remove:
-            unschedule(Api(options.host, options.namespace), schedule_name(options), options.experiment)
-            return 0
-        dates = next_dates(options.cron)
-        schedule(Api(options.host, options.namespace), prepare(options), options.experiment, options.cron)
-        print(
-            f"next        {', '.join(dates)} (by the server's clock, UTC unless its CRON_SCHEDULE_TIMEZONE says otherwise)"
-        )
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
+    if options.remove:
+        unschedule(Api(options.host, options.namespace), schedule_name(options), options.experiment)
+        return 0
+    dates = next_dates(options.cron)
+    schedule(Api(options.host, options.namespace), prepare(options), options.experiment, options.cron)
+    print(
+        f"next        {', '.join(dates)} (by the server's clock, UTC unless its CRON_SCHEDULE_TIMEZONE says otherwise)"
+    )
     return 0
 
 

@@ -7,38 +7,35 @@ Whatever is wrong with the input is said before anything is created; what is the
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from inranker_flow.errors import UserError
 from pipelines import kfp_api, tasks
+from pipelines.command import Parser, Terminated, command
 from pipelines.follow import follow
 from pipelines.kfp_api import Api
 from pipelines.options import add_options
 from pipelines.release import Release, prepare, publish
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Submit a pipeline; returns the exit status (with ``--wait`` the run's: 0 or 1)."""
-    parser = argparse.ArgumentParser(prog="make submit")
+    parser = Parser("make submit")
     add_options(parser)
     kfp_api.add_options(parser)
     parser.add_argument("--wait", action="store_true", help="follow the run, and end as it ends")
     parser.add_argument("--force", action="store_true", help="start it although the same run is still going")
     options = parser.parse_args(arguments)
-    run_id = ""
+    release = prepare(options)
+    api = Api(options.host, options.namespace)
+    run_id = submit(api, release, options.experiment, options.force)
+    if not options.wait:
+        return 0
     try:
-        release = prepare(options)
-        api = Api(options.host, options.namespace)
-        run_id = submit(api, release, options.experiment, options.force)
-        return follow(api, run_id) if options.wait else 0
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        goes_on = f"; the run goes on: make why RUN={run_id}" if run_id else ""
-        print(f"\nINTERRUPTED{goes_on}", file=sys.stderr)
-        return 130
+        return follow(api, run_id)
+    except (KeyboardInterrupt, Terminated) as error:
+        raise type(error)(f"the run goes on: make why RUN={run_id}") from error
 
 
 def submit(api: Api, release: Release, experiment: str, force: bool = False) -> str:

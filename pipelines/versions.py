@@ -10,7 +10,6 @@ same results do not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from hashlib import sha256
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from inranker_flow import reuse
 from inranker_flow.prompts import RENDERER_VERSION
+from pipelines.command import Parser, command
 from pipelines.placement import ROOT
 
 LOCK = ROOT / "pipelines" / "versions.lock"
@@ -72,9 +72,10 @@ def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
     return lines
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Compare or write the lock; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make versions")
+    parser = Parser("make versions")
     parser.add_argument("--write", action="store_true", help="let the versions stand for the sources as they are now")
     now = current()
     if parser.parse_args(arguments).write:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from typing import Any
@@ -13,23 +12,21 @@ from inranker_flow import run_state
 from inranker_flow.errors import UserError
 from pipelines import kfp_api, tasks
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
+from pipelines.command import Parser, command
 from pipelines.kfp_api import Api
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Explain a run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make why")
+    parser = Parser("make why")
     kfp_api.add_options(parser)
     parser.add_argument("--run", default="", help="id or name of the run (default: the newest)")
     options = parser.parse_args(arguments)
-    try:
-        api = Api(options.host, options.namespace)
-        run = find(api, options.run, options.experiment)
-        print(explain(api, run))
-        print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
-    except UserError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        return 2
+    api = Api(options.host, options.namespace)
+    run = find(api, options.run, options.experiment)
+    print(explain(api, run))
+    print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from inranker_flow import scratch
 from inranker_flow.errors import UserError
 from inranker_flow.hashing import hash_rows
 from inranker_flow.storage import disk_errors
@@ -77,9 +79,10 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str], table: Table) -> None:
         self.path, self.table, self.rows = Path(path), table, 0
-        self._aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._hashes: list[np.ndarray] = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        self._aside = self._held.enter_context(scratch.aside(self.path))
         self._writer = pq.ParquetWriter(self._aside, table.schema, compression="zstd")
 
     def write(self, rows: pa.Table | pa.RecordBatch | dict[str, list[object]] | dict[str, np.ndarray]) -> None:
@@ -120,9 +123,10 @@ class TableWriter:
                 self._check_unique()
                 with disk_errors(self.path), open(self._aside, "rb") as written:
                     os.fsync(written.fileno())
+                self._aside.chmod(0o644)
                 self._aside.replace(self.path)
         finally:
-            self._aside.unlink(missing_ok=True)
+            self._held.close()
 
 
 def _as_table(rows: object, table: Table, path: Path) -> pa.Table:

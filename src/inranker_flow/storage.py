@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from inranker_flow import scratch
 from inranker_flow.errors import UserError
 
 T = TypeVar("T")
@@ -75,17 +76,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` only when the block ends well; otherwise nothing is left."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    aside = Path(name)
-    try:
-        with disk_errors(path), os.fdopen(handle, "wb") as file:
+    with scratch.aside(path) as aside:
+        with disk_errors(path), open(aside, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(0o644)
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -96,8 +93,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
+    with scratch.aside(path, folder=True) as aside:
         aside.chmod(0o755)
         with disk_errors(path):
             yield aside
@@ -105,8 +101,6 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.replace(path)
         except OSError as error:
             raise UserError(f"{path}: exists and is not an empty folder; remove it or give another name") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -254,19 +248,16 @@ def put_if_absent(data: bytes, uri: str) -> bool:
             return _put_if_absent_on_s3(data, uri)
     path = local_path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with disk_errors(path):
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            os.link(name, path)  # fails where the name is taken, unlike a rename
-    except FileExistsError:
-        return False
-    finally:
-        Path(name).unlink()
+    with scratch.aside(path) as aside, disk_errors(path):
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(0o644)
+        try:
+            os.link(aside, path)  # fails where the name is taken, unlike a rename
+        except FileExistsError:
+            return False
     return True
 
 

@@ -26,7 +26,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inranker_flow import environment, redaction
+from inranker_flow import environment, lifeline, redaction
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
 from inranker_flow.storage import disk_errors
@@ -38,6 +38,8 @@ T = TypeVar("T")
 EXPERIMENT = "inranker"
 #: Tag of a parent run: the KFP run that it stands for.
 KFP_RUN = "inranker.kfp_run_id"
+#: Tag of a parent run: the file of the local run that it stands for.
+LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
 #: MLflow's own defaults retry a dead server for more than four minutes. A server that has not answered yet gets seconds;
@@ -504,7 +506,7 @@ def _logging_into(run_id: str) -> Iterator[None]:
 def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
     mlflow_client = client()
-    tags = {"inranker.code": code_version()}
+    tags = {"inranker.code": code_version(), LOCAL_RUN: local_run()}
     experiment = experiment_id(mlflow_client)
     with explained(f"start the run {name}"):
         run_id = mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id
@@ -516,11 +518,34 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     except BaseException:
         with suppress(Exception):  # as in `stage_run`
             mlflow_client.set_terminated(run_id, "FAILED")
+            close_killed(local_run())
         raise
     finally:
         del os.environ["INRANKER_PARENT_RUN_ID"]
     with _into(run_id, "mark the end"):
         mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def local_run() -> str:
+    """What a local run is known by: the name of its file in the runs' folder."""
+    return Path(os.environ.get(lifeline.VARIABLE, "")).name
+
+
+def close_killed(name: str) -> int:
+    """Mark as KILLED what a local run that has ended left RUNNING: its own run and those of its stages; returns how many."""
+    mlflow_client = client()
+    experiment = experiment_id(mlflow_client)
+    closed = 0
+    with explained("close the runs of a run that was killed"):
+        for parent in mlflow_client.search_runs([experiment], f"tags.`{LOCAL_RUN}` = '{name}'") if name else []:
+            children = mlflow_client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000
+            )
+            for run in (parent, *children):
+                if run.info.status == "RUNNING":
+                    mlflow_client.set_terminated(run.info.run_id, "KILLED")
+                    closed += 1
+    return closed
 
 
 def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]) -> None:

@@ -14,20 +14,18 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
 
-from inranker_flow import cpus
+from inranker_flow import cpus, lifeline, scratch
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
@@ -94,14 +92,15 @@ class Workers:
         self.lengths: np.ndarray = prompts.lengths
         #: The pairs, longest prompts first.
         self.order = np.argsort(-prompts.lengths, kind="stable")
-        self._folder = TemporaryDirectory(prefix="prompts-", dir=folder)
+        self._held = ExitStack()
+        self._folder = self._held.enter_context(scratch.aside(folder / "prompts", folder=True))
         self._workers: dict[int, _Worker] = {}
         self._deaths = dict.fromkeys(range(count), 0)
         self._pending: deque[_Chunk] = deque()
         self._open: dict[int, _Part] = {}
         try:
-            prompts.save(Path(self._folder.name))
-            arrays.save(Path(self._folder.name), order=self.order)
+            prompts.save(self._folder)
+            arrays.save(self._folder, order=self.order)
             log.info("labelling in %s processes", count)
             for number in range(count):
                 self._start(number)
@@ -133,7 +132,7 @@ class Workers:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
-        self._folder.cleanup()
+        self._held.close()
 
     def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
         """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
@@ -229,7 +228,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         threads = max(cpus.available() // self._count, 1)
-        arguments = (self._config, number, threads, self._folder.name, theirs)
+        arguments = (self._config, number, threads, str(self._folder), theirs)
         process = context.Process(target=work, args=arguments, name=f"labelling-{number}", daemon=True)
         process.start()
         theirs.close()
@@ -302,7 +301,7 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
 
     Errors that a person can mend go to the parent; with any other the process dies, and the parent decides.
     """
-    _end_with_parent()
+    lifeline.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends this one
     logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(message)s")
     import torch
@@ -326,18 +325,6 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
         connection.send(("refused", str(error)))
     except (EOFError, BrokenPipeError):
         return  # the parent is gone
-
-
-def _end_with_parent() -> None:
-    """Whatever happens to the parent, SIGKILL included: this process goes too, in the middle of a batch."""
-    parent = multiprocessing.parent_process()
-    assert parent
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

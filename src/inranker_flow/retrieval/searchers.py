@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from inranker_flow import lifeline
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.bm25 import BM25
@@ -72,6 +73,7 @@ _opened: BM25 | None = None
 
 def _open(folder: Path, config: RetrieveConfig) -> None:
     global _opened
+    lifeline.end_with_parent()
     _opened = BM25.load(folder, config)
 
 
