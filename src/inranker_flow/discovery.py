@@ -45,12 +45,13 @@ WISHES = "corpus.yaml"
 @dataclass(frozen=True)
 class Wishes:
     """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
-    the names of its splits in qrels/, and the licence of its texts."""
+    the names of its splits in qrels/, and the language and the licence of its texts."""
 
     prompt: str = ""
     documents: Count = 0
     train_split: str = "train"
     test_split: str = "test"
+    language: str = ""
     licence: str = ""
 
 

@@ -16,6 +16,7 @@ from inranker_flow.config import EvaluateConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
+from inranker_flow.words import split
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +137,13 @@ def _windows(title: str, text: str, config: EvaluateConfig) -> list[str]:
 
     The last passage ends where the document ends, so none is a stub.
     """
-    words = text.split() if config.passage_words else []
+    words, between = split(text) if config.passage_words else ([], "")
     if len(words) <= config.passage_words:
         return [default_text(title, text)]
     last = len(words) - config.passage_words
     firsts = [*range(0, last, config.passage_stride or max(1, config.passage_words // 2)), last]
-    return [default_text(title, " ".join(words[first : first + config.passage_words])) for first in firsts]
+    parts = (between.join(words[first : first + config.passage_words]).strip() for first in firsts)
+    return [default_text(title, part) for part in parts]
 
 
 def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
