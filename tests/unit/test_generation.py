@@ -11,17 +11,19 @@ from random import Random
 import pytest
 
 from inranker_flow import schemas
-from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig
+from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
 from inranker_flow.generation import generate_queries, prompts
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.backends.transformers import TransformersBackend
 from inranker_flow.generation.documents import sample
+from inranker_flow.generation.documents import sample as draw
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
 from inranker_flow.manifest import read_manifest, write_manifest
-from tests import models
+from inranker_flow.retrieval.analyser import in_language
+from tests import languages, models
 from tests.models import read_queries as read
 from tests.models import told
 
@@ -211,16 +213,6 @@ def test_cleaning_keeps_the_first_and_counts_each_reason(tmp_path):
     }  # fmt: skip
 
 
-def test_the_query_in_a_chats_answer():
-    answers = {
-        '<think>The user wants\na query.</think>\n\n"how long does bread take"\nIt asks ...': "how long does bread take",
-        "**what is a moon**": "what is a moon",
-        "<think>cut off in the middle of": "",
-        "what is a moon": "what is a moon",
-    }
-    assert {text: first_line(text, chat=True) for text in answers} == answers
-
-
 def test_consistent_queries_find_their_document(tmp_path):
     documents = {f"d{i}": f"the {noun} is in the {NOUNS[i - 1]}" for i, noun in enumerate(NOUNS[:20])}
     collection = models.collection(tmp_path / "collection", documents)
@@ -233,17 +225,55 @@ def test_consistent_queries_find_their_document(tmp_path):
     assert [each.doc_id for each in kept] == ["d1"] and dropped["inconsistent"] == 2
     assert len(keep(config(), queries, documents, [], collection)[0]) == 3
 
-    from inranker_flow.config import RetrieveConfig
-    from inranker_flow.retrieval import retrieve
-    from inranker_flow.retrieval.stage import build_index
 
-    index = build_index(RetrieveConfig(), collection)
-    made = index.stat().st_mtime_ns
-    assert build_index(RetrieveConfig(), collection) == index and index.stat().st_mtime_ns == made, "it is built once"
-    retrieve(
-        RetrieveConfig(), models.collection(tmp_path / "b", documents, {"t": ("test", "moon")}), None, tmp_path / "c"
-    )
-    assert not index.exists(), "and retrieve, which comes next, removes it"
+def test_the_index_of_the_consistency_filter_is_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    documents = {f"d{i}": f"the {noun} is in the {NOUNS[i - 1]}" for i, noun in enumerate(NOUNS[:20])}
+    collection = models.collection(tmp_path / "collection", documents)
+    queries = [Query("d1", 0, f"where is the {NOUNS[1]}")]
+    keep(config(consistency_depth=2), queries, documents, [], collection)
+    assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []
+
+    from inranker_flow.retrieval import stage
+
+    def fails(bm25, task):
+        assert list((tmp_path / "scratch").rglob("doc_ids.arrow"))
+        raise OSError("trouble")
+
+    monkeypatch.setattr(stage, "search", fails)
+    with pytest.raises(OSError, match="trouble"):
+        keep(config(consistency_depth=2), queries, documents, [], collection)
+    assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []
+
+
+def test_consistency_is_asked_of_the_runs_own_retrieval(tmp_path):
+    """With no stemmer a plural does not find its singular, with Portuguese' it does."""
+    documents = {"a": "a inundação do rio", "b": "o deserto seco", "c": "a montanha alta"}
+    collection = models.collection(tmp_path / "collection", documents)
+    queries = [Query("a", 0, "inundações"), Query("b", 0, "desertos")]
+
+    def kept(retrieval, language=""):
+        settings = in_language(retrieval, language)
+        return [each.doc_id for each in keep(config(consistency_depth=1), queries, documents, [], collection, settings)[0]]
+
+    assert kept(RetrieveConfig(stemmer="", stopwords="")) == []
+    assert kept(RetrieveConfig(stemmer="portuguese", stopwords="portuguese")) == ["a", "b"] == kept(RetrieveConfig(), "pt")
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai", "korean", "hindi", "arabic", "vietnamese"])
+def test_filters_count_the_words_of_all_scripts(tmp_path, language):
+    """`small` drops what has fewer than three words."""
+    sample = languages.sample(language)
+    documents = {f"d{i}": text for i, text in enumerate(sample.passages)}
+    queries = [Query(f"d{i}", 0, text) for i, text in enumerate(sample.queries)]
+    collection = models.collection(tmp_path / "collection", documents)
+    setting = config(min_query_words=3, max_query_words=32, drop_copied=True, consistency_depth=3)
+    kept, dropped = keep(setting, queries, documents, [], collection)
+    assert len(kept) >= 0.6 * len(queries), dropped
+    copied = [Query(f"d{i}", 1, text[3:-3]) for i, text in enumerate(sample.passages) if len(text) > 12]
+    assert keep(config(drop_copied=True), copied, documents, [], collection)[1]["copied"] > 0.9 * len(copied)
+    found = draw(config(documents=100, min_document_words=5), collection)
+    assert (found.short, len(found.documents)) == (0, len(documents))
 
 
 def test_diverse_documents_come_from_every_topic_alike(tmp_path):

@@ -324,16 +324,10 @@ def _unwrapped(line: str) -> str:
     """A line without quotes or emphasis around the whole of it, or a quote that is never closed."""
     for mark in _EMPHASES:
         inner = line[len(mark) : -len(mark)]
-        blank = mark in ("*", "_", "__") and not re.search(r"\s", inner)  # __init__ is a name, *args another
-        if (
-            len(line) > 2 * len(mark)
-            and line.startswith(mark)
-            and line.endswith(mark)
-            and mark not in inner
-            and not blank
-        ):
-            if inner == inner.strip():
-                return inner
+        around = len(line) > 2 * len(mark) and line.startswith(mark) and line.endswith(mark) and mark not in inner
+        name = mark in ("*", "_", "__") and not re.search(r"\s", inner)  # __init__
+        if around and not name and inner == inner.strip():
+            return inner
     if len(line) < 2:
         return line
     closing = _PAIRS.get(line[0], "")
