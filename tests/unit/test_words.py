@@ -62,9 +62,9 @@ KNOWN = {
 def test_words_are_lucenes(row):
     own = [word for word in words.terms(row["text"]) if word != "a"]  # CJKAnalyzer has English stop words
     theirs = [word for word in row["tokens"] if word != "a"]
-    assert own == [
-        unicodedata.normalize("NFKC", word) for word in KNOWN.get(row["text"], theirs)
-    ], "or write down why not"
+    assert own == [unicodedata.normalize("NFKC", word) for word in KNOWN.get(row["text"], theirs)], (
+        "or write down why not"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,12 @@ def test_plain_text_is_split_as_it_always_was():
     before = re.compile(r"(?u)\b\w\w+\b").findall
     generator = random.Random(4)
     ascii_only = "".join(map(chr, range(128)))
-    european = ascii_only + "àéîöüßçñøåæœąęłżščřžőűğışäÀÉÎÖÜÇŁŠĞŞабвгдежзийклмнопрстуфхцчшщъыьэюяёАБВ αβγδεζηθ «»“”„’–—€…".replace("…", "")
+    european = (
+        ascii_only
+        + "àéîöüßçñøåæœąęłżščřžőűğışäÀÉÎÖÜÇŁŠĞŞабвгдежзийклмнопрстуфхцчшщъыьэюяёАБВ αβγδεζηθ «»“”„’–—€…".replace(
+            "…", ""
+        )
+    )
     for letters in (ascii_only, european):
         for _ in range(3000):
             text = "".join(generator.choices(letters, k=generator.randrange(80)))
@@ -148,10 +153,15 @@ def test_cut_texts_are_the_text():
 def test_every_language_has_the_stemmer_and_the_stop_words_that_there_are():
     import Stemmer
 
-    assert {words.language(each).stemmer for each in words._CODES} - {""} == set(Stemmer.algorithms()) - {"porter", "dutch_porter"}
+    assert {words.language(each).stemmer for each in words._CODES} - {""} == set(Stemmer.algorithms()) - {
+        "porter",
+        "dutch_porter",
+    }
     for name, code in words._CODES.items():
         config = in_language(RetrieveConfig(), name)
-        assert in_language(RetrieveConfig(), code.upper()) == config == in_language(RetrieveConfig(), f" {name.title()}")
+        assert (
+            in_language(RetrieveConfig(), code.upper()) == config == in_language(RetrieveConfig(), f" {name.title()}")
+        )
         Analyser(config)
     assert words.language("pt-BR").name == words.language("pt_PT").name == "portuguese"
     assert words.language("zh-Hant").name == "chinese"
@@ -164,7 +174,9 @@ def test_a_language_that_is_not_known(name):
     if name.strip() in words._CODES:
         assert CorpusConfig("u", "a", language=name).language == name
         return
-    with pytest.raises(UserError, match=rf"^brazil: language: '{name}' is not known; give one of .*ISO 639-1") as refused:
+    with pytest.raises(
+        UserError, match=rf"^brazil: language: '{name}' is not known; give one of .*ISO 639-1"
+    ) as refused:
         CorpusConfig("u", "brazil", language=name)
     assert "\n" not in str(refused.value)
 

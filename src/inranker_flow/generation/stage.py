@@ -46,7 +46,23 @@ _ALIKE, _FEW_DOCUMENTS = 4, 10
 #: A simple generator may begin most questions alike, and they are questions all the same.
 _ASKING = frozenset(
     [
-        *("what", "whats", "how", "why", "when", "where", "which", "who", "whom", "whose", "is", "are", "was", "were", "do"),
+        *(
+            "what",
+            "whats",
+            "how",
+            "why",
+            "when",
+            "where",
+            "which",
+            "who",
+            "whom",
+            "whose",
+            "is",
+            "are",
+            "was",
+            "were",
+            "do",
+        ),
         *("does", "did", "can", "could", "should", "would", "will", "has", "have", "in", "of", "for", "at", "on"),
     ]
 )

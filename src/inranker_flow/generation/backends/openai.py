@@ -125,7 +125,9 @@ class OpenAIBackend:
         what was asked for."""
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            texts = [_said(choice["message"]["content"]) if self.template.chat else choice["text"] for choice in choices]
+            texts = [
+                _said(choice["message"]["content"]) if self.template.chat else choice["text"] for choice in choices
+            ]
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no answer of the form that was asked for ({error!r})") from error
