@@ -78,6 +78,14 @@ LABELS = [
     f"प्रश्न: {Q}",
     f"คำถาม: {Q}",
     f"Câu hỏi: {Q}",
+    f"[Query] {Q}",
+    f"【查询】{Q}",
+    f'query = "{Q}"',
+    f"The query is: {Q}",
+    f'A relevant search query for this passage would be "{Q}".',
+    f"Q1: {Q}\nQ2: what do beavers eat",
+    f"Final answer: {Q}",
+    f"queries:\n  - {Q}\n  - what do beavers eat",
 ]
 LISTS = [
     f"1. {Q}",
@@ -126,6 +134,9 @@ WRAPPED = [
     f"<p><b>{Q}</b></p>",
     f"<query>{Q}",
     f"{Q}</answer>",
+    f"<queries><query>{Q}</query><query>what</query></queries>",
+    f"\\boxed{{{Q}}}",
+    f"$\\boxed{{\\text{{{Q}}}}}$",
     f'"{Q}"',
     f"“{Q}”",
     f"„{Q}“",
@@ -155,6 +166,9 @@ TOKENS = [
     f"{Q}<｜end▁of▁sentence｜>",
     f"[/INST] {Q}",
     f"assistant\n\n{Q}",
+    f"<|start_header_id|>assistant<|end_header_id|>\n\n{Q}<|eot_id|>",
+    f"<|im_start|>assistant<|im_sep|>{Q}<|im_end|>",
+    f"{Q}<|im_end",
     f"Assistant: {Q}",
     f"model\n{Q}",
     f"<|assistant|>\n{Q}<|user|>\nAnother",
@@ -266,6 +280,20 @@ QUERIES = [
     "please provide in a sentence",
     "could you be loved lyrics",
     "the document object model",
+    "the question is what is love",
+    "a query that never ends",
+    "query = select in sql",
+    "q1: what apple earned",
+    "i don't have access to my documents folder",
+    "it seems like yesterday lyrics",
+    "boxed lunch ideas",
+    "user interface",
+    "search: the movie",
+    "1. máj",
+    "we can't find the document in sharepoint",
+    "i can't write a text on my phone",
+    "I can't answer questions in job interviews",
+    "I'm sorry, Dave. I'm afraid I can't do that quote",
     "c# tutorial",
     "#metoo movement",
     "# of protons in copper",
@@ -354,6 +382,11 @@ NONE = [
     "There is no relevant query for this passage.",
     "Please provide the passage you would like a query for.",
     "Could you please provide more context?",
+    "I don't have enough information to write a query.",
+    "It seems that the passage is incomplete.",
+    "Sure!",
+    "Sure, I can help you with that.",
+    "Here is a search query:",
     "Es tut mir leid, aber ich kann keine Anfrage erstellen.",
     "Je suis désolé, mais je ne peux pas vous aider.",
     "Lo siento, pero no puedo ayudar con eso.",
@@ -372,6 +405,11 @@ NONE = [
 def test_an_answer_without_a_query(answer):
     assert first_line(answer, chat=True) == ""
     assert first_line(answer, chat=False) == ""
+
+
+def test_a_question_before_a_colon_is_a_query():
+    assert first_line("How do I list files:\nls", chat=True) == "How do I list files:"
+    assert first_line(f"What one could search for, a query:\n{Q}", chat=True) == Q
 
 
 def test_a_completion_ends_with_its_line():

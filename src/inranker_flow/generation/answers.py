@@ -62,17 +62,23 @@ _TOKEN = (
     r"<extra_id_\d+>|<0x0A>|\[/?INST\]|\[(?:CLS|SEP|PAD|EOS|BOS)\]|<<?/?SYS>>?|◁[^◁▷\n]{1,40}▷)"
 )
 _FIRST_TOKENS = re.compile(rf"\A(?:\s*{_TOKEN})+\s*", re.IGNORECASE)
-_LAST_TOKENS = re.compile(rf"(?:\s*{_TOKEN})+\s*\Z", re.IGNORECASE)
+_LAST_TOKENS = re.compile(rf"(?:\s*{_TOKEN})+\s*\Z|<\|\w{{2,40}}\Z", re.IGNORECASE)
 #: At a word's end, or before a line's: the turn is over.
 _TURN_END = re.compile(rf"(?<=\S){_TOKEN}(?=\S|\s*\n).*\Z", re.IGNORECASE | re.DOTALL)
 _LINE_TOKENS = re.compile(rf"^(?:\s*{_TOKEN})+[^\S\n]*|(?:[^\S\n]*{_TOKEN})+\s*$", re.IGNORECASE | re.MULTILINE)
 _ROLE = re.compile(
-    r"\A(?:assistant|model|user|system|bot|ai|chatbot|gpt)\s*:?\s*\n+(?=.*\S)", re.IGNORECASE | re.DOTALL
+    r"\A(?:assistant|model|user|system|bot|ai|chatbot|gpt)\s*(?:<\|(?:end_header_id|im_sep|message)\|>\s*|"
+    r":?\s*\n+)(?=.*\S)",
+    re.IGNORECASE | re.DOTALL,
 )
 _ROLE_LABEL = re.compile(r"\A(?:assistant|chatbot|model)\s*:\s*", re.IGNORECASE)
 _FENCE = re.compile(r"\A(```+|~~~+)[^\S\n]*(?:[\w+-]*[^\S\n]*\n)?(.*?)(?:\n?\1.*)?\Z", re.DOTALL)
 _WRAPPED = re.compile(r"\A<([A-Za-z][\w:-]*)(?:\s[^<>]*)?>\s*(.*?)\s*</\1>[^\S\n]*(?=\n|\Z)", re.DOTALL)
 _ANSWER_TAG = r"(?:search[_ -]?)?(?:query|queries|question|answer|response|output|result|final|final_answer|text)"
+_TAGGED = re.compile(
+    r"\A<(quer(?:y|ies)|question|answer|search[_-]?query|final_answer)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE
+)
+_BOXED = re.compile(r"\A\$*\\boxed\{(?:\\text\{)?([^{}]*)\}+\$*\Z", re.DOTALL)
 _LOOSE_TAGS = re.compile(rf"\A<{_ANSWER_TAG}>\s*|\s*</{_ANSWER_TAG}>\s*\Z", re.IGNORECASE)
 
 # --- words about it ---------------------------------------------------------------------------------------------------
@@ -110,6 +116,14 @@ _LABEL = re.compile(
     rf"\A{_EMPHASIS}\s?{_NAMED}{_NUMBERED}(?: \([^()\n]{{1,40}}\))?\s?{_EMPHASIS}\s?[:：]\s?{_EMPHASIS}\s*",
     re.IGNORECASE,
 )
+_BRACKETED = re.compile(rf"\A[\[【]\s?{_NAMED}{_NUMBERED}\s?[\]】]\s?[:：]?\s*(?=\S)", re.IGNORECASE)
+_ASSIGNED = re.compile(r"\A(?:search[_ ]?)?query\s?=\s?(?=[\"'])", re.IGNORECASE)
+#: 'A relevant query would be "..."'.
+_STATED = re.compile(
+    r"\A(?:the|a|an|my|your|one|this)(?: [\w-]+){0,3}? (?:search )?(?:query|question)(?: [^:\n\"“]{0,80}?)? "
+    r"(?:is|would be|could be|might be|can be|may be)\s*(?:[:：]\s*|(?=[\"“«„][^\n]*[\"”»“][.!]?\s*(?:\n|\Z)))",
+    re.IGNORECASE,
+)
 _LABEL_LINE = re.compile(rf"\A{_EMPHASIS}\s?{_NAMED}{_NUMBERED}\s?{_EMPHASIS}\s*\n+(?=.*\w)", re.IGNORECASE | re.DOTALL)
 _ABOUT = rf"(?:quer(?:y|ies)|questions?|search|keywords?|{_FOREIGN_QUERY})"
 _OPENER = (
@@ -128,11 +142,15 @@ _OPENER = (
 _ANNOUNCED = re.compile(rf"\A{_OPENER}[^:：\n]{{0,160}}?{_ABOUT}[^:：\n]{{0,120}}[:：]\s*", re.IGNORECASE)
 _OPENING_LINE = re.compile(rf"\A{_OPENER}[^\n]{{0,200}}[.!:,。！：]\**\s*\n\s*(?=.*\w)", re.IGNORECASE | re.DOTALL)
 _COLON_LINE = re.compile(r"\A[^\n]{1,240}[:：]\**\s*\n\s*(?=.*\w)", re.DOTALL)
+#: "How do I list files:" is a query all the same, unless it speaks of one.
+_ASKING = re.compile(
+    rf"\A(?:what|how|why|when|where|which|who|is|are|can|do|does)\b(?![^\n]*\b{_ABOUT}\b)", re.IGNORECASE
+)
 #: "Sure! where is ..."
 _GREETING = re.compile(
     r"\A(?:sure(?: thing)?|certainly|of course|absolutely|got it|no problem)[!.]\s+(?=\S)", re.IGNORECASE
 )
-_QUESTION_AND_ANSWER = re.compile(r"\AQ[:.]\s*(?=[^\n]+\n+\s*A[:.])")
+_QUESTION_AND_ANSWER = re.compile(r"\AQ(?:[:.]\s*(?=[^\n]+\n+\s*A[:.])|1[:.)]\s*(?=[^\n]+\n+\s*(?:Q2|A1?)[:.)]))")
 
 _BULLET = re.compile(
     r"\A(?:[•‣▪◦●○■□➤➢→·∙⁃*+–—-]|\\-)\s+(?=\S)|\A[•‣▪●■➤➢⁃](?=\w)|\A>\s+(?!\d)(?=\S)|\A[🔍🔎👉]\ufe0f?\s*"
@@ -143,7 +161,7 @@ _NUMBERED_LINES = re.compile(r"\A\(?(\d{1,2})[.)、．]\s.*\n\s*\(?\d{1,2}[.)、
 _ANY_NUMBER = re.compile(r"\A\(?\d{1,2}[.)、．]\s+(?=\S)")
 #: What follows an ordinal in languages that write it with a point: "1. FC Köln", "1. Mai", "1. maailmansota".
 _ORDINAL = re.compile(
-    r"\A1\. (?:f+c|[a-z]{1,3}c|fsv|bundes\w*|\w*liga|lig|hnl|welt\w*|mai|maj\w*|mars|jan\w*|feb\w*|m[äa]r[zctš]\w*|"
+    r"\A1\. (?:f+c|[a-z]{1,3}c|fsv|bundes\w*|\w*liga|lig|hnl|welt\w*|mai|m[aá]j\w*|mars|jan\w*|feb\w*|m[äa]r[zctš]\w*|"
     r"apri?l\w*|jun\w*|jul\w*|"
     r"aug\w*|sept?\w*|o[kc]t\w*|nov\w*|de[zc]\w*|ledna|února|března|dubna|května|června|července|srpna|září|října|"
     r"listopadu|prosince|"
@@ -184,10 +202,8 @@ _NOTHING = re.compile(
     r"response)|(?:query|question|not) (?:here|available|applicable|found|provided))\W*\Z",
     re.IGNORECASE,
 )
-_NOT = (
-    r"(?:can ?not|can['’]?t|could ?n['’]?t|could not|am (?:unable|not able)|['’]?m (?:unable|not able)|won['’]?t|"
-    r"will not|do(?:n['’]?t| not) (?:have|see|find))"
-)
+_CANNOT = r"(?:can ?not|can['’]?t|could ?n['’]?t|could not|am (?:unable|not able)|['’]?m (?:unable|not able)|won['’]?t|will not)"
+_NOT = rf"(?:{_CANNOT}|do(?:n['’]?t| not) (?:have|see|find))"
 _TASK = (
     r"(?:help (?:you )?with (?:that|this|your)|assist|fulfil|comply|generat\w+|provid\w+|creat\w+|produc\w+|"
     r"formulat\w+|writ\w+|answer\w*|"
@@ -196,8 +212,10 @@ _TASK = (
     r"have|identif\w+|com(?:e|ing) up)"
 )
 _MATTER = (
-    r"(?:quer(?:y|ies)|questions?|requests?|passages?|documents?|texts?|contents?|information|context|search(?:es)?|"
-    r"that|this|inputs?)"
+    r"\b(?:quer(?:y|ies)|questions?|content|information)\b.{0,40}\b(?:passage|document|text|this|that|provided|"
+    r"given|you|your|request)|"
+    r"\b(?:this|your|that|the (?:provided|given)) (?:request|passage|document|question|query|text|prompt)|"
+    r"\bwith (?:that|this)"
 )
 _SORRY = (
     r"(?:(?:i['’]?m|i am|we['’]?re) (?:so |very |really |truly )?(?:sorry|afraid)|(?:my )?apologies|i apologi[sz]e|"
@@ -214,7 +232,7 @@ _REFUSAL = re.compile(
             rf"this (?:passage|document|text|request)|"
             r"there (?:is|are|was|seems?) (?:no|not)|your (?:request|message|input)|no )",
             rf"\A{_SORRY}[.!]?\Z",
-            rf"\A(?:i|we)(?: |(?=['’])){_NOT}(?: to)? {_TASK}\b.{{0,80}}\b{_MATTER}\b",
+            rf"\A(?:i|we)(?: |(?=['’])){_CANNOT}(?: to)? {_TASK}\b.{{0,60}}(?:\bquer(?:y|ies)\W*\Z|{_MATTER}\b)",
             r"\Aas an? (?:ai|a\.i\.|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|"
             r"assistant|chatbot))?(?: developed by [^,]+)?"
             r"(?:, ?| )(?:i|my|it)\b",
@@ -230,6 +248,11 @@ _REFUSAL = re.compile(
             r".{0,40}\b(?:passage|document|text|context|content|information)\b",
             r"\A(?:i|we)(?: need|['’]d need| require| don['’]t see| do not see) (?:the|a|any|"
             r"more)\b.{0,30}\b(?:passage|document|text|context)\b",
+            r"\Ai do(?:n['’]t| not) (?:have|see|find|understand) (?:enough|any|access|the|a|"
+            r"sufficient)\b.{0,60}\b(?:information|context|"
+            r"passage|(?:provided|given) (?:document|text))\b",
+            r"\Ait (?:seems|appears|looks)(?: like| that)? (?:the|your|you|there|that)\b.{0,60}\b(?:passage|"
+            r"document|text|message|input)\b",
             # The same elsewhere.
             r"\A(?:es )?tut mir leid[,.!]? (?:aber|ich|doch)\b.{0,20}\b(?:nicht|kein)",
             r"\A(?:es )?tut mir leid, aber\b|\Aich kann (?:dir|ihnen|diese|keine)\b.{0,40}\b(?:anfrage|frage|helfen|"
@@ -272,7 +295,8 @@ def query_in(answer: str, chat: bool) -> str:
         if text == before:
             break
     line = _line(text)
-    return "" if refused or not any(map(str.isalnum, line)) or _NOTHING.match(line) else line
+    none = refused or not any(map(str.isalnum, line)) or _NOTHING.match(line) or _ANNOUNCEMENT.match(line)
+    return "" if none else line
 
 
 def _line(text: str) -> str:
@@ -281,17 +305,26 @@ def _line(text: str) -> str:
     return " ".join(_unwrapped(next(lines, "").strip()).split())
 
 
+#: What stands before the query, by itself or on its line.
+_SHELLS = (
+    *(_ROLE_LABEL, _ANNOUNCED, _STATED, _LABEL, _BRACKETED, _ASSIGNED, _LABEL_LINE, _OPENING_LINE, _GREETING),
+    _QUESTION_AND_ANSWER,
+)
+
+
 def _shelled(text: str, chat: bool) -> str:
     """The text without its outermost shell; itself where it has none."""
     text = _LAST_TOKENS.sub("", _FIRST_TOKENS.sub("", text))
+    if role := _ROLE.match(text):
+        return text[role.end() :].strip()
     text = _LINE_TOKENS.sub("", _TURN_END.sub("", text)).strip()
-    for shell in (_ROLE, _ROLE_LABEL, _ANNOUNCED, _LABEL, _LABEL_LINE, _OPENING_LINE, _GREETING, _QUESTION_AND_ANSWER):
+    for shell in _SHELLS:
         if found := shell.match(text):
             # What is left must say something.
             if rest := text[found.end() :].strip():
                 return rest
             return "" if shell in (_LABEL, _ANNOUNCED, _ROLE_LABEL) and "\n" not in text else text
-    if chat and (found := _COLON_LINE.match(text)):
+    if chat and not _ASKING.match(text) and (found := _COLON_LINE.match(text)):
         return text[found.end() :].strip()
     if text.startswith(("```", "~~~")) and (fence := _FENCE.match(text)):
         return fence[2].strip()
@@ -299,6 +332,8 @@ def _shelled(text: str, chat: bool) -> str:
         held = _in_json(text)
         if held is not None:
             return held
+    if tagged := _TAGGED.match(text) or _BOXED.match(text):
+        return tagged[tagged.re.groups].strip()
     if wrapped := _WRAPPED.match(text):
         return wrapped[2] or text[wrapped.end() :].strip()
     text = _LOOSE_TAGS.sub("", text)

@@ -350,13 +350,13 @@ def _common_beginning(queries: Sequence[Query], most: float) -> tuple[str, ...]:
     counts = Counter(_beginning(each.text) for each in queries)
     counts.pop((), None)
     beginning, held = counts.most_common(1)[0] if counts else ((), 0)
-    return beginning if held > most and beginning[0] not in _ASKING else ()
+    asks = len(beginning) == _ALIKE and beginning[0] in _ASKING
+    return beginning if held > most and not asks else ()
 
 
 def _beginning(text: str) -> tuple[str, ...]:
-    """The first words of a text that has so many."""
-    found = normal(spaced(text)).split()[:_ALIKE]
-    return tuple(found) if len(found) == _ALIKE else ()
+    """The first words of a text."""
+    return tuple(normal(spaced(text)).split()[:_ALIKE])
 
 
 def _shown(text: str) -> str:
