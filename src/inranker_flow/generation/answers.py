@@ -202,6 +202,12 @@ _NOTHING = re.compile(
     r"response)|(?:query|question|not) (?:here|available|applicable|found|provided))\W*\Z",
     re.IGNORECASE,
 )
+#: A greeting after which nothing comes.
+_ANNOUNCEMENT = re.compile(
+    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok)(?:[!.]|[,!.].*\b(?:help|assist)\b.*)|"
+    r"here(?:['’]s| is| are) (?:a|an|the|your|some) (?:\w+ ){0,3}(?:quer(?:y|ies)|questions?)\W*)\Z",
+    re.IGNORECASE,
+)
 _CANNOT = r"(?:can ?not|can['’]?t|could ?n['’]?t|could not|am (?:unable|not able)|['’]?m (?:unable|not able)|won['’]?t|will not)"
 _NOT = rf"(?:{_CANNOT}|do(?:n['’]?t| not) (?:have|see|find))"
 _TASK = (
