@@ -84,8 +84,7 @@ _LOOSE_TAGS = re.compile(rf"\A<{_ANSWER_TAG}>\s*|\s*</{_ANSWER_TAG}>\s*\Z", re.I
 # --- words about it ---------------------------------------------------------------------------------------------------
 
 _QUERY = (
-    r"(?:(?:search|web|user|retrieval|information|google) )?(?:quer(?:y|ies)|questions?|search(?: terms?| phrase|"
-    r" string)?|"
+    r"(?:(?:search|web|user|retrieval|information|google) )?(?:quer(?:y|ies)|questions?|search (?:terms?|phrase|string)|"
     r"keywords?|search[_-]query|answer|output|response|result)"
 )
 _ATTRIBUTE = (
