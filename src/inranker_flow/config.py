@@ -149,6 +149,10 @@ class CorpusConfig:
     #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
     prompt: Prompt = ""
     documents: Count = 0
+    #: Language of its texts, by name (``portuguese``) or ISO 639-1 code: its stemmer and stop words are used instead of
+    #: `retrieval.stemmer` and `retrieval.stopwords`. Empty: those, and for words of another script what is usual for it.
+    #: ``none``: words as they are.
+    language: str = ""
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
     #: Fields of ir_datasets' documents and queries whose text is read (joined by blanks), instead of the data set's own.
@@ -163,9 +167,19 @@ class CorpusConfig:
         """What it is and how it is read, as data: without its address where the content is known, and without what says
         nothing about what it holds."""
         # A setting that was added later and is not used leaves the digests of earlier runs as they were.
-        unused = {key for key in ("text_fields", "query_fields") if not getattr(self, key)}
+        unused = {key for key in ("text_fields", "query_fields", "language") if not getattr(self, key)}
         data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
         return {key: value for key, value in data.items() if key not in unused}
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UserError` for a language that is not known."""
+        if self.language:
+            from inranker_flow import words
+
+            try:
+                words.language(self.language)
+            except UserError as error:
+                raise UserError(f"{self.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,9 @@ class RetrieveConfig:
     keep_share: Share = 0.6
     #: Candidates for each test query, the same for every system that is evaluated.
     test_depth: Positive = 100
+    #: The stage ends where more than this share of the training or of the test queries find nothing at all, which is how
+    #: a wrong language shows. 1: never.
+    max_without_hits: Share = 0.5
     seed: Count = 0
 
 
@@ -287,6 +304,8 @@ class GenerateConfig:
     #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
     #: four characters.
     tokenizer: str = ""
+    #: openai: more fields of each request, as the server wants them: {chat_template_kwargs: {enable_thinking: false}}.
+    request_fields: dict[str, Any] = field(default_factory=dict)
     #: A template in ``generation/prompts`` by name, a path, or the text itself.
     prompt: Annotated[str, Text(lines=True, empty=False, most=100_000)] = "inpars-v1"
     #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
@@ -309,14 +328,19 @@ class GenerateConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
     shard_documents: Positive = 2_000
-    #: Which queries are kept. Fewer words than the least, or more than the most (0: no limit), are dropped ...
+    #: The stage ends where more than this share of the answers hold no query, or begin alike: a greeting or a thought is
+    #: taken for the query then. 1: never.
+    max_unusable: Share = 0.5
+    #: Which queries are kept. Fewer words than the least, or more than the most (0: no limit), are dropped (of scripts
+    #: without blanks two letters count as a word, of Thai, Lao, Khmer and Burmese three) ...
     min_query_words: Count = 1
     max_query_words: Count = 0
     #: ... and a query that stands word for word in its document ...
     drop_copied: bool = False
     #: ... or is like a test query (as `evaluation.leak_similarity`; equal ones are always dropped) ...
     leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
-    #: ... or does not find its document among BM25's best so many (InPars-light: consistency); 0 asks for nothing ...
+    #: ... or does not find its document among BM25's best so many (InPars-light: consistency), with the run's `retrieval`
+    #: settings; 0 asks for nothing ...
     consistency_depth: Count = 0
     #: ... or is not among the so many most probable, by the mean of its tokens' log-probabilities (InPars-v1: 10,000); 0
     #: keeps all. What the teacher thinks of them comes later: `teacher.keep_queries`.
@@ -535,6 +559,8 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
             return _plain(float, number, where)
     if hint is str and isinstance(value, str):
         return value
+    if hint is Any:
+        return _anything(value, where)
     if value is None:
         raise UserError(f"{where}: has no value; give one, or leave the key out")
     raise UserError(
@@ -544,6 +570,19 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
 
 #: Beyond every limit.
 _HUGE = 10**300
+
+
+def _anything(value: Any, where: str) -> Any:
+    """Whatever JSON can say, and a whole number as such."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _anything(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_anything(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value == int(value) else value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

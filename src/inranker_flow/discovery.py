@@ -50,12 +50,13 @@ READER = 2
 @dataclass(frozen=True)
 class Wishes:
     """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
-    the names of its splits in qrels/, and the licence of its texts."""
+    the names of its splits in qrels/, and the language and the licence of its texts."""
 
     prompt: Prompt = ""
     documents: Count = 0
     train_split: Split = "train"
     test_split: Split = "test"
+    language: str = ""
     licence: str = ""
 
 

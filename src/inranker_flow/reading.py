@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from inranker_flow.config import Count, Positive, ScoringConfig, parse
 from inranker_flow.errors import UserError
+from inranker_flow.words import split
 
 #: In a student's folder, beside the weights.
 FILENAME = "scoring.json"
@@ -45,12 +46,12 @@ class Passages:
 
     def cut(self, text: str) -> list[str]:
         """What of a document is scored. The last passage ends where the document ends, so none is a stub."""
-        words = text.split() if self.words else []
+        words, between = split(text) if self.words else ([], "")
         if len(words) <= self.words:
             return [text]
         last = len(words) - self.words
         firsts = [*range(0, last, self.stride or max(1, self.words // 2)), last]
-        return [" ".join(words[first : first + self.words]) for first in firsts]
+        return [between.join(words[first : first + self.words]).strip() for first in firsts]
 
 
 #: What is read as one.
