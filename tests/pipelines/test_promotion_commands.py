@@ -137,7 +137,9 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
         registry._fetched.clear()
     err = capsys.readouterr().err
     assert err.startswith("FAILED: ") and err.count("\n") == 1
-    expected = "are not those that were registered" if damage == "weights" else f"{name} has changed since it was registered"
+    expected = (
+        "are not those that were registered" if damage == "weights" else f"{name} has changed since it was registered"
+    )
     assert expected in err
     assert registry.champion("inranker").version == "3"
 
