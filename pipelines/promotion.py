@@ -71,8 +71,11 @@ def rollback(model: str, why: str) -> str:
     What is gone, damaged or another model of the same number is skipped. Raises :class:`UserError` where none is left.
     """
     state = history.settle(model)
-    left, skipped = history.leads_back(model, state)
-    for version in left:
+    skipped: list[str] = []
+    for version, why_not in history.leads_back(model, state):
+        if version is None:
+            skipped.append(why_not)
+            continue
         try:
             check(version)
         except registry.Damaged as error:

@@ -240,27 +240,23 @@ def move(
 def previous(name: str) -> tuple[State, str]:
     """The settled state and the version that a rollback restores: :func:`leads_back`'s first."""
     state = settle(name)
-    left, _ = leads_back(name, state)
-    return state, left[0].version
+    return state, next(version.version for version, _ in leads_back(name, state) if version)
 
 
-def leads_back(name: str, state: State) -> tuple[list[Version], list[str]]:
-    """The versions that a rollback may lead to, the nearest first, and why others are skipped.
+def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
+    """What a rollback meets on its way, the nearest first: a version that may serve, or None and why it is skipped.
 
-    What is gone is skipped, and what is another model under its number. :class:`UserError` where none is left.
+    What is gone is skipped, and what is another model under its number. :class:`UserError` where no version is left.
     """
     known = registry.versions(name)
-    left: dict[str, Version] = {}
-    skipped: dict[str, None] = {}
+    found: dict[str, tuple[Version | None, str]] = {}
     for place in reversed(state.places):
         why = problem(place, known)
-        if why:
-            skipped[why] = None
-        elif not place.same(state.now):
-            left.setdefault(place.version, known[place.version])
-    if not left:
-        raise UserError(nowhere(name, state, list(skipped)))
-    return list(left.values()), list(skipped)
+        if why or not place.same(state.now):
+            found.setdefault(why or place.version, (None if why else known[place.version], why))
+    if not any(version for version, _ in found.values()):
+        raise UserError(nowhere(name, state, list(found)))
+    return list(found.values())
 
 
 def nowhere(name: str, state: State, skipped: Sequence[str]) -> str:

@@ -350,18 +350,18 @@ def damage(reference: str) -> str:
 
     Cheap: nothing is downloaded, names and sizes are compared. :func:`fetch` compares the content.
     """
-    found = version(*_parts(reference))
     client = tracking.client()
     try:
+        found = version(*_parts(reference))
         registered = _registered_files(found)
         with tracking.explained(f"look for the files of {reference}"):
             run_id = client.get_model_version(found.name, found.version).run_id
             stored = client.list_artifacts(run_id, f"model/{_CHECKPOINT}") if run_id else []
-    except Damaged as error:
-        return str(error)
     except NoAnswer as error:
         log.warning("whether the files of %s are whole was not looked at: %s", reference, error)
         return ""
+    except UserError as error:  # gone, or its tag was changed
+        return str(error)
     sizes = {each.path.removeprefix("model/"): each.file_size for each in stored if not each.is_dir}
     if run_id and not sizes:
         return f"{reference}: its files are gone; {_RESTORE}"

@@ -19,7 +19,7 @@ from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, as_dict
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import FILENAME, Origin, content_digest, read_manifest
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,12 @@ def _identity(value: Any) -> Any:
         return value
     from inranker_flow import registry
 
-    return [value, registry.digest(value)]
+    try:
+        return [value, registry.digest(value)]
+    except NoAnswer:
+        raise
+    except UserError:  # gone since the run began: the stage says what follows from that
+        return [value, "gone"]
 
 
 def _digests(paths: Any) -> Any:

@@ -18,6 +18,14 @@ from inranker_flow import history, registry, schemas, tracking
 from inranker_flow.manifest import FILENAME, write_manifest
 from tests.inputs.table import Artifact, Input, command, stage
 
+
+@dataclass(frozen=True)
+class Nothing:
+    """Statistics of a stage that only opens its door."""
+
+    inputs: int
+
+
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
@@ -94,9 +102,10 @@ def make_anew(client: Any) -> None:
 def opponent(name: str, *before: Callable[[Any], object], served: int = 0) -> Callable[[Path], int]:
     """A row's act: what preflight asks the registry, in a stage."""
 
-    def looks() -> None:
+    def looks() -> Nothing:
         found = registry.opponent(name, "key")
         logging.getLogger("inranker_flow").info("the opponent is %r", found)
+        return Nothing(0)
 
     def act(here: Path) -> int:
         with _registry(here) as client:
@@ -122,7 +131,7 @@ REGISTRY = [
     Input("a history whose alias was taken away", person("history", served=2, before=take_alias),
           ("the alias was taken from version 2; bring it back", "make promote VERSION=2"), 0),
     Input("a history of a model that was made anew", person("history", served=2, before=make_anew),
-          ("version 2 is another model now; version 1 is another model now",), 0),
+          ("cannot serve again: version 1 is another model now; version 2 is another model now",), 0),
     Input("a rollback without a history", person("rollback", *WHY), ("no champion of this name is known",)),
     Input("a rollback from the first", person("rollback", *WHY, served=1), ("no champion before version 1 is known",)),
     Input("a rollback to what is gone", person("rollback", *WHY, served=2, before=delete("1")),
@@ -170,13 +179,6 @@ REGISTRY = [
 
 
 # --- artifacts --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Statistics of a stage that only opens its door."""
-
-    inputs: int
 
 
 def opens(labels: list[Path] = [], student: Path | None = None, collection: Path | None = None) -> Nothing:  # noqa: B006
@@ -319,7 +321,7 @@ ARTIFACTS = [
           with_student(lambda folder: (folder / "adapter_config.json").write_text("{}")),
           ("adapter_config.json: a file that its manifest does not know",)),
     Input("an artifact that was moved to another one", door(moved_to_another), ("not the artifact of",)),
-    Input("an artifact that was moved to nowhere", door(moved("HERE/nowhere")), ("manifest.json: missing",)),
+    Input("an artifact that was moved to nowhere", door(moved("HERE/nowhere")), ("nowhere: no such file or folder",)),
 ]  # fmt: skip
 
 INPUTS = [*REGISTRY, *ARTIFACTS]

@@ -190,8 +190,8 @@ def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_
     outside = [model / name for name in ("MLmodel", "serving.py", "code/inranker_flow/rankers/monot5.py")]
     for path in (*decisive, *outside):
         kept = path.read_bytes()
-        for what, damage in DAMAGES.items():
-            damage(path)
+        for what in DAMAGES if path.name == "config.json" else ("changed", "gone"):
+            DAMAGES[what](path)
             name = "code" if path.suffix == ".py" and path.name != "serving.py" else path.name
             expected = f"models:/whole/1: {name} {'is gone' if what == 'gone' and name != 'code' else 'has changed'}"
             message = said()
