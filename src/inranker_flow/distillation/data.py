@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
+from inranker_flow.beginnings import chunks
 from inranker_flow.distillation.losses import centred
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME as MANIFEST
 from inranker_flow.manifest import read_manifest
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer
+from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer, common
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_folder, digest_file
 
@@ -102,8 +103,7 @@ class Examples:
 
     def _odd_ones(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(places in ``rows`` of those that are odd, their places in ``odd``)."""
-        places = np.flatnonzero(np.isin(rows, self.odd))
-        return places, np.searchsorted(self.odd, rows[places])
+        return common(rows, self.odd)
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
@@ -204,15 +204,16 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
         for table, (name, key) in TEXTS.items():
             ids, odd = [], []
             for keys, texts in _texts(table, folder):
+                begin, split = renderer.begin_documents, renderer.split_documents
                 if table is schemas.QUERIES:
-                    encoded, flags = renderer.split_queries(texts)
                     hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
-                else:
-                    encoded, flags = renderer.split_documents(texts)
-                # Tokens beyond max_length can never be in a prompt.
-                writers[name].add([row[: renderer.max_length] for row in encoded])
+                    begin, split = renderer.begin_queries, renderer.split_queries
+                for chunk in chunks(begin(texts), TOKENISE_ROWS):
+                    encoded, flags = split(chunk)
+                    # Tokens beyond max_length can never be in a prompt.
+                    writers[name].add([row[: renderer.max_length] for row in encoded])
+                    odd.append(flags)
                 ids.append(keys)
-                odd.append(flags)
                 progress.advance(len(texts))
             if not ids:
                 raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
@@ -230,11 +231,12 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
             )
             pairs = zip(
-                _some_texts(schemas.QUERIES, folder, query[odd_pairs]),
-                _some_texts(schemas.CORPUS, folder, document[odd_pairs]),
+                _some_texts(schemas.QUERIES, folder, query[odd_pairs], renderer.begin_queries),
+                _some_texts(schemas.CORPUS, folder, document[odd_pairs], renderer.begin_documents),
                 strict=True,
             )
-            writers["whole"].add(renderer.whole(list(pairs)))
+            for chunk in chunks(pairs, TOKENISE_ROWS):
+                writers["whole"].add(renderer.whole(chunk))
             columns["odd"].append(odd_pairs + sum(map(len, columns["query"])))
         columns["query"].append(query + first["queries"])
         columns["document"].append(document + first["documents"])
@@ -280,13 +282,15 @@ def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[
         yield batch.column(key), texts
 
 
-def _some_texts(table: schemas.Table, folder: Path, rows: np.ndarray) -> list[str]:
-    """The texts in ``rows`` of a table, in that order."""
+def _some_texts(
+    table: schemas.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
+) -> list[str]:
+    """What ``begin`` leaves of the texts in ``rows`` of a table, in that order."""
     wanted, first = np.unique(rows), 0
     found: dict[int, str] = {}
     for _, texts in _texts(table, folder):
         here = wanted[(wanted >= first) & (wanted < first + len(texts))]
-        found.update((int(row), texts[int(row) - first]) for row in here)
+        found.update(zip(here.tolist(), begin(texts[int(row) - first] for row in here), strict=True))
         first += len(texts)
     return [found[int(row)] for row in rows]
 

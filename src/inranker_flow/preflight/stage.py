@@ -11,7 +11,7 @@ from pathlib import Path
 from inranker_flow import registry, tracking
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
+from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.generator import check_generator
@@ -68,7 +68,7 @@ def preflight(
             Check("S3", check_store),
             Check(_MLFLOW, check_mlflow),
             Check("teacher's checkpoint", partial(check_teacher, teacher)),
-            Check("student's checkpoint", partial(check_checkpoint, student.checkpoint, student.revision)),
+            Check("student's checkpoint", partial(check_student, student)),
             Check("generator", partial(check_generator, generation)),
             Check(f"collection {source.name}", partial(check_source, source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in targets),

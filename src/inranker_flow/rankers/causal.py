@@ -43,6 +43,8 @@ class CausalReader(PairReader):
         if not rest:
             self._between = last
         self._query_context, self._document_context = _last_line(fixed), _last_line(last)
+        self.before_query = self._query_context + self._query_space
+        self.before_document = self._document_context + self._document_space
         beginning = [*self._apart(apart), *self.tokenise([fixed])[0]]
         joined, *closing = template.after.split(templates.SEAM)
         after = [*self._following("a", [joined])[0], *self._apart(closing)]

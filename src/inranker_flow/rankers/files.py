@@ -217,6 +217,12 @@ def gives_vectors(read: Read) -> bool:
     )
 
 
+def chat_templates(read: Read) -> str:
+    """The checkpoint's chat templates, as they lie in its files."""
+    names = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+    return "\n".join((read(name) or b"").decode("utf-8", "replace") for name in names)
+
+
 def check_weights(reference: str, names: Collection[str], read: Read, folder: Path | None = None) -> None:
     """Raise :class:`UserError` where weights are not there; with ``folder``, also where a file is cut off."""
     if "config.json" in names and "adapter_config.json" in names and not any(name in names for name in _all_weights()):

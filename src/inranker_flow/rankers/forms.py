@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,10 +65,12 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
         templates.load(prompt, scoring.instruction)  # refused before anything is read
         family = families.named(prompt)
     else:
+        from inranker_flow.rankers.checkpoints import read_file
+
         names, config = _said(reference, revision)
         if config.get("is_encoder_decoder"):
             raise UserError(f"{reference}: a {config.get('model_type')} checkpoint is no causal language model")
-        chat = _chat(reference, revision)
+        chat = files.chat_templates(read_file(reference, revision))
         family, why = families.find(reference, str(config.get("model_type", "")), names, chat)
         prompt, assumed = family.name, not why
         why = f"known by {why}" if why else f"by its model type alone: nothing else says what this {config.get('model_type')} is"
@@ -99,16 +100,3 @@ def _said(reference: str, revision: str) -> tuple[Sequence[str], dict[str, Any]]
     # On the hub its name says it; a folder may have any name.
     read = read_file(reference, revision) if folder else (lambda name: None)
     return files.names_of(reference, config, read, folder), config
-
-
-def _chat(reference: str, revision: str) -> str:
-    """The checkpoint's chat templates."""
-    from inranker_flow.rankers.checkpoints import read_file
-
-    read = read_file(reference, revision)
-    found = [(read(name) or b"").decode("utf-8", "replace") for name in ("chat_template.jinja", "chat_template.json")]
-    try:
-        found.append(json.dumps(json.loads(read("tokenizer_config.json") or b"{}").get("chat_template"), ensure_ascii=False))
-    except (ValueError, AttributeError):
-        log.debug("%s: tokenizer_config.json is no JSON object", reference)  # loading the tokenizer says so
-    return "\n".join(found)
