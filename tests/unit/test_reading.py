@@ -14,6 +14,7 @@ from inranker_flow.config import DistillConfig, EvaluateConfig, ScoringConfig, T
 from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import evaluate
+from inranker_flow.promote import model_digest
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
 from tests import models
@@ -93,7 +94,8 @@ def served(tmp_path: Path, student: Path, summary: dict, docs: dict[str, str]) -
 
     serving = registry.Serving(summary["models"]["phase2"]["served"], VERSIONS)
     name = tmp_path.name
-    version = registry.register(name, student, "digest", {}, serving, tracking.current_run_id(name), "card", "about")
+    digest = model_digest(student)
+    version = registry.register(name, student, digest, {}, serving, tracking.current_run_id(name), "card", "about")
     model = mlflow.pyfunc.load_model(version.reference)
     names = {query: [name for name in docs if name.startswith(query)] for query in QUERIES}
     rows = [{"query": QUERIES[query], "passages": [docs[name] for name in names[query]]} for query in QUERIES]
