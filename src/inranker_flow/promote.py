@@ -73,9 +73,7 @@ def promote(
     tags |= discovery.trained_on(targets, work_key)
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
-    version = registry.register(
-        name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about
-    )
+    version = registry.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
     if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
         # Of this verdict, also where an earlier attempt registered the same model.
         registry.set_tags(version, {**tags, **_verdict(decided)})

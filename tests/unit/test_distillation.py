@@ -890,7 +890,9 @@ def test_labels_that_are_no_numbers_are_named(tmp_path, value):
     values = table.column("true_logit").to_pylist()
     values[5] = value
     pq.write_table(table.set_column(table.schema.get_field_index("true_logit"), "true_logit", pa.array(values)), path)
-    with pytest.raises(UserError, match=r"labels\.parquet: the logits of 1 of 12 pairs are no finite float32") as caught:
+    with pytest.raises(
+        UserError, match=r"labels\.parquet: the logits of 1 of 12 pairs are no finite float32"
+    ) as caught:
         train(tmp_path / "model", folder)
     assert "\n" not in str(caught.value) and "'q1'" in str(caught.value) and not (tmp_path / "model").exists()
 

@@ -22,7 +22,20 @@ from tests.promoting import VERSIONS, use_database
 from tests.unit.test_distillation import training_set
 from tests.unit.test_evaluation import make_candidates, make_collection
 
-WORDS = ["river", "moon", "stone", "garden", "winter", "bridge", "apple", "copper", "doctor", "engine", "forest", "hammer"]
+WORDS = [
+    "river",
+    "moon",
+    "stone",
+    "garden",
+    "winter",
+    "bridge",
+    "apple",
+    "copper",
+    "doctor",
+    "engine",
+    "forest",
+    "hammer",
+]
 QUERIES = {f"q{i}": f"how long does {WORDS[i]} take" for i in range(3)}
 
 
@@ -145,8 +158,11 @@ def test_the_folder_says_how_its_model_reads(tmp_path, labels):
     assert vars(reading.of_folder(student)) == said
     (student / "scoring.json").unlink()
     assert vars(reading.of_folder(student)) == said, "as folders of earlier days say it"
-    (student / "training.json").write_text("{}")
-    assert reading.of_folder(student) is None
+    (student / "training.json").write_text('{"config": {"max_length": 80}}')
+    assert vars(reading.of_folder(student)) == {**said, "truncation": "document", "true_token": "▁true"}
+    for others in ("{}", "[]", '{"config": 7}', '{"config": {"lr": 1}}'):
+        (student / "training.json").write_text(others)
+        assert reading.of_folder(student) is None
     asked = ScoringConfig(max_length=99, dtype="float32")
     assert reading.scoring_of(student, asked) == asked, "what no folder says, the profile does"
 
@@ -169,8 +185,14 @@ def test_a_setting_that_counts_for_nothing_is_told_once(tmp_path, labels, caplog
         ("{", "no usable scoring.json, which says how the model reads; restore it"),
         ("[]", "scoring.json: expected a section with keys"),
         ("{}", "scoring.json.max_length: missing"),
-        ('{"max_length": 0, "truncation": "document", "true_token": "a", "false_token": "b"}', "max_length: 0 is below 1"),
-        ('{"max_length": 9, "truncation": "left", "true_token": "a", "false_token": "b"}', "truncation: 'left' is not one"),
+        (
+            '{"max_length": 0, "truncation": "document", "true_token": "a", "false_token": "b"}',
+            "max_length: 0 is below 1",
+        ),
+        (
+            '{"max_length": 9, "truncation": "left", "true_token": "a", "false_token": "b"}',
+            "truncation: 'left' is not one",
+        ),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, content, message):
