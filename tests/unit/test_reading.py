@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,37 @@ def test_a_quality_that_only_passages_show(tmp_path, labels):
     for name, text in docs.items():
         logits = ranker.score([(QUERIES[name.partition("-")[0]], part) for part in Passages(30, 10).cut(text)])
         assert found[name] == pytest.approx((logits[:, 1] - logits[:, 0]).max(), abs=1e-5)
+
+
+def test_a_model_whose_folder_says_nothing_is_served_as_it_was_measured(tmp_path, database, following):
+    """`promote` itself registers it, from what the evaluation wrote."""
+    import mlflow
+
+    from tests.promoting import evaluation, promote, training
+
+    student = Path(shutil.copytree(following, tmp_path / "student"))
+    (student / "scoring.json").unlink()
+    record = training()
+    record["config"].pop("max_length")
+    record["config"] |= {"max_tokens": 40}
+    (student / "training.json").write_text(json.dumps(record))
+    assert reading.of_folder(student) is None
+    folder = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
+    summary = json.loads((folder / "summary.json").read_text())
+    reads = {"max_length": 40, "truncation": "document", "true_token": "", "false_token": ""}
+    summary["models"]["phase2"] |= {
+        "reads": reads,
+        "served": {"passage_words": 20, "passage_stride": 0, "dtype": "auto"},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.MonkeyPatch.context() as patch:
+        # The card needs the length, too; this test is about what serves.
+        patch.setattr("inranker_flow.model_card.describe", lambda *_: "about")
+        patch.setattr("inranker_flow.model_card.write", lambda *_: "card")
+        promote("silent", student, folder)
+    model = mlflow.pyfunc.load_model("models:/silent/1")
+    text = " ".join(["garden"] * 30 + ["moon"] * 25)
+    [[score]] = model.predict(pandas.DataFrame([{"query": "a river", "passages": [text]}]))
+    ranker = load_ranker(str(student), ScoringConfig(max_length=40))
+    logits = ranker.score([("a river", part) for part in Passages(20).cut(text)])
+    assert score == pytest.approx((logits[:, 1] - logits[:, 0]).max(), abs=1e-5)
