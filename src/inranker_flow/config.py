@@ -416,7 +416,8 @@ class EvaluateConfig:
     teacher: bool = True
     #: BEIR's quirk: drop doc_id == query_id (arguana, quora).
     drop_self: bool = True
-    #: Words of one passage of a long document, whose best passage is its score; 0 cuts documents at `max_length`.
+    #: Words of one passage of a long document, whose best passage is its score; 0 cuts documents at `max_length`. A version
+    #: is served by the passages that it was measured by.
     passage_words: Count = 0
     #: Words from one passage's start to the next one's; 0 is half a passage.
     passage_stride: Count = 0
@@ -425,6 +426,8 @@ class EvaluateConfig:
     #: A training query that shares this much of its letters (Jaccard of 4-grams) with a test query is a leak. 0.9: a
     #: letter more in a query of thirty; 1: equal queries alone.
     leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
+    #: How students and champion are computed (dtype, forward, batch_tokens). How they read, their own folder says; what a
+    #: folder does not say is taken from here.
     scoring: ScoringConfig = ScoringConfig()
 
 

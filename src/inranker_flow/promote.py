@@ -231,8 +231,9 @@ def _who() -> str:
 
 
 def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
-    """With what the student was measured, and trained: it is served with the same. How it reads, its folder says."""
-    return registry.Serving(summary["models"].get(CHALLENGER, {}).get("served", {}), training["versions"])
+    """With what the student was measured it is served; where its folder says how it reads, that decides in both."""
+    measured = summary["models"].get(CHALLENGER, {})
+    return registry.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
 
 
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:

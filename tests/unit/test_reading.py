@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from inranker_flow.config import DistillConfig, EvaluateConfig, ScoringConfig, T
 from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import evaluate
+from inranker_flow.promote import model_digest
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
 from tests import models
@@ -21,7 +23,20 @@ from tests.promoting import VERSIONS, use_database
 from tests.unit.test_distillation import training_set
 from tests.unit.test_evaluation import make_candidates, make_collection
 
-WORDS = ["river", "moon", "stone", "garden", "winter", "bridge", "apple", "copper", "doctor", "engine", "forest", "hammer"]
+WORDS = [
+    "river",
+    "moon",
+    "stone",
+    "garden",
+    "winter",
+    "bridge",
+    "apple",
+    "copper",
+    "doctor",
+    "engine",
+    "forest",
+    "hammer",
+]
 QUERIES = {f"q{i}": f"how long does {WORDS[i]} take" for i in range(3)}
 
 
@@ -93,7 +108,8 @@ def served(tmp_path: Path, student: Path, summary: dict, docs: dict[str, str]) -
 
     serving = registry.Serving(summary["models"]["phase2"]["served"], VERSIONS)
     name = tmp_path.name
-    version = registry.register(name, student, "digest", {}, serving, tracking.current_run_id(name), "card", "about")
+    digest = model_digest(student)
+    version = registry.register(name, student, digest, {}, serving, tracking.current_run_id(name), "card", "about")
     model = mlflow.pyfunc.load_model(version.reference)
     names = {query: [name for name in docs if name.startswith(query)] for query in QUERIES}
     rows = [{"query": QUERIES[query], "passages": [docs[name] for name in names[query]]} for query in QUERIES]
@@ -143,8 +159,11 @@ def test_the_folder_says_how_its_model_reads(tmp_path, labels):
     assert vars(reading.of_folder(student)) == said
     (student / "scoring.json").unlink()
     assert vars(reading.of_folder(student)) == said, "as folders of earlier days say it"
-    (student / "training.json").write_text("{}")
-    assert reading.of_folder(student) is None
+    (student / "training.json").write_text('{"config": {"max_length": 80}}')
+    assert vars(reading.of_folder(student)) == {**said, "truncation": "document", "true_token": "▁true"}
+    for others in ("{}", "[]", '{"config": 7}', '{"config": {"lr": 1}}'):
+        (student / "training.json").write_text(others)
+        assert reading.of_folder(student) is None
     asked = ScoringConfig(max_length=99, dtype="float32")
     assert reading.scoring_of(student, asked) == asked, "what no folder says, the profile does"
 
@@ -167,8 +186,14 @@ def test_a_setting_that_counts_for_nothing_is_told_once(tmp_path, labels, caplog
         ("{", "no usable scoring.json, which says how the model reads; restore it"),
         ("[]", "scoring.json: expected a section with keys"),
         ("{}", "scoring.json.max_length: missing"),
-        ('{"max_length": 0, "truncation": "document", "true_token": "a", "false_token": "b"}', "max_length: 0 is below 1"),
-        ('{"max_length": 9, "truncation": "left", "true_token": "a", "false_token": "b"}', "truncation: 'left' is not one"),
+        (
+            '{"max_length": 0, "truncation": "document", "true_token": "a", "false_token": "b"}',
+            "max_length: 0 is below 1",
+        ),
+        (
+            '{"max_length": 9, "truncation": "left", "true_token": "a", "false_token": "b"}',
+            "truncation: 'left' is not one",
+        ),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, content, message):
@@ -215,3 +240,37 @@ def test_a_quality_that_only_passages_show(tmp_path, labels):
     for name, text in docs.items():
         logits = ranker.score([(QUERIES[name.partition("-")[0]], part) for part in Passages(30, 10).cut(text)])
         assert found[name] == pytest.approx((logits[:, 1] - logits[:, 0]).max(), abs=1e-5)
+
+
+def test_a_model_whose_folder_says_nothing_is_served_as_it_was_measured(tmp_path, database, following):
+    """`promote` itself registers it, from what the evaluation wrote."""
+    import mlflow
+
+    from tests.promoting import evaluation, promote, training
+
+    student = Path(shutil.copytree(following, tmp_path / "student"))
+    (student / "scoring.json").unlink()
+    record = training()
+    record["config"].pop("max_length")
+    record["config"] |= {"max_tokens": 40}
+    (student / "training.json").write_text(json.dumps(record))
+    assert reading.of_folder(student) is None
+    folder = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
+    summary = json.loads((folder / "summary.json").read_text())
+    reads = {"max_length": 40, "truncation": "document", "true_token": "", "false_token": ""}
+    summary["models"]["phase2"] |= {
+        "reads": reads,
+        "served": {"passage_words": 20, "passage_stride": 0, "dtype": "auto"},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.MonkeyPatch.context() as patch:
+        # The card needs the length, too; this test is about what serves.
+        patch.setattr("inranker_flow.model_card.describe", lambda *_: "about")
+        patch.setattr("inranker_flow.model_card.write", lambda *_: "card")
+        promote("silent", student, folder)
+    model = mlflow.pyfunc.load_model("models:/silent/1")
+    text = " ".join(["garden"] * 30 + ["moon"] * 25)
+    [[score]] = model.predict(pandas.DataFrame([{"query": "a river", "passages": [text]}]))
+    ranker = load_ranker(str(student), ScoringConfig(max_length=40))
+    logits = ranker.score([("a river", part) for part in Passages(20).cut(text)])
+    assert score == pytest.approx((logits[:, 1] - logits[:, 0]).max(), abs=1e-5)

@@ -15,7 +15,9 @@ from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.rankers.t5_forward import T5Forward, unsupported
 
 LABELS = (6, 11)
-BAR = 5e-6
+#: The same numbers in other sums. Logits are of the order of 4 here, an operation rounds by 2**-24 of its value (a sum of a few
+#: hundred by a few times that), and a prompt passes some 60 of them: 60 * 4 * 4 * 2**-24, whatever a CPU's order of sums.
+BAR = 60 * 4 * 4 * 2**-24
 #: Tokens of the prompts in a batch.
 LENGTHS = (40, 33, 7, 1, 40, 24)
 
@@ -97,7 +99,7 @@ def test_the_closed_form_is_the_plain_forward(form, width):
         assert (frozen(ids, mask) - expected).abs().max() < BAR
         alone = ids[2:3, : LENGTHS[2]]
         assert (frozen(alone, None) - expected[2:3]).abs().max() < BAR, "without padding no mask is needed"
-        assert (frozen(ids, None) - expected).abs().max() > 1000 * BAR, "with padding it is"
+        assert (frozen(ids, None) - expected).abs().max() > 100 * BAR, "with padding it is"
 
 
 def test_long_prompts_and_far_positions():

@@ -436,7 +436,9 @@ class _Preparation:
         return np.partition(candidates, free)[free]
 
     def _tell_limit(self, setting: str, kept: int, there: int, what: str) -> None:
-        log.info("%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting)
+        log.info(
+            "%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting
+        )
 
     # --- published labels: the table
 
