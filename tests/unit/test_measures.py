@@ -20,7 +20,8 @@ REFUSED = (
     "nDCG@10**9", f"R@{10**30}", "R@100001", "nDCG(dcg='x')@10", "nDCG(dcg='exp-log2')@10", "ERR@10", "ERR", "Judged@0", "RR@0",
     "P(rel=0)@5", "P(rel=-1)@5", "P(rel='a')@5", f"P(rel={10**20})@5", "P(foo=1)@5", "P(2)@5", "P(**{})@5", "Compat(p=2)",
     "SetF(beta=0)", "IPrec@5", "nDCG(gains={})@10", "nDCG(gains={1:-1})@10", f"nDCG(gains={{1:{10**12}}})@10", "alpha_nDCG@10",
-    "RBP(rel=1)", "nDCG@10; import os", "__import__('os')", "(" * 90 + "1" + ")" * 90, "-" * 200 + "1", "nDCG@10\0", "Accuracy", "Accuracy@10",
+    "RBP(rel=1)", "nDCG@10; import os", "__import__('os')", "(" * 90 + "1" + ")" * 90, "-" * 200 + "1", "nDCG@10\0",
+    "Accuracy", "Accuracy@10",
 )  # fmt: skip
 
 
