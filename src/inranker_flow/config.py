@@ -69,12 +69,12 @@ class Text:
         """What is wrong with it; "" for nothing."""
         if not value:
             return "" if self.empty else "is empty, and has no default"
-        if not self.lines and _CREDENTIALS.search(value):
+        if len(value) > self.most:
+            return f"{_LONG}{len(value):,} characters; at most {self.most:,} can be right"
+        if not self.lines and "://" in value and _CREDENTIALS.search(value):
             return _NO_CREDENTIALS
         if not value.strip():
             return "holds nothing but blanks"
-        if len(value) > self.most:
-            return f"has {len(value):,} characters; at most {self.most:,} can be right"
         if odd := (_NO_TEXT if self.lines else _NO_LINE).search(value):
             return f"holds the character {odd[0]!r}, which cannot stand there"
         return self.says if self.form and not re.fullmatch(self.form, value) else ""
@@ -85,6 +85,7 @@ _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 #: A user's name, and perhaps a password, before the host of an address; or a key in its query.
 _CREDENTIALS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s]*@|https?://\S*[@?]")
+_LONG = "is a text of "
 _NO_CREDENTIALS = (
     "holds a user's name, a password or a query, which every run would record; leave it out of the address (keys are given "
     "in the environment: OPENAI_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
@@ -535,7 +536,7 @@ def _checked(rule: Range | Text, value: Any, where: str) -> Any:
     problem = rule.problem(value)
     if problem:
         # Who gave a password does not want to see it again.
-        secret = problem == _NO_CREDENTIALS or (isinstance(rule, Text) and rule.secret)
+        secret = problem == _NO_CREDENTIALS or problem.startswith(_LONG) or (isinstance(rule, Text) and rule.secret)
         told = "" if secret or value == "" else f"{quoted(value)} "
         raise UserError(f"{where}: {told}{problem}")
     return value

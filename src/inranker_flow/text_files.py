@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -138,17 +139,23 @@ def _check_plain(data: Any, where: str) -> None:
 
 def shown(value: Any, most: int = 80) -> str:
     """``value`` as a message can hold it: on one line, not too long; plain words and paths as they are."""
-    if isinstance(value, str) and value.isprintable() and value and value == value.strip():
+    if isinstance(value, str) and value.isprintable() and value and value == value.strip() and "@" not in value:
         return value if len(value) <= most else f"{value[:most]}..."
     return quoted(value, most)
 
 
+#: User and password of an address.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#@]*(?:[^\s@]{0,80}@)")
+
+
 def quoted(value: Any, most: int = 80) -> str:
-    """``repr``, not longer than a message can hold."""
+    """``repr``, not longer than a message can hold, and without the passwords of addresses."""
     try:
-        text = repr(value[: most + 1] if isinstance(value, str | bytes) else value)
+        text = repr(value[:2_000] if isinstance(value, str | bytes) else value)
     except ValueError:  # of a number with more than 4,300 digits, perhaps inside of a list
         return f"a {type(value).__name__} that is too long to show"
+    if "://" in text:
+        text = _CREDENTIALS.sub("***@", text)
     if isinstance(value, str | bytes) and len(value) > most:
-        return f"{value[:most]!r}..."
+        return f"{text[: most + 1]}{text[-1]}..."
     return text if len(text) <= 2 * most else f"{text[: 2 * most]}..."
