@@ -31,7 +31,7 @@ class GenerationServer(LoopbackServer):
         key: str = "",
         silence: float = 1.0,
         delay: float = 0.0,
-        answer: Callable[[str], str] | None = None,
+        answer: Callable[[str], str | None] | None = None,
     ) -> None:
         self.answer = answer
         self.model, self.trouble, self.context, self.logprobs = model, trouble, context, logprobs

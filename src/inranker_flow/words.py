@@ -31,13 +31,18 @@ _HAN_WORD, _ASIAN_WORD = 2, 3
 
 #: Words of Latin, Greek, Cyrillic and the like.
 _PLAIN = re.compile(r"(?u)\b\w\w+\b").findall
+#: Scripts of which few texts are; Chinese and emoji lie elsewhere.
+_RARE = re.compile("[\U00010300-\U0001efff]").search
 
 
 class _Forms:
-    """What a text that is not ASCII is taken apart with: made when the first one comes, for it takes a moment."""
+    """What a text that is not ASCII is taken apart with: made when the first one comes, for it takes a moment.
 
-    def __init__(self) -> None:
-        letters = [chr(code) for code in (*range(0x80, 0x20000), *range(0xE0000, 0xE0200))]
+    Not ``every``: without the marks and digits beyond U+FFFF, as `re` is slow with a class that has many of these.
+    """
+
+    def __init__(self, every: bool) -> None:
+        letters = [chr(code) for code in (*range(0x80, 0x1F000 if every else 0x10000), *range(0xE0000, 0xE0200))]
         kinds = list(map(unicodedata.category, letters))
         marks = _class(letter for letter, kind in zip(letters, kinds, strict=True) if kind in ("Mn", "Mc"))
         #: What only guides reading is left out, and digits are written alike.
@@ -47,9 +52,9 @@ class _Forms:
             if kind in ("Cf", "Nd") or (kind == "Mn" and _guides(letter)) or letter == "\u0640"
         } | {"\u200b": " "}  # the zero-width space is one all the same
         left_out = _class(self.replaced)
-        # Khmer's coeng and Burmese' virama put the next letter below.
-        cluster = f"[{_ASIAN}](?:[\u1039\u17d2][{_ASIAN}]|[{marks}])*"
-        self.replace = re.compile(f"[{left_out}]").sub
+        # Khmer's coeng and Burmese' virama put the next letter below; Thai's and Lao's am is a mark and a letter.
+        cluster = f"[{_ASIAN}](?:[\u1039\u17d2][{_ASIAN}]|[{marks}\u0e33\u0eb3])*"
+        self.replace = re.compile(f"[{left_out}]").subn
         #: Whether there is what the plain form of a word does not know; lower case takes the last letter apart.
         self.other = re.compile(f"[{left_out}{marks}{_HAN_KANA}{_HANGUL}{_ASIAN}\u0130]").search
         self.runs = re.compile(rf"[\w{marks}]+").findall
@@ -65,8 +70,12 @@ class _Forms:
 
 
 @cache
-def _forms() -> _Forms:
-    return _Forms()
+def _made(every: bool) -> _Forms:
+    return _Forms(every)
+
+
+def _forms(text: str) -> _Forms:
+    return _made(_RARE(text) is not None)
 
 
 def _guides(mark: str) -> bool:
@@ -95,13 +104,15 @@ def terms(text: str) -> list[str]:
     """The words of a text as a search engine compares them, before stop words and stems."""
     if text.isascii():
         return _PLAIN(text.lower())
-    forms = _forms()
     if not unicodedata.is_normalized("NFKC", text):
         # Else "Windows™" would become "windowstm".
         text = unicodedata.normalize("NFKC", text.replace("™", " ").replace("℠", " "))
+    forms = _forms(text)
     if not forms.other(text):
         return _PLAIN(text.lower())
-    text = unicodedata.normalize("NFKC", forms.replace(lambda each: forms.replaced[each[0]], text))
+    text, changes = forms.replace(lambda each: forms.replaced[each[0]], text)
+    if changes:
+        text = unicodedata.normalize("NFKC", text)
     found: list[str] = []
     for run in forms.runs(text.lower().replace("i\u0307", "i")):
         if not forms.unspaced(run):
@@ -114,7 +125,7 @@ def terms(text: str) -> list[str]:
                 found += [other] if other[0].isalnum() else []
                 continue
             each = letters or forms.cluster(clusters)
-            found += map("".join, pairwise(each)) if len(each) > 1 else [each[0]]
+            found += [one + two for one, two in pairwise(each)] or each[:1]
     return found
 
 
@@ -123,7 +134,7 @@ def count(text: str) -> int:
 
     Two letters of Chinese or Japanese count as a word, and three of Thai, Lao, Khmer or Burmese with their marks.
     """
-    if text.isascii() or not _forms().blankless(text):
+    if text.isascii() or not _forms(text).blankless(text):
         return len(text.split())
     return len(pieces(text))
 
@@ -135,7 +146,7 @@ def pieces(text: str) -> list[str]:
     """
     starts: list[int] = []
     end = held = size = 0
-    for unit in _forms().units(text):
+    for unit in _forms(text).units(text):
         wanted = _HAN_WORD if unit[1] else _ASIAN_WORD if unit[2] else 0
         touches = unit.start() == end and starts
         # A full word ends; punctuation that touches a word of letters belongs to it.
@@ -165,14 +176,14 @@ def beginning(text: str, words: int) -> str:
 
 def spaced(text: str) -> str:
     """The text with blanks around every letter of a script that has none, so that words can be looked for in it."""
-    if text.isascii() or not _forms().blankless(text):
+    if text.isascii() or not _forms(text).blankless(text):
         return text
-    return " ".join(unit[0] for unit in _forms().units(text))
+    return " ".join(unit[0] for unit in _forms(text).units(text))
 
 
 def has_blanks(text: str) -> bool:
     """Whether a text is without letters of the scripts that have no blanks between words."""
-    return text.isascii() or not _forms().blankless(text)
+    return text.isascii() or not _forms(text).blankless(text)
 
 
 # --- languages --------------------------------------------------------------------------------------------------------

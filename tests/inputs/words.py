@@ -13,6 +13,8 @@ from tests.generation_server import GenerationServer
 from tests.inputs.table import Artifact, Input, stage
 
 CHINESE, RUSSIAN = languages.sample("chinese"), languages.sample("russian")
+#: Passage -> its query.
+ASKED = dict(zip(CHINESE.passages, CHINESE.queries, strict=True))
 #: How answers of a model begin that nobody has seen yet.
 ODD = "Mit Vergnügen antworte ich darauf"
 
@@ -48,7 +50,7 @@ def told_apart(name: str, passages: str = "NFC", queries: str = "NFC", language:
 
 
 def written(
-    answer: Callable[[str], str] = str,
+    answer: Callable[[str], str | None] = str,
     passages: list[str] = CHINESE.passages,
     corpus: dict[str, Any] | None = None,
     **settings: Any,
@@ -186,14 +188,14 @@ INPUTS = [
     Input("empty answers", written(form("")), ("42 of its 42 answers for toy hold no query: '' | '' | ''",)),
     Input(
         "Chinese queries under a least number of words",
-        written(lambda document: CHINESE.queries[CHINESE.passages.index(document)], min_query_words=3),
+        written(ASKED.get, min_query_words=3),
         ("queries 42", "too_short 0"),
         status=0,
     ),
     Input(
         "Chinese queries that must find their document",
         written(
-            lambda document: CHINESE.queries[CHINESE.passages.index(document)],
+            ASKED.get,
             corpus={"language": "chinese"},
             consistency_depth=1,
         ),

@@ -291,14 +291,14 @@ def test_answers_in_parts_and_answers_that_are_thoughts_alone(collection, tmp_pa
 
     inner = OpenAIBackend._read
 
-    def read(self, answer):
+    def in_parts(self, answer):
         for choice in answer["choices"]:
             text = choice["message"]["content"]
             parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": text}]
             choice["message"]["content"] = None if "0" in text[-9:] else parts
         return inner(self, answer)
 
-    monkeypatch.setattr(OpenAIBackend, "_read", read)
+    monkeypatch.setattr(OpenAIBackend, "_read", in_parts)
     with GenerationServer() as server:
         stats = generate_queries(config(server, prompt="instruct", max_unusable=1), collection, tmp_path / "queries")
     assert 0 < stats.empty < 60 and stats.queries == 60 - stats.empty

@@ -544,13 +544,14 @@ def asking(tmp_path, train, test, passages=PASSAGES):
         (FOUND[:9], ["?", "...", "o", "estação"], r"3 of 4 test queries \(75%\) find nothing, such as '\?'"),
     ],
 )
-def test_retrieve_does_not_go_on_where_most_queries_find_nothing(tmp_path, train, test, told):
+def test_retrieve_does_not_go_on_where_most_queries_find_nothing(tmp_path, monkeypatch, train, test, told):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
     sample = asking(tmp_path, train, test)
     with pytest.raises(UserError, match=told) as refused:
         retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
     text = str(refused.value)
     assert "\n" not in text and "stemmer 'english'" in text and "Then set `language`" in text and str(sample) in text
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "manifest.json").exists() and not list((tmp_path / "scratch").rglob("*.npy"))
     stats = retrieve(RetrieveConfig(max_without_hits=1), sample, None, tmp_path / "out")
     assert stats.test_queries == len(test)
 

@@ -216,6 +216,7 @@ class _Retrieval:
                 f"{_shown(texts[vain[0]])}: no passage holds a word of them (stemmer {stemmer}, stop words {stopwords})"
             )
             if len(vain) > self.config.max_without_hits * len(texts):
+                self.remove_scratch()  # another language is another index
                 raise UserError(
                     f"{told}; are queries and passages of one language? Then set `language` of the collection to it, or change "
                     "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same"

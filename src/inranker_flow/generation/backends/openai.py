@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 _CHARACTERS = 4
 #: What is left of a document that a server finds too long, each time.
 _SHORTER = 0.75
-#: Fields of a request that are this backend's.
-_OWN = ("model", "messages", "prompt", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "logprobs", "stream")
 
 
 class OpenAIBackend:
@@ -35,11 +33,6 @@ class OpenAIBackend:
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
         self.config, self.template = config, template
-        if taken := sorted(set(config.request_fields) & set(_OWN)):
-            raise UserError(
-                f"generation.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it (generation."
-                "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)"
-            )
         self.endpoint = Endpoint(config)
         self.versions = self.endpoint.describe()
         self._tokenizer: Any = None
