@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write, digest_file, digest_folder
+from inranker_flow.storage import atomic_write, check_names, digest_file, digest_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,6 +136,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise UserError(f"{path}: missing, so the stage that should have written this artifact did not end") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a manifest: {error}") from error
+    check_names([*found.files, *found.tables], str(path), Path(folder))
     if found.content != _content(found.dataset, found.files, found.tables):
         raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; run its stage again")
     return found
