@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write, digest_file, digest_folder
+from inranker_flow.storage import atomic_write, check_names, digest_file, digest_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,6 +137,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     path = Path(folder) / FILENAME
     try:
         found = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        check_names([*found.files, *found.tables], str(path), Path(folder))
         content = _content(found.dataset, found.files, found.tables)
     except FileNotFoundError as error:
         raise UserError(

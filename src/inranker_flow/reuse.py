@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -111,12 +112,15 @@ class Work:
             self._copy(files[""], aside)
             aside.replace(path)
             return
+        storage.check_names(files, self._entry, path)
         shutil.rmtree(path, ignore_errors=True)
         with storage.atomic_folder(path) as folder:
             for name, digest in files.items():
                 self._copy(digest, folder / name)
 
     def _copy(self, digest: str, path: Path) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise UserError(f"{self._entry}: {digest[:80]!r} is no digest of a file")
         storage.download(f"{self._content}/{digest}", path)
         if storage.digest_file(path) != digest:
             raise UserError(f"{self._content}/{digest}: damaged")

@@ -49,7 +49,7 @@ BIG = {"cpu": "15900m", "memory": "64Gi", GPU: "4"}
 
 def test_the_store_is_written_read_and_left_clean(s3, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", s3)
-    assert check_store() == f"{s3}: put, get and delete work"
+    assert check_store() == f"{s3}: put, get, delete and conditional put work"
     assert storage.list_files(s3) == []
 
 
