@@ -101,7 +101,8 @@ def _is_of_runs(path: Path) -> bool:
 
 
 def _built() -> Iterator[str]:
-    for name in BUILT:
+    """As `make clean` is called in the project's folder; elsewhere it is about the runs alone."""
+    for name in BUILT if Path.cwd().resolve() == ROOT else ():
         yield from _remove(ROOT / name)
 
 

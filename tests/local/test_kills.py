@@ -188,7 +188,9 @@ def statuses(path: Path) -> dict[str, str]:
 def test_a_run_that_is_killed_and_the_next_one_that_is_told_to_end(tmp_path):
     """The whole of it, with KFP's own runner: SIGKILL to the run alone, then SIGTERM to the make of the next one."""
     path = tmp_path / "my runs"
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_", "MAKE"))}
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_", "MAKE"))
+    }
     pipe = subprocess.PIPE
     log = tmp_path / "out"
 

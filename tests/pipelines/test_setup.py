@@ -103,8 +103,13 @@ def test_a_folder_that_is_no_environment_is_never_emptied(setup, tmp_path):
 
 
 def test_ctrl_c_is_one_line(setup, tmp_path):
-    (tmp_path / "bin" / "python3").write_text('#!/bin/sh\ncase "$*" in *version*) echo 3.11;; *) kill -INT $PPID;; esac\n')
-    env = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **{key: os.environ[key] for key in ("HOME",) if key in os.environ}}
+    (tmp_path / "bin" / "python3").write_text(
+        '#!/bin/sh\ncase "$*" in *version*) echo 3.11;; *) kill -INT $PPID;; esac\n'
+    )
+    env = {
+        "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
+        **{key: os.environ[key] for key in ("HOME",) if key in os.environ},
+    }
     done = subprocess.run(
         ["bash", "-c", 'trap - INT; exec "$@"', "bash", "scripts/setup", "python3", str(tmp_path / "venv")],
         cwd=ROOT, env=env, capture_output=True, text=True, check=False,
