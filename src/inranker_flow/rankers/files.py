@@ -98,7 +98,9 @@ def check_config(reference: str, config: dict[str, Any], known: Collection[str] 
             )
         return f"the code of its own that it brings ({code}) is not run: transformers knows {kind}"
     if unknown:
-        raise UserError(f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows")
+        raise UserError(
+            f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows"
+        )
     if isinstance(quantised := config.get("quantization_config"), dict):
         method = quantised.get("quant_method") or "some method"
         raise UserError(

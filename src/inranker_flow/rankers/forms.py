@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 ANSWERS: dict[Kind, tuple[str, str]] = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
 
 
-def settle(reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = False) -> tuple[Kind, ScoringConfig]:
+def settle(
+    reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = False
+) -> tuple[Kind, ScoringConfig]:
     """The kind, and ``scoring`` with its prompt and answers (of an encoder: the names of its labels, where they decide).
 
     Raises :class:`UserError` where the checkpoint does not say them, naming the settings that do.
@@ -73,7 +75,11 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
         chat = files.chat_templates(read_file(reference, revision))
         family, why = families.find(reference, str(config.get("model_type", "")), names, chat)
         prompt, assumed = family.name, not why
-        why = f"known by {why}" if why else f"by its model type alone: nothing else says what this {config.get('model_type')} is"
+        why = (
+            f"known by {why}"
+            if why
+            else f"by its model type alone: nothing else says what this {config.get('model_type')} is"
+        )
     false, true = (family.false, family.true) if family else ANSWERS["causal"]
     false, true = scoring.false_token or false, scoring.true_token or true
     shown = family.name if family else "the profile's own"
