@@ -37,13 +37,14 @@ def settle(
 
 
 def identity(reference: str, scoring: ScoringConfig, revision: str = "") -> ScoringConfig:
-    """``scoring`` as far as it changes a score: with the prompt's text, and answers where they are not their kind's usual ones."""
+    """``scoring`` as it changes a score: with the prompt's text, and answers where they are not their kind's usual ones."""
     kind, settled = settle(reference, scoring, revision)
-    usual = zip(("false_token", "true_token"), ANSWERS[kind], strict=True)
-    answers = {name: "" if getattr(settled, name) == word else getattr(settled, name) for name, word in usual}
+    usual_false, usual_true = ANSWERS[kind]
+    false = "" if settled.false_token == usual_false else settled.false_token
+    true = "" if settled.true_token == usual_true else settled.true_token
     # Where no prompt is read, it is the one that has always stood here.
     prompt = settled.prompt if kind == "causal" else scoring.prompt or families.FAMILIES[0].name
-    return replace(settled, **answers, prompt=templates.read(prompt))
+    return replace(settled, false_token=false, true_token=true, prompt=templates.read(prompt))
 
 
 _Settled = tuple[ScoringConfig, str, bool]
