@@ -8,88 +8,20 @@ from typing import Any
 
 from inranker_flow.errors import UserError
 
-_RELEVANT = frozenset(
-    [
-        "relevant",
-        "highly-relevant",
-        "relevance",
-        "true",
-        "yes",
-        "positive",
-        "pos",
-        "entailment",
-        "entail",
-        "entails",
-        "entailed",
-        "match",
-        "matching",
-        "matches",
-        "matched",
-        "answer",
-        "answers",
-        "answered",
-        "answerable",
-        "correct",
-        "good",
-        "related",
-        "similar",
-        "duplicate",
-        "equivalent",
-        "paraphrase",
-        "helpful",
-        "useful",
-        "supported",
-        "supports",
-        "support",
-        "pertinent",
-        "relevante",
-        "positivo",
-        "sim",
-        "sí",
-        "si",
-        "oui",
-        "ja",
-        "да",
-        "1",
-        "y",
-        "t",
-        "rel",
-    ]
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_RELEVANT = _set(
+    "relevant relevance true yes positive pos entailment entail entails entailed match matching matches matched answer "
+    "answers answered answerable correct good related similar duplicate equivalent paraphrase helpful useful supported "
+    "supports support pertinent relevante positivo sim sí si oui ja да 1 y t rel"
 ) | {"highly relevant", "perfectly relevant", "answers the query", "contains answer", "has answer"}
-_IRRELEVANT = frozenset(
-    [
-        "irrelevant",
-        "nonrelevant",
-        "notrelevant",
-        "false",
-        "no",
-        "negative",
-        "neg",
-        "contradiction",
-        "contradicts",
-        "mismatch",
-        "wrong",
-        "incorrect",
-        "bad",
-        "unrelated",
-        "different",
-        "refuted",
-        "refutes",
-        "unhelpful",
-        "useless",
-        "irrelevante",
-        "negativo",
-        "não",
-        "nao",
-        "nein",
-        "нет",
-        "0",
-        "n",
-        "f",
-        "nonentailment",
-        "unanswerable",
-        "dissimilar",
-    ]
+_IRRELEVANT = _set(
+    "irrelevant nonrelevant notrelevant false no negative neg contradiction contradicts mismatch wrong incorrect bad "
+    "unrelated different refuted refutes unhelpful useless irrelevante negativo não nao nein нет 0 n f nonentailment "
+    "unanswerable dissimilar"
 )
 #: Between the two: says neither.
 _NEITHER = frozenset({"neutral", "unknown", "other", "unsure", "maybe", "partially relevant", "not enough info"})
