@@ -185,7 +185,8 @@ def test_a_causal_model_that_does_not_say_its_family_is_refused(kind):
 
 
 @pytest.mark.parametrize(
-    "name", ["ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b", "zeroentropy/zerank-1-small", "Soyoung97/RankT5-base"]
+    "name",
+    ["ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b", "zeroentropy/zerank-1-small", "Soyoung97/RankT5-base"],
 )
 def test_a_published_form_that_is_not_done_here_is_refused(name):
     assert "would be misread here" in refused(families.check_known, name, [name])

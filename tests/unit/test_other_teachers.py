@@ -99,9 +99,7 @@ def test_a_kind_that_the_checkpoint_is_not():
     assert "a t5 checkpoint is no causal language model" in refused(models.t5(), kind="causal")
     assert "a qwen3 checkpoint; a T5 (encoder-decoder) is needed here" in refused(teachers.causal(), kind="monot5")
     assert "lacks weights of a Qwen3ForSequenceClassification" in refused(teachers.causal(), kind="encoder")
-    assert "lacks weights of a BertLMHeadModel" in refused(
-        teachers.encoder(), kind="causal", prompt="qwen3-reranker"
-    )
+    assert "lacks weights of a BertLMHeadModel" in refused(teachers.encoder(), kind="causal", prompt="qwen3-reranker")
 
 
 def test_a_decoder_with_a_head_reads_no_pairs(tmp_path):

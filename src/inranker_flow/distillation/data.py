@@ -204,7 +204,8 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
         for table, (name, key) in TEXTS.items():
             ids, odd = [], []
             for keys, texts in _texts(table, folder):
-                begin, split = renderer.begin_documents, renderer.split_documents
+                split: Callable[[Sequence[str]], tuple[list[list[int]], np.ndarray]] = renderer.split_documents
+                begin: Callable[[Iterable[str]], Iterator[str]] = renderer.begin_documents
                 if table is schemas.QUERIES:
                     hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
                     begin, split = renderer.begin_queries, renderer.split_queries

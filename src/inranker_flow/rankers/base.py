@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -15,6 +16,24 @@ from inranker_flow.rankers.batches import Batches
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+log = logging.getLogger(__name__)
+
+
+class CutQueries:
+    """Tells of queries that are too long: in one line for a model, and in another only where there are more of them.
+
+    (A model that is timed scores query by query.)
+    """
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def tell(self, count: int) -> None:
+        if count > self._told:
+            log.warning("%s queries leave no room for a passage and are cut", f"{count:,}")
+            self._told = count
 
 
 class Prompts(Protocol):

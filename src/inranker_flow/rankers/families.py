@@ -113,9 +113,7 @@ def find(reference: str, model_type: str, names: Sequence[str], chat: str) -> tu
         for each in FAMILIES:
             if re.search(each.pattern, name, re.IGNORECASE):
                 if model_type not in each.types:
-                    raise UserError(
-                        f"{reference}: is called {name}, but a {model_type} is no {each.name}; {_remedy()}"
-                    )
+                    raise UserError(f"{reference}: is called {name}, but a {model_type} is no {each.name}; {_remedy()}")
                 return each, name
     if model_type in _BY_TYPE:
         return next(each for each in FAMILIES if each.name == _BY_TYPE[model_type]), ""

@@ -98,7 +98,9 @@ def check_config(reference: str, config: dict[str, Any], known: Collection[str] 
             )
         return f"the code of its own that it brings ({code}) is not run: transformers knows {kind}"
     if unknown:
-        raise UserError(f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows")
+        raise UserError(
+            f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows"
+        )
     if isinstance(quantised := config.get("quantization_config"), dict):
         method = quantised.get("quant_method") or "some method"
         raise UserError(
@@ -122,7 +124,7 @@ def check_tokenizer(reference: str, read: Read, names: Collection[str]) -> None:
     """Raise :class:`UserError` where there is no vocabulary, or the tokenizer brings code that is needed."""
     if not any(name.endswith((*VOCABULARIES, ".tiktoken")) for name in names):
         raise UserError(
-            f"{reference}: holds no tokenizer ({VOCABULARIES[0]}, {VOCABULARIES[1]}, ...); save the tokenizer into the same folder"
+            f"{reference}: holds no tokenizer ({VOCABULARIES[0]}, {VOCABULARIES[1]}, ...); save the tokenizer into the folder"
         )
     for name in ("tokenizer_config.json", "tokenizer.json"):
         if name in names and (text := read(name)) is not None:

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 ANSWERS: dict[Kind, tuple[str, str]] = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
 
 
-def settle(reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = False) -> tuple[Kind, ScoringConfig]:
+def settle(
+    reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = False
+) -> tuple[Kind, ScoringConfig]:
     """The kind, and ``scoring`` with its prompt and answers (of an encoder: the names of its labels, where they decide).
 
     Raises :class:`UserError` where the checkpoint does not say them, naming the settings that do.
@@ -35,13 +37,14 @@ def settle(reference: str, scoring: ScoringConfig, revision: str = "", tell: boo
 
 
 def identity(reference: str, scoring: ScoringConfig, revision: str = "") -> ScoringConfig:
-    """``scoring`` as far as it changes a score: with the prompt's text, and answers where they are not their kind's usual ones."""
+    """``scoring`` as it changes a score: with the prompt's text, and answers where they are not their kind's usual ones."""
     kind, settled = settle(reference, scoring, revision)
-    usual = zip(("false_token", "true_token"), ANSWERS[kind], strict=True)
-    answers = {name: "" if getattr(settled, name) == word else getattr(settled, name) for name, word in usual}
+    usual_false, usual_true = ANSWERS[kind]
+    false = "" if settled.false_token == usual_false else settled.false_token
+    true = "" if settled.true_token == usual_true else settled.true_token
     # Where no prompt is read, it is the one that has always stood here.
     prompt = settled.prompt if kind == "causal" else scoring.prompt or families.FAMILIES[0].name
-    return replace(settled, **answers, prompt=templates.read(prompt))
+    return replace(settled, false_token=false, true_token=true, prompt=templates.read(prompt))
 
 
 _Settled = tuple[ScoringConfig, str, bool]
@@ -73,7 +76,11 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
         chat = files.chat_templates(read_file(reference, revision))
         family, why = families.find(reference, str(config.get("model_type", "")), names, chat)
         prompt, assumed = family.name, not why
-        why = f"known by {why}" if why else f"by its model type alone: nothing else says what this {config.get('model_type')} is"
+        why = (
+            f"known by {why}"
+            if why
+            else f"by its model type alone: nothing else says what this {config.get('model_type')} is"
+        )
     false, true = (family.false, family.true) if family else ANSWERS["causal"]
     false, true = scoring.false_token or false, scoring.true_token or true
     shown = family.name if family else "the profile's own"

@@ -8,15 +8,20 @@ from typing import Any
 
 from inranker_flow.errors import UserError
 
-_RELEVANT = frozenset(
-    """relevant highly-relevant relevance true yes positive pos entailment entail entails entailed match matching matches
-    matched answer answers answered answerable correct good related similar duplicate equivalent paraphrase helpful useful
-    supported supports support pertinent relevante positivo sim sí si oui ja да 1 y t rel""".split()
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_RELEVANT = _set(
+    "relevant relevance true yes positive pos entailment entail entails entailed match matching matches matched answer "
+    "answers answered answerable correct good related similar duplicate equivalent paraphrase helpful useful supported "
+    "supports support pertinent relevante positivo sim sí si oui ja да 1 y t rel"
 ) | {"highly relevant", "perfectly relevant", "answers the query", "contains answer", "has answer"}
-_IRRELEVANT = frozenset(
-    """irrelevant nonrelevant notrelevant false no negative neg contradiction contradicts mismatch wrong incorrect bad
-    unrelated different refuted refutes unhelpful useless irrelevante negativo não nao nein нет 0 n f nonentailment
-    unanswerable dissimilar""".split()
+_IRRELEVANT = _set(
+    "irrelevant nonrelevant notrelevant false no negative neg contradiction contradicts mismatch wrong incorrect bad "
+    "unrelated different refuted refutes unhelpful useless irrelevante negativo não nao nein нет 0 n f nonentailment "
+    "unanswerable dissimilar"
 )
 #: Between the two: says neither.
 _NEITHER = frozenset({"neutral", "unknown", "other", "unsure", "maybe", "partially relevant", "not enough info"})
@@ -131,9 +136,12 @@ def _names(config: dict[str, Any]) -> tuple[list[str], str]:
     if count is not None and count != size:
         return names, f"num_labels is {count}, and id2label has {size}"
     bare = bool(by_name) and all(_BARE.fullmatch(_plain(name)) for name in by_name.values())
-    if by_id and by_name and not bare and {k: _plain(v) for k, v in by_id.items()} != {
-        k: _plain(v) for k, v in by_name.items()
-    }:
+    if (
+        by_id
+        and by_name
+        and not bare
+        and {k: _plain(v) for k, v in by_id.items()} != {k: _plain(v) for k, v in by_name.items()}
+    ):
         return names, f"id2label says {_listed(names)}, and label2id otherwise"
     if len({_plain(name) for name in names}) < len(names):
         return names, f"two labels have one name: {_listed(names)}"
@@ -166,7 +174,9 @@ def _named(reference: str, names: list[str], doubt: str, false_token: str, true_
             raise UserError(
                 f"{reference}: its head has one label, {names[0]!r}; set one of scoring.true_token and scoring.false_token"
             )
-        told = "one label, a high value means " + ("relevant" if false is None else "irrelevant") + ", as the settings say"
+        told = (
+            "one label, a high value means " + ("relevant" if false is None else "irrelevant") + ", as the settings say"
+        )
         return Head(false, true, (names[0], "") if true is None else ("", names[0]), told)
     if len(names) == 2:
         false = 1 - true if false is None and true is not None else false
@@ -174,7 +184,9 @@ def _named(reference: str, names: list[str], doubt: str, false_token: str, true_
     if false is None or true is None:
         raise UserError(f"{reference}: its head has {len(names)} labels; {_remedy(names)}")
     if false == true:
-        raise UserError(f"{reference}: scoring.true_token and scoring.false_token are both {names[true]!r}; they must differ")
+        raise UserError(
+            f"{reference}: scoring.true_token and scoring.false_token are both {names[true]!r}; they must differ"
+        )
     return Head(false, true, (names[false], names[true]), f"label {names[true]!r} says relevant, as the settings say")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import Renderer
-from inranker_flow.rankers.base import Ranker
+from inranker_flow.rankers.base import CutQueries, Ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
@@ -33,10 +33,13 @@ class MonoT5Reader:
     def __init__(self, tokenizer: Any, scoring: ScoringConfig) -> None:
         self.labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token)
         self.renderer = Renderer(tokenizer, scoring.max_length, scoring.truncation)
+        self._cut = CutQueries()
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
-        return Plan.of(self.renderer, queries, documents, pairs)
+        plan = Plan.of(self.renderer, queries, documents, pairs)
+        self._cut.tell(plan.cut_queries)
+        return plan
 
     def open(self, folder: Path) -> Plan:
         """Prompts that were saved in ``folder``."""

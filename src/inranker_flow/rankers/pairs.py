@@ -16,7 +16,7 @@ from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import Ragged
 from inranker_flow.rankers import arrays
-from inranker_flow.rankers.base import Ranker
+from inranker_flow.rankers.base import CutQueries, Ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.devices import limit_threads
 from inranker_flow.rankers.plan import CHUNK, id_kind
@@ -70,7 +70,7 @@ class PairReader(ABC):
     frame: Frame
 
     def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self._cut = tokenizer, CutQueries()
         if scoring.truncation == "reference":
             raise UserError(f"{reference}: truncation 'reference' is the original monoT5 code's; set it to 'document'")
 
@@ -96,8 +96,7 @@ class PairReader(ABC):
         queries = Beginnings(self.tokenizer, room, self.before_query).of(queries)
         documents = Beginnings(self.tokenizer, room, self.before_document).of(documents)
         encoded = self._encode(heads, queries)
-        if cut:
-            log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
+        self._cut.tell(cut)
         # What lies beyond the room can never be part of an input.
         texts = self._encode(lambda chunk: [ids[:room] for ids in self.encode_documents(chunk)], documents)
         return PairPrompts(self, encoded, texts, pairs, cut)

@@ -53,8 +53,6 @@ class Plan:
         kept = renderer.kept(query_ids.lengths(pairs[:, 0]), document_ids.lengths(pairs[:, 1]))
         lengths = (np.sum(kept, axis=0) + 1).astype(np.int32)
         cut_queries = len(np.unique(pairs[kept[0] < query_ids.lengths(pairs[:, 0]), 0]))
-        if cut_queries:
-            log.warning("%s queries leave no room for a passage and are cut", f"{cut_queries:,}")
         odd, texts = irregular.pairs()
         whole = _tokenise(renderer, lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
         lengths[odd] = np.diff(whole.offsets)
