@@ -265,7 +265,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
                     )
 
 
-@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_every_section_refuses_hostile_values_in_one_line(value):
     for section in ("seed", "tokenizer", *(each.name for each in dataclasses.fields(profile.Profile))):
         try:
