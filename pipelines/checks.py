@@ -81,7 +81,6 @@ def _collections(profile: Profile) -> None:
     keys = ("source", *(f"targets[{number}]" for number in range(len(profile.targets))))
     by_name: dict[str, CorpusConfig] = {}
     for key, corpus in zip(keys, collections, strict=True):
-        _place(f"{key}.uri", corpus.uri)
         scheme, _, rest = corpus.labels.partition(":")
         if corpus.labels and (scheme != _PUBLISHED or not rest.strip()):
             raise UserError(
@@ -114,7 +113,7 @@ def _collections(profile: Profile) -> None:
         _stored("corpora.uri", profile.corpora.uri, ("s3", "file"))
 
 
-def _place(key: str, uri: str) -> None:
+def place(key: str, uri: str) -> None:
     """What a collection's address says by itself."""
     from inranker_flow.corpora.sources.demo import parse_demo
 

@@ -82,6 +82,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
     data = _read(path, name)
     # What holds another key goes first: SET=source.labels=x adds to SOURCE=y.
     for key, value in sorted((overrides or {}).items(), key=lambda each: each[0].count(".")):
+        text_files.check_plain(value, shown(key))
         _set(data, key, value)
     for key in data:
         if key not in _TOP:
@@ -140,9 +141,11 @@ def _corpus(data: Any, where: str) -> CorpusConfig:
     if isinstance(data, str):
         data = {"uri": data}
     given = isinstance(data, dict) and data.get("name") is not None
-    if isinstance(data, dict) and not given and isinstance(data.get("uri"), str):
-        data = {**data, "name": default_name(data["uri"]) or "-"}
+    if isinstance(data, dict) and not given:
+        uri = data.get("uri")
+        data = {**data, "name": (default_name(uri) if isinstance(uri, str) else "") or "-"}
     corpus = parse(CorpusConfig, data, where)
+    checks.place(f"{where}.uri", corpus.uri)
     checks.name_of(corpus, where, given)
     return corpus
 

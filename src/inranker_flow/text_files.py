@@ -101,7 +101,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """The data that the YAML says. Raises :class:`UserError` naming ``where`` for one that is none, or is no plain data."""
     try:
         data = yaml.load(text, _Loader)
-        _check_plain(data, where)
+        check_plain(data, where)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {_told(error)}") from error
     except RecursionError as error:
@@ -116,7 +116,7 @@ def _told(error: Exception) -> str:
     return " ".join(str(error).replace('"<unicode string>", ', "").split())[:300]
 
 
-def _check_plain(data: Any, where: str) -> None:
+def check_plain(data: Any, where: str) -> None:
     """Refuse what contains itself, and what is too much with its aliases written out."""
     left = _MOST_VALUES
     inside: set[int] = set()

@@ -44,7 +44,7 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("retrieval.stopwords=klingon", "retrieval.stopwords: "),
         ("retrieval.stemmer=klingon", "retrieval.stemmer: 'klingon' is not one of"),
         ("generation.prompt=nowhere", "generation.prompt: nowhere: no readable template file"),
-        ("generation.prompt='ask\n me'", "generation.prompt: of its own text: the template has no {document}"),
+        ('generation.prompt="ask\\n me"', "generation.prompt: of its own text: the template has no {document}"),
         ("targets=[{uri: demo:target/1, prompt: nowhere}]", "targets[0].prompt: nowhere: no readable template file"),
         ("teacher.scoring.prompt=nowhere", "teacher.scoring.prompt: nowhere: no readable template file"),
         ("teacher.scoring.prompt='{query} {document}'", "teacher.scoring.prompt: the template needs"),
@@ -88,7 +88,7 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("source='ir_datasets:'", "source.uri: 'ir_datasets:' names nothing"),
         ("source=s3://", "names nothing"),
         ("source={uri: '', name: x}", "source.uri: is empty"),
-        ("source={uri: '  ', name: x}", "source.uri: holds nothing but blanks"),
+        ("source={uri: '  ', name: x}", "source.uri: '  ' holds nothing but blanks"),
         ("source={uri: 5}", "source.uri: expected str, got 5"),
         ("source={name: x}", "source.uri: missing"),
         ("source={uri: /data/x, labels: x.tsv}", "source.labels: 'x.tsv' is not one of the published formats"),
@@ -139,7 +139,7 @@ def refused(*settings: str, name: str = "demo") -> str:
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_where_it_is_read(settings, said):
-    parts = [settings] if any(each in settings for each in "[{'") or "=a b" in settings else settings.split(" ")
+    parts = [settings] if any(each in settings for each in "[{'\"") or "=a b" in settings else settings.split(" ")
     message = refused(*parts)
     assert said in message and "s3cret" not in message
 
@@ -157,7 +157,7 @@ def test_what_cannot_work_is_refused_where_it_is_read(settings, said):
         ("generation endpoint=http://anna:s3cret@h", "is not of the form"),
         ("phase1.epochs=[1", "SET: phase1.epochs: the value: not valid YAML"),
         ("phase1.epochs=" + "9" * 5_000, "SET: phase1.epochs: the value: not valid YAML"),
-        ("phase1.epochs=" + "[" * 5_000, "nested too deeply"),
+        ("phase1.epochs=" + "[" * 1_500, "nested too deeply"),
         ("phase1.epochs=!!python/name:os.system", "not valid YAML"),
         ("generation.prompt=" + "x" * 200_000, "put it into a file"),
     ],
@@ -265,7 +265,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
                     )
 
 
-@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_every_section_refuses_hostile_values_in_one_line(value):
     for section in ("seed", "tokenizer", *(each.name for each in dataclasses.fields(profile.Profile))):
         try:

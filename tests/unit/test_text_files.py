@@ -128,7 +128,7 @@ _MERGES = "a0: &a0 {k: 1}\n" + "".join(
         ("s: &a {b: {c: *a}}", "an alias (*NAME) stands inside of what it names"),
         (_BOMB, "more than 50,000 values"),
         (_MERGES, "too many keys are merged"),
-        ("[" * 3_000, "nested too deeply"),
+        ("[" * 1_500, "nested too deeply"),
         ("{a: " * 1_000, "nested too deeply"),
         ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
         ("a: !mine 1", "could not determine a constructor"),
