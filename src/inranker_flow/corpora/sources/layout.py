@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -33,6 +33,8 @@ _QRELS, _IN_QRELS = re.compile(r"qrels?"), re.compile(r"(?:^|[-_.])qrels?(?:$|[-
 _SHARD = re.compile(r"[-_.](\d+)-of-(\d+)$")
 #: Parts of names that say nothing about the split.
 _PLAIN = re.compile(r"(?:part|data)?[-_.]?\d*")
+#: Names that a message gives at most.
+_LISTED = 6
 #: Folders that are looked into, below the collection's own.
 _DEPTH = 3
 
@@ -61,10 +63,10 @@ class Layout:
         if self.of("test"):
             return ""
         if self.beside:
-            return f"{', '.join(self.beside)}: {self.why}"
+            return f"{listed(self.beside)}: {self.why}"
         if self.of("train"):
-            return f"it has judgements of the training split alone ({', '.join(self.of('train'))})"
-        return f"it has queries ({', '.join(self.queries)}) but no judgements" if self.queries else ""
+            return f"it has judgements of the training split alone ({listed(self.of('train'))})"
+        return f"it has queries ({listed(self.queries)}) but no judgements" if self.queries else ""
 
 
 def form(name: str) -> Form:
@@ -73,6 +75,12 @@ def form(name: str) -> Form:
     packed = name.endswith(".gz")
     found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
     return "" if packed and found == "parquet" else found
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few of ``names`` in one readable line."""
+    every = [printable(name) for name in names]
+    return ", ".join(name[:60] for name in every[:_LISTED]) + (", ..." if len(every) > _LISTED else "")
 
 
 def _suffix(name: str) -> str:
@@ -179,9 +187,7 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
         group[:] = sorted(readable)
     found = {name: group for name, group in folders.items() if group}
     if not loose and len(found) > 1:
-        raise BadCollection(
-            f"{shown}: holds several collections ({', '.join(sorted(found))}); give each its own folder"
-        )
+        raise BadCollection(f"{shown}: holds several collections ({listed(sorted(found))}); give each its own folder")
     chosen = loose or next(iter(found.values()), [])
     _check_parts(chosen, shown)
     return tuple(chosen)
@@ -287,7 +293,7 @@ def _split(
         found["test"] = unnamed
     for names in (*found.values(), shared):
         _check_parts(names, shown)
-    there = ", ".join(sorted({printable(label) for label in judged.labels.values() if label}))
+    there = listed(sorted({label for label in judged.labels.values() if label}))
     known = any(found.values()) or bool(shared)
     if judged.unknown and not (found["test"] or shared):
         raise BadCollection(
@@ -305,6 +311,6 @@ def _split(
                 f"{shown}: {split}_split is {asked!r}, of which there are no judgements (there are: {there}); correct it"
             )
     used = {*found["train"], *found["test"], *shared}
-    beside = tuple(printable(name) for name in judged.labels if name not in used)
+    beside = tuple(name for name in judged.labels if name not in used)
     why = f"nobody asks for these judgements (set test_split; there are: {there})" if beside else ""
     return Layout(documents, queries, found, shared, beside, why)
