@@ -91,6 +91,8 @@ LAYOUTS = {
     "a mark, and ends of lines as on Windows": {"qrels/test.tsv": b"\xef\xbb\xbf" + TEST.replace(b"\n", b"\r\n")},
     "blanks around": {"qrels/test.tsv": b"  q2\t d3 \t 1 \n\nq2 \td4\t0\t\n"},
     "whole numbers otherwise written": {"qrels/test.tsv": "q2\td3\t1e0\nq2\td4\t٠\n".encode()},
+    "quotes": {"qrels/test.tsv": b'"query-id"\t"corpus-id"\t"score"\n"q2"\t"d3"\t"1"\n"q2"\t"d4"\t"0"\n'},
+    "the index of pandas": {"qrels/test.tsv": b"\tquery-id\tcorpus-id\tscore\n0\tq2\td3\t1\n1\tq2\td4\t0\n"},
     "gzip under a plain name": {"qrels/test.tsv": gzip.compress(TEST)},
 }  # fmt: skip
 
@@ -145,6 +147,7 @@ REFUSED = {
     "ids in other case": ({"qrels/test.tsv": b"Q2\tD3\t1\n"}, "repair", "none of its 1 judgements"),
     "documents of another corpus": ({"qrels/test.tsv": b"q2\tx3\t1\n"}, "repair", "1 judgements of a document that is not"),
     "grades that are never relevant": ({"qrels/test.tsv": b"q2\td3\t0\nq2\td4\t-2\n"}, "refuse", "says relevant"),
+    "ends of lines as on old Macs": ({"qrels/test.tsv": TEST.replace(b"\n", b"\r")}, "repair", "none of its 1 judgements"),
     "a run": ({"qrels/test.tsv": b"q2 Q0 d3 1 9.5 bm25\n"}, "refuse", "six columns as a run has"),
     "a spreadsheet": ({"qrels/test.xlsx": b"PK\x03\x04"}, "refuse", "qrels/test.xlsx: judgements in a form that is not read"),
     "JSON in one piece": ({"qrels/test.json": b"{}"}, "repair", "qrels/test.json: judgements in a form that is not read"),
