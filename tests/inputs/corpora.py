@@ -164,7 +164,7 @@ INPUTS = [
     Input(
         "a link to itself as judgements",
         with_odd("qrels/dev.tsv", lambda path: path.symlink_to(path)),
-        ("no file that can be opened",),
+        ("a link that leads back to itself",),
     ),
     Input(
         "a link to nothing as queries",

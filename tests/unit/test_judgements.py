@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -298,7 +299,7 @@ def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path, make, n
     folder = beir.write(tmp_path / "in", **replaced.get(name, {"test": None}))
     make(folder / name)
     with pytest.raises(
-        BadCollection, match=r"no regular file|a folder|a link to nothing|no file that can be opened"
+        BadCollection, match=r"no regular file|a folder|a link to nothing|a link that leads back"
     ) as caught:
         prepare(folder, tmp_path / "out")
     assert name in str(caught.value)
@@ -353,6 +354,32 @@ def test_documents_in_a_form_that_is_not_read_are_named(tmp_path, names):
         BadCollection, match=rf"holds neither corpus.jsonl .*; {names[0]} is not read: write corpus.jsonl"
     ):
         prepare(folder, tmp_path / "out")
+
+
+def test_a_collection_that_lies_a_folder_deeper_is_found_for_the_person(tmp_path):
+    folder = beir.write(tmp_path / "in", {"scifact/corpus.jsonl": CORPUS}, corpus=None)
+    with pytest.raises(BadCollection, match=r"scifact/corpus.jsonl does: give the folder scifact in it"):
+        prepare(folder, tmp_path / "out")
+
+
+def test_a_training_split_in_an_unknown_form_is_not_lost_either(tmp_path):
+    with pytest.raises(
+        BadCollection, match=r"qrels/train.xlsx: judgements in a form that is not read; write qrels/train.tsv"
+    ):
+        prepare(beir.write(tmp_path / "in", {"qrels/train.xlsx": b"x"}, train=None), tmp_path / "out")
+    assert prepare(beir.write(tmp_path / "b", {"qrels/train.xlsx": b"x"}), tmp_path / "out").train_queries == 2
+
+
+def test_a_mount_in_trouble_is_not_the_collections_fault(tmp_path, monkeypatch):
+    folder = beir.write(tmp_path / "in")
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(layout.os, "scandir", refused)
+    with pytest.raises(UserError, match="cannot be listed: Permission denied") as caught:
+        prepare(folder, tmp_path / "out")
+    assert not isinstance(caught.value, BadCollection)
 
 
 def test_several_collections_in_one_folder_are_named(tmp_path):

@@ -5,6 +5,7 @@ So the reader, preflight, discovery and the plan say the same of a folder, on a 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -96,7 +97,7 @@ def printable(name: str) -> str:
 def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     """(name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
 
-    Hidden names are left out. Raises :class:`OSError` where a folder cannot be listed.
+    Hidden names are left out. Raises :class:`OSError` where a folder or a file cannot be looked at.
     """
     files: dict[str, int] = {}
     others: dict[str, str] = {}
@@ -113,7 +114,9 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
                     others[name] = "a link to nothing"
                     continue
                 except OSError as error:
-                    others[name] = f"no file that can be opened ({error.strerror})"
+                    if error.errno != errno.ELOOP:
+                        raise  # a disk or a mount that is in trouble
+                    others[name] = "a link that leads back to itself"
                     continue
                 if stat.S_ISREG(status.st_mode):
                     files[name] = status.st_size
@@ -215,6 +218,11 @@ def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str
     for name, what in others.items():
         if alike.fullmatch(name.lower()):
             return f"{nothing}; {printable(name)} is {what}"
+    deeper = [name for name in sorted(files) if PurePosixPath(name.lower()).name in ("corpus.jsonl", "corpus.jsonl.gz")]
+    if deeper:
+        return (
+            f"{nothing}; {printable(deeper[0])} does: give the folder {printable(deeper[0].rpartition('/')[0])} in it"
+        )
     close = [printable(name) for name in sorted(files) if alike.fullmatch(name.lower())]
     return f'{nothing}; {close[0]} is not read: write corpus.jsonl, one {{"_id", "text"}} a line' if close else nothing
 
@@ -251,17 +259,17 @@ def _label(name: str, asked: Collection[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Files of judgements: ``labels`` (name -> split), and those that hold some in a form that nobody reads."""
+    """Files of judgements, name -> split: ``labels``, and ``unknown`` for those in a form that nobody reads."""
 
     labels: dict[str, str]
-    unknown: tuple[str, ...]
+    unknown: dict[str, str]
 
 
 def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
     asked = {corpus.train_split.lower(), corpus.test_split.lower()}
     plain: dict[str, str] = {}
     hub: dict[str, str] = {}
-    unknown = []
+    unknown: dict[str, str] = {}
     for name in sorted(names):
         label = _label(name, asked)
         if label is None:
@@ -271,10 +279,10 @@ def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
         suffix = _suffix(file).lstrip(".")
         if form(name) or (sure and (not suffix or suffix in asked | _SPLITS)):
             (plain if sure else hub)[name] = label
-        elif sure and re.split(r"[-_.]", label)[0] in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
-            unknown.append(name)
+        elif sure and (first := re.split(r"[-_.]", label)[0]) in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
+            unknown[name] = first
     labels = {**plain, **{name: label for name, label in hub.items() if label not in plain.values()}}
-    return _Judged(labels, tuple(unknown))
+    return _Judged(labels, unknown)
 
 
 def _split(
@@ -295,11 +303,13 @@ def _split(
         _check_parts(names, shown)
     there = listed(sorted({label for label in judged.labels.values() if label}))
     known = any(found.values()) or bool(shared)
-    if judged.unknown and not (found["test"] or shared):
-        raise BadCollection(
-            f"{shown}/{printable(judged.unknown[0])}: judgements in a form that is not read; write qrels/"
-            f"{corpus.test_split}.tsv (query-id, corpus-id, score), or take the file away to go on without it"
-        )
+    for name, label in judged.unknown.items():
+        split: Split = "train" if label == corpus.train_split.lower() else "test"
+        if not (found[split] or shared):
+            raise BadCollection(
+                f"{shown}/{printable(name)}: judgements in a form that is not read; write qrels/{wanted[split]}.tsv "
+                "(query-id, corpus-id, score), or take the file away to go on without it"
+            )
     if there and not known:
         raise BadCollection(
             f"{shown}/qrels: holds {there} but neither {corpus.train_split}.tsv nor {corpus.test_split}.tsv; "
