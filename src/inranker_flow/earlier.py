@@ -132,8 +132,9 @@ def _read(digest: str) -> pa.Table | None:
         table = pq.read_table(io.BytesIO(storage.read(_uri(digest))))
         if table.schema != RECORD or _DRAWN not in (table.schema.metadata or {}):
             raise ValueError("not a record of negatives")
+        json.loads(table.schema.metadata[_DRAWN])
         return table
-    except (FileNotFoundError, pa.ArrowInvalid, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:  # Arrow says OSError of a damaged file, too
         log.warning("%s cannot be used (%s): negatives are drawn anew for all queries", _uri(digest), error)
         return None
 

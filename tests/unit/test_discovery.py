@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from inranker_flow import claims, discovery, registry, storage, tracking
 from inranker_flow.config import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig, as_dict
 from inranker_flow.discovery import DiscoverStats, discover, identity, trained_on
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from tests.http_server import Answer, HttpServer
 from tests.promoting import use_database
 
@@ -213,6 +215,115 @@ def test_a_known_corpus_that_broke_is_not_taken_for_removed(look):
     (folder / "corpus.jsonl").write_text("{")
     found = look()
     assert (found.quarantined, found.removed, found.go) == (1, 0, "no")
+
+
+PASSING = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    MemoryError(),
+    UserError("s3://b/c: S3 at http://x answered AccessDenied: no"),
+    NoAnswer("nobody answers"),
+    RuntimeError("a kind of trouble that nobody has thought of"),
+    BrokenPipeError(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", PASSING, ids=lambda each: f"{type(each).__name__} {each}"[:40])
+def test_trouble_that_passes_sets_a_corpus_aside_for_one_night_and_no_other(look, monkeypatch, trouble):
+    """What kind it is does not matter: only what readers raise about content is remembered."""
+    corpus(look.corpora / "a", "text")
+    corpus(look.corpora / "b", "text")
+    real = discovery.prepare_corpus
+
+    def reading(config, wanted, folder):
+        if wanted.name == "a":
+            raise trouble
+        return real(config, wanted, folder)
+
+    monkeypatch.setattr(discovery, "prepare_corpus", reading)
+    found = look()
+    assert (found.go, names(found), found.unread, found.quarantined) == ("yes", ["b"], 1, 0)
+    assert "| a | unread | not read tonight: " in look.report.read_text()
+    monkeypatch.setattr(discovery, "prepare_corpus", real)
+    found = look()
+    assert (names(found), found.unread, found.new) == (["a", "b"], 0, 2)
+
+
+def test_no_room_for_temporary_files_is_not_the_corpus_fault(look, monkeypatch, tmp_path):
+    corpus(look.corpora / "a", "text")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    found = look()
+    assert (found.go, found.unread, found.quarantined) == ("no", 1, 0)
+    assert found.reason == "a could not be read: the next run tries again"
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert look().go == "yes"
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again_the_next_night(look, monkeypatch):
+    folder = corpus(look.corpora / "a", "text")
+    real = discovery.prepare_corpus
+
+    def reading(*arguments):
+        (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "cut o')  # a new version is on its way
+        return real(*arguments)
+
+    monkeypatch.setattr(discovery, "prepare_corpus", reading)
+    found = look()
+    assert (found.unread, found.quarantined) == (1, 0) and "it changed while it was read" in look.report.read_text()
+    monkeypatch.setattr(discovery, "prepare_corpus", real)
+    corpus(look.corpora / "a", "text", "more")
+    assert look().go == "yes"
+
+
+def test_a_known_corpus_that_cannot_be_read_is_waited_for(look, monkeypatch):
+    folder = corpus(look.corpora / "a", "text")
+    corpus(look.corpora / "b", "text")
+    champion = train(look, look())
+    corpus(look.corpora / "c", "text")
+    (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "another"}')
+    monkeypatch.setattr(
+        discovery.storage, "digest_folder", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk"))
+    )
+    found = look()
+    assert (found.go, found.removed) == ("no", 0)
+    assert found.reason.endswith(
+        f"could not be read, which {champion.reference} was trained on: the next run tries again"
+    )
+
+
+def test_what_the_reader_found_wrong_is_remembered_and_nothing_else(look, monkeypatch):
+    (corpus(look.corpora / "rows", "text") / "corpus.jsonl").write_text("{")
+    corpus(look.corpora / "good", "text")
+    look()
+    monkeypatch.setattr(discovery, "prepare_corpus", lambda *_: pytest.fail("read again"))
+    found = look()
+    assert (found.quarantined, names(found)) == (1, ["good"]) and "not JSON" in look.report.read_text()
+
+
+def test_judgements_of_which_none_is_used_set_a_corpus_aside(look):
+    folder = corpus(look.corpora / "a", "text", queries_jsonl='{"_id": "q", "text": "what"}\n')
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("")
+    assert look().quarantined == 1 and "qrels/test.tsv: is empty" in look.report.read_text()
+
+
+def test_odd_folders_and_names_are_reported_one_line_each(look):
+    corpus(look.corpora / "good", "text")
+    for name in (b"caf\xe9", b"two\nlines"):
+        corpus(look.corpora / os.fsdecode(name), "text")
+    os.mkfifo(look.corpora / "pipe")
+    (look.corpora / "loop").symlink_to("loop")
+    (look.corpora / "hole").mkdir()
+    os.mkfifo(look.corpora / "hole" / "corpus.jsonl")
+    odd = corpus(look.corpora / "odd", "text")
+    (odd / os.fsdecode(b"caf\xe9.txt")).write_text("a file with a name that is no UTF-8")
+    found = look()
+    assert names(found) == ["good", "odd"] and found.quarantined >= 2
+    report = look.report.read_text()
+    assert "| caf\\xe9 | quarantined |" in report and "| two\\nlines | quarantined |" in report
 
 
 def test_a_corpus_that_changes_while_it_is_looked_at_is_left_for_the_next_run(look, monkeypatch):

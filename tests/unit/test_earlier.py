@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from inranker_flow import earlier, schemas
@@ -142,7 +143,7 @@ def test_dropped_queries_are_remembered_too(run):
     assert run(before=first.digest, keep_queries=5).found.queries_kept == len(QUERIES)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other", "scrambled", "settings"])
 def test_without_its_record_all_is_drawn_anew_and_told(run, tmp_path, caplog, damage):
     first = run()
     path = tmp_path / "store" / "pairs" / f"{first.digest}.parquet"
@@ -150,6 +151,10 @@ def test_without_its_record_all_is_drawn_anew_and_told(run, tmp_path, caplog, da
         path.unlink()
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "scrambled":
+        path.write_bytes(path.read_bytes()[:4] + bytes(range(40)) + path.read_bytes()[44:])
+    elif damage == "settings":
+        pq.write_table(pq.read_table(path).replace_schema_metadata({b"drawn": b"{"}), path)
     else:
         schemas.write(schemas.QRELS, path, {"query_id": ["q"], "doc_id": ["d"], "relevance": [1]})
     again = run(before=first.digest)

@@ -54,12 +54,15 @@ def files(good: bytes, line):
 
 
 JUDGED = st.lists(st.sampled_from([b"q1", b"q2", b"d1", b"d2", b"0", b"1", b"-1", b"1.5", b"x"]) | ODD, max_size=5)
+HUB = beir.jsonl(dict(zip(("query-id", "corpus-id", "score"), row, strict=True)) for row in beir.TEST)
 FOLDERS = st.fixed_dictionaries(
     {"corpus.jsonl": files(beir.jsonl(beir.CORPUS), rows("_id", "title", "text"))},
     optional={
         "queries.jsonl": files(beir.jsonl(beir.QUERIES), rows("_id", "text")),
         "qrels/train.tsv": files(beir.tsv(beir.TRAIN), JUDGED.map(b"\t".join)),
         "qrels/test.tsv": files(beir.tsv(beir.TEST), JUDGED.map(b" ".join)),
+        "qrels/test.jsonl": files(HUB, rows("query-id", "corpus-id", "score")),
+        "qrels/test.csv": files(beir.tsv(beir.TEST).replace(b"\t", b","), JUDGED.map(b",".join)),
     },
 )
 

@@ -95,7 +95,7 @@ def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mappin
                 f"on without a {split} split"
             )
     if source and not (found.of("train") or corpus.labels):
-        there = ", ".join((*found.of("test"), *found.beside)) or "no judgements at all"
+        there = layout.listed((*found.of("test"), *found.beside)) or "no judgements at all"
         raise UserError(
             f"{root}: as source it needs judgements of a training split named {corpus.train_split!r}, and there are: {there}; "
             "set train_split, or give a collection with training queries"

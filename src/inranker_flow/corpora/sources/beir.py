@@ -70,15 +70,21 @@ def _named_id(row: dict[str, Any], names: Sequence[str]) -> str:
 
 def _blank_separated(text: str) -> list[str]:
     """Columns between tabs, or between any white space where those are not three or four."""
+    if text[:1] == '"' and "\t" in text:
+        return _quoted(text, "\t")
     parts = [part.strip() for part in text.split("\t")]
     return parts if len(parts) in (3, 4) and all(parts) else text.split()
 
 
 def _comma_separated(text: str) -> list[str]:
+    return _quoted(text, ",")
+
+
+def _quoted(text: str, between: str) -> list[str]:
     try:
-        return [part.strip() for row in csv.reader([text.strip()]) for part in row]
+        return [part.strip() for row in csv.reader([text.rstrip("\r\n")], delimiter=between) for part in row]
     except csv.Error as error:
-        raise BadLine(f"not CSV ({error})") from error
+        raise BadLine(f"not columns between {between!r} ({error})") from error
 
 
 class _JudgementLine:
@@ -92,8 +98,11 @@ class _JudgementLine:
 
     def __call__(self, text: str) -> Row | None:
         first, self._first = self._first, False
+        if "\r" in text.rstrip("\r\n"):
+            raise BadLine("its lines end with \\r alone; write the file with \\n or \\r\\n")
         parts = self._separated(text)
-        if first and self._is_header(parts):
+        # A header may have a column without a name, such as pandas' index.
+        if first and (self._is_header([part.strip() for part in text.split("\t")]) or self._is_header(parts)):
             return None
         if len(parts) == self._width:
             query, doc, grade = self._order
@@ -104,7 +113,7 @@ class _JudgementLine:
         return parts[0], parts[-2], whole(parts[-1])
 
     def _is_header(self, parts: list[str]) -> bool:
-        names = [part.lower() for part in parts]
+        names = [part.lower().strip('"') for part in parts]
         found = [
             [at for at, name in enumerate(names) if name in known] for known in (QUERY_NAMES, DOC_NAMES, GRADE_NAMES)
         ]

@@ -5,10 +5,11 @@ So the reader, preflight, discovery and the plan say the same of a folder, on a 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -33,6 +34,8 @@ _QRELS, _IN_QRELS = re.compile(r"qrels?"), re.compile(r"(?:^|[-_.])qrels?(?:$|[-
 _SHARD = re.compile(r"[-_.](\d+)-of-(\d+)$")
 #: Parts of names that say nothing about the split.
 _PLAIN = re.compile(r"(?:part|data)?[-_.]?\d*")
+#: Names that a message gives at most.
+_LISTED = 6
 #: Folders that are looked into, below the collection's own.
 _DEPTH = 3
 
@@ -61,10 +64,10 @@ class Layout:
         if self.of("test"):
             return ""
         if self.beside:
-            return f"{', '.join(self.beside)}: {self.why}"
+            return f"{listed(self.beside)}: {self.why}"
         if self.of("train"):
-            return f"it has judgements of the training split alone ({', '.join(self.of('train'))})"
-        return f"it has queries ({', '.join(self.queries)}) but no judgements" if self.queries else ""
+            return f"it has judgements of the training split alone ({listed(self.of('train'))})"
+        return f"it has queries ({listed(self.queries)}) but no judgements" if self.queries else ""
 
 
 def form(name: str) -> Form:
@@ -73,6 +76,12 @@ def form(name: str) -> Form:
     packed = name.endswith(".gz")
     found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
     return "" if packed and found == "parquet" else found
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few of ``names`` in one readable line."""
+    every = [printable(name) for name in names]
+    return ", ".join(name[:60] for name in every[:_LISTED]) + (", ..." if len(every) > _LISTED else "")
 
 
 def _suffix(name: str) -> str:
@@ -88,7 +97,7 @@ def printable(name: str) -> str:
 def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     """(name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
 
-    Hidden names are left out. Raises :class:`OSError` where a folder cannot be listed.
+    Hidden names are left out. Raises :class:`OSError` where a folder or a file cannot be looked at.
     """
     files: dict[str, int] = {}
     others: dict[str, str] = {}
@@ -105,7 +114,9 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
                     others[name] = "a link to nothing"
                     continue
                 except OSError as error:
-                    others[name] = f"no file that can be opened ({error.strerror})"
+                    if error.errno != errno.ELOOP:
+                        raise  # a disk or a mount that is in trouble
+                    others[name] = "a link that leads back to itself"
                     continue
                 if stat.S_ISREG(status.st_mode):
                     files[name] = status.st_size
@@ -179,9 +190,7 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
         group[:] = sorted(readable)
     found = {name: group for name, group in folders.items() if group}
     if not loose and len(found) > 1:
-        raise BadCollection(
-            f"{shown}: holds several collections ({', '.join(sorted(found))}); give each its own folder"
-        )
+        raise BadCollection(f"{shown}: holds several collections ({listed(sorted(found))}); give each its own folder")
     chosen = loose or next(iter(found.values()), [])
     _check_parts(chosen, shown)
     return tuple(chosen)
@@ -209,6 +218,11 @@ def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str
     for name, what in others.items():
         if alike.fullmatch(name.lower()):
             return f"{nothing}; {printable(name)} is {what}"
+    deeper = [name for name in sorted(files) if PurePosixPath(name.lower()).name in ("corpus.jsonl", "corpus.jsonl.gz")]
+    if deeper:
+        return (
+            f"{nothing}; {printable(deeper[0])} does: give the folder {printable(deeper[0].rpartition('/')[0])} in it"
+        )
     close = [printable(name) for name in sorted(files) if alike.fullmatch(name.lower())]
     return f'{nothing}; {close[0]} is not read: write corpus.jsonl, one {{"_id", "text"}} a line' if close else nothing
 
@@ -245,17 +259,17 @@ def _label(name: str, asked: Collection[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Files of judgements: ``labels`` (name -> split), and those that hold some in a form that nobody reads."""
+    """Files of judgements, name -> split: ``labels``, and ``unknown`` for those in a form that nobody reads."""
 
     labels: dict[str, str]
-    unknown: tuple[str, ...]
+    unknown: dict[str, str]
 
 
 def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
     asked = {corpus.train_split.lower(), corpus.test_split.lower()}
     plain: dict[str, str] = {}
     hub: dict[str, str] = {}
-    unknown = []
+    unknown: dict[str, str] = {}
     for name in sorted(names):
         label = _label(name, asked)
         if label is None:
@@ -265,10 +279,10 @@ def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
         suffix = _suffix(file).lstrip(".")
         if form(name) or (sure and (not suffix or suffix in asked | _SPLITS)):
             (plain if sure else hub)[name] = label
-        elif sure and re.split(r"[-_.]", label)[0] in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
-            unknown.append(name)
+        elif sure and (first := re.split(r"[-_.]", label)[0]) in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
+            unknown[name] = first
     labels = {**plain, **{name: label for name, label in hub.items() if label not in plain.values()}}
-    return _Judged(labels, tuple(unknown))
+    return _Judged(labels, unknown)
 
 
 def _split(
@@ -287,13 +301,15 @@ def _split(
         found["test"] = unnamed
     for names in (*found.values(), shared):
         _check_parts(names, shown)
-    there = ", ".join(sorted({printable(label) for label in judged.labels.values() if label}))
+    there = listed(sorted({label for label in judged.labels.values() if label}))
     known = any(found.values()) or bool(shared)
-    if judged.unknown and not (found["test"] or shared):
-        raise BadCollection(
-            f"{shown}/{printable(judged.unknown[0])}: judgements in a form that is not read; write qrels/"
-            f"{corpus.test_split}.tsv (query-id, corpus-id, score), or take the file away to go on without it"
-        )
+    for name, label in judged.unknown.items():
+        split: Split = "train" if label == corpus.train_split.lower() else "test"
+        if not (found[split] or shared):
+            raise BadCollection(
+                f"{shown}/{printable(name)}: judgements in a form that is not read; write qrels/{wanted[split]}.tsv "
+                "(query-id, corpus-id, score), or take the file away to go on without it"
+            )
     if there and not known:
         raise BadCollection(
             f"{shown}/qrels: holds {there} but neither {corpus.train_split}.tsv nor {corpus.test_split}.tsv; "
@@ -305,6 +321,6 @@ def _split(
                 f"{shown}: {split}_split is {asked!r}, of which there are no judgements (there are: {there}); correct it"
             )
     used = {*found["train"], *found["test"], *shared}
-    beside = tuple(printable(name) for name in judged.labels if name not in used)
+    beside = tuple(name for name in judged.labels if name not in used)
     why = f"nobody asks for these judgements (set test_split; there are: {there})" if beside else ""
     return Layout(documents, queries, found, shared, beside, why)

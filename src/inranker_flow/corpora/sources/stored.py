@@ -61,7 +61,7 @@ class StoredCollection:
     def not_evaluated(self) -> str:
         others = self._column - {self.corpus.train_split.lower()}
         if others and self.corpus.test_split.lower() not in others:
-            said = ", ".join(sorted(others))[:200]
+            said = layout.listed(sorted(others))
             return f"{self._name(self.layout.shared[0])}: its column split names {said}, which nobody asks for (set test_split)"
         return self.layout.not_evaluated
 
@@ -116,6 +116,6 @@ class StoredCollection:
         lost = [asked for each, asked in names.items() if asked not in seen and asked != each]
         if seen and (lost or not seen & set(names.values())):
             raise BadCollection(
-                f"{self._name(self.layout.shared[0])}: its column split holds {', '.join(sorted(seen))[:200]} but not "
+                f"{self._name(self.layout.shared[0])}: its column split holds {layout.listed(sorted(seen))} but not "
                 f"{lost[0] if lost else ' or '.join(names.values())}; set train_split or test_split"
             )
