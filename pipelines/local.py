@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,24 @@ from inranker_flow import lifeline
 from inranker_flow.errors import UserError
 from pipelines import console, folder
 from pipelines.command import TERMINATED, stopping
-from pipelines.placement import SECRETS, SETTINGS, STAGE_SECRETS, UID
+from pipelines.placement import UID
 
-#: Variables that a container gets where they are set here: what its pod would get, and what a local run tells its stages.
-PASSED_ON = (
-    *SETTINGS,
-    *(key for secret in (SECRETS, *STAGE_SECRETS.values()) for keys in secret.values() for key in keys),
-    "AWS_DEFAULT_REGION",
-    "AWS_SESSION_TOKEN",
-    "HF_ENDPOINT",
-    "HF_HUB_OFFLINE",
-    "INRANKER_ARTIFACTS",
-    "INRANKER_EVENTS",
-    "INRANKER_PARENT_RUN_ID",
-    "INRANKER_SCRATCH",
-    "MLFLOW_EXPERIMENT_NAME",
-    "OMP_NUM_THREADS",
+#: Variables that a container gets where they are set here: what its pod could get, and what a local run tells its stages.
+_PASSED_ON = re.compile(
+    r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI)_|INRANKER_(STORE|WEBHOOK_URL|ARTIFACTS|EVENTS|PARENT_RUN_ID|SCRATCH)$"
+    r"|OMP_NUM_THREADS$|(?i:https?|no|all)_proxy$"
 )
+#: These name files of this machine.
+_OF_THIS_MACHINE = re.compile(r"_(FILE|PATH|BUNDLE|HOME|CACHE|PROFILE)$")
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of ``environment`` a container gets."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if _PASSED_ON.match(name) and not (name.startswith(("AWS", "MLFLOW", "HF")) and _OF_THIS_MACHINE.search(name))
+    }
 
 
 #: Label of the containers of a run.
@@ -166,7 +168,7 @@ def _containers(root: Path, run: folder.Run) -> Any:
         user=f"{user}:{group}",
         network_mode=os.environ.get("INRANKER_DOCKER_NETWORK", "host"),
         labels={LABEL: run.file.name},
-        environment={key: os.environ[key] for key in PASSED_ON if key in os.environ},
+        environment=passed_on(os.environ),
         read_only=True,
         tmpfs={"/tmp": "mode=1777"},
         cap_drop=["ALL"],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 from typing import Any
 
 from inranker_flow.errors import UserError
-from pipelines import profile
+from inranker_flow.text_files import quoted
+from pipelines import checks, profile
 
 #: Option -> key of the profile that it sets.
 OPTIONS = {
@@ -68,18 +70,34 @@ def _balanced(text: str, start: int, line: str) -> int:
 
 
 def resolve(options: argparse.Namespace) -> profile.Profile:
-    """The validated profile that the options describe; :class:`UserError` naming what is wrong."""
+    """The validated profile that the options describe; :class:`UserError` naming what is wrong.
+
+    What works and is perhaps not meant is said on the standard error.
+    """
     overrides = profile.parse_overrides([*split(options.line), *options.settings])
     for option, key in OPTIONS.items():
         value = getattr(options, option)
         if value:
-            overrides[key] = _typed(option, value)
-    return profile.load(options.profile, overrides)
+            typed = _typed(option, value)
+            if overrides.get(key, typed) != typed:
+                raise UserError(
+                    f"{option.upper()} and SET={key} differ: {quoted(typed)} and {quoted(overrides[key])}; give one of them"
+                )
+            overrides[key] = typed
+    resolved = profile.load(options.profile, overrides)
+    for note in checks.notes(resolved):
+        print(f"NOTE: {note}", file=sys.stderr)
+    return resolved
 
 
 def _typed(option: str, value: str) -> Any:
     if option == "seed":
-        if not value.lstrip("-").isdigit():
-            raise UserError(f"SEED: expected a whole number, got {value!r}")
+        if not re.fullmatch("[0-9]{1,10}", value):
+            raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(value)}")
         return int(value)
-    return [each.strip() for each in value.split(",") if each.strip()] if option == "targets" else value
+    if option != "targets":
+        return value
+    listed = [each.strip() for each in value.split(",") if each.strip()]
+    if not listed:
+        raise UserError(f"TARGETS: {quoted(value)} names no collection; give them as A,B")
+    return listed

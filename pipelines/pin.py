@@ -73,6 +73,8 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
 def _template(section: TeacherConfig) -> TeacherConfig:
     """A prompt given as a path becomes its text, which the cache sees and a pod can read."""
     scoring = section.scoring
+    if not scoring.prompt:  # that of the checkpoint's family
+        return section
     templates.load(scoring.prompt, scoring.instruction)  # a wrong one is refused before anything runs
     if scoring.prompt in templates.names():
         return section

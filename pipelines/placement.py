@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.environment import MOUNTS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 #: The Kueue LocalQueue of GPU tasks; without Kueue the label does nothing.
@@ -56,27 +58,15 @@ PLACEMENT: dict[str, Placement] = {
     "notify": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
 }
 
-#: Environment of every pod: variable -> key of the ConfigMap `inranker-settings`, both by the same name.
-SETTINGS = (
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_S3_ENDPOINT_URL",
-    "INRANKER_STORE",
-    "KF_PIPELINES_ENDPOINT",
-    "KF_PIPELINES_UI_ENDPOINT",
-)
-#: Secret -> its keys, which are variables too. Each is optional: roles (IRSA) need none.
-SECRETS: dict[str, tuple[str, ...]] = {
-    "inranker-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "inranker-hub": ("HF_TOKEN",),
-    "inranker-mlflow": ("MLFLOW_TRACKING_TOKEN",),
-}
+#: ConfigMap whose every key is a variable of every pod (`environment.settle` reads what is mounted here).
+SETTINGS = "inranker-settings"
+#: Secrets whose every key is a variable of every pod. Each is optional: roles (IRSA) need none.
+SECRETS = ("inranker-s3", "inranker-hub", "inranker-mlflow")
 #: Only this stage's pods see these.
-STAGE_SECRETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "notify": {"inranker-notify": ("INRANKER_WEBHOOK_URL",)},
-    "preflight": {"inranker-endpoint": ("OPENAI_API_KEY",)},
-    "generate_queries": {"inranker-endpoint": ("OPENAI_API_KEY",)},
+STAGE_SECRETS: dict[str, tuple[str, ...]] = {
+    "notify": ("inranker-notify",),
+    "preflight": ("inranker-endpoint",),
+    "generate_queries": ("inranker-endpoint",),
 }
 
 
@@ -103,9 +93,9 @@ def place(task: Any, *, gpu_type: Any, gpus: Any, gpu_pool: Any, gpu_tolerations
     kubernetes.set_security_context(task, run_as_user=UID, run_as_group=UID, run_as_non_root=True)
     # The images write nowhere else: an administrator may make their root file system read-only.
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")
-    for name, keys in {**SECRETS, **STAGE_SECRETS.get(stage, {})}.items():
-        kubernetes.use_secret_as_env(task, name, {key: key for key in keys}, optional=True)
-    kubernetes.use_config_map_as_env(task, "inranker-settings", {key: key for key in SETTINGS}, optional=True)
+    kubernetes.use_config_map_as_volume(task, SETTINGS, str(MOUNTS / "settings"), optional=True)
+    for name in (*SECRETS, *STAGE_SECRETS.get(stage, ())):
+        kubernetes.use_secret_as_volume(task, name, str(MOUNTS / "secrets" / name), optional=True)
     kubernetes.use_field_path_as_env(task, "INRANKER_KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     kubernetes.use_field_path_as_env(task, "INRANKER_NAMESPACE", "metadata.namespace")
     # The network policies know a stage by this label: only some may reach the internet.

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from inranker_flow import text_files
 from inranker_flow.config import (
     ClusterConfig,
     CorporaConfig,
@@ -29,7 +29,8 @@ from inranker_flow.config import (
     parse,
 )
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import measures
+from inranker_flow.text_files import quoted, shown
+from pipelines import checks
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -77,45 +78,46 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
     Strings may hold ``{seed}`` and ``{tokenizer}``. Raises :class:`UserError` naming file and key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    data = _read(path)
-    for key, value in (overrides or {}).items():
+    where = shown(path.name)
+    data = _read(path, name)
+    # What holds another key goes first: SET=source.labels=x adds to SOURCE=y.
+    for key, value in sorted((overrides or {}).items(), key=lambda each: each[0].count(".")):
         _set(data, key, value)
     for key in data:
         if key not in _TOP:
-            raise UserError(f"{path.name}: unknown section {key!r}; a profile has: {', '.join(_TOP)}")
+            close = difflib.get_close_matches(str(key)[:100], _TOP, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"a profile has: {', '.join(_TOP)}"
+            raise UserError(f"{where}: unknown section {quoted(key)}; {hint}")
     seed = data.pop("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"SEED: expected a whole number, got {seed!r}")
-    data = _substitute(data, {"seed": str(seed), "tokenizer": str(data.pop("tokenizer", ""))})
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(seed)}")
+    tokenizer = data.pop("tokenizer", "")
+    if not isinstance(tokenizer, str) or len(tokenizer) > 4096:
+        raise UserError(f"TOKENIZER: expected a folder or a hub id, got {quoted(tokenizer)}")
+    data = _substitute(data, {"seed": str(seed), "tokenizer": tokenizer})
+    for section, keys in data.items():
+        if keys is None:  # all its keys are commented out
+            data[section] = [] if section == "targets" else {}
     for section in _SEEDED:
         data.setdefault(section, {})
         if isinstance(data[section], dict):
             data[section].setdefault("seed", seed)
-    return _build(data, path.name)
+    try:
+        return _build(data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
-def _build(data: dict[str, Any], where: str) -> Profile:
-    for section in ("source", "teacher", "generation"):
+def _build(data: dict[str, Any]) -> Profile:
+    for section in ("source", "teacher"):
         if not data.get(section):
-            raise UserError(f"{where}: section {section!r} is missing or empty; the demo profile shows what it holds")
+            raise UserError(f"section {section!r} is missing or empty; the demo profile shows what it holds")
     listed = data.get("targets") or []
     if not isinstance(listed, list):
-        raise UserError(f"{where}: targets must be a list of collections")
-    targets = tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(listed))
-    source = _corpus(data["source"], "source")
-    names = [source.name, *(target.name for target in targets)]
-    for each in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each):
-            raise UserError(f"{where}: collection name {each!r} may hold only letters, digits, '.', '_' and '-'")
-        if names.count(each) > 1:
-            uris = [corpus.uri for corpus in (source, *targets) if corpus.name == each]
-            raise UserError(
-                f"{where}: two collections are named {each!r} ({' and '.join(uris)}); rename a folder, or give each a name "
-                "in a profile file of yours"
-            )
+        raise UserError(f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}")
     profile = Profile(
-        source=source,
-        targets=targets,
+        source=_corpus(data["source"], "source"),
+        targets=tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(listed)),
         corpora=parse(CorporaConfig, data.get("corpora", {}), "corpora"),
         corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
         retrieval=parse(RetrieveConfig, data.get("retrieval", {}), "retrieval"),
@@ -128,27 +130,8 @@ def _build(data: dict[str, Any], where: str) -> Profile:
         cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
     )
     if not profile.targets and not profile.corpora.uri:
-        raise UserError(f"{where}: section 'targets' is missing or empty; the demo profile shows what it holds")
-    if not profile.phase1.checkpoint:
-        raise UserError(f"{where}: phase1.checkpoint is missing: the checkpoint that the student starts from")
-    if profile.phase2.checkpoint:
-        raise UserError(f"{where}: phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student")
-    if profile.cluster.gpus > profile.cluster.node_gpus:
-        raise UserError(
-            f"{where}: cluster.gpus {profile.cluster.gpus}: one node of the pool has {profile.cluster.node_gpus} "
-            "(cluster.node_gpus); ask for fewer, or say what the nodes have"
-        )
-    if profile.promotion.latency_budget_ms and not profile.evaluation.latency_queries:
-        raise UserError(
-            f"{where}: promotion.latency_budget_ms: {profile.promotion.latency_budget_ms:g}, but evaluation.latency_queries "
-            "is 0, so no latency would be measured and every verdict would be HOLD; time some queries or drop the budget"
-        )
-    measures.parse(profile.evaluation.measures)
-    if profile.promotion.measure not in profile.evaluation.measures:
-        raise UserError(
-            f"{where}: promotion.measure {profile.promotion.measure!r} is not among evaluation.measures "
-            f"({', '.join(profile.evaluation.measures)})"
-        )
+        raise UserError("section 'targets' is missing or empty; the demo profile shows what it holds")
+    checks.check(profile)
     return profile
 
 
@@ -156,9 +139,12 @@ def _corpus(data: Any, where: str) -> CorpusConfig:
     """A collection given as a mapping, or as its uri alone."""
     if isinstance(data, str):
         data = {"uri": data}
-    if isinstance(data, dict) and "name" not in data and isinstance(data.get("uri"), str):
-        data = {**data, "name": default_name(data["uri"])}
-    return parse(CorpusConfig, data, where)
+    given = isinstance(data, dict) and data.get("name") is not None
+    if isinstance(data, dict) and not given and isinstance(data.get("uri"), str):
+        data = {**data, "name": default_name(data["uri"]) or "-"}
+    corpus = parse(CorpusConfig, data, where)
+    checks.name_of(corpus, where, given)
+    return corpus
 
 
 def default_name(uri: str) -> str:
@@ -167,25 +153,32 @@ def default_name(uri: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"\.(jsonl|parquet)(\.gz)?$", "", parts[-1])) if parts else uri
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, name: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = text_files.parse_yaml(text_files.read(path), shown(str(path)))
     except FileNotFoundError as error:
         known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.yaml")))
-        raise UserError(f"PROFILE={path.stem}: no such profile ({path}); there is: {known}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"PROFILE={shown(name)}: no such profile ({shown(str(path), 300)}); there is: {known}, or a path to a file of "
+            "yours (its name ends in .yaml)"
+        ) from error
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected sections with keys")
+        raise UserError(f"{shown(str(path))}: expected sections with keys, got {quoted(data)}")
     return data
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise UserError(f"{key}: {section} is not a section")
+    for number, section in enumerate(sections):
+        if isinstance(data.get(section), str) and section == "source" and not number:
+            data[section] = {"uri": data[section]}  # a collection may be given as its address alone
+        if data.get(section) is None:
+            data[section] = {}
+        if not isinstance(data[section], dict):
+            raise UserError(f"{shown(key)}: {shown('.'.join(sections[: number + 1]))} is not a section")
+        # A section that another one was made of (YAML's *alias) stays what it is.
+        data[section] = dict(data[section])
+        data = data[section]
     data[last] = value
 
 
@@ -202,13 +195,19 @@ def _substitute(data: Any, values: Mapping[str, str]) -> Any:
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """``section.key=value`` strings -> mapping; values are read as YAML (numbers, booleans, lists)."""
-    found = {}
+    found: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UserError(f"SET: {setting!r} is not of the form section.key=value")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"SET: {setting!r}: the value is not valid YAML") from error
+        if not equals or not re.fullmatch(r"\w+(\.[\w-]+)*", key):
+            # What follows may be a key.
+            told = f"{shown(key)}=..." if equals else shown(setting)
+            raise UserError(f"SET: {told} is not of the form section.key=value")
+        if len(value) > text_files.MOST:
+            raise UserError(f"SET: {key}: the value has {len(value):,} characters; put it into a file")
+        read = text_files.parse_yaml(value, f"SET: {key}: the value")
+        if read is None:
+            raise UserError(f"SET: {key}: has no value; give one, as in {key}=VALUE")
+        if key in found and repr(found[key]) != repr(read):
+            raise UserError(f"SET: {key} is given twice: {quoted(found[key])} and {quoted(read)}; give it once")
+        found[key] = read
     return found

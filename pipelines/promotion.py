@@ -8,7 +8,6 @@ They work on the registry of ``MLFLOW_TRACKING_URI``, or else on that of the loc
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import history, registry
-from inranker_flow.config import PromoteConfig, ScoringConfig, parse
+from inranker_flow import history, reading, registry
+from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
 from inranker_flow.registry import Version
@@ -52,7 +51,7 @@ def promote(model: str, number: str, why: str) -> str:
 
     Raises :class:`UserError` for a version that is not there, does not load or is not what was registered.
     """
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise UserError(f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history")
     version = registry.version(model, str(int(number)))
     serving = registry.champion(model)
@@ -69,12 +68,22 @@ def promote(model: str, number: str, why: str) -> str:
 def rollback(model: str, why: str) -> str:
     """Make the version that served before the champion of ``model`` serve again and say so; twice goes further back.
 
-    Raises :class:`UserError` where none is known or it does not load.
+    What is gone, damaged or another model of the same number is skipped. Raises :class:`UserError` where none is left.
     """
-    state, number = history.previous(model)
-    version = registry.version(model, number)
-    check(version)
-    return _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
+    state = history.settle(model)
+    skipped: list[str] = []
+    for version, why_not in history.leads_back(model, state):
+        if version is None:
+            skipped.append(why_not)
+            continue
+        try:
+            check(version)
+        except registry.Damaged as error:
+            skipped.append(f"version {str(error).removeprefix(f'models:/{model}/').rpartition('; ')[0]}")
+            continue
+        text = _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
+        return f"{text}; skipped: {'; '.join(skipped)}" if skipped else text
+    raise UserError(history.nowhere(model, state, skipped))
 
 
 def _move(version: Version, kind: Kind, why: str, before: str, expected: str | None) -> str:
@@ -89,14 +98,9 @@ def check(version: Version) -> None:
     from inranker_flow.rankers import load_ranker
 
     folder = registry.fetch(version.reference)
-    try:
-        config = json.loads((folder / "training.json").read_text(encoding="utf-8"))["config"]
-        scoring = {key: config[key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{version.reference}: not a model of this project: no usable training.json ({error})"
-        ) from error
-    ranker = load_ranker(str(folder), parse(ScoringConfig, scoring, "training.json"))
+    if reading.of_folder(folder) is None:
+        raise UserError(f"{version.reference}: not a model of this project: no usable training.json")
+    ranker = load_ranker(str(folder), reading.scoring_of(folder, ScoringConfig()))
     if not np.isfinite(ranker.score([("a query", "a passage")])).all():
         raise UserError(f"{version.reference}: its score of a pair is not a finite number; it may not serve")
 
@@ -107,12 +111,18 @@ def show(model: str) -> str:
     state = history.replay(entries)
     serving = registry.champion(model)
     now = f"version {serving.version} of {model} serves" if serving else f"no version of {model} serves"
+    if not serving and (gone := history.gone(model)):
+        now = gone
     if not entries:
         return f"{now}; no change is recorded yet"
     rows = [["", "when (UTC)", "what", "from", "to", "by", "why"]]
     rows += [_row(entry, state) for entry in reversed(entries)]
-    text = f"{_table(rows)}\n\n{now}"
-    if (serving.version if serving else "") != state.serving:
+    known = registry.versions(model)
+    served = dict.fromkeys(history.Place(each.target, each.details.get("digest", "")) for each in entries)
+    lost = dict.fromkeys(filter(None, (history.problem(place, known) for place in served)))
+    told = f"cannot serve again: {'; '.join(lost)}\n" if lost else ""
+    text = f"{_table(rows)}\n\n{told}{now}"
+    if now.endswith(" serves") and (serving.version if serving else "") != state.serving:
         if state.last and not state.last.applied:
             text += f"; the change to version {state.serving} was interrupted: run it again, or any other change, to finish it"
         else:

@@ -20,6 +20,7 @@ from typing import Any
 from inranker_flow import exchange, planning, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
+from inranker_flow.manifest import check
 from inranker_flow.planning import reality
 from inranker_flow.redaction import redact
 from pipelines import console, folder, local, plan, submission
@@ -147,6 +148,8 @@ def _report(
     evaluation, decided = (
         exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )
+    for each in (evaluation, decided):
+        check(each)
     summary = json.loads((evaluation / "summary.json").read_text())
     decision = json.loads((decided / "decision.json").read_text())
     report = run_dir / "report.html"

@@ -52,7 +52,9 @@ def two_phases(
     with dsl.ParallelFor(targets, name="targets") as target:
         # After the source: one that is refused ends the run before a language model has worked for the targets.
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-        synthetic = generate_queries(collection=prepared.outputs["collection"], config=generation, corpus=target)
+        synthetic = generate_queries(
+            collection=prepared.outputs["collection"], config=generation, corpus=target, retrieval=retrieval
+        )
         pairs = retrieve(
             collection=prepared.outputs["collection"],
             queries=synthetic.outputs["queries"],

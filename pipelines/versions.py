@@ -26,12 +26,12 @@ _SCORING = ("rankers", "prompts.py", "corpora/text.py")
 #: Stage, or "labels" (what is in the label store, whose version is the renderer's) -> its sources in the library.
 SOURCES = {
     "labels": _SCORING,
-    "retrieve": ("retrieval", "earlier.py", "corpora/text.py", "hashing.py"),
-    "generate_queries": ("generation", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
+    "retrieve": ("retrieval", "words.py", "earlier.py", "corpora/text.py", "hashing.py"),
+    "generate_queries": ("generation", "words.py", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
     "teacher_label": ("labelling", *_SCORING),
     "distill_phase1": ("distillation", *_SCORING),
     "distill_phase2": ("distillation", *_SCORING),
-    "evaluate": ("evaluation", *_SCORING),
+    "evaluate": ("evaluation", "words.py", *_SCORING),
 }
 
 

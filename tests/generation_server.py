@@ -17,7 +17,8 @@ class GenerationServer(LoopbackServer):
     """Serves ``model``. ``trouble``: of the number of a generating request (from 0), what is wrong with its answer:
     a status, "silence" (no answer for `silence` seconds), "half" (its JSON ends early) or None.
 
-    ``context``: words that a prompt may have. ``logprobs`` False: they are left out, without a word about it.
+    ``context``: words that a prompt may have. ``logprobs`` False: they are left out, without a word about it. ``answer``:
+    what a chat's prompt is answered with, as it is.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class GenerationServer(LoopbackServer):
         key: str = "",
         silence: float = 1.0,
         delay: float = 0.0,
+        answer: Callable[[str], str | None] | None = None,
     ) -> None:
+        self.answer = answer
         self.model, self.trouble, self.context, self.logprobs = model, trouble, context, logprobs
         self.headers, self.key, self.silence, self.delay = headers or {}, key, silence, delay
         self.requests: list[dict[str, Any]] = []
@@ -102,7 +105,9 @@ def _handler(server: GenerationServer) -> type[BaseHTTPRequestHandler]:
                 choice: dict[str, Any] = {"index": number, "finish_reason": "stop"}
                 asked = server.logprobs and request.get("logprobs")
                 if "messages" in request:
-                    choice["message"] = {"role": "assistant", "content": f'<think>hm\n</think>\n"{text.strip()}"\n'}
+                    said = server.answer(prompt_of(request)) if server.answer else None
+                    said = f'<think>hm\n</think>\n"{text.strip()}"\n' if said is None else said
+                    choice["message"] = {"role": "assistant", "content": said}
                     choice["logprobs"] = {"content": [{"logprob": value} for value in values]} if asked else None
                 else:
                     choice |= {"text": text, "logprobs": {"token_logprobs": values} if asked else None}

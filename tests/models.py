@@ -114,6 +114,16 @@ def t5(seed: int = 0, tokenizer: Path | None = None, untied: bool = False) -> st
     return str(path)
 
 
+def stub_files(path: Path, config: dict) -> Path:
+    """A folder with the files of a checkpoint, of which config.json alone says anything."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer.json").write_text("{}")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    return path
+
+
 @cache
 def causal(seed: int = 0, positions: int = 512) -> str:
     """Folder of a random Llama with a byte-level tokenizer, which therefore can write line ends."""

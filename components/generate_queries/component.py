@@ -8,6 +8,7 @@ def generate_queries(
     collection: Input[Dataset],
     config: dict,
     corpus: dict,
+    retrieval: dict,
     queries: Output[Dataset],
     report: Output[Markdown],
     metrics: Output[Metrics],
@@ -17,7 +18,8 @@ def generate_queries(
     Args:
         collection: what `prepare_corpus` wrote.
         config: GenerateConfig: generator, prompt, how many, sampling.
-        corpus: CorpusConfig: its prompt and number of documents, where it has its own.
+        corpus: CorpusConfig: its language, and its prompt and number of documents, where it has its own.
+        retrieval: RetrieveConfig: how queries must find their document, where that is asked for.
         queries: synthetic queries, each with the passage that it was written for.
         report: what was generated, dropped and kept, with samples to read.
         metrics: generated, dropped and kept.
@@ -27,7 +29,7 @@ def generate_queries(
 
     run_stage(
         generate_queries,
-        configs={"config": config, "corpus": corpus},
+        configs={"config": config, "corpus": corpus, "retrieval": retrieval},
         inputs={"collection": collection},
         outputs={"queries": queries, "report": report},
         metrics=metrics,

@@ -17,7 +17,7 @@ def retrieve(
     Args:
         collection: what `prepare_corpus` wrote.
         config: RetrieveConfig: BM25's parameters, depth, negatives.
-        corpus: CorpusConfig: which training set an earlier run made of it.
+        corpus: CorpusConfig: its language, and which training set an earlier run made of it.
         candidates: pairs to label, and the run (also as TREC file) that every system reranks.
         metrics: counts and speed.
         queries: training queries; without them the collection's supervised queries.
@@ -32,4 +32,5 @@ def retrieve(
         outputs={"candidates": candidates},
         metrics=metrics,
         earlier=corpus.get("earlier", ""),
+        language=corpus.get("language", ""),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import tempfile
 import time
@@ -17,9 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from inranker_flow import content_store, earlier, registry, storage
+from inranker_flow import content_store, earlier, registry, storage, text_files
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -28,10 +27,14 @@ from inranker_flow.config import (
     DistillConfig,
     PrepareConfig,
     PromoteConfig,
+    Prompt,
+    Split,
     as_dict,
     parse,
 )
 from inranker_flow.corpora.prepare import prepare_corpus
+from inranker_flow.corpora.problems import BadCollection
+from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
 from inranker_flow.storage import FileInfo, atomic_write
 
@@ -40,17 +43,20 @@ log = logging.getLogger(__name__)
 #: Tags of a version: identity of the corpus NAME, and of the configuration; digest of the training set of NAME.
 CORPUS_TAG, WORK_TAG, DATA_TAG = "inranker.corpus.", "inranker.work", "digest.data."
 WISHES = "corpus.yaml"
+#: Of what is remembered about corpora: raised when the reader reads what it refused before.
+READER = 2
 
 
 @dataclass(frozen=True)
 class Wishes:
     """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
-    the names of its splits in qrels/, and the licence of its texts."""
+    the names of its splits in qrels/, and the language and the licence of its texts."""
 
-    prompt: str = ""
+    prompt: Prompt = ""
     documents: Count = 0
-    train_split: str = "train"
-    test_split: str = "test"
+    train_split: Split = "train"
+    test_split: Split = "test"
+    language: str = ""
     licence: str = ""
 
 
@@ -70,6 +76,7 @@ class DiscoverStats:
     removed: int
     quarantined: int
     uploading: int
+    unread: int
     seconds: float
     go: str
     reason: str
@@ -87,7 +94,8 @@ class DiscoverStats:
 
 @dataclass
 class Folder:
-    """One below the prefix; ``state``: same, new, changed, uploading or quarantined, with the reason."""
+    """One below the prefix; ``state``: same, new, changed, uploading, quarantined (what it holds is broken) or unread (it
+    could not be read this time), with the reason."""
 
     name: str
     uri: str
@@ -103,7 +111,19 @@ class Folder:
 
     @property
     def holds_documents(self) -> bool:
-        return bool({"corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet"} & self.names)
+        return layout.holds_documents(self.names)
+
+    def set_aside(self, error: Exception) -> None:
+        """Leave it out of this run. Only what a reader found wrong in the corpus itself says something about the corpus;
+        whatever else happened, of whatever kind, passes."""
+        self.config = None
+        if isinstance(error, BadCollection):
+            self.state, self.reason = "quarantined", str(error)
+            return
+        said = " ".join(str(error).split())
+        said = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"[:300]
+        self.state, self.reason = "unread", f"not read tonight: {said}; the next run tries again"
+        log.debug("%s: not read", self.name, exc_info=error)
 
     @property
     def look(self) -> str:
@@ -137,7 +157,8 @@ def discover(
     ``work_key`` identifies the configuration. Nothing is due where champion or last challenger (if it was measured against
     this champion) was trained on the same corpora in the same way, or another run (``run_id`` is this one) is at it. A new
     or changed corpus is read once as `prepare_corpus` reads it; a broken one is left out, with the reason in ``report``
-    (Markdown). Raises :class:`UserError` where prefix, registry or store cannot be read.
+    (Markdown), and so is, this time, one that cannot be read for another reason. Raises :class:`UserError` where prefix,
+    registry or store cannot be read.
     """
     started = time.monotonic()
     known = _known(promotion.model_name, work_key)
@@ -160,10 +181,14 @@ def discover(
             reason, go = f"run {owner} is doing this very work already", False
     champion = registry.opponent(promotion.model_name, key)
     counts = {
-        state: sum(each.state == state for each in found) for state in ("new", "changed", "quarantined", "uploading")
+        state: sum(each.state == state for each in found)
+        for state in ("new", "changed", "quarantined", "uploading", "unread")
     }
     for each in found:
-        log.info("%s: %s%s", each.name, each.state, f" ({each.reason})" if each.reason else "")
+        log.log(
+            logging.WARNING if each.state in ("quarantined", "unread") else logging.INFO,
+            "%s: %s%s", layout.printable(each.name), each.state, f" ({each.reason})" if each.reason else "",
+        )  # fmt: skip
     log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
     with atomic_write(report) as out:
         out.write(_markdown(found, targets, removed, reason, go).encode())
@@ -223,9 +248,11 @@ def look(config: CorporaConfig) -> list[Folder]:
     if not config.uri:
         return []
     root = config.uri.rstrip("/")
+    if not root.startswith("s3://"):
+        return _look_on_disk(config, root)
     files = storage.look(root)
-    if not files and not storage.exists(root):
-        raise UserError(f"corpora.uri: {config.uri}: nothing is stored there; correct the address, or upload a corpus")
+    if not files:
+        raise UserError(_nothing(config))
     folders: dict[str, list[FileInfo]] = {}
     for file in files:
         name, slash, _ = file.uri.removeprefix(f"{root}/").partition("/")
@@ -234,12 +261,50 @@ def look(config: CorporaConfig) -> list[Folder]:
     return [Folder(name, f"{root}/{name}", own) for name, own in sorted(folders.items())]
 
 
+def _nothing(config: CorporaConfig) -> str:
+    return f"corpora.uri: {config.uri}: nothing is stored there; correct the address, or upload a corpus"
+
+
+def _look_on_disk(config: CorporaConfig, root: str) -> list[Folder]:
+    """Each folder is looked at by itself: what hinders one (its rights, a mount that is gone) is its own."""
+    try:
+        with os.scandir(storage.local_path(root)) as entries:
+            # A link that leads nowhere, or a file, is no folder.
+            names = sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
+    except FileNotFoundError as error:
+        raise UserError(_nothing(config)) from error
+    except OSError as error:
+        raise UserError(
+            f"corpora.uri: {config.uri}: cannot be listed: {error.strerror}; give a folder with one folder for each corpus, "
+            "which this user may read"
+        ) from error
+    found = []
+    for name in names:
+        each = Folder(name, f"{root}/{name}", [])
+        try:
+            layout.local_files(storage.local_path(each.uri))  # says what hinders, where a listing leaves that out
+            each.files = storage.look(each.uri)
+        except Exception as error:
+            each.set_aside(error)
+        found.append(each)
+    return [each for each in found if each.files or each.state]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True  # looked at, and reported, as one
+
+
 def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: _Known) -> None:
     """Configuration and state of a corpus as it looks now."""
+    if each.state:
+        return
     try:
         each.config = _read(each)
-    except UserError as error:
-        each.state, each.reason = "quarantined", str(error)
+    except Exception as error:
+        each.set_aside(error)
         return
     if each.name not in known.corpora:
         each.state = "new"
@@ -249,11 +314,11 @@ def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: _
 
 def _read(each: Folder) -> CorpusConfig:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each.name):
-        raise UserError(
-            f"{each.uri}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder"
+        raise BadCollection(
+            f"{layout.printable(each.uri)}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder"
         )
     if not each.holds_documents:
-        raise UserError(
+        raise BadCollection(
             f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder"
         )
     wishes = as_dict(read_wishes(each))
@@ -265,11 +330,12 @@ def read_wishes(folder: Folder) -> Wishes:
     if WISHES not in folder.names:
         return Wishes()
     where = f"{folder.uri}/{WISHES}"
+    content = storage.read(where)  # a store that does not answer says nothing about the corpus
     try:
-        data = yaml.safe_load(storage.read(where))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse(Wishes, data or {}, where)
+        data = text_files.parse_yaml(text_files.decode(content, where), where)
+        return parse(Wishes, data or {}, where)
+    except UserError as error:
+        raise BadCollection(str(error)) from error
 
 
 def _content(each: Folder) -> str:
@@ -280,8 +346,7 @@ def _content(each: Folder) -> str:
     copy = storage.local_copy(each.uri)
     digest = storage.digest_folder(copy)
     # A marker that is written again says nothing about the content, but it is part of the folder: that is one more reading.
-    if memo:
-        storage.put_if_absent(digest.encode(), memo)
+    _remember(digest, memo)
     return digest
 
 
@@ -294,37 +359,61 @@ def _wait(found: Sequence[Folder], config: CorporaConfig) -> None:
     log.info("%s: no %s, so looking again in %s s", names, config.marker, config.settle_seconds)
     time.sleep(config.settle_seconds)
     for each in unsure:
-        if storage.fingerprint_of(each.uri, storage.look(each.uri)) != each.look:
+        try:
+            same = _unchanged(each)
+        except Exception as error:
+            each.set_aside(error)
+            continue
+        if not same:
             each.reason = (
                 f"it changed within {config.settle_seconds} s, so it is still being uploaded: the next run takes it"
             )
             each.state, each.config = "uploading", None
 
 
+def _unchanged(each: Folder) -> bool:
+    return storage.fingerprint_of(each.uri, storage.look(each.uri)) == each.look
+
+
 def _check(each: Folder, corpus: PrepareConfig) -> None:
-    """Read a new or changed corpus whole, as the run would: what would end the run is quarantined instead."""
+    """Read a new or changed corpus whole, as the run would: what would end the run is set aside instead.
+
+    What the reader found wrong in it is remembered, so that it is read once; anything else is not.
+    """
     if each.config is None or each.state == "same":
         return
-    memo = _memo("checked", sha256(json.dumps([identity(each.config), as_dict(corpus)]).encode()).hexdigest())
-    told = _remembered(memo)
-    if told is None:
-        told = _problem(each.config, corpus)
-        if memo:
-            storage.put_if_absent(told.encode(), memo)
-    if told:
-        each.state, each.reason, each.config = "quarantined", told, None
+    try:
+        if each.config.prompt:
+            _check_prompt(each)
+        data = [READER, identity(each.config), as_dict(corpus)]
+        memo = _memo("checked", sha256(json.dumps(data).encode()).hexdigest())
+        told = _remembered(memo)
+        if told is None:
+            told = _problem(each.config, corpus)
+            if told and not _unchanged(each):
+                raise UserError(f"it changed while it was read ({told})")
+            _remember(told, memo)
+        if told:
+            raise BadCollection(told)
+    except Exception as error:
+        each.set_aside(error)
+
+
+def _check_prompt(each: Folder) -> None:
+    from inranker_flow.generation import prompts
+
+    try:
+        prompts.load(each.config.prompt if each.config else "")
+    except UserError as error:
+        raise BadCollection(str(error)) from error
 
 
 def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
-    """Why `prepare_corpus` refuses ``corpus``; "" where it does not."""
+    """Why `prepare_corpus` refuses what ``corpus`` holds; "" where it does not. Every other trouble is raised."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if corpus.prompt:
-                from inranker_flow.generation import prompts
-
-                prompts.load(corpus.prompt)
             stats = prepare_corpus(config, corpus, Path(folder) / "collection")
-        except UserError as error:
+        except BadCollection as error:
             return str(error)
     return "" if stats.documents else f"{corpus.uri}: holds no document that can be used"
 
@@ -343,6 +432,15 @@ def _remembered(memo: str) -> str | None:
         return None
 
 
+def _remember(answer: str, memo: str) -> None:
+    """Keep an answer; where that cannot be done it is found again next time."""
+    try:
+        if memo:
+            storage.put_if_absent(answer.encode(), memo)
+    except (UserError, OSError) as error:
+        log.warning("what was found is not kept for the next run: %s", error)
+
+
 def _decide(
     config: CorporaConfig,
     found: Sequence[Folder],
@@ -353,8 +451,20 @@ def _decide(
     work_key: str,
 ) -> tuple[str, bool]:
     """(reason, whether a run is due)."""
-    names = {state: [each.name for each in found if each.state == state] for state in ("new", "changed", "uploading")}
+    states = ("new", "changed", "uploading", "unread")
+    names = {state: [each.name for each in found if each.state == state] for state in states}
+    lost = sorted(set(names["unread"]) & set(known.corpora))
+    if lost:
+        return (
+            f"{', '.join(lost)} could not be read, which {known.version} was trained on: the next run tries again",
+            False,
+        )
     if not usable:
+        if names["unread"]:
+            return (
+                f"{', '.join(map(layout.printable, names['unread']))} could not be read: the next run tries again",
+                False,
+            )
         return f"there is no corpus to adapt to below {config.uri or 'corpora.uri, which is not set'}", False
     busy = sorted(set(names["uploading"]) & set(known.corpora))
     if busy:
@@ -390,5 +500,8 @@ def _markdown(
     rows = [(each.name, each.state, each.reason) for each in found]
     rows += [(each.name, "of the profile", each.uri) for each in targets]
     rows += [(name, "removed", "") for name in removed]
-    lines += [f"| {name} | {state} | {text.replace('|', '/')} |" for name, state, text in rows]
+    lines += [
+        f"| {layout.printable(name)} | {state} | {' '.join(text.split()).replace('|', '/')} |"
+        for name, state, text in rows
+    ]
     return "\n".join(lines) + "\n"

@@ -41,7 +41,7 @@ def known(digest: str) -> str:
 
 def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
     """The settings that negatives are drawn by: a draw is not kept under others."""
-    beside = ("keep_share", "test_depth")
+    beside = ("keep_share", "test_depth", "max_without_hits")
     return {key: value for key, value in as_dict(config).items() if key not in beside}
 
 

@@ -36,6 +36,11 @@ def publish(folder: Path) -> None:
             each.unlink()
 
 
+def moved(folder: Path) -> bool:
+    """True where only manifest and pointer are left of an artifact folder."""
+    return (folder / POINTER).is_file()
+
+
 def fetch(folder: Path) -> Path:
     """Where the content of ``folder`` is on this machine: itself, or a copy of what was moved."""
     pointer = folder / POINTER

@@ -16,10 +16,10 @@ import getpass
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from inranker_flow import registry, tracking
+from inranker_flow import registry
 from inranker_flow.errors import UserError
 from inranker_flow.registry import CHAMPION, Version
 
@@ -53,17 +53,32 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class State:
-    """What the log says. ``before`` are the versions that a rollback leads back to, the nearest last.
+class Place:
+    """A version that served: its number, and the digest of its weights ("" where it was not recorded).
 
-    ``barred``: versions that a person took out of service, and by which entry; the gate does not bring them back.
+    A registered model that was deleted and made anew gives the same numbers to other models.
+    """
+
+    version: str = ""
+    digest: str = ""
+
+    def same(self, other: Place) -> bool:
+        """True for the same model under the same number, as far as is known."""
+        return self.version == other.version and (not self.digest or not other.digest or self.digest == other.digest)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the log says: what serves ``now``; the ``places`` that a rollback leads back to, the nearest last; what a person
+    took ``out`` of service, and by which entry: the gate does not bring it back.
+
     ``lost``: numbers of entries that came too late and changed nothing.
     """
 
-    serving: str = ""
+    now: Place = Place()
     last: Entry | None = None
-    before: tuple[str, ...] = ()
-    barred: Mapping[str, Entry] = field(default_factory=dict)
+    places: tuple[Place, ...] = ()
+    out: tuple[tuple[Place, Entry], ...] = ()
     lost: frozenset[int] = frozenset()
 
     @property
@@ -71,24 +86,50 @@ class State:
         """Of the entry that counted last; 0 before the first."""
         return self.last.number if self.last else 0
 
+    @property
+    def serving(self) -> str:
+        """The number of the version that serves; "" for none."""
+        return self.now.version
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The numbers of ``places``."""
+        return tuple(each.version for each in self.places)
+
+    @property
+    def barred(self) -> dict[str, Entry]:
+        """The numbers of what is ``out``."""
+        return {place.version: entry for place, entry in self.out}
+
+    def taken_out(self, version: Version) -> Entry | None:
+        """The entry by which a person took ``version`` out of service, or None."""
+        return next((entry for place, entry in self.out if place.same(_place(version))), None)
+
 
 def replay(entries: Sequence[Entry]) -> State:
     """What serves after ``entries``, given in any order: a pure function, the same for everyone who reads the log."""
     state = State()
     for entry in sorted(entries, key=lambda each: each.number):
         if entry.after != state.number:
-            state = State(state.serving, state.last, state.before, state.barred, state.lost | {entry.number})
+            state = replace(state, lost=state.lost | {entry.number})
             continue
-        barred = {version: by for version, by in state.barred.items() if version != entry.target}
-        moved = state.serving not in ("", entry.target)
+        target = Place(entry.target, entry.details.get("digest", ""))
+        out = [(place, by) for place, by in state.out if not place.same(target)]
+        moved = bool(state.serving) and not state.now.same(target)
         if moved and entry.kind != "PROMOTE":
-            barred[state.serving] = entry
-        if entry.kind == "ROLLBACK" and state.before[-1:] == (entry.target,):
-            before = state.before[:-1]  # back to where it was: rolling back once more goes further back
+            out = [*((place, by) for place, by in out if not place.same(state.now)), (state.now, entry)]
+        back = [number for number, place in enumerate(state.places) if place.same(target)]
+        if entry.kind == "ROLLBACK" and back:
+            # Back to where it was: rolling back once more goes further back. What lay between was gone.
+            places = state.places[: back[-1]]
         else:
-            before = (*state.before, state.serving) if moved else state.before
-        state = State(entry.target, entry, before, barred, state.lost)
+            places = (*state.places, state.now) if moved else state.places
+        state = State(target, entry, places, tuple(out), state.lost)
     return state
+
+
+def _place(version: Version | None) -> Place:
+    return Place(version.version, version.tags.get(registry.DIGEST, "")) if version else Place()
 
 
 def log_name(name: str) -> str:
@@ -98,16 +139,7 @@ def log_name(name: str) -> str:
 
 def read(name: str) -> list[Entry]:
     """All entries about ``name``, the oldest first; empty where there is no log yet."""
-    client = tracking.client()
-    found: list[Any] = []
-    page = None
-    with tracking.explained(f"read the history of {name}"):
-        while True:
-            # Not ordered by the server: it would order numbers as it pleases.
-            page = client.search_model_versions(f"name = '{log_name(name)}'", page_token=page.token if page else None)
-            found += page
-            if not page.token:
-                break
+    found = registry.search(log_name(name), f"read the history of {name}")
     return sorted((_entry(each) for each in found), key=lambda each: each.number)
 
 
@@ -135,17 +167,51 @@ def settle(name: str) -> State:
         # and what is appended for it comes too late to count.
         state = replay(read(name))
         serving = registry.champion(name)
-        version = serving.version if serving else ""
-        if version == state.serving:
+        now = _place(serving)
+        if now.same(state.now):
             if state.last and not state.last.applied:
                 _mark(name, state.last)
             return state
-        if state.last and not state.last.applied:
+        known = registry.versions(name)
+        lost = problem(state.now, known)
+        if state.last and not state.last.applied and not lost:
             log.info("%s: finishing the change to version %s that was interrupted", name, state.last.target)
             _apply(name, state.last)
             continue
         why = "the alias was moved outside of this project" if state.last else "served before this history began"
-        _append(name, state, "FOUND", version, "unknown", why, {}, applied=True)
+        why = f"{lost}, so this serves instead" if lost and serving else lost or why
+        _append(name, state, "FOUND", now.version, "unknown", why, {"digest": now.digest}, applied=True)
+
+
+def problem(place: Place, known: Mapping[str, Version]) -> str:
+    """Why what served at ``place`` cannot serve again, where these versions are ``known`` to the registry; "" if it can."""
+    if not place.version:
+        return ""
+    if place.version not in known:
+        return f"version {place.version} is gone"
+    return "" if place.same(_place(known[place.version])) else f"version {place.version} is another model now"
+
+
+def gone(name: str) -> str:
+    """Which champion of ``name`` went away, and what to do, where the log knows one and none serves; else ""."""
+    if registry.champion(name):
+        return ""
+    state = replay(read(name))
+    place = state.now if state.serving else state.places[-1] if state.places else None
+    if place is None:
+        return ""
+    lost = problem(place, registry.versions(name))
+    if lost:
+        return (
+            f"{name}: no champion serves, and the last one cannot serve again: {lost}; let another serve: make rollback "
+            "WHY=... or make promote VERSION=N WHY=... (make history shows what served)"
+        )
+    if state.last and not state.last.applied:
+        return ""  # interrupted before the alias moved: the next change finishes it
+    return (
+        f"{name}: no champion serves: the alias was taken from version {place.version}; bring it back, or let another "
+        f"serve: make promote VERSION={place.version} WHY=..."
+    )
 
 
 def move(
@@ -158,7 +224,7 @@ def move(
     finishes what was begun.
     """
     state = settle(version.name)
-    if state.serving == version.version:
+    if state.now.same(_place(version)):
         return True
     if expected is not None and state.serving != expected:
         return False
@@ -172,12 +238,32 @@ def move(
 
 
 def previous(name: str) -> tuple[State, str]:
-    """The settled state and the version that a rollback restores; :class:`UserError` where there is none."""
+    """The settled state and the version that a rollback restores: :func:`leads_back`'s first."""
     state = settle(name)
-    if not state.before:
-        now = f"before version {state.serving}" if state.serving else "of this name"
-        raise UserError(f"{name}: no champion {now} is known; choose a version with: make promote VERSION=N WHY=...")
-    return state, state.before[-1]
+    return state, next(version.version for version, _ in leads_back(name, state) if version)
+
+
+def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
+    """What a rollback meets on its way, the nearest first: a version that may serve, or None and why it is skipped.
+
+    What is gone is skipped, and what is another model under its number. :class:`UserError` where no version is left.
+    """
+    known = registry.versions(name)
+    found: dict[str, tuple[Version | None, str]] = {}
+    for place in reversed(state.places):
+        why = problem(place, known)
+        if why or not place.same(state.now):
+            found.setdefault(why or place.version, (None if why else known[place.version], why))
+    if not any(version for version, _ in found.values()):
+        raise UserError(nowhere(name, state, list(found)))
+    return list(found.values())
+
+
+def nowhere(name: str, state: State, skipped: Sequence[str]) -> str:
+    """Why a rollback leads nowhere, and the way out."""
+    now = f"before version {state.serving}" if state.serving else "of this name"
+    known = f"is left: {'; '.join(skipped)}" if skipped else "is known"
+    return f"{name}: no champion {now} {known}; choose a version with: make promote VERSION=N WHY=..."
 
 
 def person() -> str:

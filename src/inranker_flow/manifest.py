@@ -1,12 +1,14 @@
 """`manifest.json`: what an artifact folder holds, of which dataset, where it comes from, with content digests.
 
-The dataset's name travels inside the artifact, so that lists of artifacts are joined by name and never by position.
+The dataset's name travels inside the artifact, so that lists of artifacts are joined by name and never by position. Who
+reads an artifact asks first whether it still is what its manifest says (:func:`check`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write, digest_file, digest_folder
+from inranker_flow.storage import atomic_write, check_names, digest_file, digest_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +38,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``dataset`` name, ``stage`` that wrote it, ``files`` -> sha256 hex digest, free-form JSON ``details``.
+    """``dataset`` name, ``stage`` that wrote it, ``files`` -> sha256 hex digest, free-form JSON ``details``, ``sizes`` of the
+    files in bytes (empty in a manifest of older code).
 
     ``tables``: Parquet file -> table, version, rows, columns (name -> type) and a digest of the rows. ``content`` is a digest
     of dataset, rows and other files: the same content has the same digest, whatever code made it (``origin``, see
@@ -50,6 +53,7 @@ class Manifest:
     tables: dict[str, Any] = field(default_factory=dict)
     content: str = ""
     origin: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 _origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
@@ -74,7 +78,8 @@ def write_manifest(folder: str | os.PathLike[str], *, dataset: str, stage: str, 
     tables = {name: _table(path) for name, path in names.items() if path.suffix == ".parquet"}
     content = _content(dataset, files, tables)
     origin = _origin.get()
-    manifest = Manifest(dataset, stage, files, details, tables, content, asdict(origin) if origin else {})
+    sizes = {name: path.stat().st_size for name, path in names.items()}
+    manifest = Manifest(dataset, stage, files, details, tables, content, asdict(origin) if origin else {}, sizes)
     with atomic_write(folder / FILENAME) as out:
         out.write(json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
     return manifest
@@ -131,14 +136,24 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Read an artifact's manifest; :class:`UserError` when it is missing, malformed, or says another digest than it has."""
     path = Path(folder) / FILENAME
     try:
-        found = Manifest(**json.loads(path.read_text()))
+        found = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        check_names([*found.files, *found.tables], str(path), Path(folder))
+        content = _content(found.dataset, found.files, found.tables)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: missing, so the stage that should have written this artifact did not end") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest: {error}") from error
-    if found.content != _content(found.dataset, found.files, found.tables):
-        raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; run its stage again")
+        raise UserError(
+            f"{path}: missing, so the stage that should have written this artifact did not end; {_remedy(path.parent)}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {_remedy(path.parent)}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest: {error}; {_remedy(path.parent)}") from error
+    if found.content != content:
+        raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; {_remedy(path.parent)}")
     return found
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove {folder} and run its stage again (on a cluster: with KFP's cache off)"
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:
@@ -148,10 +163,56 @@ def content_digest(path: str | os.PathLike[str]) -> str:
     return digest_folder(path) if Path(path).is_dir() else digest_file(path)
 
 
-def damaged(folder: str | os.PathLike[str]) -> str:
-    """Name of the first file of an artifact that is missing or not what its manifest says; "" where all are."""
+#: Files that this process has compared with a digest, as they were then.
+_compared: set[tuple[str, str, int, int, int]] = set()
+#: A file that was changed less than so many ns before may change again without another time.
+_SETTLED = 2 * 10**9
+
+
+def check(folder: str | os.PathLike[str], *, whole: bool = False) -> Manifest:
+    """The manifest of an artifact that is still what it says.
+
+    Sizes are compared always, the content of a file where it was written after the manifest, or ``whole``. A transfer
+    writes files anew, so what came over a network is read once. A model folder holds nothing else: loaders read what they
+    find. Raises :class:`UserError` naming file, artifact and remedy.
+    """
     folder = Path(folder)
-    for name, digest in read_manifest(folder).files.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            return name
+    manifest = read_manifest(folder)
+    written = (folder / FILENAME).stat().st_mtime_ns
+    for name, digest in manifest.files.items():
+        problem = _problem(folder / name, digest, manifest.sizes.get(name), written, whole)
+        if problem:
+            raise _refused(folder, name, problem, manifest)
+    if "config.json" in manifest.files:
+        for path in sorted(folder.iterdir()):
+            if path.name not in manifest.files and path.is_file() and path.name != FILENAME and path.name[0] != ".":
+                raise _refused(folder, path.name, "a file that its manifest does not know", manifest)
+    return manifest
+
+
+def _refused(folder: Path, name: str, problem: str, manifest: Manifest) -> UserError:
+    stage = f"{manifest.stage} {manifest.dataset}".strip()
+    return UserError(f"{folder / name}: {problem}, so this artifact is not what {stage} wrote; {_remedy(folder)}")
+
+
+def _problem(path: Path, digest: str, size: int | None, written: int, whole: bool) -> str:
+    """What is wrong with a file whose artifact's manifest was ``written`` at that time (ns); "" where nothing is."""
+    try:
+        found = path.stat()
+        if not path.is_file():
+            return "no file"
+        # As the kernel keeps it, a file's last change cannot be set back, as its modification time can.
+        changed = max(found.st_mtime_ns, found.st_ctime_ns)
+        if size is not None and found.st_size != size:
+            return f"{found.st_size:,} bytes long and not {size:,}"
+        seen = (str(path.absolute()), digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if (whole or size is None or changed >= written) and seen not in _compared:
+            if digest_file(path) != digest:
+                return "other content than its manifest says"
+            if time.time_ns() - changed > _SETTLED:
+                _compared.add(seen)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     return ""

@@ -72,7 +72,7 @@ def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[
         "target collections.",
         f"## How well it does\n\n{_measures(system, summary)}",
         f"## How it was made\n\n{_made(training, summary)}",
-        f"## Prompt\n\n{_prompt(training)}",
+        f"## Prompt\n\n{_prompt(training)}{_served(summary['models'].get(system, {}).get('served', {}))}",
         f"## Limits\n\n{_limits(training, summary)}",
         f"## Licences\n\n{_licences(training, summary)}",
         f"## How to load it\n\n{_loading(name, training)}",
@@ -199,6 +199,21 @@ def _prompt(training: Mapping[str, Any]) -> str:
         f"The score is the logit of `{config['true_token']}` less that of `{config['false_token']}` at the first decoder "
         "step. A passage is title and text, joined by a space."
     )
+
+
+def _served(served: Mapping[str, Any]) -> str:
+    """With what it was measured, and is served by MLflow, beside its prompt."""
+    words, dtype = served.get("passage_words"), served.get("dtype", "auto")
+    text = ""
+    if words:
+        apart = served.get("passage_stride") or max(1, words // 2)
+        text += (
+            f"\n\n**Long passages.** It was measured, and the MLflow model serves, by parts of {words} words, {apart} apart: the "
+            "score of a longer text is that of its best part. The other ways to load it read the beginning alone."
+        )
+    if dtype != "auto":
+        text += f"\n\nIt was measured, and the MLflow model computes, in {dtype}."
+    return text
 
 
 def _loading(name: str, training: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from html import escape
 from http.client import HTTPException
 from urllib.parse import quote
 
-from inranker_flow import run_state, tracking, web
+from inranker_flow import redaction, run_state, tracking, web
 from inranker_flow.errors import UserError
 from inranker_flow.run_state import Outcome
 
@@ -60,7 +60,7 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
 def _compared(run_id: str) -> list[str]:
     """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
     kfp_run_id = tracking.own_parent()
-    if not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
+    if not kfp_run_id or not tracking.configured_uri():
         return []
     said = run_state.description(run_id)
     if not said:
@@ -73,7 +73,7 @@ def _compared(run_id: str) -> list[str]:
     try:
         did = reality.done(tracking.stages_of(tracking.parent_of_kfp(kfp_run_id)))
     except Exception as error:  # as below
-        log.warning("what was planned is not compared: %s", " ".join(str(error).split())[:300])
+        log.warning("what was planned is not compared: %s", redaction.line(error))
         return []
     return [said, f"computed in this run: {planning.sentence(did)}"]
 
@@ -86,12 +86,12 @@ def _link(run_id: str) -> list[str]:
 
 def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:
     kfp_run_id = tracking.own_parent()
-    if not kfp_run_id or "MLFLOW_TRACKING_URI" not in os.environ:
+    if not kfp_run_id or not tracking.configured_uri():
         return
     try:
         tracking.close_parent(kfp_run_id, _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
     except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
-        log.warning("the run in MLflow stays open: %s", " ".join(str(error).split())[:300])
+        log.warning("the run in MLflow stays open: %s", redaction.line(error))
 
 
 def _post(text: str) -> None:
@@ -100,7 +100,7 @@ def _post(text: str) -> None:
     if not url:
         return
     # Slack reads &, < and > as markup.
-    message = {"text": escape(text, quote=False)}
+    message = {"text": escape(redaction.redact(text), quote=False)}
     for pause in (*PAUSES, None):
         try:
             web.request(url, method="POST", data=message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from inranker_flow import discovery, history, model_card, promotion, registry, r
 from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.report import render
-from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.manifest import check, read_manifest, write_manifest
 from inranker_flow.registry import Version
 from inranker_flow.storage import atomic_write
 
@@ -22,6 +22,12 @@ log = logging.getLogger(__name__)
 
 #: The system of the evaluation that may become champion.
 CHALLENGER = "phase2"
+#: What `distill` and `evaluate` always write, and a verdict, a model card or the page is made from.
+_TRAINING = ("start", "inputs", "config", "versions", "steps", "best_step")
+_SUMMARY = (
+    *("headline", "measures", "systems", "students", "models", "latency", "unmeasured", "datasets", "skipped", "leaks"),
+    *("config", "families", "average", "intervals", "comparisons", "cases", "training", "generation", "licences"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,25 @@ def promote(
     promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or does not answer.
     """
     name = config.model_name
-    training, summary = _read_json(student / "training.json"), _read_json(evaluation / "summary.json")
+    # Nothing that was changed after it was measured decides.
+    made_of = check(student, whole=True)
+    check(evaluation, whole=True)
+    training, summary = (
+        _read_json(student / "training.json", _TRAINING),
+        _read_json(evaluation / "summary.json", _SUMMARY),
+    )
     state = history.settle(name)
     decided = _decide(config, evaluation, summary, champion)
 
     digest = model_digest(student)
     current = registry.champion(name)
-    known = registry.registered(name, digest)
+    serving = _serving(training, summary)
+    known = registry.registered(name, digest, registry.identity(made_of.files, serving.scoring))
+    if gone := history.gone(name):
+        decided = _held(decided, _champion_gone(gone))
     if current and current.reference != champion and not (known and known.version == current.version):
         decided = _held(decided, _champion_changed(current.reference))
-    taken_out = state.barred.get(known.version) if known else None
+    taken_out = state.taken_out(known) if known else None
     if known and taken_out and decided.verdict == "PROMOTE":
         decided = _held(decided, _taken_out(known, taken_out))
 
@@ -72,13 +87,12 @@ def promote(
     tags |= discovery.trained_on(targets, work_key)
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
-    version = registry.register(
-        name, student, digest, {**tags, **_verdict(decided)}, _serving(training), run_id, card, about
-    )
-    if current is None or current.version != version.version or current.tags.get("run_key") == run_key:
+    version = registry.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
+    own = current is not None and current.version == version.version
+    if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
         registry.set_tags(version, {**tags, **_verdict(decided)})
-    # else other code made the champion again: it keeps the record of its own promotion
+    # else the champion was made again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
@@ -86,7 +100,9 @@ def promote(
         registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
         if not history.move(version, "PROMOTE", _who(), decided.reasons[0].message, details, expected):
             faster = registry.champion(name)
-            decided = _held(decided, _champion_changed(faster.reference if faster else "another version"))
+            gone = history.gone(name)
+            changed = _champion_changed(faster.reference if faster else "another version")
+            decided = _held(decided, _champion_gone(gone) if gone else changed)
             registry.set_tags(Version(name, version.version, {}), _verdict(decided))
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
@@ -159,6 +175,11 @@ def _held(decided: promotion.Decision, reason: promotion.Reason) -> promotion.De
     return replace(decided, verdict="HOLD", reasons=(reason, *decided.reasons))
 
 
+def _champion_gone(gone: str) -> promotion.Reason:
+    # Better than BM25 is not better than what served.
+    return promotion.Reason("champion_gone", "", gone)
+
+
 def _champion_changed(reference: str) -> promotion.Reason:
     text = f"{reference} became champion after this evaluation began; run again to be measured against it"
     return promotion.Reason("champion_changed", "", text)
@@ -209,15 +230,19 @@ def _who() -> str:
     return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
-def _serving(training: Mapping[str, Any]) -> registry.Serving:
-    """How the student was trained to read, and with what: serving renders, truncates and computes in the same way."""
-    scoring = {key: training["config"][key] for key in ("max_length", "truncation", "true_token", "false_token")}
-    return registry.Serving(scoring, training["versions"])
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
+    """With what the student was measured it is served; where its folder says how it reads, that decides in both."""
+    measured = summary["models"].get(CHALLENGER, {})
+    return registry.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The object in a JSON file that holds at least ``keys``."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error}); the stage that writes it must run again") from error
-    return found
+    missing = [f"no {key!r}" for key in keys if key not in found] if isinstance(found, dict) else ["no JSON object"]
+    if missing:
+        raise UserError(f"{path}: holds {missing[0]}, so it is not complete; the stage that writes it must run again")
+    return dict(found)

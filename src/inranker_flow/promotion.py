@@ -41,7 +41,8 @@ class Reason:
 
 @dataclass(frozen=True)
 class Decision:
-    """``verdict`` and at least one reason, the decisive ones first; ``against`` is what the challenger had to beat."""
+    """``verdict`` and at least one reason, the decisive ones first and the worst of them before the others;
+    ``against`` is what the challenger had to beat."""
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
@@ -141,7 +142,7 @@ def _losses(gains: Mapping[str, float], policy: PromoteConfig, against: str) -> 
             f"{policy.measure} on {name} is {-gain:.4f} below {_title(against)}; {policy.max_loss:g} is allowed",
             {"gain": gain, "max_loss": policy.max_loss},
         )
-        for name, gain in gains.items()
+        for name, gain in sorted(gains.items(), key=lambda each: (each[1], each[0]))
         if gain < -policy.max_loss - TOLERANCE
     ]
 
@@ -198,7 +199,7 @@ def _few_queries(opponent: Measures, policy: PromoteConfig) -> list[Reason]:
             f"{count} test queries on {name} prove nothing; the policy asks for {policy.min_queries}",
             {"queries": count, "min_queries": policy.min_queries},
         )
-        for name, count in counts.items()
+        for name, count in sorted(counts.items(), key=lambda each: (each[1], each[0]))
         if count < max(policy.min_queries, 1)
     ]
 

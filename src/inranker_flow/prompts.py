@@ -8,12 +8,13 @@ documents).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from inranker_flow.beginnings import Beginnings
 from inranker_flow.errors import UserError
 
 #: Part of every label's identity: change it whenever the ids for some input change.
@@ -78,6 +79,13 @@ class Ragged:
         return ids
 
 
+def common(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places in ``values`` of those that ``known``, which ascends, holds, their places in ``known``)."""
+    numbers = np.searchsorted(known, values)
+    places = np.flatnonzero(known[np.minimum(numbers, len(known) - 1)] == values) if len(known) else np.empty(0, int)
+    return places, numbers[places]
+
+
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
     ends = np.cumsum(counts)
@@ -131,6 +139,14 @@ class Renderer:
     def encode_documents(self, documents: Sequence[str]) -> list[list[int]]:
         """Token ids of ``Document: {document}``, one list for each document."""
         return self.split_documents(documents)[0]
+
+    def begin_queries(self, queries: Iterable[str]) -> Iterator[str]:
+        """The beginnings of queries that a prompt can hold (see `beginnings`)."""
+        return Beginnings(self.tokenizer, self.max_length, "Query: ").of(queries)
+
+    def begin_documents(self, documents: Iterable[str]) -> Iterator[str]:
+        """As :meth:`begin_queries`."""
+        return Beginnings(self.tokenizer, self.max_length, "Document: ").of(documents)
 
     @property
     def parts_alone(self) -> bool:

@@ -144,7 +144,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
     mounted = set(environment.get(SECRET_NAMES, "").split(","))
     for name, content in environment.items():
         value = content.strip()
-        if name == SECRET_NAMES or len(value) < _LEAST or value.isdigit() and len(value) < _LONG:
+        if name == SECRET_NAMES or len(value) < _LEAST or (value.isdigit() and len(value) < _LONG):
             continue
         if value.lower() not in _SWITCHES and _is_secret(name, name in mounted and len(value) >= _LONG):
             yield value

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -18,8 +20,8 @@ from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, as_dict
-from inranker_flow.errors import UserError
-from inranker_flow.manifest import Origin, content_digest
+from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.manifest import FILENAME, Origin, content_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Work:
             stats = kind(**entry["stats"])
             for name, path in outputs.items():
                 self._fetch(entry["outputs"][name], path)
+                _check_complete(entry["outputs"][name], path)
         except FileNotFoundError as error:
             if str(error.filename) not in (self._entry, str(storage.local_path(self._entry))):
                 self._again(f"{error.filename} is gone", outputs)
@@ -109,12 +112,15 @@ class Work:
             self._copy(files[""], aside)
             aside.replace(path)
             return
+        storage.check_names(files, self._entry, path)
         shutil.rmtree(path, ignore_errors=True)
         with storage.atomic_folder(path) as folder:
             for name, digest in files.items():
                 self._copy(digest, folder / name)
 
     def _copy(self, digest: str, path: Path) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise UserError(f"{self._entry}: {digest[:80]!r} is no digest of a file")
         storage.download(f"{self._content}/{digest}", path)
         if storage.digest_file(path) != digest:
             raise UserError(f"{self._content}/{digest}: damaged")
@@ -142,6 +148,15 @@ class Work:
             if self._damaged or not storage.exists(uri):
                 storage.upload(files[name], uri)
         return digests
+
+
+def _check_complete(files: Mapping[str, str], path: Path) -> None:
+    """Raise :class:`UserError` where the ``files`` that were put into a folder are not those of their own manifest."""
+    if FILENAME in files:
+        said = read_manifest(path).files
+        if said != {name: digest for name, digest in files.items() if name != FILENAME}:
+            raise UserError(f"{path}: not the files that its manifest names")
+        os.utime(path / FILENAME)  # all was compared just now: nothing is newer than this
 
 
 def _files(folder: Path) -> list[Path]:
@@ -194,7 +209,12 @@ def _identity(value: Any) -> Any:
         return value
     from inranker_flow import registry
 
-    return [value, registry.digest(value)]
+    try:
+        return [value, registry.digest(value)]
+    except NoAnswer:
+        raise
+    except UserError:  # gone since the run began: the stage says what follows from that
+        return [value, "gone"]
 
 
 def _digests(paths: Any) -> Any:

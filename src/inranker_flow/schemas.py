@@ -25,6 +25,8 @@ from inranker_flow.storage import disk_errors
 
 #: Rows in one row group, and so the most that a reader or writer holds as Arrow memory at a time.
 BATCH_ROWS = 65_536
+#: Bytes of a batch that is read, about: rows of long texts come in smaller batches.
+BATCH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -180,12 +182,22 @@ def read_batches(table: Table, path: str | os.PathLike[str], batch_rows: int = B
             missing = [name for name in table.schema.names if name not in source.schema_arrow.names]
             if missing:
                 raise UserError(f"{file}: not a {table.name} table: column {missing[0]} is missing")
+            rows, size = source.metadata.num_rows, _size(source.metadata)
+            batch_rows = max(min(batch_rows, BATCH_BYTES * rows // max(size, 1)), 1) if rows else batch_rows
             for batch in source.iter_batches(batch_size=batch_rows, columns=table.schema.names):
-                yield batch.cast(table.schema)
+                # Texts that are there again and again take less in the file than here.
+                step = max(batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1), 1)
+                for start in range(0, batch.num_rows, step):
+                    yield batch.slice(start, step).cast(table.schema)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; expected a {table.name} table") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+def _size(metadata: pq.FileMetaData) -> int:
+    """Bytes of a file's columns before compression."""
+    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
 def count(table: Table, path: str | os.PathLike[str]) -> int:

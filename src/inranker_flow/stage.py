@@ -20,15 +20,26 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
-from inranker_flow import exchange, reuse, tracking
+from inranker_flow import environment, exchange, redaction, reuse, tracking
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME, Manifest, content_digest, made_from, read_manifest
+from inranker_flow.manifest import FILENAME, Manifest, check, content_digest, made_from, read_manifest
 from inranker_flow.storage import atomic_write, disk_errors
 
 log = logging.getLogger(__name__)
 
 #: Exit status of a stage that refused its input.
 REFUSED = 2
+#: Stages that read their inputs once more, whole: what they say decides what serves, and scoring or training takes longer.
+_WHOLE = frozenset({"distill_phase1", "distill_phase2", "evaluate", "promote"})
+#: Input -> the stage that writes it, for those whose names are no accident.
+_WRITTEN_BY = {
+    **dict.fromkeys(("collection", "collections"), "prepare_corpus"),
+    "candidates": "retrieve",
+    **dict.fromkeys(("labels", "training_sets", "replay"), "teacher_label"),
+    "queries": "generate_queries",
+    **dict.fromkeys(("student", "students", "start"), "distill"),
+    "evaluation": "evaluate",
+}
 
 
 def run_stage(
@@ -55,8 +66,10 @@ def run_stage(
     start = time.monotonic()
     dataset = ""
     try:
+        environment.settle()
         hints = get_type_hints(stage)
         parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
+        _check_given(inputs)
         dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
         start_logging(f"{name} {dataset}".strip())
         for artifact in outputs.values():
@@ -72,8 +85,10 @@ def run_stage(
             stats = work.restore(hints["return"], _paths(outputs)) if work else None
             reused = stats is not None
             if not reused:
+                fetched = _fetched(_paths(inputs))
+                _check_fetched(_paths(inputs), fetched, whole=name in _WHOLE)
                 with made_from(reuse.origin(parsed, _paths(inputs))):
-                    stats = stage(**parsed, **_fetched(_paths(inputs)), **_paths(outputs), **values)
+                    stats = stage(**parsed, **fetched, **_paths(outputs), **values)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds, **({"reused": 1.0} if reused else {})}
             if run:
@@ -87,14 +102,14 @@ def run_stage(
             exchange.publish(path)
         _write_metrics(metrics, {**getattr(stats, "metrics", {}), **numbers})
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
-        reason = getattr(stats, "reason", "")
+        reason = redaction.redact(getattr(stats, "reason", ""))
         _event(name, dataset, seconds=seconds, stats=numbers, reused=reused, reason=reason, **paths)
         log.info("%s in %.1f s: %s", "taken from the store" if reused else "done", seconds, _sentence(numbers))
         return stats
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
-        traceback.print_exc()
+        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(
             name,
@@ -106,13 +121,9 @@ def run_stage(
 
 def start_logging(label: str) -> None:
     """Log lines as ``HH:MM:SS [stage dataset] message`` on standard output, where Kubernetes and KFP read them."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stdout,
-        force=True,
-        datefmt="%H:%M:%S",
-        format=f"%(asctime)s [{label}] %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(redaction.Formatter(f"%(asctime)s [{label.replace('%', '%%')}] %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("inranker_flow").setLevel(logging.INFO)
 
@@ -131,12 +142,47 @@ def _parse(hint: Any, data: Any, where: str) -> Any:
 
 
 def _fail(name: str, dataset: str, start: float, message: str) -> NoReturn:
-    message = " ".join(message.split())
+    message = " ".join(redaction.redact(message).split())
     _event(name, dataset, seconds=time.monotonic() - start, error=message)
     start_logging(f"{name} {dataset}".strip())
     log.error("FAILED: %s", message)
     sys.stdout.flush()
     sys.exit(REFUSED)
+
+
+def _check_given(inputs: Mapping[str, Any]) -> None:
+    """Refuse an input that is not there, not what its manifest says, another stage's, or not the one that KFP knows."""
+    for key, given in inputs.items():
+        for artifact in _artifacts(given):
+            path = Path(artifact.path)
+            found = read_manifest(path) if exchange.moved(path) else check(path)
+            written_by = _WRITTEN_BY.get(key, found.stage)
+            if found.stage != written_by:
+                raise UserError(f"{path}: {key} is what {written_by} writes, and this was written by {found.stage}")
+            known = artifact.metadata.get("digest", "")
+            if known and known != found.content:
+                raise UserError(
+                    f"{path / FILENAME}: of other content than when {found.stage} ended, so its artifact was replaced; "
+                    f"remove {path} and run that stage again (on a cluster: with KFP's cache off)"
+                )
+
+
+def _artifacts(given: Any) -> list[Any]:
+    """KFP's artifacts in an input, whatever its structure."""
+    if given is None:
+        return []
+    if isinstance(given, Mapping | list | tuple):
+        return [
+            each for value in (given.values() if isinstance(given, Mapping) else given) for each in _artifacts(value)
+        ]
+    return [given]
+
+
+def _check_fetched(given: Any, fetched: Any, whole: bool) -> None:
+    """The same for the content that came from elsewhere, and the bytes of all files where the stage is one of `_WHOLE`."""
+    for path, copy in zip(_flat(given), _flat(fetched), strict=True):
+        if check(copy, whole=whole).content != read_manifest(path).content:
+            raise UserError(f"{copy}: not the artifact of {path}; remove both and run its stage again")
 
 
 def _paths(artifacts: Any) -> Any:

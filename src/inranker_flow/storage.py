@@ -13,18 +13,23 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
-from inranker_flow import scratch
+from inranker_flow import environment, scratch
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import credentials_in, line, redact
 
 T = TypeVar("T")
+
+#: What file systems take: bytes of one name, and of a path (with room for the name of a temporary file).
+_LONGEST_NAME, _LONGEST_PATH = 255, 3800
 
 #: Files larger than this are transferred in parts of this size.
 PART_BYTES = 16 * 2**20
@@ -115,7 +120,8 @@ def digest_folder(path: str | os.PathLike[str]) -> str:
     """sha256 over the names and contents of all files below ``path``, as hex."""
     root, digest = Path(path), sha256()
     for file in sorted(each for each in root.rglob("*") if each.is_file()):
-        digest.update(f"{file.relative_to(root).as_posix()}\0{digest_file(file)}\n".encode())
+        name = file.relative_to(root).as_posix().encode(errors="surrogateescape")  # bytes that are no UTF-8
+        digest.update(name + f"\0{digest_file(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -145,19 +151,44 @@ def local_copy(uri: str) -> Path:
     if not files:
         raise UserError(f"{uri}: nothing is stored there")
     single = len(files) == 1 and files[0].uri == uri
+    names = [Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/") for file in files]
     target = _cache_root() / fingerprint_of(uri, files)[:32]
+    check_names(names, uri, target)
     if not target.exists():
         try:
             with atomic_folder(target) as folder, explained(uri):
-                for file in files:
-                    name = Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/")
+                for file, name in zip(files, names, strict=True):
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     bucket, key = _split(file.uri)
                     _download(bucket, key, folder / name)
         except UserError:
             if not target.exists():  # else another process has just finished the same download
                 raise
-    return target / Path(uri).name if single else target
+    return target / names[0] if single else target
+
+
+def check_names(names: Iterable[str], source: str, folder: Path | None = None) -> None:
+    """Refuse names that are to be files below a folder and would lie anywhere else, before the first is written.
+
+    Who may write a key, a manifest or a record must not decide where this process writes. ``source`` has these names;
+    ``folder`` is where they are to lie. Raises :class:`UserError` with the first that is refused.
+    """
+    names = list(names)
+    known = set(names)
+    room = _LONGEST_PATH - len(os.fsencode(folder or ""))
+    for name in names:
+        parts = name.split("/")
+        if "" in parts or "." in parts or ".." in parts:
+            reason = "has an empty part, or a part . or .."
+        elif "\0" in name or "\\" in name:
+            reason = "holds a backslash or a zero byte"
+        elif max(len(os.fsencode(part)) for part in parts) > _LONGEST_NAME or len(os.fsencode(name)) > room:
+            reason = "is too long for a file's name"
+        elif shorter := next(("/".join(parts[:i]) for i in range(1, len(parts)) if "/".join(parts[:i]) in known), ""):
+            reason = f"lies below {shorter!r}, which is a file"
+        else:
+            continue
+        raise UserError(f"{source}: the name {name[:200]!r} {reason}: nothing was copied; rename or remove it there")
 
 
 def download(uri: str, path: Path) -> None:
@@ -181,6 +212,9 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
     path = Path(path)
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     for file in files:
+        if path.is_dir() and file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{file}: is a link to {file.resolve()}, outside of its folder; put a file there")
+    for file in files:
         target = f"{uri.rstrip('/')}/{file.relative_to(path).as_posix()}" if path.is_dir() else uri
         if target.startswith("s3://"):
             bucket, key = _split(target)
@@ -200,7 +234,7 @@ def list_files(uri: str) -> list[FileInfo]:
     bucket, key = _split(uri)
     prefix = key.rstrip("/")
     with explained(uri):
-        return sorted(patiently(lambda: _list_files(bucket, prefix)), key=lambda file: file.uri)
+        return sorted(patiently(lambda: _list_files(bucket, prefix, key.endswith("/"))), key=lambda file: file.uri)
 
 
 def look(uri: str) -> list[FileInfo]:
@@ -329,7 +363,8 @@ def fingerprint_of(uri: str, files: list[FileInfo]) -> str:
     """Digest over names relative to ``uri``, sizes and etags, as hex."""
     digest = sha256()
     for file in files:
-        digest.update(f"{file.uri.removeprefix(uri)}\0{file.size}\0{file.etag}\n".encode())
+        name = file.uri.removeprefix(uri)
+        digest.update(f"{name}\0{file.size}\0{file.etag}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -352,7 +387,12 @@ _NEVER = (501, 507)
 #: What servers say of a bucket or a disk that is full.
 _FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 
-#: Servers that have answered in this process: one that has is waited for, an address where nobody is is not.
+#: Attempts at a server that has not answered in this process: an address where nobody is is not waited for.
+FIRST_ATTEMPTS = 3
+#: Seconds in which such a server must answer, and those of one that has.
+FIRST_TIMEOUT, TIMEOUT = 6, 60
+
+#: Servers that have answered in this process.
 _answered: set[str] = set()
 
 
@@ -370,12 +410,11 @@ def patiently(action: Callable[[], T]) -> T:
         except Exception as error:
             if not _passes(error):
                 raise
-            if attempt == ATTEMPTS:
+            if attempt >= (ATTEMPTS if _endpoint() in _answered else FIRST_ATTEMPTS):
                 error.add_note(f"tried again for {time.monotonic() - began:.0f} s")
                 raise
             time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         else:
-            _answered.add(s3().meta.endpoint_url)
             return result
     raise AssertionError("the last attempt returns or raises")
 
@@ -394,12 +433,15 @@ def _passes(error: Exception) -> bool:
     if isinstance(error, exceptions.ClientError):
         code = error.response["Error"].get("Code", "")
         if code in _EXPIRED:
-            s3.cache_clear()  # a new session asks for its credentials anew
+            _clients.cache_clear()  # a new session asks for its credentials anew
             return True
         status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
         return code in _PASSING or (status >= 500 and status not in _NEVER and code not in _FULL_CODES)
-    if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
-        return s3().meta.endpoint_url in _answered
+    nobody = (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
+    if isinstance(error, nobody):
+        return _endpoint() in _answered
+    if isinstance(error, exceptions.SSLError | exceptions.ProxyConnectionError):
+        return _endpoint() in _answered
     cut = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
     return isinstance(error, (*cut, exceptions.FlexibleChecksumError, ResponseParserError))
 
@@ -434,11 +476,11 @@ def _put_if_absent_on_s3(data: bytes, uri: str) -> bool:
     return patiently(put_once)
 
 
-def _list_files(bucket: str, prefix: str) -> list[FileInfo]:
+def _list_files(bucket: str, prefix: str, folder: bool) -> list[FileInfo]:
     found = []
     for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
-            below = item["Key"] == prefix or item["Key"].startswith(f"{prefix}/" if prefix else "")
+            below = (item["Key"] == prefix and not folder) or item["Key"].startswith(f"{prefix}/" if prefix else "")
             if below and not item["Key"].endswith("/"):
                 found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')))
     return found
@@ -453,17 +495,82 @@ def _list_names(bucket: str, prefix: str) -> dict[str, int]:
     return found
 
 
-@cache
 def s3() -> Any:
-    """The S3 client. It gives up in seconds where nobody answers."""
+    """The S3 client. It gives up in seconds where nobody answers, and waits for a server that has answered before.
+
+    Raises :class:`UserError` where the environment or AWS' files do not make one.
+    """
+    first, later = _clients()
+    return later if first.meta.endpoint_url in _answered else first
+
+
+def _endpoint() -> str:
+    return str(_clients()[0].meta.endpoint_url)
+
+
+@cache
+def _clients() -> tuple[Any, Any]:
+    """The client for a server's first answer, and that for all others."""
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    config = Config(connect_timeout=3, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+    environment.forget_blanks()
+    region = os.environ.get("AWS_REGION")  # as AWS' other programs have it; boto3 knows AWS_DEFAULT_REGION alone
+    made = []
     try:
-        return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+        session = boto3.session.Session(region_name=region)  # the default session would keep old credentials
+        for attempts, timeout in ((2, FIRST_TIMEOUT), (3, TIMEOUT)):
+            config = Config(
+                connect_timeout=3, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": attempts}
+            )
+            made.append(session.client("s3", config=config))
+        _check_endpoint(made[0].meta.endpoint_url)
+    except BotoCoreError as error:
+        raise UserError(f"{' '.join(str(error).split())}; {_setting(error)}") from error
     except ValueError as error:
-        raise UserError(f"AWS_ENDPOINT_URL: {error}; give an address such as http://HOST:PORT") from error
+        raise UserError(f"AWS_ENDPOINT_URL: {redact(str(error))}; give an address such as http://HOST:PORT") from error
+    for client in made:
+        client.meta.events.register("after-call.s3", _has_answered(client.meta.endpoint_url))
+    return made[0], made[1]
+
+
+#: Make the next call read the environment anew.
+s3.cache_clear = _clients.cache_clear  # type: ignore[attr-defined]
+
+
+def _has_answered(endpoint: str) -> Callable[..., None]:
+    def note(http_response: Any, **_: Any) -> None:
+        if http_response.status_code < 500:
+            _answered.add(endpoint)
+
+    return note
+
+
+def _check_endpoint(address: str) -> None:
+    if credentials_in(address):
+        raise UserError(
+            "AWS_ENDPOINT_URL holds a user or a password, which S3 does not know; give http://HOST:PORT, and the keys in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
+        raise ValueError(f"{address} is no address of a server")
+
+
+def _setting(error: Exception) -> str:
+    """What to correct where no client can be made."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ProfileNotFound):
+        return "correct AWS_PROFILE (or unset it), or add that profile to ~/.aws/config"
+    if isinstance(error, exceptions.ConfigParseError | exceptions.ConfigNotFound):
+        return "correct that file, or name another in AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
+    if isinstance(error, exceptions.PartialCredentialsError | exceptions.NoCredentialsError):
+        return "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither where there is a role"
+    if isinstance(error, exceptions.InvalidRegionError):
+        return "correct AWS_REGION"
+    return "correct the AWS_* variables, or the profile in ~/.aws"
 
 
 def _download(bucket: str, key: str, path: Path) -> None:
@@ -497,25 +604,32 @@ def explained(uri: str) -> Iterator[None]:
         ConnectTimeoutError,
         EndpointConnectionError,
         NoCredentialsError,
+        PartialCredentialsError,
+        ReadTimeoutError,
     )
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except (EndpointConnectionError, ConnectTimeoutError) as error:
-        endpoint = s3().meta.endpoint_url
-        raise UserError(f"{uri}: no S3 server answers at {endpoint}; check AWS_ENDPOINT_URL and the network") from error
-    except NoCredentialsError as error:
+    except (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError) as error:
+        raise UserError(
+            f"{uri}: no S3 server answers at {_endpoint()}; check AWS_ENDPOINT_URL and the network{_tried(error)}"
+        ) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
         raise UserError(
             f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         ) from error
-    except (ClientError, BotoCoreError, Boto3Error) as error:
+    except (ClientError, BotoCoreError, Boto3Error, ResponseParserError, ValueError) as error:
         answer = _inside(error)
-        said = f"{uri}: S3 at {s3().meta.endpoint_url}"
+        said = f"{uri}: S3 at {_endpoint()}"
         if isinstance(answer, ClientError):
             about = answer.response["Error"]
-            said = f"{said} answered {about.get('Code', '?')}: {about.get('Message', '')}".strip()
+            message = f"{about.get('Code', '?')}: {about.get('Message', '')}".strip()
+            said = f"{said} answered {line(message)} ({answer.operation_name})"
+        elif isinstance(answer, ReadTimeoutError | EndpointConnectionError | ConnectTimeoutError):
+            said = f"{said}: no answer"
         else:
-            said = f"{said}: {' '.join(str(error).split())}"
+            said = f"{said}: {line(answer)}"
         raise UserError(f"{said}{_tried(error)}{_remedy(answer)}") from error
 
 
@@ -524,20 +638,57 @@ def _tried(error: BaseException) -> str:
     return "".join(f" ({note})" for note in getattr(error, "__notes__", []))
 
 
+#: S3's error code -> what to do.
+_REMEDIES = {
+    "NoSuchBucket": "create the bucket or correct the address",
+    "RequestTimeTooSkewed": "the clocks differ: set this machine's (or that server's) by NTP",
+    "NotImplemented": (
+        "this server lacks what was asked of it: update it, use another S3 server, or set INRANKER_STORE=off where it is the "
+        "store's"
+    ),
+    **dict.fromkeys(_EXPIRED, "what is stored stays, so renew the credentials and run again"),
+    **dict.fromkeys(_FULL_CODES, "what is stored stays, so make room there and run again"),
+    **dict.fromkeys(
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure", "InvalidSecurity"),
+        "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster: Secret inranker-s3)",
+    ),
+    # All that SeaweedFS says where its disk is full, its volumes are used up or the bucket is over its quota.
+    "InternalError": (
+        "what is stored stays. Servers that are full say this, too: look at the server's log, its free space and the bucket's "
+        "quota, then run again"
+    ),
+}
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "307"}
+
+
 def _remedy(error: Any) -> str:
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, exceptions.SSLError):
+        return "; name the file of your CA in AWS_CA_BUNDLE, or give http://... where the server speaks that"
+    if isinstance(error, exceptions.ProxyConnectionError):
+        return "; correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
+    if isinstance(error, ResponseParserError):
+        return "; what answers there is no S3 server: correct AWS_ENDPOINT_URL"
+    if isinstance(error, exceptions.ParamValidationError | UnicodeError):
+        return "; correct the address and the AWS_* variables"
     response = getattr(error, "response", {})
     code = response.get("Error", {}).get("Code", "")
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if status == 507 or code in _FULL_CODES:
-        return "; what is stored stays, so make room there and run again"
-    if code == "InternalError":
-        # All that SeaweedFS says where its disk is full, its volumes are used up or the bucket is over its quota.
-        return (
-            "; what is stored stays. Servers that are full say this, too: look at the server's log, its free space and the "
-            "bucket's quota, then run again"
-        )
-    if code in _EXPIRED:
-        return "; what is stored stays, so renew the credentials and run again"
+    about = response.get("ResponseMetadata", {})
+    status = about.get("HTTPStatusCode", 0)
+    if code in _REMEDIES:
+        return f"; {_REMEDIES[code]}"
+    if code in _ELSEWHERE:
+        named = response["Error"].get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return f"; set AWS_REGION to the bucket's region{f', {named}' if named else ''}, or correct AWS_ENDPOINT_URL"
+    if status == 507:
+        return f"; {_REMEDIES['QuotaExceeded']}"
+    if status == 501:
+        return f"; {_REMEDIES['NotImplemented']}"
+    if status in (401, 403):
+        right = error.operation_name.replace("ListObjectsV2", "ListBucket").replace("HeadObject", "GetObject")
+        return f"; grant s3:{right} on it to the access key or role of the runs"
     return ""
 
 
@@ -553,8 +704,9 @@ def _from_hub(uri: str) -> Path:
     dataset, _, name = rest.partition("/")
     if not (owner and dataset and name):
         raise UserError(f"{uri}: addresses on the hub are hf://OWNER/DATASET/FILE")
+    check_names([name], uri)
     try:
         return Path(hf_hub_download(f"{owner}/{dataset}", name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common base, and any of them means the same here
-        reason = str(error).splitlines()[0]
+        reason = line(str(error) or type(error).__name__)
         raise UserError(f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead") from error

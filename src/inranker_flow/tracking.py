@@ -9,23 +9,31 @@ API may overwrite an injected parent (mlflow#15713).
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import posixpath
+import re
+import shlex
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from inranker_flow import lifeline
+from inranker_flow import environment, lifeline, redaction
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
 from inranker_flow.storage import disk_errors
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXPERIMENT = "inranker"
 #: Tag of a parent run: the KFP run that it stands for.
@@ -34,33 +42,137 @@ KFP_RUN = "inranker.kfp_run_id"
 LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
-#: MLflow's own defaults retry a dead server for more than four minutes.
-_QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+#: MLflow's own defaults retry a dead server for more than four minutes. A server that has not answered yet gets seconds;
+#: one that has is waited for, because what it is to record took long. What a person has set decides in both cases.
+_FIRST = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    # A request that writes is a request that reads once it was redirected; so a redirect is an address to correct.
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
+}
+_LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+#: Entities that MLflow takes in one request.
+_BATCH = 100
+_NAME_LENGTH = 250
+
+#: Addresses that have answered in this process.
+_answered: set[str] = set()
+_asking = threading.Lock()
+
+
+def configured_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or "" where it is not set or empty."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+
+
+def database_uri(path: Path) -> str:
+    """Address of MLflow's SQLite database at ``path``, whatever characters are in it; the one place that writes such."""
+    name = str(path.expanduser().absolute())
+    # MLflow makes the folders of an address as they are written, encoded or not: only what must be is encoded, and then
+    # the driver is named, for which it makes none.
+    odd = "%" in name or "?" in name
+    return f"sqlite{'+pysqlite' if odd else ''}:///{name.replace('%', '%25').replace('?', '%3F')}"
 
 
 def client() -> Any:
-    """An :class:`mlflow.MlflowClient` for the configured server; a dead one raises within seconds.
+    """An :class:`mlflow.MlflowClient` for the configured server or database, which has answered once.
 
-    Raises :class:`UserError` naming the address.
+    MLflow's own client asks, so credentials, certificates and proxies are those that it knows. Raises
+    :class:`UserError` in one line, within seconds, where nothing or something else answers.
     """
-    for key, value in _QUICK.items():
-        os.environ.setdefault(key, value)
+    environment.forget_blanks()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
     _silence()
-
     uri = mlflow.get_tracking_uri()
-    if uri.startswith("http"):
-        _reach(uri)
+    with _asking:
+        if uri not in _answered:
+            with explained("be used"), _first_request():
+                _check_database(uri)
+                made = mlflow.MlflowClient()
+                _first_answer(made, uri)
+            _answered.add(uri)
+            return made
+    with explained("be used"):
+        return mlflow.MlflowClient()
+
+
+@contextmanager
+def _first_request() -> Iterator[None]:
+    """Few attempts and a short wait, where nobody has set them."""
+    before = {name: os.environ.get(name) for name in _FIRST}
+    os.environ.update({name: value for name, value in _FIRST.items() if before[name] in (None, _LATER.get(name))})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        for name, value in _LATER.items():
+            os.environ.setdefault(name, value)
+
+
+def _first_answer(mlflow_client: Any, uri: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return mlflow.MlflowClient()
+        mlflow_client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri}: {' '.join(str(error).split())[:200]}") from error
+        if not re.search(r"error code 30[78]\b", str(error)) or os.environ["MLFLOW_ALLOW_HTTP_REDIRECTS"] != "false":
+            raise
+        # These two keep what is asked.
+        os.environ["MLFLOW_ALLOW_HTTP_REDIRECTS"] = "true"
+        mlflow_client.search_experiments(max_results=1)
+
+
+def _check_database(uri: str) -> None:
+    """Open a database once, where ``uri`` is one: MLflow itself tries for minutes."""
+    if uri.startswith(("http:", "https:", "databricks", "file:")) or "://" not in uri:
+        return
+    import sqlalchemy
+
+    address = sqlalchemy.make_url(uri)
+    kind = address.get_backend_name()
+    if kind == "sqlite":
+        _check_sqlite(address.database or "", uri)
+    elif kind in ("postgresql", "mysql"):
+        engine = sqlalchemy.create_engine(address, connect_args={"connect_timeout": 5})
+        engine.connect().close()
+        engine.dispose()
+
+
+def _check_sqlite(name: str, uri: str) -> None:
+    import sqlite3
+    from urllib.parse import quote
+
+    if name.startswith("file:"):  # SQLite's own form of an address
+        return
+    if not name or name == ":memory:":
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {uri} names no file, so nothing would be kept; give sqlite:////FOLDER/mlflow.db"
+        )
+    path = Path(name)
+    if path.is_dir():
+        raise UserError(f"MLFLOW_TRACKING_URI: {path} is a folder; give the database's file, such as {path}/mlflow.db")
+    if not path.exists():
+        folder = next(each for each in path.absolute().parents if each.exists())
+        if not folder.is_dir():
+            raise UserError(f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} is a file; give another path")
+        if not os.access(folder, os.W_OK):
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} may not be written; give another path"
+            )
+        return
+    opened = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=3)
+    try:
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        opened.close()
 
 
 def create_database(path: Path) -> str:
@@ -72,12 +184,14 @@ def create_database(path: Path) -> str:
         _silence()
         import mlflow
 
+        _check_sqlite(str(path), database_uri(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.tmp")
         aside.unlink(missing_ok=True)
-        with disk_errors(path):
-            mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        with explained("be made", database_uri(path)), disk_errors(path):
+            mlflow.MlflowClient(tracking_uri=database_uri(aside)).search_experiments(max_results=1)
         aside.replace(path)
-    return f"sqlite:///{path}"
+    return database_uri(path)
 
 
 def _silence() -> None:
@@ -86,27 +200,11 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _reach(uri: str) -> None:
-    """One quick request, so that an unreachable server is told in seconds and in one line."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-    except urllib.error.HTTPError:
-        return  # it answers: proxies may guard /health
-    except (OSError, ValueError) as error:
-        raise NoAnswer(
-            f"MLFLOW_TRACKING_URI: no MLflow server answers at {uri} ({error}); start it, correct the address, "
-            "or unset it to use SQLite"
-        ) from error
-
-
 @contextmanager
-def explained(action: str) -> Iterator[None]:
+def explained(action: str, uri: str = "") -> Iterator[None]:
     """Turn whatever goes wrong in an exchange with MLflow into one line: where, what was asked, what it said, a remedy.
 
-    Raises :class:`NoAnswer`.
+    ``uri``: of what is asked, where it is not the configured one. Raises :class:`NoAnswer`.
     """
     try:
         yield
@@ -117,39 +215,139 @@ def explained(action: str) -> Iterator[None]:
     ) as error:  # MLflow's, its HTTP library's, its database's and its object store's have no common base
         import mlflow
 
-        text = " ".join(str(error).split())[:300]
-        raise NoAnswer(f"{mlflow.get_tracking_uri()}: cannot {action}: {text}; {_remedy(text)}") from error
+        where = redaction.redact(uri or mlflow.get_tracking_uri())
+        text = _said(error)
+        if action == "be used":
+            where, action = f"MLFLOW_TRACKING_URI: {where}", "be used as MLflow's server"
+            if unreachable := _unreachable(str(error)):
+                raise NoAnswer(
+                    f"MLFLOW_TRACKING_URI: no MLflow server answers at {where.partition(': ')[2]} ({unreachable}); start it, "
+                    "correct the address, or unset it to use SQLite"
+                ) from error
+        raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text)}") from error
+
+
+def _said(error: BaseException) -> str:
+    """What MLflow said, without the query of its database, the page of a proxy or the frames of its HTTP library."""
+    text = " ".join(redaction.redact(str(error)).split())
+    text = re.sub(r" ?\[SQL: .*|\(Background on this error at: .*", "", text)
+    text = re.sub(r"(Response body: '.{60}).*", r"\1...'", text)
+    return text[:300] or type(error).__name__
+
+
+def _unreachable(text: str) -> str:
+    """Why nobody was reached at an address; "" where somebody answered."""
+    for pattern, reason in (
+        (r"Failed to resolve|NameResolutionError", "no such host"),
+        (r"Connection refused", "connection refused"),
+        (r"timed out", "no answer in time"),
+        (r"No route to host|Network is unreachable", "no route to it"),
+        (
+            r"Connection aborted|RemoteDisconnected|Connection reset|IncompleteRead|ConnectionResetError",
+            "connection cut",
+        ),
+    ):
+        if re.search(pattern, text) and "ProxyError" not in text:
+            return reason
+    return ""
+
+
+#: What is found in MLflow's message -> what to do.
+_REMEDIES = (
+    (r"Invalid Host header|DNS rebinding", "start the MLflow server with --allowed-hosts and the host of this address"),
+    (
+        r"error code 401|UNAUTHENTICATED",
+        "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN (on a cluster: Secret "
+        "inranker-mlflow)",
+    ),
+    (
+        r"PERMISSION_DENIED|Permission denied|error code 403",
+        "grant it to the account of the runs (MLFLOW_TRACKING_TOKEN; on a cluster: Secret inranker-mlflow)",
+    ),
+    (r"readonly database", "grant it to the account of the runs"),  # SQLite; servers answer with a permission
+    (
+        r"error code 30\d",
+        "it redirects, to https or to a login page: give the address that it leads to, and MLFLOW_TRACKING_TOKEN or user and "
+        "password",
+    ),
+    (
+        r"not in a valid JSON format",
+        "what answers there is no MLflow: a login page, a proxy or another program. Correct the address, or log in "
+        "(MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
+    ),
+    (
+        r"error code (404|405|501)|ENDPOINT_NOT_FOUND",
+        "what answers there is no MLflow or an older one: correct the address (and its path), or update that server",
+    ),
+    (r"too many 429", "that server is asked too often: wait, and run again"),
+    (r"too many 50\d", "that server, or a proxy in front of it, is in trouble: see its log, and run again"),
+    (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
+     "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of your CA, or MLFLOW_TRACKING_INSECURE_TLS=true"),
+    (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure", "that server speaks http: give http://..."),
+    (r"suitable TLS CA certificate|must not be set|Failed to convert|TLS certificate file",
+     "correct that variable of the environment, or unset it"),
+    (r"ProxyError", "correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"),
+    (r"maintenance mode|unsupported URI|Could not parse|Invalid url|Invalid URL|Invalid IPv6|No host supplied|not a valid uri|"
+     r"not supported in the current version|No connection adapters",
+     "give http://HOST:PORT of an MLflow server or sqlite:////FOLDER/mlflow.db, or unset it"),
+    (r"No module named|Can't load plugin", "install that database's driver, or give the address of an MLflow server"),
+    (r"Databricks", "configure Databricks as its client wants it, or give the address of another MLflow server"),
+    (r"not a database|malformed|disk image",
+     "this file is damaged or no database: restore a copy of it, or move it away and a new one is made (without its runs and "
+     "models)"),
+    (r"out-of-date database schema|Can't locate revision",
+     "another version of MLflow made it: `mlflow db upgrade` with this address if that was an older one, else use that version"),
+    (r"database is locked", "another program holds it: wait for it or end it, and run again"),
+    (r"unable to open database file", "give a file in a folder that this account may read and write"),
+    (r"Max retries exceeded|Connection refused|Connection reset|Connection aborted", "start that server and run again"),
+    (r"deleted|must be in the 'active' state|RESOURCE_DOES_NOT_EXIST", "restore it in MLflow, or run again"),
+)  # fmt: skip
 
 
 def _remedy(text: str) -> str:
-    if "Invalid Host header" in text or "DNS rebinding" in text:
-        return "start the MLflow server with --allowed-hosts and the host of this address"
-    if any(word in text for word in ("PERMISSION_DENIED", "Permission denied", "401", "403", "UNAUTHENTICATED")):
-        return "grant it to the account of the runs (MLFLOW_TRACKING_TOKEN; on a cluster: Secret inranker-mlflow)"
-    if "readonly database" in text:  # SQLite; servers answer with a permission
-        return "grant it to the account of the runs"
-    if any(word in text for word in ("Max retries exceeded", "Connection refused", "Connection reset")):
-        return "start that server and run again"
-    return "see that server's log"
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "see that server's log")
 
 
 def experiment_id(mlflow_client: Any) -> str:
-    """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use."""
-    injected = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if injected:
-        return injected
+    """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use.
+
+    Raises :class:`UserError` where it was deleted: MLflow keeps it, and its name, and takes no run for it.
+    """
     from mlflow.exceptions import MlflowException
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    found = mlflow_client.get_experiment_by_name(name)
-    if found is None:
+    injected = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+    if injected:
+        with explained(f"find the experiment {injected} (MLFLOW_EXPERIMENT_ID)"):
+            return _usable(mlflow_client.get_experiment(injected))
+    with explained(f"read or create the experiment {name}"):
+        found = mlflow_client.get_experiment_by_name(name)
+        if found is not None:
+            return _usable(found)
         # With a database instead of a server, artifacts go where the caller says; a server decides for itself.
         location = os.environ.get("INRANKER_ARTIFACT_ROOT")
         try:
             return str(mlflow_client.create_experiment(name, artifact_location=location))
-        except MlflowException:  # another process was first
+        except MlflowException:  # another process was first, or it is refused
             found = mlflow_client.get_experiment_by_name(name)
-    return str(found.experiment_id)
+            if found is None:
+                raise
+            return _usable(found)
+
+
+def _usable(experiment: Any) -> str:
+    """Id of an experiment; :class:`UserError` for a deleted one, or what is none."""
+    import mlflow
+
+    uri = redaction.redact(mlflow.get_tracking_uri())
+    if not experiment.experiment_id:
+        raise UserError(f"MLFLOW_TRACKING_URI: what answers at {uri} is no MLflow: it gave an experiment without id")
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"MLflow's experiment {experiment.name} is deleted: bring it back (MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow "
+            f"experiments restore --experiment-id {experiment.experiment_id}), or set MLFLOW_EXPERIMENT_NAME to another"
+        )
+    return str(experiment.experiment_id)
 
 
 #: The run that this process logs into, for what must be attached to it (a model).
@@ -176,6 +374,31 @@ def log_file(run_id: str, path: Path, name: str) -> None:
         client().log_artifact(run_id, shutil.copy(path, Path(folder) / name))
 
 
+@contextmanager
+def _into(run_id: str, action: str) -> Iterator[None]:
+    """As :func:`explained`; but what cannot be recorded because a person has deleted the run is a warning: work is done."""
+    try:
+        with explained(f"{action} in run {run_id}"):
+            yield
+    except NoAnswer as error:
+        if not _is_deleted(error.__cause__):
+            raise
+        log.warning("run %s is deleted in MLflow: cannot %s in it; restore it to keep what follows", run_id, action)
+
+
+def _is_deleted(error: BaseException | None) -> bool:
+    """Whether MLflow refuses because the run (or its experiment) was deleted meanwhile."""
+    said = str(error)
+    return "'active' state" in said or bool(re.search(r"\bRun with id=?\S* not found|Run '\S+' not found", said))
+
+
+def _metrics(numbers: Mapping[str, float]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(metric_name(name), float(value), now, 0) for name, value in numbers.items()]
+
+
 class StageRun:
     """What a stage's wrapper may record. Parameters, metrics and digests go to the stage's run, headlines also to its
     parent, so that the list of pipeline runs shows them."""
@@ -186,55 +409,58 @@ class StageRun:
     def log_config(self, configs: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = dict(_flatten(configs))
-        self._client.log_batch(self.run_id, params=[Param(key, str(value)[:6000]) for key, value in flat.items()])
+        flat = {metric_name(key): redaction.redact(str(value))[:6000] for key, value in _flatten(configs)}
+        for part in _batches(flat.items()):
+            with _into(self.run_id, "keep the settings"):
+                self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in part])
 
     def log_inputs(self, inputs: Mapping[str, Mapping[str, str]]) -> None:
         """``inputs``: parameter -> dataset name -> content digest. Shown as the run's datasets."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        self._client.log_inputs(
-            self.run_id,
-            datasets=[
-                DatasetInput(
-                    Dataset(name=f"{dataset}.{key}"[:500], digest=digest[:36], source_type="local", source=key),
-                    tags=[InputTag("mlflow.data.context", key)],
-                )
-                for key, digests in inputs.items()
-                for dataset, digest in digests.items()
-            ],
-        )
+        datasets = [
+            DatasetInput(
+                Dataset(name=f"{dataset}.{key}"[:500], digest=digest[:36], source_type="local", source=key),
+                tags=[InputTag("mlflow.data.context", key)],
+            )
+            for key, digests in inputs.items()
+            for dataset, digest in digests.items()
+        ]
+        with _into(self.run_id, "keep the inputs"):
+            self._client.log_inputs(self.run_id, datasets=datasets)
 
     def log_metrics(self, numbers: Mapping[str, float], headline: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        own = {**numbers, **headline}
-        self._client.log_batch(self.run_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in own.items()])
+        self._log_metrics(self.run_id, {**numbers, **headline})
         if headline and self.parent_id:
-            self._client.log_batch(
-                self.parent_id, metrics=[Metric(_key(k), float(v), now, 0) for k, v in headline.items()]
-            )
+            self._log_metrics(self.parent_id, headline)
+
+    def _log_metrics(self, run_id: str, numbers: Mapping[str, float]) -> None:
+        with _into(run_id, "keep the numbers"):
+            for part in _batches(_metrics(numbers)):
+                self._client.log_batch(run_id, metrics=part)
 
     def log_device(self) -> None:
         """The device and how many of it, where this stage has computed with torch; others never import it."""
         if "torch" in sys.modules:
             from inranker_flow.rankers.devices import device_name
 
-            self._client.set_tag(self.run_id, DEVICE, device_name())
-            self._client.log_metric(self.run_id, "devices", max(1.0, sys.modules["torch"].cuda.device_count()))
+            with _into(self.run_id, "keep the device"):
+                self._client.set_tag(self.run_id, DEVICE, device_name())
+                self._client.log_metric(self.run_id, "devices", max(1.0, sys.modules["torch"].cuda.device_count()))
 
     def log_outputs(self, outputs: Mapping[str, Path]) -> None:
         """Digests of artifact folders as tags, and their bytes; single files (the report) whole, on the parent too."""
         folders = [path for path in outputs.values() if path.is_dir()]
         stored = sum(each.stat().st_size for path in folders for each in path.rglob("*") if each.is_file())
-        self._client.log_metric(self.run_id, "stored_bytes", float(stored))
+        self._log_metrics(self.run_id, {"stored_bytes": float(stored)})
         for key, path in outputs.items():
             if path.is_file():
                 for run_id in filter(None, (self.run_id, self.parent_id)):
-                    log_file(run_id, path, f"{key}.html")
+                    with _into(run_id, f"keep {key}.html"):
+                        log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
-                self._client.set_tag(self.run_id, f"digest.{key}", read_manifest(path).content)
+                with _into(self.run_id, "keep a digest"):
+                    self._client.set_tag(self.run_id, metric_name(f"digest.{key}"), read_manifest(path).content)
 
 
 @contextmanager
@@ -244,8 +470,9 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     injected = os.environ.get("MLFLOW_RUN_ID", "")
     tags = {"inranker.stage": stage, "inranker.dataset": dataset, "inranker.code": code_version()}
     if injected:
-        for key, value in tags.items():
-            mlflow_client.set_tag(injected, key, value)
+        with explained(f"write into run {injected} (MLFLOW_RUN_ID)"):
+            for key, value in tags.items():
+                mlflow_client.set_tag(injected, key, value)
         with _logging_into(injected):
             yield StageRun(mlflow_client, injected, "")
         return
@@ -262,7 +489,8 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         with suppress(Exception):  # a server that has gone must not hide why the stage failed
             mlflow_client.set_terminated(run_id, "FAILED")
         raise
-    mlflow_client.set_terminated(run_id, "FINISHED")
+    with _into(run_id, "mark the end"):
+        mlflow_client.set_terminated(run_id, "FINISHED")
 
 
 @contextmanager
@@ -281,20 +509,23 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     tags = {"inranker.code": code_version(), **({LOCAL_RUN: local_run()} if local_run() else {})}
     run_id = ""
     try:
-        run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
-        mlflow_client.log_dict(run_id, dict(parameters), "parameters.json")
+        experiment = experiment_id(mlflow_client)
+        with explained(f"start the run {name}"):
+            run_id = mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id
+            mlflow_client.log_dict(run_id, _hidden(dict(parameters)), "parameters.json")
         StageRun(mlflow_client, run_id, "").log_config(parameters)
         os.environ["INRANKER_PARENT_RUN_ID"] = run_id
         yield run_id
     except BaseException:
-        with suppress(Exception):  # a server that has gone must not hide what happened
+        with suppress(Exception):  # as in `stage_run`
             if run_id:
                 mlflow_client.set_terminated(run_id, "FAILED")
             close_killed(local_run())
         raise
     finally:
         os.environ.pop("INRANKER_PARENT_RUN_ID", None)
-    mlflow_client.set_terminated(run_id, "FINISHED")
+    with _into(run_id, "mark the end"):
+        mlflow_client.set_terminated(run_id, "FINISHED")
 
 
 def local_run() -> str:
@@ -323,12 +554,10 @@ def close_killed(name: str) -> int:
 
 def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]) -> None:
     """Keep a plan with the run that it was made for: plan.json, and a metric ``planned.NAME`` for each number."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    with explained(f"keep the plan in run {run_id}"):
-        client().log_dict(run_id, dict(plan), "plan.json")
-        client().log_batch(run_id, metrics=[Metric(f"planned.{k}", float(v), now, 0) for k, v in promised.items()])
+    mlflow_client = client()
+    with _into(run_id, "keep the plan"):
+        mlflow_client.log_dict(run_id, _hidden(dict(plan)), "plan.json")
+        mlflow_client.log_batch(run_id, metrics=_metrics({f"planned.{k}": v for k, v in promised.items()}))
 
 
 def read_plan(run_id: str) -> dict[str, Any]:
@@ -379,11 +608,13 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     """Id of the parent run of a KFP run: the one that is there (open again, for a run that is retried), or a new one."""
     mlflow_client = client()
     run_id = _kfp_parent(mlflow_client, kfp_run_id)
-    if run_id:
-        mlflow_client.update_run(run_id, status="RUNNING")
-        return run_id
     tags = {KFP_RUN: kfp_run_id, "inranker.code": code_version()}
-    return str(mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id)
+    experiment = experiment_id(mlflow_client)
+    with explained(f"start the run {name}"):
+        if run_id:
+            mlflow_client.update_run(run_id, status="RUNNING")
+            return run_id
+        return str(mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id)
 
 
 def close_parent(kfp_run_id: str, status: str, name: str = "") -> None:
@@ -391,17 +622,20 @@ def close_parent(kfp_run_id: str, status: str, name: str = "") -> None:
     mlflow_client = client()
     run_id = _kfp_parent(mlflow_client, kfp_run_id)
     if run_id:
-        if name:
-            mlflow_client.update_run(run_id, name=name)
-        mlflow_client.set_terminated(run_id, status)
+        with _into(run_id, "mark the end"):
+            if name:
+                mlflow_client.update_run(run_id, name=redaction.redact(name))
+            mlflow_client.set_terminated(run_id, status)
 
 
 def _kfp_parent(mlflow_client: Any, kfp_run_id: str) -> str:
     if not kfp_run_id:
         return ""
-    found = mlflow_client.search_runs(
-        [experiment_id(mlflow_client)], filter_string=f"tags.`{KFP_RUN}` = '{kfp_run_id}'", max_results=1
-    )
+    experiment = experiment_id(mlflow_client)
+    with explained(f"look for the run of KFP's run {kfp_run_id}"):
+        found = mlflow_client.search_runs(
+            [experiment], filter_string=f"tags.`{KFP_RUN}` = '{kfp_run_id}'", max_results=1
+        )
     return str(found[0].info.run_id) if found else ""
 
 
@@ -420,6 +654,35 @@ def _flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, data if isinstance(data, str) else json.dumps(data)
 
 
-def _key(name: str) -> str:
-    """MLflow's metric names admit no @; the name in the charts stays recognisable (nDCG@10 -> nDCG_at_10)."""
-    return name.replace("@", "_at_")
+def _hidden(data: Any) -> Any:
+    """The same data with every secret in its texts replaced."""
+    if isinstance(data, Mapping):
+        return {key: _hidden(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_hidden(value) for value in data]
+    return redaction.redact(data) if isinstance(data, str) else data
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(itertools.islice(rest, _BATCH)):
+        yield part
+
+
+#: The parameters of a measure: ``(rel=2)`` of P(rel=2)@10.
+_PARAMETERS = re.compile(r"(?<=\w)\(([\w.=,'\"-]*)\)(?=[@/]|$)")
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes, recognisable in its charts; other names stay different ones.
+
+    nDCG@10 becomes nDCG_at_10, and P(rel=2)@10 becomes P_rel_2_at_10. MLflow refuses @ = ( ) and most other signs, names
+    that are no tidy path, and long ones.
+    """
+    plain = _PARAMETERS.sub(lambda found: "_" + re.sub(r"[=,'\"]+", "_", found[1]).strip("_"), name).replace("@", "_at_")
+    key = re.sub(r"[^/\w.\- :]", "_", plain)
+    if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
+        key = re.sub(r"^[./]+|/", "_", key) or "_"
+    if key == plain and len(key) <= _NAME_LENGTH:
+        return key
+    return f"{key[: _NAME_LENGTH - 9]}_{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

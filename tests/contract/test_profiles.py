@@ -48,7 +48,7 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
     pinned = pin(loaded)
     assert pinned.teacher.scoring.prompt == path.read_text()
     assert pin(pinned) == pinned
-    assert pin(profile.load("demo")).teacher.scoring.prompt == "qwen3-reranker"
+    assert pin(profile.load("demo")).teacher.scoring.prompt == ""
     path.write_text("Q: {query}\n{answer}\n")
     for wrong, message in ((path, "the template needs {query}"), (tmp_path / "none", "no readable template file")):
         with pytest.raises(UserError, match=f"scoring.prompt: {wrong}: {message}"):
@@ -72,11 +72,12 @@ def test_a_prompt_of_ones_own_is_pinned_as_its_text(tmp_path):
 def test_what_a_server_serves_is_a_name_and_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "writer").mkdir()
-    loaded = profile.load("demo", {"generation.backend": "openai", "generation.checkpoint": "writer"})
+    server = {"generation.backend": "openai", "generation.endpoint": "http://host:8000/v1"}
+    loaded = profile.load("demo", {**server, "generation.checkpoint": "writer"})
     assert pin(loaded).generation.checkpoint == "writer"
     with pytest.raises(UserError, match="no checkpoint: the folder holds no config"):
         pin(profile.load("demo", {"generation.checkpoint": "writer"}))
-    there = profile.load("demo", {"generation.backend": "openai", "generation.tokenizer": "writer"})
+    there = profile.load("demo", {**server, "generation.tokenizer": "writer"})
     (tmp_path / "writer" / "tokenizer.json").write_text("{}")
     assert pin(there).generation.tokenizer == str(tmp_path / "writer")
 

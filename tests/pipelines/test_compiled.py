@@ -170,16 +170,27 @@ def test_every_graph_receives_the_gpu_parameters_that_its_tasks_use(documents):
         ), name
 
 
-def test_settings_and_secrets_come_by_reference_and_may_be_absent(tasks):
+def test_settings_and_secrets_are_mounted_whole_where_stages_read_them_and_may_be_absent(tasks):
     for stage, _, _, settings in tasks:
-        (config,) = settings["configMapAsEnv"]
-        assert config["configMapName"] == "inranker-settings" and config["optional"] is True
-        assert [pair["envVar"] for pair in config["keyToEnv"]] == list(SETTINGS)
-        expected = {**SECRETS, **STAGE_SECRETS.get(stage, {})}
-        assert {
-            each["secretName"]: tuple(pair["envVar"] for pair in each["keyToEnv"]) for each in settings["secretAsEnv"]
-        } == expected
-        assert all(each["optional"] is True for each in settings["secretAsEnv"])
+        assert settings["configMapAsVolume"] == [
+            {
+                "configMapName": SETTINGS,
+                "configMapNameParameter": {"runtimeValue": {"constant": SETTINGS}},
+                "mountPath": "/etc/inranker/settings",
+                "optional": True,
+            }
+        ]
+        expected = {*SECRETS, *STAGE_SECRETS.get(stage, ())}
+        found = {each["secretName"]: each["mountPath"] for each in settings["secretAsVolume"]}
+        assert found == {name: f"/etc/inranker/secrets/{name}" for name in expected}, stage
+        assert all(each["optional"] is True for each in settings["secretAsVolume"])
+        assert "configMapAsEnv" not in settings and "secretAsEnv" not in settings
+
+
+def test_only_the_stages_that_need_them_see_the_webhook_and_the_key_of_the_endpoint(tasks):
+    seen = {stage: {each["secretName"] for each in settings["secretAsVolume"]} for stage, *_, settings in tasks}
+    assert {stage for stage, names in seen.items() if "inranker-notify" in names} == {"notify"}
+    assert {stage for stage, names in seen.items() if "inranker-endpoint" in names} == {"preflight", "generate_queries"}
 
 
 def test_pods_learn_their_run_and_namespace(tasks):

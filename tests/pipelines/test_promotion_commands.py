@@ -137,9 +137,30 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
         registry._fetched.clear()
     err = capsys.readouterr().err
     assert err.startswith("FAILED: ") and err.count("\n") == 1
-    expected = {"weights": "are not those that were registered", "training": "no usable training.json"}
-    assert expected.get(damage, "does not load") in err
+    expected = (
+        "are not those that were registered" if damage == "weights" else f"{name} has changed since it was registered"
+    )
+    assert expected in err
     assert registry.champion("inranker").version == "3"
+
+
+def test_a_rollback_goes_past_what_is_damaged_and_says_so(at_home, capsys):
+    assert promotion.main(["promote", "--version", "2", "--why", "w"]) == 0
+    run_id = tracking.client().get_model_version("inranker", "3").run_id
+    (path,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/generation_config.json")
+    whole = path.read_bytes()
+    path.unlink()
+    registry._fetched.clear()
+    try:
+        assert promotion.main(["rollback", "--why", "w"]) == 0
+    finally:
+        path.write_bytes(whole)
+        registry._fetched.clear()
+    assert capsys.readouterr().out.endswith(
+        "inranker: version 1 serves now, in place of 2; skipped: version 3: generation_config.json is gone since it was "
+        "registered\n"
+    )
+    assert registry.champion("inranker").version == "1"
 
 
 def test_an_interrupted_change_and_an_alias_moved_elsewhere_are_shown(at_home, capsys):

@@ -58,9 +58,6 @@ CASES = {
         {"train": beir.tsv([*beir.TRAIN, ("q99", "d1", 1)])},
         "unknown_query", 4, 1, r"qrels/train\.tsv line 4: no query has the id 'q99'", 4,
     ),
-    "repeated judgement": (
-        {"test": beir.tsv([*beir.TEST, ("q2", "d3", 2)])}, "duplicate_judgement", 4, 1, "judged a second time", 4,
-    ),
     "relevance that is no number": (
         {"test": beir.tsv([*beir.TEST, ("q2", "d1", "high"), ("q2", "d2", "0.5")])},
         "bad_relevance", 4, 2, r"test\.tsv line 4: relevance 'high' is not a whole number", 4,

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from inranker_flow import schemas
-from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig
+from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
 from inranker_flow.generation import generate_queries, prompts
@@ -21,7 +21,9 @@ from inranker_flow.generation.documents import sample
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
 from inranker_flow.manifest import read_manifest, write_manifest
-from tests import models
+from inranker_flow.retrieval.analyser import in_language
+from inranker_flow.words import pieces
+from tests import languages, models
 from tests.models import read_queries as read
 from tests.models import told
 
@@ -211,16 +213,6 @@ def test_cleaning_keeps_the_first_and_counts_each_reason(tmp_path):
     }  # fmt: skip
 
 
-def test_the_query_in_a_chats_answer():
-    answers = {
-        '<think>The user wants\na query.</think>\n\n"how long does bread take"\nIt asks ...': "how long does bread take",
-        "**what is a moon**": "what is a moon",
-        "<think>cut off in the middle of": "",
-        "what is a moon": "what is a moon",
-    }
-    assert {text: first_line(text, chat=True) for text in answers} == answers
-
-
 def test_consistent_queries_find_their_document(tmp_path):
     documents = {f"d{i}": f"the {noun} is in the {NOUNS[i - 1]}" for i, noun in enumerate(NOUNS[:20])}
     collection = models.collection(tmp_path / "collection", documents)
@@ -233,17 +225,59 @@ def test_consistent_queries_find_their_document(tmp_path):
     assert [each.doc_id for each in kept] == ["d1"] and dropped["inconsistent"] == 2
     assert len(keep(config(), queries, documents, [], collection)[0]) == 3
 
-    from inranker_flow.config import RetrieveConfig
-    from inranker_flow.retrieval import retrieve
-    from inranker_flow.retrieval.stage import build_index
 
-    index = build_index(RetrieveConfig(), collection)
-    made = index.stat().st_mtime_ns
-    assert build_index(RetrieveConfig(), collection) == index and index.stat().st_mtime_ns == made, "it is built once"
-    retrieve(
-        RetrieveConfig(), models.collection(tmp_path / "b", documents, {"t": ("test", "moon")}), None, tmp_path / "c"
+def test_the_index_of_the_consistency_filter_is_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    documents = {f"d{i}": f"the {noun} is in the {NOUNS[i - 1]}" for i, noun in enumerate(NOUNS[:20])}
+    collection = models.collection(tmp_path / "collection", documents)
+    queries = [Query("d1", 0, f"where is the {NOUNS[1]}")]
+    keep(config(consistency_depth=2), queries, documents, [], collection)
+    assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []
+
+    from inranker_flow.retrieval import stage
+
+    def fails(bm25, task):
+        assert list((tmp_path / "scratch").rglob("doc_ids.arrow"))
+        raise OSError("trouble")
+
+    monkeypatch.setattr(stage, "search", fails)
+    with pytest.raises(OSError, match="trouble"):
+        keep(config(consistency_depth=2), queries, documents, [], collection)
+    assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []
+
+
+def test_consistency_is_asked_of_the_runs_own_retrieval(tmp_path):
+    """With no stemmer a plural does not find its singular, with Portuguese' it does."""
+    documents = {"a": "a inundação do rio", "b": "o deserto seco", "c": "a montanha alta"}
+    collection = models.collection(tmp_path / "collection", documents)
+    queries = [Query("a", 0, "inundações"), Query("b", 0, "desertos")]
+
+    def kept(retrieval, language=""):
+        settings = in_language(retrieval, language)
+        return [
+            each.doc_id for each in keep(config(consistency_depth=1), queries, documents, [], collection, settings)[0]
+        ]
+
+    assert kept(RetrieveConfig(stemmer="", stopwords="")) == []
+    assert (
+        kept(RetrieveConfig(stemmer="portuguese", stopwords="portuguese")) == ["a", "b"] == kept(RetrieveConfig(), "pt")
     )
-    assert not index.exists(), "and retrieve, which comes next, removes it"
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai", "korean", "hindi", "arabic", "vietnamese"])
+def test_filters_count_the_words_of_all_scripts(tmp_path, language):
+    """`small` drops what has fewer than three words."""
+    given = languages.sample(language)
+    documents = {f"d{i}": text for i, text in enumerate(given.passages)}
+    queries = [Query(f"d{i}", 0, text) for i, text in enumerate(given.queries)]
+    collection = models.collection(tmp_path / "collection", documents)
+    setting = config(min_query_words=3, max_query_words=32, drop_copied=True, consistency_depth=3)
+    kept, dropped = keep(setting, queries, documents, [], collection)
+    assert len(kept) > 0.8 * len(queries), dropped
+    copied = [Query(f"d{i}", 1, "".join(pieces(text)[1:-1]).strip()) for i, text in enumerate(given.passages)]
+    assert keep(config(drop_copied=True), copied, documents, [], collection)[1]["copied"] == len(copied)
+    found = sample(config(documents=100, min_document_words=5), collection)
+    assert (found.short, len(found.documents)) == (0, len(documents))
 
 
 def test_diverse_documents_come_from_every_topic_alike(tmp_path):
@@ -584,6 +618,7 @@ def test_the_report_tells_what_was_dropped_and_shows_queries(tmp_path):
         ({"temperature": 0.0}, r"temperature: 0 writes the same query each time, but queries_per_document is 2"),
         ({"batch_size": 0}, r"generation\.batch_size: 0 must be 1 or more"),
         ({"top_p": 0.0}, r"top_p above 0"),
+        ({"request_fields": {"a": 1}}, r"request_fields: are for the backend openai, and this is transformers"),
         ({"min_query_words": 9, "max_query_words": 8}, r"max_query_words: 8 is below min_query_words \(9\)"),
         ({"checkpoint": "./nowhere"}, r"\./nowhere: no such checkpoint folder"),
         ({"min_document_words": 100}, r"no document of toy has 100 words or more \(30 are shorter\)"),
@@ -627,8 +662,98 @@ def test_a_generator_that_writes_nothing_useful(tmp_path):
     model.save_pretrained(tmp_path / "mute")
     tokenizer.save_pretrained(tmp_path / "mute")
     setting = config(checkpoint=str(tmp_path / "mute"), queries_per_document=1, temperature=0.0)
-    with pytest.raises(UserError, match=r"none of its 30 queries for toy can be used \(30 empty dropped\)"):
+    with pytest.raises(UserError, match=r"30 of its 30 answers for toy hold no query: '' \| '' \| ''; have"):
         generate_queries(setting, models.collection(tmp_path / "c", DOCUMENTS), tmp_path / "queries")
+
+
+def told_by(monkeypatch, answer):
+    """The generator's texts are what ``answer`` makes of their number."""
+    inner = TransformersBackend.generate
+
+    def answers(self, documents, *rest):
+        written = inner(self, documents, *rest)
+        texts = [[answer(int(text.split()[-1])) for _ in range(self.config.queries_per_document)] for text in documents]
+        return dataclasses.replace(written, texts=texts)
+
+    monkeypatch.setattr(TransformersBackend, "generate", answers)
+
+
+NUMBERED = {f"d{i}": f"the stone {i}" for i in range(40)}
+GREETING = "Fein beobachtet ist hier die Frage: "
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            lambda i: f"{GREETING}{i} steine" if i % 3 else f"stein {i}",
+            "26 of its 40 answers for toy begin alike ('fein beobachtet",
+        ),
+        (
+            lambda i: "I'm sorry, but I cannot help with that." if i % 4 else f"stone {i}",
+            "30 of its 40 answers for toy hold no query: ",
+        ),
+        (
+            lambda i: "<think>\nthe user wants",
+            "40 of its 40 answers for toy hold no query: '<think> the user wants' | '<think>",
+        ),
+        (lambda i: f"以下の質問をお楽しみください{i}", "answers for toy begin alike ('以 下 の 質')"),
+        (lambda i: "the same for all of them", "40 of its 40 answers for toy begin alike"),
+    ],
+)
+def test_answers_that_are_mostly_of_no_use(tmp_path, monkeypatch, answer, message):
+    told_by(monkeypatch, answer)
+    collection = models.collection(tmp_path / "c", NUMBERED)
+    setting = config(queries_per_document=1)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        generate_queries(setting, collection, tmp_path / "queries")
+    told = str(refused.value)
+    assert "\n" not in told and told.count(" | ") == 2 and "generation.max_unusable: 1" in told and len(told) < 900
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda i: f"what is the stone number {i}",
+        lambda i: f"{GREETING}{i} steine" if i % 2 else f"stein {i}",
+        lambda i: "" if i % 2 else f"stone {i}",
+        lambda i: f"1. stone {i}\n2. none",
+    ],
+)
+def test_answers_that_are_of_use(tmp_path, monkeypatch, answer):
+    told_by(monkeypatch, answer)
+    collection = models.collection(tmp_path / "c", NUMBERED)
+    stats = generate_queries(config(queries_per_document=1), collection, tmp_path / "queries", tmp_path / "report.md")
+    assert stats.queries + stats.empty == 40 and f"| empty | {stats.empty} |" in (tmp_path / "report.md").read_text()
+
+
+def test_answers_of_no_use_may_be_kept(tmp_path, monkeypatch):
+    told_by(monkeypatch, lambda i: f"fein beobachtet ist hier {i}" if i else "")
+    collection = models.collection(tmp_path / "c", NUMBERED)
+    stats = generate_queries(config(queries_per_document=1, max_unusable=1), collection, tmp_path / "queries")
+    assert stats.queries == 39 and stats.empty == 1
+
+
+def test_a_model_of_no_use_is_refused_before_it_has_written_all(tmp_path, monkeypatch):
+    from inranker_flow.generation import stage
+
+    monkeypatch.setattr(stage, "_MANY_ANSWERS", 8)
+    asked = []
+    told_by(monkeypatch, lambda i: asked.append(i) or "None")
+    with pytest.raises(UserError, match=r"8 of its 8 answers for toy hold no query"):
+        generate_queries(
+            config(queries_per_document=1), models.collection(tmp_path / "c", NUMBERED), tmp_path / "queries"
+        )
+    assert len(asked) == 8
+
+
+def test_the_log_says_what_was_dropped(tmp_path, monkeypatch, caplog):
+    told_by(monkeypatch, lambda i: f"what is stone {i}")
+    with caplog.at_level("INFO", logger="inranker_flow"):
+        generate_queries(
+            config(queries_per_document=1), models.collection(tmp_path / "c", NUMBERED), tmp_path / "queries"
+        )
+    assert "40 queries kept of 40 (none dropped)" in caplog.text
 
 
 # --- the store of written queries -------------------------------------------------------------------------------------

@@ -55,6 +55,12 @@ def test_each_rollback_goes_further_back_and_a_promotion_starts_anew():
     assert (state.serving, state.before, set(state.barred)) == ("3", ("1",), {"2", "1"})
 
 
+def test_a_rollback_past_others_leaves_them_behind():
+    entries = [_entry(1, 0, "", "1"), _entry(2, 1, "1", "2"), _entry(3, 2, "2", "3"), _entry(4, 3, "3", "4")]
+    entries.append(_entry(5, 4, "4", "2", "ROLLBACK"))
+    assert (replay(entries).serving, replay(entries).before) == ("2", ("1",))
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.sampled_from("1234"), st.sampled_from(["PROMOTE", "MANUAL", "ROLLBACK"])))
 )
@@ -148,8 +154,9 @@ def test_an_alias_that_was_moved_elsewhere_is_recorded_and_accepted(database):
     assert registry.champion("m").version == "1", "a person's choice is not undone"
     tracking.client().delete_registered_model_alias("m", "champion")
     assert history.settle("m").serving == ""
-    tracking.client().delete_model_version("m", "1")
     assert history.previous("m")[1] == "1", "what served last, also where nothing serves"
+    tracking.client().delete_model_version("m", "1")
+    assert history.previous("m")[1] == "2", "what is gone is skipped"
     assert _log("m") == [("FOUND", "", "1"), ("PROMOTE", "1", "2"), ("FOUND", "2", "1"), ("FOUND", "1", "")]
     assert "2" in history.settle("m").barred
 
@@ -195,6 +202,118 @@ def test_a_version_that_a_person_took_out_is_not_promoted_again_by_the_gate(data
     assert promote("m", students[1], better, "models:/m/1", "k2").verdict == "PROMOTE", "a person brought it back"
 
 
+def _champion_gone(name: str, how: str) -> None:
+    """Take away the champion, version 2, which replaced version 1; as people do it in MLflow's UI."""
+    client = tracking.client()
+    if how == "alias":
+        client.delete_registered_model_alias(name, "champion")
+    elif how == "version":
+        client.delete_model_version(name, "2")
+    elif how == "all versions":
+        client.delete_model_version(name, "1")
+        client.delete_model_version(name, "2")
+    else:
+        client.delete_registered_model(name)
+
+
+@pytest.mark.parametrize("how", ["alias", "version", "all versions", "model"])
+@pytest.mark.parametrize("told", ["", "models:/m/2"])
+def test_a_champion_that_is_gone_is_not_no_champion(database, students, tmp_path, caplog, how, told):
+    """Whatever is measured against BM25 alone, or was measured against what is gone now: it is held."""
+    one, two = _versions("m", 2)
+    history.move(one, "PROMOTE", "me", "w", {}, expected="")
+    history.move(two, "PROMOTE", "me", "w", {}, expected="1")
+    _champion_gone("m", how)
+    assert registry.opponent("m", "k") == "" and "champion_gone" in caplog.text, "the log says it early"
+    measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.9, **({"champion": 0.3} if told else {}))
+    stats = promote("m", students[0], measured, told, "k")
+    assert stats.verdict == "HOLD" and registry.champion("m") is None
+    assert registry.challenger("m").tags["inranker.verdict"] == "HOLD"
+    reason = reasons(measured)[0]
+    assert reason["code"] == "champion_gone" and "make promote VERSION=" in reason["message"]
+    assert "goes on serving" not in measured.with_name("e.html").read_text()
+    again = promote("m", students[0], measured, told, "k")
+    assert again.verdict == "HOLD" and again.version == stats.version, "and again, until a person decides"
+    assert history.move(registry.version("m", stats.version), "MANUAL", "ann", "the only one", {})
+    assert registry.opponent("m", "other") == f"models:/m/{stats.version}"
+    better = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.95, champion=0.9)
+    assert promote("m", students[1], better, f"models:/m/{stats.version}", "k2").verdict == "PROMOTE"
+
+
+def _move(version: registry.Version, kind: str = "PROMOTE") -> None:
+    assert history.move(version, kind, "me", "w", {"digest": version.tags.get(registry.DIGEST, "")})
+
+
+def _made(name: str, *digests: str) -> list[registry.Version]:
+    """Versions with these digests in their tags."""
+    client = tracking.client()
+    with contextlib.suppress(Exception):
+        client.create_registered_model(name)
+    made = [client.create_model_version(name, "s3://nowhere/x", tags={registry.DIGEST: each}) for each in digests]
+    return [registry.Version(name, str(each.version), dict(each.tags)) for each in made]
+
+
+def test_a_rollback_skips_what_is_gone_and_goes_further_back_from_there(database):
+    versions = _made("m", "a", "b", "c", "d")
+    for each in versions:
+        _move(each)
+    client = tracking.client()
+    client.delete_model_version("m", "3")
+    way = history.leads_back("m", history.settle("m"))
+    assert [version.version if version else why for version, why in way] == ["version 3 is gone", "2", "1"]
+    _move(versions[1], "ROLLBACK")
+    assert history.settle("m").before == ("1",), "what was skipped is not gone back to"
+    client.delete_model_version("m", "1")
+    with pytest.raises(
+        UserError, match=r"m: no champion before version 2 is left: version 1 is gone; choose .* VERSION=N"
+    ):
+        history.previous("m")
+    client.delete_model_version("m", "2")
+    with pytest.raises(UserError, match="no champion of this name is left: version 2 is gone; version 1 is gone"):
+        history.previous("m")
+    assert history.settle("m").serving == ""
+
+
+def test_a_model_that_was_made_anew_is_not_the_one_of_its_number(database):
+    for each in _made("m", "a", "b", "c"):
+        _move(each)
+    tracking.client().delete_registered_model("m")
+    new = _made("m", "x", "b", "z")
+    assert "version 3 is another model now" in history.gone("m")
+    registry.set_alias(new[2], registry.CHAMPION)  # in MLflow's UI: the number that serves is what it was
+    assert history.settle("m").now == history.Place("3", "z")
+    assert history.read("m")[-1].why.startswith("version 3 is another model now")
+    state, before = history.previous("m")
+    assert before == "2", "the same weights under the same number: registered again from the same student"
+    assert [why for _, why in history.leads_back("m", state)] == [
+        "version 3 is another model now", "", "version 1 is another model now"
+    ]  # fmt: skip
+    assert not state.taken_out(new[2]) and state.taken_out(registry.Version("m", "3", {registry.DIGEST: "c"}))
+    _move(new[0])
+    assert history.settle("m").serving == "1"
+
+
+def test_a_change_to_a_version_that_was_deleted_meanwhile_is_in_nobodys_way(database):
+    one, _, three = _made("m", "a", "b", "c")
+    _move(one)
+    history._append("m", history.settle("m"), "PROMOTE", "2", "me", "w", {"digest": "b"})  # and killed
+    tracking.client().delete_model_version("m", "2")
+    assert history.settle("m").serving == "1"
+    assert history.read("m")[-1].why == "version 2 is gone, so this serves instead"
+    assert history.move(three, "PROMOTE", "me", "w", {}, expected="1") and registry.champion("m").version == "3"
+    assert history.previous("m")[1] == "1"
+
+
+def test_a_rollback_does_not_lead_to_what_serves(database):
+    one, two = _made("m", "a", "b")
+    for each in (one, two):
+        _move(each)
+    tracking.client().delete_registered_model_alias("m", "champion")
+    history.settle("m")
+    _move(two, "MANUAL")
+    assert history.previous("m")[1] == "1"
+
+
 def test_with_nothing_before_there_is_nothing_to_go_back_to(database):
     with pytest.raises(
         UserError, match="nobody: no champion of this name is known; choose a version with: make promote"
@@ -209,18 +328,28 @@ def test_with_nothing_before_there_is_nothing_to_go_back_to(database):
 # --- two at once ------------------------------------------------------------------------------------------------------
 
 
+#: Seconds for what takes less than one, on a machine that is busy with other things.
+LONG = 280
+
+
 def _race(uri: str, folder: str, version: str, rounds: int, barrier, results) -> None:
-    """Move to ``version`` against the champion of the moment, ``rounds`` times, always together with the other one."""
+    """Move to ``version`` against the champion of the moment, ``rounds`` times, always together with the other one: both
+    have seen the same log before either writes."""
     use(uri, Path(folder))
+    real = history._append
+
+    def append(*args, **options):
+        barrier.wait(LONG)
+        return real(*args, **options)
+
+    history._append = append  # in this process, which does nothing else
     won = []
     for number in range(rounds):
-        name = f"m{number}"
-        barrier.wait(60)
-        won.append(history.move(registry.Version(name, version, {}), "PROMOTE", version, "w", {}, expected="1"))
-        barrier.wait(60)
+        won.append(history.move(registry.Version(f"m{number}", version, {}), "PROMOTE", version, "w", {}, expected="1"))
     results.put((version, won))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_of_two_changes_at_once_exactly_one_wins_every_time(kind, database, tmp_path_factory):
     with contextlib.ExitStack() as stack:
@@ -231,7 +360,7 @@ def test_of_two_changes_at_once_exactly_one_wins_every_time(kind, database, tmp_
 
 
 def _check_races(database: Path) -> None:
-    rounds = 25
+    rounds = 12
     for number in range(rounds):
         one, *_ = _versions(f"m{number}", 3)
         history.move(one, "PROMOTE", "me", "w", {}, expected="")
@@ -242,11 +371,10 @@ def _check_races(database: Path) -> None:
     ]
     for each in both:
         each.start()
-    won = dict(results.get(timeout=200) for _ in both)
+    won = dict(results.get(timeout=LONG) for _ in both)
     for each in both:
-        each.join(60)
+        each.join(LONG)
         assert each.exitcode == 0
-    met = 0
     for number in range(rounds):
         name = f"m{number}"
         winners = [version for version in "23" if won[version][number]]
@@ -254,16 +382,16 @@ def _check_races(database: Path) -> None:
         assert registry.champion(name).version == winners[0]
         state = history.settle(name)
         assert state.serving == winners[0] and state.last.applied
-        met += len(state.lost)
-    assert met, "in no round did both append: the two were never at work at the same time"
+        assert len(state.lost) == 1, "both have appended"
 
 
 def _promote_together(uri: str, folder: str, args: tuple, barrier, results) -> None:
     use(uri, Path(folder))
-    barrier.wait(60)
+    barrier.wait(LONG)
     results.put(promote("m", *args).verdict)
 
 
+@pytest.mark.timeout(900)
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_held(database, students, tmp_path):
     promote("m", students[0], evaluation(tmp_path / "e0", bm25=0.2, phase2=0.6), "", "k0")
     barrier, results = _context.Barrier(2), _context.Queue()
@@ -283,9 +411,9 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_held(database, stud
     ]
     for each in both:
         each.start()
-    verdicts = [results.get(timeout=120) for _ in both]
+    verdicts = [results.get(timeout=LONG) for _ in both]
     for each in both:
-        each.join(60)
+        each.join(LONG)
     assert sorted(verdicts) == ["HOLD", "PROMOTE"]
     serving = registry.champion("m")
     assert serving.tags["inranker.verdict"] == "PROMOTE" and serving.version in ("2", "3")
@@ -334,12 +462,12 @@ def _in_child(database: Path, args: tuple, fatal: int, results: Path) -> int:
     uri = os.environ["MLFLOW_TRACKING_URI"]
     child = _context.Process(target=_promote_until, args=(uri, str(database), args, fatal, results))
     child.start()
-    child.join(120)
+    child.join(LONG)
     assert child.exitcode is not None
     return child.exitcode
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_killed_before_any_write_the_old_champion_serves_and_a_rerun_completes(database, students, tmp_path):
     """SIGKILL before the first write to MLflow, before the second, ... until there is none left; each on a copy of the
     same registry, and then the same work again."""

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config import GenerateConfig, parse
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.generation import generate_queries, prompts
 from inranker_flow.generation.backends import endpoint, load_backend
@@ -238,3 +238,77 @@ def test_it_needs_no_torch(collection, tmp_path):
             capture_output=True, text=True,
         )  # fmt: skip
     assert done.returncode == 0 and done.stdout.strip() == "5", done.stderr
+
+
+# --- fields of the user's own -----------------------------------------------------------------------------------------
+
+
+def test_requests_carry_the_fields_that_are_asked_for(collection, tmp_path):
+    fields = {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "top_k": 20.0,
+        "min_p": 0.05,
+        "bad_words": ["a", None],
+    }
+    given = parse(GenerateConfig, {"checkpoint": "writer", "request_fields": fields}, "generation").request_fields
+    with GenerationServer() as server:
+        generate_queries(config(server, prompt="instruct", request_fields=given), collection, tmp_path / "queries")
+    assert len(server.generating()) == 60
+    for request in server.requests:  # the one that asks what the server can, too
+        assert {key: request[key] for key in fields} == fields and isinstance(request["top_k"], int)
+        assert request["model"] == "writer" and request["seed"] >= 0
+
+
+def test_fields_are_part_of_what_a_text_depends_on(collection, tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    with GenerationServer() as server:
+        for fields, resumed in (({}, 0), ({"top_k": 5}, 0), ({"top_k": 5}, 60), ({"top_k": 6}, 0), ({}, 60)):
+            stats = generate_queries(config(server, request_fields=fields), collection, tmp_path / "queries")
+            assert stats.resumed_documents == resumed, fields
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "messages", "prompt", "n", "seed", "stop", "max_tokens", "logprobs", "stream"]
+)
+def test_fields_that_the_backend_sets_are_refused(collection, tmp_path, name):
+    with (
+        GenerationServer() as server,
+        pytest.raises(UserError, match=rf"request_fields: {name} cannot be set") as refused,
+    ):
+        generate_queries(config(server, request_fields={name: 1, "top_k": 1}), collection, tmp_path / "queries")
+    assert "\n" not in str(refused.value) and not server.requests
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1: 2}, object(), {"a": [float("inf")]}])
+def test_fields_that_json_cannot_say(value):
+    with pytest.raises(UserError, match=r"^generation\.request_fields\.x.*is nothing that JSON can say"):
+        parse(GenerateConfig, {"checkpoint": "w", "request_fields": {"x": value}}, "generation")
+
+
+def test_answers_in_parts_and_answers_that_are_thoughts_alone(collection, tmp_path, monkeypatch):
+    """Mistral's content is a list; vLLM's reasoning parsers put the thought elsewhere and leave the content null."""
+    from inranker_flow.generation.backends.openai import OpenAIBackend
+
+    inner = OpenAIBackend._read
+
+    def in_parts(self, answer):
+        for choice in answer["choices"]:
+            text = choice["message"]["content"]
+            parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": text}]
+            choice["message"]["content"] = None if "0" in text[-9:] else parts
+        return inner(self, answer)
+
+    monkeypatch.setattr(OpenAIBackend, "_read", in_parts)
+    with GenerationServer() as server:
+        stats = generate_queries(config(server, prompt="instruct", max_unusable=1), collection, tmp_path / "queries")
+    assert 0 < stats.empty < 60 and stats.queries == 60 - stats.empty
+    assert all(row["text"].startswith("what about ") for row in read(tmp_path / "queries"))
+
+
+def test_documents_without_blanks_are_cut_between_letters():
+    from inranker_flow.generation.backends.openai import _first, _room
+
+    chinese = "标题 " + "河流位于国家的北部" * 40
+    assert _room(chinese, 50) < 60 and len(_first(chinese, _room(chinese, 50))) > 45
+    assert _first("one two three", 9) == "one two" and _first("onetwothree", 4) == "onet"
+    assert _room("plain words " * 100, 50) == 200

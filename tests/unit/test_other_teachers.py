@@ -61,7 +61,8 @@ def test_the_checkpoint_says_which_ranker_it_needs():
         teachers.encoder(): EncoderRanker,
         teachers.encoder("roberta", labels=2): EncoderRanker,
     }
-    assert {reference: type(load_ranker(reference, ScoringConfig())) for reference in made} == made
+    scoring = ScoringConfig(prompt="qwen3-reranker")
+    assert {reference: type(load_ranker(reference, scoring)) for reference in made} == made
 
 
 def test_a_model_of_the_registry_is_a_t5_and_is_not_fetched_to_ask():
@@ -73,7 +74,8 @@ def test_a_model_of_the_registry_is_a_t5_and_is_not_fetched_to_ask():
     [
         ("T5WithLMHeadModel", "monot5"),
         ("T5ForSequenceClassification", None),
-        ("T5EncoderModel", "monot5"),  # what is missing in it, loading will say
+        ("T5Model", "monot5"),  # what is missing in it, loading will say
+        ("T5EncoderModel", None),
     ],
 )
 def test_forms_of_t5(tmp_path, architecture, kind):
@@ -81,7 +83,7 @@ def test_forms_of_t5(tmp_path, architecture, kind):
     if kind:
         assert find_kind(checkpoint) == kind
     else:
-        assert "a T5ForSequenceClassification is no reranker that is understood here" in refused(checkpoint)
+        assert f"a {architecture} is no reranker that is understood here" in refused(checkpoint)
 
 
 def test_what_is_no_reranker_is_one_line(tmp_path):
@@ -97,7 +99,9 @@ def test_a_kind_that_the_checkpoint_is_not():
     assert "a t5 checkpoint is no causal language model" in refused(models.t5(), kind="causal")
     assert "a qwen3 checkpoint; a T5 (encoder-decoder) is needed here" in refused(teachers.causal(), kind="monot5")
     assert "lacks weights of a Qwen3ForSequenceClassification" in refused(teachers.causal(), kind="encoder")
-    assert "lacks weights of a BertLMHeadModel" in refused(teachers.encoder(), kind="causal")
+    assert "lacks weights of a BertLMHeadModel" in refused(
+        teachers.encoder(), kind="causal", prompt="qwen3-reranker"
+    )
 
 
 def test_a_decoder_with_a_head_reads_no_pairs(tmp_path):
@@ -161,7 +165,7 @@ def test_a_slot_in_an_instruction_or_a_text_is_literal():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("no-such-template", "no readable template file; give a path or one of: qwen3-reranker"),
+        ("no-such-template", "no readable template file; give a path or one of: bge-reranker-v2-gemma"),
         ("{document}{answer}", "needs {query}, {document} and {answer}, each once"),
         ("{query}{query}{document}{answer}", "each once"),
         ("{query}{document}", "each once"),
@@ -347,7 +351,8 @@ def test_bfloat16_is_close_and_keeps_full_precision_logits(kind):
     pairs = [(f"{query} {i}", document) for i in range(20) for query, document in TEXTS]
     exact = load_ranker(TEACHERS[kind](), ScoringConfig(dtype="float32")).score(pairs)
     rounded = load_ranker(TEACHERS[kind](), ScoringConfig(dtype="bfloat16")).score(pairs)
-    assert 0 < np.abs(exact - rounded).max() < 0.3
+    # An input passes some 60 operations, each of which rounds by 2**-9; twice that, if all err to one side.
+    assert 0 < np.abs(exact - rounded).max() < 60 * 2**-8 * max(1, np.abs(exact).max())
     assert (rounded.astype(np.float32).view(np.uint32) & 0xFFFF).any(), "the last layer is computed in float32"
 
 

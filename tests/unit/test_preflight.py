@@ -31,6 +31,7 @@ from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stores import check_disk, check_store
+from tests import models
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
@@ -48,7 +49,7 @@ BIG = {"cpu": "15900m", "memory": "64Gi", GPU: "4"}
 
 def test_the_store_is_written_read_and_left_clean(s3, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", s3)
-    assert check_store() == f"{s3}: put, get and delete work"
+    assert check_store() == f"{s3}: put, get, delete and conditional put work"
     assert storage.list_files(s3) == []
 
 
@@ -180,7 +181,7 @@ CONFIGS = {
 def test_a_teacher_that_is_no_reranker_is_refused_before_a_gpu_is_asked_for(hub, s3, tmp_path, kind, place):
     name = CONFIGS[kind].get("architectures", [""])[0]
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIGS[kind]))
+    models.stub_files(tmp_path / "model", CONFIGS[kind])
     hub.answers["/org/model/resolve/main/config.json"] = [Answer(200, json.dumps(CONFIGS[kind]).encode())]
     storage.upload(tmp_path / "model", f"{s3}/model")
     reference = {"folder": str(tmp_path / "model"), "hub": "org/model", "s3": f"{s3}/model"}[place]
@@ -224,6 +225,7 @@ def test_what_lies_on_s3_is_read(s3, tmp_path):
     for name in ("model/config.json", "beir/corpus.jsonl", "empty/notes.txt", "tokenizer/tokenizer.json"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("{}")
+    models.stub_files(tmp_path / "model", {})
     storage.upload(tmp_path, s3)
     assert check_checkpoint(f"{s3}/model") == f"{s3}/model: readable"
     assert "readable" in check_checkpoint(f"init:tiny?tokenizer={s3}/tokenizer")
@@ -239,7 +241,7 @@ def test_what_lies_on_s3_is_read(s3, tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("ir_datasets:beir/nfcorpsu", "ir_datasets knows no such id; see https://ir-datasets.com"),
+        ("ir_datasets:beir/nfcorpsu", "ir_datasets knows no such id; did you mean beir/nfcorpus or"),
         ("demo:source/one", "the demo's collections are demo:source/SEED"),
         ("/no/such/folder", "no such file or folder here; give a folder in BEIR layout"),
         ("inranker-beir:/no/such.jsonl", "no such file here; give a file, s3:// or hf://"),

@@ -37,6 +37,16 @@ def test_a_better_model_is_promoted_and_says_by_how_much() -> None:
     assert {r.dataset: round(r.numbers["gain"], 9) for r in decision.reasons[1:]} == {"a": 0.1, "b": 0.02}
 
 
+def test_the_worst_dataset_is_named_first_whatever_it_is_called() -> None:
+    champion = measured(a=0.5, b=0.5, c=0.5, d=0.5, e=0.5)
+    worse = decide(champion, measured(a=0.47, b=0.9, c=0.1, d=0.3, e=0.3), POLICY)
+    assert [each.dataset for each in worse.reasons] == ["c", "d", "e", "a"], "of equal ones by name"
+    assert worse == decide(dict(reversed(champion.items())), measured(e=0.3, d=0.3, c=0.1, b=0.9, a=0.47), POLICY)
+    few = {"a": {f"q{i}": 0.5 for i in range(4)}, "b": {"q0": 0.5}, "c": {f"q{i}": 0.5 for i in range(2)}}
+    held = decide(few, few, PromoteConfig(min_queries=5))
+    assert [each.dataset for each in held.reasons if each.code == "few_queries"] == ["b", "c", "a"]
+
+
 def test_the_first_model_must_beat_bm25() -> None:
     better = decide(None, measured(a=0.6), POLICY, baseline=measured(a=0.5))
     worse = decide(None, measured(a=0.4), POLICY, baseline=measured(a=0.5))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -100,25 +99,40 @@ def test_a_folder_without_a_checkpoint(tmp_path):
         load_seq2seq(str(tmp_path))
 
 
-def test_an_unreachable_hub_is_named_in_seconds():
-    """In a process of its own, because the client reads its settings once; nothing listens on port 9."""
+def test_an_unreachable_hub_is_asked_once_and_named():
+    """In a process of its own, because the client reads its settings once. A hub that hangs up counts its callers: the
+    hub's own client would ask again and again, for each file."""
     script = """
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import load_seq2seq
-import transformers, time
-start = time.monotonic()
 try:
     load_seq2seq("castorini/monot5-3b-msmarco-10k", "main")
 except UserError as error:
-    print(round(time.monotonic() - start), error)
+    print(error)
 """
     import os
+    import socket
+    import threading
 
-    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(models.folder())}
-    start = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-    seconds, _, message = ended.stdout.strip().partition(" ")
-    assert int(seconds) <= 10 and time.monotonic() - start < 40
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        callers: list[object] = []
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, address = hub.accept()
+                except OSError:
+                    return
+                callers.append(address)
+                connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(models.folder())}
+        ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    message = ended.stdout.strip()
+    # One question, which its HTTP library may put once more; the hub's client would ask five times for each file.
+    assert 1 <= len(callers) < 5
     assert message.startswith("castorini/monot5-3b-msmarco-10k: neither a local folder nor to be had from the Hugging")
     assert "\n" not in message
 
@@ -142,7 +156,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(UserError, match="this checkpoint does not load"):
+    with pytest.raises(UserError, match="damaged or cut off; fetch the checkpoint again"):
         load_seq2seq(str(tmp_path))
 
 
@@ -420,7 +434,8 @@ def test_bfloat16_is_close_and_keeps_full_precision_logits():
     pairs = [(query, f"{document} {i}") for i in range(20) for query, document in PAIRS]
     exact = load_ranker(models.t5(), ScoringConfig(dtype="float32")).score(pairs)
     rounded = load_ranker(models.t5(), ScoringConfig(dtype="bfloat16")).score(pairs)
-    assert 0 < np.abs(exact - rounded).max() < 0.2
+    # A prompt passes some 60 operations, each of which rounds by 2**-9; here logits are of the order of 1.
+    assert 0 < np.abs(exact - rounded).max() < 60 * 2**-8 * max(1, np.abs(exact).max())
     # The output layer is computed in float32: its logits are no bfloat16 numbers (8 bits), so they do not tie.
     as_float32 = rounded.astype(np.float32).view(np.uint32)
     assert (as_float32 & 0xFFFF).any()

@@ -13,6 +13,7 @@ from inranker_flow import discovery, history, registry, tracking
 from inranker_flow.config import CorpusConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation.cost import Requests
+from inranker_flow.manifest import write_manifest
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
 #: Without test sets there is nothing to time.
@@ -94,7 +95,16 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
     promote("tagged", students[0], measured, "", "k1")
     found = tracking.client().get_model_version_by_alias("tagged", "champion")
     weights = json.loads((students[0] / "manifest.json").read_text())["files"]["model.safetensors"]
-    assert dict(found.tags) == {
+    tags = dict(found.tags)
+    files = json.loads(tags.pop(registry.FILES))
+    assert len(tags.pop(registry.IDENTITY)) == 64
+    assert files["artifacts/checkpoint/model.safetensors"] == [
+        (students[0] / "model.safetensors").stat().st_size,
+        weights,
+    ]
+    assert {"MLmodel", "serving.py", "code", "artifacts/checkpoint/tokenizer.json"} < set(files)
+    assert "artifacts/checkpoint/README.md" not in files, "a card may be written better"
+    assert tags == {
         "inranker.verdict": "PROMOTE",
         "inranker.reason": reasons(measured)[0]["message"],
         "inranker.against": "",
@@ -149,6 +159,139 @@ def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert (registry.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
+
+
+#: What a person, a disk or an interrupted copy does to a file.
+DAMAGES = {
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-2] + b"  "),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+}
+
+
+def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_path):
+    promote("whole", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    run_id = tracking.client().get_model_version("whole", "1").run_id
+    model = database / "mlartifacts" / run_id / "artifacts" / "model"
+    checkpoint = model / "artifacts" / "checkpoint"
+
+    def said() -> str:
+        registry._fetched.clear()  # as in another process, which has not looked at it yet
+        with pytest.raises(registry.Damaged) as caught:
+            registry.fetch("models:/whole/1")
+        assert "\n" not in str(caught.value) and str(caught.value).endswith("make rollback WHY=...")
+        return str(caught.value)
+
+    decisive = sorted(path for path in checkpoint.iterdir() if path.name != "README.md")
+    assert {"config.json", "tokenizer.json", "generation_config.json", "training.json"} < {
+        each.name for each in decisive
+    }
+    outside = [model / name for name in ("MLmodel", "serving.py", "code/inranker_flow/rankers/monot5.py")]
+    for path in (*decisive, *outside):
+        kept = path.read_bytes()
+        for what in DAMAGES if path.name == "config.json" else ("changed", "gone"):
+            DAMAGES[what](path)
+            name = "code" if path.suffix == ".py" and path.name != "serving.py" else path.name
+            expected = f"models:/whole/1: {name} {'is gone' if what == 'gone' and name != 'code' else 'has changed'}"
+            message = said()
+            assert expected in message or (path.suffix == ".safetensors" and "are not those" in message), (path, what)
+            listed = registry.damage("models:/whole/1")
+            assert bool(listed) == (path.parent == checkpoint and what != "changed"), (path, what, listed)
+            path.write_bytes(kept)
+    for path in (checkpoint / "adapter_config.json", checkpoint / "pytorch_model.bin", model / "code" / "torch.py"):
+        path.write_text("{}")
+        assert "was not registered" in said() or path.name == "torch.py"
+        path.unlink()
+
+    # What may change: the card, and what Python and MLflow leave behind.
+    (checkpoint / "README.md").write_text("A better card.")
+    (model / "code" / "inranker_flow" / "__pycache__").mkdir()
+    (model / "code" / "inranker_flow" / "__pycache__" / "x.pyc").write_bytes(b"x")
+    registry._fetched.clear()
+    assert (registry.fetch("models:/whole/1") / "config.json").is_file() and not registry.damage("models:/whole/1")
+
+    tracking.client().set_model_version_tag("whole", "1", registry.FILES, '{"MLmodel": 3}')
+    assert f"its tag {registry.FILES} was changed" in said()
+
+
+def test_of_a_version_of_older_code_the_weights_are_compared_and_that_is_said(database, students, tmp_path, caplog):
+    promote("older", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    for tag in (registry.FILES, registry.IDENTITY):
+        tracking.client().delete_model_version_tag("older", "1", tag)
+    registry._fetched.clear()
+    with caplog.at_level("INFO", "inranker_flow"):
+        assert (registry.fetch("models:/older/1") / "config.json").is_file()
+    assert "models:/older/1 was registered before all its files were recorded: its weights alone" in caplog.text
+    assert registry.digest("models:/older/1") == registry.version("older", "1").tags[registry.DIGEST]
+    again = promote("older", students[0], evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6), "", "k1")
+    assert again.version == "1", "the same model is recognised"
+    [weights] = database.glob(
+        f"mlartifacts/{tracking.client().get_model_version('older', '1').run_id}/**/checkpoint/model.safetensors"
+    )
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    registry._fetched.clear()
+    with pytest.raises(registry.Damaged, match="its stored weights are not those"):
+        registry.fetch("models:/older/1")
+
+
+def test_the_same_weights_with_another_tokenizer_or_length_are_another_model(database, students, tmp_path):
+    first = promote("same", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
+    longer = student(tmp_path / "longer", 0, max_length=256)
+    changed = shutil.copytree(students[0], tmp_path / "changed")
+    config = json.loads((changed / "tokenizer_config.json").read_text())
+    (changed / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 77}))
+    write_manifest(changed, dataset="medicines", stage="distill")
+    measured = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
+    versions = {promote("same", each, measured, "models:/same/1", "k2").version for each in (longer, changed, longer)}
+    assert first.version == "1" and versions == {"2", "3"}
+    digests = {registry.digest(f"models:/same/{number}") for number in "123"}
+    assert len(digests) == 3 and len({registry.version("same", n).tags[registry.DIGEST] for n in "123"}) == 1
+
+
+#: What may happen to the evidence, or to the student, after it was written.
+TAMPERED = {
+    "the measures": ("e", "measures.parquet", "other content than its manifest says"),
+    "the summary": ("e", "summary.json", "other content than its manifest says"),
+    "the weights": ("s", "model.safetensors", "other content than its manifest says"),
+    "the tokenizer": ("s", "tokenizer.json", "other content than its manifest says"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_nothing_that_was_changed_after_it_was_written_is_promoted(database, students, tmp_path, what):
+    folder, name, said = TAMPERED[what]
+    promote("tampered", students[0], evaluation(tmp_path / "e0", bm25=0.2, phase2=0.6), "", "k1")
+    before = len(registry.versions("tampered"))
+    measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.7, champion=0.6)
+    shutil.copytree(students[1], tmp_path / "s")
+    path = tmp_path / folder / name
+    DAMAGES["changed"](path)
+    with pytest.raises(UserError, match=f"{name}: {said}.* run its stage again") as caught:
+        promote("tampered", tmp_path / "s", measured, "models:/tampered/1", "k2")
+    assert "\n" not in str(caught.value) and len(registry.versions("tampered")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("summary.json", "{}", "holds no 'headline'"),
+        ("summary.json", "[]", "holds no JSON object"),
+        ("summary.json", "", "not readable"),
+        ("training.json", "{}", "holds no 'start'"),
+        ("training.json", "null", "holds no JSON object"),
+    ],
+)
+def test_a_record_that_says_nothing_is_told_in_one_line(database, students, tmp_path, name, text, said):
+    """Written like that, and so in its manifest."""
+    measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.7)
+    model = shutil.copytree(students[1], tmp_path / "s")
+    folder = measured if name == "summary.json" else model
+    (folder / name).write_text(text)
+    write_manifest(folder, dataset="medicines", stage="evaluate" if folder == measured else "distill")
+    with pytest.raises(UserError, match=f"{name}: {said}"):
+        promote("empty", model, measured, "", "k")
+    assert registry.champion("empty") is None
 
 
 def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, students, tmp_path):
@@ -211,7 +354,7 @@ def test_what_is_not_in_the_registry_is_told_in_one_line(database):
         registry.fetch("models:/nobody")
     with pytest.raises(UserError, match="cannot find models:/nobody@champion"):
         registry.fetch("models:/nobody@champion")
-    assert registry.champion("nobody") is None and registry.registered("nobody", "x") is None
+    assert registry.champion("nobody") is None and registry.registered("nobody", "x", "y") is None
 
 
 def test_weights_in_several_files_have_one_digest_too():
@@ -257,9 +400,9 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
     first = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
     real, looks = registry.registered, []
 
-    def late(name, digest):
+    def late(name, digest, identity):
         looks.append(name)
-        return None if len(looks) == 1 else real(name, digest)
+        return None if len(looks) == 1 else real(name, digest, identity)
 
     monkeypatch.setattr(registry, "registered", late)
     second = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")

@@ -24,7 +24,7 @@ from inranker_flow.retrieval import retrieve, stage
 from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
-from tests import beir, models
+from tests import beir, languages, models
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -509,3 +509,76 @@ def test_queries_of_another_collection_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"query 'g2' belongs to the passage 'gone', which .* lacks \(1 such"):
         retrieve(RetrieveConfig(), sample, stale, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+# --- queries that find nothing ----------------------------------------------------------------------------------------
+
+
+PASSAGES, FOUND = languages.sample("portuguese").passages, languages.sample("portuguese").queries
+VAIN = languages.sample("russian").queries
+
+
+def asking(tmp_path, train, test, passages=PASSAGES):
+    """A collection whose queries are given; each passage is judged for the queries in turn."""
+    documents = [{"_id": f"d{i}", "text": text} for i, text in enumerate(passages)]
+    queries = [{"_id": f"r{i}", "text": text} for i, text in enumerate(train)]
+    queries += [{"_id": f"t{i}", "text": text} for i, text in enumerate(test)]
+    judged = {
+        kind: beir.tsv([(f"{kind}{i}", f"d{i}", 1) for i in range(len(texts))])
+        for kind, texts in (("r", train), ("t", test))
+    }
+    files = {"corpus": beir.jsonl(documents), "queries": beir.jsonl(queries), "train": judged["r"], "test": judged["t"]}
+    return collection(beir.write(tmp_path / "asked", **files), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (
+            FOUND[:10],
+            VAIN[:10],
+            r"10 of 10 test queries \(100%\) find nothing, such as 'река: снабжение питьевая вода'",
+        ),
+        (VAIN[:10], FOUND[:10], r"10 of 10 training queries \(100%\) find nothing"),
+        (FOUND[:10], VAIN[:6] + FOUND[:4], r"6 of 10 test queries \(60%\) find nothing"),
+        (FOUND[:9], ["?", "...", "o", "estação"], r"3 of 4 test queries \(75%\) find nothing, such as '\?'"),
+    ],
+)
+def test_retrieve_does_not_go_on_where_most_queries_find_nothing(tmp_path, monkeypatch, train, test, told):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    sample = asking(tmp_path, train, test)
+    with pytest.raises(UserError, match=told) as refused:
+        retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
+    text = str(refused.value)
+    assert "\n" not in text and "stemmer 'english'" in text and "Then set `language`" in text and str(sample) in text
+    assert not (tmp_path / "out" / "manifest.json").exists() and not list((tmp_path / "scratch").rglob("*.npy"))
+    stats = retrieve(RetrieveConfig(max_without_hits=1), sample, None, tmp_path / "out")
+    assert stats.test_queries == len(test)
+
+
+def test_retrieve_goes_on_where_half_of_the_queries_find_something(tmp_path):
+    stats = retrieve(
+        RetrieveConfig(), asking(tmp_path, FOUND[:8] + VAIN[:8], VAIN[:5] + FOUND[:5]), None, tmp_path / "out"
+    )
+    assert (stats.test_queries, stats.test_queries_without_hits) == (10, 5)
+
+
+@pytest.mark.parametrize("language", languages.NAMES)
+def test_the_stage_finds_passages_in_every_language(tmp_path, language):
+    given = languages.sample(language)
+    sample = asking(tmp_path, given.queries, given.queries, given.passages)
+    stats = retrieve(RetrieveConfig(negatives=3), sample, None, tmp_path / "out", language=language)
+    assert stats.test_queries_without_hits == stats.negatives_missing == 0
+    first = [row["doc_id"] for row in rows(schemas.RUN, tmp_path / "out") if row["rank"] == 1]
+    assert first == [f"d{i}" for i in range(len(given.passages))]
+    drawn = manifest.read_manifest(tmp_path / "out").details["drawn"]
+    assert drawn["stemmer"] in (language, "") and "max_without_hits" not in drawn
+
+
+def test_synthetic_queries_that_find_nothing_are_named_by_their_folder(tmp_path):
+    sample = asking(tmp_path, FOUND[:3], FOUND[:3])
+    queries = models.synthetic(
+        tmp_path / "queries", [(f"s{i}", text, f"d{i}") for i, text in enumerate(VAIN)], "sample"
+    )
+    with pytest.raises(UserError, match=rf"^{queries}: 42 of 42 training queries"):
+        retrieve(RetrieveConfig(), sample, queries, tmp_path / "out")

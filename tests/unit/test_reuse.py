@@ -41,10 +41,10 @@ def retrieve(
     return Stats(config.depth, 2.5, {"nDCG@10": 0.5})
 
 
-def collection(path: Path, text: str = "x", **details: object) -> Path:
+def collection(path: Path, text: str = "x", stage: str = "prepare_corpus", **details: object) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     schemas.write(schemas.CORPUS, path / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": [text]})
-    write_manifest(path, dataset="vaswani", stage="prepare_corpus", **details)
+    write_manifest(path, dataset="vaswani", stage=stage, **details)
     return path
 
 
@@ -103,7 +103,7 @@ def test_other_configuration_inputs_or_values_are_other_work(run, tmp_path):
     run()
     assert not run(config={"depth": 7})[2] and run(config={"depth": 1000})[2], "the default said aloud"
     assert not run(inputs=collection(tmp_path / "changed", "y"))[2]
-    assert not run(queries=[tmp_path / "collection"])[2]
+    assert not run(queries=[collection(tmp_path / "queries", stage="generate_queries")])[2]
     assert not run(champion="x")[2]
     assert len(calls) == 5
 
@@ -139,7 +139,9 @@ def test_a_stage_without_a_version_is_always_done(run):
     assert not run(name="prepare_corpus")[2] and not run(name="prepare_corpus")[2] and len(calls) == 2
 
 
-@pytest.mark.parametrize("damage", ["content gone", "content changed", "entry cut", "entry of other code"])
+@pytest.mark.parametrize(
+    "damage", ["content gone", "content changed", "entry cut", "entry of other code", "a file of another folder"]
+)
 def test_what_cannot_be_used_is_told_done_again_and_mended(run, tmp_path, capsys, damage):
     first, _, _ = run()
     [entry] = tmp_path.glob("store/stages/retrieve/*.json")
@@ -149,6 +151,10 @@ def test_what_cannot_be_used_is_told_done_again_and_mended(run, tmp_path, capsys
         page.unlink()
     elif damage == "content changed":
         page.write_bytes(page.read_bytes().replace(b"report", b"rumour"))
+    elif damage == "a file of another folder":
+        files = known["outputs"]["candidates"]
+        files["runs/a.trec"] = files["qrels.parquet"]  # whole, and in the store, but not what the manifest says
+        entry.write_text(json.dumps(known))
     elif damage == "entry cut":
         entry.write_text(entry.read_text()[:-20])
     else:

@@ -40,7 +40,7 @@ class Lengths:
 def answer(config, number, threads, folder, connection):
     """As `workers.work`, in a process of its own, but what it answers for a pair is its number and its length.
 
-    `config.checkpoint` says what else it does.
+    `config.checkpoint` says what else it does; its `revision` may be a file that has to be there before anything is scored.
     """
     workers._end_with_parent()
     order, lengths = (arrays.mapped(Path(folder), name) for name in ("order", "lengths"))
@@ -49,6 +49,8 @@ def answer(config, number, threads, folder, connection):
     connection.send(("ready", (100, 1, 0)))
     while True:
         start, stop = connection.recv()
+        while config.revision and not Path(config.revision).exists():
+            time.sleep(0.01)
         rows = order[start:stop]
         if "refuses" in config.checkpoint and lengths[rows[0]] < 20:
             connection.send(("refused", "out of memory with a single prompt"))
@@ -57,8 +59,6 @@ def answer(config, number, threads, folder, connection):
             os.kill(os.getpid(), signal.SIGKILL)
         if "tells" in config.checkpoint:
             connection.send(("tokens", int(lengths[rows[0]])))
-        if "slow" in config.checkpoint:
-            time.sleep(0.02)
         if f"waits-{number}" in config.checkpoint:
             time.sleep(600)
         connection.send(("logits", np.stack([rows, lengths[rows]], axis=1).astype(float)))
@@ -148,8 +148,20 @@ def test_a_chunk_that_kills_again_and_again_is_named(plan, tmp_path, caplog):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_that_does_not_work_is_given_up_and_the_others_go_on(plan, tmp_path, caplog):
-    logits, progress = scored(plan, tmp_path, 2, TeacherConfig("slow breaks-1"))
+def test_a_device_that_does_not_work_is_given_up_and_the_others_go_on(
+    plan, tmp_path, tmp_path_factory, monkeypatch, caplog
+):
+    given_up = tmp_path_factory.mktemp("signs") / "given-up"
+    bury = Workers._bury
+
+    def telling(self, worker, progress):
+        bury(self, worker, progress)
+        if worker.number == 1 and 1 not in self._workers:
+            given_up.touch()
+
+    monkeypatch.setattr(Workers, "_bury", telling)
+    # The other scores nothing before that, however slowly this machine starts processes.
+    logits, progress = scored(plan, tmp_path, 2, TeacherConfig("breaks-1", revision=str(given_up)))
     assert np.array_equal(logits[:, 0], np.arange(400)) and progress.done == progress.total
     assert "process 1 ended with status 7 before it scored anything" in caplog.text
     assert "process 1 is given up: the others go on without it" in caplog.text

@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 
 from inranker_flow import manifest, schemas
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.problems import BROKEN, BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import LabelSource, Source, Split, open_source
 from inranker_flow.corpora.text import default_text
-from inranker_flow.errors import UserError
 from inranker_flow.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.progress import Progress
 
@@ -46,14 +45,19 @@ class PrepareStats:
     #: Documents whose text another document has too, and queries that nobody judged: reported, not mended.
     duplicate_texts: int
     unjudged_queries: int
+    #: Judgements of a pair that was judged before, of which the highest grade counts.
+    repeated_judgements: int
     fingerprint: str
+    #: Why nothing of it will be evaluated although it holds queries; "" where it will be, or holds documents alone.
+    not_evaluated: str = ""
 
 
 def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path) -> PrepareStats:
     """Write the tables of ``corpus`` to the folder ``collection``, ended by its manifest.
 
-    Raises :class:`UserError` for a collection that is missing or empty, and under ``on_problem=refuse`` for the first
-    kind of broken row (:mod:`.problems` lists them), with file, line and count.
+    Raises :class:`UserError` for a collection that is missing or empty, for one with judgements of a split of which none
+    can be used, and under ``on_problem=refuse`` for the first kind of broken row (:mod:`.problems` lists them), with file,
+    line and count. It is a :class:`.problems.BadCollection` where the fault is in what the collection holds.
     """
     collection.mkdir(parents=True, exist_ok=True)
     for stale in (manifest.FILENAME, schemas.LABELS.filename):
@@ -80,7 +84,9 @@ class _Judgements:
     doc: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     test: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
     line: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    files: dict[bool, str] = field(default_factory=dict)
+    file: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    #: The file that each number in ``file`` stands for.
+    files: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.relevance)
@@ -89,14 +95,30 @@ class _Judgements:
         mask = pa.array(keep)
         ids = self.query_id.filter(mask), self.doc_id.filter(mask)
         return _Judgements(
-            *ids, self.relevance[keep], self.query[keep], self.doc[keep], self.test[keep], self.line[keep], self.files
-        )
+            *ids, self.relevance[keep], self.query[keep], self.doc[keep], self.test[keep], self.line[keep], self.file[keep],
+            self.files,
+        )  # fmt: skip
 
     def report(self, problems: Problems, kind: str, bad: np.ndarray, what: str) -> None:
         """Report the rows where ``bad``; ``what`` may name {query} and {doc}."""
         for at in np.flatnonzero(bad):
             text = what.format(query=self.query_id[at].as_py(), doc=self.doc_id[at].as_py())
-            problems.add(kind, self.files[bool(self.test[at])], self.line[at], text)
+            problems.add(kind, self.files[self.file[at]], self.line[at], text)
+
+
+def _joined(parts: list[_Judgements], files: list[str]) -> _Judgements:
+    """All rows of ``parts``, in order."""
+    return _Judgements(
+        pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
+        pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),
+        np.concatenate([part.relevance for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.doc for part in parts]),
+        np.concatenate([part.test for part in parts]),
+        np.concatenate([part.line for part in parts]),
+        np.concatenate([part.file for part in parts]),
+        files,
+    )
 
 
 @dataclass
@@ -123,6 +145,9 @@ class _Preparation:
         nothing = np.empty(0, np.uint64)
         #: Sorted first words of the hashes of: labelled queries, all valid queries, all valid documents.
         self.labelled = self.all_queries = self.all_documents = nothing
+        #: Rows of judgements that there were, good or not.
+        self.read: dict[Split, int] = dict.fromkeys(get_args(Split), 0)
+        self.some_id = ""
 
     def run(self) -> PrepareStats:
         """The order matters: judgements say which queries stay, and those say which documents must."""
@@ -138,9 +163,12 @@ class _Preparation:
             "no query has the id {query!r}",
         )
         self.problems.check()
+        self._check_used(judgements.select(contains(self.all_queries, judgements.query)))
         judgements = judgements.select(contains(np.sort(queries.query), judgements.query))
         documents = self._documents(judgements, self._labelled_documents(queries))
         judgements = judgements.select(contains(self.all_documents, judgements.doc))
+        if not (self.config.max_train_queries or self.config.max_test_queries):  # a sample may be out of luck
+            self._check_used(judgements)
         labels = self._write_labels(queries)
         # A query may have lost its last judgement to a document that does not exist.
         useful = contains(np.unique(np.concatenate([judgements.query, self.labelled])), queries.query)
@@ -182,43 +210,15 @@ class _Preparation:
     # --- judgements and queries
 
     def _judgements(self) -> _Judgements:
-        """Both splits, without repeated pairs and without the training side of a query that is in both."""
+        """Both splits, each pair once, and without the training side of a query that is in both."""
         parts = [_Judgements()]
-        files: dict[bool, str] = {}
+        files: list[str] = []
         for split in get_args(Split):
-            seen = HashSet()
-            for rows in self.source.judgements(split, self.problems):
-                query_ids, doc_ids, _ = rows.columns
-                if not query_ids:
-                    continue
-                test = split == "test"
-                files[test] = rows.file
-                new = seen.add(hash_rows(query_ids, doc_ids))
-                what = "query {0!r} and document {1!r} are judged a second time"
-                self.problems.add_rows("duplicate_judgement", rows, ~new, what)
-                rows = rows.select(new)
-                query_ids, doc_ids, relevance = rows.columns
-                parts.append(
-                    _Judgements(
-                        pa.chunked_array([query_ids], pa.string()),
-                        pa.chunked_array([doc_ids], pa.string()),
-                        np.asarray(relevance, np.int32),
-                        self._hashes(query_ids),
-                        self._hashes(doc_ids),
-                        np.full(len(query_ids), test),
-                        np.asarray(rows.lines, np.int64),
-                    )
-                )
-        judgements = _Judgements(
-            pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
-            pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),
-            np.concatenate([part.relevance for part in parts]),
-            np.concatenate([part.query for part in parts]),
-            np.concatenate([part.doc for part in parts]),
-            np.concatenate([part.test for part in parts]),
-            np.concatenate([part.line for part in parts]),
-            files,
-        )
+            before = self._unreadable()
+            part, rows = self._split(split, files)
+            self.read[split] = rows + self._unreadable() - before
+            parts.append(part)
+        judgements = _joined(parts, files)
         in_train, in_test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
         leaked = ~judgements.test & contains(in_test, judgements.query)
         first = np.zeros(len(judgements), bool)
@@ -228,6 +228,87 @@ class _Preparation:
                 self.problems, "leak", leaked & first, "query {query!r} of the training split is in the test split too"
             )
         return judgements.select(~leaked)
+
+    def _unreadable(self) -> int:
+        return sum(self.problems.count(kind) for kind in ("malformed", "wrong_encoding", "bad_relevance"))
+
+    def _split(self, split: Split, files: list[str]) -> tuple[_Judgements, int]:
+        """The judgements of one split, and how many rows they came from; adds the names of their files to ``files``."""
+        parts, pairs, repeated = [_Judgements()], [np.empty((0, 2), np.uint64)], False
+        seen = HashSet()
+        for rows in self.source.judgements(split, self.problems):
+            query_ids, doc_ids, relevance = rows.columns
+            if not query_ids:
+                continue
+            if not files or files[-1] != rows.file:
+                files.append(rows.file)
+            pair = hash_rows(query_ids, doc_ids)
+            new = seen.add(pair)
+            what = "query {0!r} and document {1!r} are judged again, now {2}; the highest grade counts"
+            self.problems.add_rows("duplicate_judgement", rows, ~new, what)
+            repeated = repeated or not new.all()
+            pairs.append(pair)
+            parts.append(
+                _Judgements(
+                    pa.chunked_array([query_ids], pa.string()),
+                    pa.chunked_array([doc_ids], pa.string()),
+                    np.asarray(relevance, np.int32),
+                    self._hashes(query_ids),
+                    self._hashes(doc_ids),
+                    np.full(len(query_ids), split == "test"),
+                    np.asarray(rows.lines, np.int64),
+                    np.full(len(query_ids), len(files) - 1, np.int32),
+                )
+            )
+        found = _joined(parts, files)
+        if not repeated:
+            return found, len(found)
+        # The highest grade first, then as they stand.
+        keys = np.concatenate(pairs)
+        order = np.lexsort((-found.relevance.astype(np.int64), keys[:, 1], keys[:, 0]))
+        first = np.ones(len(found), bool)
+        first[1:] = (keys[order][1:] != keys[order][:-1]).any(axis=1)
+        keep = np.zeros(len(found), bool)
+        keep[order[first]] = True
+        return found.select(keep), len(found)
+
+    def _check_used(self, judgements: _Judgements) -> None:
+        """Refuse a collection that has judgements of a split of which none is used: what that split is for would be lost."""
+        for split in get_args(Split):
+            files = self.source.judged(split)
+            mine = judgements.relevance[judgements.test == (split == "test")]
+            if len(mine) or (split == "train" and self.problems.count("leak")):
+                if split == "test" and not (mine > 0).any():
+                    raise BadCollection(
+                        f"{(files or self.source.judged_together)[0]}: none of its {len(mine):,} judgements of the "
+                        f"{split} split says relevant (a grade above 0), so that every system would get 0; mend the grades, "
+                        "or take them away to go on without them"
+                    )
+                continue
+            if self.read[split]:
+                reasons = ", ".join(
+                    f"{self.problems.count(kind):,} {BROKEN[kind]}"
+                    for kind in ("malformed", "wrong_encoding", "bad_relevance", "unknown_query", "unknown_document")
+                    if self.problems.count(kind)
+                )
+                raise BadCollection(
+                    f"{(files or self.source.judged_together)[0]}: none of its {self.read[split]:,} judgements of the {split} "
+                    f"split can be used ({reasons}); {self._ids()}mend them, or take them away to go on without them"
+                )
+            if files and (split == "test" or not self.read["test"]):
+                raise BadCollection(
+                    f"{files[0]}: holds no judgement; fill it, or take it away to go on without a {split} split"
+                )
+        together = self.source.judged_together
+        if together and not any(self.read.values()) and len(self.all_queries):
+            raise BadCollection(f"{together[0]}: holds no judgement; fill it, or take it away to go on without")
+
+    def _ids(self) -> str:
+        """What ids look like, where judgements name others."""
+        unknown = self.problems.found.get("unknown_query")
+        if not unknown or not self.some_id:
+            return ""
+        return f"{unknown.examples[0]['what']}, they are like {self.some_id!r}; "
 
     def _queries(self, judgements: _Judgements) -> _Queries:
         """Queries that are judged or labelled, each with its origin."""
@@ -244,6 +325,7 @@ class _Preparation:
             both = hash_rows(ids)
             repeated = _repeated(seen, both, good)
             self.problems.add_rows("duplicate_query_id", rows, repeated, "query id {0!r} is used again")
+            self.some_id = self.some_id or ids[0][:40]
             mine = both[:, 0]
             is_test, is_labelled = contains(test, mine), contains(self.labelled, mine)
             is_supervised = contains(supervised, mine)
@@ -263,9 +345,10 @@ class _Preparation:
         """A random sample of the training and of the test queries, the same whatever their order in the file."""
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         keep = np.ones(len(queries.query), bool)
-        for side, limit in ((~is_test, self.config.max_train_queries), (is_test, self.config.max_test_queries)):
-            at = np.flatnonzero(side)
+        for side, what in ((~is_test, "train"), (is_test, "test")):
+            at, limit = np.flatnonzero(side), getattr(self.config, f"max_{what}_queries")
             if limit and len(at) > limit:
+                self._tell_limit(f"max_{what}_queries", limit, len(at), f"{what} queries")
                 ids = queries.table.column("query_id").take(pa.array(at)).to_pylist()
                 keep[at[np.argsort(priorities(self.config.seed, ids), kind="stable")[limit:]]] = False
         return queries.select(keep)
@@ -308,7 +391,7 @@ class _Preparation:
             self.all_documents = seen.first_words()
             self.problems.check()
             if not writer.rows:
-                raise UserError(f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text")
+                raise BadCollection(f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text")
             unknown = ~contains(self.all_documents, judgements.doc)
             judgements.report(self.problems, "unknown_document", unknown, "no document has the id {doc!r}")
             self.problems.check()
@@ -347,7 +430,15 @@ class _Preparation:
         others = ~contains(needed, np.concatenate(hashes))
         free = max(self.config.max_documents - int((~others).sum()), 0)
         candidates = np.concatenate(numbers)[others]
-        return None if len(candidates) <= free else np.partition(candidates, free)[free]
+        if len(candidates) <= free:
+            return None
+        self._tell_limit("max_documents", free + int((~others).sum()), len(others), "documents")
+        return np.partition(candidates, free)[free]
+
+    def _tell_limit(self, setting: str, kept: int, there: int, what: str) -> None:
+        log.info(
+            "%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting
+        )
 
     # --- published labels: the table
 
@@ -357,7 +448,7 @@ class _Preparation:
             return 0
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         test, train = np.sort(queries.query[is_test]), np.sort(queries.query[~is_test])
-        pairs = HashSet()
+        pairs, given = HashSet(), 0
         progress = Progress(f"labels of {self.corpus.name}", self.labels.total, self.labels.unit)
         with schemas.TableWriter(self.collection / schemas.LABELS.filename, schemas.LABELS) as writer:
             for rows in self.labels.labels(Problems("repair")):  # unreadable lines are reported already
@@ -381,8 +472,15 @@ class _Preparation:
                 writer.write(table)
                 columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]
                 self.fingerprint.add("labels", hash_rows(*columns) if len(table) else np.empty((0, 2), np.uint64))
+                given += len(query_ids)
                 progress.advance(rows.amount, f"{writer.rows:,} labels")
             self.problems.check()
+            limited = self.config.max_train_queries or self.config.max_documents
+            if not writer.rows and not (given and limited):
+                raise BadCollection(
+                    f"{self.labels.shown}: none of its {given:,} soft labels belongs to a training query and a document of "
+                    f"{self.corpus.uri}; give the labels of this collection, or remove the setting labels"
+                )
         progress.finish()
         return writer.rows
 
@@ -390,6 +488,11 @@ class _Preparation:
         origins = queries.table.column("origin").value_counts().to_pylist()
         count = {each["values"]: each["counts"] for each in origins}
         self.problems.log()
+        reason = "" if count.get("test") else self.source.not_evaluated
+        if self.read["test"] and not count.get("test"):
+            reason = "the test queries that max_test_queries drew lost their judgements; draw more"
+        if reason:
+            log.warning("%s will NOT be evaluated: %s", self.corpus.name, reason)
         stats = PrepareStats(
             documents=documents,
             train_queries=count.get("supervised", 0),
@@ -400,7 +503,9 @@ class _Preparation:
             dropped=self.problems.dropped,
             duplicate_texts=self.problems.count("duplicate_text"),
             unjudged_queries=self.problems.count("unjudged_query"),
+            repeated_judgements=self.problems.count("duplicate_judgement"),
             fingerprint=self.fingerprint.hexdigest(),
+            not_evaluated=reason,
         )
         manifest.write_manifest(
             self.collection,
@@ -415,5 +520,6 @@ class _Preparation:
                 if isinstance(value := getattr(stats, name), int)
             },
             problems=self.problems.as_list(),
+            not_evaluated=reason,
         )
         return stats

@@ -13,6 +13,14 @@ from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
 
+
+class BadCollection(UserError):
+    """What a reader found wrong in a collection itself. Read again, it is refused again, so this may be remembered.
+
+    Every other trouble (disk, network, memory, rights) says nothing about the collection.
+    """
+
+
 #: Examples of each kind that are kept for the manifest, and the characters of each: a value may be a whole book.
 EXAMPLES, EXAMPLE_CHARACTERS = 5, 300
 
@@ -25,7 +33,6 @@ BROKEN = {
     "duplicate_query_id": "queries whose id was seen before",
     "empty_query": "queries without any text",
     "bad_relevance": "judgements whose relevance is not a whole number",
-    "duplicate_judgement": "judgements of a pair that was judged before",
     "unknown_query": "judgements of a query that is not there",
     "unknown_document": "judgements of a document that is not there",
     "leak": "queries that are in the training and in the test split",
@@ -35,8 +42,9 @@ BROKEN = {
     "label_of_test_query": "soft labels of a test query",
 }
 #: Kinds that are only reported: the same text under two ids is common and breaks nothing; a query that nobody judged
-#: can neither train nor test anything and is left out.
+#: can neither train nor test anything and is left out; a pair is judged twice by sub-topic, by span or by two assessors.
 HARMLESS = {
+    "duplicate_judgement": "judgements of a pair that was judged before (the highest grade counts)",
     "duplicate_text": "documents whose text another document has too (kept)",
     "unjudged_query": "queries without any judgement (left out)",
 }
@@ -97,7 +105,7 @@ class Problems:
         kind, found = broken[0]
         first = found.examples[0]
         others = ", ".join(f"{other.count:,} {BROKEN[name]}" for name, other in broken[1:])
-        raise UserError(
+        raise BadCollection(
             f"{first['file']} line {first['line']}: {first['what']}; {found.count:,} {BROKEN[kind]} in all"
             f"{f', and {others}' if others else ''}; mend the data, or set on_problem=repair to drop them"
         )

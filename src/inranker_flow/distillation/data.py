@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
+from inranker_flow.beginnings import chunks
 from inranker_flow.distillation.losses import centred
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME as MANIFEST
 from inranker_flow.manifest import read_manifest
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer
+from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer, common
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_folder, digest_file
 
@@ -102,8 +103,7 @@ class Examples:
 
     def _odd_ones(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(places in ``rows`` of those that are odd, their places in ``odd``)."""
-        places = np.flatnonzero(np.isin(rows, self.odd))
-        return places, np.searchsorted(self.odd, rows[places])
+        return common(rows, self.odd)
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
@@ -198,20 +198,22 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 f"{path}: no labels, so there is nothing to train on; "
                 f"look at the counts of the teacher_label stage of {names[-1]}"
             )
+        _check_finite(labels, path)
         progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in TEXTS), "texts")
         rows, irregular = {}, {}
         for table, (name, key) in TEXTS.items():
             ids, odd = [], []
             for keys, texts in _texts(table, folder):
+                begin, split = renderer.begin_documents, renderer.split_documents
                 if table is schemas.QUERIES:
-                    encoded, flags = renderer.split_queries(texts)
                     hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
-                else:
-                    encoded, flags = renderer.split_documents(texts)
-                # Tokens beyond max_length can never be in a prompt.
-                writers[name].add([row[: renderer.max_length] for row in encoded])
+                    begin, split = renderer.begin_queries, renderer.split_queries
+                for chunk in chunks(begin(texts), TOKENISE_ROWS):
+                    encoded, flags = split(chunk)
+                    # Tokens beyond max_length can never be in a prompt.
+                    writers[name].add([row[: renderer.max_length] for row in encoded])
+                    odd.append(flags)
                 ids.append(keys)
-                odd.append(flags)
                 progress.advance(len(texts))
             if not ids:
                 raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
@@ -229,11 +231,12 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
             )
             pairs = zip(
-                _some_texts(schemas.QUERIES, folder, query[odd_pairs]),
-                _some_texts(schemas.CORPUS, folder, document[odd_pairs]),
+                _some_texts(schemas.QUERIES, folder, query[odd_pairs], renderer.begin_queries),
+                _some_texts(schemas.CORPUS, folder, document[odd_pairs], renderer.begin_documents),
                 strict=True,
             )
-            writers["whole"].add(renderer.whole(list(pairs)))
+            for chunk in chunks(pairs, TOKENISE_ROWS):
+                writers["whole"].add(renderer.whole(chunk))
             columns["odd"].append(odd_pairs + sum(map(len, columns["query"])))
         columns["query"].append(query + first["queries"])
         columns["document"].append(document + first["documents"])
@@ -253,6 +256,19 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
     (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
 
+def _check_finite(labels: pa.Table, path: Path) -> None:
+    """Refuse labels that would make every loss nan; the student is trained in float32."""
+    logits = np.stack([labels.column(f"{word}_logit").to_numpy() for word in ("false", "true")], axis=1)
+    bad = np.flatnonzero(~(np.abs(logits) <= np.finfo(np.float32).max).all(axis=1))
+    if len(bad):
+        query_id, doc_id = (labels.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
+        raise UserError(
+            f"{path}: the logits of {len(bad):,} of {labels.num_rows:,} pairs are no finite float32 numbers (the first: query "
+            f"{query_id!r}, document {doc_id!r}); label them again, with teacher.scoring.dtype float32 if the teacher "
+            "overflows"
+        )
+
+
 def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
     """(ids, texts) of the queries or passages in ``folder``, some at a time."""
     from inranker_flow.corpora import default_text
@@ -266,13 +282,15 @@ def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[
         yield batch.column(key), texts
 
 
-def _some_texts(table: schemas.Table, folder: Path, rows: np.ndarray) -> list[str]:
-    """The texts in ``rows`` of a table, in that order."""
+def _some_texts(
+    table: schemas.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
+) -> list[str]:
+    """What ``begin`` leaves of the texts in ``rows`` of a table, in that order."""
     wanted, first = np.unique(rows), 0
     found: dict[int, str] = {}
     for _, texts in _texts(table, folder):
         here = wanted[(wanted >= first) & (wanted < first + len(texts))]
-        found.update((int(row), texts[int(row) - first]) for row in here)
+        found.update(zip(here.tolist(), begin(texts[int(row) - first] for row in here), strict=True))
         first += len(texts)
     return [found[int(row)] for row in rows]
 
@@ -289,6 +307,8 @@ def hold_out(examples: Examples, rows: np.ndarray, share: float, at_most: int) -
     """
     queries = np.unique(examples.query[rows])
     of_set = [queries[examples.set_of[queries] == each] for each in range(len(examples.names))]
+    if at_most < 1:
+        return np.zeros(len(rows), bool)
     wanted = np.array([int(share * len(each) + 1e-9) for each in of_set])  # 0.29 * 100 is 28.999999999999996
     if wanted.sum() > at_most:
         wanted = np.minimum(wanted, np.maximum(wanted * at_most // wanted.sum(), 1))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inranker_flow import reading
 from inranker_flow.config import DistillConfig, as_dict
 from inranker_flow.distillation.data import (
     Batch,
@@ -224,6 +225,8 @@ def _check(config: DistillConfig, model: Path) -> None:
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
+    if not 0 <= config.adam_beta2 < 1:
+        raise UserError(f"adam_beta2: {config.adam_beta2}; AdamW needs it from 0 to less than 1")
     if not 0 <= config.holdout < 1:
         raise UserError(f"holdout: {config.holdout}; it is a share of the queries, from 0 to less than 1")
 
@@ -645,6 +648,8 @@ def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs
     with atomic_folder(model) as folder:
         student.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        reads = as_dict(reading.trained(record["config"], "config"))
+        (folder / reading.FILENAME).write_text(json.dumps(reads, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_manifest(
             folder,

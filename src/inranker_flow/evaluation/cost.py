@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import time
@@ -16,6 +17,7 @@ import numpy as np
 from inranker_flow.evaluation import runs
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.storage import digest_file
 
 #: Passages that are reranked for one query.
 PASSAGES = 100
@@ -118,6 +120,24 @@ def _cpu() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or f"{platform.machine()} CPU"
+
+
+def shape(folder: Path) -> str:
+    """What of a checkpoint its speed depends on, the weights' values apart: sizes of its parts, and its tokenizer. "" where
+    its config.json does not say them."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # what is wrong with it, the loader says
+    if not isinstance(config, dict) or "model_type" not in config:
+        return ""
+    sizes = {
+        key: value
+        for key, value in sorted(config.items())
+        if key in ("model_type", "feed_forward_proj") or (type(value) is int and not key.endswith("_id"))
+    }
+    tokenizer = sorted({path for name in ("tokenizer.json", "*.model") for path in folder.glob(name)})
+    return json.dumps([sizes, [digest_file(path) for path in tokenizer]])
 
 
 def size_mb(reference: str, revision: str = "") -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from inranker_flow.config import EvaluateConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
+from inranker_flow.reading import WHOLE, Passages
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,17 @@ class JudgedSet:
     dropped: int
     #: Artifact -> digest of its content.
     digests: dict[str, str]
+    #: The whole text of each document of ``bm25``, and how ``pairs`` were cut out of it.
+    documents: dict[str, str] = field(default_factory=dict)
+    passages: Passages = WHOLE
+
+    def cut(self, passages: Passages) -> JudgedSet:
+        """The same set with the pairs of a model that reads ``passages``."""
+        if passages == self.passages:
+            return self
+        ids = zip(*(self.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
+        pairs, starts = _pairs(list(ids), self.queries, self.documents, passages)
+        return replace(self, pairs=pairs, starts=starts, passages=passages)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """The score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
@@ -99,16 +111,15 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     run = runs.number(run)
     ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
     _check_useful(dataset, ids, qrels, collection, candidates)
-    cut = {doc_id: _windows(*passage, config) for doc_id, passage in passages.items()}
-    pairs = [(queries[query_id], text) for query_id, doc_id in ids for text in cut[doc_id]]
-    sizes = [len(cut[doc_id]) for _, doc_id in ids]
-    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+    documents = {doc_id: default_text(*passage) for doc_id, passage in passages.items()}
+    cut = Passages(config.passage_words, config.passage_stride)
+    pairs, starts = _pairs(ids, queries, documents, cut)
     digests = {
         "collection": manifest.read_manifest(collection).content,
         "candidates": manifest.read_manifest(candidates).content,
     }
     asked = {query_id: queries[query_id] for query_id in qrels}
-    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests)
+    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests, documents, cut)
 
 
 def _check_useful(
@@ -131,17 +142,14 @@ def _check_useful(
         )
 
 
-def _windows(title: str, text: str, config: EvaluateConfig) -> list[str]:
-    """What of a document is scored: all of it, or passages of `passage_words` words, each under the title.
-
-    The last passage ends where the document ends, so none is a stub.
-    """
-    words = text.split() if config.passage_words else []
-    if len(words) <= config.passage_words:
-        return [default_text(title, text)]
-    last = len(words) - config.passage_words
-    firsts = [*range(0, last, config.passage_stride or max(1, config.passage_words // 2)), last]
-    return [default_text(title, " ".join(words[first : first + config.passage_words])) for first in firsts]
+def _pairs(
+    ids: Sequence[tuple[str, str]], queries: dict[str, str], documents: dict[str, str], passages: Passages
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """What a model scores for the rows (query, document) ``ids``, and the first pair of each row."""
+    cut = {doc_id: passages.cut(text) for doc_id, text in documents.items()}
+    sizes = [len(cut[doc_id]) for _, doc_id in ids]
+    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+    return [(queries[query_id], text) for query_id, doc_id in ids for text in cut[doc_id]], starts
 
 
 def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:

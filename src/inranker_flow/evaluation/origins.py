@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest
 
 #: Generated queries of each dataset that the report shows.
@@ -19,7 +20,7 @@ def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _training(path: Path) -> dict[str, Any]:
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = _record(path)
     if not record.get("train_loss"):
         return {}
     return {
@@ -34,11 +35,19 @@ def _training(path: Path) -> dict[str, Any]:
 
 def base(students: Sequence[Path]) -> tuple[str, str] | None:
     """(reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
-    path = students[-1] / "training.json" if students else Path()
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = _record(students[-1] / "training.json") if students else {}
     first = [*record.get("lineage", []), record][0]
     _, at, revision = str(first.get("inputs", {}).get("start", "")).partition("@")
     return (first["start"], revision if at else "") if "start" in first else None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a student's training.json says; nothing where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); the student's training must run again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def generations(queries: Sequence[Path]) -> list[dict[str, Any]]:

@@ -115,8 +115,12 @@ def _decades(least: float, most: float) -> tuple[float, float]:
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Multiples of a tenth or a fifth, the first below all values and the last above them, at least two."""
-    step = 0.2 if max(values) - min(values) > 0.5 else 0.1
+    """Multiples of a tenth or a fifth, the first below all values and the last above them, at least two; coarser ones for a
+    measure that counts."""
+    spread = max(values) - min(values)
+    step = 0.2 if spread > 0.5 else 0.1
+    if spread > 2:
+        step = 10.0 ** math.ceil(math.log10(spread / 10))
     first = max(0, math.floor(min(values) / step + 1e-9))
     last = max(first + 1, math.ceil(max(values) / step - 1e-9))
     return [round(step * i, 1) for i in range(first, last + 1)]
@@ -214,7 +218,7 @@ def curve_svg(student: str, training: Mapping[str, Any], systems: Sequence[str],
         kept = step == training["best_step"]
         parts.append(
             f'<circle class="held{" kept" if kept else ""}" cx="{place[0]}" cy="{place[1]}" r="{4.5 if kept else 3.2}">'
-            f"<title>step {step:,}: held-out loss {loss:.4g}, Kendall's tau with the teacher {kendall:.3f}</title></circle>"
+            f"<title>step {step:,}: held-out loss {loss:.4g}, {_agreement(kendall)}</title></circle>"
         )
     for step, anchor in ((0, "start"), (last, "end")):
         parts.append(_text(_LEFT if not step else right, bottom + 16, f"{step:,}", anchor, 11, "faint"))
@@ -231,6 +235,11 @@ def curve_svg(student: str, training: Mapping[str, Any], systems: Sequence[str],
     return _svg(
         "".join(parts), width, height, systems, f"{title(student)}: {training['loss']} loss by step, at last {final}"
     )
+
+
+def _agreement(kendall: float | None) -> str:
+    """Of the held-out queries; none of them may have two documents that the teacher tells apart."""
+    return "Kendall's tau not defined" if kendall is None else f"Kendall's tau with the teacher {kendall:.3f}"
 
 
 def _horizontal(up: float, right: float, label: str) -> str:

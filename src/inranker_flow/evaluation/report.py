@@ -66,6 +66,7 @@ def render(
         tiles=_tiles(summary),
         rows=_rows(summary),
         slow=_slow(summary),
+        read=_read(summary),
         counted=_counted(summary),
         ties=_ties(summary),
         steps=_steps(summary),
@@ -81,6 +82,11 @@ def outcome(decision: Mapping[str, Any]) -> str:
     if decision["verdict"] == "PROMOTE":
         return f"{name} version {version} serves now" + (f", instead of {champion}." if champion else ", as the first.")
     kept = f"{champion} goes on serving" if champion else "nothing serves yet"
+    codes = {each["code"] for each in decision.get("reasons", ())}
+    if "champion_gone" in codes:
+        kept = "nothing serves, because the champion is gone"
+    elif "champion_changed" in codes:
+        kept = "what became champion meanwhile goes on serving"
     return f"{name} version {version} is registered as challenger; {kept}."
 
 
@@ -88,10 +94,25 @@ def _settings(summary: Mapping[str, Any], decision: Mapping[str, Any] | None) ->
     return {**summary["config"], **({"promotion": decision["policy"]} if decision else {})}
 
 
+def _read(summary: Mapping[str, Any]) -> list[str]:
+    """How the students and the champion were read, one sentence for each way."""
+    ways: dict[str, list[str]] = {}
+    for name, model in summary["models"].items():
+        reads, served = model.get("reads"), model.get("served", {})
+        if not reads or name == "teacher":
+            continue
+        words = served.get("passage_words")
+        text = f"{reads['max_length']} tokens" + (f", passages of {words} words" if words else "")
+        text += ", cut as the reference code does" if reads["truncation"] == "reference" else ""
+        ways.setdefault(text, []).append(title(name))
+    return [f"{' and '.join(names)} read {text}, as they serve." for text, names in ways.items()]
+
+
 def _slow(summary: Mapping[str, Any]) -> list[str]:
     """Systems of which fewer queries were timed than asked for, because a minute was over."""
     asked = summary["latency"]["queries"]
-    return [name for name, model in summary["models"].items() if 0 < model["latency_queries"] < asked]
+    timed = {name: model for name, model in summary["models"].items() if not model.get("timed_as")}
+    return [name for name, model in timed.items() if 0 < model["latency_queries"] < asked]
 
 
 def _counted(summary: Mapping[str, Any]) -> list[str]:
@@ -107,7 +128,7 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
     if not summary["datasets"]:
         return "Nothing was measured: no collection has judged test queries."
     headline, average = summary["headline"], summary["average"]
-    best = next(reversed(summary["students"]), "bm25")
+    best = next((name for name in reversed(summary["students"]) if name in average), "bm25")
     value = average[best][headline]
     datasets = _names(summary)
     where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
@@ -165,8 +186,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         if other not in average:
             continue
         rows = [row for row in ours if row["against"] == other]
-        won = sum(row["p_holm"] < SIGNIFICANT and row["difference"] > 0 for row in rows)
-        note = f"significant on {won} of {len(rows)}"
+        note = _significance(rows)
         gain = _signed(value - average[other][headline])
         tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
     teacher = models.get("teacher")
@@ -179,6 +199,18 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             note = f"with 1/{share:.{0 if share >= 10 else 1}f} of its parameters" if share >= 1.05 else note
         tiles.append({"name": "speed of the teacher", "value": f"{ratio:.1f}×", "note": note})
     return tiles
+
+
+def _significance(rows: Sequence[Mapping[str, Any]]) -> str:
+    """On how many of the datasets a step is better and worse, beyond what may be luck."""
+    told = [row["difference"] for row in rows if row["p_holm"] < SIGNIFICANT]
+    better, worse = sum(each > 0 for each in told), sum(each < 0 for each in told)
+    if len(rows) == 1:
+        return f"significantly {'better' if better else 'worse'}" if better or worse else "not significant"
+    counts = [f"{count} {word}" for count, word in ((better, "better"), (worse, "worse")) if count]
+    if len(rows) > better + worse:
+        counts.append(f"{len(rows) - better - worse} neither")
+    return f"significantly: {', '.join(counts)}"
 
 
 def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:

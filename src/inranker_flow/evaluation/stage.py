@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from inranker_flow import licences, schemas
+from inranker_flow import licences, reading, registry, schemas
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import cases, cost, judged, leaks, measures, origins, runs, significance
@@ -27,6 +28,7 @@ from inranker_flow.evaluation.report import render
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.rankers import Ranker, load_ranker
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.reading import WHOLE, Passages, Served
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write, digest_file
 from inranker_flow.tracking import code_version
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 #: More datasets than this, and only means and the last student go into the metrics: long lists are not read.
 _METRICS_FOR_DATASETS = 4
+TEACHER, CHAMPION = "teacher", "champion"
 #: What decides a checkpoint's scores; what else lies in its folder does not.
 _DECISIVE = ("config.json", "*.safetensors", "*.bin", "*.model", "tokenizer*.json")
 
@@ -59,38 +62,73 @@ Loader = Callable[[str, ScoringConfig, str], Ranker]
 
 @dataclass(frozen=True)
 class Model:
-    """A system that reranks; two with the same ``identity`` give the same scores."""
+    """A system that reranks; two with the same ``identity`` give the same scores.
+
+    ``asked`` and ``passages`` are what the profile says. A student reads as its folder says, and a registered version is
+    served as its registration says: see ``scoring`` and ``served``.
+    """
 
     name: str
     reference: str
     revision: str
-    scoring: ScoringConfig
+    asked: ScoringConfig
+    passages: Passages = WHOLE
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"weights": self.digest or [self.reference, self.revision], "scoring": as_dict(self.scoring)}
+        return {
+            "weights": self.digest or [self.reference, self.revision],
+            "scoring": as_dict(self.scoring),
+            "passages": as_dict(self.served.passages),
+        }
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where its files are; None for one that comes from the hub or is made on the spot."""
+        return None if self.reference.startswith("init:") else locate(self.reference)
+
+    @cached_property
+    def served(self) -> Served:
+        """What it is served with, and so measured with, beside what its folder says."""
+        if self.reference.startswith("models:"):
+            return registry.served(self.reference)
+        return Served(self.passages.words, self.passages.stride, self.asked.dtype)
+
+    @cached_property
+    def scoring(self) -> ScoringConfig:
+        asked = replace(self.asked, dtype=self.served.dtype)
+        # The teacher reads as its labels were made.
+        return asked if self.name == TEACHER or self.folder is None else reading.scoring_of(self.folder, asked)
 
     @cached_property
     def digest(self) -> str:
-        """Of a checkpoint's content; "" for one that comes from the hub or is made on the spot."""
-        folder = None if self.reference.startswith("init:") else locate(self.reference)
-        if folder is None:
+        """Of a checkpoint's content; "" for one without a folder."""
+        if self.folder is None:
             return ""
-        files = sorted({path for pattern in _DECISIVE for path in folder.glob(pattern)})
+        files = sorted({path for pattern in _DECISIVE for path in self.folder.glob(pattern)})
         return sha256("\n".join(f"{path.name} {digest_file(path)}" for path in files).encode()).hexdigest()
+
+    @cached_property
+    def shape(self) -> str:
+        """What its speed depends on: models of one shape take equally long for the same pairs. "" where it is not known."""
+        config = cost.shape(self.folder) if self.folder else ""
+        return config and json.dumps([config, self.identity["scoring"], self.identity["passages"]], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model's scores (true logit - false logit) for the pairs of all judged sets, and what they cost: ``seconds`` in
-    all, and the milliseconds (``latencies``) of reranking 100 passages for one query, each as measured on ``device``."""
+    """One model's ``scores`` (true logit - false logit) for the candidates of all judged sets, and what they cost:
+    ``pairs`` (a candidate's passages) in ``seconds``, and the milliseconds (``latencies``) of reranking 100 passages for one
+    query, each as measured on ``device``. ``timed_as``: the system of the same shape whose times these are."""
 
     scores: np.ndarray
     seconds: float
     parameters: int
     latencies: np.ndarray
     device: str
+    pairs: int = 0
     same_as: str = ""
+    timed_as: str = ""
 
 
 def evaluate(
@@ -138,15 +176,19 @@ def compare(
     wanted = measures.parse(config.measures)
     _check_passages(config)
     sets, skipped = _judged_sets(config, collections, candidates)
-    models = [Model(name, str(path), "", config.scoring) for name, path in students.items()]
+    passages = Passages(config.passage_words, config.passage_stride)
+    models = [Model(name, str(path), "", config.scoring, passages) for name, path in students.items()]
+    _tell_unused(config.scoring, models)
     if config.teacher:
-        models.append(Model("teacher", teacher.checkpoint, teacher.revision, teacher.scoring))
+        models.append(Model(TEACHER, teacher.checkpoint, teacher.revision, teacher.scoring, passages))
     if champion:
-        models.append(Model("champion", champion, "", config.scoring))
+        models.append(Model(CHAMPION, champion, "", config.scoring, passages))
 
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
-    passages = [config.passage_words, config.passage_stride]
-    identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, passages, code_version()]
+    # Whatever else may be refused is looked at before anything is scored, too.
+    training, generation = origins.trainings(students), origins.generations(queries)
+    _try(wanted, sets)
+    identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, as_dict(passages), code_version()]
     timed = cost.requests(sets, config.latency_queries)
     scored, unmeasured, scratch = _score_all(models, sets, timed, [*identity, config.latency_queries], load)
 
@@ -157,12 +199,14 @@ def compare(
         "measures": list(config.measures),
         "systems": ["bm25", *scored],
         "students": list(students),
-        "models": {model.name: _describe(model, scored[model.name]) for model in models if model.name in scored},
+        "models": {model.name: _describe(model, scored) for model in models if model.name in scored},
         "latency": {"passages": cost.PASSAGES, "queries": config.latency_queries, "filled": timed.filled},
         "unmeasured": unmeasured,
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
         "leaks": leaked,
+        "training": training,
+        "generation": generation,
         "config": {"evaluation": as_dict(config), "teacher": as_dict(teacher)},
         "code": code_version(),
     }
@@ -172,8 +216,6 @@ def compare(
     summary["intervals"] = _intervals(summary, table)
     summary["comparisons"] = _comparisons(summary, table)
     summary["cases"] = _cases(summary, sets, scored, table)
-    summary["training"] = origins.trainings(students)
-    summary["generation"] = origins.generations(queries)
     summary["licences"] = _licences(students, teacher, collections)
     with atomic_write(evaluation / "summary.json") as out:
         out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
@@ -201,8 +243,9 @@ def _judged_sets(
     for dataset, collection, found in judged.join(collections, candidates):
         judged_set = judged.load(dataset, collection, found, config)
         if judged_set is None:
-            skipped[dataset] = "no judged test queries"
-            log.warning("%s: skipped, it has no judged test queries", dataset)
+            told = read_manifest(collection).details.get("not_evaluated", "")
+            skipped[dataset] = f"no judged test queries{f': {told}' if told else ''}"
+            log.warning("%s: NOT evaluated: %s", dataset, skipped[dataset])
             continue
         sets.append(judged_set)
         log.info("%s: %d test queries, %d candidates", dataset, len(judged_set.qrels), len(judged_set.pairs))
@@ -217,6 +260,20 @@ def _check_passages(config: EvaluateConfig) -> None:
             f"evaluation.passage_stride: {config.passage_stride} is more than passage_words ({config.passage_words}), so "
             "that words between two passages would never be read"
         )
+
+
+def _tell_unused(asked: ScoringConfig, students: Sequence[Model]) -> None:
+    """Say which settings of `evaluation.scoring` count for nothing, because the students' folders say them."""
+    found: dict[tuple[str, Any], list[str]] = {}
+    for model in students:
+        if model.scoring != asked:
+            for name, counts in reading.unused(asked, model.scoring).items():
+                found.setdefault((name, counts), []).append(model.name)
+    for (name, counts), names in found.items():
+        log.warning(
+            "evaluation.scoring.%s: %r is not used: %s is measured as it serves, with the %r of its own folder",
+            name, getattr(asked, name), " and ".join(names), counts,
+        )  # fmt: skip
 
 
 def _leaks(
@@ -244,15 +301,14 @@ def _score_all(
     champion that cannot be scored is reported and left out: the gate then holds, with that as its reason.
     """
     unmeasured: dict[str, str] = {}
-    pairs = [pair for judged_set in sets for pair in judged_set.pairs]
     scored: dict[str, Scored] = {}
-    first: dict[str, str] = {}
+    firsts: dict[str, str] = {}
     folders: list[Path] = []
     for model in models:
         try:
-            _score_one(model, pairs, timed, identity, load, scored, first, folders)
+            _score_one(model, sets, timed, identity, load, scored, firsts, folders)
         except UserError as error:
-            if model.name != "champion" or isinstance(error, NoAnswer):
+            if model.name != CHAMPION or isinstance(error, NoAnswer):
                 raise
             log.warning("champion: not measured: %s", error)
             unmeasured[model.name] = str(error)
@@ -261,38 +317,68 @@ def _score_all(
 
 def _score_one(
     model: Model,
-    pairs: Sequence[tuple[str, str]],
+    sets: Sequence[JudgedSet],
     timed: cost.Requests,
     identity: list[Any],
     load: Loader,
     scored: dict[str, Scored],
-    first: dict[str, str],
+    firsts: dict[str, str],
     folders: list[Path],
 ) -> None:
-    """Add the scores of ``model`` to ``scored``: those of an equal one, of an earlier attempt, or new ones."""
+    """Add the scores of ``model`` to ``scored``: those of an equal one, of an earlier attempt, or new ones.
+
+    ``firsts``: the first system with an identity, and the first of a shape.
+    """
     key = json.dumps(model.identity, sort_keys=True)
-    same = first.setdefault(key, model.name)
+    same = firsts.setdefault(key, model.name)
     if same != model.name:
         log.info("%s: the same model as %s, so the same scores", model.name, same)
-        scored[model.name] = replace(scored[same], same_as=same)
+        scored[model.name] = replace(scored[same], same_as=same, timed_as="")
         return
+    if model.served.passages != model.passages:
+        sets = [each.cut(model.served.passages) for each in sets]
+        timed = cost.requests(sets, len(timed.lists[1:]))
+        log.warning(
+            "%s: served, and so measured, by %s; the others by %s",
+            model.name, _in_words(model.served.passages), _in_words(model.passages),
+        )  # fmt: skip
+    # Two measurements of one shape differ by noise alone, so it is measured once.
+    timer = firsts.get(model.shape, "") if model.shape else ""
+    timer = timer if timer and scored[timer].device == cost.device_name() else ""
     folder = scratch_folder("evaluate", model.identity, identity)
     folders.append(folder)
     kept = folder / "scores.npz"
     if kept.exists():
         with np.load(kept) as found:
-            scored[model.name] = Scored(
-                found["scores"],
-                float(found["seconds"]),
-                int(found["parameters"]),
-                found["latencies"],
-                str(found["device"]),
-            )
+            plain = {name: found[name].item() for name in ("seconds", "parameters", "device", "pairs", "timed_as")}
+            result = Scored(scores=found["scores"], latencies=found["latencies"], **plain)
         log.info("%s: scores of an earlier attempt found", model.name)
-        return
-    result = scored[model.name] = _score(model, pairs, timed, load)
-    with atomic_write(kept) as out:
-        np.savez(out, **{name: value for name, value in vars(result).items() if name != "same_as"})
+    else:
+        pairs = [pair for judged_set in sets for pair in judged_set.pairs]
+        result = _score(model, pairs, cost.Requests([], 0) if timer else timed, load)
+        result = replace(result, scores=_best(sets, result.scores), timed_as=timer)
+        if timer:
+            result = replace(result, latencies=scored[timer].latencies)
+        with atomic_write(kept) as out:
+            np.savez(out, **{name: value for name, value in vars(result).items() if name != "same_as"})
+    scored[model.name] = result
+    if model.shape:
+        firsts.setdefault(model.shape, model.name)
+
+
+def _best(sets: Sequence[JudgedSet], scores: np.ndarray) -> np.ndarray:
+    """The score of each candidate, from those of its passages."""
+    found, offset = [np.zeros(0)], 0
+    for each in sets:
+        found.append(each.best(scores[offset : offset + len(each.pairs)]))
+        offset += len(each.pairs)
+    return np.concatenate(found)
+
+
+def _in_words(passages: Passages) -> str:
+    if not passages.words:
+        return "whole documents, cut at max_length"
+    return f"passages of {passages.words} words, {passages.stride or max(1, passages.words // 2)} apart"
 
 
 def _score(model: Model, pairs: Sequence[tuple[str, str]], timed: cost.Requests, load: Loader) -> Scored:
@@ -310,14 +396,21 @@ def _score(model: Model, pairs: Sequence[tuple[str, str]], timed: cost.Requests,
     scores = logits[:, 1] - logits[:, 0]
     bad = int(scores.size - np.isfinite(scores).sum())
     if bad:
+        section = "teacher" if model.name == TEACHER else "evaluation"
         raise UserError(
             f"{model.name} ({model.reference}): {bad} of {scores.size} scores are not finite numbers; "
-            "if the checkpoint overflows in half precision, set scoring.dtype to float32"
+            f"if the checkpoint overflows in half precision, set {section}.scoring.dtype to float32"
         )
-    return Scored(scores, seconds, parameters, latencies, device)
+    return Scored(scores, seconds, parameters, latencies, device, len(pairs))
 
 
-def _describe(model: Model, result: Scored) -> dict[str, Any]:
+def _describe(model: Model, scored: Mapping[str, Scored]) -> dict[str, Any]:
+    result = scored[model.name]
+    # Of all systems of its shape together: apart, they differ by noise.
+    timer = result.timed_as or model.name
+    alike = [each for name, each in scored.items() if (each.timed_as or name) == timer and not each.same_as] or [result]
+    seconds = sum(each.seconds for each in alike)
+    scoring = as_dict(model.scoring)
     return {
         "reference": model.reference,
         "revision": model.revision,
@@ -325,12 +418,16 @@ def _describe(model: Model, result: Scored) -> dict[str, Any]:
         "parameters": result.parameters,
         "size_mb": cost.size_mb(model.reference, model.revision),
         "seconds": result.seconds,
-        "pairs_per_second": result.scores.size / result.seconds if result.seconds else 0.0,
+        "pairs_per_second": sum(each.pairs for each in alike) / seconds if seconds else 0.0,
         "latency_median_ms": float(np.median(result.latencies)) if result.latencies.size else None,
         "latency_p95_ms": float(np.percentile(result.latencies, 95)) if result.latencies.size else None,
         "latency_queries": int(result.latencies.size),
         "device": result.device,
         "same_as": result.same_as,
+        "timed_as": result.timed_as,
+        # How it read, and so is served.
+        "reads": {name: scoring[name] for name in reading.NAMES},
+        "served": as_dict(model.served),
     }
 
 
@@ -342,14 +439,12 @@ def _measure(
     offset = 0
     with schemas.TableWriter(evaluation / schemas.MEASURES.filename, schemas.MEASURES) as writer:
         for judged_set in sets:
-            rows = slice(offset, offset + len(judged_set.pairs))
+            rows = slice(offset, offset + judged_set.bm25.num_rows)
             offset = rows.stop
             systems: dict[str, Any] = {}
             for system in ("bm25", *scored):
-                run = judged_set.bm25
-                if system != "bm25":
-                    run = _rerank(judged_set, judged_set.best(scored[system].scores[rows]))
-                found = measures.per_query(wanted, judged_set.qrels, run)
+                run = judged_set.bm25 if system == "bm25" else _rerank(judged_set, scored[system].scores[rows])
+                found = _measured(wanted, judged_set, run, system)
                 runs.write_trec(evaluation / "runs" / f"{judged_set.dataset}.{system}.trec", run, system)
                 for measure, values in found.items():
                     repeated = [[each] * len(values) for each in (judged_set.dataset, system, measure)]
@@ -369,6 +464,27 @@ def _measure(
     return described
 
 
+def _try(wanted: Mapping[str, Any], sets: Sequence[JudgedSet]) -> None:
+    """Measure BM25, whose scores are there, before hours of scoring: what a measure cannot be asked, it says now."""
+    for judged_set in sets:
+        _measured(wanted, judged_set, judged_set.bm25, "bm25")
+        _ceiling(wanted, judged_set)
+
+
+def _measured(wanted: Mapping[str, Any], judged_set: JudgedSet, run: Any, system: str) -> dict[str, dict[str, float]]:
+    """`measures.per_query`; :class:`UserError` for a measure that has no value for a query."""
+    found = measures.per_query(wanted, judged_set.qrels, run)
+    for measure, values in found.items():
+        bad = [query_id for query_id, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"evaluation.measures: {measure} has no value for {len(bad)} of the {len(values)} judged test queries of "
+                f"{judged_set.dataset} (the first: {bad[0]!r}, with the ranking of {system}), so there is no mean; take "
+                "another measure"
+            )
+    return found
+
+
 def _rerank(judged_set: JudgedSet, scores: np.ndarray) -> Any:
     return runs.rank(judged_set.bm25.column("query_id"), judged_set.bm25.column("doc_id"), scores)
 
@@ -381,7 +497,7 @@ def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]
     best = _rerank(judged_set, gains)
     everything = measures.parse([f"R@{max(best.num_rows, 1)}"])
     [recall] = measures.per_query(everything, judged_set.qrels, best).values()
-    found = measures.per_query(wanted, judged_set.qrels, best)
+    found = _measured(wanted, judged_set, best, "the judgements")
     depth = int(pc.max(judged_set.bm25.column("rank")).as_py())
     return {"depth": depth, "recall": _mean(recall), "means": {name: _mean(values) for name, values in found.items()}}
 
@@ -447,10 +563,10 @@ def _cases(
     def ranked(system: str) -> cases.Ranked:
         scores, offset = {}, 0
         for each in sets:
-            rows = slice(offset, offset + len(each.pairs))
+            rows = slice(offset, offset + each.bm25.num_rows)
             offset = rows.stop
             bm25 = -each.bm25.column("rank").to_numpy()
-            scores[each.dataset] = bm25 if system == "bm25" else each.best(scored[system].scores[rows])
+            scores[each.dataset] = bm25 if system == "bm25" else scored[system].scores[rows]
         return cases.Ranked(system, from_measures(table, system, summary["headline"]), scores)
 
     return [cases.compare(sets, ranked(mine), ranked(other)) for mine in last for other in others]

@@ -14,6 +14,8 @@ import numpy as np
 from inranker_flow import schemas
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import UserError
+from inranker_flow.words import count as count_words
+from inranker_flow.words import terms
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def _uniform(config: GenerateConfig, collection: Path, count: int) -> Sample:
     for batch in schemas.read_batches(schemas.CORPUS, collection):
         for doc_id, title, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             text = " ".join(default_text(title, body).split())
-            words = text.count(" ") + bool(text)
+            words = count_words(text)
             if words < max(least, 1):
                 short += 1
             elif most and words > most:
@@ -104,7 +106,7 @@ def _clusters(texts: Sequence[str], count: int, seed: int) -> np.ndarray:
             "generation.sampling: diverse needs scikit-learn, which is not installed here; install it or set it to uniform"
         ) from error
     words = TfidfTransformer(sublinear_tf=True).fit_transform(
-        HashingVectorizer(n_features=_FEATURES, alternate_sign=False, norm=None).transform(texts)
+        HashingVectorizer(n_features=_FEATURES, alternate_sign=False, norm=None, analyzer=terms).transform(texts)
     )
     words = words[:, words.getnnz(axis=0) > 0]
     dimensions = min(_DIMENSIONS, *(size - 1 for size in words.shape))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from inranker_flow import schemas
 from inranker_flow.errors import UserError
 from inranker_flow.generation.prompts import Template
+from inranker_flow.words import beginning
 
 #: An example shows the form of a query, for which the beginning of a document is enough.
 _WORDS = 80
@@ -53,5 +54,5 @@ def _beginnings(collection: Path, wanted: set[str]) -> dict[str, str]:
     for batch in schemas.read_batches(schemas.CORPUS, collection):
         batch = batch.filter(pc.is_in(batch.column("doc_id"), value_set=ids))
         for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            found[doc_id] = " ".join(default_text(title, text).split()[:_WORDS])
+            found[doc_id] = " ".join(beginning(default_text(title, text), _WORDS).split())
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from pathlib import Path
 from inranker_flow import schemas
 from inranker_flow.config import GenerateConfig, RetrieveConfig
 from inranker_flow.evaluation.leaks import Finder, normal
+from inranker_flow.generation.answers import query_in
+from inranker_flow.words import count, spaced
 
 log = logging.getLogger(__name__)
 
-#: Why a query is dropped, in the order in which it is asked.
+#: Anserini's.
+_RETRIEVAL = RetrieveConfig()
+#: Why a query is dropped, in the order in which it is asked. empty: the answer holds no query.
 REASONS = ("empty", "too_short", "too_long", "copied", "leaked", "duplicate", "inconsistent", "improbable")
 #: A query of fewer words that stands in its document is no copy: people search with such keywords.
 _COPIED_WORDS = 4
-_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
-_QUOTES = "\"'“”‘’`*"
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,8 @@ class Query:
 
 
 def first_line(text: str, chat: bool) -> str:
-    """The query in a generated text: what stands before the first line end; in a chat's answer, the first line that says
-    something, without thoughts before it and quotes around it."""
-    if chat:
-        lines = _THOUGHTS.sub("", text).strip().partition("\n")
-        return " ".join(lines[0].strip().strip(_QUOTES).split())
-    return " ".join(text.partition("\n")[0].split())
+    """The query in a generated text (:func:`answers.query_in`); "" where it holds none."""
+    return query_in(text, chat)
 
 
 def keep(
@@ -48,10 +46,12 @@ def keep(
     documents: Mapping[str, str],
     tests: Sequence[str],
     collection: Path,
+    retrieval: RetrieveConfig = _RETRIEVAL,
 ) -> tuple[list[Query], dict[str, int]]:
     """The queries to keep, sorted by document and number, and how many were dropped for which reason.
 
-    ``documents``: doc_id -> text; ``tests``: texts of the collection's test queries. Of equal queries the first is kept.
+    ``documents``: doc_id -> text; ``tests``: texts of the collection's test queries; ``retrieval``: how a consistent query
+    finds its document. Of equal queries the first is kept.
     """
     dropped = dict.fromkeys(REASONS, 0)
     reason = _one_by_one(config, documents, tests)
@@ -63,7 +63,7 @@ def keep(
         else:
             kept.append(query)
     if config.consistency_depth and kept:
-        found = list(_finds_its_document(kept, collection, config.consistency_depth))
+        found = list(_finds_its_document(kept, collection, retrieval, config.consistency_depth))
         dropped["inconsistent"] = found.count(False)
         kept = [query for query, consistent in zip(kept, found, strict=True) if consistent]
     if config.keep_probable:
@@ -82,14 +82,14 @@ def _one_by_one(config: GenerateConfig, documents: Mapping[str, str], tests: Seq
 
     def reason(query: Query) -> str:
         text = normal(query.text)
-        words = len(query.text.split())
+        words = count(query.text)
         if not text:
             return "empty"
         if words < config.min_query_words:
             return "too_short"
         if config.max_query_words and words > config.max_query_words:
             return "too_long"
-        if config.drop_copied and words >= _COPIED_WORDS and f" {text} " in f" {normal(documents[query.doc_id])} ":
+        if config.drop_copied and words >= _COPIED_WORDS and _holds(documents[query.doc_id], text):
             return "copied"
         if leaks and next(leaks.find(query.text), None):
             return "leaked"
@@ -106,21 +106,27 @@ def _probability(query: Query) -> float:
     return query.log_probability
 
 
-def _finds_its_document(queries: Sequence[Query], collection: Path, depth: int) -> Iterator[bool]:
-    """For each query whether BM25 (as Anserini sets it) has its document among the best ``depth``.
+def _holds(document: str, text: str) -> bool:
+    """Whether a document says a normal text word for word."""
+    return f" {spaced(text)} " in f" {spaced(normal(document))} "
 
-    The index is where `retrieve` looks for one, so on one machine it is built once.
-    """
+
+def _finds_its_document(
+    queries: Sequence[Query], collection: Path, retrieval: RetrieveConfig, depth: int
+) -> Iterator[bool]:
+    """For each query whether BM25 has its document among the best ``depth``. Its index is gone when this ends, however."""
     from inranker_flow import cpus
     from inranker_flow.retrieval.searchers import Searchers
     from inranker_flow.retrieval.stage import PARALLEL_FROM, QUERIES, build_index, search
 
-    settings = RetrieveConfig()
-    folder = build_index(settings, collection)
+    folder = build_index(retrieval, collection, "generate_queries")
     much = len(queries) * schemas.count(schemas.CORPUS, collection) >= PARALLEL_FROM
     parts = [queries[first : first + QUERIES] for first in range(0, len(queries), QUERIES)]
-    with Searchers(folder, settings, cpus.available() if much else 1) as searchers:
-        hits = searchers.map(search, (([each.text for each in part], depth) for part in parts))
-        for part, found in zip(parts, hits, strict=True):
-            for query, (doc_ids, _) in zip(part, found, strict=True):
-                yield query.doc_id in doc_ids
+    try:
+        with Searchers(folder, retrieval, cpus.available() if much else 1) as searchers:
+            hits = searchers.map(search, (([each.text for each in part], depth) for part in parts))
+            for part, found in zip(parts, hits, strict=True):
+                for query, (doc_ids, _) in zip(part, found, strict=True):
+                    yield query.doc_id in doc_ids
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)

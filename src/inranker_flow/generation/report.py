@@ -10,19 +10,17 @@ _BAR = 40
 
 def markdown(dataset: str, details: Mapping[str, Any]) -> str:
     """The manifest's ``details`` of a queries artifact as a page."""
-    counts: Mapping[str, int] = details["counts"]
+    counts: Mapping[str, int] = details.get("counts", {})
     lines = [f"# Synthetic queries for {dataset}", ""]
-    if "generator" in details:
-        sampling = ", ".join(f"{key} {value}" for key, value in details["sampling"].items())
-        versions = ", ".join(f"{key} {value}" for key, value in details["versions"].items())
-        lines += [
-            f"{_cell(details['generator'])} {details['revision']}".strip()
-            + f", prompt {_cell(details['prompt'])}. {sampling}."
-        ]
-        lines += [
-            f"Backend {details['backend']} ({_cell(versions)}), {details['tokens_per_second']:,.0f} tokens per second.",
-            "",
-        ]
+    if generator := details.get("generator"):
+        sampling = ", ".join(f"{key} {value}" for key, value in details.get("sampling", {}).items())
+        versions = ", ".join(f"{key} {value}" for key, value in details.get("versions", {}).items())
+        said = [" ".join(filter(None, (_cell(generator), details.get("revision", ""))))]
+        said += [f"prompt {_cell(details['prompt'])}"] if details.get("prompt") else []
+        lines += [f"{', '.join(said)}." + (f" {sampling}." if sampling else "")]
+        backend = f"Backend {details.get('backend', 'not recorded')}" + (f" ({_cell(versions)})" if versions else "")
+        speed = details.get("tokens_per_second")  # none where everything was found done
+        lines += [f"{backend}, {speed:,.0f} tokens per second." if speed else f"{backend}.", ""]
     lines += [
         "| | |",
         "|---|---:|",

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
-from inranker_flow.config import CorpusConfig, GenerateConfig, as_dict
+from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, as_dict
 from inranker_flow.errors import UserError
+from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
 from inranker_flow.generation.examples import with_examples
@@ -26,8 +27,11 @@ from inranker_flow.generation.report import markdown
 from inranker_flow.generation.store import WrittenShards
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
+from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write
+from inranker_flow.words import count as count_words
+from inranker_flow.words import spaced
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +39,40 @@ log = logging.getLogger(__name__)
 _SAMPLES, _SAMPLE_CHARACTERS = 20, 200
 #: Longer queries are counted together.
 _LONGEST = 40
+#: Answers that tell enough of a model to end the stage before the last is written.
+_MANY_ANSWERS = 500
+#: Answers begin alike that share so many words; fewer documents than the next may well be alike.
+_ALIKE, _FEW_DOCUMENTS = 4, 10
+#: A simple generator may begin most questions alike, and they are questions all the same.
+_ASKING = frozenset(
+    [
+        *(
+            "what",
+            "whats",
+            "how",
+            "why",
+            "when",
+            "where",
+            "which",
+            "who",
+            "whom",
+            "whose",
+            "is",
+            "are",
+            "was",
+            "were",
+            "do",
+        ),
+        *("does", "did", "can", "could", "should", "would", "will", "has", "have", "in", "of", "for", "at", "on"),
+    ]
+)
+#: Characters of an answer in a message.
+_SHOWN = 120
 #: Settings on which the generated texts do not depend: how a server is reached, and what is kept of them.
 _BESIDE = (
     *("endpoint", "concurrency", "request_timeout", "retries"),
     *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
-    *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth"),
+    *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth", "max_unusable"),
 )
 
 
@@ -47,6 +80,7 @@ _BESIDE = (
 class GenerateStats:
     """``queries`` kept of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
 
+    ``empty``: answers without a query, such as a refusal or a thought that does not end.
     ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
     ``passed_through``: published synthetic queries of the collection. ``resumed_documents``: what was written for them was in
     the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
@@ -84,19 +118,26 @@ class _Raw:
 
 #: A collection that asks for nothing of its own.
 _PLAIN = CorpusConfig(uri="", name="")
+_ANSERINI = RetrieveConfig()
 
 
 def generate_queries(
-    config: GenerateConfig, collection: Path, queries: Path, report: Path | None = None, corpus: CorpusConfig = _PLAIN
+    config: GenerateConfig,
+    collection: Path,
+    queries: Path,
+    report: Path | None = None,
+    corpus: CorpusConfig = _PLAIN,
+    retrieval: RetrieveConfig = _ANSERINI,
 ) -> GenerateStats:
     """Write the synthetic ``queries`` of a collection, each with the document that it was written for.
 
     ``corpus``: how the collection was given; its own prompt and number of documents go before those of ``config``.
+    ``retrieval``: how the stage `retrieve` searches, for queries that must find their document.
     ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
     of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
     killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
     that was there before nothing is written again. Raises :class:`UserError` for settings
-    or a template that cannot work, and where no query is left.
+    or a template that cannot work, where most answers are of no use, and where no query is left.
     """
     config = replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
     dataset = read_manifest(collection).dataset
@@ -110,6 +151,10 @@ def generate_queries(
         return stats
 
     _check(config)
+    if config.consistency_depth:
+        Analyser(
+            in_language(retrieval, corpus.language)
+        )  # settings that do not exist are said before a model is loaded
     template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
     sample = sampling.sample(config, collection)
     if not sample.documents:
@@ -117,10 +162,11 @@ def generate_queries(
     identity = _identity(config, template)
     aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
     shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
-    raw = _write(config, template, shards)
+    raw = _write(config, template, shards, dataset)
     tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
     texts = {each.doc_id: each.text for each in sample.documents}
-    kept, dropped = filters.keep(config, raw.queries, texts, tests, collection)
+    searched = in_language(retrieval, corpus.language)
+    kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
     if not kept:
         raise UserError(
             f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
@@ -192,6 +238,10 @@ def _check(config: GenerateConfig) -> None:
     for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
         if 0 < getattr(config, most) < getattr(config, least):
             raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})")
+    if config.request_fields and config.backend != "openai":
+        raise UserError(
+            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out"
+        )
     if config.backend == "openai" and not config.endpoint:
         raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
 
@@ -217,10 +267,12 @@ def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
     plain = {name: value for name, value in as_dict(config).items() if name not in _BESIDE}
     # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
     plain["keep_probable"] = bool(config.keep_probable)
+    if not config.request_fields:
+        del plain["request_fields"]  # what was written before there were any stays known
     return [plain, template.digest, identity]
 
 
-def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards) -> _Raw:
+def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards, dataset: str) -> _Raw:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
     from inranker_flow.generation.backends import load_backend
 
@@ -246,15 +298,13 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
             }
         )
         shards.save(number, found[number])
+        if found[number].num_rows >= _MANY_ANSWERS:  # not after the last document of many
+            _refuse_useless(config, template, [found[number]], dataset)
     seconds = time.monotonic() - start
     progress.finish()
     tables = [found[number] for number, _ in shards]
     return _Raw(
-        queries=[
-            Query(doc_id, number, filters.first_line(text, template.chat), probability)
-            for table in tables
-            for doc_id, number, text, probability in _rows(table)
-        ],
+        queries=_refuse_useless(config, template, tables, dataset),
         cut_documents=sum(
             pc.count_distinct(table.filter(table.column("cut")).column("doc_id")).as_py() for table in tables
         ),
@@ -263,6 +313,56 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
         seconds=seconds if tokens else 0.0,
         versions=backend.versions,
     )
+
+
+def _refuse_useless(
+    config: GenerateConfig, template: prompts.Template, tables: Sequence[pa.Table], dataset: str
+) -> list[Query]:
+    """The queries in the answers. Refuses answers that mostly hold none, or that mostly begin alike (an unknown greeting)."""
+    queries, answers = [], []
+    for table in tables:
+        for doc_id, number, text, probability in _rows(table):
+            answers.append(text)
+            queries.append(Query(doc_id, number, filters.first_line(text, template.chat), probability))
+    most = config.max_unusable * len(queries)
+    useless = [answer for answer, query in zip(answers, queries, strict=True) if not query.text]
+    wrong = "hold no query"
+    if len(useless) <= most and (beginning := _common_beginning(queries, most)):
+        useless = [
+            answer for answer, query in zip(answers, queries, strict=True) if _beginning(query.text) == beginning
+        ]
+        wrong = f"begin alike ({' '.join(beginning)!r})"
+    if len(useless) <= most:
+        return queries
+    samples = " | ".join(_shown(each) for each in useless[:: max(len(useless) // 3, 1)][:3])
+    raise UserError(
+        f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
+        "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
+        "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "
+        "the same"
+    )
+
+
+def _common_beginning(queries: Sequence[Query], most: float) -> tuple[str, ...]:
+    """With what more than so many queries begin; nothing where they are of too few documents, or questions as they come."""
+    if len({each.doc_id for each in queries}) < _FEW_DOCUMENTS:
+        return ()
+    counts = Counter(_beginning(each.text) for each in queries)
+    counts.pop((), None)
+    beginning, held = counts.most_common(1)[0] if counts else ((), 0)
+    asks = len(beginning) == _ALIKE and beginning[0] in _ASKING
+    return beginning if held > most and not asks else ()
+
+
+def _beginning(text: str) -> tuple[str, ...]:
+    """The first words of a text."""
+    return tuple(normal(spaced(text)).split()[:_ALIKE])
+
+
+def _shown(text: str) -> str:
+    """An answer on one line, shortened; "''" is none at all."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
 
 
 def _flat(means: list[list[float]] | None, texts: list[list[str]]) -> list[float | None]:
@@ -306,7 +406,7 @@ def _sampling(config: GenerateConfig) -> dict[str, Any]:
 
 def _lengths(kept: Sequence[Query]) -> dict[str, int]:
     """Words of a query -> how many have so many."""
-    counts = Counter(min(len(each.text.split()), _LONGEST) for each in kept)
+    counts = Counter(min(count_words(each.text), _LONGEST) for each in kept)
     return {f"{words}+" if words == _LONGEST else str(words): counts[words] for words in sorted(counts)}
 
 
@@ -320,4 +420,5 @@ def _samples(kept: Sequence[Query], texts: Mapping[str, str]) -> list[dict[str, 
 
 
 def _sentence(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) + " dropped"
+    told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+    return f"{told or 'none'} dropped"

@@ -36,7 +36,7 @@ def label_identity(config: TeacherConfig) -> dict[str, Any]:
     """
     from inranker_flow.rankers.checkpoints import checkpoint_identity
 
-    scoring = {key: value for key, value in as_dict(_resolved(config.scoring)).items() if key not in _NO_VALUE}
+    scoring = {key: value for key, value in as_dict(_resolved(config)).items() if key not in _NO_VALUE}
     return {
         "checkpoint": checkpoint_identity(config.checkpoint, config.revision),
         "renderer": RENDERER_VERSION,
@@ -44,14 +44,15 @@ def label_identity(config: TeacherConfig) -> dict[str, Any]:
     }
 
 
-def _resolved(scoring: ScoringConfig) -> ScoringConfig:
-    from inranker_flow.rankers import templates
+def _resolved(config: TeacherConfig) -> ScoringConfig:
+    from inranker_flow.rankers import forms
     from inranker_flow.rankers.devices import pick_device, pick_dtype
 
+    scoring = forms.identity(config.checkpoint, config.scoring, config.revision)
     dtype = scoring.dtype
     if dtype == "auto":
         dtype = str(pick_dtype(dtype, pick_device())).removeprefix("torch.")  # type: ignore[assignment]
-    return replace(scoring, prompt=templates.read(scoring.prompt), dtype=dtype)
+    return replace(scoring, dtype=dtype)
 
 
 def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:

@@ -313,7 +313,7 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
         torch.cuda.set_device(number)
     try:
         with _one_at_a_time(Path(folder)):
-            ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
+            ranker = load_ranker(config.checkpoint, config.scoring, config.revision, tell=False)
         job = ranker.job(ranker.reader.open(Path(folder)))
         order = arrays.mapped(Path(folder), "order")
         connection.send(("ready", (ranker.batches.tokens, ranker.batches.pad_to, ranker.known)))

@@ -285,17 +285,19 @@ class _Planner:
         self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
 
     def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample) -> None:
-        """Both students and a champion of their size; a pass without its gradient takes a third of a training step."""
+        """Both students and a champion of their size, each as it was trained; a pass without its gradient takes a third of a
+        training step."""
         depth, teacher = self.sections.retrieval.test_depth, self.sections.teacher
         pairs = [each.test_queries * depth for each in every]
-        checkpoint, scoring = self.sections.phase1.checkpoint, self.sections.evaluation.scoring
+        checkpoint = self.sections.phase1.checkpoint
 
         def read(checkpoint: str, scoring: ScoringConfig) -> float:
             return sum(
                 count * self._prompt(each, checkpoint, scoring) for count, each in zip(pairs, every, strict=True)
             )
 
-        tokens = 3 * read(checkpoint, scoring)
+        lengths = (self.sections.phase1.max_length, *[self.sections.phase2.max_length] * 2)
+        tokens = sum(read(checkpoint, ScoringConfig(kind="monot5", max_length=length)) for length in lengths)
         hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
         if self.sections.evaluation.teacher:
             more = read(teacher.checkpoint, teacher.scoring)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.corpora.sources import beir, irdatasets, layout
+from inranker_flow.corpora.sources.lines import BadLine
+from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
 from inranker_flow.storage import FileInfo
 
@@ -74,8 +77,19 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
 
 def _limited(found: Counted, config: PrepareConfig) -> Counted:
     train = _least(found.train_queries, config.max_train_queries)
+    limits = {
+        "max_documents": (found.documents, "documents"),
+        "max_train_queries": (found.train_queries, "train queries"),
+        "max_test_queries": (found.test_queries, "test queries"),
+    }
+    cut = [
+        f"{found.name}: {getattr(config, name):,} of its {there:,} {what} are taken (corpus.{name})"
+        for name, (there, what) in limits.items()
+        if _least(there, getattr(config, name)) < there
+    ]
     return replace(
         found,
+        notes=(*found.notes, *cut),
         documents=_least(found.documents, config.max_documents),
         train_queries=train,
         positives=round(found.positives * train / max(found.train_queries, 1)),
@@ -92,12 +106,7 @@ def _least(number: int, limit: int) -> int:
 
 
 def _known(corpus: CorpusConfig, name: str) -> Counted:
-    import ir_datasets
-
-    try:
-        dataset = ir_datasets.load(name)
-    except KeyError as error:
-        raise UserError(f"{corpus.uri}: ir_datasets knows no such id; see https://ir-datasets.com") from error
+    dataset = irdatasets.look_up(name)
     known: Mapping[str, Any] = dataset.metadata() or {}
     documents = (known.get("docs") or {}).get("count")
     if not documents:
@@ -109,7 +118,7 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
     queries = min((known.get("queries") or {}).get("count", 0), judged.get("count", 0))
     values = ((judged.get("fields") or {}).get("relevance") or {}).get("counts_by_value") or {}
     relevant = sum(count for value, count in values.items() if int(value) > 0)
-    training = name.split("/")[-1] == corpus.train_split
+    training = irdatasets.split_of(name, corpus) == "train"
     words = next((WORDS[part] for part in name.replace("-passage", "").split("/") if part in WORDS), 0)
     about = "BEIR's table 1" if words else "assumed"
     return Counted(
@@ -140,21 +149,28 @@ def _stored(corpus: CorpusConfig) -> Counted:
         whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
         if not whole.uri.endswith(".parquet"):
             raise UserError(f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file")
-        return _parquet(corpus, {"corpus.parquet": whole})
-    if "corpus.parquet" in files:
-        return _parquet(corpus, files)
-    file = files.get("corpus.jsonl") or files.get("corpus.jsonl.gz")
-    if file is None:
-        what = "no such file or folder" if not files else "holds neither corpus.jsonl (BEIR layout) nor corpus.parquet"
-        raise UserError(f"{corpus.uri}: {what}; correct the address")
-    lines = _lines(file)
+        return _parquet(corpus, {"corpus.parquet": whole}, layout.Layout(("corpus.parquet",)))
+    if not files:
+        raise UserError(f"{corpus.uri}: no such file or folder; correct the address")
+    sizes = {name: each.size for name, each in files.items()}
+    found = layout.find(sizes, uri, corpus, remedy="; correct the address")
+    if layout.form(found.documents[0]) == "parquet":
+        return _parquet(corpus, files, found)
+    every = [_lines(files[name]) for name in found.documents]
+    lines = _Lines(
+        [run for each in every for run in each.runs],
+        sum(each.total for each in every),
+        all(each.exact for each in every),
+    )
     texts = [" ".join(filter(None, (_text(row, "title"), _text(row, "text")))) for row in _rows(lines.sample)]
     if not lines.total or not texts:
-        raise UserError(f"{file.uri}: no row of JSON is found in it; it must hold one document a line")
-    asked = files.get("queries.jsonl") or files.get("queries.jsonl.gz")
-    queries = [_text(row, "text") for row in _rows(_lines(asked).sample)] if asked else []
-    train, positives, train_exact = _judged(files, corpus.train_split)
-    test, _, test_exact = _judged(files, corpus.test_split)
+        raise UserError(
+            f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line"
+        )
+    asked = [name for name in found.queries if layout.form(name) == "jsonl"]
+    queries = [_text(row, "text") for name in asked for row in _rows(_lines(files[name]).sample)]
+    train, positives, train_exact = _judged(files, found, "train")
+    test, _, test_exact = _judged(files, found, "test")
     exact = lines.exact and train_exact and test_exact
     return Counted(
         corpus.name,
@@ -246,25 +262,41 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _judged(files: Mapping[str, FileInfo], split: str) -> tuple[int, int, bool]:
-    """Queries of a split, their relevant judgements, and whether all of its file was read."""
-    file = files.get(f"qrels/{split}.tsv") or files.get(f"qrels/{split}.tsv.gz")
-    if not file:
-        return 0, 0, True
-    lines = _lines(file)
+def _judged(files: Mapping[str, FileInfo], found: layout.Layout, split: Split) -> tuple[int, int, bool]:
+    """Queries of a split, their relevant judgements, and whether all of its files were read."""
+    queries = relevant = 0
+    exact = True
+    for name in found.of(split):
+        if layout.form(name) == "parquet":
+            rows = _columns(files[name], beir.QUERY_NAMES, beir.GRADE_NAMES)
+            queries += len({query for query, _ in rows})
+            relevant += sum((_number(str(grade)) or 0) > 0 for _, grade in rows)
+            continue
+        lines = _lines(files[name])
+        counted = _judged_lines(lines, beir.judgement_parser(layout.form(name)))
+        queries, relevant, exact = queries + counted[0], relevant + counted[1], exact and lines.exact
+    return queries, relevant, exact
+
+
+def _judged_lines(lines: _Lines, parse: Callable[[str], Row | None]) -> tuple[int, int]:
     # A query's judgements stand together, so the queries of each part are counted by themselves.
     queries = relevant = rows = 0
     for run in lines.runs:
-        parts = [line.split() for line in run]
-        judged = [(part[0], part[-1]) for part in parts if len(part) in (3, 4) and _number(part[-1]) is not None]
-        queries += len({query for query, _ in judged})
-        relevant += sum((_number(value) or 0) > 0 for _, value in judged)
-        rows += len(judged)
+        judged = []
+        for line in run:
+            try:
+                judged.append(parse(line.decode("utf-8-sig")))
+            except (BadLine, UnicodeDecodeError):  # what is broken is `prepare_corpus`' to tell
+                continue
+        good = [row for row in judged if row]
+        queries += len({row[0] for row in good})
+        relevant += sum(row[2] > 0 for row in good)
+        rows += len(good)
     scale = 1.0 if lines.exact else lines.total / max(rows, 1)
-    return round(queries * scale), round(relevant * scale), lines.exact
+    return round(queries * scale), round(relevant * scale)
 
 
-def _number(value: bytes) -> float | None:
+def _number(value: str) -> float | None:
     try:
         return float(value)
     except ValueError:
@@ -301,20 +333,25 @@ class _Stored(io.RawIOBase):
         return data
 
 
-def _parquet(corpus: CorpusConfig, files: Mapping[str, FileInfo]) -> Counted:
+def _parquet(corpus: CorpusConfig, files: Mapping[str, FileInfo], found: layout.Layout) -> Counted:
     """Rows and mean lengths from the footers; the judgements' split is read where it is said."""
-    documents, characters = _footer(files["corpus.parquet"], ("title", "text"))
-    asked = files.get("queries.parquet")
-    queries, query_characters = _footer(asked, ("text",)) if asked else (0, 0.0)
+    documents, characters = _footers([files[name] for name in found.documents], ("title", "text"))
+    asked = [files[name] for name in found.queries if layout.form(name) == "parquet"]
+    queries, query_characters = _footers(asked, ("text",))
     train = test = positives = 0
-    if asked and "qrels.parquet" in files:
-        judged = _columns(files["qrels.parquet"], ("query_id", "query-id"), ("split",))
-        origins = dict(_columns(asked, ("query_id", "_id", "query-id"), ("origin",)))
+    if found.shared:
+        judged = [row for name in found.shared for row in _columns(files[name], beir.QUERY_NAMES, ("split",))]
+        origins = dict(
+            row for each in asked for row in _columns(each, ("query_id", "_id", "query-id", "id"), ("origin",))
+        )
         trained = [
             query for query, split in judged if (split or _SPLITS.get(origins.get(query) or "")) == corpus.train_split
         ]
         train, positives = len(set(trained)), len(trained)
         test = len({query for query, _ in judged}) - train
+    else:
+        train, positives, _ = _judged(files, found, "train")
+        test, _, _ = _judged(files, found, "test")
     return Counted(
         corpus.name,
         documents,
@@ -339,6 +376,13 @@ def _open(file: FileInfo) -> Any:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again") from error
+
+
+def _footers(files: Sequence[FileInfo], columns: Sequence[str]) -> tuple[int, float]:
+    """Rows of all ``files``, and the mean bytes of ``columns`` together in a row."""
+    every = [_footer(each, columns) for each in files]
+    rows = sum(count for count, _ in every)
+    return rows, sum(count * mean for count, mean in every) / max(rows, 1)
 
 
 def _footer(file: FileInfo, columns: Sequence[str]) -> tuple[int, float]:

@@ -128,7 +128,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 
     ``device`` "": any. None where there is none. Nothing is made: neither database nor experiment.
     """
-    if "MLFLOW_TRACKING_URI" not in os.environ and not database.is_file():
+    if not tracking.configured_uri() and not database.is_file():
         return None
     folder = Path(reference).expanduser()
     recorded = str(folder.resolve()) if folder.is_dir() else reference  # as it is submitted
@@ -165,9 +165,9 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 @contextmanager
 def _database(path: Path) -> Iterator[None]:
     """The database of a local run where no server is named."""
-    named = "MLFLOW_TRACKING_URI" in os.environ
+    named = bool(tracking.configured_uri())
     if not named:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
+        os.environ["MLFLOW_TRACKING_URI"] = tracking.database_uri(path)
     try:
         yield
     finally:

@@ -1,63 +1,143 @@
-"""Whether a checkpoint is where its reference says, without loading or downloading it."""
+"""Whether a checkpoint is where its reference says, and is what it is to be, without loading or downloading it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import storage, tracking
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config import DistillConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
+from inranker_flow.rankers import families, files, labels
 from inranker_flow.rankers.checkpoints import SIZES, locate
-from inranker_flow.rankers.kinds import kind_by_name, refusal
+from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal
+
+#: What a kind of use asks of config.json and the small files; raises :class:`UserError`.
+Judge = Callable[[dict[str, Any], files.Read], None]
 
 
-def check_checkpoint(reference: str, revision: str = "") -> str:
-    """Find ``config.json`` of a checkpoint (see :mod:`inranker_flow.rankers.checkpoints` for what it may be)."""
+def check_checkpoint(reference: str, revision: str = "", judge: Judge | None = None) -> str:
+    """Find a checkpoint (see :mod:`inranker_flow.rankers.checkpoints` for what it may be), and look at its small files.
+
+    transformers, which is not here, knows defaults: only what the files say is judged. Of the hub's config.json alone.
+    """
     scheme, _, rest = reference.partition(":")
     if scheme == "init":
         return _check_random(reference, rest)
     if scheme == "models":
         return _check_registered(reference, rest)
     if scheme == "s3":
-        if "config.json" not in readable(reference):
+        names = readable(reference)
+        if "config.json" not in names:
             raise UserError(f"{reference}: no checkpoint: it holds no config.json; upload the whole folder")
-        return f"{reference}: readable"
-    if locate(reference):  # folders and the demo's own; nothing is fetched
-        return f"{reference}: there"
-    return hub.check_file(reference, revision, "config.json")
+
+        def read(name: str) -> bytes | None:
+            return storage.read(f"{reference.rstrip('/')}/{name}") if name in names else None
+
+        return _check_files(f"{reference}: readable", reference, read, names, None, judge)
+    if folder := locate(reference):  # folders and the demo's own; nothing is fetched
+        names = [each.name for each in folder.iterdir()]
+        return _check_files(f"{reference}: there", reference, files.reader(folder), names, folder, judge)
+    told = hub.check_file(reference, revision, "config.json")
+    text = hub.read(reference, revision, "config.json") if judge else b""
+    if not text:
+        return told
+    config = files.parse_config(reference, text)
+    said = files.check_config(reference, config)
+    if judge:
+        judge(config, lambda name: None)
+    return f"{told}; {said}" if said else told
+
+
+def _check_files(
+    told: str, reference: str, read: files.Read, names: list[str], folder: Path | None, judge: Judge | None
+) -> str:
+    config = files.parse_config(reference, read("config.json") or b"")
+    said = files.check_config(reference, config)
+    if judge:
+        judge(config, read)
+    files.check_weights(reference, names, read, folder)
+    files.check_tokenizer(reference, read, names)
+    files.check_vocabulary(reference, read, config)
+    return f"{told}; {said}" if said else told
 
 
 def check_teacher(teacher: TeacherConfig) -> str:
-    """As :func:`check_checkpoint`, and whether its config.json is that of any reranker."""
-    told = check_checkpoint(teacher.checkpoint, teacher.revision)
-    config = _config(teacher.checkpoint, teacher.revision) if teacher.scoring.kind == "auto" else {}
-    # transformers, which is not here, knows defaults: only what the file says is judged.
-    names = config.get("architectures")
-    if names and kind_by_name(names, bool(config.get("is_encoder_decoder"))) is None:
-        raise UserError(refusal(teacher.checkpoint, names, ""))
-    return told
+    """As :func:`check_checkpoint`, and whether it is a reranker that says, or is said, how it is to be read."""
+    reference, scoring = teacher.checkpoint, teacher.scoring
+
+    def judge(config: dict[str, Any], read: files.Read) -> None:
+        names = config.get("architectures")
+        kind = scoring.kind
+        if kind == "auto":
+            if files.gives_vectors(read):
+                raise UserError(bi_encoder(reference))
+            if not names:
+                return
+            found = kind_by_name(names, bool(config.get("is_encoder_decoder")))
+            if found is None or (found == "monot5" and config.get("model_type", "t5") not in T5S):
+                raise UserError(refusal(reference, names, ""))
+            kind = found
+        if kind == "encoder":
+            labels.find(reference, config, scoring.false_token, scoring.true_token)
+        elif kind == "causal" and not scoring.prompt and (model_type := str(config.get("model_type", ""))):
+            told = files.names_of(reference, config, read)
+            families.find(reference, model_type, told, files.chat_templates(read))
+        elif kind == "monot5":
+            _check_labels(reference, scoring, config, read)
+
+    return check_checkpoint(reference, teacher.revision, judge)
 
 
-def _config(reference: str, revision: str) -> dict[str, Any]:
-    """The checkpoint's config.json; empty where it cannot be had without fetching the model, or is none."""
-    scheme = reference.partition(":")[0]
-    if scheme in ("init", "models"):
-        return {}
-    if scheme == "s3":
-        text = storage.read(f"{reference.rstrip('/')}/config.json")
-    elif folder := locate(reference):
-        text = (folder / "config.json").read_bytes()
-    else:
-        text = hub.read(reference, revision, "config.json")
-    try:
-        found = json.loads(text)
-    except ValueError:  # whoever loads it will say more
-        return {}
-    return found if isinstance(found, dict) else {}
+def _check_labels(reference: str, scoring: ScoringConfig, config: dict[str, Any], read: files.Read) -> None:
+    told = files.names_of(reference, config, read)
+    if scoring.kind == "auto" and not (scoring.false_token and scoring.true_token):
+        families.check_known(reference, told)
+    false, true = families.monot5_answers(told) or ("▁false", "▁true")
+    _check_tokens(reference, read, scoring.false_token or false, scoring.true_token or true, "teacher.scoring")
+
+
+def _check_tokens(reference: str, read: files.Read, false: str, true: str, section: str) -> None:
+    if lost := files.has_tokens(read, (false, true)):
+        raise UserError(
+            f"{reference}: the vocabulary has no token {lost!r}, so this checkpoint is no monoT5; give one that has, or set "
+            f"{section}.true_token and {section}.false_token to its own label words"
+        )
+
+
+def check_student(student: DistillConfig) -> str:
+    """As :func:`check_checkpoint`, and whether it is a T5 with the label words: a student is nothing else."""
+    reference = student.checkpoint
+
+    def judge(config: dict[str, Any], read: files.Read) -> None:
+        kind, names = config.get("model_type"), config.get("architectures")
+        name = (names or [kind])[0]
+        other = bool(names) and kind_by_name(names, bool(config.get("is_encoder_decoder"))) != "monot5"
+        if other or (kind is not None and kind not in T5S):
+            raise UserError(
+                f"{reference}: a {name} cannot be the student, which is a T5 that answers ▁true or ▁false; give a T5 as "
+                "phase1.checkpoint (an encoder or a causal model can be the teacher)"
+            )
+        _check_tokens(reference, read, student.false_token, student.true_token, "phase1")
+
+    return check_checkpoint(reference, student.revision, judge)
+
+
+def check_writer(reference: str, revision: str = "") -> str:
+    """As :func:`check_checkpoint`, and whether it can write at all."""
+
+    def judge(config: dict[str, Any], read: files.Read) -> None:
+        names = config.get("architectures")
+        if names and not config.get("is_encoder_decoder") and kind_by_name(names, False) != "causal":
+            raise UserError(
+                f"{reference}: a {names[0]} writes no queries; give a causal or an encoder-decoder language model as "
+                "generation.checkpoint"
+            )
+
+    return check_checkpoint(reference, revision, judge)
 
 
 def _check_random(reference: str, options: str) -> str:

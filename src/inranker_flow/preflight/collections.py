@@ -1,21 +1,38 @@
-"""Whether a collection (and its published labels) is where its address says, without reading it."""
+"""Whether a collection (and its published labels) is where its address says, and whether its judgements will be used,
+without reading it whole."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig
+from inranker_flow.corpora.problems import Problems
+from inranker_flow.corpora.sources import Split, irdatasets, layout, parquet
+from inranker_flow.corpora.sources import beir as lines
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
 
 _FORMS = "give a folder in BEIR layout, a .parquet file, s3://, ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
+#: A file of judgements up to this size is looked into: a larger one holds some.
+_LOOK = 2**20
 
 
-def check_collection(corpus: CorpusConfig) -> str:
-    """Find the collection, and its labels where it names some."""
-    found = [_check_uri(corpus.uri)]
+def check_source(corpus: CorpusConfig) -> str:
+    """Find the collection that phase 1 trains on, as :func:`check_collection`; it must have training queries."""
+    return check_collection(corpus, source=True)
+
+
+def check_collection(corpus: CorpusConfig, source: bool = False) -> str:
+    """Find the collection, and its labels where it names some, and say where nothing of it will be evaluated.
+
+    Raises :class:`UserError` for judgements of which none would be used, and for a ``source`` without a training split.
+    """
+    found = [_check_uri(corpus, source)]
     if corpus.labels:
         scheme, _, file = corpus.labels.partition(":")
         if scheme != "inranker-msmarco":
@@ -24,7 +41,8 @@ def check_collection(corpus: CorpusConfig) -> str:
     return ", ".join(found)
 
 
-def _check_uri(uri: str) -> str:
+def _check_uri(corpus: CorpusConfig, source: bool) -> str:
+    uri = corpus.uri
     scheme, _, rest = uri.partition(":")
     if scheme == "demo":
         domain, _, seed = rest.partition("/")
@@ -32,40 +50,90 @@ def _check_uri(uri: str) -> str:
             raise UserError(f"{uri}: the demo's collections are demo:source/SEED and demo:target/SEED")
         return f"{uri}: made on the spot"
     if scheme == "ir_datasets":
-        return _check_known(uri, rest)
+        return _check_known(corpus, rest, source)
     if scheme == "inranker-beir":
         return _check_file(rest)
     if scheme == "s3":
-        _check_layout(uri, readable(uri))
-        return f"{uri}: readable"
+        readable(uri)
+        root = uri.rstrip("/")
+        files = {each.uri: each.size for each in storage.list_files(uri)}
+        if uri in files:
+            _check_single(uri)
+            return f"{uri}: readable"
+        names = {name.removeprefix(f"{root}/"): size for name, size in files.items()}
+        return f"{uri}: readable{_check_layout(corpus, names, {}, source)}"
     path = storage.local_path(uri)
     if not path.exists():
         raise UserError(
             f"{uri}: no such file or folder here; {_FORMS} (what runs on a cluster reads no folder of yours)"
         )
-    if path.is_dir():
-        _check_layout(uri, [each.name for each in path.iterdir()])
-    elif path.suffix != ".parquet":
-        raise UserError(f"{uri}: not a collection; {_FORMS}")
-    return f"{uri}: there"
-
-
-def _check_layout(uri: str, names: list[str]) -> None:
-    if not {"corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet"} & set(names) and not uri.endswith(".parquet"):
-        raise UserError(f"{uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; correct the address")
-
-
-def _check_known(uri: str, name: str) -> str:
-    """ir_datasets knows its ids without a download."""
-    import ir_datasets
-
+    if not path.is_dir():
+        _check_single(uri, path.is_file())
+        return f"{uri}: there"
     try:
-        dataset = ir_datasets.load(name)
-    except KeyError as error:
-        raise UserError(f"{uri}: ir_datasets knows no such id; see https://ir-datasets.com") from error
-    if not dataset.has_docs():
-        raise UserError(f"{uri}: has no documents; give an id that has")
-    return f"{uri}: known (downloaded on first use)"
+        sizes, others = layout.local_files(path)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be listed: {error.strerror}; check the disk and its rights") from error
+    return f"{uri}: there{_check_layout(corpus, sizes, others, source)}"
+
+
+def _check_single(uri: str, regular: bool = True) -> None:
+    if not (regular and uri.lower().endswith(".parquet")):
+        raise UserError(f"{uri}: not a collection; {_FORMS}")
+
+
+def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mapping[str, str], source: bool) -> str:
+    """What is to be said of a folder beside that it is there."""
+    root = corpus.uri.rstrip("/")
+    found = layout.find(sizes, root, corpus, others, remedy="; correct the address")
+    for split in get_args(Split):
+        names = found.judgements.get(split, ())
+        empty = names and all(sizes[name] <= _LOOK and not _holds_rows(f"{root}/{name}", name) for name in names)
+        if empty and (split == "test" or source or not found.of("test")):
+            raise UserError(
+                f"{root}/{layout.printable(names[0])}: holds no judgement that can be read; fill it, or take it away to go "
+                f"on without a {split} split"
+            )
+    if source and not (found.of("train") or corpus.labels):
+        there = ", ".join((*found.of("test"), *found.beside)) or "no judgements at all"
+        raise UserError(
+            f"{root}: as source it needs judgements of a training split named {corpus.train_split!r}, and there are: {there}; "
+            "set train_split, or give a collection with training queries"
+        )
+    reason = found.not_evaluated
+    return f"; will NOT be evaluated: {reason}" if reason and not source else ""
+
+
+def _holds_rows(uri: str, name: str) -> bool:
+    """Whether a small file of judgements holds one that can be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"judgements{''.join(Path(name).suffixes[-2:])}".lower()
+        storage.download(uri, path)
+        problems = Problems("repair")
+        if layout.form(name) == "parquet":
+            return parquet.count(path, uri) > 0
+        return any(rows.lines for rows in lines.judgements(path, uri, layout.form(name), problems))
+
+
+def _check_known(corpus: CorpusConfig, name: str, source: bool) -> str:
+    """ir_datasets knows its ids, and what they hold, without a download."""
+    dataset = irdatasets.look_up(name)
+    irdatasets.check_fields(name, dataset, corpus)
+    split = irdatasets.split_of(name, corpus)
+    if source and not corpus.labels and not (split == "train" and dataset.has_qrels() and dataset.has_queries()):
+        other = irdatasets.judged_ids(name, "train", corpus)
+        hint = f"give one of {', '.join(other[:6])}" if other else "give an id that has"
+        raise UserError(
+            f"{corpus.uri}: as source it needs judgements of a training split, which this id does not name; {hint}, or set "
+            "train_split to the part of the id that names it"
+        )
+    if dataset.has_qrels() and not dataset.has_queries():
+        raise UserError(f"{corpus.uri}: has judgements but no queries; give an id that has both")
+    told = f"{corpus.uri}: known, the {split} split (downloaded on first use)"
+    if permission := irdatasets.needs_permission(dataset):
+        told += f"; its documents must be there already: {permission}, see https://ir-datasets.com"
+    reason = irdatasets.unjudged(name, dataset, split)
+    return f"{told}; will NOT be evaluated: {reason}" if reason and not source else told
 
 
 def _check_file(uri: str) -> str:

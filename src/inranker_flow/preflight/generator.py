@@ -6,19 +6,19 @@ import dataclasses
 
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import UserError
-from inranker_flow.preflight.checkpoints import check_checkpoint
+from inranker_flow.preflight.checkpoints import check_writer
 
 #: Seconds for an answer: this is no time to wait for a server that is just starting.
 _TIMEOUT = 10.0
 
 
 def check_generator(config: GenerateConfig) -> str:
-    """Find the checkpoint (see :func:`check_checkpoint`), or ask the server for it; the prompt is read either way."""
+    """Find the checkpoint (see :func:`check_writer`), or ask the server for it; the prompt is read either way."""
     from inranker_flow.generation import prompts
 
     prompts.load(config.prompt)
     if config.backend != "openai":
-        return check_checkpoint(config.checkpoint, config.revision)
+        return check_writer(config.checkpoint, config.revision)
     if not config.endpoint:
         raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
     from inranker_flow.generation.backends.endpoint import Endpoint

@@ -6,7 +6,7 @@ import os
 import uuid
 from typing import Any
 
-from inranker_flow import tracking
+from inranker_flow import redaction, tracking
 from inranker_flow.errors import UserError
 
 ALIAS = "preflight"
@@ -14,16 +14,15 @@ ALIAS = "preflight"
 
 def check_mlflow() -> str:
     """Create, read and delete a scratch model with a version and an alias; nothing of it is left."""
-    if os.environ.get("INRANKER_KFP_RUN_ID") and "MLFLOW_TRACKING_URI" not in os.environ:
+    if os.environ.get("INRANKER_KFP_RUN_ID") and not tracking.configured_uri():
         raise UserError(
             "MLFLOW_TRACKING_URI is not set: a database in this pod would end with it; set it in the ConfigMap "
             "inranker-settings"
         )
     client = tracking.client()
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "MLflow's default database")
+    uri = redaction.redact(tracking.configured_uri()) or "MLflow's default database"
     name = f"inranker-preflight-{uuid.uuid4().hex[:12]}"
-    with tracking.explained("read or create the experiment"):
-        tracking.experiment_id(client)
+    tracking.experiment_id(client)
     with tracking.explained("register a model"):
         client.create_registered_model(name)
     try:

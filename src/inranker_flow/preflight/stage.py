@@ -11,9 +11,9 @@ from pathlib import Path
 from inranker_flow import registry, tracking
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
+from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
-from inranker_flow.preflight.collections import check_collection
+from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
@@ -68,9 +68,10 @@ def preflight(
             Check("S3", check_store),
             Check(_MLFLOW, check_mlflow),
             Check("teacher's checkpoint", partial(check_teacher, teacher)),
-            Check("student's checkpoint", partial(check_checkpoint, student.checkpoint, student.revision)),
+            Check("student's checkpoint", partial(check_student, student)),
             Check("generator", partial(check_generator, generation)),
-            *(Check(f"collection {each.name}", partial(check_collection, each)) for each in (source, *targets)),
+            Check(f"collection {source.name}", partial(check_source, source)),
+            *(Check(f"collection {each.name}", partial(check_collection, each)) for each in targets),
             Check("disk", check_disk),
             Check("node pool", partial(check_nodes, need)),
             Check("queue", partial(check_queue, room["queue"], need)),
@@ -85,7 +86,14 @@ def preflight(
         raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
     champion = registry.opponent(promotion.model_name, run_key)
-    return PreflightStats(len(results), skipped, champion, champion if phase2.start == "champion" else "")
+    start = champion if phase2.start == "champion" else ""
+    if damage := registry.damage(champion) if champion else "":
+        # A repeated run is told of the champion before its own, which only an answer in the cache needs.
+        serving = registry.champion(promotion.model_name)
+        if start and serving and serving.reference == start:
+            raise UserError(f"phase2.start: {damage}")
+        log.warning("%s; until then the gate holds every student (champion_unmeasured)", damage)
+    return PreflightStats(len(results), skipped, champion, start)
 
 
 def _failures(results: Sequence[Result]) -> str:

@@ -6,26 +6,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-
 #: Least free space on the disk of temporary files.
 LEAST_FREE = 2**30
 
-_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
-
 
 def check_store() -> str:
-    """Put, get and delete a small object under ``INRANKER_STORE``."""
+    """Put, get and delete a small object under ``INRANKER_STORE``, and try what the store rests on: a conditional put."""
     store = os.environ.get("INRANKER_STORE", "")
     if not store.startswith("s3://"):
         raise Skipped(f"INRANKER_STORE is {store or 'not set'}: no S3 prefix of the project's own")
@@ -33,20 +26,55 @@ def check_store() -> str:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     client = storage.s3()
     sent = uri.encode()
-    with _explained(uri):
+    with storage.explained(uri):
         client.put_object(Bucket=bucket, Key=key, Body=sent)
         try:
             received = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            lacking = _lacking(client, bucket, f"{key}-once")
         finally:
             client.delete_object(Bucket=bucket, Key=key)
     if received != sent:
         raise UserError(f"{uri}: S3 gave back other bytes than were put; check what answers at AWS_ENDPOINT_URL")
-    return f"{store}: put, get and delete work"
+    if lacking:
+        raise UserError(
+            f"{store}: this S3 server {lacking}, and on conditional puts (If-None-Match: *) rests that runs which share a store "
+            "do not overwrite each other's work; update it, use another S3 server, or set INRANKER_STORE=off (nothing is reused "
+            "then, and work that stops begins anew)"
+        )
+    return f"{store}: put, get, delete and conditional put work"
+
+
+def _lacking(client: Any, bucket: str, key: str) -> str:
+    """What a server does not do that the store needs: put where there is nothing, and nothing but refuse the second."""
+    from botocore.exceptions import ClientError
+
+    def put(data: bytes) -> int:
+        """HTTP status of the answer."""
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+            if status in (401, 403) or (status >= 500 and status != 501):
+                raise  # says nothing of what the server knows
+            return status
+        return 200
+
+    try:
+        first = put(b"first")
+        if first != 200:
+            return f"refuses a conditional put (HTTP {first})"
+        second = put(b"second")
+        kept = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    finally:
+        client.delete_object(Bucket=bucket, Key=key)
+    if second == 200 or kept != b"first":
+        return "takes no notice of a conditional put: it overwrites what is there"
+    return "" if second in (409, 412) else f"answers a second conditional put with HTTP {second} in place of 412"
 
 
 def readable(uri: str) -> list[str]:
     """Names below ``uri`` (``s3://``) after reading a byte of one. Raises :class:`UserError` where there is nothing."""
-    with _explained(uri):
+    with storage.explained(uri):
         files = storage.list_files(uri)
         if not files:
             raise UserError(f"{uri}: nothing is stored there; upload it or correct the address")
@@ -80,30 +108,3 @@ def check_disk() -> str:
 
 def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Say for a refusal what was asked and which right is missing."""
-    from botocore.exceptions import ClientError
-
-    try:
-        with storage.explained(uri):
-            yield
-    except UserError as error:
-        refusal = error.__cause__
-        if not isinstance(refusal, ClientError):
-            raise
-        raise UserError(f"{error} ({refusal.operation_name}); {_remedy(refusal)}") from refusal
-
-
-def _remedy(refusal: ClientError) -> str:
-    code = refusal.response["Error"].get("Code", "")
-    if code == "NoSuchBucket":
-        return "create the bucket or correct the address"
-    if code in _CREDENTIALS:
-        return "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster: Secret inranker-s3)"
-    if refusal.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
-        right = refusal.operation_name.replace("ListObjectsV2", "ListBucket")
-        return f"grant s3:{right} on it to the access key or role of the runs"
-    return "see that server's log"

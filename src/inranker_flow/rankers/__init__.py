@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from inranker_flow.config import ScoringConfig
-from inranker_flow.errors import UserError
 from inranker_flow.rankers.base import Job, Prompts, Ranker, Reader
-from inranker_flow.rankers.kinds import Kind
+from inranker_flow.rankers.forms import settle
 
 __all__ = ["Job", "Prompts", "Ranker", "Reader", "load_ranker", "load_reader"]
 
-#: Answers (false, true) of each kind, where the configuration names none.
-ANSWERS: dict[Kind, tuple[str, str]] = {"monot5": ("▁false", "▁true"), "causal": ("no", "yes"), "encoder": ("", "")}
 
-
-def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "") -> Ranker:
+def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = True) -> Ranker:
     """Load the checkpoint ``reference`` (see `checkpoints.locate`) as a ranker of the kind that ``scoring`` says.
 
-    Raises :class:`inranker_flow.errors.UserError` for a checkpoint that is not there, is of another kind or of none, or
-    has no label tokens.
+    One line of the log says what it was taken for (``tell``). Raises :class:`inranker_flow.errors.UserError` for a
+    checkpoint that is not there, is of another kind or of none, or does not say which answers or labels mean relevant.
     """
-    kind, scoring = _settled(reference, scoring, revision)
+    kind, scoring = settle(reference, scoring, revision, tell)
     if kind == "causal":
         from inranker_flow.rankers.causal import CausalRanker
 
@@ -39,7 +33,7 @@ def load_reader(reference: str, scoring: ScoringConfig, revision: str = "") -> R
     """The reader alone of what :func:`load_ranker` loads: no weights are read."""
     from inranker_flow.rankers.checkpoints import load_tokenizer
 
-    kind, scoring = _settled(reference, scoring, revision)
+    kind, scoring = settle(reference, scoring, revision)
     tokenizer = load_tokenizer(reference, revision)
     if kind == "causal":
         from inranker_flow.rankers.causal import CausalReader
@@ -52,14 +46,3 @@ def load_reader(reference: str, scoring: ScoringConfig, revision: str = "") -> R
     from inranker_flow.rankers.monot5 import MonoT5Reader
 
     return MonoT5Reader(tokenizer, scoring)
-
-
-def _settled(reference: str, scoring: ScoringConfig, revision: str) -> tuple[Kind, ScoringConfig]:
-    """The kind, and ``scoring`` with its answers."""
-    from inranker_flow.rankers.kinds import find_kind
-
-    kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
-    if scoring.dtype == "int8" and kind != "monot5":
-        raise UserError(f"{reference}: scoring.dtype int8 is for monoT5 teachers; set it to float32 or bfloat16")
-    false, true = ANSWERS[kind]
-    return kind, replace(scoring, false_token=scoring.false_token or false, true_token=scoring.true_token or true)

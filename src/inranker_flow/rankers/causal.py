@@ -1,9 +1,10 @@
-"""Causal language models that answer yes or no to a prompt (the form of Qwen3-Reranker, arXiv 2506.05176)."""
+"""Causal language models that answer a prompt with one of two words (as Qwen3-Reranker does, arXiv 2506.05176)."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,21 +28,36 @@ class CausalReader(PairReader):
     def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
         super().__init__(reference, tokenizer, scoring)
         template = templates.load(scoring.prompt, scoring.instruction)
-        answers = scoring.false_token, scoring.true_token
-        self.labels = label_token_ids(tokenizer, *answers, "reranker that answers with it")
+        # Without a word for false the score is the logit of the other alone.
+        answers = scoring.false_token or scoring.true_token, scoring.true_token
+        kind = "reranker that answers with it"
+        self.labels = label_token_ids(tokenizer, *answers, kind, alone=not scoring.false_token)
         _check_marks(tokenizer, template)
         # Spaces go with the text that follows: most vocabularies hold them there.
-        fixed, self._query_space = _split_spaces(template.before)
-        self._between, self._document_space = _split_spaces(template.between)
-        self._query_context, self._document_context = _last_line(fixed), _last_line(self._between)
-        beginning = self.tokenise([fixed])[0]
-        [after] = self._following("a", [template.after])
+        *apart, fixed = template.before.split(templates.SEAM)
+        fixed, self._query_space = _split_spaces(fixed)
+        #: What follows the query without a seam, and what stands behind that, up to the document.
+        self._between, *rest = template.between.split(templates.SEAM)
+        *middle, last = rest or [self._between]
+        last, self._document_space = _split_spaces(last)
+        if not rest:
+            self._between = last
+        self._query_context, self._document_context = _last_line(fixed), _last_line(last)
+        self.before_query = self._query_context + self._query_space
+        self.before_document = self._document_context + self._document_space
+        beginning = [*self._apart(apart), *self.tokenise([fixed])[0]]
+        joined, *closing = template.after.split(templates.SEAM)
+        after = [*self._following("a", [joined])[0], *self._apart(closing)]
+        self._middle = self._apart([*middle, last]) if rest else []
         [between] = self._following("a", [self._between])
-        self.frame = Frame(beginning, between, after, scoring.max_length)
+        self.frame = Frame(beginning, [*between, *self._middle], after, scoring.max_length)
+
+    def _apart(self, pieces: Sequence[str]) -> list[int]:
+        return [each for ids in self.tokenise(list(filter(None, pieces))) for each in ids] if any(pieces) else []
 
     def encode_queries(self, queries: list[str]) -> list[list[int]]:
         texts = [f"{self._query_space}{query}{self._between}" for query in queries]
-        return self._following(self._query_context, texts)
+        return [[*ids, *self._middle] for ids in self._following(self._query_context, texts)]
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         return self._following(self._document_context, [f"{self._document_space}{text}" for text in documents])
@@ -75,6 +91,8 @@ class CausalRanker(PairRanker):
         reader = CausalReader(reference, tokenizer, scoring)
         super().__init__(reference, model, reader, scoring, device)
         _two_words(model, reader.labels)
+        #: Whether the score is the logit of one word.
+        self._one = reader.labels[0] == reader.labels[1]
         parameters = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._positions = "position_ids" in parameters
@@ -98,7 +116,8 @@ class CausalRanker(PairRanker):
                 **self._options,
             )
             logits: Tensor = output.logits[:, -1].float()
-        return logits
+        # As of an encoder with one label.
+        return logits * torch.tensor([-0.5, 0.5], device=logits.device) if self._one else logits
 
     def _compute(self, beginning: list[int]) -> Any:
         """Keys and values of ``beginning``, to be read by any number of prompts; None where layers keep other things."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from inranker_flow import storage
 from inranker_flow.errors import UserError
+from inranker_flow.rankers import files
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
 }
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+#: OWNER/NAME, or the NAME of an old one.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 #: Seconds after which the hub counts as unreachable.
 _HUB_TIMEOUT = 5
 
@@ -42,7 +44,7 @@ def locate(reference: str) -> Path | None:
     scheme, _, rest = reference.partition(":")
     if scheme == "demo":
         folder = DEMO / rest
-        if not rest or not folder.is_dir():
+        if not re.fullmatch(r"\w+", rest) or not folder.is_dir():
             known = ", ".join(f"demo:{each.name}" for each in sorted(DEMO.iterdir()) if each.is_dir())
             raise UserError(f"{reference}: no such demo model; there is {known}")
         return folder
@@ -55,7 +57,7 @@ def locate(reference: str) -> Path | None:
     path = Path(reference).expanduser()
     if path.is_dir():
         return _checked(path, reference)
-    if path.exists() or reference.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(reference):
+    if path.exists() or reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
         raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id")
     return None
 
@@ -117,19 +119,48 @@ def load_generator(
     if dropout is not None:
         config.dropout_rate = dropout
     kind = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
-    return _load(reference, source, config, kind, dtype), load_tokenizer(reference, revision)
+    return _pair(reference, _load(reference, source, config, kind, dtype), load_tokenizer(reference, revision))
 
 
 def load_classifier(reference: str, revision: str = "", dtype: Any = None) -> tuple[Any, Any]:
     """As :func:`load_seq2seq`, for a checkpoint with a classification head."""
     source = _source(reference, revision)
     model = _load(reference, source, _config(reference, source), "AutoModelForSequenceClassification", dtype)
-    return model, load_tokenizer(reference, revision)
+    return _pair(reference, model, load_tokenizer(reference, revision))
+
+
+def _pair(reference: str, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Both, where the model has a row for every token that the tokenizer can give."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    files.check_size(reference, max(tokenizer.get_vocab().values(), default=-1) + 1, rows)
+    return model, tokenizer
 
 
 def load_config(reference: str, revision: str = "") -> Any:
     """The checkpoint's ``config.json`` as transformers reads it. Raises :class:`UserError` where there is none."""
     return _config(reference, _source(reference, revision))
+
+
+def raw_config(reference: str, revision: str = "") -> dict[str, Any]:
+    """The checkpoint's ``config.json`` as it is written. Raises :class:`UserError` where there is none."""
+    return files.parse_config(reference, read_file(reference, revision)("config.json") or b"")
+
+
+def read_file(reference: str, revision: str = "") -> files.Read:
+    """Reads small files of a checkpoint, whether they lie in a folder or on the hub."""
+    place, options = _source(reference, revision)
+    if not options:
+        return files.reader(Path(place))
+
+    def read(name: str) -> bytes | None:
+        with _explained(reference, local=False):
+            from transformers.utils import cached_file
+
+            wanted = {"_raise_exceptions_for_missing_entries": name == "config.json"}
+            found = cached_file(place, name, **options, **wanted)
+        return Path(found).read_bytes() if found else None
+
+    return read
 
 
 #: Folder or hub id, and options for the latter.
@@ -145,9 +176,17 @@ def _source(reference: str, revision: str) -> _Source:
 
 def _config(reference: str, source: _Source) -> Any:
     with _explained(reference, local=not source[1]):
-        from transformers import AutoConfig
+        from transformers import AutoConfig, PretrainedConfig
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-        return AutoConfig.from_pretrained(source[0], **source[1])
+        if source[1]:
+            written = PretrainedConfig.get_config_dict(source[0], **source[1])[0]
+        else:
+            written = files.parse_config(reference, files.reader(Path(source[0]))("config.json") or b"")
+        if told := files.check_config(reference, written, CONFIG_MAPPING.keys()):
+            log.info("%s: %s", reference, told)
+        # None would ask on the terminal whether to run the checkpoint's own code.
+        return AutoConfig.from_pretrained(source[0], trust_remote_code=False, **source[1])
 
 
 def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -> Any:
@@ -155,9 +194,23 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
     import torch
     import transformers
 
+    if not source[1]:
+        folder = Path(source[0])
+        names = [each.name for each in folder.iterdir()]
+        files.check_weights(reference, names, files.reader(folder), folder)
     with _explained(reference, local=not source[1]):
         model, found = getattr(transformers, kind).from_pretrained(
-            source[0], config=config, dtype=dtype or torch.float32, output_loading_info=True, **source[1]
+            source[0],
+            config=config,
+            dtype=dtype or torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **source[1],
+        )
+    if found["missing_keys"] and (code := files.own_code(config.to_dict())):
+        raise UserError(
+            f"{reference}: its weights are those of code of its own ({code}), which is never run here: a "
+            f"{type(model).__name__} lacks {sorted(found['missing_keys'])[0]}; give another checkpoint"
         )
     if found["missing_keys"]:
         # transformers would go on with random weights in their place.
@@ -171,17 +224,20 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 def load_tokenizer(reference: str, revision: str = "") -> Any:
     """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
     if reference.startswith("init:"):
-        return load_tokenizer(_random_options(reference)[1]["tokenizer"])
+        return load_tokenizer(random_options(reference)[1]["tokenizer"])
     folder = Path(reference).expanduser()
     found = folder if folder.is_dir() else locate(reference)
+    if found:
+        files.check_tokenizer(reference, files.reader(found), [each.name for each in found.iterdir()])
     with _explained(reference, local=found is not None):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(found or reference), **({} if found else _hub_options(revision)))
+        options = {} if found else _hub_options(revision)
+        return AutoTokenizer.from_pretrained(str(found or reference), trust_remote_code=False, **options)
 
 
-def _random_options(reference: str) -> tuple[str, dict[str, str]]:
-    """Size and options of an ``init:`` reference."""
+def random_options(reference: str) -> tuple[str, dict[str, str]]:
+    """Size and options of an ``init:`` reference; :class:`UserError` for one that is none."""
     size, _, query = reference.removeprefix("init:").partition("?")
     options = {"tokenizer": "demo:student", "seed": "0"}
     for option in filter(None, query.split("&")):
@@ -191,8 +247,12 @@ def _random_options(reference: str) -> tuple[str, dict[str, str]]:
         options[key] = value
     if size not in SIZES:
         raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
-    if not options["seed"].isdigit():
-        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number")
+    if not re.fullmatch("[0-9]{1,9}", options["seed"]):
+        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits")
+    if options["tokenizer"].startswith("init:"):
+        raise UserError(
+            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint"
+        )
     return size, options
 
 
@@ -201,7 +261,7 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    size, options = _random_options(reference)
+    size, options = random_options(reference)
     tokenizer = load_tokenizer(options["tokenizer"])
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -218,8 +278,10 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
     return model.to(dtype).eval(), tokenizer
 
 
-def label_token_ids(tokenizer: Any, false_token: str, true_token: str, kind: str = "monoT5") -> tuple[int, int]:
-    """Ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``).
+def label_token_ids(
+    tokenizer: Any, false_token: str, true_token: str, kind: str = "monoT5", alone: bool = False
+) -> tuple[int, int]:
+    """Ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``); ``alone``: of one and the same.
 
     Raises :class:`UserError` naming checkpoint and token where one is not in the vocabulary, and so it is no ``kind``.
     """
@@ -230,7 +292,7 @@ def label_token_ids(tokenizer: Any, false_token: str, true_token: str, kind: str
                 f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no {kind}; "
                 "give one that has, or set true_token and false_token to its own label words"
             )
-    if false_token == true_token:
+    if false_token == true_token and not alone:
         raise UserError(f"true_token and false_token are both {true_token!r}; they must differ")
     return vocabulary[false_token], vocabulary[true_token]
 
@@ -268,6 +330,11 @@ def _explained(reference: str, local: bool) -> Iterator[None]:
     # The loaders raise OSError, ValueError, KeyError, the hub's, httpx's and safetensors' own errors.
     except Exception as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{reference}: brings code of its own, which is never run here, and does not load without it; give a checkpoint "
+                "of a type that transformers knows"
+            ) from error
         if local:
             raise UserError(
                 f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}"

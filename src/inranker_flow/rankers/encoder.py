@@ -9,7 +9,8 @@ import numpy as np
 
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.rankers.checkpoints import load_classifier
+from inranker_flow.rankers import labels
+from inranker_flow.rankers.checkpoints import load_classifier, raw_config
 from inranker_flow.rankers.devices import pick_device, pick_dtype
 from inranker_flow.rankers.kinds import reads_both_ways
 from inranker_flow.rankers.pairs import Frame, PairRanker, PairReader
@@ -38,7 +39,7 @@ class EncoderReader(PairReader):
 
 
 class EncoderRanker(PairRanker):
-    """A BERT-like checkpoint with one label (a score) or two (irrelevant, relevant).
+    """A BERT-like checkpoint with one label (a score), or labels of which one says relevant and one not (`labels.find`).
 
     A score s is the pair (-s/2, s/2): its margin is s and its mean 0, as the labels of a centred teacher are.
     """
@@ -53,11 +54,7 @@ class EncoderRanker(PairRanker):
                 f"{reference}: a {type(model).__name__} is no encoder, so it reads no pair of query and document; "
                 "give a BERT-like cross-encoder"
             )
-        if model.config.num_labels > 2:
-            raise UserError(
-                f"{reference}: its head has {model.config.num_labels} labels; a reranker's has one (a score) or two "
-                "(irrelevant, relevant)"
-            )
+        self.head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
         _score_in_float32(model)
         super().__init__(reference, model, EncoderReader(reference, tokenizer, scoring), scoring, device)
 
@@ -69,7 +66,10 @@ class EncoderRanker(PairRanker):
             inputs["token_type_ids"] = np.where(in_document == 1, types[1], types[0])
         with torch.inference_mode():
             logits: Tensor = self.model(**{name: self.send(each) for name, each in inputs.items()}).logits.float()
-        return torch.cat([-logits / 2, logits / 2], dim=1) if logits.shape[1] == 1 else logits
+        if self.head.false is None or self.head.true is None:
+            score = logits[:, :1] if self.head.false is None else -logits[:, :1]
+            return torch.cat([-score / 2, score / 2], dim=1)
+        return logits[:, [self.head.false, self.head.true]]
 
 
 def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, int] | None]:

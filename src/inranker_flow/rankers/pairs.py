@@ -6,12 +6,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from inranker_flow.beginnings import Beginnings, chunks
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import Ragged
@@ -65,6 +65,8 @@ class PairReader(ABC):
 
     #: Where batches are padded.
     padding: Literal["left", "right"] = "right"
+    #: What stands in front of a query and of a document, as far as it may change their first tokens.
+    before_query = before_document = ""
     frame: Frame
 
     def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
@@ -91,6 +93,8 @@ class PairReader(ABC):
             cut += sum(len(ids) >= room for ids in encoded)
             return [self.frame.cut(ids) if len(ids) >= room else ids for ids in encoded]
 
+        queries = Beginnings(self.tokenizer, room, self.before_query).of(queries)
+        documents = Beginnings(self.tokenizer, room, self.before_document).of(documents)
         encoded = self._encode(heads, queries)
         if cut:
             log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
@@ -106,8 +110,7 @@ class PairReader(ABC):
     def _encode(self, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
         kind = id_kind(self.tokenizer)
         parts = [Ragged.of([], kind)]
-        texts = iter(texts)
-        while chunk := list(islice(texts, CHUNK)):
+        for chunk in chunks(texts, CHUNK):
             parts.append(Ragged.of(encode(chunk), kind))
         return Ragged.joined(parts)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow.prompts import Ragged, Renderer
+from inranker_flow.beginnings import chunks
+from inranker_flow.prompts import Ragged, Renderer, common
 from inranker_flow.rankers import arrays
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Plan:
     def of(cls, renderer: Renderer, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
         """From texts, each of which is read and tokenised once."""
         irregular = _Irregular(pairs)
+        queries, documents = renderer.begin_queries(queries), renderer.begin_documents(documents)
         query_ids = _tokenise(renderer, renderer.split_queries, queries, irregular.see_queries)
         document_ids = _tokenise(renderer, renderer.split_documents, documents, irregular.see_documents)
         kept = renderer.kept(query_ids.lengths(pairs[:, 0]), document_ids.lengths(pairs[:, 1]))
@@ -85,8 +86,7 @@ class Plan:
             ids = np.pad(ids, more, constant_values=renderer.tokenizer.pad_token_id)[:, :width]
             mask = np.pad(mask, more)[:, :width]
         if len(self._odd):
-            for place in np.flatnonzero(np.isin(rows, self._odd)):
-                number = int(np.searchsorted(self._odd, rows[place]))
+            for place, number in zip(*common(rows, self._odd), strict=True):
                 start, end = self._whole.offsets[number : number + 2]
                 ids[place], mask[place] = renderer.tokenizer.pad_token_id, 0
                 ids[place, : end - start], mask[place, : end - start] = self._whole.flat[start:end], 1
@@ -97,8 +97,7 @@ def _tokenise(renderer: Renderer, split: Callable, texts: Iterable, see: Callabl
     """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
     kind = id_kind(renderer.tokenizer)
     parts = [Ragged.of([], kind)]
-    texts = iter(texts)
-    while chunk := list(islice(texts, CHUNK)):
+    for chunk in chunks(texts, CHUNK):
         encoded, irregular = split(chunk)
         parts.append(Ragged.of([ids[: renderer.max_length] for ids in encoded], kind))
         if see:
@@ -133,7 +132,9 @@ class _Irregular:
             odd = np.concatenate(self._odd_queries)
             self._partners = np.unique(self._pairs[odd[self._pairs[:, 0]], 1])
         first = sum(map(len, self._odd_documents))
-        wanted = irregular | np.isin(np.arange(first, first + len(texts)), self._partners)
+        wanted = irregular.copy()
+        near = np.searchsorted(self._partners, (first, first + len(texts)))
+        wanted[self._partners[slice(*near)] - first] = True
         self._odd_documents.append(irregular)
         self._documents |= {first + place: texts[place] for place in np.flatnonzero(wanted).tolist()}
 

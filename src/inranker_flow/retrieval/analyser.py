@@ -1,23 +1,30 @@
-"""Text to term numbers: lower case, words of two or more characters, stop words, Snowball stemmer; what bm25s does.
+"""Text to term numbers: words (`inranker_flow.words`), stop words, Snowball stemmer; for plain ASCII what bm25s does.
 
-It differs from bm25s' own tokenizer in two things. A word that is stemmed to nothing is no term ("s" becomes "" in some
-languages, and bm25s then reads beyond its index). And the terms of a batch are one flat array: a list of Python lists
-takes eight times the memory.
+It differs from bm25s' own tokenizer in three things. A word that is stemmed to nothing is no term ("s" becomes "" in some
+languages, and bm25s then reads beyond its index). The terms of a batch are one flat array: a list of Python lists takes
+eight times the memory. And words are those of all scripts.
+
+The settings name one stemmer and one list of stop words. They are for the words of their own script, and for Latin ones. A
+word of another script has the stemmer of the language that the script is mostly written for: Russian for Cyrillic, Hindi
+for Devanagari, Arabic, Greek, Armenian, Tamil; none where its letters are not that language's (Persian, Ukrainian, ...).
+A collection that says its language (`CorpusConfig.language`) has that language's settings instead: :func:`in_language`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import re
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 
+from inranker_flow import words
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.errors import UserError
 
-_WORDS = re.compile(r"(?u)\b\w\w+\b").findall
 #: What a word becomes that is no term.
 _NO_TERM = -1
 
@@ -48,7 +55,7 @@ class Analyser:
         flat, ends = array("i"), array("q", [0])
         number = self._words.__getitem__
         for text in texts:
-            flat.extend(map(number, _WORDS(text.lower())))
+            flat.extend(map(number, words.terms(text)))
             ends.append(len(flat))
         numbers = np.frombuffer(flat, np.int32) if flat else np.empty(0, np.int32)
         kept = numbers != _NO_TERM
@@ -72,28 +79,73 @@ class _Words(dict[str, int]):
         return number
 
 
-def stop_list(config: RetrieveConfig) -> frozenset[str]:
-    """The words that ``config.stopwords`` names; :class:`UserError` where bm25s has no such list."""
-    # It logs at a level of its own.
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    from bm25s.tokenization import Tokenizer
+def in_language(config: RetrieveConfig, language: str) -> RetrieveConfig:
+    """The settings with the stemmer and the stop words of a collection's ``language``; as they are for "".
 
+    Raises :class:`UserError` for a language that is not known.
+    """
+    if not language:
+        return config
+    known = words.language(language)
+    return dataclasses.replace(config, stemmer=known.stemmer, stopwords=known.stopwords)
+
+
+def stop_list(config: RetrieveConfig) -> frozenset[str]:
+    """The words that ``config.stopwords`` names, and Russian's where Russian stems are made by the way.
+
+    :class:`UserError` where bm25s has no such list.
+    """
+    if not config.stopwords:
+        return frozenset()
     try:
-        return frozenset(Tokenizer(stopwords=config.stopwords or None).stopwords)
+        named = _list_of(config.stopwords)
     except ValueError as error:
         raise UserError(
             f"stopwords: bm25s has no list {config.stopwords!r}; english, german, ... or empty for none"
         ) from error
+    if words.is_written_in("я", config.stemmer) or not config.stemmer:
+        return named
+    return named | _list_of(words.usual_language("я"))
+
+
+@cache
+def _list_of(name: str) -> frozenset[str]:
+    # It logs at a level of its own.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    from bm25s.tokenization import Tokenizer
+
+    return frozenset(unicodedata.normalize("NFKC", word) for word in Tokenizer(stopwords=name).stopwords)
 
 
 def _stemmer(config: RetrieveConfig) -> Callable[[str], str] | None:
+    """What makes a stem of a word, by the word's script."""
     import Stemmer
 
     if not config.stemmer:
         return None
     try:
-        stem: Callable[[str], str] = Stemmer.Stemmer(config.stemmer).stemWord
+        own: Callable[[str], str] = Stemmer.Stemmer(config.stemmer).stemWord
     except KeyError as error:
         known = ", ".join(Stemmer.algorithms())
         raise UserError(f"stemmer: {config.stemmer!r} is not one of {known} (empty for none)") from error
+    others: dict[str, Callable[[str], str]] = {}
+
+    def stem(word: str) -> str:
+        if word.isascii() or words.is_written_in(word, config.stemmer):
+            return own(word)
+        usual = words.usual_language(word)
+        if not usual:
+            return word
+        if usual not in others:
+            others[usual] = Stemmer.Stemmer(usual).stemWord
+        return others[usual](word)
+
     return stem
+
+
+def check(config: RetrieveConfig) -> None:
+    """Raise :class:`UserError` for stop words or a stemmer that do not exist; a configuration is checked where it is read."""
+    # bm25s costs a second, and its defaults are there.
+    if config.stopwords not in ("", RetrieveConfig.stopwords):
+        stop_list(config)
+    _stemmer(config)

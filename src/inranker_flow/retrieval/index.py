@@ -27,8 +27,8 @@ from inranker_flow.hashing import priorities
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.storage import atomic_folder
 
-#: Of the files in an index's folder.
-VERSION = 2
+#: Of the files in an index's folder, and of what counts as a word.
+VERSION = 3
 #: Passages that are inverted at a time: their numbers within a chunk fit two bytes.
 _CHUNK = 2**16
 

@@ -23,7 +23,7 @@ from inranker_flow.earlier import drawn_by, kept_negatives
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
-from inranker_flow.retrieval.analyser import Analyser
+from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 
 #: Queries that are searched, and rows that are held, at a time.
 QUERIES = 256
+
+#: A share of queries without a hit that is worth a word.
+_MANY = 0.5
+#: Characters of a query in a message.
+_SHOWN = 80
 
 #: Queries times passages from which on it pays to start processes: about five seconds of one CPU.
 PARALLEL_FROM = 10**10
@@ -65,7 +70,12 @@ class RetrieveStats:
 
 
 def retrieve(
-    config: RetrieveConfig, collection: Path, queries: Path | None, candidates: Path, earlier: str = ""
+    config: RetrieveConfig,
+    collection: Path,
+    queries: Path | None,
+    candidates: Path,
+    earlier: str = "",
+    language: str = "",
 ) -> RetrieveStats:
     """Search ``collection`` and write ``candidates``: queries, pairs, run (Parquet and TREC).
 
@@ -75,10 +85,13 @@ def retrieve(
     no hit. Passages of equal score are ordered by doc_id, also at the cut.
 
     ``earlier`` is the content digest of a training set that was made of an earlier state of the collection: queries that
-    are as they were keep its negatives (:mod:`inranker_flow.earlier`) and are not searched.
+    are as they were keep its negatives (:mod:`inranker_flow.earlier`) and are not searched. ``language``: the collection's
+    (`CorpusConfig.language`), whose words and stems are searched for.
 
-    Raises :class:`UserError` where ``queries`` belongs to another data set or names a passage that is not there.
+    Raises :class:`UserError` where ``queries`` belongs to another data set or names a passage that is not there, and where
+    most of the training or of the test queries find nothing.
     """
+    config = in_language(config, language)
     dataset = manifest.read_manifest(collection).dataset
     if queries is not None and (other := manifest.read_manifest(queries).dataset) != dataset:
         raise UserError(f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}")
@@ -98,13 +111,13 @@ def retrieve(
     return stats
 
 
-def build_index(config: RetrieveConfig, collection: Path) -> Path:
-    """The scratch folder with the index of a collection: built now, or by an attempt or a stage before this one.
+def build_index(config: RetrieveConfig, collection: Path, stage: str = "retrieve") -> Path:
+    """The index of a collection, in the scratch folder of the ``stage``: built now, or by an attempt before this one.
 
-    The stage `retrieve` removes it.
+    The stage removes that folder, the index's parent.
     """
     corpus = manifest.read_manifest(collection).files.get(schemas.CORPUS.filename, "")
-    folder = scratch_folder("retrieve", index.settings(config), corpus) / "index"
+    folder = scratch_folder(stage, index.settings(config), corpus) / "index"
     if folder.exists():
         log.info("the index is there already")
         return folder
@@ -154,6 +167,8 @@ class _Retrieval:
         total = train.num_rows - len(kept) + test.num_rows
         self.folder = build_index(self.config, self.collection) if total else None
         seconds_index = time.monotonic() - start
+        if self.folder:
+            self._refuse_in_vain({"training": train, "test": test})
         progress = Progress("searching", total, "queries")
         with ExitStack() as stack:
             searchers = stack.enter_context(self._searchers(total)) if self.folder else None
@@ -182,6 +197,31 @@ class _Retrieval:
             seconds_index=seconds_index,
             queries_per_second=speed,
         )
+
+    def _refuse_in_vain(self, queries: Mapping[str, pa.Table]) -> None:
+        """Refuse to search for queries (by kind) of which most share no word with any passage: they would find nothing."""
+        assert self.folder
+        analyser = Analyser(self.config, index.load(self.folder, self.config).terms)
+        for kind, table in queries.items():
+            texts = table.column("text").to_pylist()
+            vain = np.flatnonzero(analyser(texts)[1] == 0)
+            if len(vain) <= min(_MANY, self.config.max_without_hits) * len(texts):
+                continue
+            stemmer, stopwords = (
+                repr(each) if each else "none" for each in (self.config.stemmer, self.config.stopwords)
+            )
+            where = self.queries if kind == "training" and self.queries else self.collection
+            told = (
+                f"{where}: {len(vain):,} of {len(texts):,} {kind} queries ({len(vain) / len(texts):.0%}) find nothing, such as "
+                f"{_shown(texts[vain[0]])}: no passage holds a word of them (stemmer {stemmer}, stop words {stopwords})"
+            )
+            if len(vain) > self.config.max_without_hits * len(texts):
+                self.remove_scratch()  # another language is another index
+                raise UserError(
+                    f"{told}; are queries and passages of one language? Then set `language` of the collection to it, or change "
+                    "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same"
+                )
+            log.warning("%s", told)
 
     def _collection_queries(self, *origins: str) -> pa.Table:
         table = schemas.read(schemas.QUERIES, self.collection)
@@ -317,6 +357,12 @@ class _Retrieval:
                 )
                 self.counts["run"] += len(columns["rank"])
                 progress.advance(len(queries.ids))
+
+
+def _shown(text: str) -> str:
+    """A text on one line, shortened."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where collections come from: BEIR folders, ir_datasets, Parquet files, published soft labels, the demo world.
+"""Where collections come from: files in several layouts, ir_datasets, published soft labels, the demo world.
 
 A source yields rows in batches with the file and line of each, and reports rows that cannot be read at all. What the
 rows mean, and whether they fit together, is checked in one place for all sources: :mod:`inranker_flow.corpora.prepare`.
@@ -12,26 +12,24 @@ from typing import Protocol
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig
-from inranker_flow.corpora.problems import Problems, Rows
-from inranker_flow.corpora.sources.beir import BeirFolder
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.irdatasets import IrDatasets
-from inranker_flow.corpora.sources.parquet import ParquetCorpus
 from inranker_flow.corpora.sources.published import InRankerBeir, InRankerMsmarco
 from inranker_flow.corpora.sources.rows import ROWS, Row, Split
+from inranker_flow.corpora.sources.stored import StoredCollection
 from inranker_flow.errors import UserError
 
 __all__ = [
     "ROWS",
-    "BeirFolder",
     "InRankerBeir",
     "InRankerMsmarco",
     "IrDatasets",
     "LabelSource",
-    "ParquetCorpus",
     "Row",
     "Source",
     "Split",
+    "StoredCollection",
     "open_source",
 ]
 
@@ -44,6 +42,18 @@ class Source(Protocol):
     unit: str
     #: Origin of queries that nobody judged and that have published labels.
     labelled_origin: str
+
+    @property
+    def not_evaluated(self) -> str:
+        """Why nothing of it can be evaluated, as far as is known before it is read; "" where nothing speaks against it, or
+        nothing in it is meant to be."""
+
+    def judged(self, split: Split) -> tuple[str, ...]:
+        """What holds judgements of ``split`` alone, as messages call it."""
+
+    @property
+    def judged_together(self) -> tuple[str, ...]:
+        """What holds judgements of both splits."""
 
     def documents(self, problems: Problems) -> Iterator[Rows]:
         """Columns doc_id, title, text."""
@@ -58,9 +68,10 @@ class Source(Protocol):
 class LabelSource(Protocol):
     """Published soft labels."""
 
-    #: Total ``amount`` of the batches, and its unit.
+    #: Total ``amount`` of the batches, and its unit; how messages call it.
     total: int
     unit: str
+    shown: str
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
         """Columns query_id, doc_id, false_logit, true_logit."""
@@ -70,6 +81,10 @@ class LabelSource(Protocol):
 def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | None]]:
     """The source that ``corpus.uri`` names, and its published labels. :class:`UserError` where there is none."""
     scheme, _, rest = corpus.uri.partition(":")
+    if scheme != "ir_datasets" and (corpus.text_fields or corpus.query_fields):
+        raise UserError(
+            f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}"
+        )
     labels = _label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
         yield source, source if isinstance(source, InRankerBeir) else labels
@@ -88,11 +103,9 @@ def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManag
 def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
     """Files that lie on a disk or in a store, by what they look like."""
     path = storage.local_copy(corpus.uri)
-    if path.suffix == ".parquet" or (path / "corpus.parquet").is_file():
-        return nullcontext(ParquetCorpus(path, corpus.uri))
-    if path.is_dir():
-        return nullcontext(BeirFolder(path, corpus.uri, corpus))
-    raise UserError(
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
+        return nullcontext(StoredCollection(path, corpus.uri, corpus))
+    raise BadCollection(
         f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, a .parquet file, s3://, "
         "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
     )

@@ -1,60 +1,43 @@
-"""Collections in BEIR's layout: a folder of JSON lines and judgements."""
+"""Rows of BEIR's layout: JSON lines, and judgements as JSON lines or in columns."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import csv
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from inranker_flow.config import CorpusConfig
 from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.sources.layout import Form
 from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string, whole
-from inranker_flow.corpora.sources.rows import Row, Split
-from inranker_flow.errors import UserError
+from inranker_flow.corpora.sources.rows import Row
+
+#: How the columns of judgements are called: BEIR's names, the hub's, TREC's, and what people write.
+QUERY_NAMES = ("query-id", "query_id", "qid", "queryid", "topic", "query")
+DOC_NAMES = ("corpus-id", "corpus_id", "doc-id", "doc_id", "docid", "docno", "pid", "passage_id", "document", "doc")
+GRADE_NAMES = ("score", "relevance", "rel", "label", "grade", "judgement", "judgment")
 
 
-class BeirFolder:
-    """`corpus.jsonl`, and where there are queries `queries.jsonl` and `qrels/SPLIT.tsv`; each may be gzipped."""
+def documents(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    """Columns doc_id, title, text."""
+    return batches(path, shown, _document, 3, problems)
 
-    unit = "bytes"
-    labelled_origin = "supervised"
 
-    def __init__(self, folder: Path, shown: str, corpus: CorpusConfig) -> None:
-        self.folder, self.shown = folder, shown.rstrip("/")
-        self.splits: dict[str, str] = {"train": corpus.train_split, "test": corpus.test_split}
-        found = self._find("corpus.jsonl")
-        if found is None:
-            raise UserError(f"{self.shown}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet")
-        self.corpus = found
-        self.total = found.stat().st_size
-        self.query_file = self._find("queries.jsonl")
-        names = [path.name.removesuffix(".gz") for path in (folder / "qrels").glob("*.tsv*")]
-        there = sorted({name.removesuffix(".tsv") for name in names if name.endswith(".tsv")})
-        if there and not set(there) & set(self.splits.values()):
-            raise UserError(
-                f"{self.shown}/qrels: holds {', '.join(there)} but neither {corpus.train_split}.tsv nor "
-                f"{corpus.test_split}.tsv; set train_split or test_split"
-            )
-        if there and not self.query_file:
-            raise UserError(f"{self.shown}: has qrels but no queries.jsonl")
+def queries(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    """Columns query_id, text."""
+    return batches(path, shown, _query, 2, problems)
 
-    def _find(self, name: str) -> Path | None:
-        paths = (self.folder / name, self.folder / f"{name}.gz")
-        return next((path for path in paths if path.is_file()), None)
 
-    def _name(self, path: Path) -> str:
-        return f"{self.shown}/{path.relative_to(self.folder).as_posix()}"
+def judgements(path: Path, shown: str, form: Form, problems: Problems) -> Iterator[Rows]:
+    """Columns query_id, doc_id, relevance."""
+    return batches(path, shown, judgement_parser(form), 3, problems)
 
-    def documents(self, problems: Problems) -> Iterator[Rows]:
-        return batches(self.corpus, self._name(self.corpus), _document, 3, problems)
 
-    def queries(self, problems: Problems) -> Iterator[Rows]:
-        if self.query_file:
-            yield from batches(self.query_file, self._name(self.query_file), _query, 2, problems)
-
-    def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
-        if path := self._find(f"qrels/{self.splits[split]}.tsv"):
-            yield from batches(path, self._name(path), _JudgementLine(), 3, problems)
+def judgement_parser(form: Form) -> Callable[[str], Row | None]:
+    """Parser of the lines of one file."""
+    if form == "jsonl":
+        return _judgement
+    return _JudgementLine(_comma_separated if form == "csv" else _blank_separated)
 
 
 def _document(text: str) -> Row:
@@ -67,20 +50,72 @@ def _query(text: str) -> Row:
     return string(row, "_id"), string(row, "text", "")
 
 
-class _JudgementLine:
-    """Parser of BEIR's `query-id corpus-id score` and TREC's `query 0 document relevance`; skips BEIR's header."""
+def _judgement(text: str) -> Row:
+    row = {name.lower(): value for name, value in json_object(text).items()}
+    query_id, doc_id = (_named_id(row, names) for names in (QUERY_NAMES, DOC_NAMES))
+    grade = next((row[name] for name in GRADE_NAMES if name in row), None)
+    if grade is None:
+        raise BadLine(f"has no {GRADE_NAMES[0]!r}")
+    return query_id, doc_id, whole(str(grade))
 
-    def __init__(self) -> None:
+
+def _named_id(row: dict[str, Any], names: Sequence[str]) -> str:
+    value = next((row[name] for name in names if row.get(name) is not None), None)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadLine(f"has no {names[0]!r} that is text")
+    return value.strip()
+
+
+def _blank_separated(text: str) -> list[str]:
+    """Columns between tabs, or between any white space where those are not three or four."""
+    parts = [part.strip() for part in text.split("\t")]
+    return parts if len(parts) in (3, 4) and all(parts) else text.split()
+
+
+def _comma_separated(text: str) -> list[str]:
+    try:
+        return [part.strip() for row in csv.reader([text.strip()]) for part in row]
+    except csv.Error as error:
+        raise BadLine(f"not CSV ({error})") from error
+
+
+class _JudgementLine:
+    """Parser of BEIR's `query-id corpus-id score` and TREC's `query 0 document relevance` (the second is the sub-topic or
+    nothing); a header may come first, and says the order of the columns."""
+
+    def __init__(self, separated: Callable[[str], list[str]]) -> None:
+        self._separated = separated
         self._first = True
+        self._order, self._width = (0, 0, 0), 0
 
     def __call__(self, text: str) -> Row | None:
         first, self._first = self._first, False
-        parts = text.rstrip("\r\n").split("\t")
-        if len(parts) == 1:
-            parts = text.split()
-        if len(parts) not in (3, 4):
-            raise BadLine("neither `query-id corpus-id score` nor `query 0 document relevance`")
-        query_id, doc_id, relevance = parts[0], parts[-2], parts[-1]
-        if first and not re.fullmatch(r"\s*[-+]?[0-9.]+\s*", relevance) and "id" in query_id.lower():
+        parts = self._separated(text)
+        if first and self._is_header(parts):
             return None
-        return query_id, doc_id, whole(relevance)
+        if len(parts) == self._width:
+            query, doc, grade = self._order
+            return parts[query], parts[doc], whole(parts[grade])
+        if len(parts) not in (3, 4):
+            more = ", but six columns as a run has" if len(parts) == 6 else ""
+            raise BadLine(f"neither `query-id corpus-id score` nor `query 0 document relevance`{more}")
+        return parts[0], parts[-2], whole(parts[-1])
+
+    def _is_header(self, parts: list[str]) -> bool:
+        names = [part.lower() for part in parts]
+        found = [
+            [at for at, name in enumerate(names) if name in known] for known in (QUERY_NAMES, DOC_NAMES, GRADE_NAMES)
+        ]
+        if all(len(each) == 1 for each in found):
+            query, doc, grade = (each[0] for each in found)
+            self._order, self._width = (query, doc, grade), len(names)
+            return True
+        if len(parts) not in (3, 4) or "id" not in names[0]:
+            return False
+        try:
+            whole(parts[-1])
+        except BadLine:
+            return not parts[-1][:1].isdigit() and parts[-1][:1] not in ("-", "+", ".")
+        return False

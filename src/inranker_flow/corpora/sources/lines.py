@@ -9,9 +9,9 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.errors import UserError
 
@@ -29,15 +29,40 @@ class BadLine(Exception):
         self.kind = kind
 
 
+#: What a file begins with that is something else than its name says, whole or packed once more.
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"PAR1": "a Parquet file: give it the suffix .parquet",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it, or use gzip",
+    b"BZh": "compressed with bzip2: unpack it, or use gzip",
+    b"\xfd7zXZ\x00": "compressed with xz: unpack it, or use gzip",
+    b"SQLite format 3": "a database: write one row a line",
+}
+#: Byte order marks; UTF-16's is the beginning of UTF-32's, so that comes first.
+_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_GZIP = b"\x1f\x8b"
+#: Characters of a text in another encoding that are made UTF-8 at a time.
+_BLOCK = 2**20
+
+
 def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, str, int]]:
     """Line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out.
 
-    Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut.
+    Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut. A file with the byte
+    order mark of UTF-16 or UTF-32 is read as that.
     """
     try:
         with path.open("rb") as raw:
+            packed = path.suffix.lower() == ".gz" or raw.peek(2)[:2] == _GZIP
             # gzip.open returns a binary reader too, but its type says it may be text.
-            file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
+            beginning = file.peek(16)[:16] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
+            for mark, what in _OTHERS.items():
+                if beginning.startswith(mark):
+                    raise BadCollection(f"{shown}: is {what}")
+            encoding = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), "")
+            if encoding:
+                file = io.BufferedReader(_Recoded(file, encoding))
             position = 0
             for number, line in enumerate(_raw_lines(file), 1):
                 if len(line) > LINE_BYTES:
@@ -59,11 +84,31 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
                 if text and not text.isspace():
                     yield number, text, amount
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{shown}: not a whole gzip file ({error}); fetch it again") from error
+        raise BadCollection(f"{shown}: not a whole gzip file ({error}); fetch it again") from error
+    except UnicodeDecodeError as error:
+        raise BadCollection(f"{shown}: not {error.encoding} throughout ({error.reason}); write it as UTF-8") from error
     except OSError as error:
         raise UserError(
             f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights"
         ) from error
+
+
+class _Recoded(io.RawIOBase):
+    """A text file in ``encoding`` as bytes in UTF-8."""
+
+    def __init__(self, file: io.BufferedIOBase, encoding: str) -> None:
+        self._text = io.TextIOWrapper(cast("io.BufferedReader", file), encoding=encoding, newline="")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            self._left = self._text.read(_BLOCK).encode("utf-8")
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
 
 
 def _raw_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
@@ -131,6 +176,8 @@ def json_object(text: str) -> dict[str, Any]:
 def string(row: dict[str, Any], key: str, default: str | None = None) -> str:
     """The text under ``key``; an `_id` may be a whole number. Without ``default`` the key must be there."""
     value = row.get(key, default)
+    if value is None and key == "_id":
+        value = row.get("id")
     if value is None:
         if default is None:
             raise BadLine(f"has no {key!r}")
@@ -139,15 +186,22 @@ def string(row: dict[str, Any], key: str, default: str | None = None) -> str:
         return value
     if key == "_id" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise BadLine(f"{key!r} is {json.dumps(value)[:40]} and not text")
+    raise BadLine(f"{key!r} is {_shown(value)} and not text")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)[:40]
+    except RecursionError:
+        return "nested deeply"
 
 
 def whole(value: str) -> int:
     """The integer that ``value`` spells; "1.0" counts as 1."""
     try:
-        number = float(value)
+        number = math.nan if "_" in value else float(value)
     except ValueError:
         number = math.nan
     if not number.is_integer() or abs(number) >= 2**31:
-        raise BadLine(f"relevance {value!r} is not a whole number", "bad_relevance")
+        raise BadLine(f"relevance {value[:40]!r} is not a whole number", "bad_relevance")
     return int(number)

@@ -1,103 +1,92 @@
-"""Collections in Parquet files."""
+"""Rows of Parquet files. Columns as in :mod:`inranker_flow.schemas`, BEIR's or the hub's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.sources.beir import DOC_NAMES, GRADE_NAMES, QUERY_NAMES
 from inranker_flow.corpora.sources.lines import BadLine, whole
-from inranker_flow.corpora.sources.rows import ROWS, Row, Split, as_columns
+from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.errors import UserError
 
-_ID = {"doc_id": ("doc_id", "_id", "corpus_id", "corpus-id"), "query_id": ("query_id", "_id", "query-id")}
+_ID = {
+    "doc_id": ("doc_id", "_id", "corpus_id", "corpus-id", "docid", "id"),
+    "query_id": ("query_id", "_id", "query-id", "id"),
+}
+_JUDGED = {"query_id": QUERY_NAMES, "doc_id": DOC_NAMES, "relevance": GRADE_NAMES}
 
 
-class ParquetCorpus:
-    """A `.parquet` file of documents, or a folder with corpus.parquet and perhaps queries.parquet and qrels.parquet.
+def count(path: Path, shown: str) -> int:
+    """Rows of a file."""
+    import pyarrow.parquet as pq
 
-    Columns as in :mod:`inranker_flow.schemas` or BEIR's (`_id`, `title`, `text`; `query-id`, `corpus-id`, `score`).
-    A judgement belongs to the split that its column ``split`` names, else to its query's ``origin``, else to test.
-    """
+    with _explained(shown):
+        return int(pq.read_metadata(path).num_rows)
 
-    unit = "documents"
-    labelled_origin = "supervised"
 
-    def __init__(self, path: Path, shown: str) -> None:
-        import pyarrow.parquet as pq
+def documents(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    """Columns doc_id, title, text."""
+    for rows in _read(path, shown, {"doc_id": _ID["doc_id"], "text": ("text",)}, {"title": ""}):
+        ids, texts, titles = rows.columns
+        yield _texts(Rows(rows.file, rows.lines, (ids, titles, texts), rows.amount), problems)
 
-        self.path, self.shown = path, shown.rstrip("/")
-        with _explained(self._name("corpus")):
-            self.total = pq.read_metadata(self._file("corpus")).num_rows
 
-    def _file(self, table: str) -> Path:
-        return self.path / f"{table}.parquet" if self.path.is_dir() else self.path
+def queries(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    """Columns query_id, text."""
+    for rows in _read(path, shown, {"query_id": _ID["query_id"], "text": ("text",)}, {}):
+        yield _texts(rows, problems)
 
-    def _name(self, table: str) -> str:
-        return f"{self.shown}/{table}.parquet" if self.path.is_dir() else self.shown
 
-    def _read(self, table: str, wanted: dict[str, tuple[str, ...]], optional: dict[str, str | None]) -> Iterator[Rows]:
-        """Columns in the order of ``wanted`` and then ``optional`` (name -> value where there is no such column)."""
-        import pyarrow.parquet as pq
+def origins(path: Path, shown: str) -> dict[str, str]:
+    """Query -> its origin, where the file says that."""
+    found: dict[str, str] = {}
+    for rows in _read(path, shown, {"query_id": _ID["query_id"]}, {"origin": None}):
+        found.update((str(id_), origin) for id_, origin in zip(*rows.columns, strict=True) if origin)
+    return found
 
-        shown = self._name(table)
-        with _explained(shown), pq.ParquetFile(self._file(table)) as file:
-            schema = file.schema_arrow
-            names = [_find(schema, column, spellings, shown) for column, spellings in wanted.items()]
-            extra = [_find(schema, name, (name,), shown) for name in optional if name in schema.names]
-            start = 1
-            for batch in file.iter_batches(ROWS, columns=[*names, *extra]):
-                columns = [_values(batch, name, shown, start) for name in names]
-                for name, default in optional.items():
-                    filler = [default] * batch.num_rows
-                    columns.append(_values(batch, name, shown, start) if name in extra else filler)
-                yield Rows(shown, range(start, start + batch.num_rows), tuple(columns), batch.num_rows)
-                start += batch.num_rows
 
-    def documents(self, problems: Problems) -> Iterator[Rows]:
-        for rows in self._read("corpus", {"doc_id": _ID["doc_id"], "text": ("text",)}, {"title": ""}):
-            ids, texts, titles = rows.columns
-            yield _texts(Rows(rows.file, rows.lines, (ids, titles, texts), rows.amount), problems)
+def judgements(
+    path: Path, shown: str, problems: Problems, belongs: Callable[[str, str | None], bool] | None = None
+) -> Iterator[Rows]:
+    """Columns query_id, doc_id, relevance; of the rows alone that ``belongs`` (query, column `split`) says."""
+    for rows in _read(path, shown, _JUDGED, {"split": None}):
+        lines: list[int] = []
+        kept: list[Row] = []
+        for line, query_id, doc_id, relevance, where in zip(rows.lines, *rows.columns, strict=True):
+            if belongs and not belongs(str(query_id), where):
+                continue
+            try:
+                if query_id is None or doc_id is None:
+                    raise BadLine("has no query or no document")
+                kept.append((str(query_id), str(doc_id), whole(str(relevance))))
+                lines.append(line)
+            except BadLine as error:
+                problems.add(error.kind, rows.file, line, str(error))
+        yield Rows(rows.file, lines, as_columns(kept, len(_JUDGED)), rows.amount)
 
-    def queries(self, problems: Problems) -> Iterator[Rows]:
-        if self.path.is_dir() and self._file("queries").is_file():
-            for rows in self._read("queries", {"query_id": _ID["query_id"], "text": ("text",)}, {}):
-                yield _texts(rows, problems)
 
-    def _origins(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        if self._file("queries").is_file():
-            for rows in self._read("queries", {"query_id": _ID["query_id"]}, {"origin": None}):
-                found.update((str(id_), origin) for id_, origin in zip(*rows.columns, strict=True) if origin)
-        return found
+def _read(
+    path: Path, shown: str, wanted: dict[str, tuple[str, ...]], optional: dict[str, str | None]
+) -> Iterator[Rows]:
+    """Columns in the order of ``wanted`` and then ``optional`` (name -> value where there is no such column)."""
+    import pyarrow.parquet as pq
 
-    def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
-        if not (self.path.is_dir() and self._file("qrels").is_file()):
-            return
-        wanted = {
-            "query_id": ("query_id", "query-id"),
-            "doc_id": ("doc_id", "corpus-id", "corpus_id"),
-            "relevance": ("relevance", "score"),
-        }
-        origins = self._origins()
-        for rows in self._read("qrels", wanted, {"split": None}):
-            lines: list[int] = []
-            kept: list[Row] = []
-            for line, query_id, doc_id, relevance, where in zip(rows.lines, *rows.columns, strict=True):
-                if where is None:
-                    where = "train" if origins.get(str(query_id)) == "supervised" else "test"
-                if where != split:
-                    continue
-                try:
-                    if query_id is None or doc_id is None:
-                        raise BadLine("has no query or no document")
-                    kept.append((str(query_id), str(doc_id), whole(str(relevance))))
-                    lines.append(line)
-                except BadLine as error:
-                    problems.add(error.kind, rows.file, line, str(error))
-            yield Rows(rows.file, lines, as_columns(kept, len(wanted)), rows.amount)
+    with _explained(shown), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = [_find(schema, column, spellings, shown) for column, spellings in wanted.items()]
+        extra = [_find(schema, name, (name,), shown) for name in optional if name in schema.names]
+        start = 1
+        for batch in file.iter_batches(ROWS, columns=[*names, *extra]):
+            columns = [_values(batch, name, shown, start) for name in names]
+            for name, default in optional.items():
+                filler = [default] * batch.num_rows
+                columns.append(_values(batch, name, shown, start) if name in extra else filler)
+            yield Rows(shown, range(start, start + batch.num_rows), tuple(columns), batch.num_rows)
+            start += batch.num_rows
 
 
 @contextmanager
@@ -110,7 +99,11 @@ def _explained(shown: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         said = "".join(each if each.isprintable() else " " for each in str(error))
         reason = " ".join(said.split())[:300]
-        raise UserError(f"{shown}: not a readable Parquet file: {reason}; write or fetch it again") from error
+        if isinstance(error, OSError) and error.errno:  # the disk's word, not Arrow's about the content
+            raise UserError(f"{shown}: cannot be read: {reason}; check the disk and the file's rights") from error
+        if isinstance(error, pa.ArrowMemoryError):
+            raise UserError(f"{shown}: memory does not suffice to read it: {reason}") from error
+        raise BadCollection(f"{shown}: not a readable Parquet file: {reason}; write or fetch it again") from error
 
 
 def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> str:
@@ -118,12 +111,12 @@ def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> s
     name = next((each for each in spellings if each in schema.names), None)
     if name is None:
         there = ", ".join(each if each.isprintable() else repr(each) for each in schema.names)[:300]
-        raise UserError(f"{shown}: has no column {column} (it has: {there})")
+        raise BadCollection(f"{shown}: has no column {column} (it has: {there})")
     if schema.names.count(name) > 1:
-        raise UserError(f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them")
+        raise BadCollection(f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them")
     kind = schema.field(name).type
     if not _fits(kind, numbers=column in ("doc_id", "query_id", "relevance"), fractions=column == "relevance"):
-        raise UserError(
+        raise BadCollection(
             f"{shown}: column {name} holds {str(kind)[:100]}, which cannot be its {column}; write it as text"
         )
     return name
@@ -150,7 +143,7 @@ def _values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
             try:
                 column[row].as_py()
             except UnicodeDecodeError as error:
-                raise UserError(
+                raise BadCollection(
                     f"{shown} line {start + row}: {name} is not UTF-8 at byte {error.start + 1}; write the file again"
                 ) from error
         raise

@@ -63,6 +63,8 @@ class InRankerBeir:
 
     unit = "bytes"
     labelled_origin = "synthetic"
+    not_evaluated = ""
+    judged_together: tuple[str, ...] = ()
 
     def __init__(self, uri: str) -> None:
         self.path, self.shown = storage.local_copy(uri), uri
@@ -90,6 +92,9 @@ class InRankerBeir:
 
     def queries(self, problems: Problems) -> Iterator[Rows]:
         return self._distinct("query", title=False)
+
+    def judged(self, split: Split) -> tuple[str, ...]:
+        return ()
 
     def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
         return iter(())

@@ -28,6 +28,8 @@ _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 #: Seconds before a request is sent again: the first time, at most, and at most when the server names a time.
 _FIRST, _MOST, _MOST_ASKED = 0.5, 60.0, 300.0
 _CONNECT_TIMEOUT = 10.0
+#: Fields of a request that are the backend's.
+_OWN = ("model", "messages", "prompt", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "logprobs", "stream")
 #: vLLM's, OpenAI's and others' words for a prompt that exceeds the context.
 _TOO_LONG = re.compile(
     r"context.length|context_length|maximum (context|model|input) length|max_model_len|too many tokens", re.I
@@ -45,10 +47,16 @@ class Refused(UserError):
 class Endpoint:
     """The server at ``config.endpoint``. Its key, where it wants one, is in the environment and nowhere else.
 
-    Raises :class:`UserError` for an address that is none. Usable from many threads.
+    Raises :class:`UserError` for an address that is none, and for fields of requests that are not the user's to set. Usable
+    from many threads.
     """
 
     def __init__(self, config: GenerateConfig) -> None:
+        if taken := sorted(set(config.request_fields) & set(_OWN)):
+            raise UserError(
+                f"generation.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it (generation."
+                "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)"
+            )
         self.url = _address(config.endpoint)
         self.config = config
         self._pool = urllib3.PoolManager(

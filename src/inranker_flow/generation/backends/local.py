@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from inranker_flow.beginnings import Beginnings, chunks
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation.prompts import Template
@@ -38,13 +39,16 @@ class Prompter:
 
     def cut(self, texts: Sequence[str], most: int) -> list[str]:
         """The beginning of each text, exactly as it stands there, that ``most`` tokens cover."""
-        found = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-        )
-        return [
-            text[: spans[most - 1][1]].rstrip() if len(spans) > most else text
-            for text, spans in zip(texts, found["offset_mapping"], strict=True)
-        ]
+        cut: list[str] = []
+        for chunk in chunks(Beginnings(self.tokenizer, most + 1).of(texts), len(texts)):
+            found = self.tokenizer(
+                chunk, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+            )
+            cut += [
+                text[: spans[most - 1][1]].rstrip() if len(spans) > most else text
+                for text, spans in zip(chunk, found["offset_mapping"], strict=True)
+            ]
+        return cut
 
     def fit(self, documents: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each document's prompt, and whether the document was cut."""

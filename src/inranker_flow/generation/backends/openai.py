@@ -14,6 +14,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.endpoint import Endpoint, Refused
 from inranker_flow.generation.prompts import Template
+from inranker_flow.words import has_blanks
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class OpenAIBackend:
         if self._tokenizer:
             cut: list[str] = self._tokenizer.cut(documents, most)
             return cut
-        return [_first(text, most * _CHARACTERS) for text in documents]
+        return [_first(text, _room(text, most)) for text in documents]
 
     def _ask(self, text: str, seed: int, tokens: int = 0) -> _Answer:
         """What the server writes for one document, which is made shorter until its prompt fits."""
@@ -94,6 +95,7 @@ class OpenAIBackend:
     def _request(self, text: str, seed: int, tokens: int) -> dict[str, Any]:
         config = self.config
         asked: dict[str, Any] = {
+            **config.request_fields,
             "model": config.checkpoint,
             "max_tokens": tokens or config.max_new_tokens,
             "temperature": config.temperature,
@@ -116,7 +118,9 @@ class OpenAIBackend:
         what was asked for."""
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            texts = [choice["message"]["content"] if self.template.chat else choice["text"] for choice in choices]
+            texts = [
+                _said(choice["message"]["content"]) if self.template.chat else choice["text"] for choice in choices
+            ]
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no answer of the form that was asked for ({error!r})") from error
@@ -143,6 +147,13 @@ class OpenAIBackend:
         return sum(known) / len(known) if known else -math.inf
 
 
+def _said(content: Any) -> str | None:
+    """What a message says; where it comes in parts, those that are text and no thoughts."""
+    if not isinstance(content, list):
+        return str(content) if content is not None else None
+    return "".join(part["text"] for part in content if part.get("type") == "text")
+
+
 @dataclass(frozen=True)
 class _Answer:
     texts: list[str]
@@ -151,8 +162,23 @@ class _Answer:
     shortened: bool = False
 
 
+def _room(text: str, tokens: int) -> int:
+    """Characters of a text that so many tokens hold, about: four to a token, or one where there are no blanks between words."""
+    most = tokens * _CHARACTERS
+    if has_blanks(text[:most]):
+        return most
+    spent = 0
+    for place, letter in enumerate(text[:most]):
+        spent += 1 if has_blanks(letter) else _CHARACTERS
+        if spent > most:
+            return place
+    return most
+
+
 def _first(text: str, most: int) -> str:
     """At most so many characters, and whole words where there are any."""
     if len(text) <= most:
         return text
+    if not has_blanks(text[max(most - 1, 0) : most + 1]):
+        return text[:most].rstrip()  # between two letters of Chinese is as good as at a blank
     return text[: most + 1].rpartition(" ")[0].rstrip() or text[:most]

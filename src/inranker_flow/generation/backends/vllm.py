@@ -47,6 +47,7 @@ class VllmBackend:
             model=str(folder or config.checkpoint),
             revision=None if folder else config.revision or None,
             dtype=config.dtype,
+            trust_remote_code=False,
             seed=0,
             enable_prefix_caching=True,
             tensor_parallel_size=1

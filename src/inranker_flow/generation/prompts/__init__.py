@@ -8,7 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow import text_files
 from inranker_flow.errors import UserError
+from inranker_flow.text_files import quoted, shown
 
 FOLDER = Path(__file__).parent
 SLOT = "{document}"
@@ -73,14 +75,13 @@ def read(prompt: str) -> str:
     """
     if "\n" in prompt or SLOT in prompt:
         return prompt
-    path = FOLDER / f"{prompt}.txt"
-    if not path.is_file():
-        path = Path(prompt).expanduser()
+    known = names()
+    path = FOLDER / f"{prompt}.txt" if prompt in known else prompt
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_files.read(path, "generation.prompt")
+    except FileNotFoundError as error:
         raise UserError(
-            f"generation.prompt: {prompt}: no readable template file; give a path or one of: {', '.join(names())}"
+            f"generation.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(known)}"
         ) from error
 
 
@@ -96,7 +97,7 @@ def load(prompt: str) -> Template:
     cannot work.
     """
     source = read(prompt)
-    name = "of its own text" if source == prompt else prompt
+    name = "of its own text" if source == prompt else shown(prompt)
     settings: dict[str, Any] = {}
     if source.startswith(_FENCE):
         head, fence, source = source.removeprefix(_FENCE).partition(f"\n{_FENCE}")
@@ -128,26 +129,28 @@ _KNOWN: dict[str, type] = {"chat": bool, "system": str, "stop": list, "examples"
 
 def _settings(name: str, head: str) -> dict[str, Any]:
     """What a template says of itself, in YAML."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(head) or {}
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"generation.prompt: {name}: its settings are not valid YAML: {' '.join(str(error).split())}"
-        ) from error
+    found = text_files.parse_yaml(head, f"generation.prompt: {name}: its settings") or {}
     if not isinstance(found, dict):
         raise UserError(
             f"generation.prompt: {name}: its settings must be keys with values; it knows: {', '.join(_KNOWN)}"
         )
     for key, value in found.items():
         if key not in _KNOWN:
-            raise UserError(f"generation.prompt: {name}: unknown setting {key!r}; it knows: {', '.join(_KNOWN)}")
-        if not isinstance(value, _KNOWN[key]) or (key == "examples" and not value):
-            raise UserError(f"generation.prompt: {name}: {key}: {value!r} is not of the kind {_KNOWN[key].__name__}")
+            raise UserError(f"generation.prompt: {name}: unknown setting {quoted(key)}; it knows: {', '.join(_KNOWN)}")
+        if not isinstance(value, _KNOWN[key]) or (key == "examples" and not _few(value)):
+            raise UserError(
+                f"generation.prompt: {name}: {key}: {quoted(value)} is not of the kind {_KNOWN[key].__name__}"
+            )
+    if not all(isinstance(each, str) and each for each in found.get("stop", ())):
+        raise UserError(f"generation.prompt: {name}: stop: {quoted(found['stop'])} is not a list of texts")
     if "stop" in found:
         found["stop"] = tuple(map(str, found["stop"]))
     found["chat"] = bool(found.get("chat") or found.get("system"))
     if found["chat"]:
         found.setdefault("stop", ())  # a chat model ends by itself, and may begin with a line end
     return found
+
+
+def _few(value: Any) -> bool:
+    """Whether so many examples can be shown."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 100

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from inranker_flow import text_files
 from inranker_flow.errors import UserError
+from inranker_flow.text_files import shown
 
 FOLDER = Path(__file__).parent
 QUERY, DOCUMENT, INSTRUCTION, ANSWER = "{query}", "{document}", "{instruction}", "{answer}"
+#: What stands on its two sides is tokenised apart.
+SEAM = "{|}"
 
 
 @dataclass(frozen=True)
 class Template:
-    """``before`` {query} ``between`` {document} ``after``, and then the model's answer; no slot is left in them."""
+    """``before`` {query} ``between`` {document} ``after``, and then the model's answer; no slot is left in them but seams."""
 
     before: str
     between: str
@@ -27,7 +31,7 @@ def load(prompt: str, instruction: str) -> Template:
     once and in this order.
     """
     text = read(prompt)
-    where = "scoring.prompt" if text == prompt else f"scoring.prompt: {prompt}"
+    where = "scoring.prompt" if text == prompt else f"scoring.prompt: {shown(prompt)}"
     if [text.count(slot) for slot in (QUERY, DOCUMENT, ANSWER)] != [1, 1, 1]:
         raise UserError(f"{where}: the template needs {QUERY}, {DOCUMENT} and {ANSWER}, each once")
     before, _, rest = text.partition(QUERY)
@@ -48,10 +52,10 @@ def read(prompt: str) -> str:
     """The template's text: of a name, a path, or ``prompt`` itself where it holds ``{document}``."""
     if DOCUMENT in prompt:
         return prompt
-    path = FOLDER / f"{prompt}.txt" if prompt in names() else Path(prompt).expanduser()
+    path = FOLDER / f"{prompt}.txt" if prompt in names() else prompt
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_files.read(path, "scoring.prompt")
+    except FileNotFoundError as error:
         raise UserError(
-            f"scoring.prompt: {prompt}: no readable template file; give a path or one of: {', '.join(names())}"
+            f"scoring.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(names())}"
         ) from error

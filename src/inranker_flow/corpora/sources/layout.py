@@ -1,0 +1,310 @@
+"""Which files of a folder hold a collection's documents, queries and judgements, told by their names alone.
+
+So the reader, preflight, discovery and the plan say the same of a folder, on a disk or in S3, before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from inranker_flow.config import CorpusConfig
+from inranker_flow.corpora.problems import BadCollection
+from inranker_flow.corpora.sources.rows import Split
+
+Form = Literal["jsonl", "columns", "csv", "parquet", ""]
+
+#: What a file is read as, by its suffix (before .gz).
+_FORMS: dict[str, Form] = {
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    **dict.fromkeys((".tsv", ".txt", ".trec", ".qrels", ".qrel"), "columns"),
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+#: Names of splits that files outside a folder of judgements may have.
+_SPLITS = {"train", "training", "test", "dev", "devel", "development", "val", "valid", "validation", "eval", "trial"}
+#: In the name of a file with judgements, and of a folder with such files (the hub's are NAME-qrels).
+_QRELS, _IN_QRELS = re.compile(r"qrels?"), re.compile(r"(?:^|[-_.])qrels?(?:$|[-_.])")
+_SHARD = re.compile(r"[-_.](\d+)-of-(\d+)$")
+#: Parts of names that say nothing about the split.
+_PLAIN = re.compile(r"(?:part|data)?[-_.]?\d*")
+#: Folders that are looked into, below the collection's own.
+_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of files relative to the folder. ``judgements`` of each split; ``shared``: of both, told by a column.
+
+    ``beside`` are judgements that are not read, with ``why``.
+    """
+
+    documents: tuple[str, ...]
+    queries: tuple[str, ...] = ()
+    judgements: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    why: str = ""
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        """The files with judgements of ``split``."""
+        return (*self.judgements.get(split, ()), *self.shared)
+
+    @property
+    def not_evaluated(self) -> str:
+        """Why nothing of it will be evaluated, as far as names tell; "" where it will be, or holds documents alone."""
+        if self.of("test"):
+            return ""
+        if self.beside:
+            return f"{', '.join(self.beside)}: {self.why}"
+        if self.of("train"):
+            return f"it has judgements of the training split alone ({', '.join(self.of('train'))})"
+        return f"it has queries ({', '.join(self.queries)}) but no judgements" if self.queries else ""
+
+
+def form(name: str) -> Form:
+    """What the file ``name`` is read as; "" where its suffix does not tell."""
+    name = name.lower()
+    packed = name.endswith(".gz")
+    found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
+    return "" if packed and found == "parquet" else found
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix
+
+
+def printable(name: str) -> str:
+    """``name`` in one readable line, whatever bytes it has."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """(name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
+
+    Hidden names are left out. Raises :class:`OSError` where a folder cannot be listed.
+    """
+    files: dict[str, int] = {}
+    others: dict[str, str] = {}
+
+    def walk(below: str, depth: int) -> None:
+        with os.scandir(folder / below) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                name = f"{below}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    others[name] = "a link to nothing"
+                    continue
+                except OSError as error:
+                    others[name] = f"no file that can be opened ({error.strerror})"
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    files[name] = status.st_size
+                elif stat.S_ISDIR(status.st_mode):
+                    if form(entry.name):
+                        others[name] = "a folder"
+                    if depth < _DEPTH:
+                        walk(f"{name}/", depth + 1)
+                else:
+                    others[name] = "no regular file"
+
+    walk("", 0)
+    return files, others
+
+
+def holds_documents(names: Collection[str]) -> bool:
+    """Whether a folder with these files is a collection."""
+    return bool(_table("corpus", names, ""))
+
+
+def find(
+    files: Mapping[str, int],
+    shown: str,
+    corpus: CorpusConfig,
+    others: Mapping[str, str] | None = None,
+    remedy: str = "",
+) -> Layout:
+    """The layout of a folder with ``files`` (name -> bytes), called ``shown``; ``others`` are names that are no files.
+
+    Raises :class:`BadCollection` in one line for a folder without documents, for judgements that cannot be read or whose
+    split nobody asks for, and for parts that are missing.
+    """
+    others = others or {}
+    documents = _table("corpus", files, shown)
+    if not documents:
+        raise BadCollection(f"{shown}: {_no_documents(files, others, remedy)}")
+    queries = _table("queries", files, shown)
+    for name, what in others.items():
+        if _QRELS.search(name.lower()) or name.lower().startswith("queries."):
+            raise BadCollection(f"{shown}/{printable(name)}: is {what}; put the file itself there, or remove it")
+    layout = _split(_judgements(files, corpus), documents, queries, shown, corpus)
+    if (layout.of("train") or layout.of("test") or layout.beside) and not queries:
+        raise BadCollection(f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)')
+    for split in ("test", "train"):
+        names = layout.judgements.get(split, ())
+        if names and not any(files[name] for name in names) and (split == "test" or not layout.of("test")):
+            raise BadCollection(f"{shown}/{printable(names[0])}: is empty; fill it, or remove it to go on without it")
+    return layout
+
+
+# --- documents and queries --------------------------------------------------------------------------------------------
+
+
+def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
+    """The files with the rows of ``role`` (corpus or queries), the first of these that is there."""
+    low = {name.lower(): name for name in sorted(names, reverse=True)}
+    for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"):
+        if f"{role}{suffix}" in low:
+            return (f"{role}{suffix}",) if f"{role}{suffix}" in names else (low[f"{role}{suffix}"],)
+    part = re.compile(rf"(?:data/)?{role}[-_.]?\d+(?:-of-\d+)?\.[a-z.]+")
+    inside = re.compile(rf"((?:[^/]+[-_.])?{role}(?:\.parquet)?)/(?:[^/]+/)*[^/]+")
+    loose = [name for name in names if part.fullmatch(name.lower())]
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        if match := inside.fullmatch(name.lower()):
+            folders.setdefault(match[1], []).append(name)
+    for group in (loose, *folders.values()):
+        readable = [name for name in group if form(name) == "parquet"] or [
+            name for name in group if form(name) == "jsonl"
+        ]
+        group[:] = sorted(readable)
+    found = {name: group for name, group in folders.items() if group}
+    if not loose and len(found) > 1:
+        raise BadCollection(
+            f"{shown}: holds several collections ({', '.join(sorted(found))}); give each its own folder"
+        )
+    chosen = loose or next(iter(found.values()), [])
+    _check_parts(chosen, shown)
+    return tuple(chosen)
+
+
+def _check_parts(names: Sequence[str], shown: str) -> None:
+    """Refuse a table of which a part is missing (NAME-00001-of-00003)."""
+    parts: dict[tuple[str, int], set[int]] = {}
+    for name in names:
+        stem = name.lower().removesuffix(".gz").rpartition(".")[0]
+        if match := _SHARD.search(stem):
+            parts.setdefault((stem[: match.start()], int(match[2])), set()).add(int(match[1]))
+    for (stem, total), there in parts.items():
+        first = 1 if total in there else 0
+        if len(there) < total:
+            lost = next((at for at in range(first, first + total) if at not in there), first)
+            raise BadCollection(
+                f"{shown}/{printable(stem)}: {len(there)} of {total} parts are there (number {lost} is missing); upload all"
+            )
+
+
+def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str) -> str:
+    nothing = f"holds neither corpus.jsonl (BEIR layout) nor corpus.parquet{remedy}"
+    alike = re.compile(r"(?:.*[-_./])?(?:corpus|documents|docs|collection)(?:$|[-_./].*)")
+    for name, what in others.items():
+        if alike.fullmatch(name.lower()):
+            return f"{nothing}; {printable(name)} is {what}"
+    close = [printable(name) for name in sorted(files) if alike.fullmatch(name.lower())]
+    return f'{nothing}; {close[0]} is not read: write corpus.jsonl, one {{"_id", "text"}} a line' if close else nothing
+
+
+# --- judgements -------------------------------------------------------------------------------------------------------
+
+
+def _label(name: str, asked: Collection[str]) -> str | None:
+    """The split that a file of judgements names, "" where it names none; None for a file that is none of judgements.
+
+    Such are files in a folder `qrels` or `NAME-qrels`, files with `qrels` in their name, and files named by a split where
+    the hub has them. ``asked``: the splits that the configuration names.
+    """
+    *folders, file = name.lower().split("/")
+    stem = file.removesuffix(".gz")
+    suffix = _suffix(stem)
+    if _FORMS.get(suffix) or suffix.lstrip(".") not in {*_SPLITS, *asked}:
+        stem = stem.removesuffix(suffix)
+    stem = _SHARD.sub("", stem)
+    # The folders' own say, where the file is a mere part of one: test/0000.parquet, qrels-test/part-0.tsv.
+    words = [stem, *(_QRELS.sub("", each) if each.startswith("qrel") else each for each in reversed(folders))]
+    words = [_QRELS.sub("", words[0]).strip("-_."), *(each.strip("-_.") for each in words[1:])]
+    said = [each for each in words if not _PLAIN.fullmatch(each) and not _IN_QRELS.search(each) and each != "default"]
+    label = next(iter(said), "")
+    if folders and _IN_QRELS.search(folders[0]):
+        return label
+    tokens = re.split(r"[-_.]", label)
+    known = label in asked or tokens[0] in _SPLITS or tokens[-1] in _SPLITS
+    if not folders and _QRELS.search(stem):
+        return label if known else ""
+    hub = not folders or (folders[0] in ("data", "default") and len(folders) < 3)
+    return label if hub and (label in asked or label in _SPLITS) else None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Files of judgements: ``labels`` (name -> split), and those that hold some in a form that nobody reads."""
+
+    labels: dict[str, str]
+    unknown: tuple[str, ...]
+
+
+def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
+    asked = {corpus.train_split.lower(), corpus.test_split.lower()}
+    plain: dict[str, str] = {}
+    hub: dict[str, str] = {}
+    unknown = []
+    for name in sorted(names):
+        label = _label(name, asked)
+        if label is None:
+            continue
+        folder, _, file = name.lower().rpartition("/")
+        sure = bool(_IN_QRELS.search(folder.split("/")[0]) or _QRELS.search(file))
+        suffix = _suffix(file).lstrip(".")
+        if form(name) or (sure and (not suffix or suffix in asked | _SPLITS)):
+            (plain if sure else hub)[name] = label
+        elif sure and re.split(r"[-_.]", label)[0] in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
+            unknown.append(name)
+    labels = {**plain, **{name: label for name, label in hub.items() if label not in plain.values()}}
+    return _Judged(labels, tuple(unknown))
+
+
+def _split(
+    judged: _Judged, documents: tuple[str, ...], queries: tuple[str, ...], shown: str, corpus: CorpusConfig
+) -> Layout:
+    wanted: dict[Split, str] = {"train": corpus.train_split, "test": corpus.test_split}
+    found: dict[Split, tuple[str, ...]] = {
+        split: tuple(name for name, label in judged.labels.items() if label == asked.lower())
+        for split, asked in wanted.items()
+    }
+    unnamed = tuple(name for name, label in judged.labels.items() if not label)
+    shared: tuple[str, ...] = ()
+    if unnamed and not any(found.values()) and all(form(name) == "parquet" for name in unnamed):
+        shared = unnamed
+    elif unnamed and not found["test"]:
+        found["test"] = unnamed
+    for names in (*found.values(), shared):
+        _check_parts(names, shown)
+    there = ", ".join(sorted({printable(label) for label in judged.labels.values() if label}))
+    known = any(found.values()) or bool(shared)
+    if judged.unknown and not (found["test"] or shared):
+        raise BadCollection(
+            f"{shown}/{printable(judged.unknown[0])}: judgements in a form that is not read; write qrels/"
+            f"{corpus.test_split}.tsv (query-id, corpus-id, score), or take the file away to go on without it"
+        )
+    if there and not known:
+        raise BadCollection(
+            f"{shown}/qrels: holds {there} but neither {corpus.train_split}.tsv nor {corpus.test_split}.tsv; "
+            "set train_split or test_split"
+        )
+    for split, asked in wanted.items():
+        if there and not found[split] and not shared and asked != split:
+            raise BadCollection(
+                f"{shown}: {split}_split is {asked!r}, of which there are no judgements (there are: {there}); correct it"
+            )
+    used = {*found["train"], *found["test"], *shared}
+    beside = tuple(printable(name) for name in judged.labels if name not in used)
+    why = f"nobody asks for these judgements (set test_split; there are: {there})" if beside else ""
+    return Layout(documents, queries, found, shared, beside, why)

@@ -1,0 +1,121 @@
+"""Collections that lie in files, in whatever layout :mod:`.layout` finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from inranker_flow.config import CorpusConfig
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.sources import beir, layout, parquet
+from inranker_flow.corpora.sources.rows import Split
+from inranker_flow.errors import UserError
+
+
+class StoredCollection:
+    """A folder with documents, perhaps queries and judgements, or a Parquet file of documents.
+
+    BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`, each perhaps gzipped), the hub's (folders of JSON
+    lines or Parquet), Parquet files with the tables of :mod:`inranker_flow.schemas`, and mixtures of them. A judgement in a
+    file that names no split belongs to the split that its column ``split`` names, else to its query's ``origin``, else to
+    test.
+    """
+
+    labelled_origin = "supervised"
+
+    def __init__(self, path: Path, shown: str, corpus: CorpusConfig) -> None:
+        self.folder, self.shown, self.corpus = path, shown.rstrip("/"), corpus
+        #: Splits that the column ``split`` of judgements was seen to name.
+        self._column: set[str] = set()
+        if path.is_dir():
+            try:
+                files, others = layout.local_files(path)
+            except OSError as error:
+                raise UserError(
+                    f"{self.shown}: cannot be listed: {error.strerror}; check the disk and its rights"
+                ) from error
+            self.layout = layout.find(files, self.shown, corpus, others)
+            self._sizes = files
+        else:
+            self.layout = layout.Layout(documents=("",))
+            self._sizes = {"": path.stat().st_size}
+        packed = {self._form(name) == "parquet" for name in self.layout.documents}
+        if packed == {True}:
+            self.unit = "documents"
+            self.total = sum(parquet.count(self._path(name), self._name(name)) for name in self.layout.documents)
+        else:
+            self.unit = "bytes"
+            self.total = sum(self._sizes[name] for name in self.layout.documents)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name if name else self.folder
+
+    def _name(self, name: str) -> str:
+        return f"{self.shown}/{layout.printable(name)}" if name else self.shown
+
+    def _form(self, name: str) -> layout.Form:
+        return layout.form(name) if name else "parquet"
+
+    @property
+    def not_evaluated(self) -> str:
+        others = self._column - {self.corpus.train_split.lower()}
+        if others and self.corpus.test_split.lower() not in others:
+            said = ", ".join(sorted(others))[:200]
+            return f"{self._name(self.layout.shared[0])}: its column split names {said}, which nobody asks for (set test_split)"
+        return self.layout.not_evaluated
+
+    def judged(self, split: Split) -> tuple[str, ...]:
+        return tuple(self._name(name) for name in self.layout.judgements.get(split, ()))
+
+    @property
+    def judged_together(self) -> tuple[str, ...]:
+        return tuple(self._name(name) for name in self.layout.shared)
+
+    def documents(self, problems: Problems) -> Iterator[Rows]:
+        for name in self.layout.documents:
+            read = parquet.documents if self._form(name) == "parquet" else beir.documents
+            yield from read(self._path(name), self._name(name), problems)
+
+    def queries(self, problems: Problems) -> Iterator[Rows]:
+        for name in self.layout.queries:
+            read = parquet.queries if self._form(name) == "parquet" else beir.queries
+            yield from read(self._path(name), self._name(name), problems)
+
+    @cached_property
+    def _origins(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in self.layout.queries:
+            if self._form(name) == "parquet":
+                found |= parquet.origins(self._path(name), self._name(name))
+        return found
+
+    def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
+        for name in self.layout.judgements.get(split, ()):
+            path, shown, form = self._path(name), self._name(name), self._form(name)
+            if form == "parquet":
+                yield from parquet.judgements(path, shown, problems)
+            else:
+                yield from beir.judgements(path, shown, form, problems)
+        if self.layout.shared:
+            yield from self._shared_judgements(split, problems)
+
+    def _shared_judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
+        names = {"train": self.corpus.train_split.lower(), "test": self.corpus.test_split.lower()}
+        seen = self._column
+
+        def belongs(query_id: str, where: str | None) -> bool:
+            if where is None:
+                return split == ("train" if self._origins.get(query_id) == "supervised" else "test")
+            seen.add(where.lower())
+            return where.lower() == names[split]
+
+        for name in self.layout.shared:
+            yield from parquet.judgements(self._path(name), self._name(name), problems, belongs)
+        # A name that was set, and is not there, is a mistake; the names that nobody set need not be there both.
+        lost = [asked for each, asked in names.items() if asked not in seen and asked != each]
+        if seen and (lost or not seen & set(names.values())):
+            raise BadCollection(
+                f"{self._name(self.layout.shared[0])}: its column split holds {', '.join(sorted(seen))[:200]} but not "
+                f"{lost[0] if lost else ' or '.join(names.values())}; set train_split or test_split"
+            )

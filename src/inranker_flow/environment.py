@@ -1,0 +1,82 @@
+"""What a pod is told: every key of the settings ConfigMap and of its Secrets, mounted as folders of files, as variables.
+
+KFP can mount a ConfigMap or a Secret whole, but not hand it over as environment. So each is a folder below
+``/etc/inranker``, and :func:`settle` makes variables of it before anything else of a stage reads any. Outside a pod there
+are no such folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from inranker_flow.errors import UserError
+from inranker_flow.redaction import SECRET_NAMES
+
+#: Where `placement.py` mounts: ``settings``, and ``secrets/NAME`` for each Secret of the stage.
+MOUNTS = Path("/etc/inranker")
+#: Variables of whom an empty one means that it is not set; their libraries take "" for a value.
+_BLANK_IS_UNSET = re.compile(r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI|INRANKER)_|(REQUESTS|CURL)_CA_BUNDLE$|SSL_CERT_")
+#: A key of another form stays a file: a certificate, say, that a variable names by its path.
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def settle() -> None:
+    """Turn what is mounted into variables, once; what is set already stays. Raises :class:`UserError` for what is unreadable.
+
+    Also forgets empty variables.
+    """
+    forget_blanks()
+    secrets = {name: value for folder in _folders(MOUNTS / "secrets") for name, value in _read(folder)}
+    for name, value in [*secrets.items(), *_read(MOUNTS / "settings")]:
+        os.environ.setdefault(name, value)
+    if secrets:
+        known = set(os.environ.get(SECRET_NAMES, "").split(",")) - {""}
+        os.environ[SECRET_NAMES] = ",".join(sorted(known.union(secrets)))
+
+
+def forget_blanks() -> None:
+    """Unset what is set to nothing, for an empty address, key or profile means none; blanks around the others go, too."""
+    for name, value in list(os.environ.items()):
+        if value != value.strip() and _BLANK_IS_UNSET.match(name):
+            os.environ[name] = value.strip()
+        if not value.strip() and _BLANK_IS_UNSET.match(name):
+            del os.environ[name]
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(each for each in _listed(parent) if each.is_dir())
+
+
+def _read(folder: Path) -> Iterator[tuple[str, str]]:
+    """(variable, value) of each file whose name can be a variable's; empty ones are as if they were not there."""
+    for path in sorted(_listed(folder)):
+        if not _VARIABLE.fullmatch(path.name) or not path.is_file():  # `..data` is Kubernetes' own link
+            continue
+        try:
+            value = path.read_bytes().decode("utf-8-sig").rstrip("\r\n")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: is no UTF-8 text, so it cannot be a variable; give this key a file's name"
+            ) from error
+        if "\0" in value:
+            raise UserError(f"{path}: holds a zero byte, so it cannot be a variable; give this key a file's name")
+        if value.strip():
+            yield path.name, value
+
+
+def _listed(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there"
+        ) from error

@@ -1,0 +1,113 @@
+"""How a student reads: what evaluation measures with, serving serves with and the model card tells.
+
+One source of truth for each half. What a student was trained with (length, truncation, answers) lies in its own folder,
+`scoring.json`. What an evaluation measured it with beside that (passages, precision) is registered with the version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from inranker_flow.config import Count, DistillConfig, Positive, ScoringConfig, parse
+from inranker_flow.errors import UserError
+from inranker_flow.words import split
+
+#: In a student's folder, beside the weights.
+FILENAME = "scoring.json"
+#: Where folders of earlier days say it.
+_RECORD = "training.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a student's folder says of how it reads: the settings of `ScoringConfig` with these names."""
+
+    max_length: Positive
+    truncation: Literal["document", "reference"]
+    true_token: str
+    false_token: str
+
+
+#: What a training was that did not say it.
+_DEFAULTS = {name: getattr(DistillConfig, name) for name in ("max_length", "truncation", "true_token", "false_token")}
+#: Settings of `ScoringConfig` that a student's folder decides.
+NAMES = tuple(each.name for each in fields(Trained))
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How a long document is read: passages of ``words`` words, ``stride`` apart (0: half a passage); its score is that of
+    the best. 0 ``words``: as one, cut at `max_length`."""
+
+    words: Count = 0
+    stride: Count = 0
+
+    def cut(self, text: str) -> list[str]:
+        """What of a document is scored. The last passage ends where the document ends, so none is a stub."""
+        words, between = split(text) if self.words else ([], "")
+        if len(words) <= self.words:
+            return [text]
+        last = len(words) - self.words
+        firsts = [*range(0, last, self.stride or max(1, self.words // 2)), last]
+        return [between.join(words[first : first + self.words]).strip() for first in firsts]
+
+
+#: What is read as one.
+WHOLE = Passages()
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a version is served with beside what its folder says."""
+
+    passage_words: Count = 0
+    passage_stride: Count = 0
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+
+    @property
+    def passages(self) -> Passages:
+        return Passages(self.passage_words, self.passage_stride)
+
+
+def trained(settings: Mapping[str, Any], where: str) -> Trained:
+    """Of a training's configuration; ``where`` begins what is said of a bad one."""
+    return parse(Trained, {name: settings[name] for name in NAMES}, where)
+
+
+def of_folder(folder: Path) -> Trained | None:
+    """What a student's folder says; None for a folder that is no student's."""
+    for name in (FILENAME, _RECORD):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder}: no usable {name}, which says how the model reads; restore it ({error})"
+            ) from error
+        if name == FILENAME:
+            return parse(Trained, found, str(path))
+        config = found.get("config") if isinstance(found, dict) else None
+        if isinstance(config, dict) and "max_length" in config:  # else somebody else's file of that name
+            return trained({**_DEFAULTS, **config}, str(path))
+    return None
+
+
+def scoring_of(folder: Path, otherwise: ScoringConfig) -> ScoringConfig:
+    """``otherwise``, but for what ``folder`` says of how its model reads."""
+    found = of_folder(folder)
+    return replace(otherwise, kind="monot5", **vars(found)) if found else otherwise
+
+
+def unused(asked: ScoringConfig, used: ScoringConfig) -> dict[str, Any]:
+    """Settings that somebody set in ``asked`` and that count for nothing where ``used`` is a student's: name -> what counts
+    instead."""
+    default = ScoringConfig()
+    used = replace(used, prompt=default.prompt, instruction=default.instruction)  # a causal model's
+    counts = {name: getattr(used, name) for name in (*NAMES, "kind", "prompt", "instruction")}
+    return {name: it for name, it in counts.items() if getattr(asked, name) not in (it, getattr(default, name))}

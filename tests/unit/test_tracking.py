@@ -1,0 +1,413 @@
+"""MLflow as people have it: its own client decides, and what is wrong is one line within seconds."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+import socket
+import sqlite3
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from inranker_flow import tracking
+from inranker_flow.errors import UserError
+from inranker_flow.preflight.mlflow_server import check_mlflow
+from tests.http_server import Answer, HttpServer
+
+PASSWORD = "s3cret-of-anna"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A database of MLflow; making one takes seconds, so tests copy it."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking.create_database(path)
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    monkeypatch.setattr(tracking, "_answered", set())
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    mlflow.set_tracking_uri(None)
+    yield
+    mlflow.set_tracking_uri(None)
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def database(made, tmp_path, monkeypatch):
+    """Writes a database and names it as the one to use."""
+
+    def use(content: bytes = made, name: str = "mlflow.db") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.database_uri(path))
+        monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
+        return path
+
+    return use
+
+
+def answering(answer):
+    server = HttpServer()
+    server.answer = lambda request: answer(request) if callable(answer) else answer
+    return server
+
+
+REDIRECT = {"Location": "/login"}
+REFUSALS = {
+    "no password": (Answer(401, b"no"), "error code 401", "correct MLFLOW_TRACKING_USERNAME"),
+    "another account": (Answer(403, {"error_code": "PERMISSION_DENIED", "message": "no"}), "PERMISSION_DENIED", "grant it"),
+    "forbidden page": (Answer(403, b"<html>"), "error code 403", "grant it"),
+    "login page": (Answer(200, b"<html>" + b"x" * 5000), "not in a valid JSON", "is no MLflow: a login page"),
+    "redirect to a login page": (Answer(302, b"", REDIRECT), "error code 302", "give the address that it leads to"),
+    "moved": (Answer(301, b"", {"Location": "https://127.0.0.1:9/"}), "error code 301", "give the address that it leads to"),
+    "another program": (Answer(404, b"not here"), "error code 404", "no MLflow or an older one"),
+    "older": (Answer(404, {"error_code": "ENDPOINT_NOT_FOUND", "message": "x"}), "ENDPOINT_NOT_FOUND", "update that server"),
+    "only GET": (Answer(405, b""), "error code 405", "no MLflow or an older one"),
+    "internal error": (Answer(500, b"boom"), "too many 500", "see its log"),
+    "bad gateway": (Answer(502, b"<html>bad gateway"), "too many 502", "a proxy in front of it"),
+    "unavailable": (Answer(503, b""), "too many 503", "see its log"),
+    "too often": (Answer(429, b""), "too many 429", "asked too often"),
+    "garbage": (Answer(200, b"\x00\xff{"), "not in a valid JSON", "is no MLflow"),
+    "a list": (Answer(200, []), "not in a valid JSON", "is no MLflow"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_what_a_server_says_is_one_line_with_a_remedy(kind, monkeypatch):
+    answer, said, remedy = REFUSALS[kind]
+    with answering(answer) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with pytest.raises(UserError) as caught:
+            tracking.client()
+    message = str(caught.value)
+    assert message.startswith(f"MLFLOW_TRACKING_URI: {server.url}: ") and said in message and remedy in message
+    assert "\n" not in message and len(message) < 700
+    assert len(server.requests) <= 2
+
+
+def test_another_json_server_is_no_mlflow(monkeypatch):
+    with answering(Answer(200, {"hello": 1})) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with pytest.raises(UserError, match="is no MLflow: it gave an experiment without id"):
+            check_mlflow()
+
+
+def test_a_redirect_that_keeps_the_request_is_followed(monkeypatch):
+    with answering(Answer(200, {"experiments": []})) as behind:
+        location = f"{behind.url}/api/2.0/mlflow/experiments/search"
+        with answering(Answer(308, b"", {"Location": location})) as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+            tracking.client()
+    assert [request.method for request in behind.requests] == ["POST"]
+
+
+@pytest.mark.parametrize("kind", ["silent", "cut", "refused", "nowhere"])
+def test_nobody_there_is_told_after_two_attempts(kind, monkeypatch):
+    # The person's own setting decides how long is waited.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if kind in ("silent", "cut"):
+            listener.listen(8)
+        if kind == "cut":
+            import threading
+
+            def hang_up() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        listener.accept()[0].close()
+
+            threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://no-such-host.invalid" if kind == "nowhere" else address)
+        with pytest.raises(
+            UserError, match=r"no MLflow server answers at http://.*; start it, correct the address, or unset it"
+        ):
+            tracking.client()
+
+
+def test_the_first_request_is_short_and_later_ones_are_patient_unless_somebody_has_set_it(monkeypatch):
+    seen = []
+
+    def look(request):
+        seen.append({name: os.environ.get(name) for name in tracking._FIRST})
+        return Answer(200, {"experiments": []})
+
+    with answering(look) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        client = tracking.client()
+        client.search_experiments()
+        monkeypatch.setattr(tracking, "_answered", set())  # as in a process of this one, which inherits
+        tracking.client()
+        assert seen[0] == seen[2] == tracking._FIRST
+        assert seen[1] == {**tracking._LATER, "MLFLOW_ALLOW_HTTP_REDIRECTS": None}
+        monkeypatch.setattr(tracking, "_answered", set())
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+        tracking.client()
+        assert seen[3]["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33" and seen[3]["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
+
+
+@pytest.mark.parametrize("way", ["address", "variables", "token"])
+def test_credentials_are_those_that_mlflow_knows_and_no_message_shows_them(way, monkeypatch):
+    basic = "Basic " + base64.b64encode(f"anna:{PASSWORD}".encode()).decode()
+    expected = f"Bearer {PASSWORD}" if way == "token" else basic
+
+    def answer(request):
+        right = request.headers.get("Authorization") == expected
+        return (
+            Answer(200, {"experiments": []})
+            if right
+            else Answer(401, f"not {request.headers.get('Authorization')}".encode())
+        )
+
+    with answering(answer) as server:
+        address = server.url.replace("://", f"://anna:{PASSWORD}@") if way == "address" else server.url
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        if way == "variables":
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+        if way == "token":
+            monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", PASSWORD)
+        assert tracking.client().search_experiments() == []
+        monkeypatch.setattr(tracking, "_answered", set())
+        server.answer = lambda request: Answer(
+            401, f"not {request.headers.get('Authorization')} of {PASSWORD}".encode()
+        )
+        with pytest.raises(UserError) as caught:
+            tracking.client()
+        assert PASSWORD not in str(caught.value) and basic.split()[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("foo://bar", "give http://HOST:PORT of an MLflow server"),
+        ("localhost:5000", "give http://HOST:PORT of an MLflow server"),
+        ("./mlruns", "give http://HOST:PORT of an MLflow server"),
+        ("file:///tmp/mlruns", "give http://HOST:PORT of an MLflow server"),
+        ("http://[bad", "give http://HOST:PORT of an MLflow server"),
+        ("http://host:port", "give http://HOST:PORT of an MLflow server"),
+        ("mysql://anna:s3cret-of-anna@h/x", "install that database's driver"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+    ],
+)
+def test_an_address_of_another_form_is_told_with_those_that_are_right(uri, says, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError) as caught:
+        tracking.client()
+    assert says in str(caught.value) and "\n" not in str(caught.value) and PASSWORD not in str(caught.value)
+
+
+def names(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]
+
+
+NAMES = ["a b", "a%20b", "100%", "what?", "a#b", "ünï", "a@b:c", "a+b&c=d", "quote'\"s", "x;y"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_database_may_lie_in_a_folder_of_any_name(name, database, tmp_path):
+    path = database(name=f"{name}/mlflow.db")
+    mlflow_client = tracking.client()
+    run = mlflow_client.create_run(tracking.experiment_id(mlflow_client)).info.run_id
+    mlflow_client.set_terminated(run)
+    assert names(tmp_path) == [name] and names(tmp_path / name) == ["mlflow.db"], "no folder of another name"
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        assert opened.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def test_a_relative_path_is_that_of_the_current_folder(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking.database_uri(Path("run/mlflow.db")) == f"sqlite:///{tmp_path}/run/mlflow.db"
+
+
+@pytest.mark.parametrize("name", ["a b%20?#ü"])
+def test_a_new_database_too(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    uri = tracking.create_database(tmp_path / name / "mlflow.db")
+    assert names(tmp_path) == [name] and names(tmp_path / name) == ["mlflow.db"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.client().search_experiments()
+
+
+def damaged(made: bytes) -> dict[str, bytes]:
+    return {
+        "half": made[: len(made) // 2],
+        "overwritten": made[:4096] + b"\xff" * (len(made) - 4096),
+        "text": b"hello, this is no database\n" * 100,
+        "json": b'{"runs": []}' * 50,
+    }
+
+
+@pytest.mark.parametrize("kind", ["half", "overwritten", "text", "json"])
+def test_a_damaged_database_is_told_with_the_ways_out(kind, database, made):
+    database(damaged(made)[kind])
+    with pytest.raises(UserError, match="damaged or no database: restore a copy of it, or move it away") as caught:
+        tracking.client()
+    assert "\n" not in str(caught.value) and "SQL:" not in str(caught.value)
+
+
+def test_a_folder_and_a_file_on_the_way_are_told(database, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")
+    with pytest.raises(UserError, match="is a folder; give the database's file"):
+        tracking.client()
+    path = database()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}/below/mlflow.db")
+    with pytest.raises(UserError, match="is a file; give another path"):
+        tracking.client()
+    with pytest.raises(UserError, match="is a file; give another path"):
+        tracking.create_database(path / "below" / "mlflow.db")
+
+
+def test_a_database_of_another_version_is_told(database):
+    path = database()
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        opened.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        opened.commit()
+    with pytest.raises(UserError, match="another version of MLflow made it"):
+        tracking.client()
+
+
+def test_a_locked_database_is_told(database):
+    path = database()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match="another program holds it"):
+            tracking.client()
+
+
+def test_a_database_that_may_only_be_read_is_told_when_it_is_to_be_written(database, monkeypatch):
+    path = database()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{path}?mode=ro&uri=true")
+    with pytest.raises(UserError, match=r"readonly database.*grant it"), tracking.pipeline_run("x", {}):
+        pass
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\n"])
+def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path):
+    database()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
+    monkeypatch.chdir(tmp_path)
+    assert tracking.configured_uri() == ""
+    assert tracking.client().search_experiments(), "in MLflow's own default, ./mlflow.db"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "x")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is not set"):
+        check_mlflow()
+
+
+# What a person does in MLflow's UI meanwhile
+
+
+def test_a_deleted_experiment_is_told_with_the_way_back_before_anything_runs(database):
+    database()
+    mlflow_client = tracking.client()
+    number = mlflow_client.create_experiment(tracking.EXPERIMENT)
+    mlflow_client.delete_experiment(number)
+    for attempt in (check_mlflow, lambda: tracking.pipeline_run("x", {}).__enter__()):
+        with pytest.raises(
+            UserError,
+            match=f"experiment inranker is deleted: .*restore --experiment-id {number}.*MLFLOW_EXPERIMENT_NAME",
+        ):
+            attempt()
+    with pytest.raises(UserError, match="is deleted"), tracking.stage_run("retrieve"):
+        pass
+
+
+def test_another_experiment_is_the_way_round(database, monkeypatch):
+    database()
+    mlflow_client = tracking.client()
+    mlflow_client.delete_experiment(mlflow_client.create_experiment(tracking.EXPERIMENT))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    assert "can be written" in check_mlflow()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    with pytest.raises(UserError, match="4711"):
+        check_mlflow()
+
+
+def test_a_parent_that_is_deleted_meanwhile_does_not_cost_the_stage(database, caplog):
+    database()
+    with (
+        caplog.at_level(logging.WARNING),
+        tracking.pipeline_run("x", {}) as parent,
+        tracking.stage_run("retrieve") as stage,
+    ):
+        tracking.client().delete_run(parent)
+        stage.log_metrics({"rows": 1}, headline={"nDCG@10": 0.5})
+    assert f"run {parent} is deleted in MLflow" in caplog.text
+    found = tracking.client().get_run(stage.run_id)
+    assert found.info.status == "FINISHED" and found.data.metrics == {"rows": 1, "nDCG_at_10": 0.5}
+
+
+def test_a_stage_whose_own_run_is_deleted_meanwhile_goes_on(database, caplog):
+    database()
+    with caplog.at_level(logging.WARNING), tracking.stage_run("retrieve") as stage:
+        tracking.client().delete_run(stage.run_id)
+        stage.log_config({"a": {"b": 1}})
+        stage.log_inputs({"source": {"inns": "0" * 64}})
+        stage.log_metrics({"rows": 1}, headline={})
+        stage.log_device()
+        stage.log_outputs({})
+    assert "is deleted in MLflow" in caplog.text
+
+
+def test_a_run_that_was_ended_meanwhile_is_written_on(database):
+    database()
+    with tracking.stage_run("retrieve") as stage:
+        tracking.client().set_terminated(stage.run_id, "KILLED")
+        stage.log_metrics({"rows": 1}, headline={})
+    assert tracking.client().get_run(stage.run_id).info.status == "FINISHED"
+
+
+def test_a_run_of_kfps_plugin_that_is_not_there_is_told(database, monkeypatch):
+    database()
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UserError, match="MLFLOW_RUN_ID"), tracking.stage_run("retrieve"):
+        pass
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nDCG@10", "P(rel=2)@5", "nDCG(dcg='exp-log2')@10", "", ".", "..", "../x", "/x", "x/", "a//b", "a/./b", "x" * 400,
+     "zeile\nzwei", "tab\there", "nul\0", "日本語", "a;b", "100 %", "lone \ud800", "nvidia.com/gpu.present", "a:b"],
+)  # fmt: skip
+def test_every_name_is_one_that_mlflow_takes(name):
+    from mlflow.utils.validation import _validate_metric_name, _validate_param
+
+    _validate_metric_name(tracking.metric_name(name))
+    _validate_param(tracking.metric_name(name), "x")
+
+
+def test_names_stay_recognisable_and_different():
+    assert tracking.metric_name("nDCG@10") == "nDCG_at_10" and tracking.metric_name("planned.seconds") == "planned.seconds"
+    assert tracking.metric_name("P(rel=2)@5") == "P_rel_2_at_5"
+    names = ["P(rel=2)@5", "P[rel=2]@5", "P(rel=2)_5", "x" * 400, "x" * 399, "a//b", "a/b", "/a/b", "", "."]
+    assert len({tracking.metric_name(name) for name in names}) == len(names)
+
+
+def test_odd_names_and_many_settings_are_written(database):
+    database()
+    many = {f"setting {i}": i for i in range(230)} | {"P(rel=2)@5": "http://anna:s3cret-of-anna@host"}
+    with tracking.stage_run("evaluate") as stage:
+        stage.log_config({"odd": many})
+        stage.log_metrics({"P(rel=2)@5": 0.5, "": 1.0}, headline={})
+    found = tracking.client().get_run(stage.run_id).data
+    assert len(found.params) == 231 and len(found.metrics) == 2
+    assert PASSWORD not in str(found.params)
