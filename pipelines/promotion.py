@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import history, reading, registry
+from inranker_flow import history, reading, registry, tracking
 from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
