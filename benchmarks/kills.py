@@ -3,9 +3,10 @@
     PYTHONPATH=src:. .venv/bin/python benchmarks/kills.py [--kills 50] [--seed 1]
 
 An undisturbed run of the profile `smoke`, with small shards, says what the results are and how long it takes. Then runs of
-the same are started in a new folder with an empty store; each attempt is killed with all its processes at a random moment,
-until one comes to its end, and so on in the next folder until there were enough kills. Compared are the contents of queries,
-candidates and labels, and the weights of both students.
+the same are started in a new folder with an empty store; each attempt is killed at a random moment, in turn with all its
+processes or alone, until one comes to its end, and so on in the next folder until there were enough kills. After each kill no
+process may be left that names the folder. Compared are the contents of queries, candidates and labels, and the weights of
+both students.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inranker_flow.manifest import read_manifest
+from tests.processes import alive
 
 #: Shards of seconds, on a teacher that needs some.
 SETTINGS = (
@@ -72,6 +74,14 @@ def hit(log: Path) -> str:
     return lines[-1] if lines else "start"
 
 
+def left(folder: Path, seconds: float = 60.0) -> dict[int, str]:
+    """What a killed run has left at work, after a time in which it may have noticed."""
+    until = time.monotonic() + seconds
+    while (found := alive(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Kill and compare; status 1 where a result is another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,9 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     # Late in an attempt too: it has what the ones before it finished.
                     run.wait(moments.uniform(3, seconds * 0.6) if kills < options.kills else None)
                 except subprocess.TimeoutExpired:
-                    os.killpg(run.pid, signal.SIGKILL)
+                    # The run alone: what it has started must end by itself.
+                    (os.kill if kills % 2 else os.killpg)(run.pid, signal.SIGKILL)
                     run.wait()
                     kills += 1
+                    orphans = left(folder)
+                    wrong += bool(orphans)
+                    if orphans:
+                        print(f"run {attempts}: still alive after the kill: {orphans}", flush=True)
                     hits[hit(log)] += 1
                     continue
                 break

@@ -245,10 +245,3 @@ def check_database(path: Path) -> None:
         raise UserError(f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}")
     if not {"alembic_version", "experiments", "runs"} <= tables:
         raise UserError(f"{path}: not a database of MLflow's; {remedy}")
-
-
-def database_uri(path: Path) -> str:
-    """Address of the SQLite database at ``path``, whatever its name holds."""
-    from sqlalchemy import URL
-
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import history, reading, registry
+from inranker_flow import history, reading, registry, tracking
 from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
@@ -167,7 +167,7 @@ def _use_registry(run_dir: Path) -> None:
             f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR"
         )
     folder.check_database(database)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+    os.environ["MLFLOW_TRACKING_URI"] = tracking.database_uri(database)
 
 
 if __name__ == "__main__":

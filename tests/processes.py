@@ -17,7 +17,7 @@ def alive(folder: Path) -> dict[int, str]:
         number = int(process.name)
         try:
             command = (process / "cmdline").read_bytes()
-            told = (process / "environ").read_bytes(), command, os.fsencode(os.readlink(process / "cwd"))
+            told = (process / "environ").read_bytes(), command, os.fsencode((process / "cwd").readlink())
         except OSError:  # another user's, or gone meanwhile
             continue
         if number not in ours and any(wanted in each for each in told):

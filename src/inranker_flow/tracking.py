@@ -506,22 +506,24 @@ def _logging_into(run_id: str) -> Iterator[None]:
 def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
     mlflow_client = client()
-    tags = {"inranker.code": code_version(), LOCAL_RUN: local_run()}
-    experiment = experiment_id(mlflow_client)
-    with explained(f"start the run {name}"):
-        run_id = mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        mlflow_client.log_dict(run_id, _hidden(dict(parameters)), "parameters.json")
-    StageRun(mlflow_client, run_id, "").log_config(parameters)
-    os.environ["INRANKER_PARENT_RUN_ID"] = run_id
+    tags = {"inranker.code": code_version(), **({LOCAL_RUN: local_run()} if local_run() else {})}
+    run_id = ""
     try:
+        experiment = experiment_id(mlflow_client)
+        with explained(f"start the run {name}"):
+            run_id = mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id
+            mlflow_client.log_dict(run_id, _hidden(dict(parameters)), "parameters.json")
+        StageRun(mlflow_client, run_id, "").log_config(parameters)
+        os.environ["INRANKER_PARENT_RUN_ID"] = run_id
         yield run_id
     except BaseException:
         with suppress(Exception):  # as in `stage_run`
-            mlflow_client.set_terminated(run_id, "FAILED")
+            if run_id:
+                mlflow_client.set_terminated(run_id, "FAILED")
             close_killed(local_run())
         raise
     finally:
-        del os.environ["INRANKER_PARENT_RUN_ID"]
+        os.environ.pop("INRANKER_PARENT_RUN_ID", None)
     with _into(run_id, "mark the end"):
         mlflow_client.set_terminated(run_id, "FINISHED")
 
@@ -533,11 +535,13 @@ def local_run() -> str:
 
 def close_killed(name: str) -> int:
     """Mark as KILLED what a local run that has ended left RUNNING: its own run and those of its stages; returns how many."""
+    if not name:
+        return 0
     mlflow_client = client()
-    experiment = experiment_id(mlflow_client)
     closed = 0
     with explained("close the runs of a run that was killed"):
-        for parent in mlflow_client.search_runs([experiment], f"tags.`{LOCAL_RUN}` = '{name}'") if name else []:
+        experiment = experiment_id(mlflow_client)
+        for parent in mlflow_client.search_runs([experiment], f"tags.`{LOCAL_RUN}` = '{name}'"):
             children = mlflow_client.search_runs(
                 [experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000
             )

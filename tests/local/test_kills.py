@@ -84,9 +84,9 @@ def test_a_stage_alone_holds_the_lock_of_its_folder(tmp_path, monkeypatch):
 
 
 def test_a_second_run_names_the_first(tmp_path):
-    with runs_folder.working(tmp_path):
-        with pytest.raises(UserError, match=rf"another run is working in {tmp_path} \(process {os.getpid()}\)"):
-            runs_folder.working(tmp_path).__enter__()
+    named = rf"another run is working in {tmp_path} \(process {os.getpid()}\)"
+    with runs_folder.working(tmp_path), pytest.raises(UserError, match=named):
+        runs_folder.working(tmp_path).__enter__()
     with runs_folder.working(tmp_path):
         assert len(runs_folder.files(tmp_path)) == 1
     assert not runs_folder.files(tmp_path)
