@@ -20,6 +20,7 @@ import kfp_server_api
 import urllib3
 
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import credentials_in, line, refuse_credentials
 from pipelines import kubeconfig
 
 #: Seconds to connect, and to wait for an answer.
@@ -346,9 +347,18 @@ _LOGIN = (
 
 def _address(host: str) -> str:
     """``host`` with a scheme and no trailing slash."""
-    address = (host if "://" in host else f"https://{host}").rstrip("/")
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    address = (host if "://" in host else f"https://{host}").strip().rstrip("/")
+    if credentials_in(address):
+        raise UserError(
+            "KF_PIPELINES_ENDPOINT holds a password or a token, which would be in every link: give it without, and who asks in "
+            "KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES"
+        )
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or a bracket that is none
+        usable = False
+    if not usable:
         raise UserError(f"KF_PIPELINES_ENDPOINT: {host}: not an address of the form https://HOST[/pipeline]")
     return address
 
@@ -373,6 +383,7 @@ def _identify(configuration: Any) -> None:
 
 def _job(experiment_id: str, pipeline: tuple[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
     pipeline_id, version_id = pipeline
+    refuse_credentials(arguments, "")
     return {
         "experiment_id": experiment_id,
         "pipeline_version_reference": kfp_server_api.V2beta1PipelineVersionReference(
@@ -394,7 +405,7 @@ def _message(error: Any) -> str:
         said = body.get("message") or body.get("error_message") or body.get("error") or error.reason
     except (ValueError, AttributeError):
         said = error.reason if "<" in str(error.body) else error.body
-    return " ".join(str(said or error.reason).split())[:300]
+    return line(said or error.reason)
 
 
 def _short(error: Any) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from urllib.parse import quote, quote_plus, unquote
 
+from inranker_flow.errors import UserError
+
 #: Stands for what was secret.
 HIDDEN = "***"
 #: Environment variable: names, separated by commas, of the variables that came out of mounted Secrets.
@@ -110,6 +112,24 @@ def redact(text: str) -> str:
 def credentials_in(address: str) -> bool:
     """Whether an address holds a password, a token or a signature, which must not be recorded."""
     return _by_form(address) != address
+
+
+def refuse_credentials(data: object, where: str) -> None:
+    """Refuse a setting whose value is an address with a password, a token or a signature, before it is recorded anywhere.
+
+    ``data``: a value, or sections of them, called ``where``. Raises :class:`UserError` that names the setting, not the value.
+    """
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            refuse_credentials(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(data, list | tuple):
+        for number, value in enumerate(data):
+            refuse_credentials(value, f"{where}[{number}]")
+    elif isinstance(data, str) and "://" in data and not re.search(r"\s", data) and credentials_in(data):
+        raise UserError(
+            f"{where}: the address {redact(data)} holds a password or a token, and a run's settings are recorded where many can "
+            "read them; give it without, and the secret in the variable that its client reads"
+        )
 
 
 def line(text: object, length: int = 300) -> str:

@@ -619,18 +619,22 @@ def explained(uri: str) -> Iterator[None]:
         raise UserError(
             f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         ) from error
+    except RecursionError as error:  # botocore follows every redirection to another region
+        raise UserError(
+            f"{uri}: S3 at {_endpoint()} redirects for ever; set AWS_REGION to the bucket's region, or correct AWS_ENDPOINT_URL"
+        ) from error
     except (ClientError, BotoCoreError, Boto3Error, ResponseParserError, ValueError) as error:
         answer = _inside(error)
         said = f"{uri}: S3 at {_endpoint()}"
         if isinstance(answer, ClientError):
             about = answer.response["Error"]
             message = f"{about.get('Code', '?')}: {about.get('Message', '')}".strip()
-            said = f"{said} answered {line(message)} ({answer.operation_name})"
+            said = f"{said} answered {line(message)}{_tried(error) or f' ({answer.operation_name})'}"
         elif isinstance(answer, ReadTimeoutError | EndpointConnectionError | ConnectTimeoutError):
-            said = f"{said}: no answer"
+            said = f"{said}: no answer{_tried(error)}"
         else:
-            said = f"{said}: {line(answer)}"
-        raise UserError(f"{said}{_tried(error)}{_remedy(answer)}") from error
+            said = f"{said}: {line(answer)}{_tried(error)}"
+        raise UserError(f"{said}{_remedy(answer)}") from error
 
 
 def _tried(error: BaseException) -> str:
@@ -673,7 +677,7 @@ def _remedy(error: Any) -> str:
         return "; what answers there is no S3 server: correct AWS_ENDPOINT_URL"
     if isinstance(error, exceptions.ParamValidationError | UnicodeError):
         return "; correct the address and the AWS_* variables"
-    response = getattr(error, "response", {})
+    response = getattr(error, "response", None) or {}
     code = response.get("Error", {}).get("Code", "")
     about = response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
@@ -686,6 +690,8 @@ def _remedy(error: Any) -> str:
         return f"; {_REMEDIES['QuotaExceeded']}"
     if status == 501:
         return f"; {_REMEDIES['NotImplemented']}"
+    if status >= 500 and code not in _PASSING:
+        return "; see that server's log, or correct AWS_ENDPOINT_URL where it is no S3 server"
     if status in (401, 403):
         right = error.operation_name.replace("ListObjectsV2", "ListBucket").replace("HeadObject", "GetObject")
         return f"; grant s3:{right} on it to the access key or role of the runs"

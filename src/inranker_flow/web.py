@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,10 +40,20 @@ def request(
         asked.add_header("Content-Type", "application/json")
     if token:
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(asked, timeout=timeout or TIMEOUT, context=context) as answer:
+    with urllib.request.urlopen(asked, timeout=timeout or TIMEOUT, context=context or _trusted()) as answer:
         # A HEAD that is redirected becomes a GET, perhaps of many gigabytes.
         content: bytes = b"" if method == "HEAD" else answer.read()
         return content
+
+
+def _trusted() -> ssl.SSLContext | None:
+    """The certificates that the other clients of a stage trust, where the environment names some."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if not bundle:
+        return None
+    context = ssl.create_default_context()
+    context.load_verify_locations(**{"capath" if Path(bundle).is_dir() else "cafile": bundle})
+    return context
 
 
 def reason(error: BaseException) -> str:

@@ -65,8 +65,12 @@ def rows(names):
     return hash_rows(names), pa.table({"false_logit": range(len(names)), "true_logit": range(len(names))}).cast(SCHEMA)
 
 
-def test_two_label_pods_at_once_share_one_store(s3, tmp_path, inputs, monkeypatch):
-    """Two processes, the same work: every pair is there once, and together they score hardly more than one would."""
+@pytest.mark.parametrize("step", ["in step", "one ahead"])
+def test_two_label_pods_at_once_share_one_store(s3, tmp_path, inputs, monkeypatch, step):
+    """Two processes, the same work: every pair is there once. Who is behind takes what the other has put.
+
+    In step, on one core, each may score all: then neither has put anything when the other looks.
+    """
     monkeypatch.setenv("INRANKER_STORE", s3)
     script = f"""
 import sys
@@ -87,14 +91,18 @@ print(stats.pairs - stats.reused_pairs)
     for pod in pods:
         assert pod.stdout.readline() == "ready\n"
     for pod in pods:
+        while step == "one ahead" and pod is pods[1] and not label_files(s3):
+            assert pods[0].poll() in (None, 0)
+            time.sleep(0.01)
         pod.stdin.write("go\n")
         pod.stdin.flush()
-    scored = [int(pod.communicate(timeout=120)[0].split()[-1]) for pod in pods]
+    scored = [int(pod.communicate(timeout=300)[0].split()[-1]) for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0]
     keys = rows_in(s3)
     assert len(set(keys)) == len(PAIRS) == 120, "no write is lost"
     assert len(keys) == 120, "the same shard is the same file, so nothing is there twice"
-    assert 120 <= sum(scored) < 2 * 120
+    assert 120 <= sum(scored) <= 2 * 120
+    assert step == "in step" or scored[1] <= 115, "what was there when it began it has not scored again"
     assert read_manifest(tmp_path / "one").content == read_manifest(tmp_path / "two").content
     assert teacher_label(config(), *inputs, tmp_path / "again").reused_pairs == 120
 
@@ -106,8 +114,8 @@ def test_a_tenth_of_the_requests_going_wrong_costs_no_label(s3, tmp_path, inputs
     for name, reused in (("first", 0), ("again", 120), ("third", 120)):
         assert teacher_label(config(shard_pairs=5), *inputs, tmp_path / name).reused_pairs == reused
         assert read_manifest(tmp_path / name) == read_manifest(tmp_path / "alone")
-    faults = sum(proxy.done.values()) - proxy.done[""]
-    assert faults >= 4 and proxy.done[""] > 40, f"of {proxy.done}"
+    # The seed decides how many of so many requests go wrong, and how many there are differs by the retries alone.
+    assert sum(proxy.done.values()) > proxy.done[""] > 0, f"of {proxy.done}"
     proxy.rate = 0.0
     assert len(rows_in(s3)) == len(set(rows_in(s3))) == 120
 
@@ -167,10 +175,9 @@ def test_a_bucket_that_fills_up_ends_at_once_and_clearly(s3, tmp_path, inputs, m
     monkeypatch.setenv("INRANKER_STORE", s3)
     puts = iter(range(100))
     proxy.refuse = lambda method, *_: (status, code) if method == "PUT" and next(puts) >= 4 else None
-    start = time.monotonic()
     with pytest.raises(UserError, match=rf"{s3}/labels/.*answered {code}.*what is stored stays, so make room") as error:
         teacher_label(config(), *inputs, tmp_path / "labels")
-    assert "\n" not in str(error.value) and time.monotonic() - start < 10
+    assert "\n" not in str(error.value) and next(puts) == 5, "it was not asked again"
     proxy.refuse = lambda *_: None
     assert len(rows_in(s3)) == 30
     assert teacher_label(config(), *inputs, tmp_path / "labels").reused_pairs == 30

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from inranker_flow import redaction
+from inranker_flow.errors import UserError
 from inranker_flow.redaction import HIDDEN, credentials_in, redact
 
 SECRET = "s3cret-of-anna"
@@ -195,3 +196,17 @@ def test_the_formatter_hides_in_tracebacks_too():
         )
     said = redaction.Formatter("%(message)s").format(record)
     assert SECRET not in said and "ValueError" in said
+
+
+@pytest.mark.parametrize("address", [f"http://anna:{SECRET}@host/v1", f"https://host/v1?api_key={SECRET}"])
+def test_a_setting_with_a_password_is_refused_by_its_name(address):
+    sections = {
+        "source": {"uri": "s3://bucket/a"},
+        "targets": [{"uri": "/data"}, {"uri": address}],
+        "n": 3,
+        "none": None,
+    }
+    with pytest.raises(UserError, match=r"^targets\[1\]\.uri: the address .* holds a password") as caught:
+        redaction.refuse_credentials(sections, "")
+    assert SECRET not in str(caught.value)
+    redaction.refuse_credentials({"a": ["http://host:8000/v1", "password=x y", "models:/m@champion"]}, "")

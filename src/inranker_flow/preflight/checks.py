@@ -6,15 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from inranker_flow import redaction
 from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: Seconds that all checks together may take.
+#: Seconds that the checks may wait for others: servers, the network. Imports and a busy machine do not count.
 DEADLINE = 45.0
+#: Seconds between two looks whether they wait, and the seconds of this process' CPU time in them that are no waiting.
+TICK, WORK = 0.1, 0.005
 
 
 class Skipped(Exception):
@@ -47,25 +52,40 @@ def run_checks(checks: Sequence[Check]) -> list[Result]:
 
     # Daemons, unlike a pool's threads, do not keep the process alive when a server never answers.
     threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(checks))]
-    end = time.monotonic() + DEADLINE
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    waited, before, used = 0.0, time.monotonic(), time.process_time()
+    while waited < DEADLINE and (alive := [thread for thread in threads if thread.is_alive()]):
+        alive[0].join(TICK)
+        now, cpu = time.monotonic(), time.process_time()
+        # Of a long pause, in which others had the processor, no more is counted than was slept.
+        waited += min(now - before, TICK) if cpu - used < WORK and not _busy() else 0.0
+        before, used = now, cpu
     late = f"no answer within {DEADLINE:g} s; check the network and that server"
     return [each or Result(check.name, "FAILED", late) for check, each in zip(checks, found, strict=True)]
 
 
+def _busy() -> bool:
+    """Whether another thread of this process computes, reads from the disk, or would if the machine were less busy."""
+    own = str(threading.get_native_id())
+    for task in Path("/proc/self/task").glob("*"):
+        # A thread may end while we look.
+        with suppress(OSError):
+            if task.name != own and (task / "stat").read_text().rpartition(")")[2].split()[0] in ("R", "D"):
+                return True
+    return False
+
+
 def _result(check: Check) -> Result:
     try:
-        return Result(check.name, "ok", check.run())
+        return Result(check.name, "ok", redaction.redact(check.run()))
     except Skipped as reason:
-        return Result(check.name, "skipped", str(reason))
+        return Result(check.name, "skipped", redaction.redact(str(reason)))
     except UserError as error:
-        return Result(check.name, "FAILED", " ".join(str(error).split()))
+        return Result(check.name, "FAILED", " ".join(redaction.redact(str(error)).split()))
     except Exception as error:
         log.exception("%s: unexpected", check.name)
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        text = redaction.line(f"{type(error).__name__}: {error}")
         return Result(check.name, "FAILED", f"{text} (unexpected: the traceback is in the log; report it)")
 
 

@@ -1,0 +1,281 @@
+"""MLflow, S3, KFP's and Kubernetes' APIs, the webhook, and what is mounted into a pod."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.http_server import Answer, HttpServer
+from tests.inputs.table import PASSWORD, Input, stage
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage of these rows did."""
+
+    checks: int
+
+
+@contextmanager
+def told(**environment: str) -> Iterator[None]:
+    """The environment with these variables; what this process remembers of servers is forgotten before and after."""
+    from inranker_flow import storage, tracking
+
+    def forget() -> None:
+        import mlflow
+
+        mlflow.set_tracking_uri(None)
+        tracking._answered.clear()
+        storage._answered.clear()
+        storage.s3.cache_clear()  # type: ignore[attr-defined]
+
+    before = dict(os.environ)
+    os.environ.update(environment)
+    forget()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        forget()
+
+
+# MLflow
+
+
+def mlflow_stage() -> Done:
+    """What `preflight` asks first."""
+    from inranker_flow import tracking
+
+    mlflow_client = tracking.client()
+    mlflow_client.search_experiments()
+    return Done(1)
+
+
+def mlflow_at(uri: str) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        with told(MLFLOW_TRACKING_URI=uri.replace("HERE", str(here))):
+            return stage(mlflow_stage, configs={})
+
+    return act
+
+
+def mlflow_answers(answer: Answer, login: str = "") -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        with HttpServer() as server:
+            server.answer = lambda request: answer  # type: ignore[method-assign]
+            with told(MLFLOW_TRACKING_URI=server.url.replace("://", f"://{login}@") if login else server.url):
+                return stage(mlflow_stage, configs={})
+
+    return act
+
+
+def mlflow_file(content: bytes | None) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        path = here / "mlflow.db"
+        path.mkdir() if content is None else path.write_bytes(content)
+        return mlflow_at(f"sqlite:///{path}")(here)
+
+    return act
+
+
+MLFLOW = [
+    Input(
+        "MLflow: no user", mlflow_answers(Answer(401, b"who?")), ("error code 401", "correct MLFLOW_TRACKING_USERNAME")
+    ),
+    Input(
+        "MLflow: a wrong password in the address, which the server repeats",
+        mlflow_answers(Answer(401, f"anna:{PASSWORD} is wrong".encode()), f"anna:{PASSWORD}"),
+        ("http://***@127.0.0.1", "error code 401"),
+    ),
+    Input(
+        "MLflow: the right password in the address",
+        mlflow_answers(Answer(200, {"experiments": []}), f"anna:{PASSWORD}"),
+        ("done in",),
+        status=0,
+    ),
+    Input(
+        "MLflow: no right",
+        mlflow_answers(Answer(403, {"error_code": "PERMISSION_DENIED"})),
+        ("grant it to the account",),
+    ),
+    Input("MLflow: a login page", mlflow_answers(Answer(200, b"<html>log in</html>")), ("is no MLflow: a login page",)),
+    Input(
+        "MLflow: a redirect to a login page",
+        mlflow_answers(Answer(302, b"", {"Location": "/login"})),
+        ("it redirects", "give the address that it leads to"),
+    ),
+    Input("MLflow: another program", mlflow_answers(Answer(404, b"?")), ("no MLflow or an older one",)),
+    Input("MLflow: in trouble", mlflow_answers(Answer(500, b"boom")), ("too many 500", "see its log")),
+    Input("MLflow: bad gateway", mlflow_answers(Answer(502, b"<html>")), ("too many 502", "a proxy in front of it")),
+    Input("MLflow: garbage", mlflow_answers(Answer(200, b"\xff\x00")), ("is no MLflow",)),
+    Input("MLflow: nobody there", mlflow_at("http://127.0.0.1:9"), ("no MLflow server answers at http://127.0.0.1:9",)),
+    Input(
+        "MLflow: nobody there, with a password",
+        mlflow_at(f"http://anna:{PASSWORD}@127.0.0.1:9"),
+        ("no MLflow server answers at http://***@127.0.0.1:9", "connection refused"),
+    ),
+    Input("MLflow: no scheme", mlflow_at("127.0.0.1:5000"), ("give http://HOST:PORT",)),
+    Input("MLflow: a password without scheme", mlflow_at(f"anna:{PASSWORD}@mlflow:5000"), ("give http://HOST:PORT",)),
+    Input(
+        "MLflow: a folder", mlflow_at("file://HERE/mlruns"), ("give http://HOST:PORT", "sqlite:////FOLDER/mlflow.db")
+    ),
+    Input("MLflow: a scheme that nobody knows", mlflow_at("foo://bar"), ("give http://HOST:PORT",)),
+    Input("MLflow: a port that is none", mlflow_at("http://127.0.0.1:port"), ("give http://HOST:PORT",)),
+    Input("MLflow: a database in memory", mlflow_at("sqlite://"), ("names no file",)),
+    Input("MLflow: a text file", mlflow_file(b"this is no database\n" * 99), ("damaged or no database", "mlflow.db")),
+    Input("MLflow: a folder as database", mlflow_file(None), ("is a folder; give the database's file",)),
+    Input(
+        "MLflow: a file on the way to the database",
+        lambda here: (here / "a").write_text("a") and mlflow_at(f"sqlite:///{here}/a/mlflow.db")(here),
+        ("is a file; give another path",),
+    ),
+]
+
+# S3
+
+KEYS = {"AWS_ACCESS_KEY_ID": "id-of-a-row", "AWS_SECRET_ACCESS_KEY": PASSWORD, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def refusal(status: int, code: str, message: str = "no") -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
+
+
+def copy() -> Done:
+    from inranker_flow import storage
+
+    storage.local_copy("s3://corpora/inns")
+    return Done(1)
+
+
+def s3_with(**environment: str) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        files = {"AWS_CONFIG_FILE": f"{here}/config", "AWS_SHARED_CREDENTIALS_FILE": f"{here}/credentials"}
+        with told(
+            **{
+                **KEYS,
+                **files,
+                "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+                "INRANKER_CACHE": f"{here}/cache",
+                **environment,
+            }
+        ):
+            return stage(copy, configs={})
+
+    return act
+
+
+def s3_answers(answer: Answer) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        with HttpServer() as server:
+            server.answer = lambda request: answer  # type: ignore[method-assign]
+            return s3_with(AWS_ENDPOINT_URL=server.url)(here)
+
+    return act
+
+
+def s3_key(*names: str) -> Callable[[Path], int]:
+    """A bucket with these keys below the prefix: none of them is asked for."""
+    found = "".join(f"<Contents><Key>inns{name}</Key><Size>1</Size><ETag>e</ETag></Contents>" for name in names)
+    return s3_answers(
+        Answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode())
+    )
+
+
+S3 = [
+    Input("S3: a key with ..", s3_key("/corpus.jsonl", "/../../out"), ("'../../out'", "nothing was copied")),
+    Input("S3: an absolute key", s3_key("/corpus.jsonl", "//etc/out"), ("'/etc/out'", "nothing was copied")),
+    Input("S3: a key with an empty part", s3_key("/a//b"), ("'a//b'", "has an empty part")),
+    Input("S3: a key with a backslash", s3_key("/..\\out"), ("holds a backslash", "nothing was copied")),
+    Input("S3: a key that is file and folder", s3_key("/a", "/a/b"), ("'a/b' lies below 'a', which is a file",)),
+    Input("S3: a key equal to the prefix", s3_key("", "/corpus.jsonl"), ("nothing was copied",)),
+    Input("S3: a key too long for a disk", s3_key("/" + "x" * 300), ("is too long for a file's name",)),
+    Input("S3: nothing there", s3_key(), ("s3://corpora/inns: nothing is stored there",)),
+    Input("S3: no bucket", s3_answers(refusal(404, "NoSuchBucket")), ("create the bucket or correct the address",)),
+    Input("S3: wrong keys", s3_answers(refusal(403, "InvalidAccessKeyId")), ("correct AWS_ACCESS_KEY_ID",)),
+    Input("S3: no right to list", s3_answers(refusal(403, "AccessDenied")), ("grant s3:ListBucket on it",)),
+    Input("S3: an expired token", s3_answers(refusal(400, "ExpiredToken")), ("renew the credentials",)),
+    Input("S3: another clock", s3_answers(refusal(403, "RequestTimeTooSkewed")), ("by NTP",)),
+    Input(
+        "S3: another region", s3_answers(refusal(301, "PermanentRedirect")), ("set AWS_REGION to the bucket's region",)
+    ),
+    Input("S3: a login page", s3_answers(Answer(200, b"<html><body>log in</html>")), ("where it is no S3 server",)),
+    Input(
+        "S3: a server that repeats the secret",
+        s3_answers(refusal(400, "InvalidRequest", f"the secret {PASSWORD} is wrong")),
+        ("answered InvalidRequest: the secret *** is wrong",),
+    ),
+    Input("S3: nobody there", s3_with(), ("no S3 server answers at http://127.0.0.1:9",)),
+    Input("S3: a profile that is not there", s3_with(AWS_PROFILE="nowhere"), ("nowhere", "correct AWS_PROFILE")),
+    Input("S3: half of the keys", s3_with(AWS_SECRET_ACCESS_KEY=" "), ("AWS_SECRET_ACCESS_KEY", "set both")),
+    Input(
+        "S3: an address without scheme",
+        s3_with(AWS_ENDPOINT_URL="minio:9000"),
+        ("AWS_ENDPOINT_URL", "http://HOST:PORT"),
+    ),
+    Input(
+        "S3: an address with a password",
+        s3_with(AWS_ENDPOINT_URL=f"http://anna:{PASSWORD}@127.0.0.1:9"),
+        ("AWS_ENDPOINT_URL holds a user or a password",),
+    ),
+    Input(
+        "S3: a config file that is none",
+        lambda here: (here / "config").write_text("[default\n") and s3_with()(here),
+        ("correct that file", "AWS_CONFIG_FILE"),
+    ),
+]
+
+
+# The pod
+
+
+def mounted(**keys: bytes) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        from inranker_flow import environment
+
+        folder = here / "etc" / "secrets" / "inranker-mlflow"
+        folder.mkdir(parents=True)
+        for name, content in keys.items():
+            (folder / name).write_bytes(content)
+        before, environment.MOUNTS = environment.MOUNTS, here / "etc"
+        try:
+            with told():
+                return stage(leak, configs={})
+        finally:
+            environment.MOUNTS = before
+
+    return act
+
+
+def leak() -> Done:
+    """Say what must not be said, as a library would."""
+    import logging
+
+    logging.getLogger("inranker_flow").warning("sent %s", os.environ.get("MLFLOW_TRACKING_PASSWORD", "nothing"))
+    return Done(1)
+
+
+POD = [
+    Input(
+        "a Secret whose key is a variable",
+        mounted(MLFLOW_TRACKING_PASSWORD=PASSWORD.encode() + b"\n"),
+        ("sent ***",),
+        0,
+    ),
+    Input("a Secret with another file", mounted(**{"ca.crt": b"\xff\x00"}), ("sent nothing",), 0),
+    Input(
+        "a Secret with a zero byte",
+        mounted(MLFLOW_TRACKING_PASSWORD=b"a\0b"),
+        ("MLFLOW_TRACKING_PASSWORD: holds a zero byte",),
+    ),
+    Input(
+        "a Secret that is no text",
+        mounted(MLFLOW_TRACKING_PASSWORD=b"\xff\xfe"),
+        ("MLFLOW_TRACKING_PASSWORD: is no UTF-8",),
+    ),
+]
+
+INPUTS = [*MLFLOW, *S3, *POD]
