@@ -679,7 +679,9 @@ def metric_name(name: str) -> str:
     nDCG@10 becomes nDCG_at_10, and P(rel=2)@10 becomes P_rel_2_at_10. MLflow refuses @ = ( ) and most other signs, names
     that are no tidy path, and long ones.
     """
-    plain = _PARAMETERS.sub(lambda found: "_" + re.sub(r"[=,'\"]+", "_", found[1]).strip("_"), name).replace("@", "_at_")
+    plain = _PARAMETERS.sub(lambda found: "_" + re.sub(r"[=,'\"]+", "_", found[1]).strip("_"), name).replace(
+        "@", "_at_"
+    )
     key = re.sub(r"[^/\w.\- :]", "_", plain)
     if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
         key = re.sub(r"^[./]+|/", "_", key) or "_"

@@ -396,7 +396,9 @@ def test_every_name_is_one_that_mlflow_takes(name):
 
 
 def test_names_stay_recognisable_and_different():
-    assert tracking.metric_name("nDCG@10") == "nDCG_at_10" and tracking.metric_name("planned.seconds") == "planned.seconds"
+    assert (
+        tracking.metric_name("nDCG@10") == "nDCG_at_10" and tracking.metric_name("planned.seconds") == "planned.seconds"
+    )
     assert tracking.metric_name("P(rel=2)@5") == "P_rel_2_at_5"
     names = ["P(rel=2)@5", "P[rel=2]@5", "P(rel=2)_5", "x" * 400, "x" * 399, "a//b", "a/b", "/a/b", "", "."]
     assert len({tracking.metric_name(name) for name in names}) == len(names)
