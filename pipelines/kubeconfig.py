@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import line
 
 
 def in_cluster() -> bool:
@@ -34,6 +35,7 @@ def load(configuration: Any) -> str:
 
     Raises :class:`UserError` when there is none.
     """
+    import yaml
     from kubernetes import config
 
     try:
@@ -44,8 +46,10 @@ def load(configuration: Any) -> str:
             raise UserError("KUBECONFIG: no kubeconfig on this machine")
         config.load_kube_config(_paths(), client_configuration=configuration)
         return str(config.list_kube_config_contexts(_paths())[1]["name"])
-    except config.ConfigException as error:
-        raise UserError(f"KUBECONFIG: {' '.join(str(error).split())}") from error
+    except (config.ConfigException, yaml.YAMLError, OSError) as error:
+        raise UserError(f"KUBECONFIG: {line(error)}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what its client makes of another file
+        raise UserError(f"KUBECONFIG: {_paths()} is no kubeconfig ({line(error)}); correct the variable") from error
 
 
 def through_proxy(configuration: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 
 from inranker_flow import content_store, run_state, storage
+from inranker_flow.errors import UserError
 
 
 def claim(work: str, run_id: str) -> str:
@@ -25,7 +26,10 @@ def claim(work: str, run_id: str) -> str:
         uri = f"{root}/claims/{work}/{number}.json"
         if storage.put_if_absent(mine, uri):
             return run_id
-        owner = str(json.loads(storage.read(uri))["run_id"])
+        try:
+            owner = str(json.loads(storage.read(uri))["run_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{uri}: is no claim of a run; look who wrote it, and remove it") from error
         if owner == run_id or not run_state.is_over(owner):
             return owner
     raise AssertionError("unreachable")

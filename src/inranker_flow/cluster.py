@@ -52,14 +52,18 @@ class Cluster:
 
 
 def of_this_pod() -> Cluster | None:
-    """The cluster that this process runs in, or None where it runs in none."""
+    """The cluster that this process runs in, or None where it runs in none. Raises :class:`Unreadable`."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     token = SERVICE_ACCOUNT / "token"
     if not host or not token.is_file():
         return None
-    context = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
+    try:
+        context = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
+        said = token.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{SERVICE_ACCOUNT}: token or ca.crt cannot be read ({web.reason(error)})") from error
     named = f"[{host}]" if ":" in host else host
-    return Cluster(f"https://{named}:{port}", token.read_text(encoding="utf-8").strip(), context)
+    return Cluster(f"https://{named}:{port}", said, context)
 
 
 def quantity(text: str | float) -> float:

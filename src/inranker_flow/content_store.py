@@ -37,8 +37,8 @@ _NAME = re.compile(r"[0-9a-f]{64}\.parquet")
 
 def root() -> str:
     """Folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
-    uri = os.environ.get("INRANKER_STORE", "").rstrip("/")
-    return "" if uri == "off" else uri
+    uri = os.environ.get("INRANKER_STORE", "").strip().rstrip("/")
+    return "" if uri.lower() == "off" else uri
 
 
 def combine(*parts: np.ndarray) -> np.ndarray:

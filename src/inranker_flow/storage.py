@@ -392,7 +392,7 @@ FIRST_ATTEMPTS = 3
 #: Seconds in which such a server must answer, and those of one that has.
 FIRST_TIMEOUT, TIMEOUT = 6, 60
 
-#: Servers that have answered in this process.
+#: Servers that have answered in this process, and not with a trouble.
 _answered: set[str] = set()
 
 
@@ -541,7 +541,7 @@ s3.cache_clear = _clients.cache_clear  # type: ignore[attr-defined]
 
 def _has_answered(endpoint: str) -> Callable[..., None]:
     def note(http_response: Any, **_: Any) -> None:
-        if http_response.status_code < 500:
+        if http_response.status_code < 400 or http_response.status_code in (404, 412):
             _answered.add(endpoint)
 
     return note

@@ -310,9 +310,7 @@ def test_a_real_mlflow_server_is_checked_and_its_host_rule_explained(mlflow_serv
     assert "version and alias can be written" in check_mlflow()
     assert tracking.client().search_registered_models() == []
     mlflow_at(f"http://127.0.0.1:{mlflow_server}")
-    with pytest.raises(
-        UserError, match=r"cannot read or create the experiment: .*--allowed-hosts and the host of this"
-    ):
+    with pytest.raises(UserError, match=r"cannot be used as MLflow's server: .*--allowed-hosts and the host of this"):
         check_mlflow()
 
 

@@ -228,7 +228,7 @@ def test_what_a_server_lacks_is_said_with_what_follows(kind, says, use, monkeypa
     with Bucket(refuse=refuse) as server:
         use(server.url)
         monkeypatch.setenv("INRANKER_STORE", "s3://b/store")
-        with pytest.raises(UserError, match=f"^s3://b/store: this S3 server {says}.*INRANKER_STORE=off"):
+        with pytest.raises(UserError, match=rf"^s3://b/store: this S3 server {says}.*INRANKER_STORE=off"):
             stores.check_store()
         assert server.keys == {}, "nothing is left there"
 
@@ -271,7 +271,8 @@ def test_what_a_server_answers_is_one_line_with_a_remedy(kind, use):
         with pytest.raises(UserError) as caught:
             storage.local_copy("s3://b/col")
         assert says in str(caught.value) and "\n" not in str(caught.value)
-        assert len(server.requests) <= 2 * storage.FIRST_ATTEMPTS + 2, "an unknown server is not waited for"
+        if kind != "another region":  # botocore looks for it by itself
+            assert len(server.requests) <= 2 * storage.FIRST_ATTEMPTS + 2, "an unknown server is not waited for"
 
 
 def test_a_right_to_list_is_none_to_read(use):

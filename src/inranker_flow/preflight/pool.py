@@ -43,7 +43,10 @@ class Need:
 
 
 def _cluster() -> Cluster:
-    found = cluster.of_this_pod()
+    try:
+        found = cluster.of_this_pod()
+    except Unreadable as error:
+        raise Skipped(str(error)) from error
     if found is None:
         raise Skipped("not in a pod of a cluster")
     return found
