@@ -335,6 +335,7 @@ def test_the_files_of_a_checkpoint_that_lies_here_are_looked_at(tmp_path):
     encoder = checkpoint(tmp_path / "e", architectures=["BertForSequenceClassification"], max_position_embeddings=512)
     causal = checkpoint(tmp_path / "c", architectures=["Qwen3ForCausalLM"], max_position_embeddings=2048)
     masked = checkpoint(tmp_path / "m", architectures=["BertForMaskedLM"])
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"")
     no_json = checkpoint(tmp_path / "n")
     (tmp_path / "n" / "config.json").write_text("{")
     for settings, said in (

@@ -25,11 +25,11 @@ def prepared(uri: str, mode: str = "refuse", **corpus: Any) -> int:
 def folder(
     files: Mapping[str, bytes] | None = None,
     mode: str = "refuse",
-    corpus: Mapping[str, Any] | None = None,
+    section: Mapping[str, Any] | None = None,
     **replaced: bytes | None,
 ) -> Callable[[Path], int]:
     """Prepare the collection of `tests/beir.py` with other ``files``."""
-    return lambda here: prepared(str(beir.write(here / "in", files, **replaced)), mode, **(corpus or {}))
+    return lambda here: prepared(str(beir.write(here / "in", files, **replaced)), mode, **(section or {}))
 
 
 def with_odd(name: str, make: Callable[[Path], None], **replaced: bytes | None) -> Callable[[Path], int]:
@@ -146,7 +146,7 @@ INPUTS = [
     Input("no judgement says relevant", folder(test=b"q2 0 d3 0\nq2 0 d4 -1\n"), ("says relevant",)),
     Input(
         "a split that is not there",
-        folder(corpus={"test_split": "dev"}),
+        folder(section={"test_split": "dev"}),
         ("test_split is 'dev'", "there are: test, train"),
     ),
     Input(
@@ -210,7 +210,7 @@ INPUTS = [
     ),
     Input(
         "fields of a folder",
-        folder(corpus={"text_fields": ["body"]}),
+        folder(section={"text_fields": ["body"]}),
         ("text_fields and query_fields are for ir_datasets:ID alone",),
     ),
     # --- what retrain finds
@@ -229,7 +229,7 @@ INPUTS = [
     Input(
         "a corpus.yaml that is none",
         lambda here: discovered(here, put(b"\xff: [", "corpus.yaml")),
-        ("other: quarantined", "not valid YAML"),
+        ("other: quarantined", "corpus.yaml: not UTF-8"),
         0,
     ),
 ]

@@ -33,14 +33,14 @@ def told(**environment: str) -> Iterator[None]:
         storage.s3.cache_clear()  # type: ignore[attr-defined]
 
     before = dict(os.environ)
+    forget()  # first: MLflow unsets its variable where another test has set an address
     os.environ.update(environment)
-    forget()
     try:
         yield
     finally:
+        forget()
         os.environ.clear()
         os.environ.update(before)
-        forget()
 
 
 # MLflow
