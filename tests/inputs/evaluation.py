@@ -213,7 +213,7 @@ INPUTS = [
     Input("all queries held out", lambda here: distilled(here, holdout=1.0), ("holdout: 1.0",)),
     Input("none may be held out", lambda here: distilled(here, holdout=0.5, holdout_max_queries=0),
           ("no query is held out",), 0),
-    Input("a learning rate beyond reason", lambda here: distilled(here, learning_rate=1e38), ("learning_rate: 1e+38 is above 1",)),
+    Input("a learning rate beyond reason", lambda here: distilled(here, learning_rate=1e38), ("1e+38 is above 1",)),
     Input("a second moment that never decays", lambda here: distilled(here, adam_beta2=1.0), ("adam_beta2: 1.0",)),
     Input("no student to start from", lambda here: distilled(here, checkpoint=""), ("checkpoint: empty",)),
     Input("a student without its label words", lambda here: distilled(here, true_token="▁yes"), ("▁yes",)),
