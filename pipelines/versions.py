@@ -22,12 +22,12 @@ from pipelines.placement import ROOT
 
 LOCK = ROOT / "pipelines" / "versions.lock"
 
-_SCORING = ("rankers", "prompts.py", "corpora/text.py")
+_SCORING = ("rankers", "prompts.py", "beginnings.py", "reading.py", "corpora/text.py")
 #: Stage, or "labels" (what is in the label store, whose version is the renderer's) -> its sources in the library.
 SOURCES = {
     "labels": _SCORING,
     "retrieve": ("retrieval", "words.py", "earlier.py", "corpora/text.py", "hashing.py"),
-    "generate_queries": ("generation", "words.py", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
+    "generate_queries": ("generation", "words.py", "beginnings.py", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
     "teacher_label": ("labelling", *_SCORING),
     "distill_phase1": ("distillation", *_SCORING),
     "distill_phase2": ("distillation", *_SCORING),

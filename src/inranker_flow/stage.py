@@ -95,7 +95,8 @@ def run_stage(
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
                 run.log_device()
-        if work and not reused:
+        # What could not be measured may be mended tomorrow, at the same address.
+        if work and not reused and not getattr(stats, "unmeasured", 0):
             work.keep(stats, _paths(outputs))
         _describe(outputs)
         for path in _paths(outputs).values():

@@ -22,6 +22,7 @@ class Stats:
     speed: float
     #: Headlines, as `evaluate` has them.
     metrics: dict[str, float]
+    unmeasured: int = 0
 
 
 #: What the stage was called with.
@@ -38,7 +39,7 @@ def retrieve(
     (candidates / "runs" / "a.trec").write_text("q Q0 d 1 1.0 bm25\n")
     write_manifest(candidates, dataset=read_manifest(collection).dataset, stage="retrieve", call=len(calls))
     page.write_text(f"<p>report {len(calls)}</p>")
-    return Stats(config.depth, 2.5, {"nDCG@10": 0.5})
+    return Stats(config.depth, 2.5, {"nDCG@10": 0.5}, unmeasured=int(champion == "damaged"))
 
 
 def collection(path: Path, text: str = "x", stage: str = "prepare_corpus", **details: object) -> Path:
@@ -86,6 +87,14 @@ def test_the_same_work_is_done_once(run):
     assert bytes_of(again) == bytes_of(first) and set(bytes_of(first)) == {
         "candidates/qrels.parquet", "candidates/runs/a.trec", "candidates/manifest.json", "page",
     }  # fmt: skip
+
+
+def test_what_could_not_be_measured_is_asked_again(run):
+    """A damaged champion is mended at its address: the evaluation that could not measure it is no answer for ever."""
+    assert not run(champion="damaged")[2]
+    assert not run(champion="damaged")[2] and len(calls) == 2
+    assert not run(champion="whole")[2]
+    assert run(champion="whole")[2] and len(calls) == 3
 
 
 def test_a_rebuilt_image_costs_nothing_and_a_new_version_of_the_stage_everything(run, tmp_path, monkeypatch):

@@ -45,13 +45,15 @@ _DECISIVE = ("config.json", "*.safetensors", "*.bin", "*.model", "tokenizer*.jso
 @dataclass(frozen=True)
 class EvaluateStats:
     """``metrics``: "MEASURE/DATASET/SYSTEM" -> mean of the headline measure. ``scoring_seconds`` of all models.
-    ``leaks``: test queries that are among the training queries."""
+    ``leaks``: test queries that are among the training queries. ``unmeasured``: models that could not be measured, as a
+    damaged champion."""
 
     datasets: int
     skipped: int
     queries: int
     pairs: int
     leaks: int
+    unmeasured: int
     scoring_seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -231,6 +233,7 @@ def compare(
         queries=sum(len(each.qrels) for each in sets),
         pairs=sum(len(each.pairs) for each in sets),
         leaks=leaked["queries"],
+        unmeasured=len(unmeasured),
         scoring_seconds=sum(each.seconds for each in scored.values() if not each.same_as),
         metrics=_metrics(summary),
     )
