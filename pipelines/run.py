@@ -86,7 +86,8 @@ def _run(
             local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
-        reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
+        task = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() if failed else ""
+        reason = f"{task}: {failed[0]['error']}" if failed else str(error)
         print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}

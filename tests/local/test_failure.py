@@ -53,6 +53,9 @@ def test_a_refused_source_ends_the_run_before_any_model_works(tmp_path):
     source = tmp_path / "broken"
     source.mkdir()
     (source / "corpus.jsonl").write_text('{"_id": "1", "text": "one"}\n{"_id": "2", "text": \n')
+    (source / "queries.jsonl").write_text('{"_id": "q", "text": "which one"}\n')
+    (source / "qrels").mkdir()
+    (source / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
     child = start(tmp_path / "run", "--source", str(source), "--set", "corpus.on_problem=refuse")
     out, error = child.communicate()
     assert child.returncode == 1
