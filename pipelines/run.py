@@ -122,7 +122,7 @@ def _environment(run_dir: Path, root: Path) -> None:
         with folder.of_runs(run_dir):
             folder.check_database(run_dir / "mlflow.db")
             os.environ["MLFLOW_TRACKING_URI"] = tracking.create_database(run_dir / "mlflow.db")
-    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite"):
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
     os.environ.setdefault("INRANKER_STORE", str(root / "store"))
@@ -156,7 +156,7 @@ def _report(
     report = run_dir / "report.html"
     shutil.copyfile(promoted["outputs"]["report"], report)
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else ""
+    served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     python = shlex.quote(sys.executable)
     print(f"\n{console.results_table(summary)}\n")
     # What is never cached and has no record is no part of this pipeline.
