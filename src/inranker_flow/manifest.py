@@ -105,8 +105,10 @@ def _rows_digest(file: pq.ParquetFile) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from inranker_flow.schemas import stream
+
     columns = [(sha256(), sha256()) for _ in file.schema_arrow]
-    for batch in file.iter_batches():
+    for batch in stream(file):
         for (sizes, values), column in zip(columns, batch.columns, strict=True):
             if pa.types.is_string(column.type):
                 sizes.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i4").tobytes())
