@@ -147,7 +147,9 @@ def local_copy(uri: str) -> Path:
         try:
             found = path.exists()
         except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
-            raise UserError(f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights") from error
+            raise UserError(
+                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+            ) from error
         if not found:
             raise UserError(f"{uri}: no such file or folder; check the path, and that its disk is mounted here")
         return path
@@ -275,7 +277,9 @@ def exists(uri: str) -> bool:
     try:
         return local_path(uri).exists()
     except OSError as error:
-        raise UserError(f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights") from error
+        raise UserError(
+            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+        ) from error
 
 
 def put_if_absent(data: bytes, uri: str) -> bool:
