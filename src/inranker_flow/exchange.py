@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 
 from inranker_flow import storage
+from inranker_flow.errors import UserError
 from inranker_flow.manifest import FILENAME
+from inranker_flow.storage import local_path
 
 #: File that stands in a folder for what was moved to the store: one line, its address.
 POINTER = "moved-to.txt"
@@ -42,6 +44,25 @@ def moved(folder: Path) -> bool:
 
 
 def fetch(folder: Path) -> Path:
-    """Where the content of ``folder`` is on this machine: itself, or a copy of what was moved."""
+    """Where the content of ``folder`` is on this machine: itself, or a copy of what was moved.
+
+    Raises :class:`UserError` where the pointer leads nowhere.
+    """
     pointer = folder / POINTER
-    return storage.local_copy(pointer.read_text(encoding="utf-8").strip()) if pointer.is_file() else folder
+    if not moved(folder):
+        return folder
+    remedy = f"remove {folder} and run its stage again"
+    try:
+        uri = pointer.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{pointer}: cannot be read ({error}); {remedy}") from error
+    if not uri.startswith("s3://") and not local_path(uri).is_absolute():
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address of a folder; {remedy}")
+    if "\n" in uri or "\0" in uri:
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address, but several lines; {remedy}")
+    if not storage.exists(uri):
+        raise UserError(
+            f"{pointer}: this artifact was moved to {uri}, and nothing is there; bring it back (is the store of "
+            f"INRANKER_ARTIFACTS mounted?), or {remedy}"
+        )
+    return storage.local_copy(uri)

@@ -105,8 +105,10 @@ def _rows_digest(file: pq.ParquetFile) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from inranker_flow.schemas import stream
+
     columns = [(sha256(), sha256()) for _ in file.schema_arrow]
-    for batch in file.iter_batches():
+    for batch in stream(file):
         for (sizes, values), column in zip(columns, batch.columns, strict=True):
             if pa.types.is_string(column.type):
                 sizes.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i4").tobytes())
@@ -137,6 +139,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     path = Path(folder) / FILENAME
     try:
         found = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        _check_form(found)
         check_names([*found.files, *found.tables], str(path), Path(folder))
         content = _content(found.dataset, found.files, found.tables)
     except FileNotFoundError as error:
@@ -145,11 +148,23 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {_remedy(path.parent)}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest: {error}; {_remedy(path.parent)}") from error
     if found.content != content:
         raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; {_remedy(path.parent)}")
     return found
+
+
+def _check_form(manifest: Manifest) -> None:
+    """Refuse values of another kind than :class:`Manifest` says: not all of them are in its digest."""
+    for name, value in asdict(manifest).items():
+        kind = type(getattr(_EMPTY, name))
+        each = {"files": str, "tables": dict, "sizes": int}.get(name, object)
+        if type(value) is not kind or (kind is dict and not all(isinstance(one, each) for one in value.values())):
+            raise ValueError(f"its {name!r} is not of the right kind")
+
+
+_EMPTY = Manifest("", "")
 
 
 def _remedy(folder: Path) -> str:
@@ -173,8 +188,8 @@ def check(folder: str | os.PathLike[str], *, whole: bool = False) -> Manifest:
     """The manifest of an artifact that is still what it says.
 
     Sizes are compared always, the content of a file where it was written after the manifest, or ``whole``. A transfer
-    writes files anew, so what came over a network is read once. A model folder holds nothing else: loaders read what they
-    find. Raises :class:`UserError` naming file, artifact and remedy.
+    writes files anew, so what came over a network is read once. A model folder holds nothing else, and no artifact another
+    table: loaders and stages read what they find. Raises :class:`UserError` naming file, artifact and remedy.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -183,10 +198,11 @@ def check(folder: str | os.PathLike[str], *, whole: bool = False) -> Manifest:
         problem = _problem(folder / name, digest, manifest.sizes.get(name), written, whole)
         if problem:
             raise _refused(folder, name, problem, manifest)
-    if "config.json" in manifest.files:
-        for path in sorted(folder.iterdir()):
-            if path.name not in manifest.files and path.is_file() and path.name != FILENAME and path.name[0] != ".":
-                raise _refused(folder, path.name, "a file that its manifest does not know", manifest)
+    for path in sorted(folder.iterdir()):
+        if path.name in manifest.files or path.name == FILENAME or path.name[0] == ".":
+            continue
+        if path.suffix == ".parquet" or ("config.json" in manifest.files and path.is_file()):
+            raise _refused(folder, path.name, "a file that its manifest does not know", manifest)
     return manifest
 
 

@@ -7,7 +7,7 @@ fails where it was made. Ids are strings and the only join key: never a list pos
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,9 @@ class TableWriter:
             return
         _check_values(batch, self.table, self.path, self.rows)
         self._hashes.append(hash_rows(*(batch.column(name).to_pylist() for name in self.table.key)))
+        rows = max(min(BATCH_ROWS, BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)), 1)
         with disk_errors(self.path):
-            self._writer.write_table(batch, row_group_size=BATCH_ROWS)
+            self._writer.write_table(batch, row_group_size=rows)
         self.rows += batch.num_rows
 
     def _check_unique(self) -> None:
@@ -182,22 +183,46 @@ def read_batches(table: Table, path: str | os.PathLike[str], batch_rows: int = B
             missing = [name for name in table.schema.names if name not in source.schema_arrow.names]
             if missing:
                 raise UserError(f"{file}: not a {table.name} table: column {missing[0]} is missing")
-            rows, size = source.metadata.num_rows, _size(source.metadata)
-            batch_rows = max(min(batch_rows, BATCH_BYTES * rows // max(size, 1)), 1) if rows else batch_rows
-            for batch in source.iter_batches(batch_size=batch_rows, columns=table.schema.names):
-                # Texts that are there again and again take less in the file than here.
-                step = max(batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1), 1)
-                for start in range(0, batch.num_rows, step):
-                    yield batch.slice(start, step).cast(table.schema)
+            for batch in stream(source, table.schema.names, batch_rows):
+                yield batch.cast(table.schema)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; expected a {table.name} table") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file: {error}") from error
 
 
-def _size(metadata: pq.FileMetaData) -> int:
-    """Bytes of a file's columns before compression."""
-    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+def stream(
+    source: pq.ParquetFile, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """The rows of an open file in batches of at most ``batch_rows`` rows and about BATCH_BYTES."""
+    metadata = source.metadata
+    rows, size = metadata.num_rows, sum(_sizes(metadata))
+    batch_rows = max(min(batch_rows, BATCH_BYTES * rows // max(size, 1)), 1) if rows else batch_rows
+    for groups in _groups(metadata):
+        for batch in source.iter_batches(batch_size=batch_rows, row_groups=groups, columns=columns):
+            # Texts that are there again and again take less in the file than here.
+            step = max(batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1), 1)
+            for start in range(0, batch.num_rows, step):
+                yield batch.slice(start, step)
+
+
+def _sizes(metadata: pq.FileMetaData) -> list[int]:
+    """Bytes of each row group before compression."""
+    return [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+
+
+def _groups(metadata: pq.FileMetaData) -> Iterator[list[int]]:
+    """Row groups to read together: Arrow keeps the bytes of all that it was asked for until the last is read."""
+    together: list[int] = []
+    held = 0
+    for number, size in enumerate(_sizes(metadata)):
+        if together and held + size > BATCH_BYTES:
+            yield together
+            together, held = [], 0
+        together.append(number)
+        held += size
+    if together:
+        yield together
 
 
 def count(table: Table, path: str | os.PathLike[str]) -> int:

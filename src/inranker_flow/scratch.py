@@ -24,11 +24,17 @@ from typing import Any
 SUFFIX = ".tmp"
 
 
+def root() -> Path:
+    """The folder of all unfinished work, made where it is missing."""
+    path = Path(os.environ.get("INRANKER_SCRATCH") or Path(tempfile.gettempdir()) / "inranker-scratch")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def scratch_folder(stage: str, *identity: Any) -> Path:
     """Create (or find) the scratch folder of ``stage`` for the work that ``identity`` (JSON data) describes."""
-    root = Path(os.environ.get("INRANKER_SCRATCH") or Path(tempfile.gettempdir()) / "inranker-scratch")
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-    folder = root / stage / key
+    folder = root() / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

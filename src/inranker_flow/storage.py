@@ -144,8 +144,14 @@ def local_copy(uri: str) -> Path:
         return _from_hub(uri)
     if not uri.startswith("s3://"):
         path = local_path(uri)
-        if not path.exists():
-            raise UserError(f"{uri}: no such file or folder")
+        try:
+            found = path.exists()
+        except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
+            raise UserError(
+                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+            ) from error
+        if not found:
+            raise UserError(f"{uri}: no such file or folder; check the path, and that its disk is mounted here")
         return path
     files = list_files(uri)
     if not files:
@@ -266,7 +272,14 @@ def read_part(uri: str, start: int, length: int) -> bytes:
 
 def exists(uri: str) -> bool:
     """True where a file, folder or prefix is."""
-    return bool(list_files(uri)) if uri.startswith("s3://") else local_path(uri).exists()
+    if uri.startswith("s3://"):
+        return bool(list_files(uri))
+    try:
+        return local_path(uri).exists()
+    except OSError as error:
+        raise UserError(
+            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+        ) from error
 
 
 def put_if_absent(data: bytes, uri: str) -> bool:

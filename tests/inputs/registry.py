@@ -244,6 +244,11 @@ def manifest(text: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / FILENAME).write_bytes(data)
 
 
+def said(name: str, value: Any) -> Callable[[Path], object]:
+    """One value of the manifest is another."""
+    return lambda folder: manifest(json.dumps({**json.loads((folder / FILENAME).read_text()), name: value}))(folder)
+
+
 def into_a_folder(folder: Path) -> None:
     (folder / "summary.json").unlink()
     (folder / "summary.json").mkdir()
@@ -321,7 +326,25 @@ ARTIFACTS = [
           with_student(lambda folder: (folder / "adapter_config.json").write_text("{}")),
           ("adapter_config.json: a file that its manifest does not know",)),
     Input("an artifact that was moved to another one", door(moved_to_another), ("not the artifact of",)),
-    Input("an artifact that was moved to nowhere", door(moved("HERE/nowhere")), ("nowhere: no such file or folder",)),
+    Input("an artifact that was moved to nowhere", door(moved("HERE/nowhere")),
+          ("moved-to.txt: this artifact was moved to", "nowhere, and nothing is there; bring it back", RUN_AGAIN)),
+    *(
+        Input(f"an artifact that was moved to {what}", door(moved(text)), ("moved-to.txt: ", wrong, RUN_AGAIN))
+        for what, text, wrong in (("an empty line", "\n", "'' is no address"), ("a relative path", "../labels", "no address"),
+                                  ("a long word", "x" * 5000, "no address"), ("two places", "/a\n/b", "several lines"))
+    ),
+    Input("an artifact that was moved to bytes",
+          door(lambda folder: (folder / "moved-to.txt").write_bytes(b"\xff\xfe")), ("moved-to.txt: cannot be read", RUN_AGAIN)),
+    *(
+        Input(f"a manifest whose {name} are {what}", door(said(name, value)), ("manifest.json: not a manifest", name, RUN_AGAIN))
+        for name, what, value in (("sizes", "nothing", None), ("sizes", "a list", [1]), ("sizes", "a word", {"a": "big"}),
+                                  ("details", "nothing", None), ("details", "a word", "x"), ("origin", "a list", []))
+    ),
+    Input("a manifest whose stage is a number", door(said("stage", 5)), ("manifest.json: not a manifest", "'stage'")),
+    Input("a manifest that is too deep", door(manifest("[" * 200_000)), ("manifest.json: not a manifest", RUN_AGAIN)),
+    Input("a table that was put beside the others",
+          door(lambda folder: shutil.copy(folder / "qrels.parquet", folder / "labels.parquet")),
+          ("labels.parquet: a file that its manifest does not know", RUN_AGAIN)),
 ]  # fmt: skip
 
 INPUTS = [*REGISTRY, *ARTIFACTS]

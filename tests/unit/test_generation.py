@@ -17,7 +17,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation import generate_queries, prompts
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.backends.transformers import TransformersBackend
-from inranker_flow.generation.documents import sample
+from inranker_flow.generation.documents import Seen, Texts, sample
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -96,6 +96,17 @@ def test_the_demos_documents_answer_the_queries_that_are_kept(tmp_path):
         shares.append(good / stats.queries)
     as_it_is, wild, probable = shares
     assert as_it_is >= 0.99 and wild < 0.95 and probable >= 0.99, "what is wrong is improbable"
+
+
+def test_texts_of_drawn_documents_are_read_when_they_are_asked_for(tmp_path):
+    words = {"a": "moon " * 5_000 + "over the long river", "b": "stone garden"}
+    drawn = sample(
+        config(documents=2, max_document_tokens=16), models.collection(tmp_path / "collection", words)
+    ).documents
+    assert {each.doc_id: each.text for each in drawn} == words and list(Texts(drawn)) == [each.text for each in drawn]
+    shown = Seen(drawn, 16)
+    assert (set(shown), shown["b"]) == ({"a", "b"}, "stone garden")
+    assert shown["a"] == words["a"][: len(shown["a"])] and len(shown["a"]) < 1_000
 
 
 def test_the_same_again_whatever_happened_in_between(collection, tmp_path, monkeypatch):

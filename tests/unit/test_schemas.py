@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,3 +115,16 @@ def test_a_million_keys_need_little_memory(tmp_path):
             writer.write({"query_id": ids, "doc_id": ids, "relevance": [1] * len(ids)})
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert writer.rows == 1_000_000 and grown < 200, f"{grown:.0f} MiB"
+
+
+def test_what_was_read_of_a_file_is_not_kept_until_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(schemas, "BATCH_BYTES", 2**20)
+    path = tmp_path / "corpus.parquet"
+    random = Random(1)
+    with schemas.TableWriter(path, schemas.CORPUS) as writer:
+        for number in range(40):
+            writer.write({"doc_id": [f"d{number}"], "title": [""], "text": [random.randbytes(2**18).hex()]})
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in schemas.read_batches(schemas.CORPUS, path):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert path.stat().st_size > 8 * 2**20 and most < 6 * 2**20

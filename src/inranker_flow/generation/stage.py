@@ -164,7 +164,8 @@ def generate_queries(
     shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
     raw = _write(config, template, shards, dataset)
     tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
-    texts = {each.doc_id: each.text for each in sample.documents}
+    # What the prompts could not show cannot have been copied from there.
+    texts = sampling.Seen(sample.documents, config.max_document_tokens)
     searched = in_language(retrieval, corpus.language)
     kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
     if not kept:
@@ -286,7 +287,7 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
     tokens, start = 0, time.monotonic()
     for number, rows in todo:
         part = documents[rows]
-        written = backend.generate([each.text for each in part], _seed(config.seed, number), progress.advance)
+        written = backend.generate(sampling.Texts(part), _seed(config.seed, number), progress.advance)
         tokens += written.tokens
         found[number] = pa.table(
             {

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from inranker_flow import content_store
 from inranker_flow.content_store import ContentStore
-from inranker_flow.generation.documents import Document
+from inranker_flow.generation.documents import Document, Texts
 from inranker_flow.hashing import hash_rows
 
 #: One row for a document: what was written for it, as JSON rows of :data:`WRITTEN` without the id.
@@ -45,7 +45,7 @@ class WrittenShards:
         name = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self._store = ContentStore(f"{root}/queries/{name}" if root else str(aside), SCHEMA)
         # Of id and text: two documents with one text have two queries, also when one of them was there before.
-        keys = hash_rows([each.doc_id for each in documents], [each.text for each in documents])
+        keys = hash_rows((each.doc_id for each in documents), Texts(documents))
         found, rows = self._store.find(keys)
         order = np.concatenate([np.flatnonzero(found), np.flatnonzero(~found)])
         #: In the order of the shards.
