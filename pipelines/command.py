@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import hidden_in_output, redact
 
 #: Exit status: bad input; a stage failed; a reader of the output that has gone; Ctrl-C; SIGTERM.
 REFUSED, FAILED, BROKEN_PIPE, INTERRUPTED, TERMINATED = 2, 1, 141, 130, 143
@@ -89,10 +90,11 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(arguments: list[str] | None = None) -> int:
+        _open_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a name that is no UTF-8 must not break the line that says so
                 stream.reconfigure(errors="backslashreplace")
-        with _signals():
+        with hidden_in_output(), _signals():
             try:
                 status = main(arguments)
                 sys.stdout.flush()
@@ -109,14 +111,30 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
+def _open_streams() -> None:
+    """Give a command that was started without them (``>&-``) streams that lead nowhere.
+
+    Else the next file that it opens, a lock or a database, would be the standard output of whatever it starts.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _kept(error: BaseException) -> str:
     """What the command says of what it had begun."""
     return str(error) or "what is finished is kept; the same command continues"
 
 
 def _say(word: str, text: str, status: int) -> int:
-    from inranker_flow.redaction import redact
-
     with suppress(OSError):  # nobody reads it: the status is all that is left to say
         sys.stdout.flush()
     with suppress(OSError):
@@ -166,8 +184,6 @@ _REMEDIES = {
 
 def _keep_traceback(error: BaseException) -> str:
     """Write the traceback to the run's log, or to a file of its own; returns where it is."""
-    from inranker_flow.redaction import redact
-
     text = redact("".join(traceback.format_exception(error)))
     try:
         if _log:

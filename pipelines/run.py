@@ -22,7 +22,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
 from inranker_flow.planning import reality
-from inranker_flow.redaction import redact
+from inranker_flow.redaction import credentials_in, redact
 from pipelines import console, folder, local, plan, submission
 from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
@@ -168,8 +168,10 @@ def _report(
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")
     if registry.champion(model_name):
+        # A password is in no output: the person's own shell has it.
+        told = "" if credentials_in(uri) else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
         print(
-            f"The champion   MLFLOW_TRACKING_URI={uri} {python} -c 'import mlflow, pandas; "
+            f"The champion   {told}{python} -c 'import mlflow, pandas; "
             f'print(mlflow.pyfunc.load_model("models:/{model_name}@champion")'
             '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
         )

@@ -61,8 +61,20 @@ def run_stage(
     without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `reuse` knows, and
     that has done the same work before, gives what it gave then.
     """
-    name = name or stage.__name__
-    inputs, outputs = inputs or {}, outputs or {}
+    with redaction.hidden_in_output():
+        return _run_stage(stage, name or stage.__name__, configs, inputs or {}, outputs or {}, metrics, tracked, values)
+
+
+def _run_stage(
+    stage: Callable[..., Any],
+    name: str,
+    configs: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    metrics: Any,
+    tracked: bool,
+    values: Mapping[str, Any],
+) -> Any:
     start = time.monotonic()
     dataset = ""
     try:

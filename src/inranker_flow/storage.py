@@ -482,6 +482,8 @@ def _list_files(bucket: str, prefix: str, folder: bool) -> list[FileInfo]:
         for item in page.get("Contents", []):
             below = (item["Key"] == prefix and not folder) or item["Key"].startswith(f"{prefix}/" if prefix else "")
             if below and not item["Key"].endswith("/"):
+                if not {"Size", "ETag"} <= set(item):
+                    raise ValueError(f"its list says nothing of the size or the etag of {item['Key']!r}")
                 found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')))
     return found
 
@@ -628,7 +630,8 @@ def explained(uri: str) -> Iterator[None]:
         said = f"{uri}: S3 at {_endpoint()}"
         if isinstance(answer, ClientError):
             about = answer.response["Error"]
-            message = f"{about.get('Code', '?')}: {about.get('Message', '')}".strip()
+            status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "?")
+            message = f"{about.get('Code') or status}: {about.get('Message', '')}".strip(" :")
             said = f"{said} answered {line(message)}{_tried(error) or f' ({answer.operation_name})'}"
         elif isinstance(answer, ReadTimeoutError | EndpointConnectionError | ConnectTimeoutError):
             said = f"{said}: no answer{_tried(error)}"
@@ -695,7 +698,9 @@ def _remedy(error: Any) -> str:
     if status in (401, 403):
         right = error.operation_name.replace("ListObjectsV2", "ListBucket").replace("HeadObject", "GetObject")
         return f"; grant s3:{right} on it to the access key or role of the runs"
-    return ""
+    if code in _PASSING or status == 429:
+        return "; what is stored stays. That server is busy or cut the exchange: wait, and run again"
+    return "; correct that address, or AWS_ENDPOINT_URL where it is no S3 server"
 
 
 def _cache_root() -> Path:

@@ -148,6 +148,7 @@ def _check_database(uri: str) -> None:
 
 def _check_sqlite(name: str, uri: str) -> None:
     import sqlite3
+    import tempfile
     from urllib.parse import quote
 
     if name.startswith("file:"):  # SQLite's own form of an address
@@ -163,11 +164,15 @@ def _check_sqlite(name: str, uri: str) -> None:
         folder = next(each for each in path.absolute().parents if each.exists())
         if not folder.is_dir():
             raise UserError(f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} is a file; give another path")
-        if not os.access(folder, os.W_OK):
+        try:  # what a file system says of rights is no promise: /proc, a mount for reading alone
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".mlflow-"):
+                return
+        except OSError as error:
             raise UserError(
-                f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} may not be written; give another path"
-            )
-        return
+                f"MLFLOW_TRACKING_URI: {path} cannot be made in {folder}: {error.strerror}; give another path"
+            ) from error
+    if not path.is_file():
+        raise UserError(f"MLFLOW_TRACKING_URI: {path} is no file; give the database's file")
     opened = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=3)
     try:
         opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -195,9 +200,9 @@ def create_database(path: Path) -> str:
 
 
 def _silence() -> None:
-    """A new database announces every migration."""
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """A new database announces every migration; one that fails logs a traceback, and raises what it said as well."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -297,6 +302,7 @@ _REMEDIES = (
      "models)"),
     (r"out-of-date database schema|Can't locate revision",
      "another version of MLflow made it: `mlflow db upgrade` with this address if that was an older one, else use that version"),
+    (r"disk is full|No space left", "make room there, and run again"),
     (r"database is locked", "another program holds it: wait for it or end it, and run again"),
     (r"unable to open database file", "give a file in a folder that this account may read and write"),
     (r"Max retries exceeded|Connection refused|Connection reset|Connection aborted", "start that server and run again"),

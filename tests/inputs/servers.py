@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,6 +127,8 @@ MLFLOW = [
     Input("MLflow: a scheme that nobody knows", mlflow_at("foo://bar"), ("give http://HOST:PORT",)),
     Input("MLflow: a port that is none", mlflow_at("http://127.0.0.1:port"), ("give http://HOST:PORT",)),
     Input("MLflow: a database in memory", mlflow_at("sqlite://"), ("names no file",)),
+    Input("MLflow: a database where no file can be made", mlflow_at("sqlite:////proc/mlflow.db"), ("cannot be made in /proc",)),
+    Input("MLflow: a device as database", mlflow_at("sqlite:////dev/null"), ("/dev/null is no file",)),
     Input("MLflow: a text file", mlflow_file(b"this is no database\n" * 99), ("damaged or no database", "mlflow.db")),
     Input("MLflow: a folder as database", mlflow_file(None), ("is a folder; give the database's file",)),
     Input(
@@ -193,6 +196,14 @@ S3 = [
     Input("S3: a key that is file and folder", s3_key("/a", "/a/b"), ("'a/b' lies below 'a', which is a file",)),
     Input("S3: a key equal to the prefix", s3_key("", "/corpus.jsonl"), ("nothing was copied",)),
     Input("S3: a key too long for a disk", s3_key("/" + "x" * 300), ("is too long for a file's name",)),
+    Input(
+        "S3: a list without sizes",
+        s3_answers(Answer(200, b"<ListBucketResult><Contents><Key>inns/a</Key></Contents></ListBucketResult>")),
+        ("its list says nothing of the size or the etag of 'inns/a'", "correct that address"),
+    ),
+    Input("S3: another method", s3_answers(refusal(405, "MethodNotAllowed")), ("where it is no S3 server",)),
+    Input("S3: a status alone", s3_answers(Answer(418, b"")), ("answered 418", "where it is no S3 server")),
+    Input("S3: busy", s3_answers(refusal(429, "SlowDown")), ("wait, and run again",)),
     Input("S3: nothing there", s3_key(), ("s3://corpora/inns: nothing is stored there",)),
     Input("S3: no bucket", s3_answers(refusal(404, "NoSuchBucket")), ("create the bucket or correct the address",)),
     Input("S3: wrong keys", s3_answers(refusal(403, "InvalidAccessKeyId")), ("correct AWS_ACCESS_KEY_ID",)),
@@ -254,7 +265,10 @@ def leak() -> Done:
     """Say what must not be said, as a library would."""
     import logging
 
-    logging.getLogger("inranker_flow").warning("sent %s", os.environ.get("MLFLOW_TRACKING_PASSWORD", "nothing"))
+    said = os.environ.get("MLFLOW_TRACKING_PASSWORD", "nothing")
+    logging.getLogger("inranker_flow").warning("sent %s", said)
+    print(f"View run at http://anna:{said}@mlflow:5000")
+    sys.stderr.write(f"and {said}\n")
     return Done(1)
 
 
