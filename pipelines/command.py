@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import UserError, of_system
 from inranker_flow.redaction import hidden_in_output, redact
 
 #: Exit status: bad input; a stage failed; a reader of the output that has gone; Ctrl-C; SIGTERM.
@@ -147,7 +147,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return _short(str(error))
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
-        return _short(_of_system(error))
+        return _short(of_system(error))
     library = LIBRARIES.get(type(error).__module__.partition(".")[0])
     text = str(error).strip() or type(error).__name__
     said = f"{library}: {text}" if library else f"{type(error).__name__}: {text}"
@@ -157,29 +157,6 @@ def one_line(error: BaseException) -> str:
 def _short(text: str, most: int = LONGEST) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[:most]} ..."
-
-
-def _of_system(error: OSError) -> str:
-    """What the system refused, of which file, and what to do."""
-    said = error.strerror or str(error) or type(error).__name__
-    named = error.filename2 or error.filename
-    where = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if isinstance(named, str | bytes) else ""
-    return f"{where}{said}{_REMEDIES.get(error.errno or 0, '')}"
-
-
-_REMEDIES = {
-    errno.ENOSPC: "; make room and run again",
-    errno.EDQUOT: "; make room and run again",
-    errno.EROFS: "; give another place",
-    errno.EACCES: "; grant it, or give another place",
-    errno.EPERM: "; grant it, or give another place",
-    errno.ELOOP: ": a link that leads to itself; correct it",
-    errno.ENOENT: "; correct the path",
-    errno.ENOTDIR: "; correct the path",
-    errno.EISDIR: "; give a file",
-    errno.ENAMETOOLONG: "; give a shorter name",
-    errno.EMFILE: "; raise the limit on open files (ulimit -n)",
-}
 
 
 def _keep_traceback(error: BaseException) -> str:

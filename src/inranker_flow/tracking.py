@@ -229,7 +229,7 @@ def explained(action: str, uri: str = "") -> Iterator[None]:
                     f"MLFLOW_TRACKING_URI: no MLflow server answers at {where.partition(': ')[2]} ({unreachable}); start it, "
                     "correct the address, or unset it to use SQLite"
                 ) from error
-        raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text)}") from error
+        raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text, action)}") from error
 
 
 def _said(error: BaseException) -> str:
@@ -289,7 +289,7 @@ _REMEDIES = (
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of your CA, or MLFLOW_TRACKING_INSECURE_TLS=true"),
     (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure", "that server speaks http: give http://..."),
-    (r"suitable TLS CA certificate|must not be set|Failed to convert|TLS certificate file",
+    (r"suitable TLS CA certificate|must not be set|Failed to convert|TLS certificate file|value must be|timeout to ",
      "correct that variable of the environment, or unset it"),
     (r"ProxyError", "correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"),
     (r"maintenance mode|unsupported URI|Could not parse|Invalid url|Invalid URL|Invalid IPv6|No host supplied|not a valid uri|"
@@ -297,7 +297,7 @@ _REMEDIES = (
      "give http://HOST:PORT of an MLflow server or sqlite:////FOLDER/mlflow.db, or unset it"),
     (r"No module named|Can't load plugin", "install that database's driver, or give the address of an MLflow server"),
     (r"Databricks", "configure Databricks as its client wants it, or give the address of another MLflow server"),
-    (r"not a database|malformed|disk image",
+    (r"not a database|malformed|disk image|migration in unexpected state",
      "this file is damaged or no database: restore a copy of it, or move it away and a new one is made (without its runs and "
      "models)"),
     (r"out-of-date database schema|Can't locate revision",
@@ -310,8 +310,13 @@ _REMEDIES = (
 )  # fmt: skip
 
 
-def _remedy(text: str) -> str:
-    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "see that server's log")
+def _remedy(text: str, action: str) -> str:
+    """What to do; for what a variable names and MLflow does not know, the variable."""
+    named = re.search(r"\((MLFLOW_\w+)\)$", action)
+    unsaid = f"correct {named[1]}, or unset it" if named else "see that server's log"
+    if named and re.search(r"RESOURCE_DOES_NOT_EXIST|not found", text):
+        return unsaid
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), unsaid)
 
 
 def experiment_id(mlflow_client: Any) -> str:
