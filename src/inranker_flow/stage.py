@@ -122,7 +122,9 @@ def _run_stage(
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
-        if isinstance(error, OSError) and error.filename and error.errno in REFUSALS:  # of this machine, not of the code
+        if (
+            isinstance(error, OSError) and error.filename and error.errno in REFUSALS
+        ):  # of this machine, not of the code
             _fail(name, dataset, start, of_system(error))
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         text = f"{type(error).__name__}: {error}".splitlines()[0]

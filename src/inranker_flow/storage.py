@@ -159,7 +159,9 @@ def local_copy(uri: str) -> Path:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written") from error
+            raise UserError(
+                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written"
+            ) from error
         try:
             with atomic_folder(target) as folder, explained(uri):
                 for file, name in zip(files, names, strict=True):

@@ -29,9 +29,9 @@ def request(
 ) -> bytes:
     """Body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
 
-    ``token`` (Bearer), or user and password of the address, go to this address alone, not to where it redirects. Raises :class:`urllib.error.HTTPError` for
-    a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for what is no http(s) address (the
-    message does not repeat it: it may be a secret).
+    ``token`` (Bearer), or user and password of the address, go to this address alone, not to where it redirects. Raises
+    :class:`urllib.error.HTTPError` for a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for
+    what is no http(s) address (the message does not repeat it: it may be a secret).
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError("not an address of the form http://... or https://...")

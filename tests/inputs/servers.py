@@ -95,7 +95,9 @@ def experiment(number: str) -> Callable[[Path], int]:
 
         with HttpServer() as server:
             server.answer = lambda request: (  # type: ignore[method-assign]
-                Answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"No Experiment with id={number} exists"})
+                Answer(
+                    404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"No Experiment with id={number} exists"}
+                )
                 if "experiments/get" in request.path
                 else Answer(200, {"experiments": []})
             )
@@ -149,14 +151,22 @@ MLFLOW = [
     Input("MLflow: a scheme that nobody knows", mlflow_at("foo://bar"), ("give http://HOST:PORT",)),
     Input("MLflow: a port that is none", mlflow_at("http://127.0.0.1:port"), ("give http://HOST:PORT",)),
     Input("MLflow: a database in memory", mlflow_at("sqlite://"), ("names no file",)),
-    Input("MLflow: a database where no file can be made", mlflow_at("sqlite:////proc/mlflow.db"), ("cannot be made in /proc",)),
+    Input(
+        "MLflow: a database where no file can be made",
+        mlflow_at("sqlite:////proc/mlflow.db"),
+        ("cannot be made in /proc",),
+    ),
     Input("MLflow: a device as database", mlflow_at("sqlite:////dev/null"), ("/dev/null is no file",)),
     Input(
         "MLflow: an experiment that is not there",
         lambda here: experiment("99")(here),
         ("No Experiment with id=99 exists", "correct MLFLOW_EXPERIMENT_ID, or unset it"),
     ),
-    Input("MLflow: an experiment that is no number", lambda here: experiment("inns")(here), ("correct MLFLOW_EXPERIMENT_ID",)),
+    Input(
+        "MLflow: an experiment that is no number",
+        lambda here: experiment("inns")(here),
+        ("correct MLFLOW_EXPERIMENT_ID",),
+    ),
     Input("MLflow: a text file", mlflow_file(b"this is no database\n" * 99), ("damaged or no database", "mlflow.db")),
     Input("MLflow: a folder as database", mlflow_file(None), ("is a folder; give the database's file",)),
     Input(
@@ -218,7 +228,9 @@ def s3_key(*names: str) -> Callable[[Path], int]:
 
 def s3_cached(folder: str) -> Callable[[Path], int]:
     def act(here: Path) -> int:
-        found = b"<ListBucketResult><Contents><Key>inns/a</Key><Size>1</Size><ETag>e</ETag></Contents></ListBucketResult>"
+        found = (
+            b"<ListBucketResult><Contents><Key>inns/a</Key><Size>1</Size><ETag>e</ETag></Contents></ListBucketResult>"
+        )
         with HttpServer() as server:
             server.answer = lambda request: Answer(200, found)  # type: ignore[method-assign]
             return s3_with(AWS_ENDPOINT_URL=server.url, INRANKER_CACHE=folder)(here)
@@ -270,7 +282,11 @@ S3 = [
         ),
         ("Token for x does not exist", "log in anew (aws sso login)"),
     ),
-    Input("S3: a token with a line break", s3_with(AWS_SESSION_TOKEN="a\nb"), ("correct the address and the AWS_* variables",)),
+    Input(
+        "S3: a token with a line break",
+        s3_with(AWS_SESSION_TOKEN="a\nb"),
+        ("correct the address and the AWS_* variables",),
+    ),
     Input("S3: nothing there", s3_key(), ("s3://corpora/inns: nothing is stored there",)),
     Input("S3: no bucket", s3_answers(refusal(404, "NoSuchBucket")), ("create the bucket or correct the address",)),
     Input("S3: wrong keys", s3_answers(refusal(403, "InvalidAccessKeyId")), ("correct AWS_ACCESS_KEY_ID",)),

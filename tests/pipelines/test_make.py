@@ -79,7 +79,11 @@ def make(tmp_path):
         if status:
             return {}
         read = {name: (tmp_path / name).read_text().split("\0")[:-1] for name in ("arguments", "environment")}
-        return {**read, "said": done.stderr, "environment": dict(line.partition("=")[::2] for line in read["environment"])}
+        return {
+            **read,
+            "said": done.stderr,
+            "environment": dict(line.partition("=")[::2] for line in read["environment"]),
+        }
 
     return run
 
