@@ -210,7 +210,7 @@ def _signals() -> Iterator[None]:
             try:
                 action()
             except Exception as error:  # whatever it is, the command ends
-                os.write(2, f"\n{one_line(error)}\n".encode(errors="backslashreplace"))
+                os.write(2, f"\n{redact(one_line(error))}\n".encode(errors="backslashreplace"))
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     before: dict[int, Any] = {}
