@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -86,7 +87,10 @@ def _run(
             local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
-        reason = f"{failed[0]['stage']} {failed[0]['dataset']}: {failed[0]['error']}" if failed else str(error)
+        reason = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() + f": {failed[0]['error']}" if failed else ""
+        if not failed:
+            said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # KFP's colours
+            reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; the same command continues"
         print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}

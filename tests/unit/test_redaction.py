@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from base64 import b64encode
@@ -12,6 +13,7 @@ import pytest
 from inranker_flow import redaction
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import HIDDEN, credentials_in, redact
+from pipelines import console
 
 SECRET = "s3cret-of-anna"
 
@@ -229,3 +231,12 @@ def test_a_process_without_streams_needs_none(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with redaction.hidden_in_output():
         assert sys.stdout is None
+
+
+def test_neither_the_log_of_a_run_nor_the_terminal_gets_what_a_task_prints(tmp_path):
+    line = f"12:00:00 [retrieve inns] View run at: http://anna:{SECRET}@mlflow:5000/#/runs/1\n"
+    terminal = io.StringIO()
+    with (tmp_path / "run.log").open("w", encoding="utf-8") as log:
+        console.Tee(terminal, log, everything=False).write(line)
+    for told in (terminal.getvalue(), (tmp_path / "run.log").read_text()):
+        assert told == line.replace(f"anna:{SECRET}", HIDDEN)
