@@ -90,7 +90,7 @@ def _run(
         reason = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() + f": {failed[0]['error']}" if failed else ""
         if not failed:
             said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # KFP's colours
-            reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; the same command continues"
+            reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; run again to continue"
         print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}
