@@ -18,6 +18,12 @@ VARIABLES := PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKE
 given = $(findstring command,$(origin $(1)))
 $(foreach name,$(VARIABLES),$(if $(call given,$(name)),\
   $(eval unexport $(name))$(eval export INRANKER_MAKE_$(name) := $$(value $(name)))))
+# What else would be taken for granted is said. (The other names are those that CI systems have, too.)
+ignored := $(strip $(foreach name,PROFILE SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET RUN_DIR CRON WHY,\
+  $(if $(findstring environment,$(origin $(name))),$(name))))
+ifneq ($(ignored),)
+$(shell echo 'NOTE: $(ignored): in the environment, where it does not count; give it on the command line: make TARGET $(firstword $(ignored))=...' >&2)
+endif
 ifneq ($(call given,REGISTRY),)
 export INRANKER_REGISTRY := $(value REGISTRY)
 endif

@@ -23,7 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import UserError, of_system
+from inranker_flow.redaction import hidden_in_output, redact
 
 #: Exit status: bad input; a stage failed; a reader of the output that has gone; Ctrl-C; SIGTERM.
 REFUSED, FAILED, BROKEN_PIPE, INTERRUPTED, TERMINATED = 2, 1, 141, 130, 143
@@ -89,10 +90,11 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(arguments: list[str] | None = None) -> int:
+        _open_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a name that is no UTF-8 must not break the line that says so
                 stream.reconfigure(errors="backslashreplace")
-        with _signals():
+        with hidden_in_output(), _signals():
             try:
                 status = main(arguments)
                 sys.stdout.flush()
@@ -109,14 +111,30 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
+def _open_streams() -> None:
+    """Give a command that was started without them (``>&-``) streams that lead nowhere.
+
+    Else the next file that it opens, a lock or a database, would be the standard output of whatever it starts.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _kept(error: BaseException) -> str:
     """What the command says of what it had begun."""
     return str(error) or "what is finished is kept; the same command continues"
 
 
 def _say(word: str, text: str, status: int) -> int:
-    from inranker_flow.redaction import redact
-
     with suppress(OSError):  # nobody reads it: the status is all that is left to say
         sys.stdout.flush()
     with suppress(OSError):
@@ -129,7 +147,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return _short(str(error))
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
-        return _short(_of_system(error))
+        return _short(of_system(error))
     library = LIBRARIES.get(type(error).__module__.partition(".")[0])
     text = str(error).strip() or type(error).__name__
     said = f"{library}: {text}" if library else f"{type(error).__name__}: {text}"
@@ -141,33 +159,8 @@ def _short(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
-def _of_system(error: OSError) -> str:
-    """What the system refused, of which file, and what to do."""
-    said = error.strerror or str(error) or type(error).__name__
-    named = error.filename2 or error.filename
-    where = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if isinstance(named, str | bytes) else ""
-    return f"{where}{said}{_REMEDIES.get(error.errno or 0, '')}"
-
-
-_REMEDIES = {
-    errno.ENOSPC: "; make room and run again",
-    errno.EDQUOT: "; make room and run again",
-    errno.EROFS: "; give another place",
-    errno.EACCES: "; grant it, or give another place",
-    errno.EPERM: "; grant it, or give another place",
-    errno.ELOOP: ": a link that leads to itself; correct it",
-    errno.ENOENT: "; correct the path",
-    errno.ENOTDIR: "; correct the path",
-    errno.EISDIR: "; give a file",
-    errno.ENAMETOOLONG: "; give a shorter name",
-    errno.EMFILE: "; raise the limit on open files (ulimit -n)",
-}
-
-
 def _keep_traceback(error: BaseException) -> str:
     """Write the traceback to the run's log, or to a file of its own; returns where it is."""
-    from inranker_flow.redaction import redact
-
     text = redact("".join(traceback.format_exception(error)))
     try:
         if _log:
@@ -217,7 +210,7 @@ def _signals() -> Iterator[None]:
             try:
                 action()
             except Exception as error:  # whatever it is, the command ends
-                os.write(2, f"\n{one_line(error)}\n".encode(errors="backslashreplace"))
+                os.write(2, f"\n{redact(one_line(error))}\n".encode(errors="backslashreplace"))
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     before: dict[int, Any] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import redact
 from inranker_flow.storage import disk_errors
 
 #: A line that `inranker_flow.stage.start_logging` wrote.
@@ -17,18 +18,19 @@ _STAGE_LINE = re.compile(r"\d\d:\d\d:\d\d \[[^\]]+\] ")
 
 
 class Tee(io.TextIOBase):
-    """Everything goes to the log file, the stages' lines to the terminal too (KFP's own are for the file)."""
+    """Everything goes to the log file, the stages' lines to the terminal too (KFP's own are for the file); secrets nowhere."""
 
     def __init__(self, terminal: TextIO, log: TextIO, everything: bool) -> None:
         self._terminal, self._log, self._everything = terminal, log, everything
 
     def write(self, text: str) -> int:
+        shown = redact(text)
         with disk_errors(self._log.name):
-            self._log.write(text)
+            self._log.write(shown)
         if self._everything:
-            self._terminal.write(text)
+            self._terminal.write(shown)
         elif _STAGE_LINE.match(text):
-            self._terminal.write(text)
+            self._terminal.write(shown)
             self._terminal.flush()
         return len(text)
 

@@ -149,9 +149,9 @@ def _take(folder: Path, lock: IO[str]) -> None:
             alive = [path for path in files(folder) if _is_held(path)]
             if alive:
                 who = facts(alive[0]).get("process")
+                named, remedy = (f" (process {who})", f", end it (kill {who})") if who else ("", "")
                 raise UserError(
-                    f"RUN_DIR: another run is working in {folder}{f' (process {who})' if who else ''}; wait for it or give "
-                    "another RUN_DIR"
+                    f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR"
                 ) from error
             if time.monotonic() > until:
                 raise _left_working(folder) from error

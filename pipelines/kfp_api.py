@@ -77,7 +77,8 @@ class Api:
         self.ui = (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or (_address(found) if found else "")).rstrip("/")
         if found or kubeconfig.in_cluster():
             _identify(configuration)
-        self._client = kfp_server_api.ApiClient(configuration, cookie=os.environ.get("KF_PIPELINES_COOKIES") or None)
+        cookie = _header("KF_PIPELINES_COOKIES", os.environ.get("KF_PIPELINES_COOKIES", ""))
+        self._client = kfp_server_api.ApiClient(configuration, cookie=cookie or None)
         self._pipelines = kfp_server_api.PipelineServiceApi(self._client)
         self._uploads = kfp_server_api.PipelineUploadServiceApi(self._client)
         self._experiments = kfp_server_api.ExperimentServiceApi(self._client)
@@ -355,7 +356,10 @@ def _address(host: str) -> str:
         )
     try:
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and address.isprintable()
+        )
+        usable = usable and " " not in address
     except ValueError:  # a port or a bracket that is none
         usable = False
     if not usable:
@@ -374,11 +378,25 @@ def _identify(configuration: Any) -> None:
         return
 
     def refresh(asked: Any) -> None:
-        asked.api_key["authorization"] = token or path.read_text(encoding="utf-8").strip()
+        if token:
+            asked.api_key["authorization"] = _header("KF_PIPELINES_TOKEN", token)
+        else:
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            asked.api_key["authorization"] = _header(f"KF_PIPELINES_TOKEN_FILE: {path}", text)
 
     configuration.api_key_prefix["authorization"] = "Bearer"
     configuration.refresh_api_key_hook = refresh
     refresh(configuration)
+
+
+def _header(name: str, value: str) -> str:
+    """``value`` as a header can hold it; :class:`UserError` that does not repeat it where none can."""
+    value = value.strip()
+    if not value.isprintable():
+        raise UserError(
+            f"{name}: holds a line break or another sign that is none of a token's; give its one line alone"
+        )
+    return value
 
 
 def _job(experiment_id: str, pipeline: tuple[str, str], arguments: dict[str, Any]) -> dict[str, Any]:

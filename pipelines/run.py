@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,7 +23,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
 from inranker_flow.planning import reality
-from inranker_flow.redaction import redact
+from inranker_flow.redaction import credentials_in, redact
 from pipelines import console, folder, local, plan, submission
 from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
@@ -86,8 +87,11 @@ def _run(
             local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
-        task = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() if failed else ""
-        reason = f"{task}: {failed[0]['error']}" if failed else str(error)
+        if failed:
+            reason = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() + f": {failed[0]['error']}"
+        else:
+            said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # KFP's colours
+            reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; run again to continue"
         print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}
@@ -169,8 +173,10 @@ def _report(
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")
     if registry.champion(model_name):
+        # A password is in no output: the person's own shell has it.
+        told = "" if credentials_in(uri) else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
         print(
-            f"The champion   MLFLOW_TRACKING_URI={uri} {python} -c 'import mlflow, pandas; "
+            f"The champion   {told}{python} -c 'import mlflow, pandas; "
             f'print(mlflow.pyfunc.load_model("models:/{model_name}@champion")'
             '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
         )

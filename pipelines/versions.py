@@ -27,7 +27,14 @@ _SCORING = ("rankers", "prompts.py", "beginnings.py", "reading.py", "corpora/tex
 SOURCES = {
     "labels": _SCORING,
     "retrieve": ("retrieval", "words.py", "earlier.py", "corpora/text.py", "hashing.py"),
-    "generate_queries": ("generation", "words.py", "beginnings.py", "corpora/text.py", "evaluation/leaks.py", "retrieval"),
+    "generate_queries": (
+        "generation",
+        "words.py",
+        "beginnings.py",
+        "corpora/text.py",
+        "evaluation/leaks.py",
+        "retrieval",
+    ),
     "teacher_label": ("labelling", *_SCORING),
     "distill_phase1": ("distillation", *_SCORING),
     "distill_phase2": ("distillation", *_SCORING),

@@ -21,6 +21,8 @@ MOUNTS = Path("/etc/inranker")
 _BLANK_IS_UNSET = re.compile(r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI|INRANKER)_|(REQUESTS|CURL)_CA_BUNDLE$|SSL_CERT_")
 #: A key of another form stays a file: a certificate, say, that a variable names by its path.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A longer value stays a file, too (a bundle of certificates): Linux starts no process with more than 128 KiB in a variable.
+_LONGEST = 120_000
 
 
 def settle() -> None:
@@ -56,6 +58,8 @@ def _read(folder: Path) -> Iterator[tuple[str, str]]:
         if not _VARIABLE.fullmatch(path.name) or not path.is_file():  # `..data` is Kubernetes' own link
             continue
         try:
+            if path.stat().st_size > _LONGEST:
+                continue
             value = path.read_bytes().decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise UserError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class UserError(Exception):
     """Bad input, configuration or environment.
@@ -13,3 +16,28 @@ class UserError(Exception):
 
 class NoAnswer(UserError):
     """A server did not answer, or refused: it says nothing about the thing that was asked for."""
+
+
+def of_system(error: OSError) -> str:
+    """What the system refused, of which file, and what to do."""
+    said = error.strerror or str(error) or type(error).__name__
+    named = error.filename2 or error.filename
+    where = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if isinstance(named, str | bytes) else ""
+    return f"{where}{said}{_REMEDIES.get(error.errno or 0, '')}"
+
+
+_REMEDIES = {
+    errno.ENOSPC: "; make room and run again",
+    errno.EDQUOT: "; make room and run again",
+    errno.EROFS: "; give another place",
+    errno.EACCES: "; grant it, or give another place",
+    errno.EPERM: "; grant it, or give another place",
+    errno.ELOOP: ": a link that leads to itself; correct it",
+    errno.ENOENT: "; correct the path",
+    errno.ENOTDIR: "; correct the path",
+    errno.EISDIR: "; give a file",
+    errno.ENAMETOOLONG: "; give a shorter name",
+    errno.EMFILE: "; raise the limit on open files (ulimit -n)",
+}
+#: What a system refuses whatever the program does. A file that is not there may well be the program's own fault.
+REFUSALS = frozenset(_REMEDIES) - {errno.ENOENT}

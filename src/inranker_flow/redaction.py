@@ -10,9 +10,12 @@ import json
 import logging
 import os
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
+from typing import Any, TextIO, cast
 from urllib.parse import quote, quote_plus, unquote
 
 from inranker_flow.errors import UserError
@@ -135,6 +138,36 @@ def refuse_credentials(data: object, where: str) -> None:
 def line(text: object, length: int = 300) -> str:
     """What a server said, as part of one line: redacted, then without line breaks, then cut."""
     return " ".join(redact(str(text)).split())[:length]
+
+
+class _Output:
+    """A stream that is written to as before, without what is secret. Everything else of it is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for each in lines:
+            self.write(each)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def hidden_in_output() -> Iterator[None]:
+    """Within the block nothing that this process prints shows a secret: libraries print addresses, too (MLflow each run's)."""
+    before = sys.stdout, sys.stderr
+    # A process without a terminal may have none of them.
+    sys.stdout, sys.stderr = (each and cast(TextIO, _Output(each)) for each in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 class Formatter(logging.Formatter):

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
 from inranker_flow import environment, exchange, redaction, reuse, tracking
-from inranker_flow.errors import UserError
+from inranker_flow.errors import REFUSALS, UserError, of_system
 from inranker_flow.manifest import FILENAME, Manifest, check, content_digest, made_from, read_manifest
 from inranker_flow.storage import atomic_write, disk_errors
 
@@ -61,8 +61,20 @@ def run_stage(
     without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `reuse` knows, and
     that has done the same work before, gives what it gave then.
     """
-    name = name or stage.__name__
-    inputs, outputs = inputs or {}, outputs or {}
+    with redaction.hidden_in_output():
+        return _run_stage(stage, name or stage.__name__, configs, inputs or {}, outputs or {}, metrics, tracked, values)
+
+
+def _run_stage(
+    stage: Callable[..., Any],
+    name: str,
+    configs: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    metrics: Any,
+    tracked: bool,
+    values: Mapping[str, Any],
+) -> Any:
     start = time.monotonic()
     dataset = ""
     try:
@@ -110,6 +122,10 @@ def run_stage(
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
+        if (
+            isinstance(error, OSError) and error.filename and error.errno in REFUSALS
+        ):  # of this machine, not of the code
+            _fail(name, dataset, start, of_system(error))
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(

@@ -8,6 +8,7 @@ it is complete.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import shutil
@@ -161,6 +162,12 @@ def local_copy(uri: str) -> Path:
     target = _cache_root() / fingerprint_of(uri, files)[:32]
     check_names(names, uri, target)
     if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written"
+            ) from error
         try:
             with atomic_folder(target) as folder, explained(uri):
                 for file, name in zip(files, names, strict=True):
@@ -495,6 +502,8 @@ def _list_files(bucket: str, prefix: str, folder: bool) -> list[FileInfo]:
         for item in page.get("Contents", []):
             below = (item["Key"] == prefix and not folder) or item["Key"].startswith(f"{prefix}/" if prefix else "")
             if below and not item["Key"].endswith("/"):
+                if not {"Size", "ETag"} <= set(item):
+                    raise ValueError(f"its list says nothing of the size or the etag of {item['Key']!r}")
                 found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')))
     return found
 
@@ -529,6 +538,8 @@ def _clients() -> tuple[Any, Any]:
     from botocore.exceptions import BotoCoreError
 
     environment.forget_blanks()
+    for name in ("botocore.credentials", "botocore.tokens"):  # they log tracebacks of what they raise as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     region = os.environ.get("AWS_REGION")  # as AWS' other programs have it; boto3 knows AWS_DEFAULT_REGION alone
     made = []
     try:
@@ -541,6 +552,8 @@ def _clients() -> tuple[Any, Any]:
         _check_endpoint(made[0].meta.endpoint_url)
     except BotoCoreError as error:
         raise UserError(f"{' '.join(str(error).split())}; {_setting(error)}") from error
+    except OSError as error:  # a profile's program that hands out credentials
+        raise UserError(f"{line(error)}; correct the credential_process of the profile in ~/.aws/config") from error
     except ValueError as error:
         raise UserError(f"AWS_ENDPOINT_URL: {redact(str(error))}; give an address such as http://HOST:PORT") from error
     for client in made:
@@ -641,7 +654,8 @@ def explained(uri: str) -> Iterator[None]:
         said = f"{uri}: S3 at {_endpoint()}"
         if isinstance(answer, ClientError):
             about = answer.response["Error"]
-            message = f"{about.get('Code', '?')}: {about.get('Message', '')}".strip()
+            status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "?")
+            message = f"{about.get('Code') or status}: {about.get('Message', '')}".strip(" :")
             said = f"{said} answered {line(message)}{_tried(error) or f' ({answer.operation_name})'}"
         elif isinstance(answer, ReadTimeoutError | EndpointConnectionError | ConnectTimeoutError):
             said = f"{said}: no answer{_tried(error)}"
@@ -688,7 +702,9 @@ def _remedy(error: Any) -> str:
         return "; correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
     if isinstance(error, ResponseParserError):
         return "; what answers there is no S3 server: correct AWS_ENDPOINT_URL"
-    if isinstance(error, exceptions.ParamValidationError | UnicodeError):
+    if isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError | exceptions.CredentialRetrievalError):
+        return "; log in anew (aws sso login), or correct the profile in ~/.aws/config"
+    if isinstance(error, exceptions.ParamValidationError | UnicodeError) or "Invalid header value" in str(error):
         return "; correct the address and the AWS_* variables"
     response = getattr(error, "response", None) or {}
     code = response.get("Error", {}).get("Code", "")
@@ -708,7 +724,9 @@ def _remedy(error: Any) -> str:
     if status in (401, 403):
         right = error.operation_name.replace("ListObjectsV2", "ListBucket").replace("HeadObject", "GetObject")
         return f"; grant s3:{right} on it to the access key or role of the runs"
-    return ""
+    if code in _PASSING or status == 429:
+        return "; what is stored stays. That server is busy or cut the exchange: wait, and run again"
+    return "; correct that address, or AWS_ENDPOINT_URL where it is no S3 server"
 
 
 def _cache_root() -> Path:

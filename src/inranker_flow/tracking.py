@@ -148,6 +148,7 @@ def _check_database(uri: str) -> None:
 
 def _check_sqlite(name: str, uri: str) -> None:
     import sqlite3
+    import tempfile
     from urllib.parse import quote
 
     if name.startswith("file:"):  # SQLite's own form of an address
@@ -163,11 +164,15 @@ def _check_sqlite(name: str, uri: str) -> None:
         folder = next(each for each in path.absolute().parents if each.exists())
         if not folder.is_dir():
             raise UserError(f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} is a file; give another path")
-        if not os.access(folder, os.W_OK):
+        try:  # what a file system says of rights is no promise: /proc, a mount for reading alone
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".mlflow-"):
+                return
+        except OSError as error:
             raise UserError(
-                f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} may not be written; give another path"
-            )
-        return
+                f"MLFLOW_TRACKING_URI: {path} cannot be made in {folder}: {error.strerror}; give another path"
+            ) from error
+    if not path.is_file():
+        raise UserError(f"MLFLOW_TRACKING_URI: {path} is no file; give the database's file")
     opened = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=3)
     try:
         opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -195,9 +200,9 @@ def create_database(path: Path) -> str:
 
 
 def _silence() -> None:
-    """A new database announces every migration."""
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """A new database announces every migration; one that fails logs a traceback, and raises what it said as well."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -224,7 +229,7 @@ def explained(action: str, uri: str = "") -> Iterator[None]:
                     f"MLFLOW_TRACKING_URI: no MLflow server answers at {where.partition(': ')[2]} ({unreachable}); start it, "
                     "correct the address, or unset it to use SQLite"
                 ) from error
-        raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text)}") from error
+        raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text, action)}") from error
 
 
 def _said(error: BaseException) -> str:
@@ -284,7 +289,7 @@ _REMEDIES = (
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of your CA, or MLFLOW_TRACKING_INSECURE_TLS=true"),
     (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure", "that server speaks http: give http://..."),
-    (r"suitable TLS CA certificate|must not be set|Failed to convert|TLS certificate file",
+    (r"suitable TLS CA certificate|must not be set|Failed to convert|TLS certificate file|value must be|timeout to ",
      "correct that variable of the environment, or unset it"),
     (r"ProxyError", "correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"),
     (r"maintenance mode|unsupported URI|Could not parse|Invalid url|Invalid URL|Invalid IPv6|No host supplied|not a valid uri|"
@@ -292,11 +297,12 @@ _REMEDIES = (
      "give http://HOST:PORT of an MLflow server or sqlite:////FOLDER/mlflow.db, or unset it"),
     (r"No module named|Can't load plugin", "install that database's driver, or give the address of an MLflow server"),
     (r"Databricks", "configure Databricks as its client wants it, or give the address of another MLflow server"),
-    (r"not a database|malformed|disk image",
+    (r"not a database|malformed|disk image|migration in unexpected state",
      "this file is damaged or no database: restore a copy of it, or move it away and a new one is made (without its runs and "
      "models)"),
     (r"out-of-date database schema|Can't locate revision",
      "another version of MLflow made it: `mlflow db upgrade` with this address if that was an older one, else use that version"),
+    (r"disk is full|No space left", "make room there, and run again"),
     (r"database is locked", "another program holds it: wait for it or end it, and run again"),
     (r"unable to open database file", "give a file in a folder that this account may read and write"),
     (r"Max retries exceeded|Connection refused|Connection reset|Connection aborted", "start that server and run again"),
@@ -304,8 +310,13 @@ _REMEDIES = (
 )  # fmt: skip
 
 
-def _remedy(text: str) -> str:
-    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "see that server's log")
+def _remedy(text: str, action: str) -> str:
+    """What to do; for what a variable names and MLflow does not know, the variable."""
+    named = re.search(r"\((MLFLOW_\w+)\)$", action)
+    unsaid = f"correct {named[1]}, or unset it" if named else "see that server's log"
+    if named and re.search(r"RESOURCE_DOES_NOT_EXIST|not found", text):
+        return unsaid
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), unsaid)
 
 
 def experiment_id(mlflow_client: Any) -> str:

@@ -7,9 +7,10 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from inranker_flow.errors import UserError
 
@@ -28,18 +29,19 @@ def request(
 ) -> bytes:
     """Body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
 
-    ``token`` (Bearer) goes to this address alone, not to where it redirects. Raises :class:`urllib.error.HTTPError` for
-    a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for what is no http(s) address (the
-    message does not repeat it: it may be a secret).
+    ``token`` (Bearer), or user and password of the address, go to this address alone, not to where it redirects. Raises
+    :class:`urllib.error.HTTPError` for a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for
+    what is no http(s) address (the message does not repeat it: it may be a secret).
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError("not an address of the form http://... or https://...")
     body = None if data is None else json.dumps(data).encode()
-    asked = urllib.request.Request(url, data=body, method=method)
+    address, login = _without_login(url)
+    asked = urllib.request.Request(address, data=body, method=method)
     if body is not None:
         asked.add_header("Content-Type", "application/json")
-    if token:
-        asked.add_unredirected_header("Authorization", f"Bearer {token}")
+    if token or login:
+        asked.add_unredirected_header("Authorization", f"Bearer {token}" if token else f"Basic {login}")
     with urllib.request.urlopen(asked, timeout=timeout or TIMEOUT, context=context or _trusted()) as answer:
         # A HEAD that is redirected becomes a GET, perhaps of many gigabytes.
         content: bytes = b"" if method == "HEAD" else answer.read()
@@ -54,6 +56,15 @@ def _trusted() -> ssl.SSLContext | None:
     context = ssl.create_default_context()
     context.load_verify_locations(**{"capath" if Path(bundle).is_dir() else "cafile": bundle})
     return context
+
+
+def _without_login(url: str) -> tuple[str, str]:
+    """The address that urllib knows, and user and password as a header has them, or ""."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode() if at else ""
+    return parts._replace(netloc=host).geturl(), basic
 
 
 def reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,30 @@ def mlflow_file(content: bytes | None) -> Callable[[Path], int]:
     return act
 
 
+def experiment(number: str) -> Callable[[Path], int]:
+    """Ask for an experiment by its number, of a server that has none."""
+
+    def act(here: Path) -> int:
+        from inranker_flow import tracking
+
+        def ask() -> Done:
+            tracking.experiment_id(tracking.client())
+            return Done(1)
+
+        with HttpServer() as server:
+            server.answer = lambda request: (  # type: ignore[method-assign]
+                Answer(
+                    404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"No Experiment with id={number} exists"}
+                )
+                if "experiments/get" in request.path
+                else Answer(200, {"experiments": []})
+            )
+            with told(MLFLOW_TRACKING_URI=server.url, MLFLOW_EXPERIMENT_ID=number):
+                return stage(ask, configs={})
+
+    return act
+
+
 MLFLOW = [
     Input(
         "MLflow: no user", mlflow_answers(Answer(401, b"who?")), ("error code 401", "correct MLFLOW_TRACKING_USERNAME")
@@ -126,6 +151,22 @@ MLFLOW = [
     Input("MLflow: a scheme that nobody knows", mlflow_at("foo://bar"), ("give http://HOST:PORT",)),
     Input("MLflow: a port that is none", mlflow_at("http://127.0.0.1:port"), ("give http://HOST:PORT",)),
     Input("MLflow: a database in memory", mlflow_at("sqlite://"), ("names no file",)),
+    Input(
+        "MLflow: a database where no file can be made",
+        mlflow_at("sqlite:////proc/mlflow.db"),
+        ("cannot be made in /proc",),
+    ),
+    Input("MLflow: a device as database", mlflow_at("sqlite:////dev/null"), ("/dev/null is no file",)),
+    Input(
+        "MLflow: an experiment that is not there",
+        lambda here: experiment("99")(here),
+        ("No Experiment with id=99 exists", "correct MLFLOW_EXPERIMENT_ID, or unset it"),
+    ),
+    Input(
+        "MLflow: an experiment that is no number",
+        lambda here: experiment("inns")(here),
+        ("correct MLFLOW_EXPERIMENT_ID",),
+    ),
     Input("MLflow: a text file", mlflow_file(b"this is no database\n" * 99), ("damaged or no database", "mlflow.db")),
     Input("MLflow: a folder as database", mlflow_file(None), ("is a folder; give the database's file",)),
     Input(
@@ -185,6 +226,28 @@ def s3_key(*names: str) -> Callable[[Path], int]:
     )
 
 
+def s3_cached(folder: str) -> Callable[[Path], int]:
+    def act(here: Path) -> int:
+        found = (
+            b"<ListBucketResult><Contents><Key>inns/a</Key><Size>1</Size><ETag>e</ETag></Contents></ListBucketResult>"
+        )
+        with HttpServer() as server:
+            server.answer = lambda request: Answer(200, found)  # type: ignore[method-assign]
+            return s3_with(AWS_ENDPOINT_URL=server.url, INRANKER_CACHE=folder)(here)
+
+    return act
+
+
+def s3_profile(lines: str) -> Callable[[Path], int]:
+    """A profile with these lines, and no keys in the environment."""
+
+    def act(here: Path) -> int:
+        (here / "config").write_text(f"[profile p]\n{lines}")
+        return s3_with(AWS_PROFILE="p", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")(here)
+
+    return act
+
+
 S3 = [
     Input("S3: a key with ..", s3_key("/corpus.jsonl", "/../../out"), ("'../../out'", "nothing was copied")),
     Input("S3: an absolute key", s3_key("/corpus.jsonl", "//etc/out"), ("'/etc/out'", "nothing was copied")),
@@ -193,6 +256,37 @@ S3 = [
     Input("S3: a key that is file and folder", s3_key("/a", "/a/b"), ("'a/b' lies below 'a', which is a file",)),
     Input("S3: a key equal to the prefix", s3_key("", "/corpus.jsonl"), ("nothing was copied",)),
     Input("S3: a key too long for a disk", s3_key("/" + "x" * 300), ("is too long for a file's name",)),
+    Input(
+        "S3: a list without sizes",
+        s3_answers(Answer(200, b"<ListBucketResult><Contents><Key>inns/a</Key></Contents></ListBucketResult>")),
+        ("its list says nothing of the size or the etag of 'inns/a'", "correct that address"),
+    ),
+    Input("S3: another method", s3_answers(refusal(405, "MethodNotAllowed")), ("where it is no S3 server",)),
+    Input("S3: a status alone", s3_answers(Answer(418, b"")), ("answered 418", "where it is no S3 server")),
+    Input("S3: busy", s3_answers(refusal(429, "SlowDown")), ("wait, and run again",)),
+    Input(
+        "S3: a cache where none can be",
+        lambda here: (here / "file").touch() or s3_cached(f"{here}/file/cache")(here),  # type: ignore[func-returns-value]
+        ("FAILED: INRANKER_CACHE: ", "file/cache: Not a directory"),
+    ),
+    Input(
+        "S3: a program for credentials that is not there",
+        s3_profile("credential_process = /nowhere/program\n"),
+        ("/nowhere/program", "correct the credential_process"),
+    ),
+    Input(
+        "S3: a login that is over",
+        s3_profile(
+            "sso_session=x\nsso_account_id=1\nsso_role_name=r\n[sso-session x]\nsso_region=us-east-1\n"
+            "sso_start_url=http://127.0.0.1:9\n"
+        ),
+        ("Token for x does not exist", "log in anew (aws sso login)"),
+    ),
+    Input(
+        "S3: a token with a line break",
+        s3_with(AWS_SESSION_TOKEN="a\nb"),
+        ("correct the address and the AWS_* variables",),
+    ),
     Input("S3: nothing there", s3_key(), ("s3://corpora/inns: nothing is stored there",)),
     Input("S3: no bucket", s3_answers(refusal(404, "NoSuchBucket")), ("create the bucket or correct the address",)),
     Input("S3: wrong keys", s3_answers(refusal(403, "InvalidAccessKeyId")), ("correct AWS_ACCESS_KEY_ID",)),
@@ -254,7 +348,10 @@ def leak() -> Done:
     """Say what must not be said, as a library would."""
     import logging
 
-    logging.getLogger("inranker_flow").warning("sent %s", os.environ.get("MLFLOW_TRACKING_PASSWORD", "nothing"))
+    said = os.environ.get("MLFLOW_TRACKING_PASSWORD", "nothing")
+    logging.getLogger("inranker_flow").warning("sent %s", said)
+    print(f"View run at http://anna:{said}@mlflow:5000")
+    sys.stderr.write(f"and {said}\n")
     return Done(1)
 
 

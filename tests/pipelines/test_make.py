@@ -79,7 +79,11 @@ def make(tmp_path):
         if status:
             return {}
         read = {name: (tmp_path / name).read_text().split("\0")[:-1] for name in ("arguments", "environment")}
-        return {**read, "environment": dict(line.partition("=")[::2] for line in read["environment"])}
+        return {
+            **read,
+            "said": done.stderr,
+            "environment": dict(line.partition("=")[::2] for line in read["environment"]),
+        }
 
     return run
 
@@ -167,3 +171,9 @@ def test_every_target_is_phony():
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     phony = {name for names in re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE) for name in names.split()}
     assert targets == phony
+
+
+def test_a_variable_of_the_environment_that_somebody_may_have_meant_is_said(make):
+    said = make("clean", env={"RUN_DIR": "/etc; touch PWNED", "VERSION": "3", "HOST": "ci"}.items())["said"]
+    assert said.startswith("NOTE: RUN_DIR: in the environment, where it does not count") and said.count("\n") == 1
+    assert make("clean", "RUN_DIR=x", env={"RUN_DIR": "/etc", "VERSION": "3"}.items())["said"] == ""

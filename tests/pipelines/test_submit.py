@@ -368,6 +368,20 @@ def test_a_pod_asks_kfps_service_with_its_projected_token(surroundings, tmp_path
     assert api._client.configuration.auth_settings()["Bearer"]["value"] == "Bearer projected"
 
 
+@pytest.mark.parametrize("name", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIES", "KF_PIPELINES_TOKEN_FILE"])
+def test_a_token_of_two_lines_is_refused_and_not_repeated(server, tmp_path, capsys, monkeypatch, name):
+    (tmp_path / "token").write_bytes(b"one\nano\xffther\n")
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "")
+    monkeypatch.setenv(name, str(tmp_path / "token") if name.endswith("FILE") else "one\nother")
+    line = failure(capsys)
+    assert line.startswith(f"FAILED: {name}: ") and "holds a line break" in line
+    assert "other" not in line.replace("another sign", "")
+
+
+def test_an_address_with_a_blank_is_none(server, capsys):
+    assert "not an address of the form" in failure(capsys, "--host=http://a b")
+
+
 def test_a_token_file_that_is_missing_is_said(server, capsys, monkeypatch):
     monkeypatch.delenv("KF_PIPELINES_TOKEN")
     monkeypatch.setenv("KF_PIPELINES_TOKEN_FILE", "/no/token")

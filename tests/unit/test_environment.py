@@ -67,6 +67,12 @@ def test_a_secret_decides_before_the_settings(mounts):
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of-the-secret"
 
 
+def test_what_is_too_long_for_a_variable_stays_a_file(mounts):
+    mount(mounts / "settings", CA_BUNDLE="c" * 200_000)
+    environment.settle()
+    assert "CA_BUNDLE" not in os.environ
+
+
 def test_without_mounts_nothing_changes(mounts):
     before = dict(os.environ)
     environment.settle()

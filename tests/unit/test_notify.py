@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from base64 import b64encode
 
 import pytest
 from kfp_server_api import ApiClient, GoogleRpcStatus, V2beta1PipelineTaskDetail, V2beta1Run, V2beta1RunDetails
@@ -154,6 +155,13 @@ def test_a_busy_webhook_gets_three_chances(webhook):
     webhook.answers["/services/SECRET"] = [Answer(503), Answer(429), Answer(200)]
     notify("SUCCEEDED", None, "1", "demo")
     assert texts(webhook) == ["SUCCEEDED demo"] * 3
+
+
+def test_a_webhook_with_user_and_password_in_its_address_is_told(webhook, monkeypatch):
+    monkeypatch.setenv("INRANKER_WEBHOOK_URL", webhook.url.replace("://", "://anna:p%40ss@") + "/services/SECRET")
+    notify("SUCCEEDED", None, "1", "demo")
+    assert texts(webhook) == ["SUCCEEDED demo"]
+    assert webhook.requests[0].headers["Authorization"] == f"Basic {b64encode(b'anna:p@ss').decode()}"
 
 
 @pytest.mark.parametrize(("answers", "attempts"), [([Answer(404)], 1), ([Answer(500)], 3)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from base64 import b64encode
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ import pytest
 from inranker_flow import redaction
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import HIDDEN, credentials_in, redact
+from pipelines import console
 
 SECRET = "s3cret-of-anna"
 
@@ -210,3 +213,30 @@ def test_a_setting_with_a_password_is_refused_by_its_name(address):
         redaction.refuse_credentials(sections, "")
     assert SECRET not in str(caught.value)
     redaction.refuse_credentials({"a": ["http://host:8000/v1", "password=x y", "models:/m@champion"]}, "")
+
+
+def test_what_a_library_prints_is_hidden_and_the_streams_are_themselves_again(capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    before = sys.stdout, sys.stderr
+    with pytest.raises(KeyError), redaction.hidden_in_output():
+        print(f"View run at: http://anna:{SECRET}@mlflow:5000/#/runs/1")
+        sys.stderr.writelines([f"{SECRET}\n", "plain\n"])
+        assert sys.stdout.encoding == before[0].encoding and not sys.stdout.isatty()
+        raise KeyError
+    assert (sys.stdout, sys.stderr) == before
+    assert capsys.readouterr() == (f"View run at: http://{HIDDEN}@mlflow:5000/#/runs/1\n", f"{HIDDEN}\nplain\n")
+
+
+def test_a_process_without_streams_needs_none(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with redaction.hidden_in_output():
+        assert sys.stdout is None
+
+
+def test_neither_the_log_of_a_run_nor_the_terminal_gets_what_a_task_prints(tmp_path):
+    line = f"12:00:00 [retrieve inns] View run at: http://anna:{SECRET}@mlflow:5000/#/runs/1\n"
+    terminal = io.StringIO()
+    with (tmp_path / "run.log").open("w", encoding="utf-8") as log:
+        console.Tee(terminal, log, everything=False).write(line)
+    for told in (terminal.getvalue(), (tmp_path / "run.log").read_text()):
+        assert told == line.replace(f"anna:{SECRET}", HIDDEN)

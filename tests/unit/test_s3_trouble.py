@@ -151,7 +151,7 @@ def test_a_manifest_does_not_name_files_outside_of_its_folder(name, tmp_path):
     manifest.write_manifest(tmp_path / "labels", dataset="toy", stage="test")
     path = tmp_path / "labels" / manifest.FILENAME
     path.write_text(path.read_text().replace('"a":', f'"{name}":'))
-    for read in (manifest.read_manifest, manifest.damaged):
+    for read in (manifest.read_manifest, manifest.check):
         with pytest.raises(UserError, match=r"manifest\.json: the name "):
             read(tmp_path / "labels")
 
