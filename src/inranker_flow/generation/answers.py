@@ -241,6 +241,14 @@ _REFUSAL = re.compile(
             r"\Aas an? (?:ai|a\.i\.|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|"
             r"assistant|chatbot))?(?: developed by [^,]+)?"
             r"(?:, ?| )(?:i|my|it)\b",
+        )
+    ),
+    re.IGNORECASE | re.DOTALL,
+)
+#: These begin queries too ("the document does not contain any pages error"), so they refuse only as a sentence does.
+_REFUSING_SENTENCE = re.compile(
+    "|".join(
+        (
             r"\A(?:the|this) (?:(?:provided|given|above|input) )?(?:passage|document|text|content|"
             r"input)(?: provided| given)? (?:does(?:n['’]t| not)|"
             r"is (?:empty|missing|too short|incomplete|not)|contains? no|provides? no|has no|seems? to be (?:empty|"
@@ -280,6 +288,7 @@ _REFUSAL = re.compile(
     ),
     re.IGNORECASE | re.DOTALL,
 )
+_SENTENCE_END, _PAUSE = ".!?…。！？।۔", "，、،"
 
 
 def query_in(answer: str, chat: bool) -> str:
@@ -296,12 +305,22 @@ def query_in(answer: str, chat: bool) -> str:
     for _ in range(12):  # each round takes one shell away; more are none that a model has
         before = text
         text = _shelled(text, chat)
-        refused = refused or bool(_REFUSAL.match(_line(text)))
+        refused = refused or _refuses(_line(text))
         if text == before:
             break
     line = _line(text)
     none = refused or not any(map(str.isalnum, line)) or _NOTHING.match(line) or _ANNOUNCEMENT.match(line)
     return "" if none else line
+
+
+def _refuses(line: str) -> bool:
+    """Whether a line says that there will be no query; a person who searches writes no sentence."""
+    ended = line.rstrip("\"'*_”’)").endswith(tuple(_SENTENCE_END))
+    if _REFUSAL.match(line):
+        return ended or not line[:1].islower()
+    return bool(_REFUSING_SENTENCE.match(line)) and (
+        ended or (not line[:1].islower() and (len(line) > 60 or any(mark in line for mark in _PAUSE)))
+    )
 
 
 def _line(text: str) -> str:
