@@ -458,3 +458,27 @@ def test_odd_answers_are_no_trouble(piece):
     for text in (piece * 400, f"{piece}x" * 400, f"{piece}\n" * 400, f"{piece * 400}{Q}"):
         found = first_line(text, chat=True)
         assert "\n" not in found and found == found.strip()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<|channel>thought\nhm\n<channel|>{Q}<turn|>",
+        f"<|START_ACTION|>[]<|END_ACTION|><|START_RESPONSE|>{Q}<|END_RESPONSE|>",
+        f"analysis\nWe need a query.\nassistantfinal\n{Q}",
+        f"[INST] x [/INST] {Q}</s>",
+        f"[|assistant|]{Q}[|endofturn|]",
+        f"<|start_of_role|>assistant<|end_of_role|>{Q}<|end_of_text|>",
+        f"Reasoning: it is about beavers.\nQuery: {Q}",
+        f'A user might search for "{Q}"',
+        f"Query for the given passage: {Q}",
+        f"**1.** {Q}",
+        f"a) {Q}\nb) another",
+        f'<tool_call>\n{{"name": "search", "arguments": {{"query": "{Q}"}}}}\n</tool_call>',
+        f"Пошуковий запит: {Q}",
+        f"استعلام البحث: {Q}",
+        f"প্রশ্ন: {Q}",
+    ],
+)
+def test_the_query_in_an_answer_of_yet_other_models(answer):
+    assert first_line(answer, chat=True) == Q

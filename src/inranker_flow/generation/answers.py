@@ -19,14 +19,18 @@ _THOUGHT = (
 )
 #: <think>, [THINK], ◁think▷, <|thinking|>, <|begin_of_thought|>, <|START_THINKING|>.
 _OPENING = rf"(?:<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_|start_)?{_THOUGHT}\|>)"
-_CLOSING = rf"(?:</\s?{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_|end_){_THOUGHT}\|>|<\|START_RESPONSE\|>)"
+_CLOSING = (
+    rf"(?:</\s?{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_|end_){_THOUGHT}\|>|<\|START_RESPONSE\|>)"
+)
 _CLOSED = re.compile(_CLOSING, re.IGNORECASE)
 _OPENED = re.compile(rf"^\s*{_OPENING}", re.IGNORECASE | re.MULTILINE)
 #: OpenAI's harmony: what is said on the channel `final` is the answer.
 _CHANNEL = re.compile(r"<\|channel\|?>\s*(\w+)(?:(?!<\|channel)[^\n]){0,80}?(?:<\|message\|>|<channel\|>|\n)")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|start|call|channel)\|?>|<channel\|>")
 #: The same without its special tokens, as decoders leave it.
-_BARE_CHANNELS = re.compile(r"\Aanalysis(?=[A-Z\"'“(]|\n.*assistantfinal)(?:.*(?:assistantfinal\s*|final)(?=\S))?", re.DOTALL)
+_BARE_CHANNELS = re.compile(
+    r"\Aanalysis(?=[A-Z\"'“(]|\n.*assistantfinal)(?:.*(?:assistantfinal\s*|final)(?=\S))?", re.DOTALL
+)
 #: Granite's.
 _PROCESS = re.compile(r"\A\s*here is my thought process:.*?(?:here is my response:|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -186,7 +190,9 @@ _BULLET = re.compile(
     rf"\A>\s+(?!\d){_SPOKEN_OF}(?=\S)"
 )
 _HEADING = re.compile(rf"\A#{{1,6}}\s+(?!of\b){_SPOKEN_OF}(?=\S)")
-_NUMBER = re.compile(r"\A\*\*\d{1,2}[.)](?:\*\*\s+|\s+(?=[^*]+\*\*))|\A\(?1\)\s*(?=\S)|\A1\.\s+(?=\S)|\A1[、．]\s*(?=[^\s\d])|\A①\s*(?=\S)")
+_NUMBER = re.compile(
+    r"\A\*\*\d{1,2}[.)](?:\*\*\s+|\s+(?=[^*]+\*\*))|\A\(?1\)\s*(?=\S)|\A1\.\s+(?=\S)|\A1[、．]\s*(?=[^\s\d])|\A①\s*(?=\S)"
+)
 _NUMBERED_LINES = re.compile(r"\A\(?(\d{1,2})[.)、．]\s.*\n\s*\(?\d{1,2}[.)、．]\s", re.DOTALL)
 _LETTERED = re.compile(r"\A\(?(?:a[.)]\s+(?=.*\n\s*\(?b[.)]\s)|i[.)]\s+(?=.*\n\s*\(?ii[.)]\s))", re.DOTALL)
 _ANY_NUMBER = re.compile(r"\A\(?\d{1,2}[.)、．]\s+(?=\S)")
@@ -289,9 +295,11 @@ _REFUSING_SENTENCE = re.compile(
             r"is (?:empty|missing|too short|incomplete|not)|contains? no|provides? no|has no|seems? to be (?:empty|"
             r"missing|incomplete))",
             rf"\A(?:i|we)(?: |(?=['’])){_CANNOT}(?: to| be able to)? {_TASK}\b",
-            r"\Ai (?:must|have to) decline\b|\Ai am programmed\b|\Aas an? \w+ assistant\b|\Ahow (?:can|may) i (?:help|assist) you\b",
+            r"\Ai (?:must|have to) decline\b|\Ai am programmed\b|\Aas an? \w+ assistant\b",
+            r"\Ahow (?:can|may) i (?:help|assist) you\b",
             r"\A(?:no|unable to|cannot|could not|can['’]t)\b.{0,40}\b(?:query|question|passage|document)\b",
-            r"\Ayou have(?:n['’]t| not) (?:provided|given|shared)\b|\Ai['’]?(?:d| would) be (?:happy|glad) to\b|\Athank you for\b",
+            r"\Ayou have(?:n['’]t| not) (?:provided|given|shared)\b|\Ai['’]?(?:d| would) be (?:happy|glad) to\b",
+            r"\Athank you for\b",
             r"\Athere (?:is|are|was) (?:no|not enough|insufficient) (?:\w+ )?(?:quer(?:y|ies)|questions?|passages?|"
             r"documents?|context|information|text)\b"
             r".{0,60}(?:passage|document|text|provided|given|\Z)",
@@ -388,7 +396,19 @@ def _line(text: str) -> str:
 
 #: What stands before the query, by itself or on its line.
 _SHELLS = (
-    *(_REASONED, _ROLE_LABEL, _ANNOUNCED, _STATED, _SEARCHED, _LABEL, _BRACKETED, _ASSIGNED, _LABEL_LINE, _OPENING_LINE, _GREETING),
+    *(
+        _REASONED,
+        _ROLE_LABEL,
+        _ANNOUNCED,
+        _STATED,
+        _SEARCHED,
+        _LABEL,
+        _BRACKETED,
+        _ASSIGNED,
+        _LABEL_LINE,
+        _OPENING_LINE,
+        _GREETING,
+    ),
     _QUESTION_AND_ANSWER,
 )
 
