@@ -210,6 +210,8 @@ _CODES = {
     "slovenian": "sl", "spanish": "es", "swahili": "sw", "swedish": "sv", "tamil": "ta", "telugu": "te", "thai": "th",
     "turkish": "tr", "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi", "yiddish": "yi",
 }  # fmt: skip
+#: Other codes of the same: Norwegian's two ways of writing, Hebrew's and Indonesian's old ones, Chinese as the hub says it.
+_OTHER_CODES = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "cmn": "zh"}
 #: Of these, the ones that Snowball has no stemmer for, and the ones that bm25s has stop words of.
 _NOT_STEMMED = (
     *(
@@ -250,7 +252,8 @@ NONE = "none"
 def language(name: str) -> Language:
     """The language of that name or ISO 639-1 code; raises :class:`UserError` for one that is not known."""
     asked = name.strip().lower()
-    known = {code: each for each, code in _CODES.items()}.get(asked.split("-")[0].split("_")[0], asked)
+    code = asked.split("-")[0].split("_")[0]
+    known = {code: each for each, code in _CODES.items()}.get(_OTHER_CODES.get(code, code), asked)
     if known == NONE:
         return Language(NONE)
     if known not in _CODES:

@@ -321,6 +321,27 @@ QUERIES = [
     "<<= operator",
     "thinking, fast and slow",
     "</3 meaning",
+    "the document does not contain any pages error",
+    "this document is not valid certificate",
+    "there are no questions in the bible about dinosaurs",
+    "i need a document notarized",
+    "i don't have enough information to file taxes",
+    "it looks like your text message was not delivered",
+    "could you send me the document email",
+    "please share your document with google drive",
+    "tut mir leid, aber ich liebe dich text",
+    "lo siento pero te amo letra",
+    "к сожалению я не смогу прийти",
+    "對不起我不能",
+    "申し訳ありません 英語",
+    "죄송합니다 영어로",
+    "je ne peux pas dormir, que faire ?",
+    "+ sign in excel",
+    "- in regex",
+    "1. sınıf matematik",
+    "1. corinthians 13",
+    "1、2歳児 おもちゃ",
+    "(500) days of summer",
 ]
 
 
@@ -397,6 +418,18 @@ NONE = [
     "죄송합니다만, 도와드릴 수 없습니다.",
     "<think>hm</think>\n\nI'm sorry, but I can't help with that.",
     "Query: I cannot generate a query for this passage.",
+    "I can't help with that.",
+    "I must decline to write a query for this passage.",
+    "I'd be happy to help! Please provide the passage.",
+    "Unable to generate a query.",
+    "Ich kann Ihnen dabei leider nicht helfen.",
+    "Não posso ajudar.",
+    "Przykro mi, ale nie mogę pomóc.",
+    "Maaf, saya tidak bisa membantu.",
+    "ขออภัย ฉันไม่สามารถช่วยได้",
+    "我无法回答这个问题。",
+    "すみませんが、それはできません。",
+    "Λυπάμαι, αλλά δεν μπορώ να βοηθήσω.",
     "\"I'm sorry, but I can't assist with that.\"",
 ]
 
@@ -425,3 +458,27 @@ def test_odd_answers_are_no_trouble(piece):
     for text in (piece * 400, f"{piece}x" * 400, f"{piece}\n" * 400, f"{piece * 400}{Q}"):
         found = first_line(text, chat=True)
         assert "\n" not in found and found == found.strip()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<|channel>thought\nhm\n<channel|>{Q}<turn|>",
+        f"<|START_ACTION|>[]<|END_ACTION|><|START_RESPONSE|>{Q}<|END_RESPONSE|>",
+        f"analysis\nWe need a query.\nassistantfinal\n{Q}",
+        f"[INST] x [/INST] {Q}</s>",
+        f"[|assistant|]{Q}[|endofturn|]",
+        f"<|start_of_role|>assistant<|end_of_role|>{Q}<|end_of_text|>",
+        f"Reasoning: it is about beavers.\nQuery: {Q}",
+        f'A user might search for "{Q}"',
+        f"Query for the given passage: {Q}",
+        f"**1.** {Q}",
+        f"a) {Q}\nb) another",
+        f'<tool_call>\n{{"name": "search", "arguments": {{"query": "{Q}"}}}}\n</tool_call>',
+        f"Пошуковий запит: {Q}",
+        f"استعلام البحث: {Q}",
+        f"প্রশ্ন: {Q}",
+    ],
+)
+def test_the_query_in_an_answer_of_yet_other_models(answer):
+    assert first_line(answer, chat=True) == Q

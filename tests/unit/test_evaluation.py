@@ -311,6 +311,7 @@ def drop_self_world(tmp_path: Path, passage: str, relevance: int) -> dict:
     ("passage", "relevance", "dropped"),
     [
         ("Pets: cats are better", 0, 1),  # arguana, quora: the query is a document of the corpus
+        ("Pets: ｃats are better", 0, 1),  # the same words in another form of Unicode
         ("a passage that happens to be numbered 1", 0, 0),  # cisi, vaswani: both number from 1
         ("cats are better", 1, 0),  # judged relevant: somebody meant it
     ],

@@ -139,13 +139,13 @@ def test_fields_of_queries_are_chosen_likewise(register, tmp_path):
     assert schemas.read(schemas.QUERIES, tmp_path).column("text").to_pylist() == ["why"]
 
 
-def test_unused_settings_leave_the_identity_of_a_corpus_as_it_was():
+def test_unused_settings_leave_the_identity_of_a_corpus_as_it_was(tmp_path):
     plain = CorpusConfig(uri="u", name="a", fingerprint="f")
     assert not {"text_fields", "query_fields"} & set(plain.content)
     assert CorpusConfig(uri="u", name="a", fingerprint="f", text_fields=("x",)).content != plain.content
     assert parse(CorpusConfig, {"uri": "u", "name": "a", "text_fields": ["x", "y"]}, "source").text_fields == ("x", "y")
     with pytest.raises(UserError, match="text_fields and query_fields are for ir_datasets:ID alone"):
-        prepare_corpus(PrepareConfig(), CorpusConfig(uri="demo:source/1", name="x", text_fields=("x",)), None)
+        prepare_corpus(PrepareConfig(), CorpusConfig(uri="demo:source/1", name="x", text_fields=("x",)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -313,4 +313,34 @@ def test_whatever_a_data_set_raises_is_one_line_with_its_cause(register, tmp_pat
 
     monkeypatch.setattr(type(irdatasets.look_up(name).docs_handler()), "docs_iter", broken)
     with pytest.raises(UserError, match=r"cannot be read .*give a BEIR folder or s3:// instead"):
+        prepare(name, tmp_path)
+
+
+def test_rows_without_named_fields_are_read_by_the_names_they_have(tmp_path, register):
+    class Query:
+        def __init__(self, query_id, text):
+            self.query_id, self.text = query_id, text
+
+    name = register(
+        "test",
+        [{"doc_id": "d1", "text": "one", "from": "x"}, {"doc_id": "d2", "title": "two", "text": None}],
+        [Query("q1", "what is one")],
+        [{"query_id": "q1", "doc_id": "d1", "relevance": 1}],
+    )
+    stats = prepare(name, tmp_path)
+    assert (stats.documents, stats.test_queries, stats.judgements) == (2, 1, 1)
+    assert schemas.read(schemas.CORPUS, tmp_path).column("title").to_pylist() == ["", "two"]
+
+
+def test_a_data_set_that_stumbles_over_its_own_types_is_refused_in_one_line(tmp_path, register):
+    class Query(NamedTuple):
+        query_id: str
+        text: str
+
+    class Empty(list):
+        def __bool__(self):
+            return True  # has documents, and none of them
+
+    name = register("test", Empty(), [Query("q1", "x")])
+    with pytest.raises(UserError, match="the corpus is empty"):
         prepare(name, tmp_path)

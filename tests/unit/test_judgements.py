@@ -77,6 +77,8 @@ LAYOUTS = {
     "in the root, the split before": {"test.qrels": b"q2 0 d3 1\nq2 0 d4 0\n"},
     "in the root, the split as suffix": {"qrels.test": TEST},
     "in the root, by the split alone": {"test.tsv": TEST},
+    "in a folder of the split": {"test/qrels.tsv": TEST},
+    "beside the topics": {"topics/qrels.txt": TEST},
     "a folder of another name": {"sample-qrels/test.tsv": TEST},
     "shards of the hub": {
         "data/test-00000-of-00002.parquet": judged(beir.TEST[:1]), "data/test-00001-of-00002.parquet": judged(beir.TEST[1:]),

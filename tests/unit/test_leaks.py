@@ -25,6 +25,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
         ("STRASSE straße", "strasse strasse"),
         ("C# or C++, 50% off", "c# or c++ 50% off"),
         ("हिंदी में", "हिंदी में"),  # vowel signs are letters' parts, not punctuation
+        ("می\u200cخواهم", "میخواهم"),  # typed with a joiner or without
+        ("co\u00adoperate\u200bnow", "cooperate now"),
         ("???", "???"),
     ],
 )

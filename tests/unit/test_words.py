@@ -201,3 +201,10 @@ def test_a_words_script_decides_its_stem():
 def test_a_collection_with_a_language_is_another_and_one_without_what_it_was():
     plain, told = CorpusConfig("u", "a"), CorpusConfig("u", "a", language="hindi")
     assert "language" not in plain.content and told.content["language"] == "hindi"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [("nb", "norwegian"), ("nn-NO", "norwegian"), ("iw", "hebrew"), ("cmn", "chinese")]
+)
+def test_other_codes_of_a_language(code: str, name: str) -> None:
+    assert words.language(code) == words.language(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def _not_self(
     for row in np.flatnonzero(pc.equal(run.column("query_id"), run.column("doc_id")).to_numpy()):
         query_id = run.column("query_id")[int(row)].as_py()
         texts = queries[query_id], default_text(*passages[query_id])
-        query, passage = (" ".join(text.lower().split()) for text in texts)
+        # The same words may be composed in the one and decomposed in the other.
+        query, passage = (" ".join(unicodedata.normalize("NFKC", text).lower().split()) for text in texts)
         keep[row] = query not in passage or qrels[query_id].get(query_id, 0) > 0
     return keep

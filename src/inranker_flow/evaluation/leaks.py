@@ -84,11 +84,23 @@ class _Blanks(dict[int, int | str]):
         return self[code]
 
 
-_BLANKS = _Blanks()
+class _Joiners(dict[int, int | str]):
+    """For `str.translate`: what only guides reading (joiners within Persian and Indian words, soft hyphens) is left out."""
+
+    def __missing__(self, code: int) -> int | str:
+        letter = chr(code)
+        # The zero-width space is one all the same.
+        self[code] = "" if unicodedata.category(letter) == "Cf" and letter != "\u200b" else code
+        return self[code]
+
+
+_BLANKS, _JOINERS = _Blanks(), _Joiners()
 
 
 def normal(text: str) -> str:
     """Lower case in Unicode's compatible form, without punctuation, words separated by one blank."""
+    if not text.isascii():
+        text = text.translate(_JOINERS)
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(folded.translate(_BLANKS).split()) or folded.strip()
 

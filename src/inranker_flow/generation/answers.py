@@ -15,18 +15,22 @@ from typing import Any
 # --- thoughts ---------------------------------------------------------------------------------------------------------
 
 _THOUGHT = (
-    r"(?:\w{1,12}:)?(?:think(?:ing)?|thoughts?|thought_process|reason(?:ing)?|reflection|analysis|scratchpad|plan)"
+    r"(?:\w{1,12}:)?(?:think(?:ing)?|thoughts?|thought_process|reason(?:ing)?|reflection|analysis|scratch_?pad|plan)"
 )
 #: <think>, [THINK], ◁think▷, <|thinking|>, <|begin_of_thought|>, <|START_THINKING|>.
 _OPENING = rf"(?:<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_|start_)?{_THOUGHT}\|>)"
-_CLOSING = rf"(?:</\s?{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_|end_){_THOUGHT}\|>)"
+_CLOSING = (
+    rf"(?:</\s?{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_|end_){_THOUGHT}\|>|<\|START_RESPONSE\|>)"
+)
 _CLOSED = re.compile(_CLOSING, re.IGNORECASE)
 _OPENED = re.compile(rf"^\s*{_OPENING}", re.IGNORECASE | re.MULTILINE)
 #: OpenAI's harmony: what is said on the channel `final` is the answer.
 _CHANNEL = re.compile(r"<\|channel\|?>\s*(\w+)(?:(?!<\|channel)[^\n]){0,80}?(?:<\|message\|>|<channel\|>|\n)")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|start|call|channel)\|?>|<channel\|>")
 #: The same without its special tokens, as decoders leave it.
-_BARE_CHANNELS = re.compile(r"\Aanalysis(?=[A-Z\"'“(])(?:.*(?:assistant)?final(?=\S))?", re.DOTALL)
+_BARE_CHANNELS = re.compile(
+    r"\Aanalysis(?=[A-Z\"'“(]|\n.*assistantfinal)(?:.*(?:assistantfinal\s*|final)(?=\S))?", re.DOTALL
+)
 #: Granite's.
 _PROCESS = re.compile(r"\A\s*here is my thought process:.*?(?:here is my response:|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -35,6 +39,8 @@ def _without_thoughts(text: str) -> str:
     """What is said after the last thought; nothing where a thought does not end."""
     if channels := list(_CHANNEL.finditer(text)):
         last = channels[-1]
+        if last[1] != "final" and (ended := text.rfind("<channel|>")) >= last.end():  # Gemma's
+            return text[ended + len("<channel|>") :]
         if len(channels) == 1 and last[1] != "final" and "<channel|>" in last[0]:
             return text[last.end() :]
         return _CHANNEL_END.split(text[last.end() :])[0] if last[1] == "final" else ""
@@ -58,7 +64,7 @@ def _without_thoughts(text: str) -> str:
 #: Ends, beginnings and paddings of texts, turns and boxes.
 _TOKEN = (
     r"(?:<\|[^\s|<>][^|<>\n]{0,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<(?:pad|eos|bos|unk|sep|cls|mask|eot|eod)>|"
-    r"<(?:start|end)_of_turn>|"
+    r"<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[\|\w{2,20}\|\]|<seed:\w{2,8}>|<SPECIAL_\d+>|\[e~\[|"
     r"<extra_id_\d+>|<0x0A>|\[/?INST\]|\[(?:CLS|SEP|PAD|EOS|BOS)\]|<<?/?SYS>>?|◁[^◁▷\n]{1,40}▷)"
 )
 _FIRST_TOKENS = re.compile(rf"\A(?:\s*{_TOKEN})+\s*", re.IGNORECASE)
@@ -67,10 +73,12 @@ _LAST_TOKENS = re.compile(rf"(?:\s*{_TOKEN})+\s*\Z|<\|\w{{2,40}}\Z", re.IGNORECA
 _TURN_END = re.compile(rf"(?<=\S){_TOKEN}(?=\S|\s*\n).*\Z", re.IGNORECASE | re.DOTALL)
 _LINE_TOKENS = re.compile(rf"^(?:\s*{_TOKEN})+[^\S\n]*|(?:[^\S\n]*{_TOKEN})+\s*$", re.IGNORECASE | re.MULTILINE)
 _ROLE = re.compile(
-    r"\A(?:assistant|model|user|system|bot|ai|chatbot|gpt)\s*(?:<\|(?:end_header_id|im_sep|message)\|>\s*|"
+    r"\A(?:assistant|model|user|system|bot|ai|chatbot|gpt)\s*(?:<\|(?:end_header_id|end_of_role|im_sep|message)\|>\s*|"
     r":?\s*\n+)(?=.*\S)",
     re.IGNORECASE | re.DOTALL,
 )
+#: The prompt that a model says again before it answers.
+_ECHO = re.compile(r"\A\s*(?:\[INST\].*\[/INST\]|<<SYS>>.*<</SYS>>)(?=.*\w)", re.DOTALL)
 _ROLE_LABEL = re.compile(r"\A(?:assistant|chatbot|model)\s*:\s*", re.IGNORECASE)
 _FENCE = re.compile(r"\A(```+|~~~+)[^\S\n]*(?:[\w+-]*[^\S\n]*\n)?(.*?)(?:\n?\1.*)?\Z", re.DOTALL)
 _WRAPPED = re.compile(r"\A<([A-Za-z][\w:-]*)(?:\s[^<>]*)?>\s*(.*?)\s*</\1>[^\S\n]*(?=\n|\Z)", re.DOTALL)
@@ -78,6 +86,8 @@ _ANSWER_TAG = r"(?:search[_ -]?)?(?:query|queries|question|answer|response|outpu
 _TAGGED = re.compile(
     r"\A<(quer(?:y|ies)|question|answer|search[_-]?query|final_answer)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE
 )
+_CALLED = re.compile(r"\A\w*search\w*\((?:\w+\s*=\s*)?([\"'])(.*)\1\)\Z", re.IGNORECASE)
+_ENCLOSED = re.compile(r"\A(?:\(([^()\n]*)\)|\[([^\[\]\n]*)\]|\{([^{}:\n]*)\})\Z")
 _BOXED = re.compile(r"\A\$*\\boxed\{(?:\\text\{)?([^{}]*)\}+\$*\Z", re.DOTALL)
 _LOOSE_TAGS = re.compile(rf"\A<{_ANSWER_TAG}>\s*|\s*</{_ANSWER_TAG}>\s*\Z", re.IGNORECASE)
 
@@ -106,13 +116,18 @@ _FOREIGN_QUERY = (
     r"(?:検索)?(?:クエリ|質問|検索語|キーワード)|(?:검색 ?)?(?:쿼리|검색어|질문|질의)|(?:عبارة )?(?:ال)?(?:استعلام|"
     r"سؤال|بحث)|(?:کوئری|پرسش|جستجو)|"
     r"(?:खोज )?(?:प्रश्न|क्वेरी|खोज|सवाल)|(?:คำ)?(?:คำถาม|คำค้นหา|คำค้น|ค้นหา)|(?:câu )?truy vấn(?: tìm kiếm)?|"
-    r"câu hỏi|pertanyaan|kueri|שאילתה|שאלה"
+    r"câu hỏi|pertanyaan|kueri(?: pencarian)?|שאילת[הת](?: חיפוש)?|שאלה|חיפוש|"
+    r"(?:пошуковий )?запит|питання|упит|заявка|въпрос|استعلام البحث|سوال|پرس\u200c?وجو|প্রশ্ন|অনুসন্ধান|கேள்வி|"
+    r"(?:தேடல் )?வினவல்|ప్రశ్న|(?:søge)?forespørgsel|søk|spørring|hakukysely|hakulause|(?:keresési )?lekérdezés|"
+    r"keresés|kérdés|interogare(?: de căutare)?|întrebare|căutare|upit|pitanje|swali"
 )
 _NAMED = rf"(?:(?:{_ATTRIBUTE} ){{0,4}}{_QUERY}|{_FOREIGN_QUERY})"
 _NUMBERED = r"(?: ?(?:#|no\.? ?|nr\.? ?)?\(?\d{1,3}\)?)?"
 _EMPHASIS = r"[*_#]{0,4}"
 _LABEL = re.compile(
-    rf"\A{_EMPHASIS}\s?{_NAMED}{_NUMBERED}(?: \([^()\n]{{1,40}}\))?\s?{_EMPHASIS}\s?[:：]\s?{_EMPHASIS}\s*",
+    rf"\A{_EMPHASIS}\s?{_NAMED}{_NUMBERED}(?: \([^()\n]{{1,40}}\))?"
+    r"(?: (?:for|about|based on|from) (?:the|this|that) (?:\w+ )?(?:passage|document|text|article))?"
+    rf"\s?{_EMPHASIS}\s?[:：]\s?{_EMPHASIS}\s*",
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(rf"\A[\[【]\s?{_NAMED}{_NUMBERED}\s?[\]】]\s?[:：]?\s*(?=\S)", re.IGNORECASE)
@@ -122,6 +137,19 @@ _STATED = re.compile(
     r"\A(?:the|a|an|my|your|one|this)(?: [\w-]+){0,3}? (?:search )?(?:query|question)(?: [^:\n\"“]{0,80}?)? "
     r"(?:is|would be|could be|might be|can be|may be)\s*(?:[:：]\s*|(?=[\"“«„][^\n]*[\"”»“][.!]?\s*(?:\n|\Z)))",
     re.IGNORECASE,
+)
+#: "A user might search for: ..."
+_SEARCHED = re.compile(
+    r"\A(?:(?:(?:a|the) (?:\w+ )?(?:user|person|searcher|reader)|users|someone|people|one|you) (?:might|could|may|would|can) "
+    r"(?:search|ask|look|type|query|enter|google)(?: for)?|search for|用户可能会?(?:搜索|提问|问))"
+    r"\s*(?:[:：,]\s*|(?=[\"“«„][^\n]*[\"”»“][.!]?\s*(?:\n|\Z)))",
+    re.IGNORECASE,
+)
+#: A thought without marks, and the query after it.
+_REASONED = re.compile(
+    r"\A[*_#]{0,4}\s?(?:reasoning|thinking|thoughts?|thought process|analysis|rationale|explanation|step 1|summary)\b[^\n]*\n.*"
+    rf"^(?={_EMPHASIS}\s?{_NAMED}\s?{_EMPHASIS}\s?[:：]\s*{_EMPHASIS}\s*\S)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 _LABEL_LINE = re.compile(rf"\A{_EMPHASIS}\s?{_NAMED}{_NUMBERED}\s?{_EMPHASIS}\s*\n+(?=.*\w)", re.IGNORECASE | re.DOTALL)
 _ABOUT = rf"(?:quer(?:y|ies)|questions?|search|keywords?|{_FOREIGN_QUERY})"
@@ -151,12 +179,22 @@ _GREETING = re.compile(
 )
 _QUESTION_AND_ANSWER = re.compile(r"\AQ(?:[:.]\s*(?=[^\n]+\n+\s*A[:.])|1[:.)]\s*(?=[^\n]+\n+\s*(?:Q2|A1?)[:.)]))")
 
-_BULLET = re.compile(
-    r"\A(?:[•‣▪◦●○■□➤➢→·∙⁃*+–—-]|\\-)\s+(?=\S)|\A[•‣▪●■➤➢⁃](?=\w)|\A>\s+(?!\d)(?=\S)|\A[🔍🔎👉]\ufe0f?\s*"
+#: "- in regex" and "<s> html tag" speak of the mark.
+_SPOKEN_OF = (
+    r"(?!(?:in (?!wh|the\b|an?\b)|sign|symbol|operator|character|tokens?\b|(?:html|xml) tag|tag\b|meaning|vs\b|key on|"
+    r"button))"
 )
-_HEADING = re.compile(r"\A#{1,6}\s+(?!of\b)(?=\S)")
-_NUMBER = re.compile(r"\A\(?1\)\s*(?=\S)|\A1\.\s+(?=\S)|\A1[、．]\s*(?=\S)|\A①\s*(?=\S)")
+_BULLET = re.compile(
+    rf"\A(?:[•‣▪◦●○■□➤➢→·∙⁃*+–—-]|[-=]>|\\-)\s+{_SPOKEN_OF}(?=\S)|"
+    r"\A[•‣▪●■➤➢⁃](?=\w)|\A[🔍🔎👉✅❓💡]\ufe0f?\s*|"
+    rf"\A>\s+(?!\d){_SPOKEN_OF}(?=\S)"
+)
+_HEADING = re.compile(rf"\A#{{1,6}}\s+(?!of\b){_SPOKEN_OF}(?=\S)")
+_NUMBER = re.compile(
+    r"\A\*\*\d{1,2}[.)](?:\*\*\s+|\s+(?=[^*]+\*\*))|\A\(?1\)\s*(?=\S)|\A1\.\s+(?=\S)|\A1[、．]\s*(?=[^\s\d])|\A①\s*(?=\S)"
+)
 _NUMBERED_LINES = re.compile(r"\A\(?(\d{1,2})[.)、．]\s.*\n\s*\(?\d{1,2}[.)、．]\s", re.DOTALL)
+_LETTERED = re.compile(r"\A\(?(?:a[.)]\s+(?=.*\n\s*\(?b[.)]\s)|i[.)]\s+(?=.*\n\s*\(?ii[.)]\s))", re.DOTALL)
 _ANY_NUMBER = re.compile(r"\A\(?\d{1,2}[.)、．]\s+(?=\S)")
 #: What follows an ordinal in languages that write it with a point: "1. FC Köln", "1. Mai", "1. maailmansota".
 _ORDINAL = re.compile(
@@ -171,7 +209,10 @@ _ORDINAL = re.compile(
     r"lebens\w*|halbzeit|halbjahr|quartal|lockdown|ableitung|binomische\w*|newton\w*|keplersche\w*|maailmans\w*|"
     r"dünya|világ\w*|svetov\w*|"
     r"světov\w*|verdenskrig\w*|världskrig\w*|wojna|kapitel|teil|band|könig\w*|kaiser\w*|runde|spieltag|rate|hilfe|"
-    r"wahl)\b",
+    r"wahl|"
+    r"bölge\w*|sınıf\w*|sezon\w*|dönem\w*|derece\w*|lig[iau]?|boğaz\w*|pololetí|třída|razred\w*|sml|prosin\w*|siječ\w*|"
+    r"svibnja|lipnja|hjælp|jule\w*|divisjon\w*|division\w*|dan|grad|kings?|chronicles?|tim\w*|peter|john|kor|cor\w*|"
+    r"thess\w*|petr\w*|joh|mos|sam)\b",
     re.IGNORECASE,
 )
 #: Opening quote -> the one that closes it.
@@ -210,7 +251,7 @@ _ANNOUNCEMENT = re.compile(
 _CANNOT = r"(?:can ?not|can['’]?t|could ?n['’]?t|could not|am (?:unable|not able)|['’]?m (?:unable|not able)|won['’]?t|will not)"
 _NOT = rf"(?:{_CANNOT}|do(?:n['’]?t| not) (?:have|see|find))"
 _TASK = (
-    r"(?:help (?:you )?with (?:that|this|your)|assist|fulfil|comply|generat\w+|provid\w+|creat\w+|produc\w+|"
+    r"(?:help (?:you )?with (?:that|this|your)|assist|fulfil\w*|comply|generat\w+|provid\w+|creat\w+|produc\w+|"
     r"formulat\w+|writ\w+|answer\w*|"
     r"determin\w+|access|engag\w+|process\w*|complet\w+|continu\w+|see|find|discuss\w*|suggest\w*|offer\w*|craft\w*|"
     r"give|do (?:that|this)|"
@@ -241,10 +282,24 @@ _REFUSAL = re.compile(
             r"\Aas an? (?:ai|a\.i\.|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|"
             r"assistant|chatbot))?(?: developed by [^,]+)?"
             r"(?:, ?| )(?:i|my|it)\b",
+        )
+    ),
+    re.IGNORECASE | re.DOTALL,
+)
+#: These begin queries too ("the document does not contain any pages error"), so they refuse only as a sentence does.
+_REFUSING_SENTENCE = re.compile(
+    "|".join(
+        (
             r"\A(?:the|this) (?:(?:provided|given|above|input) )?(?:passage|document|text|content|"
             r"input)(?: provided| given)? (?:does(?:n['’]t| not)|"
             r"is (?:empty|missing|too short|incomplete|not)|contains? no|provides? no|has no|seems? to be (?:empty|"
             r"missing|incomplete))",
+            rf"\A(?:i|we)(?: |(?=['’])){_CANNOT}(?: to| be able to)? {_TASK}\b",
+            r"\Ai (?:must|have to) decline\b|\Ai am programmed\b|\Aas an? \w+ assistant\b",
+            r"\Ahow (?:can|may) i (?:help|assist) you\b",
+            r"\A(?:no|unable to|cannot|could not|can['’]t)\b.{0,40}\b(?:query|question|passage|document)\b",
+            r"\Ayou have(?:n['’]t| not) (?:provided|given|shared)\b|\Ai['’]?(?:d| would) be (?:happy|glad) to\b",
+            r"\Athank you for\b",
             r"\Athere (?:is|are|was) (?:no|not enough|insufficient) (?:\w+ )?(?:quer(?:y|ies)|questions?|passages?|"
             r"documents?|context|information|text)\b"
             r".{0,60}(?:passage|document|text|provided|given|\Z)",
@@ -280,6 +335,23 @@ _REFUSAL = re.compile(
     ),
     re.IGNORECASE | re.DOTALL,
 )
+#: The same of other languages; a question is none of them.
+_REFUSING_ELSEWHERE = re.compile(
+    r"\A(?:(?:es )?tut mir leid|ich kann .{0,30}(?:nicht|keine?) .{0,20}(?:helfen|beantworten|erstellen)|"
+    r"(?:je suis )?désolée?|je ne peux pas (?:vous|t['’]|répondre|générer|fournir|aider)|"
+    r"(?:lo siento|lamento|lo lamento)|no puedo (?:ayud|respond|gener|proporcion|cumpl|continu)\w+|"
+    r"(?:desculpe|sinto muito)|não posso (?:ajud|respond|ger|forne)\w+|(?:mi dispiace|spiacente)|"
+    r"non posso (?:aiut|rispond|gener|forn)\w+|het spijt me|helaas|извините|простите|к сожалению|"
+    r"я не могу (?:помочь|ответить|создать|предоставить|сгенерировать|выполнить)|przykro mi|przepraszam|niestety|omlouvám se|"
+    r"bohužel|je mi líto|üzgünüm|maalesef|maaf|(?:tôi )?xin lỗi|(?:很)?抱歉|"
+    r"すみません|申し訳|متأسفم|متاسفم|(?:אני )?מצטער|माफ़? (?:करें|कीजिए)|দুঃখিত|மன்னிக்கவும்|λυπάμαι|"
+    r"συγγνώμη|δυστυχώς|tyvärr|jag är ledsen|beklager|olen pahoillani|valitettavasti|sajnálom|sajnos|îmi pare rău|"
+    r"вибачте|на жаль)[, ،，、；;が。.!].*(?<![?？])\Z|"
+    r"\A我(?:无法|不能|無法)(?:回答|提供|生成|协助|協助|帮助|幫助|满足|滿足|继续|创建).*(?<![?？])\Z|"
+    r"\A(?:ขออภัย|ขอโทษ).{0,40}ไม่(?:สามารถ|ได้)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SENTENCE_END, _PAUSE = ".!?…。！？।۔", "，、،"
 
 
 def query_in(answer: str, chat: bool) -> str:
@@ -296,12 +368,24 @@ def query_in(answer: str, chat: bool) -> str:
     for _ in range(12):  # each round takes one shell away; more are none that a model has
         before = text
         text = _shelled(text, chat)
-        refused = refused or bool(_REFUSAL.match(_line(text)))
+        refused = refused or _refuses(_line(text))
         if text == before:
             break
     line = _line(text)
     none = refused or not any(map(str.isalnum, line)) or _NOTHING.match(line) or _ANNOUNCEMENT.match(line)
     return "" if none else line
+
+
+def _refuses(line: str) -> bool:
+    """Whether a line says that there will be no query; a person who searches writes no sentence."""
+    ended = line.rstrip("\"'*_”’)").endswith(tuple(_SENTENCE_END))
+    if _REFUSAL.match(line):
+        return ended or not line[:1].islower()
+    if _REFUSING_ELSEWHERE.match(line) and (ended or line.startswith("ข")):
+        return True
+    return bool(_REFUSING_SENTENCE.match(line)) and (
+        ended or (not line[:1].islower() and (len(line) > 60 or any(mark in line for mark in _PAUSE)))
+    )
 
 
 def _line(text: str) -> str:
@@ -312,14 +396,26 @@ def _line(text: str) -> str:
 
 #: What stands before the query, by itself or on its line.
 _SHELLS = (
-    *(_ROLE_LABEL, _ANNOUNCED, _STATED, _LABEL, _BRACKETED, _ASSIGNED, _LABEL_LINE, _OPENING_LINE, _GREETING),
+    *(
+        _REASONED,
+        _ROLE_LABEL,
+        _ANNOUNCED,
+        _STATED,
+        _SEARCHED,
+        _LABEL,
+        _BRACKETED,
+        _ASSIGNED,
+        _LABEL_LINE,
+        _OPENING_LINE,
+        _GREETING,
+    ),
     _QUESTION_AND_ANSWER,
 )
 
 
 def _shelled(text: str, chat: bool) -> str:
     """The text without its outermost shell; itself where it has none."""
-    text = _LAST_TOKENS.sub("", _FIRST_TOKENS.sub("", text))
+    text = _LAST_TOKENS.sub("", _FIRST_TOKENS.sub("", _ECHO.sub("", text)))
     if role := _ROLE.match(text):
         return text[role.end() :].strip()
     text = _LINE_TOKENS.sub("", _TURN_END.sub("", text)).strip()
@@ -337,10 +433,12 @@ def _shelled(text: str, chat: bool) -> str:
         held = _in_json(text)
         if held is not None:
             return held
-    if tagged := _TAGGED.match(text) or _BOXED.match(text):
+    if tagged := _TAGGED.match(text) or _BOXED.match(text) or _CALLED.match(text):
         return tagged[tagged.re.groups].strip()
     if wrapped := _WRAPPED.match(text):
         return wrapped[2] or text[wrapped.end() :].strip()
+    if (enclosed := _ENCLOSED.match(text)) and len(text.split()) > 2 and "," not in text:
+        return (enclosed[1] or enclosed[2] or enclosed[3] or "").strip()
     text = _LOOSE_TAGS.sub("", text)
     first, end, rest = text.partition("\n")
     first = first.strip()
@@ -355,6 +453,8 @@ def _unnumbered(line: str, text: str) -> str:
         return line[found.end() :]
     if _NUMBERED_LINES.match(text):
         return _ANY_NUMBER.sub("", line)
+    if found := _LETTERED.match(text):
+        return line[found.end() :]
     if (found := _NUMBER.match(line)) and not _ORDINAL.match(line):
         return line[found.end() :]
     return line
@@ -434,5 +534,8 @@ def _first_text(held: Any) -> str | None:
     for key in keys:
         if found := _first_text(named[key]):
             return found
+    nested = [found for value in named.values() if isinstance(value, dict) and (found := _first_text(value))]
+    if len(nested) == 1 and not keys:  # the arguments of a call
+        return nested[0]
     others = [found for key, value in named.items() if key not in keys and (found := _first_text(value))]
     return others[0] if len(others) == 1 and not keys else None

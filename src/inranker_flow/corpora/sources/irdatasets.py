@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -76,7 +78,7 @@ class IrDatasets:
             lines, rows = [], []
             for line, item in enumerate(chunk, start):
                 try:
-                    row = parse(item)
+                    row = parse(_named(item))
                     "".join(value for value in row if isinstance(value, str)).encode()
                 except UnicodeEncodeError:
                     problems.add("wrong_encoding", self.shown, line, "holds characters that UTF-8 cannot")
@@ -214,7 +216,10 @@ def check_fields(name: str, dataset: Any, corpus: CorpusConfig) -> None:
         if has:
             try:
                 kind = getattr(dataset, get)()
-            except (NotImplementedError, AttributeError):
+            except Exception as error:  # whoever registered it need not say; its rows do
+                log.debug("%s: no %s()", name, get, exc_info=error)
+                continue
+            if not _has_fields(kind):
                 continue
             reader(kind, f"ir_datasets:{name}", chosen)
 
@@ -267,6 +272,21 @@ def query_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[Any
     if not name:
         raise BadCollection(_choose(shown, "queries", fields, "query_fields"))
     return lambda each: (_id(each, "query_id"), _text(each, name))
+
+
+def _has_fields(kind: type) -> bool:
+    return hasattr(kind, "_fields") or bool(getattr(kind, "__annotations__", {})) or hasattr(kind, "default_text")
+
+
+def _named(item: Any) -> Any:
+    """``item`` with named fields: what a data set gives as a mapping, or as an object of a class that names none."""
+    values = item if isinstance(item, Mapping) else {} if _has_fields(type(item)) else getattr(item, "__dict__", {})
+    return _tuple_of(tuple(map(str, values)))(*values.values()) if values else item
+
+
+@cache
+def _tuple_of(names: tuple[str, ...]) -> Any:
+    return namedtuple("Row", names, rename=True)
 
 
 def _fields(kind: type, shown: str, what: str, key: str) -> tuple[str, ...]:

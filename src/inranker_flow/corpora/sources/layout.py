@@ -251,7 +251,7 @@ def _label(name: str, asked: Collection[str]) -> str | None:
         return label
     tokens = re.split(r"[-_.]", label)
     known = label in asked or tokens[0] in _SPLITS or tokens[-1] in _SPLITS
-    if not folders and _QRELS.search(stem):
+    if _IN_QRELS.search(stem) or (not folders and _QRELS.search(stem)):  # also test/qrels.tsv
         return label if known else ""
     hub = not folders or (folders[0] in ("data", "default") and len(folders) < 3)
     return label if hub and (label in asked or label in _SPLITS) else None

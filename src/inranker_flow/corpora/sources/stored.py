@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import beir, layout, parquet
 from inranker_flow.corpora.sources.rows import Split
 from inranker_flow.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class StoredCollection:
@@ -37,6 +40,8 @@ class StoredCollection:
                 ) from error
             self.layout = layout.find(files, self.shown, corpus, others)
             self._sizes = files
+            if self.layout.beside and self.layout.of("test"):
+                log.info("%s: not read: %s", self.shown, layout.listed(self.layout.beside))
         else:
             self.layout = layout.Layout(documents=("",))
             self._sizes = {"": path.stat().st_size}
