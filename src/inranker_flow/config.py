@@ -80,6 +80,26 @@ class Text:
         return self.says if self.form and not re.fullmatch(self.form, value) else ""
 
 
+@dataclass(frozen=True)
+class LanguageName(Text):
+    """The name of a language that `words.language` knows, or its code."""
+
+    most: int = 100
+
+    def problem(self, value: str) -> str:
+        """What is wrong with it; "" for nothing."""
+        problem = super().problem(value)
+        if problem or not value:
+            return problem
+        from inranker_flow import words
+
+        try:
+            words.language(value)
+        except UserError:
+            return words.UNKNOWN
+        return ""
+
+
 #: Characters that a text cannot hold, and those that one line cannot: controls, halves of a character, line ends.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -104,6 +124,8 @@ Share = Annotated[float, Range(0, 1)]
 Required = Annotated[str, Text(empty=False)]
 #: A text of several lines may be given where a file is named.
 Prompt = Annotated[str, Text(lines=True, most=100_000)]
+#: A language by its name or ISO 639-1 code.
+Language = Annotated[str, LanguageName()]
 #: A piece of a vocabulary.
 Token = Annotated[str, Text(most=100)]
 Split = Annotated[
@@ -153,7 +175,7 @@ class CorpusConfig:
     #: Language of its texts, by name (``portuguese``) or ISO 639-1 code: its stemmer and stop words are used instead of
     #: `retrieval.stemmer` and `retrieval.stopwords`. Empty: those, and for words of another script what is usual for it.
     #: ``none``: words as they are.
-    language: str = ""
+    language: Language = ""
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
     #: Fields of ir_datasets' documents and queries whose text is read (joined by blanks), instead of the data set's own.
@@ -171,16 +193,6 @@ class CorpusConfig:
         unused = {key for key in ("text_fields", "query_fields", "language") if not getattr(self, key)}
         data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
         return {key: value for key, value in data.items() if key not in unused}
-
-    def __post_init__(self) -> None:
-        """Raise :class:`UserError` for a language that is not known."""
-        if self.language:
-            from inranker_flow import words
-
-            try:
-                words.language(self.language)
-            except UserError as error:
-                raise UserError(f"{self.name}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from inranker_flow.config import (
     CorpusConfig,
     Count,
     DistillConfig,
+    Language,
     PrepareConfig,
     PromoteConfig,
     Prompt,
@@ -56,7 +57,7 @@ class Wishes:
     documents: Count = 0
     train_split: Split = "train"
     test_split: Split = "test"
-    language: str = ""
+    language: Language = ""
     licence: str = ""
 
 

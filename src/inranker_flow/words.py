@@ -249,6 +249,13 @@ _STOPPED = (
 NONE = "none"
 
 
+#: What is said of a language that is not known.
+UNKNOWN = (
+    f"is no language that is known here; give one of {', '.join(_CODES)}, its ISO 639-1 code, 'none' (words as they are), or "
+    "nothing: then each word's script decides"
+)
+
+
 def language(name: str) -> Language:
     """The language of that name or ISO 639-1 code; raises :class:`UserError` for one that is not known."""
     asked = name.strip().lower()
@@ -257,10 +264,7 @@ def language(name: str) -> Language:
     if known == NONE:
         return Language(NONE)
     if known not in _CODES:
-        raise UserError(
-            f"language: {name!r} is not known; give one of {', '.join(_CODES)}, its ISO 639-1 code, 'none' (words as they "
-            "are), or nothing: then each word's script decides"
-        )
+        raise UserError(f"language: {name!r} {UNKNOWN}")
     return Language(known, "" if known in _NOT_STEMMED else known, known if known in _STOPPED else "")
 
 

@@ -141,7 +141,9 @@ INPUTS = [
         "a share above one", searched(["a"], ["b"], max_without_hits=1.5), ("config.max_without_hits: 1.5 is above 1",)
     ),
     Input(
-        "a language that nobody knows", searched(["a"], ["b"], "klingon"), ("language: 'klingon' is not known", "ISO")
+        "a language that nobody knows",
+        searched(["a"], ["b"], "klingon"),
+        ("language: 'klingon' is no language that is known", "ISO"),
     ),
     Input(
         "a stemmer that nobody knows", searched(["moon"], ["moon"], stemmer="klingon"), ("stemmer: 'klingon'", "hindi")
@@ -149,7 +151,7 @@ INPUTS = [
     Input(
         "a collection's language that nobody knows",
         written(corpus={"language": "portugues"}),
-        ("toy: language: 'portugues' is not known; give one of arabic",),
+        ("corpus.language: 'portugues' is no language", "give one of arabic"),
     ),
     Input(
         "language: no, which YAML reads as false",

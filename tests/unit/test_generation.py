@@ -577,7 +577,7 @@ def test_every_template_holds_the_document(name):
     ("text", "message"),
     [
         ("---\nchat: true\n{document}\n", "the settings at its beginning have no end"),
-        ("---\n[a\n---\n{document}", "its settings are not valid YAML"),
+        ("---\n[a\n---\n{document}", "its settings: not valid YAML"),
         ("---\n- a\n---\n{document}", "its settings must be keys with values"),
         ("---\nchatt: true\n---\n{document}", "unknown setting 'chatt'; it knows: chat, system, stop"),
         ("---\nstop: x\n---\n{document}", "stop: 'x' is not of the kind list"),

@@ -233,6 +233,8 @@ def test_every_data_set_of_the_catalogue_can_be_read_or_says_which_setting_to_ch
 
     refused = {}
     for name in irdatasets.ids():
+        if name.startswith("inranker-"):  # another test's
+            continue
         dataset = ir_datasets.registry[name]
         if not dataset.has_docs():
             continue
@@ -242,7 +244,7 @@ def test_every_data_set_of_the_catalogue_can_be_read_or_says_which_setting_to_ch
             refused[name] = str(error)
     assert set(refused) == {
         "touche-image/2022-06-13", "touche-image/2022-06-13/touche-2022-task-3",
-        "wapo/v2/trec-news-2018", "wapo/v2/trec-news-2019", "wapo/v3/trec-news-2020",
+        "wapo/v2/trec-news-2018", "wapo/v2/trec-news-2019",
     }  # fmt: skip
     assert all("_fields to some of their fields (" in each for each in refused.values())
 
@@ -271,7 +273,7 @@ def test_ids_that_cannot_be_meant(name, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("beir/scifact/test", "as source it needs judgements of a training split .* give one of beir/scifact/train"),
+        ("beir/scifact/test", "as source it needs judgements of a training split.* give one of beir/scifact/train"),
         ("beir/scifact", "give one of beir/scifact/train, or set train_split"),
         ("vaswani", "give an id that has, or set train_split"),
     ],

@@ -60,7 +60,8 @@ HOSTILE: tuple[Any, ...] = (
     object(),
 )
 SECTIONS = [each for each in vars(config).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
-CONFIGS = [each for each in SECTIONS if each not in (config.Range, config.Above, config.Below, config.Text)] + [Wishes]
+RULES = (config.Range, config.Above, config.Below, config.Text)
+CONFIGS = [*(each for each in SECTIONS if not issubclass(each, RULES)), Wishes]
 #: What a section cannot be without.
 NEEDED = {"uri": "x", "name": "x", "checkpoint": "x", "key": "x"}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inranker_flow import words
-from inranker_flow.config import CorpusConfig, RetrieveConfig
+from inranker_flow.config import CorpusConfig, RetrieveConfig, parse
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25
@@ -171,13 +171,14 @@ def test_every_language_has_the_stemmer_and_the_stop_words_that_there_are():
 
 @pytest.mark.parametrize("name", ["klingon", "english ", "xx", "portugese"])
 def test_a_language_that_is_not_known(name):
+    section = {"uri": "u", "name": "brazil", "language": name}
     if name.strip() in words._CODES:
-        assert CorpusConfig("u", "a", language=name).language == name
+        assert parse(CorpusConfig, section, "source").language == name
         return
     with pytest.raises(
-        UserError, match=rf"^brazil: language: '{name}' is not known; give one of .*ISO 639-1"
+        UserError, match=rf"^source.language: '{name}' is no language that is known here; .*ISO 639-1"
     ) as refused:
-        CorpusConfig("u", "brazil", language=name)
+        parse(CorpusConfig, section, "source")
     assert "\n" not in str(refused.value)
 
 

@@ -173,10 +173,10 @@ def _diverse(config: GenerateConfig, pool: Sequence[Document]) -> list[Document]
     texts = (seen(each, config.max_document_tokens) for each in Texts(pool))
     clusters = _clusters(texts, min(config.clusters, config.documents), config.seed)
     rounds = np.empty(len(pool), np.int64)
-    seen: dict[int, int] = {}
+    taken: dict[int, int] = {}
     for place, cluster in enumerate(clusters.tolist()):
-        rounds[place] = seen[cluster] = seen.get(cluster, -1) + 1
-    log.info("%s documents in %s clusters", f"{len(pool):,}", f"{len(seen):,}")
+        rounds[place] = taken[cluster] = taken.get(cluster, -1) + 1
+    log.info("%s documents in %s clusters", f"{len(pool):,}", f"{len(taken):,}")
     chosen = np.argsort(rounds, kind="stable")[: config.documents]
     return [pool[place] for place in chosen.tolist()]
 

@@ -136,7 +136,8 @@ def look_up(name: str) -> Any:
     try:
         dataset = ir_datasets.load(name)
     except KeyError as error:
-        close = difflib.get_close_matches(name, ids(), 3)
+        known = {each.lower(): each for each in ids()}
+        close = [known[each] for each in difflib.get_close_matches(name.lower(), known, 3)]
         hint = f"did you mean {' or '.join(close)}?" if close else "see https://ir-datasets.com"
         raise BadCollection(f"{shown}: ir_datasets knows no such id; {hint}") from error
     except Exception as error:  # ids that are made on demand are looked up in a file that is downloaded
