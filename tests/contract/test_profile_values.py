@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import DEMO
@@ -335,7 +337,7 @@ def test_the_files_of_a_checkpoint_that_lies_here_are_looked_at(tmp_path):
     encoder = checkpoint(tmp_path / "e", architectures=["BertForSequenceClassification"], max_position_embeddings=512)
     causal = checkpoint(tmp_path / "c", architectures=["Qwen3ForCausalLM"], max_position_embeddings=2048)
     masked = checkpoint(tmp_path / "m", architectures=["BertForMaskedLM"])
-    (tmp_path / "m" / "model.safetensors").write_bytes(b"")
+    save_file({"w": np.zeros(1, np.float32)}, tmp_path / "m" / "model.safetensors")
     no_json = checkpoint(tmp_path / "n")
     (tmp_path / "n" / "config.json").write_text("{")
     for settings, said in (

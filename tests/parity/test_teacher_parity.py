@@ -91,14 +91,14 @@ def differ(logits):
 @pytest.mark.parametrize("max_length", [160, 512])
 def test_a_causal_reranker_scores_as_a_plain_forward_pass(kind, max_length):
     checkpoint = teachers.causal(kind)
-    scores = load_ranker(checkpoint, ScoringConfig(max_length=max_length)).score(PAIRS)
+    scores = load_ranker(checkpoint, ScoringConfig(prompt="qwen3-reranker", max_length=max_length)).score(PAIRS)
     expected = plain_causal(checkpoint, PAIRS, max_length)
     assert np.abs(scores - expected).max() < BAR
     assert differ(expected)
 
 
 def test_real_texts_have_the_ids_of_the_model_card():
-    ranker = load_ranker(teachers.causal(), ScoringConfig(max_length=256))
+    ranker = load_ranker(teachers.causal(), ScoringConfig(prompt="qwen3-reranker", max_length=256))
     pairs = [*PAIRS, *real_pairs(2000)]
     expected = [card_ids(ranker.tokenizer, *pair, max_length=256) for pair in pairs]
     assert max(map(len, expected)) == 256 and min(map(len, expected)) < 100
@@ -108,7 +108,7 @@ def test_real_texts_have_the_ids_of_the_model_card():
 def test_the_instruction_is_part_of_the_prompt():
     checkpoint = teachers.causal()
     other = "Find the bridge that the query means"
-    scores = load_ranker(checkpoint, ScoringConfig(instruction=other)).score(PAIRS[:20])
+    scores = load_ranker(checkpoint, ScoringConfig(prompt="qwen3-reranker", instruction=other)).score(PAIRS[:20])
     assert np.abs(scores - plain_causal(checkpoint, PAIRS[:20], instruction=other)).max() < BAR
     assert np.abs(scores - plain_causal(checkpoint, PAIRS[:20])).max() > 1000 * BAR
 
@@ -116,10 +116,12 @@ def test_the_instruction_is_part_of_the_prompt():
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
 def test_the_batch_does_not_matter_to_a_causal_reranker(kind):
     checkpoint, pairs = teachers.causal(kind), PAIRS[::2]
-    scores = load_ranker(checkpoint, ScoringConfig()).score(pairs)
+    scores = load_ranker(checkpoint, ScoringConfig(prompt="qwen3-reranker")).score(pairs)
     order = np.random.default_rng(0).permutation(len(pairs))
     for batch_tokens in (1, 700, 100_000):
-        others = load_ranker(checkpoint, ScoringConfig(batch_tokens=batch_tokens)).score([pairs[i] for i in order])
+        others = load_ranker(checkpoint, ScoringConfig(prompt="qwen3-reranker", batch_tokens=batch_tokens)).score(
+            [pairs[i] for i in order]
+        )
         assert np.abs(others - scores[order]).max() < BAR
 
 
@@ -128,7 +130,7 @@ def test_prompts_are_padded_on_the_left_and_counted_from_their_first_token():
     import torch
 
     pairs = [("moon", "stone"), ("what is bread", "the river and the stone in the garden of the north")]
-    ranker = load_ranker(teachers.causal("gpt2"), ScoringConfig())
+    ranker = load_ranker(teachers.causal("gpt2"), ScoringConfig(prompt="qwen3-reranker"))
     seen = []
     inner = ranker.model.forward
 
@@ -158,7 +160,7 @@ def test_prompts_are_padded_on_the_left_and_counted_from_their_first_token():
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
 def test_only_two_logits_of_the_last_position_are_computed(kind):
-    ranker = load_ranker(teachers.causal(kind), ScoringConfig())
+    ranker = load_ranker(teachers.causal(kind), ScoringConfig(prompt="qwen3-reranker"))
     shapes = []
     ranker.model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: shapes.append(output.shape))
     ranker.score(PAIRS[:30])
@@ -166,7 +168,9 @@ def test_only_two_logits_of_the_last_position_are_computed(kind):
 
 
 def test_the_common_beginning_is_computed_once_where_attention_is_plain():
-    plain, windowed = (load_ranker(teachers.causal(kind), ScoringConfig()) for kind in ("qwen3", "gemma2"))
+    plain, windowed = (
+        load_ranker(teachers.causal(kind), ScoringConfig(prompt="qwen3-reranker")) for kind in ("qwen3", "gemma2")
+    )
     job, whole = (each.prepare(["moon"], ["a stone"], np.array([[0, 0]])) for each in (plain, windowed))
     assert 0 < job.lengths[0] < whole.lengths[0] - 50
     assert plain.reader.frame.room == windowed.reader.frame.room
