@@ -338,6 +338,8 @@ def test_the_files_of_a_checkpoint_that_lies_here_are_looked_at(tmp_path):
     causal = checkpoint(tmp_path / "c", architectures=["Qwen3ForCausalLM"], max_position_embeddings=2048)
     masked = checkpoint(tmp_path / "m", architectures=["BertForMaskedLM"])
     save_file({"w": np.zeros(1, np.float32)}, tmp_path / "m" / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / "student" / name, tmp_path / "m")
     no_json = checkpoint(tmp_path / "n")
     (tmp_path / "n" / "config.json").write_text("{")
     for settings, said in (
