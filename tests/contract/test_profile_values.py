@@ -328,8 +328,12 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path):
 
 
 def checkpoint(folder: Path, **config: Any) -> str:
+    """A whole checkpoint as far as its files' names go."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
+    save_file({"w": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / "student" / name, folder)
     return str(folder)
 
 
@@ -337,9 +341,6 @@ def test_the_files_of_a_checkpoint_that_lies_here_are_looked_at(tmp_path):
     encoder = checkpoint(tmp_path / "e", architectures=["BertForSequenceClassification"], max_position_embeddings=512)
     causal = checkpoint(tmp_path / "c", architectures=["Qwen3ForCausalLM"], max_position_embeddings=2048)
     masked = checkpoint(tmp_path / "m", architectures=["BertForMaskedLM"])
-    save_file({"w": np.zeros(1, np.float32)}, tmp_path / "m" / "model.safetensors")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / "student" / name, tmp_path / "m")
     no_json = checkpoint(tmp_path / "n")
     (tmp_path / "n" / "config.json").write_text("{")
     for settings, said in (
