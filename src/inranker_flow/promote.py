@@ -61,7 +61,7 @@ def promote(
     """
     name = config.model_name
     # Nothing that was changed after it was measured decides.
-    made_of = check(student, whole=True)
+    check(student, whole=True)
     check(evaluation, whole=True)
     training, summary = (
         _read_json(student / "training.json", _TRAINING),
@@ -73,7 +73,7 @@ def promote(
     digest = model_digest(student)
     current = registry.champion(name)
     serving = _serving(training, summary)
-    known = registry.registered(name, digest, registry.identity(made_of.files, serving.scoring))
+    known = registry.registered(name, digest, registry.identity(student, serving.scoring))
     if gone := history.gone(name):
         decided = _held(decided, _champion_gone(gone))
     if current and current.reference != champion and not (known and known.version == current.version):

@@ -23,7 +23,7 @@ from inranker_flow import tracking
 from inranker_flow.config import parse
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
-from inranker_flow.reading import Served
+from inranker_flow.reading import Served, of_folder
 from inranker_flow.storage import digest_file
 
 log = logging.getLogger(__name__)
@@ -392,11 +392,15 @@ def weights_digest(files: Mapping[str, str]) -> str:
     return sha256("\n".join(f"{name} {digest}" for name, digest in sorted(weights.items())).encode()).hexdigest()
 
 
-def identity(files: Mapping[str, str], scoring: Mapping[str, Any]) -> str:
-    """Digest of what a model's scores follow from: its ``files`` (name -> sha256) without what only tells of it, and how it
-    reads."""
+def identity(student: Path, scoring: Mapping[str, Any]) -> str:
+    """Digest of what a model's scores follow from: the files of its folder without what only tells of it, how the folder says
+    that it reads, and the ``scoring`` that it is served with."""
+    files = read_manifest(student).files
     decisive = {name: each for name, each in files.items() if name not in (*_FREE, "manifest.json", "training.json")}
-    return sha256(json.dumps([decisive, dict(scoring)], sort_keys=True).encode()).hexdigest()
+    reads = of_folder(student)  # from training.json in folders of earlier days
+    return sha256(
+        json.dumps([decisive, {**scoring, **(vars(reads) if reads else {})}], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def register(
@@ -409,7 +413,7 @@ def register(
     again, not made twice.
     """
     _create_model(name, "Reranker distilled by InRanker Flow.")
-    same = identity(read_manifest(student).files, serving.scoring)
+    same = identity(student, serving.scoring)
     known = registered(name, digest, same)
     if known:
         log.info("%s version %s already holds this model", name, known.version)
