@@ -162,3 +162,13 @@ def test_a_build_is_told_the_revision_and_the_tag_does_not_depend_on_it(tmp_path
 def test_an_unknown_image_is_refused(capsys):
     assert images.main(["build", "--only", "base,vllm"]) == 2
     assert "IMAGES=base,vllm: no such image 'vllm'; there is: base, train, generate" in capsys.readouterr().err
+
+
+def test_every_file_of_the_package_is_in_its_wheel():
+    """The images install the wheel: data that pyproject.toml does not name would be missing in every pod."""
+    package = ROOT / "src" / "inranker_flow"
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["inranker_flow"]
+    data = [each for each in package.rglob("*") if each.is_file() and each.suffix not in (".py", ".pyc")]
+    assert any(each.name == "model_types.txt" for each in data)
+    left_out = [each for each in data if not any(each.relative_to(package).match(pattern) for pattern in listed)]
+    assert {each.name for each in left_out} <= {"README.md"}, left_out
