@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -231,7 +232,7 @@ PASSING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("trouble", PASSING, ids=lambda each: f"{type(each).__name__} {each}"[:40])
+@pytest.mark.parametrize("trouble", PASSING, ids=lambda each: re.sub(r"\W+", "-", f"{type(each).__name__} {each}")[:40])
 def test_trouble_that_passes_sets_a_corpus_aside_for_one_night_and_no_other(look, monkeypatch, trouble):
     """What kind it is does not matter: only what readers raise about content is remembered."""
     corpus(look.corpora / "a", "text")

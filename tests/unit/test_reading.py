@@ -15,6 +15,7 @@ from inranker_flow.config import DistillConfig, EvaluateConfig, ScoringConfig, T
 from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import evaluate
+from inranker_flow.manifest import write_manifest
 from inranker_flow.promote import model_digest
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
@@ -254,6 +255,7 @@ def test_a_model_whose_folder_says_nothing_is_served_as_it_was_measured(tmp_path
     record["config"].pop("max_length")
     record["config"] |= {"max_tokens": 40}
     (student / "training.json").write_text(json.dumps(record))
+    write_manifest(student, dataset="toy", stage="distill")
     assert reading.of_folder(student) is None
     folder = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
     summary = json.loads((folder / "summary.json").read_text())
@@ -263,6 +265,7 @@ def test_a_model_whose_folder_says_nothing_is_served_as_it_was_measured(tmp_path
         "served": {"passage_words": 20, "passage_stride": 0, "dtype": "auto"},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    write_manifest(folder, dataset="toy", stage="evaluate")
     with pytest.MonkeyPatch.context() as patch:
         # The card needs the length, too; this test is about what serves.
         patch.setattr("inranker_flow.model_card.describe", lambda *_: "about")
