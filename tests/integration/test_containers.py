@@ -116,7 +116,7 @@ def contained(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_the_whole_pipeline_runs_in_the_images(contained):
     _, out = contained
     assert "PROMOTE inranker version 1: mean nDCG@10 gain over BM25" in out
-    assert "[preflight] S3: ok (s3://inranker/store: put, get and delete work)" in out
+    assert "[preflight] S3: ok (s3://inranker/store: put, get, delete and conditional put work)" in out
     for stage in PLACEMENT.keys() - {"discover"}:  # which looks for corpora, in `retrain`
         assert any(line.startswith(stage) and "cached" not in line for line in out.splitlines()), stage
 
