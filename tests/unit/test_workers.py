@@ -298,6 +298,7 @@ def test_a_process_scores_what_was_saved_as_the_parent_would(teacher, in_this_pr
 def test_more_processes_than_gpus_are_refused(inputs, tmp_path, monkeypatch):
     import torch
 
+    checkpoint = models.t5()  # made before torch is told of GPUs that are not there
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"teacher.processes: 3, but this machine has 2 GPUs, one for each"):
-        teacher_label(TeacherConfig(models.t5(), processes=3), *inputs, tmp_path / "labels")
+        teacher_label(TeacherConfig(checkpoint, processes=3), *inputs, tmp_path / "labels")
