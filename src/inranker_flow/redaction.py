@@ -38,7 +38,8 @@ _SECRET_NAME = re.compile(r"(?:^|_)(?:API|ACCESS|PRIVATE|SECRET|ENCRYPTION|SIGNI
 _PUBLIC_NAME = re.compile(r"_(?:ID|FILE|PATH|DIR|NAME|USERNAME|USER|REGION|HOST|PORT)$|^(?:PATH|PWD|HOME|USER)$")
 _SWITCHES = frozenset({"true", "false", "none", "null", "auto", "unset", "default", "enabled", "disabled"})
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+#: Looked for from the beginning of a run of its characters alone: from each of them it would take long over a long word.
+_SCHEME = r"(?<![A-Za-z0-9+.-])[0-9+.-]*+[A-Za-z][A-Za-z0-9+.-]*://"
 _NAMED = (
     r"(?:[\w.-]*(?:password|passwd|passphrase|secret|signature|credential|api[_-]?key|apikey|access[_-]?key)[\w.-]*"
     r"|(?:[\w.-]*(?:access|auth|session|security|refresh|bearer|hf|hub|tracking|api|id|x)[_-])?token"
