@@ -41,9 +41,9 @@ _SWITCHES = frozenset({"true", "false", "none", "null", "auto", "unset", "defaul
 #: Looked for from the beginning of a run of its characters alone: from each of them it would take long over a long word.
 _SCHEME = r"(?<![A-Za-z0-9+.-])[0-9+.-]*+[A-Za-z][A-Za-z0-9+.-]*://"
 _NAMED = (
-    r"(?:[\w.-]*(?:password|passwd|passphrase|secret|signature|credential|api[_-]?key|apikey|access[_-]?key)[\w.-]*"
-    r"|(?:[\w.-]*(?:access|auth|session|security|refresh|bearer|hf|hub|tracking|api|id|x)[_-])?token"
-    r"|pwd|sig|jwt)"
+    r"(?:(?<![\w.-])[\w.-]*(?:password|passwd|passphrase|secret|signature|credential|api[_-]?key|apikey|access[_-]?key)[\w.-]*+"
+    r"|(?<![\w.-])[\w.-]*(?:access|auth|session|security|refresh|bearer|hf|hub|tracking|api|id|x)[_-]token"
+    r"|\b(?:token|pwd|sig|jwt))"
 )
 _TOKEN = r"(?=[^\s\"',;]*(?:[0-9=+/_]|[a-z][A-Z]))[A-Za-z0-9._~+/=-]{8,}"
 
@@ -101,7 +101,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(rf"(\b(?:[Bb]earer|[Bb]asic)\s+){_TOKEN}"), rf"\1{HIDDEN}"),
     # NAME=value, "name": "value", 'name': 'value'
-    (re.compile(rf"(\b{_NAMED}\s?=\s?[\"']?)[^\s\"',;&)}}]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(rf"({_NAMED}\s?=\s?[\"']?)[^\s\"',;&)}}]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(rf"([\"']{_NAMED}[\"']\s*:\s*([\"']))(?:(?!\2).)+", re.IGNORECASE), rf"\1{HIDDEN}"),
     # What is a secret by its form alone
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),

@@ -240,3 +240,9 @@ def test_neither_the_log_of_a_run_nor_the_terminal_gets_what_a_task_prints(tmp_p
         console.Tee(terminal, log, everything=False).write(line)
     for told in (terminal.getvalue(), (tmp_path / "run.log").read_text()):
         assert told == line.replace(f"anna:{SECRET}", HIDDEN)
+
+
+@pytest.mark.parametrize("word", ["x" * 200_000, "a.b" * 60_000, "a-b_" * 40_000, "token." * 20_000])
+def test_a_long_word_does_not_end_in_a_hang(word):
+    """Forms that begin anew at each of its characters would need hours for it."""
+    assert redaction.redact(f"{word} token=abc12345 http://u:p@h/") == f"{word} token=*** http://***@h/"
