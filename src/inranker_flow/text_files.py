@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from inranker_flow.errors import UserError
+from inranker_flow.redaction import redact
 
 #: Bytes: nobody writes more by hand, and YAML of this size is read in a second or two.
 MOST = 128 * 1024
@@ -144,18 +144,13 @@ def shown(value: Any, most: int = 80) -> str:
     return quoted(value, most)
 
 
-#: User and password of an address.
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#@]*(?:[^\s@]{0,80}@)")
-
-
 def quoted(value: Any, most: int = 80) -> str:
     """``repr``, not longer than a message can hold, and without the passwords of addresses."""
     try:
         text = repr(value[:2_000] if isinstance(value, str | bytes) else value)
     except ValueError:  # of a number with more than 4,300 digits, perhaps inside of a list
         return f"a {type(value).__name__} that is too long to show"
-    if "://" in text:
-        text = _CREDENTIALS.sub("***@", text)
+    text = redact(text)
     if isinstance(value, str | bytes) and len(value) > most:
         return f"{text[: most + 1]}{text[-1]}..."
     return text if len(text) <= 2 * most else f"{text[: 2 * most]}..."

@@ -90,28 +90,28 @@ class IrDatasets:
             yield Rows(self.shown, lines, as_columns(rows, width), len(chunk))
             start += len(chunk)
 
-    def documents(self, problems: Problems) -> Iterator[Rows]:
+    def _by_type(
+        self, reader: Callable[[type, str, Sequence[str]], Callable[[Any], Row]], fields: Sequence[str]
+    ) -> Callable[[Any], Row]:
+        """Reads each row by the ``reader`` of its type: one data set may hold several."""
         readers: dict[type, Callable[[Any], Row]] = {}
 
-        def parse(document: Any) -> Row:
-            kind = type(document)
+        def parse(row: Any) -> Row:
+            kind = type(row)
             if kind not in readers:
-                readers[kind] = document_reader(kind, self.shown, self.corpus.text_fields)
-            return readers[kind](document)
+                readers[kind] = reader(kind, self.shown, fields)
+            return readers[kind](row)
 
+        return parse
+
+    def documents(self, problems: Problems) -> Iterator[Rows]:
+        parse = self._by_type(document_reader, self.corpus.text_fields)
         return self._rows(self.dataset.docs_iter, parse, 3, problems)
 
     def queries(self, problems: Problems) -> Iterator[Rows]:
         if not self.dataset.has_queries():
             return iter(())
-        readers: dict[type, Callable[[Any], Row]] = {}
-
-        def parse(query: Any) -> Row:
-            kind = type(query)
-            if kind not in readers:
-                readers[kind] = query_reader(kind, self.shown, self.corpus.query_fields)
-            return readers[kind](query)
-
+        parse = self._by_type(query_reader, self.corpus.query_fields)
         return self._rows(self.dataset.queries_iter, parse, 2, problems)
 
     def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
