@@ -69,7 +69,7 @@ def name_of(corpus: CorpusConfig, where: str, given: bool) -> None:
     )
     if given:
         raise UserError(f"{where}: collection name {quoted(corpus.name)} {rule}")
-    example = f"{{name: NAME, uri: {shown(corpus.uri, 300)}}}"
+    example = f"{{name: NAME, uri: {shown(corpus.uri)}}}"
     raise UserError(
         f"{where}: {quoted(corpus.uri)} gives the collection no name: that {rule}; give it one in a profile file of yours, "
         f"{where}: {example if where == 'source' else f'[{example}]'}, or rename the folder"

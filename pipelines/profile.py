@@ -162,7 +162,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.yaml")))
         raise UserError(
-            f"PROFILE={shown(name)}: no such profile ({shown(str(path), 300)}); there is: {known}, or a path to a file of "
+            f"PROFILE={shown(name)}: no such profile ({shown(str(path))}); there is: {known}, or a path to a file of "
             "yours (its name ends in .yaml)"
         ) from error
     if not isinstance(data, dict):

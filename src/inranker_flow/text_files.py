@@ -137,11 +137,14 @@ def check_plain(data: Any, where: str) -> None:
             stack += [(each, False) for each in (value.values() if isinstance(value, dict) else value)]
 
 
-def shown(value: Any, most: int = 80) -> str:
-    """``value`` as a message can hold it: on one line, not too long; plain words and paths as they are."""
+def shown(value: Any, most: int = 500) -> str:
+    """``value`` as a message can hold it: on one line, not too long; plain words and paths as they are.
+
+    A path that is cut names no file, so there is room for a long one.
+    """
     if isinstance(value, str) and value.isprintable() and value and value == value.strip() and "@" not in value:
         return value if len(value) <= most else f"{value[:most]}..."
-    return quoted(value, most)
+    return quoted(value)
 
 
 def quoted(value: Any, most: int = 80) -> str:

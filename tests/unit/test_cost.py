@@ -15,6 +15,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.evaluation import cost, runs
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.stage import compare
+from inranker_flow.manifest import write_manifest
 from pipelines.profile import load
 from tests.promoting import evaluation, promote, reasons, student, use_database
 from tests.unit.test_evaluation import TEACHER, ByText, World, make_model
@@ -143,6 +144,7 @@ def test_promotion_keeps_to_the_budgets(tmp_path, monkeypatch, budget, measured,
     summary = json.loads(path.read_text())
     summary["models"]["phase2"] |= measured
     path.write_text(json.dumps(summary))
+    write_manifest(folder, dataset="medicines", stage="evaluate")
     policy = PromoteConfig(model_name="m", **budget)
     assert promote("m", student(tmp_path / "s", 1), folder, policy=policy).verdict == verdict
     assert reasons(folder)[0]["code"] == code
