@@ -32,8 +32,6 @@ pytestmark = [
     ),
 ]
 
-#: Seconds after which a stage gives a full store up.
-PATIENCE = 90
 #: Shards that are stored before it is full.
 BEFORE = 3
 
@@ -136,11 +134,9 @@ def test_a_store_that_is_full_ends_the_stage_in_one_line_and_loses_nothing(
         patch.setattr(storage, "put_if_absent", full_after_a_while)
         if server.kind == "disk":  # once with all its patience is enough
             patch.setattr(storage, "PAUSE", 0.01)
-        start = time.monotonic()
         with pytest.raises(SystemExit) as ended:
             run(inputs, tmp_path / "labels")
-        seconds = time.monotonic() - start
-    assert ended.value.code == 2 and seconds < PATIENCE
+    assert ended.value.code == 2
     shards = len(stored) - 1
     assert shards == BEFORE or (server.kind == "disk" and BEFORE < shards < 12), "a full disk may take a small file yet"
     out = capfd.readouterr().out

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -557,10 +556,8 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     client.set_registered_model_alias("served", "champion", version)
     promotion = PromoteConfig(model_name="served")
 
-    start = time.monotonic()
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
     assert (stats.checks, stats.skipped, stats.found) == (10, 0, ("models:/served/2", ""))
-    assert time.monotonic() - start < 15
     table = (tmp_path / "report.md").read_text()
     assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
 

@@ -204,10 +204,8 @@ if __name__ == "__main__":
     assert len(children) == 2 and all(map(runs, children))
     parent.send_signal(how)
     parent.wait()
-    deadline = time.monotonic() + 10
-    while any(map(runs, children)) and time.monotonic() < deadline:
+    while any(map(runs, children)):  # as long as it takes: a test that never ends is ended by pytest
         time.sleep(0.05)
-    assert not any(map(runs, children))
 
 
 def runs(pid: int) -> bool:
