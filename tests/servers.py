@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,6 +146,24 @@ def _answers(url: str, inside: Sequence[str]) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False
+
+
+@contextlib.contextmanager
+def nobody(kind: str) -> Iterator[str]:
+    """Address of a port where nobody answers: ``silent`` (accepts only), ``cut`` (hangs up at once) or ``refused``."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if kind != "refused":
+            listener.listen(16)
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        if kind == "cut":
+            threading.Thread(target=hang_up, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from inranker_flow import run_state, tracking
 from inranker_flow.notify import NotifyStats, notify
 from inranker_flow.run_state import Failure, Outcome
 from tests.http_server import Answer, HttpServer
+from tests.servers import nobody
 
 RUN = "6f1c1b0e-0000-4000-8000-000000000001"
 PATH = f"/apis/v2beta1/runs/{RUN}"
@@ -244,13 +245,9 @@ print([name for name in set(sys.modules) - before if name in ("mlflow", "torch",
 
 
 def test_a_silent_webhook_costs_seconds_only(monkeypatch, caplog):
-    import socket
-
     monkeypatch.setattr("inranker_flow.web.TIMEOUT", 0.2)
     monkeypatch.setattr("inranker_flow.notify.PAUSES", (0.01, 0.01))
-    with socket.socket() as listening:  # accepts, and never answers
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"http://127.0.0.1:{listening.getsockname()[1]}/SECRET")
+    with nobody("silent") as url:
+        monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{url}/SECRET")
         notify("SUCCEEDED", None, "1", "demo")
     assert "not delivered: no answer in time" in caplog.text

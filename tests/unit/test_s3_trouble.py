@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,6 +11,7 @@ from inranker_flow import exchange, manifest, reuse, storage
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import stores
 from tests.http_server import Answer, HttpServer
+from tests.servers import nobody
 
 PASSWORD = "s3cret-of-anna"
 
@@ -287,21 +287,8 @@ def test_a_right_to_list_is_none_to_read(use):
 @pytest.mark.parametrize("kind", ["silent", "cut", "refused"])
 def test_nobody_there_is_told_at_once(kind, use, monkeypatch):
     monkeypatch.setattr(storage, "FIRST_TIMEOUT", 0.5)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        if kind != "refused":
-            listener.listen(16)
-        if kind == "cut":
-            import contextlib
-            import threading
-
-            def hang_up() -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        listener.accept()[0].close()
-
-            threading.Thread(target=hang_up, daemon=True).start()
-        use(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    with nobody(kind) as url:
+        use(url)
         with pytest.raises(UserError, match=r"s3://b/col: (no S3 server answers at|S3 at http://127)") as caught:
             storage.local_copy("s3://b/col")
     assert "\n" not in str(caught.value)

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import logging
 import os
-import socket
 import sqlite3
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from tests.http_server import Answer, HttpServer
+from tests.servers import nobody
 
 PASSWORD = "s3cret-of-anna"
 
@@ -115,22 +115,8 @@ def test_a_redirect_that_keeps_the_request_is_followed(monkeypatch):
 def test_nobody_there_is_told_after_two_attempts(kind, monkeypatch):
     # The person's own setting decides how long is waited.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        if kind in ("silent", "cut"):
-            listener.listen(8)
-        if kind == "cut":
-            import threading
-
-            def hang_up() -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        listener.accept()[0].close()
-
-            threading.Thread(target=hang_up, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://no-such-host.invalid" if kind == "nowhere" else address)
+    with nobody(kind if kind != "nowhere" else "refused") as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url if kind != "nowhere" else "http://no-such-host.invalid")
         with pytest.raises(
             UserError, match=r"no MLflow server answers at http://.*; start it, correct the address, or unset it"
         ):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inranker_flow import lifeline
 from inranker_flow.config import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import teacher_label, workers
@@ -42,7 +43,7 @@ def answer(config, number, threads, folder, connection):
 
     `config.checkpoint` says what else it does; its `revision` may be a file that has to be there before anything is scored.
     """
-    workers._end_with_parent()
+    lifeline.end_with_parent()
     order, lengths = (arrays.mapped(Path(folder), name) for name in ("order", "lengths"))
     if f"breaks-{number}" in config.checkpoint:
         sys.exit(7)
@@ -260,7 +261,7 @@ class Parent:
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(lifeline, "end_with_parent", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 

@@ -25,10 +25,9 @@ from types import TracebackType
 
 import numpy as np
 
-from inranker_flow import cpus, scratch
+from inranker_flow import cpus, lifeline, scratch
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.lifeline import end_with_parent as _end_with_parent
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import Prompts, arrays, load_ranker
 from inranker_flow.rankers.batches import Batches
@@ -302,7 +301,7 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
 
     Errors that a person can mend go to the parent; with any other the process dies, and the parent decides.
     """
-    _end_with_parent()
+    lifeline.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends this one
     logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(message)s")
     import torch

@@ -203,7 +203,9 @@ def needs_permission(dataset: Any) -> str:
     """What its documentation says about getting the documents, where they are not free to download; else ""."""
     try:
         about = dataset.documentation() or {}
-    except Exception as error:  # a data set that somebody registered need not have any
+    except Exception as error:
+        # A data set that somebody registered need not have any documentation, which these say. Of another error nobody
+        # knows whether permission is needed, so the person reads it.
         return "" if isinstance(error, AttributeError | KeyError | NotImplementedError) else str(error)[:100]
     return str(about.get("docs_instructions") or "")
 
