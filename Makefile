@@ -125,7 +125,7 @@ namespace = $(if $(call filled,NAMESPACE),"$$INRANKER_MAKE_NAMESPACE")
 deploy: ## Apply OVERLAY to NAMESPACE in the cluster of kubectl's current context (docs/cluster.md)
 	@NAMESPACE=$(namespace) FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy apply $(overlay)
 diff: ## Show what `make deploy` would change there
-	@NAMESPACE=$(namespace) FORCE= exec k8s/deploy diff $(overlay)
+	@NAMESPACE=$(namespace) FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy diff $(overlay)
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources

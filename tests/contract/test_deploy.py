@@ -39,7 +39,7 @@ case "$*" in
   "create secret generic"*) cat > "$STATE/secret-$4" ;;
   diff*) exit "${DIFF:-0}" ;;
   *--dry-run=server*) [ -z "${REFUSES:-}" ] || { echo "Apply failed with 1 conflict" >&2; exit 1; } ;;
-  "apply -f -"*) cat > "$STATE/first" ;;
+  "apply -f "*/first.yaml*) cat "$3" > "$STATE/first" ;;
   apply*) keep "$@" ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
 esac

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.placement import PLACEMENT
+from pipelines.placement import PLACEMENT, SECRETS, STAGE_SECRETS
 from tests.contract.manifests import CASES, K8S, OVERLAYS, Manifest, of_kind, pods, render, selects
 from tests.contract.network import Pod, reaches
 
@@ -106,6 +106,17 @@ def test_only_stages_that_download_reach_the_internet(case, manifests):
     for stage in PLACEMENT:
         expected = public_s3 or stage in downloading
         assert reaches(manifests, _stage(stage), INTERNET, 443) == expected, stage
+
+
+def test_a_stage_has_the_token_of_a_server_only_if_it_reaches_that_server(tree):
+    manifests = render("dev", tree)
+    for secret, target, port, others in [
+        ("inranker-hub", INTERNET, 443, {"notify"}),  # its webhook is out there, too
+        ("inranker-endpoint", Pod(WRITER), 8000, set()),
+    ]:
+        having = {stage for stage, names in STAGE_SECRETS.items() if secret in names}
+        reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), target, port)}
+        assert having == reaching - others and secret not in SECRETS
 
 
 def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
