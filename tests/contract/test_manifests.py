@@ -318,6 +318,12 @@ def test_each_container_has_limits_a_pinned_image_and_a_restricted_security_cont
         _check_resources(each["metadata"]["name"], container["resources"])
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["runAsNonRoot"] is True
+    for each in of_kind(manifests, "EventBus"):
+        bus = each["spec"]["jetstream"]
+        assert bus["securityContext"]["runAsNonRoot"] and bus["securityContext"]["seccompProfile"]
+        for name in ("containerTemplate", "reloaderContainerTemplate", "metricsContainerTemplate"):
+            own = bus[name]["securityContext"]
+            assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
 
 
 def _check_resources(where, resources):
