@@ -65,10 +65,10 @@ help: ## This help
 ## REGISTRY   where images are pushed to and pulled from: registry.example/team
 ## IMAGES     some of base,train,generate (default all)
 ## CPU        1 builds images for a cluster without GPUs: no vLLM in generate
-## PYTHON_IMAGE  base of all images (default python:3.11-slim)
-## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev)
+## PYTHON_IMAGE  base of all images (default Python 3.11 of Debian, by digest)
+## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev), or kfp-standalone
 ## HOST       address of the KFP API (default KF_PIPELINES_ENDPOINT): https://kubeflow.example.com/pipeline
-## NAMESPACE  namespace of the runs on the cluster (default inranker)
+## NAMESPACE  namespace on the cluster, of make deploy and of the runs (default inranker)
 ## EXPERIMENT experiment of the runs (default inranker)
 ## WAIT       1 follows the submitted run to its end
 ## FORCE      1 submits although the same run is still going
@@ -121,10 +121,11 @@ history: $(VENV)/.ready ## Which version of MODEL served when, and who changed i
 
 .PHONY: deploy diff
 overlay = $(if $(call filled,OVERLAY),"$$INRANKER_MAKE_OVERLAY",dev)
-deploy: ## Apply OVERLAY to the cluster of kubectl's current context (docs/cluster.md)
-	@FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy apply $(overlay)
+namespace = $(if $(call filled,NAMESPACE),"$$INRANKER_MAKE_NAMESPACE")
+deploy: ## Apply OVERLAY to NAMESPACE in the cluster of kubectl's current context (docs/cluster.md)
+	@NAMESPACE=$(namespace) FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy apply $(overlay)
 diff: ## Show what `make deploy` would change there
-	@exec k8s/deploy diff $(overlay)
+	@NAMESPACE=$(namespace) FORCE=$(if $(call yes,FORCE),1) exec k8s/deploy diff $(overlay)
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources

@@ -60,13 +60,17 @@ PLACEMENT: dict[str, Placement] = {
 
 #: ConfigMap whose every key is a variable of every pod (`environment.settle` reads what is mounted here).
 SETTINGS = "inranker-settings"
-#: Secrets whose every key is a variable of every pod. Each is optional: roles (IRSA) need none.
-SECRETS = ("inranker-s3", "inranker-hub", "inranker-mlflow")
-#: Only this stage's pods see these.
+#: Secrets whose every key is a variable of every pod, for every stage reads or writes the store and speaks to MLflow. Each
+#: is optional: roles (IRSA) need none.
+SECRETS = ("inranker-s3", "inranker-mlflow")
+#: Only this stage's pods see these; the hub's token is where checkpoints or collections are fetched.
 STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
-    "preflight": ("inranker-endpoint",),
-    "generate_queries": ("inranker-endpoint",),
+    "preflight": ("inranker-hub", "inranker-endpoint"),
+    "generate_queries": ("inranker-hub", "inranker-endpoint"),
+    **dict.fromkeys(
+        ("prepare_corpus", "teacher_label", "distill_phase1", "distill_phase2", "evaluate"), ("inranker-hub",)
+    ),
 }
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ NAMESPACE = "inranker"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir() if path.is_dir())
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir() if path.is_dir())
 CASES = [*OVERLAYS, *(f"with-{name}" for name in COMPONENTS)]
-CLUSTER_SCOPED = {"Namespace", "ClusterRole", "ClusterRoleBinding", "ResourceFlavor", "ClusterQueue"}
+CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "ResourceFlavor", "ClusterQueue"}
 
 Manifest = dict[str, Any]
 Pod = dict[str, Any]
@@ -37,7 +36,7 @@ def kubectl() -> str:
 
 
 @cache
-def _render(case: str, folder: str) -> str:
+def _render(case: str, folder: str, namespace: str) -> list[Manifest]:
     target = Path(folder) / "overlays" / case
     if case.startswith("with-"):
         name = case.removeprefix("with-")
@@ -48,18 +47,20 @@ def _render(case: str, folder: str) -> str:
             "components": [f"../../components/{name}"],
         }
         (target / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    ended = subprocess.run([kubectl(), "kustomize", str(target)], capture_output=True, text=True, check=False)
+    given = {**os.environ, "NAMESPACE": namespace}
+    command = [str(Path(folder) / "deploy"), "render", case]
+    ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return list(yaml.load_all(ended.stdout, yaml.CSafeLoader))
 
 
-def render(case: str, folder: Path) -> list[Manifest]:
+def render(case: str, folder: Path, namespace: str = NAMESPACE) -> list[Manifest]:
     """Everything that ``case`` applies (an overlay, or ``with-COMPONENT``), and what its Sensors create in their turn.
 
     ``folder`` is a copy of `k8s/` that may be written to.
     """
     kubectl()
-    manifests: list[Manifest] = list(yaml.safe_load_all(_render(case, str(folder))))
+    manifests = _render(case, str(folder), namespace)
     created = [
         copy.deepcopy(trigger["template"]["k8s"]["source"]["resource"])
         for manifest in manifests
@@ -123,61 +124,3 @@ def selects(selector: dict[str, Any] | None, labels: dict[str, str]) -> bool:
         if not fits:
             return False
     return True
-
-
-class Network:
-    """What the network policies of a rendering let through, decided as the Kubernetes documentation says.
-
-    An end is a pod's labels (in the project's namespace), ``"namespace:NAME"`` for any pod there, or an address.
-    """
-
-    def __init__(self, manifests: list[Manifest]) -> None:
-        self._policies = [each["spec"] for each in of_kind(manifests, "NetworkPolicy")]
-        self._ports = {
-            port["name"]: port["containerPort"]
-            for _, pod in pods(manifests)
-            for container in containers(pod)
-            for port in container.get("ports", [])
-        }
-
-    def lets_through(self, source: Any, target: Any, port: int, protocol: str = "TCP") -> bool:
-        out = not isinstance(source, dict) or self._allows("Egress", source, target, port, protocol)
-        into = not isinstance(target, dict) or self._allows("Ingress", target, source, port, protocol)
-        return out and into
-
-    def _allows(self, direction: str, own: dict[str, str], other: Any, port: int, protocol: str) -> bool:
-        ours = [
-            each for each in self._policies if selects(each["podSelector"], own) and direction in each["policyTypes"]
-        ]
-        if not ours:
-            return True
-        rules, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
-        return any(
-            self._fits_port(rule, port, protocol)
-            and (peers not in rule or any(self._fits_peer(peer, other) for peer in rule[peers]))
-            for policy in ours
-            for rule in policy.get(rules, [])
-        )
-
-    def _fits_port(self, rule: dict[str, Any], port: int, protocol: str) -> bool:
-        listed = rule.get("ports")
-        return not listed or any(
-            self._ports.get(each["port"], each["port"]) == port and each.get("protocol", "TCP") == protocol
-            for each in listed
-        )
-
-    def _fits_peer(self, peer: dict[str, Any], other: Any) -> bool:
-        if "ipBlock" in peer:
-            if isinstance(other, dict) or other.startswith("namespace:"):
-                return False  # a pod's address may change: policies for pods go by labels
-            address, block = ip_address(other), peer["ipBlock"]
-            inside = address in ip_network(block["cidr"])
-            return inside and not any(address in ip_network(each) for each in block.get("except", []))
-        if isinstance(other, dict):
-            own = {"kubernetes.io/metadata.name": NAMESPACE}
-            return selects(peer.get("podSelector"), other) and (
-                "namespaceSelector" not in peer or selects(peer["namespaceSelector"], own)
-            )
-        if not other.startswith("namespace:") or "namespaceSelector" not in peer:
-            return False
-        return selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": other.removeprefix("namespace:")})

@@ -30,6 +30,17 @@ def test_every_image_of_the_table_has_its_folder_and_the_reverse():
         assert {path.name for path in folder.iterdir()} == {"Dockerfile", "requirements.lock"}
 
 
+def test_every_image_has_the_same_base_by_digest():
+    bases = {
+        re.findall(r"^ARG PYTHON_IMAGE=(.*)$", (folder / "Dockerfile").read_text(), re.M)[0]
+        for folder in FOLDERS.values()
+    }
+    [base] = bases
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
+    sensor = (ROOT / "k8s" / "components" / "argo-events" / "sensor.yaml").read_text()
+    assert f"image: {base}\n" in sensor
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_hadolint_finds_nothing(name):
     beside = Path(sys.executable).parent / "hadolint"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from inranker_flow import run_state
 from inranker_flow.config import ClusterConfig
-from pipelines.placement import PLACEMENT, QUEUE, SECRETS, SETTINGS, STAGE_SECRETS
+from pipelines.placement import COMPONENT_LABEL, PLACEMENT, QUEUE, SECRETS, SETTINGS, STAGE_SECRETS
 from tests.contract.manifests import (
     CASES,
     CLUSTER_SCOPED,
@@ -23,9 +26,9 @@ from tests.contract.manifests import (
     NAMESPACE,
     OVERLAYS,
     ROOT,
-    Network,
     containers,
     grants,
+    kubectl,
     named,
     of_kind,
     pods,
@@ -36,6 +39,12 @@ from tests.contract.manifests import (
 #: The oldest Kubernetes that the manifests are written for.
 KUBERNETES = "1.32"
 SCHEMAS = ROOT.parent / "shared" / "reference" / "schemas"
+#: By digest, and by the tag that a person reads.
+IMAGE = re.compile(
+    r"[a-z./]+:v?\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}"
+    # No digest of this one could be had where these lines were written.
+    r"|ghcr\.io/mlflow/mlflow:v\d+\.\d+\.\d+-full"
+)
 OPTIONAL_SECRETS = {*SECRETS, *(name for names in STAGE_SECRETS.values() for name in names)}
 
 
@@ -62,7 +71,12 @@ def test_each_object_is_valid_kubernetes(manifests):
 def test_each_kueue_and_argo_events_object_fits_its_published_schema(tree):
     if not SCHEMAS.is_dir():
         pytest.skip(f"no published schemas at {SCHEMAS}")
-    custom = [each for name in ("kueue", "argo-events") for each in render(f"with-{name}", tree) if _custom(each)]
+    custom = [
+        each
+        for name in ("kueue", "argo-events")
+        for each in render(f"with-{name}", tree)
+        if _custom(each) and each["kind"] != "PodDefault"
+    ]
     assert {each["kind"] for each in custom} == {
         "ResourceFlavor", "ClusterQueue", "LocalQueue", "EventBus", "EventSource", "Sensor",
     }  # fmt: skip
@@ -71,8 +85,37 @@ def test_each_kueue_and_argo_events_object_fits_its_published_schema(tree):
         assert not problems, (each["kind"], problems)
 
 
+def test_a_pod_default_adds_to_a_pod_what_a_pod_may_have(tree):
+    """Kubeflow's webhook copies these fields into the pod and its containers."""
+    for case, key in (("with-kfp-token", "env"), ("with-identity-azure", "labels")):
+        [given] = [each for each in of_kind(render(case, tree), "PodDefault") if key in each["spec"]]
+        spec = given["spec"]
+        assert set(spec) <= {"selector", "desc", "env", "volumes", "volumeMounts", "labels", "annotations"}
+        container = {"name": "user", "image": "x", "env": spec.get("env", [])}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "a", "labels": spec.get("labels", {})},
+            "spec": {
+                "containers": [{**container, "volumeMounts": spec.get("volumeMounts", [])}],
+                "volumes": spec.get("volumes", []),
+            },
+        }
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def test_notify_alone_gets_a_token_for_kfp_where_it_looks_for_one(tree):
+    [given] = [each["spec"] for each in of_kind(render("with-kfp-token", tree), "PodDefault")]
+    assert [stage for stage in PLACEMENT if selects(given["selector"], {COMPONENT_LABEL: stage})] == ["notify"]
+    [variable], [mount], [volume] = given["env"], given["volumeMounts"], given["volumes"]
+    [source] = volume["projected"]["sources"]
+    assert variable["name"] == "KF_PIPELINES_SA_TOKEN_PATH" and mount["name"] == volume["name"]
+    assert variable["value"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}" == run_state.TOKEN_PATH
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+
+
 def _custom(manifest):
-    return manifest["apiVersion"].split("/")[0] in ("kueue.x-k8s.io", "argoproj.io")
+    return manifest["apiVersion"].split("/")[0] in ("kueue.x-k8s.io", "argoproj.io", "kubeflow.org")
 
 
 @cache
@@ -118,6 +161,8 @@ def test_there_is_one_resource_in_each_file_and_no_file_is_forgotten():
         content = yaml.safe_load(kustomization.read_text())
         patches = [patch["path"] for patch in content.get("patches", [])]
         for name in (*content.get("resources", []), *patches):
+            if name.startswith("github.com/"):
+                continue
             path = (kustomization.parent / name).resolve()
             assert path.exists(), f"{kustomization}: {name}"
             used.add(path)
@@ -127,15 +172,64 @@ def test_there_is_one_resource_in_each_file_and_no_file_is_forgotten():
         assert len(list(yaml.safe_load_all(path.read_text()))) == 1, path
 
 
-def test_everything_lies_in_the_one_namespace(manifests):
+def test_everything_lies_in_the_one_namespace_which_is_none_of_it(manifests):
     for each in manifests:
         found = each["metadata"].get("namespace")
         assert found == (None if each["kind"] in CLUSTER_SCOPED else NAMESPACE), (each["kind"], each["metadata"])
-    [namespace] = of_kind(manifests, "Namespace")
+    assert not of_kind(manifests, "Namespace"), (
+        "its labels may be a Profile's: make deploy creates it where it is missing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "level"),
+    [("namespace", "restricted"), ("overlays/kind/namespace", "baseline")],
+    ids=["namespace", "kind"],
+)
+def test_the_namespace_enforces_pod_security(folder, level, tree):
+    ended = subprocess.run([kubectl(), "kustomize", tree / folder], capture_output=True, text=True, check=True)
+    namespace = yaml.safe_load(ended.stdout)
+    kubernetes_validate.validate(namespace, KUBERNETES, strict=True)
     labels = namespace["metadata"]["labels"]
-    assert namespace["metadata"]["name"] == NAMESPACE
-    assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
-    assert labels["pod-security.kubernetes.io/warn"] == labels["pod-security.kubernetes.io/audit"] == "restricted"
+    assert labels["pod-security.kubernetes.io/enforce"] == level
+    assert {label.partition("/")[0] for label in labels} == {"pod-security.kubernetes.io"}
+
+
+@pytest.mark.parametrize("case", ["kind", "prod", "with-kueue", "with-argo-events"])
+def test_two_teams_share_a_cluster_and_no_object(case, tree):
+    """Nothing of one namespace's objects names the other, and what is the whole cluster's has a name for each."""
+    search, legal = (render(case, tree, namespace) for namespace in ("my-search", "legal"))
+    for mine, other in ((search, "legal"), (legal, "my-search")):
+        assert other not in yaml.safe_dump_all(mine)
+    # A pool of nodes is one for all.
+    shared = {"ResourceFlavor"}
+    names = [
+        {(each["kind"], each["metadata"]["name"]) for each in manifests if each["kind"] in CLUSTER_SCOPED - shared}
+        for manifests in (search, legal)
+    ]
+    assert names[0] and not names[0] & names[1]
+    of_search, of_legal = (yaml.safe_dump_all(each) for each in (search, legal))
+    assert of_search.replace("my-search", "legal") == of_legal
+    for binding in of_kind(search, "RoleBinding", "ClusterRoleBinding"):
+        named(search, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert {subject["namespace"] for subject in binding["subjects"]} == {"my-search"}
+    default = yaml.safe_dump_all(render(case, tree))
+    assert of_search.replace("my-search", "NAMESPACE") == re.sub(
+        r"(?<=namespace: )inranker\b|(?<=metadata.name: )inranker\b|(?<=-)inranker$",
+        "NAMESPACE",
+        default,
+        flags=re.MULTILINE,
+    )
+
+
+def test_an_overlay_in_a_namespace_of_its_own_is_what_make_deploy_renders(tree):
+    """Argo CD and Flux know Kustomize, and no `make deploy`."""
+    folder = tree / "overlays" / "of-search"
+    folder.mkdir()
+    content = {"namespace": "search", "resources": ["../prod"], "transformers": ["../../namespaced"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    ended = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True, check=True)
+    assert list(yaml.safe_load_all(ended.stdout)) == render("prod", tree, "search")
 
 
 def test_selectors_select_their_own_pods_and_services_reach_a_port(manifests):
@@ -210,13 +304,13 @@ def test_each_container_has_limits_a_pinned_image_and_a_restricted_security_cont
         assert shared["runAsNonRoot"] is True and shared["runAsUser"] > 0, where
         assert shared["seccompProfile"] == {"type": "RuntimeDefault"}, where
         assert pod["spec"]["automountServiceAccountToken"] is False, where
+        assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false", where
         for container in containers(pod):
             _check_resources(where, container["resources"])
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True, where
             assert own["capabilities"] == {"drop": ["ALL"]}, where
-            name, _, tag = container["image"].rpartition(":")
-            assert name and re.match(r"v?\d+\.\d+", tag), (where, container["image"])
+            assert IMAGE.fullmatch(container["image"]), (where, container["image"])
         for volume in pod["spec"].get("volumes", []):
             assert "emptyDir" not in volume or volume["emptyDir"].get("sizeLimit"), (where, volume)
     for each in of_kind(manifests, "EventSource", "Sensor"):
@@ -224,6 +318,12 @@ def test_each_container_has_limits_a_pinned_image_and_a_restricted_security_cont
         _check_resources(each["metadata"]["name"], container["resources"])
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["runAsNonRoot"] is True
+    for each in of_kind(manifests, "EventBus"):
+        bus = each["spec"]["jetstream"]
+        assert bus["securityContext"]["runAsNonRoot"] and bus["securityContext"]["seccompProfile"]
+        for name in ("containerTemplate", "reloaderContainerTemplate", "metricsContainerTemplate"):
+            own = bus[name]["securityContext"]
+            assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
 
 
 def _check_resources(where, resources):
@@ -314,15 +414,19 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
         ("argoproj.io", "workflowtaskresults", "create", ""),
         ("argoproj.io", "workflowtaskresults", "patch", ""),
         ("", "configmaps", "get", "kfp-launcher"),
+        ("", "pods", "get", ""),
     }
-    keys = ("", "secrets", "get", "inranker-s3")
-    has_keys = any(each["metadata"]["name"] == "inranker-runner-s3-keys" for each in of_kind(manifests, "Role"))
-    assert grants(manifests, "inranker-runner") == expected | ({keys} if has_keys else set())
+    rights = grants(manifests, "inranker-runner")
+    # The launcher's keys, where it has any: those of the overlay's store, or of KFP's own.
+    keys = {("", "secrets", "get", name) for name in ("inranker-s3", "mlpipeline-minio-artifact")}
+    assert rights - keys == expected and len(rights & keys) <= 1
 
 
-def test_the_promoter_has_no_right_in_kubernetes(manifests):
-    named(manifests, "ServiceAccount", "inranker-promoter")
-    assert grants(manifests, "inranker-promoter") == set()
+def test_each_service_account_is_used(manifests):
+    """By runs, by whoever submits, by Argo Events: KFP gives one account to all tasks of a run."""
+    accounts = {each["metadata"]["name"] for each in of_kind(manifests, "ServiceAccount")}
+    assert accounts - {"inranker-events"} == {"inranker-runner", "inranker-submitter"}
+    assert all(grants(manifests, account) for account in accounts)
 
 
 def test_no_role_has_a_wildcard_or_hands_out_rights(manifests):
@@ -368,11 +472,32 @@ def test_settings_are_variables_that_the_pods_read(overlay, tree):
     assert settings.get("MLFLOW_S3_ENDPOINT_URL") == settings.get("AWS_ENDPOINT_URL")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def _with_static_keys(tree):
+    """`prod` with S3 keys in a Secret, as docs/cluster.md describes it."""
+    folder = tree / "overlays" / "static-keys"
+    folder.mkdir(exist_ok=True)
+    patch = copy.deepcopy(named(render("kind", tree), "ConfigMap", "kfp-launcher"))
+    patch["data"] = {**patch["data"], "defaultPipelineRoot": "s3://CHANGE-ME/inranker/kfp"}
+    patch["data"]["providers"] = re.sub(
+        "^ *(endpoint|disableSSL|forcePathStyle):.*\n", "", patch["data"]["providers"], flags=re.M
+    )
+    patch["data"]["providers"] = patch["data"]["providers"].replace("us-east-1", "eu-central-1")
+    (folder / "launcher.yaml").write_text(yaml.safe_dump(patch))
+    content = {
+        "resources": ["../prod"],
+        "components": ["../../components/s3-keys"],
+        "patches": [{"path": "launcher.yaml"}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return "static-keys"
+
+
+@pytest.mark.parametrize("overlay", ["kind", "prod", "static-keys"])
 def test_kfp_stores_artifacts_where_the_stages_store_theirs(overlay, tree):
-    manifests = render(overlay, tree)
+    manifests = render(_with_static_keys(tree) if overlay == "static-keys" else overlay, tree)
     settings = named(manifests, "ConfigMap", "inranker-settings")["data"]
-    launcher = named(manifests, "ConfigMap", "kfp-launcher")["data"]
+    own = named(manifests, "ConfigMap", "kfp-launcher")
+    launcher = own["data"]
     [(scheme, provider)] = yaml.safe_load(launcher["providers"]).items()
     default = provider["default"]
     bucket = launcher["defaultPipelineRoot"].removeprefix("s3://").split("/")[0]
@@ -392,19 +517,28 @@ def test_kfp_stores_artifacts_where_the_stages_store_theirs(overlay, tree):
             "AWS_ACCESS_KEY_ID",
             "AWS_SECRET_ACCESS_KEY",
         }
+    assert own["metadata"]["labels"]["inranker-flow/takes-over"] == "true", "KFP brings one, which would conflict"
+
+
+def test_in_multi_user_mode_kfp_keeps_artifacts_in_its_own_store(tree):
+    """Its UI reads no other one by a Secret there, and the profile controller makes `kfp-launcher`."""
+    manifests = render("dev", tree)
+    assert "kfp-launcher" not in {each["metadata"]["name"] for each in of_kind(manifests, "ConfigMap")}
+    secrets = {right for right in grants(manifests, "inranker-runner") if right[1] == "secrets"}
+    assert secrets == {("", "secrets", "get", "mlpipeline-minio-artifact")}
 
 
 @pytest.mark.parametrize("overlay", ["dev", "kind"])
 def test_addresses_of_the_overlays_own_servers_are_services_with_that_port(overlay, tree):
     manifests = render(overlay, tree)
     addresses = "\n".join(str(each.get("data", "")) for each in of_kind(manifests, "ConfigMap"))
-    found = set(re.findall(rf"http://([a-z-]+)\.{NAMESPACE}\.svc:(\d+)", addresses))
+    found = set(re.findall(r"http://([a-z-]+):(\d+)", addresses))
     own = {(name, port) for name, port in found if name != "ml-pipeline"}
     assert {name for name, _ in own} == {"mlflow", "object-store"}
     for name, port in own:
         assert int(port) in [each["port"] for each in named(manifests, "Service", name)["spec"]["ports"]]
-    kfp = "inranker" if overlay == "kind" else "kubeflow"
-    assert f"http://ml-pipeline.{kfp}.svc:8888" in addresses
+    kfp = "ml-pipeline" if overlay == "kind" else "ml-pipeline.kubeflow.svc"
+    assert f"http://{kfp}:8888" in addresses
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -418,7 +552,7 @@ def test_credentials_that_are_made_are_those_that_are_used(overlay, tree):
     assert _credentials(overlay) == used
     # What else may be a Secret is optional, and a pod that lacks it starts.
     assert {role for _, resource, _, role in grants(manifests, "inranker-runner") if resource == "secrets"} <= (
-        OPTIONAL_SECRETS
+        OPTIONAL_SECRETS | {"mlpipeline-minio-artifact"}
     )
 
 
@@ -467,106 +601,6 @@ def test_the_queue_admits_every_gpu_task_and_its_flavor_is_the_profiles_pool(tre
     assert [each["key"] for each in pool["tolerations"]] == [each.key for each in defaults.gpu_tolerations]
 
 
-# Network
-
-RUN = {"workflows.argoproj.io/workflow": "inranker-x7k2p"}
-INTERNET, METADATA, API_SERVER = "140.82.121.3", "169.254.169.254", "10.0.0.1"
-#: A server in the cluster that writes queries.
-WRITER = {"inranker-flow/writes-queries": "true"}
-
-
-def _stage(name):
-    return {**RUN, "app.kubernetes.io/component": name}
-
-
-def _server(name):
-    return {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "inranker-flow"}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_runs_reach_what_they_need_and_nobody_reaches_them(case, tree):
-    network = Network(render(case, tree))
-    assert network.lets_through(RUN, "namespace:kube-system", 53, "UDP")
-    assert network.lets_through(RUN, "namespace:kubeflow", 8888)
-    assert network.lets_through(RUN, {"application-crd-id": "kubeflow-pipelines"}, 8887)
-    assert network.lets_through(RUN, API_SERVER, 6443)
-    for source in (RUN, "namespace:default", "namespace:kubeflow", INTERNET, _server("mlflow")):
-        assert not network.lets_through(source, _stage("evaluate"), 8080)
-    for port in (22, 80, 5432):
-        assert not network.lets_through(RUN, INTERNET, port)
-    assert not network.lets_through(RUN, METADATA, 80)
-    assert not network.lets_through(RUN, "namespace:default", 443)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_only_stages_that_download_reach_the_internet(case, tree):
-    network = Network(render(case, tree))
-    public_s3 = case in ("prod", "with-public-s3")
-    downloading = {stage for stage in PLACEMENT if network.lets_through(_stage(stage), INTERNET, 80)}
-    assert downloading == set(PLACEMENT) - {"discover", "retrieve", "promote"}
-    for stage in PLACEMENT:
-        expected = public_s3 or stage in downloading
-        assert network.lets_through(_stage(stage), INTERNET, 443) == expected, stage
-        assert not network.lets_through(_stage(stage), METADATA, 443)
-
-
-@pytest.mark.parametrize("case", ["dev", "kind"])
-def test_the_overlays_servers_are_reached_by_their_clients_alone(case, tree):
-    network = Network(render(case, tree))
-    mlflow, postgres, store = map(_server, ("mlflow", "mlflow-postgres", "object-store"))
-    creator = _server("create-bucket")
-    for source, target, port in [
-        (RUN, mlflow, 5000), (RUN, store, 8333), (mlflow, postgres, 5432), (mlflow, store, 8333),
-        (creator, store, 9333), (creator, store, 19333), (creator, store, 8888), (creator, store, 18888),
-        ("namespace:kubeflow", store, 8333), ({"app": "a notebook"}, mlflow, 5000),
-    ]:  # fmt: skip
-        assert network.lets_through(source, target, port), (source, target, port)
-    for source, target, port in [
-        (RUN, postgres, 5432), (RUN, store, 9333), (RUN, store, 8888), (store, postgres, 5432),
-        ("namespace:kubeflow", mlflow, 5000), ("namespace:default", store, 8333), ("namespace:default", mlflow, 5000),
-        (INTERNET, mlflow, 5000), (mlflow, INTERNET, 443), (store, INTERNET, 443), (creator, INTERNET, 443),
-        (postgres, INTERNET, 443),
-    ]:  # fmt: skip
-        assert not network.lets_through(source, target, port), (source, target, port)
-
-
-def test_the_job_of_an_event_reaches_kfp_alone(tree):
-    network = Network(render("with-argo-events", tree))
-    job = _server("inranker-start-run")
-    assert network.lets_through(job, "namespace:kubeflow", 8888)
-    assert not network.lets_through(job, _server("object-store"), 8333)
-    assert not network.lets_through(job, INTERNET, 443)
-
-
-def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
-    network = Network(manifests)
-    reaching = {stage for stage in PLACEMENT if network.lets_through(_stage(stage), WRITER, 8000)}
-    assert reaching == {"preflight", "generate_queries"}
-
-
-def test_network_policies_select_pods_that_exist(manifests):
-    known = [pod["metadata"]["labels"] for _, pod in pods(manifests)] + [_stage(stage) for stage in PLACEMENT]
-    for policy in of_kind(manifests, "NetworkPolicy"):
-        name, spec = policy["metadata"]["name"], policy["spec"]
-        assert any(selects(spec["podSelector"], labels) for labels in known), name
-        for rule in (*spec.get("egress", []), *spec.get("ingress", [])):
-            for peer in (*rule.get("to", []), *rule.get("from", [])):
-                # A peer of this namespace is one of ours, or a server of KFP where it is installed here.
-                selector = peer.get("podSelector")
-                kfp = {"application-crd-id": "kubeflow-pipelines"}
-                assert selector is None or any(selects(selector, labels) for labels in [*known, kfp, WRITER]), name
-
-
-def test_the_compiled_pipeline_labels_pods_as_the_policies_select_them(tmp_path):
-    from pipelines.compile import compile_pipeline
-
-    compile_pipeline("retrain", tmp_path / "retrain.yaml")  # it has every stage
-    _, platform = yaml.safe_load_all((tmp_path / "retrain.yaml").read_text())
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    labels = [each.get("podMetadata", {}).get("labels", {}) for each in executors.values()]
-    assert {each.get("app.kubernetes.io/component") for each in labels} == set(PLACEMENT)
-
-
 # Documentation
 
 PAGES = [K8S / "README.md", ROOT / "docs" / "cluster.md"]
@@ -578,7 +612,7 @@ def test_pages_name_files_and_overlays_that_exist(page):
     for path in re.findall(r"(?<![\w/])((?:k8s|images|docs|pipelines|src)/[\w./-]*\w)", text):
         assert path == "images/images.lock" or (ROOT / path).exists(), path
     for overlay in re.findall(r"OVERLAY=([a-z-]+)", text):
-        assert overlay in OVERLAYS, overlay
+        assert overlay in [*OVERLAYS, "kfp-standalone"], overlay
     for component in re.findall(r"components/([a-z0-9-]+)", text):
         assert component in COMPONENTS or (ROOT / "components" / component).exists(), component
 

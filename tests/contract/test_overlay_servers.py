@@ -91,7 +91,10 @@ def test_mlflow_answers_its_probes_and_its_clients_by_service_name_and_no_other_
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     here = ["--host=127.0.0.1", f"--port={port}"]  # later options win
-    command = [sys.executable, "-m", *container["command"], *container["args"], *here]
+    # Kubernetes puts the container's variables into its arguments.
+    arguments = [argument.replace("$(NAMESPACE)", "inranker") for argument in container["args"]]
+    assert not [argument for argument in arguments if "$(" in argument]
+    command = [sys.executable, "-m", *container["command"], *arguments, *here]
     given = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     assert given["MLFLOW_BACKEND_STORE_URI"] == (
         "postgresql+psycopg2://mlflow:$(POSTGRES_PASSWORD)@mlflow-postgres:5432/mlflow"
