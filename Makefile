@@ -138,7 +138,7 @@ test: $(VENV)/.ready check ## All checks and tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: integration
-integration: $(VENV)/.ready ## The whole pipeline in its real containers: docker, S3, MLflow on PostgreSQL (minutes)
+integration: $(VENV)/.ready ## What takes minutes: the pipeline in its real containers (docker, S3, MLflow on PostgreSQL), kills, many processes
 	@./scripts/integration '$(BIN)/python'
 
 .PHONY: check

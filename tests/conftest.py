@@ -29,6 +29,12 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave what takes minutes to `make integration`: `make test` is for every change."""
+    if item.get_closest_marker("long") and not os.environ.get("INRANKER_INTEGRATION"):
+        pytest.skip("minutes: run by `make integration`")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs come first: a file that takes minutes and starts last keeps one core busy and the others idle."""
     items.sort(key=lambda item: ROOT / "tests" / "local" not in item.path.parents)

@@ -18,7 +18,7 @@ from pipelines.placement import PLACEMENT, UID, content_tag
 from tests.servers import free_ports, running
 from tests.stack import Stack, docker, lacks, let_pass
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SEED = "11"

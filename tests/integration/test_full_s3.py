@@ -27,9 +27,7 @@ from tests.stack import lacks
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        not os.environ.get("INRANKER_INTEGRATION"), reason="half a minute each: run by `make integration`"
-    ),
+    pytest.mark.long,
 ]
 
 #: Shards that are stored before it is full.

@@ -42,7 +42,9 @@ def all_cores(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize(
+    "kind", ["monot5", *(pytest.param(each, marks=pytest.mark.long) for each in TEACHERS if each != "monot5")]
+)
 def test_labels_do_not_depend_on_the_number_of_processes(kind, tmp_path):
     random = np.random.default_rng(0)
     documents = {f"d{i:03}": " ".join(random.choice(NOUNS, random.integers(1, 90))) for i in range(30)}

@@ -23,7 +23,7 @@ from tests.models import DATA
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not os.environ.get("INRANKER_INTEGRATION"), reason="minutes: run by `make integration`"),
+    pytest.mark.long,
 ]
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from tests import models
 from tests.servers import free_ports, running
 from tests.stack import lacks
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 #: What the offline batch is given to do, in vLLM's own environment: arguments are configuration, collection and output.
@@ -44,8 +44,6 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def vllm_python() -> str:
     """The interpreter of an environment with vLLM."""
-    if not os.environ.get("INRANKER_INTEGRATION"):
-        pytest.skip("`make integration` runs this: it makes an environment with vLLM and starts servers")
     python = os.environ.get("INRANKER_VLLM_PYTHON", "")
     if not python:
         lacks("an environment with vLLM: scripts/vllm-cpu could not make one")

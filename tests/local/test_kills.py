@@ -185,6 +185,7 @@ def statuses(path: Path) -> dict[str, str]:
         return dict(database.execute("select name, status from runs").fetchall())
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_and_the_next_one_that_is_told_to_end(tmp_path):
     """The whole of it, with KFP's own runner: SIGKILL to the run alone, then SIGTERM to the make of the next one."""
     path = tmp_path / "my runs"

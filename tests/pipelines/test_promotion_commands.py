@@ -57,6 +57,7 @@ def make(target: str, run_dir: Path, *variables: str) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
+@pytest.mark.long
 def test_rollback_promote_and_history_through_make(at_home):
     before = len(history.read("inranker"))
     status, out, err = make("rollback", at_home, """WHY=it's "slow" on $phones""")

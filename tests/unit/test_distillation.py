@@ -726,7 +726,7 @@ def test_the_gradients_of_all_parts_are_summed_in_float32(examples, monkeypatch)
 def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, toy, monkeypatch):
     """SIGKILL in the middle; dropout, so that random numbers count; the best step may lie before the kill."""
     config = replace(
-        CONFIG, checkpoint=models.t5(seed=1), dropout=0.1, max_steps=150, evaluate_every=15, save_every=10,
+        CONFIG, checkpoint=models.t5(seed=1), dropout=0.1, max_steps=75, evaluate_every=15, save_every=10,
         batching="grouped", micro_batch_tokens=200,
     )  # fmt: skip
     scratch = tmp_path / "scratch"
@@ -778,7 +778,7 @@ def test_an_unreadable_checkpoint_is_started_over(examples, tmp_path, caplog):
 # --- several processes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "batching"), [("mse", "grouped"), ("kl", "iid")])
+@pytest.mark.parametrize(("loss", "batching"), [("mse", "grouped"), pytest.param("kl", "iid", marks=pytest.mark.long)])
 def test_two_processes_train_as_one(tmp_path, toy, loss, batching):
     """The same loss curve and looks; 131 pairs or 33 queries leave a short last batch, with parts of one prompt."""
     changes = {"loss": loss, "batching": batching, "micro_batch_tokens": 100, "max_steps": 30, "save_every": 7}
@@ -800,6 +800,7 @@ def test_two_processes_train_as_one(tmp_path, toy, loss, batching):
     assert (stats_of_two.pairs, stats_of_two.steps) == (stats.pairs, 30)
 
 
+@pytest.mark.long
 def test_two_processes_continue_what_one_began(tmp_path, toy, monkeypatch):
     """Killed as one process, continued as two: the number of processes is not part of what is trained."""
 
@@ -817,6 +818,7 @@ def test_two_processes_continue_what_one_began(tmp_path, toy, monkeypatch):
     assert continued.heldout_loss == pytest.approx(whole.heldout_loss, abs=1e-5)
 
 
+@pytest.mark.long
 def test_what_a_process_refuses_reaches_the_caller(tmp_path, toy):
     huge = training_set(tmp_path / "labels", level=1e30)
     with pytest.raises(UserError, match="held-out loss is inf before the first step"):
@@ -848,6 +850,7 @@ def test_a_job_that_is_none_is_one_line(tmp_path, capsys, content):
 # --- dependencies -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_training_needs_nothing_but_what_a_bare_gpu_machine_has(tmp_path, toy):
     """torch, transformers, accelerate, numpy, pyarrow, safetensors and what they bring along."""
     config = as_dict(replace(CONFIG, checkpoint=models.t5(seed=1), max_steps=2))

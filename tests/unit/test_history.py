@@ -216,8 +216,9 @@ def _champion_gone(name: str, how: str) -> None:
         client.delete_registered_model(name)
 
 
-@pytest.mark.parametrize("how", ["alias", "version", "all versions", "model"])
-@pytest.mark.parametrize("told", ["", "models:/m/2"])
+@pytest.mark.parametrize(
+    ("how", "told"), [("alias", ""), ("version", ""), ("version", "models:/m/2"), ("all versions", ""), ("model", "")]
+)
 def test_a_champion_that_is_gone_is_not_no_champion(database, students, tmp_path, caplog, how, told):
     """Whatever is measured against BM25 alone, or was measured against what is gone now: it is held."""
     one, two = _versions("m", 2)
@@ -350,7 +351,7 @@ def _race(uri: str, folder: str, version: str, rounds: int, barrier, results) ->
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def test_of_two_changes_at_once_exactly_one_wins_every_time(kind, database, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         if kind == "postgresql":
@@ -467,6 +468,7 @@ def _in_child(database: Path, args: tuple, fatal: int, results: Path) -> int:
     return child.exitcode
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_killed_before_any_write_the_old_champion_serves_and_a_rerun_completes(database, students, tmp_path):
     """SIGKILL before the first write to MLflow, before the second, ... until there is none left; each on a copy of the

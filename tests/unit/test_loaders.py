@@ -161,10 +161,13 @@ def _texts(path: Path) -> dict[str, str]:
         return {row["_id"]: f"{row.get('title', '')} {row['text']}".strip() for row in map(json.loads, lines)}
 
 
+COLLECTIONS = pytest.mark.parametrize("collection", ["demo", pytest.param("real", marks=pytest.mark.long)])
+
+
 # --- the tests --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("collection", ["demo", "real"])
+@COLLECTIONS
 def test_the_first_three_give_the_same_scores_and_ranks_whatever_the_length(collection, request):
     loaded, groups = request.getfixturevalue(collection)
     long = sum(loaded.tokens(query, each) > loaded.max_length for query, passages in groups for each in passages)
@@ -177,7 +180,7 @@ def test_the_first_three_give_the_same_scores_and_ranks_whatever_the_length(coll
             np.testing.assert_array_equal(np.argsort(-other, kind="stable"), np.argsort(-own, kind="stable"))
 
 
-@pytest.mark.parametrize("collection", ["demo", "real"])
+@COLLECTIONS
 def test_rerankers_gives_the_same_where_nothing_is_cut(collection, request):
     loaded, groups = request.getfixturevalue(collection)
     if loaded.rerankers is None:
@@ -193,7 +196,7 @@ def test_rerankers_gives_the_same_where_nothing_is_cut(collection, request):
         np.testing.assert_array_equal(np.argsort(-other, kind="stable"), np.argsort(-own, kind="stable"))
 
 
-@pytest.mark.parametrize("collection", ["demo", "real"])
+@COLLECTIONS
 def test_rerankers_cuts_long_prompts_on_the_right_at_512_tokens_as_the_card_says(collection, request):
     loaded, groups = request.getfixturevalue(collection)
     if loaded.rerankers is None:

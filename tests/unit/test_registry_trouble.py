@@ -101,6 +101,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_server_that_dies_in_between_leaves_the_old_champion_and_is_told_in_one_line(
     server, students, tmp_path, monkeypatch
