@@ -27,7 +27,7 @@ _LONGEST_PIECE, _TRIES = 64, 2
 #: Tokens that a neighbour in front of the text may change.
 _SPARE = 8
 #: Characters of the texts that are token lists (Python objects) at a time.
-CHARACTERS = 1_000_000
+CHARACTERS = 500_000
 
 
 class Beginnings:

@@ -26,7 +26,7 @@ from inranker_flow.storage import disk_errors
 #: Rows in one row group, and so the most that a reader or writer holds as Arrow memory at a time.
 BATCH_ROWS = 65_536
 #: Bytes of a batch that is read, about: rows of long texts come in smaller batches.
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
