@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import content_store, earlier, registry, storage, text_files
+from inranker_flow import content_store, earlier, registry, storage, text_files, tracking
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -191,6 +191,8 @@ def discover(
             "%s: %s%s", layout.printable(each.name), each.state, f" ({each.reason})" if each.reason else "",
         )  # fmt: skip
     log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
+    if not go:
+        tracking.note_end("discover")
     with atomic_write(report) as out:
         out.write(_markdown(found, targets, removed, reason, go).encode())
     return DiscoverStats(
