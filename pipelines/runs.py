@@ -8,14 +8,14 @@ from typing import Any
 
 from inranker_flow import run_nodes
 from pipelines import console, kfp_api, why, workflows
-from pipelines.command import Parser, command
+from pipelines.command import Parser, listing
 from pipelines.kfp_api import Api
 
 #: Rows at most.
 MOST = 20
 
 
-@command
+@listing
 def main(arguments: list[str] | None = None) -> int:
     """List runs; returns the exit status."""
     parser = Parser("make runs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import kfp_server_api
@@ -17,11 +18,11 @@ from inranker_flow.errors import UserError
 from inranker_flow.run_nodes import Task
 from pipelines import kept_logs, kfp_api, workflows
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
-from pipelines.command import Parser, command
+from pipelines.command import Parser, listing
 from pipelines.kfp_api import Api
 
 
-@command
+@listing
 def main(arguments: list[str] | None = None) -> int:
     """Explain a run; returns the exit status."""
     parser = Parser("make why")
@@ -32,7 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     run = find(api, options.run, options.experiment)
     print(explain(api, run))
     print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
+    for name, address in _pages(run):
+        print(f"{name}: {address}")
     return 0
+
+
+def _pages(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What plugins of KFP have to show of a run: the run in MLflow."""
+    for name, output in (run.get("plugins_output") or {}).items():
+        for entry in (output.get("entries") or {}).values():
+            if str(entry.get("value") or "").startswith(("http://", "https://")):
+                yield name, str(entry["value"])
 
 
 def find(api: Api, wanted: str, experiment: str) -> dict[str, Any]:

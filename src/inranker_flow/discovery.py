@@ -37,6 +37,7 @@ from inranker_flow.corpora.prepare import prepare_corpus
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
+from inranker_flow.markdown import escape
 from inranker_flow.storage import FileInfo, atomic_write
 
 log = logging.getLogger(__name__)
@@ -498,13 +499,13 @@ def _decide(
 def _markdown(
     found: Sequence[Folder], targets: Sequence[CorpusConfig], removed: Sequence[str], reason: str, go: bool
 ) -> str:
-    lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{reason[:1].upper()}{reason[1:]}.", ""]
+    lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{escape(reason[:1].upper() + reason[1:])}.", ""]
     lines += ["| corpus | state | |", "|---|---|---|"]
     rows = [(each.name, each.state, each.reason) for each in found]
     rows += [(each.name, "of the profile", each.uri) for each in targets]
     rows += [(name, "removed", "") for name in removed]
     lines += [
-        f"| {layout.printable(name)} | {state} | {' '.join(text.split()).replace('|', '/')} |"
+        f"| {escape(layout.printable(name))} | {state} | {escape(layout.printable(text))} |"
         for name, state, text in rows
     ]
     return "\n".join(lines) + "\n"

@@ -10,7 +10,6 @@ import urllib.error
 from dataclasses import dataclass
 from html import escape
 from http.client import HTTPException
-from urllib.parse import quote
 
 from inranker_flow import redaction, run_state, tracking, web
 from inranker_flow.errors import UserError
@@ -44,7 +43,8 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     parent, wrote = _mlflow()
     outcome = _judged(run_state.of_status(state, error), run_state.of_run(run_id, own_task="notify"), wrote)
     compared = _compared(run_id, parent)
-    lines = [_verdict(outcome, run_name), *compared, *_link(run_id)]
+    pages = [run_state.page(run_id), _mlflow_page(parent)]
+    lines = [_verdict(outcome, run_name), *compared, *filter(None, pages)]
     for line in lines[: 1 + len(compared)]:
         log.info("%s", line)
     if parent and tracking.own_parent():
@@ -98,6 +98,14 @@ def _mlflow() -> tuple[str, Outcome | None]:
     return parent, Outcome(run_state.SUCCEEDED) if ended & _LAST else None
 
 
+def _mlflow_page(parent: str) -> str:
+    try:
+        return tracking.page(parent)
+    except Exception as error:  # as below
+        log.warning("no link to the run in MLflow: %s", redaction.line(error))
+        return ""
+
+
 def _verdict(outcome: Outcome, run_name: str) -> str:
     """``FAILED NAME: TASK: REASON`` in one line."""
     told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
@@ -122,12 +130,6 @@ def _compared(run_id: str, parent: str) -> list[str]:
         log.warning("what was planned is not compared: %s", redaction.line(error))
         return []
     return [said, f"computed in this run: {planning.sentence(did)}"]
-
-
-def _link(run_id: str) -> list[str]:
-    """The run's page: the UI's address where it is known, else the API's, which often serves the UI too."""
-    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT") or ""
-    return [f"{base.rstrip('/')}/#/runs/details/{quote(run_id, safe='')}"] if base and run_id else []
 
 
 def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:

@@ -79,6 +79,7 @@ def tasks_of(run: Mapping[str, Any]) -> list[Task]:
     workflow, paths = _paths(nodes)
     found: dict[tuple[str, str], Task] = {}
     said = []
+    driven = {name for node in nodes if (name := _ATTEMPTS.sub("", node["display_name"])).endswith(_DRIVER)}
     for node, (parent, name) in _places(nodes, workflow, paths):
         whole = _ATTEMPTS.sub("", name)
         unit = whole.removesuffix(_DRIVER)
@@ -89,7 +90,7 @@ def tasks_of(run: Mapping[str, Any]) -> list[Task]:
             parent and path + _DRIVER not in paths
         ):  # neither a task nor a graph: the workflow, an executor, a loop's rounds
             continue
-        if not parent and (unit == workflow or _AROUND.fullmatch(unit)):
+        if not parent and (unit == workflow or _AROUND.fullmatch(unit) or (driven and unit + _DRIVER not in driven)):
             continue
         task = found.setdefault((parent, unit), Task(unit, path, _rounds(path)))
         if name != whole and (path in paths or (not parent and _is_listed(nodes, whole))):

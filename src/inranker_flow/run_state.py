@@ -75,6 +75,15 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
     return None
 
 
+def page(run_id: str) -> str:
+    """The run's page in KFP's UI, where a browser finds it: ``KF_PIPELINES_UI_ENDPOINT``, else the API's address, which often
+    serves the UI too, but for a name that only pods know; "" where there is none."""
+    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT") or ""
+    if not base or not run_id or (not os.environ.get("KF_PIPELINES_UI_ENDPOINT") and web.is_inside_cluster(base)):
+        return ""
+    return f"{base.rstrip('/')}/#/runs/details/{quote(run_id, safe='')}"
+
+
 def description(run_id: str) -> str:
     """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
     if not os.environ.get("KF_PIPELINES_ENDPOINT") or not run_id:

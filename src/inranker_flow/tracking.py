@@ -27,7 +27,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inranker_flow import environment, lifeline, redaction
+from inranker_flow import environment, lifeline, redaction, run_state, web
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
 from inranker_flow.storage import disk_errors
@@ -668,6 +668,16 @@ def parent_here() -> str:
     return parent_of(injected) if injected else parent_of_kfp(own)
 
 
+def page(run_id: str) -> str:
+    """The page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show it."""
+    uri = configured_uri().rstrip("/")
+    if not run_id or not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
+        return ""
+    mlflow_client = client()
+    with explained(f"read run {run_id}"):
+        return f"{uri}/#/experiments/{mlflow_client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 def parent_of(run_id: str) -> str:
     """Id of the run that the run ``run_id`` is a stage of, or ""."""
     mlflow_client = client()
@@ -692,6 +702,8 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     mlflow_client = client()
     run_id = _kfp_parent(mlflow_client, kfp_run_id)
     tags = {KFP_RUN: kfp_run_id, "inranker.code": code_version()}
+    if address := run_state.page(kfp_run_id):
+        tags["mlflow.note.content"] = f"[The run in Kubeflow Pipelines]({address})"
     experiment = experiment_id(mlflow_client)
     with explained(f"start the run {name}"):
         if run_id:

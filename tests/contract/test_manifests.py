@@ -269,6 +269,8 @@ KFP_CALLS = {
     "recurring_run_service_list_recurring_runs": ("jobs", "list"),
     "recurring_run_service_create_recurring_run": ("jobs", "create"),
     "recurring_run_service_enable_recurring_run": ("jobs", "enable"),
+    "recurring_run_service_disable_recurring_run": ("jobs", "disable"),
+    "recurring_run_service_get_recurring_run": ("jobs", "get"),
     "recurring_run_service_delete_recurring_run": ("jobs", "delete"),
 }
 #: What the commands ask of Kubernetes.
@@ -277,8 +279,10 @@ KUBERNETES_CALLS = {
     "list_namespaced_pod": ("", "pods", "list"),
     "list_namespaced_event": ("", "events", "list"),
     "read_namespaced_pod_log": ("", "pods/log", "get"),
-    "list_namespaced_custom_object": ("kueue.x-k8s.io", "workloads", "list"),
+    "read_namespaced_config_map": ("", "configmaps", "get"),
 }
+#: Custom kinds that `make why` and `make runs` list.
+CUSTOM = {("kueue.x-k8s.io", "workloads", "list"), ("argoproj.io", "workflows", "list")}
 
 
 def _calls(pattern, *paths):
@@ -293,8 +297,10 @@ def test_the_submitter_may_do_what_the_commands_do_and_nothing_more(manifests):
     rights = {KFP_CALLS[call] for call in asked} - {None}
     # A run of a version may be created by whoever may read its pipeline.
     expected = {("pipelines.kubeflow.org", *right, "") for right in rights | {("pipelines", "get")}}
-    asked = _calls(r"\._(?:core|custom)\.(\w+)", *commands)
-    expected |= {(*KUBERNETES_CALLS[call], "") for call in asked}
+    asked = _calls(r"\._core\.(\w+)", *commands)
+    assert _calls(r"\._custom\.(\w+)", *commands) == {"list_namespaced_custom_object"}
+    named = {"read_namespaced_config_map": "kfp-launcher"}
+    expected |= {(*KUBERNETES_CALLS[call], named.get(call, "")) for call in asked} | {(*each, "") for each in CUSTOM}
     assert grants(manifests, "inranker-submitter") == expected
 
 

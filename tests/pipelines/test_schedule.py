@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -248,6 +251,17 @@ def test_the_minutes_of_a_run_go_on_until_it_ends(server, capsys):
         assert runs.main(["--namespace", "team-a"]) == 0
         shown.append(capsys.readouterr().out.splitlines()[-1].split()[4])
     assert shown == ["90", "-"]
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure(server):
+    """Of which make would complain: ``make runs | head``."""
+    assert submit.main(OPTIONS) == 0
+    command = [sys.executable, "-m", "pipelines.runs", "--namespace", "team-a"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_runs_is_no_failure(server, capsys):

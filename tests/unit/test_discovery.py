@@ -324,7 +324,7 @@ def test_odd_folders_and_names_are_reported_one_line_each(look):
     found = look()
     assert names(found) == ["good", "odd"] and found.quarantined >= 2
     report = look.report.read_text()
-    assert "| caf\\xe9 | quarantined |" in report and "| two\\nlines | quarantined |" in report
+    assert "| caf\\\\xe9 | quarantined |" in report and "| two\\\\nlines | quarantined |" in report
 
 
 def test_a_corpus_that_changes_while_it_is_looked_at_is_left_for_the_next_run(look, monkeypatch):

@@ -204,6 +204,31 @@ def test_what_kfp_really_answered_is_judged_rightly_and_mlflow_gets_its_end(
         assert failure.task == next(task for start, task in FAILED_TASK.items() if name.startswith(start))
 
 
+@pytest.mark.parametrize(
+    ("settings", "opens"),
+    [
+        ({"KF_PIPELINES_ENDPOINT": "http://ml-pipeline.kubeflow.svc.cluster.local:8888"}, ""),
+        ({"KF_PIPELINES_ENDPOINT": "http://ml-pipeline:8888"}, ""),
+        ({"KF_PIPELINES_ENDPOINT": "https://kubeflow.example/pipeline/"}, "https://kubeflow.example/pipeline"),
+        (
+            {"KF_PIPELINES_ENDPOINT": "http://x.svc", "KF_PIPELINES_UI_ENDPOINT": "http://localhost:8080"},
+            "http://localhost:8080",
+        ),
+    ],
+)
+def test_links_are_those_that_a_browser_opens(mlflow_run, monkeypatch, settings, opens):
+    monkeypatch.delenv("KF_PIPELINES_UI_ENDPOINT", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    page = f"{opens}/#/runs/details/{RUN}" if opens else ""
+    assert run_state.page(RUN) == page
+    made = tracking.client().get_run(tracking.open_parent(f"{RUN}-2", "x"))
+    assert made.data.tags.get("mlflow.note.content", "") == (
+        f"[The run in Kubeflow Pipelines]({page}-2)" if opens else ""
+    )
+    assert tracking.page(mlflow_run) == "", "a database has no page"
+
+
 def test_kfps_running_alone_says_nothing(kfp, mlflow_run):
     """Neither does a record that stands still."""
     kfp.answers[PATH] = [Answer(200, recorded("run-frozen-while-notify-runs"))]
