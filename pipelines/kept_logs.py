@@ -29,11 +29,13 @@ def of_tasks(root: str, namespace: str, run_id: str, workflow: str, tasks: list[
     """
     yield from _of_launcher(root, run_id, {task.name for task in tasks})
     archive = os.environ.get("KF_PIPELINES_ARCHIVE", "")
-    if workflow and tasks:
+    # At an address of S3's own the default would be somebody else's bucket.
+    named = archive or (ARCHIVE if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") else "")
+    if workflow and tasks and named:
         try:
-            yield from _of_argo(f"{archive or ARCHIVE}/{namespace}/{workflow}/", tasks)
+            yield from _of_argo(f"{named}/{namespace}/{workflow}/", tasks)
         except UserError:
-            if archive:  # without it KFP's own store is a guess
+            if archive:  # else it was a guess
                 raise
 
 

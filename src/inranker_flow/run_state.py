@@ -98,16 +98,21 @@ def description(run_id: str) -> str:
 
 def is_over(run_id: str) -> bool:
     """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
-    (``KF_PIPELINES_ENDPOINT``) does not say."""
+    (``KF_PIPELINES_ENDPOINT``) does not say.
+
+    With a recurring run KFP deletes the workflows of its runs, and calls those RUNNING for ever.
+    """
     try:
-        state = _read(run_id).get("state")
+        run = _read(run_id)
+        if run.get("state") not in run_nodes.FINAL and (owner := run.get("recurring_run_id")):
+            return not _is_there(f"recurringruns/{quote(owner, safe='')}")
+        return run.get("state") in run_nodes.FINAL
     except (OSError, ValueError, HTTPException, UserError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return True
         raise UserError(
             f"KF_PIPELINES_ENDPOINT: the state of run {run_id} cannot be read ({web.reason(error)})"
         ) from error
-    return state in run_nodes.FINAL
 
 
 def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
@@ -135,8 +140,21 @@ def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
 
 def _read(run_id: str) -> Any:
     """What KFP's API answers for a run; raises what :func:`web.request` does, and ValueError where that is no JSON."""
+    return json.loads(_asked(f"runs/{quote(run_id, safe='')}"))
+
+
+def _is_there(path: str) -> bool:
+    """Whether KFP's API has something; also where it does not say."""
+    try:
+        _asked(path)
+    except (OSError, HTTPException) as error:
+        return not (isinstance(error, urllib.error.HTTPError) and error.code == 404)
+    return True
+
+
+def _asked(path: str) -> bytes:
     endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
-    return json.loads(web.request(f"{endpoint}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token()))
+    return web.request(f"{endpoint}/apis/v2beta1/{path}", token=_token())
 
 
 def _token() -> str:

@@ -312,10 +312,11 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
         "localqueues": ("kueue.x-k8s.io", "localqueues", "get", QUEUE),
         "clusterqueues": ("kueue.x-k8s.io", "clusterqueues", "get", ""),
     }
-    assert _calls(r"apis/v2beta1/(\w+)/", library / "run_state.py") == {"runs"}
+    assert _calls(r'f"(\w+)/\{quote', library / "run_state.py") == {"runs", "recurringruns"}
     expected = {
         *(preflight[path] for path in paths),
         ("pipelines.kubeflow.org", "runs", "get", ""),
+        ("pipelines.kubeflow.org", "jobs", "get", ""),
         # Argo's executor, and KFP's driver and launcher: code that is not here.
         ("argoproj.io", "workflowtaskresults", "create", ""),
         ("argoproj.io", "workflowtaskresults", "patch", ""),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from inranker_flow import run_nodes, tracking
+from inranker_flow import run_nodes, storage, tracking
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from pipelines import cluster, follow, kfp_api, runs, submit, why
@@ -391,6 +391,18 @@ def test_after_an_hour_the_log_that_the_launcher_kept_is_read(server, kubernetes
     )
 
 
+def test_the_root_is_the_one_that_the_namespace_has_and_may_lie_on_s3(server, kubernetes, run, s3, monkeypatch, capsys):
+    for name in ("KF_PIPELINES_ROOT", "KF_PIPELINES_ARCHIVE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    recorded(server, run, "run-failed-preflight")
+    data = {"defaultPipelineRoot": f"{s3}/kfp"}
+    metadata = {"name": "kfp-launcher", "namespace": NAMESPACE}
+    kubernetes.add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    log_uri = f"{s3}/kfp/inranker/{run['run_id']}/preflight/60065799/executor-logs-0"
+    storage.put(log("a stage that failed").encode(), log_uri)
+    assert "task preflight" in (found := sentence(capsys)) and "FAILED: node pool: none of the 1 nodes" in found
+
+
 def test_after_an_hour_the_log_of_a_driver_is_in_argos_archive(server, kubernetes, run, kept, capsys):
     """A driver's pod is known by the number at the end of its name, that of its node."""
     workflow = recorded(server, run, "retrain-failed-in-a-driver")
@@ -462,6 +474,14 @@ def test_a_run_whose_workflow_was_deleted_is_told_as_such(server, kubernetes, ru
     assert "is GONE" in capsys.readouterr().out
     kubernetes.add(workflow(run))
     assert " RUNNING: " in sentence(capsys, "--run", run["run_id"])
+
+
+def test_following_ends_where_the_workflow_is_deleted(server, kubernetes, run, monkeypatch):
+    failed(server, run, state="RUNNING")
+    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "STILL", 0.0)
+    with pytest.raises(UserError, match="its workflow was deleted"):
+        follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"])
 
 
 def test_without_kubernetes_a_run_is_gone_with_the_recurring_run_that_had_started_it(server, run, capsys):

@@ -446,6 +446,19 @@ def test_a_claim_is_respected_where_nobody_says_that_its_run_is_over(tmp_path, k
     assert claims.claim("work", "second") == "second"
 
 
+def test_the_claim_of_a_run_whose_workflow_went_with_its_recurring_run_is_free(tmp_path, kfp, monkeypatch):
+    """KFP calls such a run RUNNING for ever."""
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
+    assert claims.claim("work", "first") == "first"
+    run = {"run_id": "first", "state": "RUNNING", "recurring_run_id": "nightly"}
+    kfp.answers["/apis/v2beta1/runs/first"] = [Answer(body=run)]
+    for said in (Answer(body={"recurring_run_id": "nightly"}), Answer(403)):
+        kfp.answers["/apis/v2beta1/recurringruns/nightly"] = [said]
+        assert claims.claim("work", "second") == "first"
+    del kfp.answers["/apis/v2beta1/recurringruns/nightly"]  # 404
+    assert claims.claim("work", "second") == "second"
+
+
 def test_without_a_cluster_nobody_else_does_the_work(tmp_path, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
     assert claims.claim("work", "one") == "one" and claims.claim("work", "two") == "two"
