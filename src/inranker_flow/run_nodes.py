@@ -74,7 +74,7 @@ class Task:
 
 def tasks_of(run: Mapping[str, Any]) -> list[Task]:
     """Every task and graph of a run (as JSON data), in the order in which they began."""
-    nodes = [node for node in (run.get("run_details") or {}).get("task_details") or [] if node.get("display_name")]
+    nodes = _nodes(run)
     nodes.sort(key=lambda node: str(node.get("start_time") or "9"))
     workflow, paths = _paths(nodes)
     found: dict[tuple[str, str], Task] = {}
@@ -86,15 +86,15 @@ def tasks_of(run: Mapping[str, Any]) -> list[Task]:
         path = f"{parent}.{unit}" if parent else ""
         if node.get("state") == FAILED and (message := str((node.get("error") or {}).get("message") or "")):
             said.append((path or unit, " ".join(message.split())))
-        if (
-            parent and path + _DRIVER not in paths
-        ):  # neither a task nor a graph: the workflow, an executor, a loop's rounds
+        # Neither a task nor a graph: the workflow, an executor, a loop's rounds.
+        if parent and path + _DRIVER not in paths:
             continue
         if not parent and (unit == workflow or _AROUND.fullmatch(unit) or (driven and unit + _DRIVER not in driven)):
             continue
         task = found.setdefault((parent, unit), Task(unit, path, _rounds(path)))
-        if name != whole and (path in paths or (not parent and _is_listed(nodes, whole))):
-            continue  # an attempt: the node of all attempts says how it ended
+        # An attempt: the node of all attempts says how it ended.
+        if name != whole and (f"{parent}.{whole}" in paths if parent else _is_listed(nodes, whole)):
+            continue
         state = str(node.get("state") or "")
         if whole.endswith(_DRIVER):
             task.driver = state
@@ -120,9 +120,11 @@ def written(tasks: list[Task]) -> list[Task]:
 
 def workflow_of(run: Mapping[str, Any]) -> str:
     """Name of the run's workflow, as far as its nodes tell."""
-    return _paths(
-        [node for node in (run.get("run_details") or {}).get("task_details") or [] if node.get("display_name")]
-    )[0]
+    return _paths(_nodes(run))[0]
+
+
+def _nodes(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [node for node in (run.get("run_details") or {}).get("task_details") or [] if node.get("display_name")]
 
 
 def pod_numbers(task: Task, attempts: int = 6) -> set[str]:

@@ -128,6 +128,11 @@ def test_attempts_drivers_and_cancelled_runs_are_judged_rightly():
         if node["display_name"] == "evaluate(0)":
             node["state"] = "FAILED"
     assert run_state.judge(retried, "notify") == Outcome("SUCCEEDED")
+    waits = run({"evaluate-driver": "RUNNING"})
+    for node in waits["run_details"]["task_details"]:
+        if node["display_name"] == "evaluate-driver(0)":
+            node["state"] = "FAILED"
+    assert run_state.judge(waits, "notify") is None, "a driver that is tried again"
     driver = run({"evaluate-driver": "FAILED"}, {"evaluate-driver": "no such parameter"})
     assert run_state.judge(driver, "notify") == Outcome("FAILED", (Failure("evaluate", "no such parameter"),))
     assert run_state.judge(went_well(evaluate="CANCELED"), "notify") == Outcome("CANCELED")
