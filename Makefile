@@ -71,7 +71,7 @@ help: ## This help
 ## NAMESPACE  namespace on the cluster, of make deploy and of the runs (default inranker)
 ## EXPERIMENT experiment of the runs (default inranker)
 ## WAIT       1 follows the submitted run to its end
-## FORCE      1 submits although the same run is still going
+## FORCE      1 submits although the same run is still going, changes a schedule whose run is under way (which ends with it)
 ## CRON       six fields, seconds first: CRON='0 0 3 * * *' is every day at three
 ## MODEL      registered model of promote, rollback and history (default inranker)
 ## VERSION    number of the version that make promote lets serve
@@ -103,9 +103,9 @@ compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve P
 submit: $(VENV)/.ready ## Start PIPELINE with PROFILE on a cluster, once; WAIT=1 follows it, FORCE=1 starts it once more
 	@$(python) -m pipelines.submit $(profile_options) $(api_options) $(call flag,--wait,WAIT) $(call flag,--force,FORCE) $(pipeline)
 schedule: $(VENV)/.ready ## Start it by CRON, one run at a time; repeat it to change it
-	@$(python) -m pipelines.schedule $(profile_options) $(api_options) $(call option,--cron,CRON) $(pipeline)
+	@$(python) -m pipelines.schedule $(profile_options) $(api_options) $(call option,--cron,CRON) $(call flag,--force,FORCE) $(pipeline)
 unschedule: $(VENV)/.ready ## End the schedule of PIPELINE with PROFILE
-	@$(python) -m pipelines.schedule $(profile_options) $(api_options) --remove $(pipeline)
+	@$(python) -m pipelines.schedule $(profile_options) $(api_options) --remove $(call flag,--force,FORCE) $(pipeline)
 runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, link
 	@$(python) -m pipelines.runs $(api_options)
 why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log

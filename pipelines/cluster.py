@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,8 +20,7 @@ TIMEOUT = (3, 10)
 #: Lines of a log's end among which its last telling line is looked for.
 TAIL = 60
 _KUEUE = ("kueue.x-k8s.io", ("v1beta2", "v1beta1"))
-#: Lines of KFP's launcher and of Argo's executor around a stage's own.
-_AROUND = re.compile(r"[IWEF]\d{4} |time=\"|Error: exit status|\s*$")
+_ARGO = ("argoproj.io", "v1alpha1", "workflows")
 
 
 class Unasked(Exception):
@@ -27,16 +29,30 @@ class Unasked(Exception):
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a run, of a ``stage`` (if it is labelled). ``rank`` orders what is ``said``: 0 explains a failure, 9 nothing."""
+    """A pod of a run, of a ``stage`` (if it is labelled). ``rank`` orders what is ``said``: 0 explains a failure, 9 nothing.
+
+    ``path`` is that of its node in the workflow; ``container`` the one that explains, with its termination ``message``.
+    """
 
     name: str
     stage: str
-    node_id: str
     path: str
     created: str
     rank: int
     said: str
     started: bool
+    phase: str = ""
+    container: str = "main"
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The workflow of a run: its own ``message``, and those of its ``nodes`` (path, phase, message), as Argo keeps them."""
+
+    name: str
+    message: str
+    nodes: tuple[tuple[str, str, str], ...]
 
 
 class Kubernetes:
@@ -101,12 +117,39 @@ class Kubernetes:
                     return _unadmitted(workload)
         return ""
 
-    def last_line(self, namespace: str, pod: str) -> str:
-        """The last telling line of a stage's log: its own ``FAILED:`` line, if it wrote one."""
-        text = self._ask(self._core.read_namespaced_pod_log, pod, namespace, container="main", tail_lines=TAIL)
-        lines = [line for line in (text or "").splitlines() if not _AROUND.match(line)]
-        failed = [line[line.index("FAILED:") :] for line in lines if "FAILED:" in line]
-        return _line((failed or lines or [""])[-1])
+    def last_line(self, namespace: str, pod: Pod) -> str:
+        """The telling line of the log of the container that explains the pod."""
+        asked = {"container": pod.container, "tail_lines": TAIL}
+        return telling(self._ask(self._core.read_namespaced_pod_log, pod.name, namespace, **asked) or "")
+
+    def workflow(self, namespace: str, run_id: str) -> Workflow | None:
+        """The workflow of a KFP run; None where it is not there (any more)."""
+        group, version, plural = _ARGO
+        found = self._ask(
+            self._custom.list_namespaced_custom_object, group, version, namespace, plural,
+            label_selector=f"pipeline/runid={run_id}",
+        )["items"]  # fmt: skip
+        return _workflow(found[0]) if found else None
+
+    def pipeline_root(self, namespace: str) -> str:
+        """Where KFP's launcher keeps the artifacts of runs: the ConfigMap ``kfp-launcher``."""
+        found = self._ask(self._core.read_namespaced_config_map, "kfp-launcher", namespace)
+        return str((found.get("data") or {}).get("defaultPipelineRoot") or "")
+
+
+#: Lines of KFP's launcher and driver and of Argo's executor around a stage's own.
+_AROUND = re.compile(r"[IWEF]\d{4} |time=|Error: exit status|\s*$")
+_FATAL = re.compile(r"F\d{4} .*?\] (?!failed to execute component)(.*)")
+
+
+def telling(log: str) -> str:
+    """The line of a container's log that says most: a stage's ``FAILED:``, a driver's fatal one, else the last of its own."""
+    lines = [line for line in log.splitlines() if not _AROUND.match(line)]
+    failed = [line[line.index("FAILED:") :] for line in lines if "FAILED:" in line]
+    fatal = [found[1] for line in log.splitlines() if (found := _FATAL.match(line))]
+    # What a driver was called with is hundreds of letters long.
+    fatal = [re.sub(r"\(pipelineName=.*?\) failed: ", " failed: ", line) for line in fatal]
+    return _line((failed or fatal or lines or [""])[-1].removeprefix("Error: "))
 
 
 def check_gpus(config: ClusterConfig) -> list[str]:
@@ -137,26 +180,42 @@ def _pod(manifest: dict[str, Any]) -> Pod:
     metadata, status = manifest["metadata"], manifest.get("status") or {}
     annotations = metadata.get("annotations") or {}
     containers = (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
-    rank, said = min([*map(_container, containers), _phase(status)], key=lambda each: each[0])
+    named = [(*_container(each), str(each.get("name") or "main"), _ended(each)) for each in containers]
+    rank, said, container, ended = min([*named, (*_phase(status), "main", {})], key=lambda each: each[0])
     node = (manifest.get("spec") or {}).get("nodeName")
     return Pod(
         name=metadata["name"],
         stage=(metadata.get("labels") or {}).get(COMPONENT_LABEL, ""),
-        node_id=annotations.get("workflows.argoproj.io/node-id", ""),
         path=annotations.get("workflows.argoproj.io/node-name", ""),
         created=str(metadata.get("creationTimestamp") or ""),
         rank=rank,
         said=f"{said} on node {node}" if node and said else said,
         started=any((each.get("state") or {}).keys() & {"running", "terminated"} for each in containers),
+        phase=str(status.get("phase") or ""),
+        container=container,
+        message=telling(str(ended.get("message") or "")),
     )
+
+
+def _workflow(manifest: dict[str, Any]) -> Workflow:
+    status = manifest.get("status") or {}
+    nodes = status.get("nodes") or {}
+    if packed := status.get("compressedNodes"):
+        nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+    told = ((str(node.get("name")), str(node.get("phase")), _line(node.get("message"))) for node in nodes.values())
+    return Workflow(manifest["metadata"]["name"], _line(status.get("message")), tuple(sorted(told)))
+
+
+def _ended(status: dict[str, Any]) -> dict[str, Any]:
+    """How a container ended, or its last attempt did."""
+    state = status.get("state") or {}
+    return state.get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
 
 
 def _container(status: dict[str, Any]) -> tuple[int, str]:
     """What a container's state explains."""
     name = status.get("name")
-    state = status.get("state") or {}
-    ended = state.get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
-    waiting = state.get("waiting") or {}
+    ended, waiting = _ended(status), (status.get("state") or {}).get("waiting") or {}
     if ended.get("reason") == "OOMKilled":
         return 0, f"{name} was OOMKilled (it needs more memory than its limit)"
     if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
@@ -201,7 +260,9 @@ def _when(event: dict[str, Any]) -> str:
 
 
 def _line(text: Any) -> str:
-    return " ".join(str(text or "").split())[:300]
+    """In one line; of a long text its end, where the reason stands."""
+    plain = " ".join(str(text or "").split())
+    return plain if len(plain) <= 300 else f"... {plain[-300:]}"
 
 
 def most_telling(pods: Iterable[Pod]) -> Pod | None:

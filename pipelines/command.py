@@ -85,7 +85,13 @@ def logging_to(path: Path) -> Iterator[None]:
         _log.remove(path)
 
 
-def command(main: Callable[..., int]) -> Callable[..., int]:
+def listing(main: Callable[..., int]) -> Callable[..., int]:
+    """As :func:`command`, for one that only shows something: a reader who has seen enough (``| head``) is no failure, of
+    which make would complain."""
+    return command(main, broken_pipe=0)
+
+
+def command(main: Callable[..., int], broken_pipe: int = BROKEN_PIPE) -> Callable[..., int]:
     """Let ``main`` end with a status and at most one line on stderr, whatever happens in it."""
 
     @functools.wraps(main)
@@ -105,7 +111,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
                 return _say("\nTERMINATED", _kept(error), TERMINATED)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno == errno.EPIPE and _reader_gone():
-                    return BROKEN_PIPE
+                    return broken_pipe
                 return _say("FAILED", one_line(error), REFUSED)
 
     return guarded

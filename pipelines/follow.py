@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from inranker_flow import run_nodes
 from inranker_flow.errors import UserError
-from pipelines import tasks, why
+from pipelines import why, workflows
 from pipelines.kfp_api import Api
 
 #: Seconds between two looks, and for how long a silent API is put up with.
 PAUSE, PATIENCE = 5.0, 600.0
+#: Seconds without a change after which it is said what the run waits for, and between two such looks.
+STILL = 120.0
 
 
 def follow(api: Api, run_id: str) -> int:
     """Print changes until the run ends; 0 if it succeeded, else 1. :class:`UserError` when it cannot be followed."""
     seen: dict[str, str] = {}
     silent_since = 0.0
+    changed = looked = time.monotonic()
+    told = ""
     while True:
         try:
             run = why.plain(api.run(run_id))
@@ -27,20 +32,32 @@ def follow(api: Api, run_id: str) -> int:
             time.sleep(PAUSE)
             continue
         silent_since = 0.0
-        _report(run, seen)
-        if run.get("state") in tasks.FINAL:
+        if _report(run, seen):
+            changed = looked = time.monotonic()
+        if run.get("state") in run_nodes.FINAL:
             if run["state"] != "SUCCEEDED":
                 print(why.explain(api, run))
             return 0 if run["state"] == "SUCCEEDED" else 1
+        if time.monotonic() - looked > STILL:
+            looked = time.monotonic()
+            if workflows.is_gone(api, run):
+                raise UserError(f"run {run_id}: {workflows.EXPLAINED}")
+            if (waits := why.waiting(api, run)) and waits != told:
+                told = waits
+                print(f"{time.strftime('%H:%M:%S')} waits for {looked - changed:.0f} s: {told}", flush=True)
         time.sleep(PAUSE)
 
 
-def _report(run: dict[str, Any], seen: dict[str, str]) -> None:
-    states = {task.name: task.state for task in tasks.of_run(run)} | {"run": run.get("state") or "PENDING"}
-    for name, state in states.items():
-        if seen.get(name) != state:
-            print(f"{time.strftime('%H:%M:%S')} {name} {state}", flush=True)
-    seen.update(states)
+def _report(run: dict[str, Any], seen: dict[str, str]) -> bool:
+    """Print what has changed since the last look; whether anything has."""
+    states = {task.label: task.now for task in run_nodes.written(run_nodes.tasks_of(run))} | {
+        "run": run.get("state") or "PENDING"
+    }
+    changes = {name: state for name, state in states.items() if seen.get(name) != state}
+    for name, state in changes.items():
+        print(f"{time.strftime('%H:%M:%S')} {name} {state}", flush=True)
+    seen.update(changes)
+    return bool(changes)
 
 
 def _passing(error: UserError) -> bool:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import kfp_server_api
 import urllib3
 
+from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import credentials_in, line, refuse_credentials
 from pipelines import kubeconfig
@@ -56,8 +57,9 @@ class Api:
         """Find the API; nothing is asked yet.
 
         ``host``, else ``KF_PIPELINES_ENDPOINT``, else KFP's service (inside a cluster), else a proxy through the
-        kubeconfig. Who asks: ``KF_PIPELINES_TOKEN``, ``KF_PIPELINES_TOKEN_FILE``, a cookie of Dex or oauth2-proxy in
-        ``KF_PIPELINES_COOKIES``, or a service account's projected token (``KF_PIPELINES_SA_TOKEN_PATH``).
+        kubeconfig. Who asks: ``KF_PIPELINES_TOKEN`` (renewed where it can be), ``KF_PIPELINES_TOKEN_FILE``, a cookie of
+        Dex or oauth2-proxy in ``KF_PIPELINES_COOKIES``, or a service account's projected token
+        (``KF_PIPELINES_SA_TOKEN_PATH``).
         """
         self.namespace = namespace
         configuration = kfp_server_api.Configuration()
@@ -74,7 +76,7 @@ class Api:
         else:
             kubeconfig.through_proxy(configuration)
         self.host: str = configuration.host
-        self.ui = (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or (_address(found) if found else "")).rstrip("/")
+        self._named = bool(found)
         if found or kubeconfig.in_cluster():
             _identify(configuration)
         cookie = _header("KF_PIPELINES_COOKIES", os.environ.get("KF_PIPELINES_COOKIES", ""))
@@ -95,6 +97,12 @@ class Api:
     def pod_namespace(self) -> str:
         """Where the pods of runs are."""
         return self.namespace if self.multi_user else kubeconfig.kfp_namespace()
+
+    @cached_property
+    def ui(self) -> str:
+        """Address of the UI: ``KF_PIPELINES_UI_ENDPOINT``, or that of the API where a browser gets a page there; else empty."""
+        named = os.environ.get("KF_PIPELINES_UI_ENDPOINT", "").strip().rstrip("/")
+        return named or (self.host if self._named and _serves_pages(self.host) else "")
 
     def link(self, run_id: str) -> str:
         """Where a person sees a run."""
@@ -163,8 +171,13 @@ class Api:
         return list(runs)
 
     def runs_named(self, name: str) -> list[Any]:
-        """Runs of this name in the namespace, newest first."""
-        return list(self._all(self._runs.run_service_list_runs, "runs", name, **self._scope()))
+        """Runs in the namespace whose name is this one or begins with it and a hyphen, newest first."""
+        return list(self._all(self._runs.run_service_list_runs, "runs", name, beginning=True, **self._scope()))
+
+    def runs_like(self, experiment_id: str, name: str) -> list[Any]:
+        """The same in one experiment."""
+        listed = self._runs.run_service_list_runs
+        return list(self._all(listed, "runs", name, beginning=True, experiment_id=experiment_id))
 
     def run(self, run_id: str) -> Any:
         """A run with its tasks."""
@@ -179,13 +192,16 @@ class Api:
         def find() -> Any:
             return next((run for run in self.runs(experiment_id, name) if run.run_id not in known), None)
 
-        def make() -> Any:
+        def make(**plugins: Any) -> Any:
             body = kfp_server_api.V2beta1Run(
-                display_name=name, description=description or None, **_job(experiment_id, pipeline, arguments)
+                display_name=name,
+                description=description or None,
+                **_job(experiment_id, pipeline, arguments),
+                **plugins,
             )
             return self._send(self._runs.run_service_create_run, body)
 
-        return self._create(f"run {name}", find, make)
+        return self._create(f"run {name}", find, _with_plugins(make))
 
     # Recurring runs
 
@@ -205,7 +221,7 @@ class Api:
             found = self.schedules(experiment_id, name)
             return next((each for each in found if each.recurring_run_id not in known), None)
 
-        def make() -> Any:
+        def make(**plugins: Any) -> Any:
             body = kfp_server_api.V2beta1RecurringRun(
                 display_name=name,
                 mode=kfp_server_api.RecurringRunMode.ENABLE,
@@ -213,17 +229,27 @@ class Api:
                 max_concurrency="1",
                 no_catchup=True,
                 **_job(experiment_id, pipeline, arguments),
+                **plugins,
             )
             return self._send(self._recurring.recurring_run_service_create_recurring_run, body)
 
-        return self._create(f"schedule {name}", find, make)
+        return self._create(f"schedule {name}", find, _with_plugins(make))
+
+    def has_schedule(self, recurring_run_id: str) -> bool:
+        """Whether a recurring run is there."""
+        get = self._recurring.recurring_run_service_get_recurring_run
+        return self._ask(get, recurring_run_id, missing_is_fine=True) is not None
 
     def enable_schedule(self, recurring_run_id: str) -> None:
         """Enable a recurring run; an enabled one stays so."""
         self._ask(self._recurring.recurring_run_service_enable_recurring_run, recurring_run_id)
 
+    def disable_schedule(self, recurring_run_id: str) -> None:
+        """Let a recurring run start nothing more; what it has started goes on."""
+        self._ask(self._recurring.recurring_run_service_disable_recurring_run, recurring_run_id)
+
     def delete_schedule(self, recurring_run_id: str) -> None:
-        """Delete a recurring run; one that is gone already is fine. Runs that it started go on."""
+        """Delete a recurring run, and with it the workflows of its runs; one that is gone already is fine."""
         try:
             self._ask(
                 self._recurring.recurring_run_service_delete_recurring_run, recurring_run_id, missing_is_fine=True
@@ -237,17 +263,26 @@ class Api:
         return {"namespace": self.namespace} if self.multi_user else {}
 
     def _all(
-        self, function: Callable[..., Any], key: str, name: str, *ids: str, most: int = 0, **where: Any
+        self,
+        function: Callable[..., Any],
+        key: str,
+        name: str,
+        *ids: str,
+        most: int = 0,
+        beginning: bool = False,
+        **where: Any,
     ) -> Iterator[Any]:
-        """Every item of a list over all its pages (or the first ``most``), newest first; those of ``name`` if given."""
+        """Every item of a list over all its pages (or the first ``most``), newest first; those of ``name`` if given, or
+        whose name's ``beginning`` it is."""
         if name:
-            predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
+            operation = "IS_SUBSTRING" if beginning else "EQUALS"
+            predicate = {"operation": operation, "key": "display_name", "string_value": name}
             where = {**where, "filter": json.dumps({"predicates": [predicate]})}
         token, seen = "", 0
         while True:
             page = self._ask(function, *ids, page_size=100, page_token=token, sort_by="created_at desc", **where)
             for item in getattr(page, key) or []:
-                if not name or item.display_name == name:
+                if not name or item.display_name == name or (beginning and item.display_name.startswith(f"{name}-")):
                     yield item
                     seen += 1
                 if most and seen == most:
@@ -346,6 +381,30 @@ _LOGIN = (
 )
 
 
+def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
+    """``make`` with the experiment for KFP's MLflow plugin; without it where the server knows of no plugins."""
+
+    def made() -> Any:
+        try:
+            return make(plugins_input={"mlflow": {"experiment_name": tracking.experiment_name()}})
+        except UserError as error:
+            if "plugin" not in str(error).lower():
+                raise
+            return make()
+
+    return made
+
+
+def _serves_pages(address: str) -> bool:
+    """Whether a browser gets a page at an address, or is sent to where it logs in: KFP's API alone has none."""
+    pool = urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE"), retries=False, timeout=TIMEOUT[0])
+    try:
+        answer = pool.request("GET", f"{address}/", redirect=False)
+    except urllib3.exceptions.HTTPError:
+        return False
+    return 300 <= answer.status < 400 or "html" in (answer.headers.get("content-type") or "")
+
+
 def _address(host: str) -> str:
     """``host`` with a scheme and no trailing slash."""
     address = (host if "://" in host else f"https://{host}").strip().rstrip("/")
@@ -368,7 +427,11 @@ def _address(host: str) -> str:
 
 
 def _identify(configuration: Any) -> None:
-    """Give every request the caller's token; files are read anew each time, because they are renewed under us."""
+    """Give every request the caller's token, which lasts an hour where a run may last days.
+
+    Files are read anew each time, because they are renewed under us. A token of the environment that has run out is
+    renewed through the kubeconfig, where it is a service account's.
+    """
     token = os.environ.get("KF_PIPELINES_TOKEN", "").strip()
     named = os.environ.get("KF_PIPELINES_TOKEN_FILE") or os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
     if not token and named and not Path(named).is_file():
@@ -378,7 +441,9 @@ def _identify(configuration: Any) -> None:
         return
 
     def refresh(asked: Any) -> None:
+        nonlocal token
         if token:
+            token = kubeconfig.renewed(token)
             asked.api_key["authorization"] = _header("KF_PIPELINES_TOKEN", token)
         else:
             text = path.read_text(encoding="utf-8", errors="surrogateescape")

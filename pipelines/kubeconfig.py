@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import logging
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
+import urllib3
+
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import line
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the end of a token in which another one is asked for; seconds to connect, and to wait for an answer.
+RENEW, TIMEOUT = 300, (3, 10)
 
 
 def in_cluster() -> bool:
@@ -50,6 +62,45 @@ def load(configuration: Any) -> str:
         raise UserError(f"KUBECONFIG: {line(error)}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what its client makes of another file
         raise UserError(f"KUBECONFIG: {_paths()} is no kubeconfig ({line(error)}); correct the variable") from error
+
+
+def renewed(token: str) -> str:
+    """A service account's token, or a new one for the same account and audience where it ends within minutes.
+
+    The kubeconfig's account is asked for it (TokenRequest); what it may not, or what is no such token, stays as it is.
+    """
+    from kubernetes import client
+
+    held = _claims(token)
+    account = re.fullmatch(r"system:serviceaccount:([^:]+):([^:]+)", str(held.get("sub") or ""))
+    ends = held.get("exp")
+    if not account or not isinstance(ends, int | float) or ends - time.time() > RENEW or in_cluster() or not exists():
+        return token
+    audience = held.get("aud") or []
+    request = client.AuthenticationV1TokenRequest(
+        spec=client.V1TokenRequestSpec(audiences=[audience] if isinstance(audience, str) else list(audience))
+    )
+    configuration = client.Configuration()
+    configuration.retries = False
+    try:
+        load(configuration)
+        core = client.CoreV1Api(client.ApiClient(configuration))
+        made = core.create_namespaced_service_account_token(account[2], account[1], request, _request_timeout=TIMEOUT)
+    except (UserError, client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+        if ends < time.time():
+            log.warning("KF_PIPELINES_TOKEN has run out, and the kubeconfig gives no other: %s", line(error))
+        return token
+    return str(made.status.token)
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """What a JWT says of itself; nothing where it is none."""
+    try:
+        part = token.split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (IndexError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def through_proxy(configuration: Any) -> None:

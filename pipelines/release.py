@@ -48,7 +48,7 @@ class Release:
 
     @property
     def run_name(self) -> str:
-        """The same for the same pipeline version with the same arguments."""
+        """What the names of runs of the same pipeline version with the same arguments begin with."""
         identity = json.dumps([self.version, self.arguments], sort_keys=True)
         return f"{self.name}-{sha256(identity.encode()).hexdigest()[:8]}"
 

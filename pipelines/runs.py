@@ -6,15 +6,16 @@ import datetime
 import sys
 from typing import Any
 
-from pipelines import console, kfp_api, tasks
-from pipelines.command import Parser, command
+from inranker_flow import run_nodes
+from pipelines import console, kfp_api, why, workflows
+from pipelines.command import Parser, listing
 from pipelines.kfp_api import Api
 
 #: Rows at most.
 MOST = 20
 
 
-@command
+@listing
 def main(arguments: list[str] | None = None) -> int:
     """List runs; returns the exit status."""
     parser = Parser("make runs")
@@ -23,25 +24,30 @@ def main(arguments: list[str] | None = None) -> int:
     api = Api(options.host, options.namespace)
     experiment_id = api.find_experiment(options.experiment)
     found = api.runs(experiment_id, most=MOST) if experiment_id else []
-    print(table(api, found) if found else f"no run yet in experiment {options.experiment}")
+    gone = {run.run_id for run in found if workflows.is_gone(api, why.plain(run))}
+    print(table(api, found, gone) if found else f"no run yet in experiment {options.experiment}")
+    if gone:
+        print(f"{workflows.GONE}: {workflows.EXPLAINED}")
     if found and api.ui_hint:
         print(api.ui_hint)
     return 0
 
 
-def table(api: Api, runs: list[Any]) -> str:
-    """Name, state, start, minutes and link of each run."""
+def table(api: Api, runs: list[Any], gone: set[str]) -> str:
+    """Name, state, start, minutes and link of each run; ``gone`` are the ids of those whose workflow is not there."""
     rows = [["name", "state", "started", "minutes", "link"]]
     for run in runs:
         started = f"{run.created_at:%Y-%m-%d %H:%M}"
-        rows.append([run.display_name, run.state or "PENDING", started, _minutes(run), api.link(run.run_id)])
+        lost = run.run_id in gone
+        state = workflows.GONE if lost else run.state or "PENDING"
+        rows.append([run.display_name, state, started, "-" if lost else _minutes(run), api.link(run.run_id)])
     return console.table(rows)
 
 
 def _minutes(run: Any) -> str:
     """From its start to its end, or until now. For "not yet" the API says 1970."""
     ended = run.finished_at if run.finished_at and run.finished_at > run.created_at else None
-    if run.state in tasks.FINAL and not ended:
+    if run.state in run_nodes.FINAL and not ended:
         return "-"
     end = ended or datetime.datetime.now(datetime.UTC)
     return f"{max(0.0, (end - run.created_at).total_seconds()) / 60:.0f}"

@@ -7,10 +7,13 @@ Whatever is wrong with the input is said before anything is created; what is the
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import sys
 
+from inranker_flow import run_nodes
 from inranker_flow.errors import UserError
-from pipelines import kfp_api, tasks
+from pipelines import kfp_api, why, workflows
 from pipelines.command import Parser, Terminated, command
 from pipelines.follow import follow
 from pipelines.kfp_api import Api
@@ -40,21 +43,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 def submit(api: Api, release: Release, experiment: str, force: bool = False) -> str:
     """Start a run, or find the one that is still going; its id. Raises :class:`UserError`."""
-    if not api.multi_user:
-        print(f"note        this KFP is for one user: runs are in its own namespace, not in {api.namespace}")
+    if api.pod_namespace != api.namespace:
+        print(f"note        this KFP is for one user: runs are in {api.pod_namespace}, not in {api.namespace}")
     experiment_id = api.experiment(experiment)
-    name = release.run_name
-    live = [run for run in api.runs(experiment_id, name) if run.state not in tasks.FINAL]
+    alike = api.runs_like(experiment_id, release.run_name)
+    same = [run for run in alike if run.state not in run_nodes.FINAL]
+    live = [run for run in same if not workflows.is_gone(api, why.plain(run))]
+    for run in same:
+        if run not in live:
+            print(f"note        {run.display_name} is {workflows.GONE}: {workflows.EXPLAINED}")
     if live and not force:
         raise UserError(
-            f"the same run is {live[0].state} already: {name}, {api.link(live[0].run_id)}; FORCE=1 starts it once more"
+            f"the same run is {live[0].state} already: {live[0].display_name}, {api.link(live[0].run_id)}; FORCE=1 starts it "
+            "once more"
         )
+    name = _new_name(release.run_name, {run.display_name for run in alike})
     run = api.create_run(experiment_id, name, publish(api, release), release.arguments, release.planned)
     if release.planned:
         print(f"plan        {release.planned.removeprefix('planned ')} (make plan says how)")
     print(f"run         {name} ({run.run_id})\nexperiment  {experiment}, namespace {api.pod_namespace}")
     print(" ".join(filter(None, (api.link(run.run_id), api.ui_hint))))
     return str(run.run_id)
+
+
+def _new_name(beginning: str, taken: set[str]) -> str:
+    """A name that no other run has: with the time, and a number for a second run in the same second."""
+    name = f"{beginning}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
-"""`make why`: one sentence about a run: which task, what Kubernetes said, the last line of its log."""
+"""`make why`: one sentence about a run: which task, what Kubernetes said, the last line of its log.
+
+Pods and workflow are deleted an hour after the end; then the logs in S3 and the stage's run in MLflow are asked.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import kfp_server_api
 
-from inranker_flow import run_state
+from inranker_flow import run_nodes, tracking
 from inranker_flow.errors import UserError
-from pipelines import kfp_api, tasks
+from inranker_flow.run_nodes import Task
+from pipelines import kept_logs, kfp_api, workflows
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
-from pipelines.command import Parser, command
+from pipelines.command import Parser, listing
 from pipelines.kfp_api import Api
 
 
-@command
+@listing
 def main(arguments: list[str] | None = None) -> int:
     """Explain a run; returns the exit status."""
     parser = Parser("make why")
@@ -27,7 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     run = find(api, options.run, options.experiment)
     print(explain(api, run))
     print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
+    for name, address in _pages(run):
+        print(f"{name}: {address}")
     return 0
+
+
+def _pages(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What plugins of KFP have to show of a run: the run in MLflow."""
+    for name, output in (run.get("plugins_output") or {}).items():
+        for entry in (output.get("entries") or {}).values():
+            if str(entry.get("value") or "").startswith(("http://", "https://")):
+                yield name, str(entry["value"])
 
 
 def find(api: Api, wanted: str, experiment: str) -> dict[str, Any]:
@@ -56,29 +72,54 @@ def explain(api: Api, run: dict[str, Any]) -> str:
     name, state = run["display_name"], run.get("state") or "PENDING"
     if state == "SUCCEEDED":
         return f"{name} SUCCEEDED: every task ended well."
-    found = tasks.of_run(run)
-    concerned = [task for task in found if task.state == "FAILED"]
-    if not concerned and state not in tasks.FINAL:
-        concerned = [task for task in found if task.state not in tasks.FINAL]
-    told = _kfp(run)
+    if workflows.is_gone(api, run):
+        return f"{name} {workflows.GONE}: {workflows.EXPLAINED}."
+    found = run_nodes.tasks_of(run)
+    concerned = run_nodes.failures_of(found)
+    if not concerned and state not in run_nodes.FINAL:
+        concerned = [task for task in run_nodes.written(found) if task.unfinished]
+    pod, said = _kubernetes(api, run, concerned)
+    task, kept = ("", "") if pod and pod.started else _kept(api, run, concerned)
+    where = _name(run, concerned, pod) or (f"task {task}" if task else "")
+    return (
+        ": ".join(filter(None, (f"{name} {state}", where, _kfp(run, concerned), "; ".join(filter(None, (said, kept))))))
+        + "."
+    )
+
+
+def waiting(api: Api, run: dict[str, Any]) -> str:
+    """What the tasks of a run wait for whose pods have not begun: the scheduler's, Kueue's or the registry's words."""
+    unfinished = [task for task in run_nodes.written(run_nodes.tasks_of(run)) if task.unfinished]
     try:
-        pod, said = _kubernetes(api, run, concerned)
+        kubernetes = Kubernetes()
+        pods = kubernetes.pods(api.pod_namespace, run["run_id"])
+        waits = [pod for pod in pods if not pod.started and pod.rank < 9 and pod.phase == "Pending"]
+        told = _pod(kubernetes, api.pod_namespace, pod) if (pod := most_telling(waits)) else ""
+        told = told or ("" if pods else _workflow(kubernetes, api.pod_namespace, run, unfinished))
+    except (UserError, Unasked):
+        return ""
+    return ": ".join(filter(None, (_name(run, unfinished, pod), told))) if told else ""
+
+
+def _kubernetes(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[Pod | None, str]:
+    """The pod that explains most, and what is known about it; without one what Argo says of the workflow."""
+    try:
+        kubernetes = Kubernetes()
+        namespace = api.pod_namespace
+        pods = kubernetes.pods(namespace, run["run_id"])
+        own = [pod for pod in pods if any(task.holds(pod.path) for task in concerned)]
+        own = own or [pod for pod in pods if any(_named(pod, task) for task in concerned)]
+        if pod := most_telling(own if concerned else pods):
+            return pod, _pod(kubernetes, namespace, pod)
+        told = _tried(lambda: _workflow(kubernetes, namespace, run, concerned), "its workflow")
+        left = f"no pod of it is left in namespace {namespace}" if concerned or not pods else ""
+        return None, told or left
     except (UserError, Unasked) as error:
-        pod, said = None, f"Kubernetes could not be asked ({error})"
-    where = _name(concerned, pod)
-    return ": ".join(filter(None, (f"{name} {state}", where, told, said))) + "."
+        return None, f"Kubernetes could not be asked ({error})"
 
 
-def _kubernetes(api: Api, run: dict[str, Any], concerned: list[tasks.Task]) -> tuple[Pod | None, str]:
-    """The pod that explains most, and what is known about it."""
-    kubernetes = Kubernetes()
-    namespace = api.pod_namespace
-    pods = kubernetes.pods(namespace, run["run_id"])
-    ids = {each for task in concerned for each in task.ids}
-    own = [pod for pod in pods if {pod.name, pod.node_id} & ids] or [pod for pod in pods if _belongs(pod, concerned)]
-    pod = most_telling(own or pods)
-    if pod is None:
-        return None, f"no pod of it is left in namespace {namespace}" if concerned else ""
+def _pod(kubernetes: Kubernetes, namespace: str, pod: Pod) -> str:
+    """What Kubernetes, Kueue and its log say of a pod."""
     parts = [f"pod {pod.name}: {pod.said}"]
     if not pod.started:
         parts.append(_tried(lambda: kubernetes.queue(namespace, pod.name), "its queue"))
@@ -87,11 +128,62 @@ def _kubernetes(api: Api, run: dict[str, Any], concerned: list[tasks.Task]) -> t
         known = warning.partition(": ")[2] or warning
         parts.append("" if known in pod.said else warning)
     if pod.started:
-        parts.append(_tried(lambda: _last_line(kubernetes, namespace, pod.name), "its log"))
-    return pod, "; ".join(filter(None, parts))
+        parts.append(pod.message or _tried(lambda: _last_line(kubernetes, namespace, pod), "its log"))
+    return "; ".join(filter(None, parts))
 
 
-def _last_line(kubernetes: Kubernetes, namespace: str, pod: str) -> str:
+def _workflow(kubernetes: Kubernetes, namespace: str, run: dict[str, Any], concerned: list[Task]) -> str:
+    """What Argo says of pods that it could not make, and of the workflow as a whole."""
+    workflow = kubernetes.workflow(namespace, run["run_id"])
+    if workflow is None:
+        return ""
+    told = [(path, text) for path, phase, text in workflow.nodes if text and phase in ("Error", "Failed", "Pending")]
+    told = [each for each in told if not re.match(r"child '.*' (failed|errored)", each[1])]
+    own = [text for path, text in told if any(task.holds(path) for task in concerned)]
+    said = own or [text for _, text in told] or [workflow.message]
+    event = kubernetes.warning(namespace, workflow.name)
+    known = any(text and (text in event or event.partition(": ")[2] in text) for text in said)
+    return "; ".join(filter(None, (f"Argo says of its node: {said[-1]}" if said[-1] else "", "" if known else event)))
+
+
+def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, str]:
+    """The task and the line of the logs that outlive its pods, else what the stage wrote into its run in MLflow."""
+    asked = []
+    try:
+        found = list(
+            kept_logs.of_tasks(_root(api, run), api.pod_namespace, run["run_id"], run_nodes.workflow_of(run), concerned)
+        )
+        telling = [each for each in found if each[1].startswith("FAILED:")] or [
+            each for each in found if concerned and each[1]
+        ]
+        if telling:
+            return telling[-1][0], f"its log that is kept says {telling[-1][1]}"
+    except UserError as error:
+        asked.append(f"its log that is kept cannot be read ({error})")
+    if tracking.configured_uri():
+        try:
+            ends = [each for each in tracking.ends_of(tracking.parent_of_kfp(run["run_id"])) if each.failed]
+        except UserError as error:
+            return "", "; ".join([*asked, f"MLflow could not be asked ({error})"])
+        stages = {re.sub(r"-\d+$", "", task.name).replace("-", "_") for task in concerned}
+        for end in ends:
+            if not stages or end.stage in stages:
+                return f"{end.stage} {end.dataset}".strip(), "; ".join([*asked, f"MLflow has: FAILED: {end.reason}"])
+    return "", "; ".join(asked)
+
+
+def _root(api: Api, run: dict[str, Any]) -> str:
+    """Where the run's artifacts are: as it was started, by ``KF_PIPELINES_ROOT``, or as the namespace has it."""
+    given = str((run.get("runtime_config") or {}).get("pipeline_root") or os.environ.get("KF_PIPELINES_ROOT") or "")
+    if given:
+        return given
+    try:
+        return Kubernetes().pipeline_root(api.pod_namespace)
+    except (UserError, Unasked):
+        return ""
+
+
+def _last_line(kubernetes: Kubernetes, namespace: str, pod: Pod) -> str:
     line = kubernetes.last_line(namespace, pod)
     return f"last log line: {line}" if line else ""
 
@@ -104,24 +196,28 @@ def _tried(question: Any, what: str) -> str:
         return f"{what} cannot be read ({error})"
 
 
-def _belongs(pod: Pod, concerned: list[tasks.Task]) -> bool:
-    """Whether a pod is of one of the tasks, by its label or its path in the workflow (``w.root.retrieve(0).executor``)."""
-    steps = {re.sub(r"(-driver)?(\(\d+\))*$", "", step) for step in pod.path.split(".")}
-    steps.add(pod.stage.replace("_", "-"))
-    return any(task.name.partition(" #")[0] in steps for task in concerned)
+def _named(pod: Pod, task: Task) -> bool:
+    """Whether a pod is of a task by the names in its path, or by its label."""
+    steps = {re.sub(r"(-driver)?(\(\d+(:.*?)?\))*$", "", step) for step in pod.path.split(".")}
+    return task.name in steps or (not pod.path and re.sub(r"-\d+$", "", task.name) == pod.stage.replace("_", "-"))
 
 
-def _name(concerned: list[tasks.Task], pod: Pod | None) -> str:
-    """The task to name: the pod's own among those concerned."""
-    own = [task for task in concerned if pod and {pod.name, pod.node_id} & task.ids]
-    own = own or [task for task in concerned if pod and _belongs(pod, [task])] or concerned
-    return f"task {own[0].name}" if own else ""
+def _name(run: dict[str, Any], concerned: list[Task], pod: Pod | None) -> str:
+    """The task to name: the pod's own among those concerned; a loop's round with the target that it was for."""
+    own = [task for task in concerned if pod and task.holds(pod.path)]
+    own = own or [task for task in concerned if pod and _named(pod, task)] or concerned
+    if not own:
+        return ""
+    targets = ((run.get("runtime_config") or {}).get("parameters") or {}).get("targets") or []
+    number = own[0].round
+    target = targets[int(number) - 1] if number.isdigit() and int(number) <= len(targets) else {}
+    of = str(target.get("name") or target.get("uri") or "")
+    return f"task {own[0].label}" + (f" ({of})" if of else "")
 
 
-def _kfp(run: dict[str, Any]) -> str:
+def _kfp(run: dict[str, Any], concerned: list[Task]) -> str:
     """What KFP itself says, where it is more than that something failed."""
-    outcome = run_state.judge(run, "notify")
-    said = next((each.reason for each in outcome.failures if each.reason), "") if outcome else ""
+    said = next((task.reason for task in concerned if task.reason), "")
     said = said or str((run.get("error") or {}).get("message") or "")
     return f"KFP says {' '.join(said.split())[:300]!r}" if said else ""
 

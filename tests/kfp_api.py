@@ -141,7 +141,8 @@ class KfpApi(LoopbackServer):
 
     ``tokens`` maps Bearer tokens to the namespaces that they may use, ``expired`` tokens get 401, ``cookies`` are
     accepted Cookie headers. With ``login`` whoever brings neither is redirected to a login page, as oauth2-proxy does.
-    ``prefix`` is what stands before ``/apis`` in every path.
+    ``prefix`` is what stands before ``/apis`` in every path. With ``ui`` the UI is at the same address, as behind Kubeflow's
+    gateway. Without ``plugins`` it is older than their fields, and refuses what it does not know.
     """
 
     def __init__(
@@ -154,7 +155,10 @@ class KfpApi(LoopbackServer):
         cookies: tuple[str, ...] = (),
         login: bool = False,
         prefix: str = "",
+        ui: bool = True,
+        plugins: bool = True,
     ) -> None:
+        self.ui, self.plugins = ui, plugins
         self.multi_user, self.namespaces, self.token, self.expired = multi_user, namespaces, token, expired
         self.cookies, self.login, self.prefix = cookies, login, prefix
         self.pipelines: dict[str, dict[str, Any]] = {}
@@ -207,6 +211,8 @@ class KfpApi(LoopbackServer):
         query = {key: values[0] for key, values in parse_qs(split.query, keep_blank_values=True).items()}
         with self._lock:
             try:
+                if self.ui and method == "GET" and split.path == f"{self.prefix}/":
+                    return 200, "<html>Kubeflow Pipelines</html>", None
                 name, operation, path = self._route(method, split.path)
                 self.calls.append(name)
                 if redirect := self._authenticate(headers):
@@ -407,6 +413,7 @@ class KfpApi(LoopbackServer):
             "state": "PENDING",
             "service_account": given.get("service_account") or "pipeline-runner",
             **{key: given[key] for key in ("display_name", "pipeline_version_reference", "runtime_config")},
+            **({"plugins_input": given["plugins_input"]} if "plugins_input" in given else {}),
             **({"description": given["description"]} if given.get("description") else {}),
         }
         self.runs[made["run_id"]] = made
@@ -415,6 +422,8 @@ class KfpApi(LoopbackServer):
 
     def _job(self, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Check what runs and recurring runs share."""
+        if "plugins_input" in body and not self.plugins:
+            raise Refusal(400, 'proto: (line 1:2): unknown field "plugins_input"')
         if not body.get("display_name"):
             raise Refusal(400, "Invalid input error: The run name is empty. Please specify a valid name")
         if not body.get("experiment_id"):
@@ -548,12 +557,78 @@ class KfpApi(LoopbackServer):
             return bool(self._violated(f"a malformed filter: {text}"))
         for predicate in predicates:
             value = predicate.get("stringValue", predicate.get("string_value"))
-            if predicate.get("operation") not in (1, "EQUALS") or predicate.get("key") not in keys or value is None:
+            operation = {1: "EQUALS", 9: "IS_SUBSTRING"}.get(predicate.get("operation"), predicate.get("operation"))
+            if operation not in ("EQUALS", "IS_SUBSTRING") or predicate.get("key") not in keys or value is None:
                 self._violated(f"a filter that this server does not know: {predicate}")
             key = {"name": "display_name"}.get(predicate["key"], predicate["key"]) if "name" not in item else ""
-            if item.get(key or predicate["key"]) != value:
+            found = item.get(key or predicate["key"])
+            if found != value and not (operation == "IS_SUBSTRING" and value in str(found)):
                 return False
         return True
+
+
+# --- the nodes of a run ------------------------------------------------------------------------------------------------
+
+
+def nodes(
+    workflow: str, tasks: dict[str, str], errors: dict[str, str] | None = None, handler: str = "RUNNING"
+) -> list[dict[str, Any]]:
+    """Records of a run's nodes as KFP 2.17 lists them (tests/recorded): ``tasks`` maps paths below the exit handler to states.
+
+    A path is ``preflight``, ``for-loop-2/0/retrieve-2`` (a task of the loop's first round), or one of these with
+    ``-driver`` behind it, for a task whose driver ended so. ``handler`` is the state of `notify`, if it has begun; ``errors``
+    maps the end of a node's path to what KFP says of it.
+    """
+    states: dict[str, str] = {}
+    top = f"{workflow}(0).root(0).exit-handler-1(0)"
+    states.update({workflow: "RUNNING", f"{workflow}(0)": "RUNNING"})
+    for whole, state in (({"notify": handler} if handler else {}) | tasks).items():
+        steps = re.sub(r"/(\d+)/", r"(0).iteration-iterations(\1:\1)(0).iteration-item(0).", whole)
+        above = f"{workflow}(0).root(0).exit-handler-1.onExit(0)" if whole == "notify" else top
+        path = f"{above}.{steps}"
+        unit = path.removesuffix("-driver")
+        end = {"FAILED": "FAILED", "RUNNING": "RUNNING", "PENDING": "RUNNING"}.get(state, "SUCCEEDED")
+        parts = unit.split(".")
+        for i in range(2, len(parts)):
+            for graph in (".".join(parts[:i]), re.sub(r"\(\d+\)$", "", ".".join(parts[:i]))):
+                if states.get(graph) != "FAILED":
+                    states[graph] = end
+                if rounds := re.fullmatch(r"(.*)\(\d+:\d+\)", graph):
+                    states[rounds[1]] = states[graph]
+                elif not graph.endswith((")", ".onExit")):
+                    driver = f"{graph}(0).iteration-driver" if "for-loop" in graph[-12:] else f"{graph}-driver"
+                    states[driver] = states[f"{driver}(0)"] = "SUCCEEDED"
+        driven = state if whole.endswith("-driver") else "SUCCEEDED"
+        states.update({f"{unit}-driver": driven, f"{unit}-driver(0)": driven})
+        if not whole.endswith("-driver"):
+            states.update({unit: state, f"{unit}(0)": state, f"{unit}(0).executor": state})
+            states[f"{unit}(0).executor(0)"] = state
+    return [_node(workflow, path, state, states, (errors or {})) for path, state in states.items()]
+
+
+def _node(workflow: str, path: str, state: str, states: dict[str, str], errors: dict[str, str]) -> dict[str, Any]:
+    found = re.match(r"^(?:(.*\(\d+\))\.)?(.*)$", path)
+    assert found
+    name = found[2] if found[1] else path
+    below = [
+        each for each in states if re.fullmatch(re.escape(path) + r"(\(\d+(:\d+)?\)|(?<=\))\.[^.(]+(\.onExit)?)", each)
+    ]
+    children = [{"pod_name": node_id(workflow, each)} for each in below]
+    said = next((text for key, text in errors.items() if path.endswith(key)), "")
+    return {
+        "display_name": name,
+        **({"state": state} if state else {}),
+        **({"child_tasks": children} if children else {}),
+        **({"error": {"code": 2, "message": said}} if said else {}),
+    }
+
+
+def node_id(workflow: str, path: str) -> str:
+    """The id that Argo gives to the node at ``path``."""
+    value = 2166136261
+    for byte in path.encode():
+        value = (value ^ byte) * 16777619 % 2**32
+    return f"{workflow}-{value}"
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -743,7 +818,8 @@ def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
                 self.connection.close()
                 return
             if isinstance(answer, str):
-                self._send(status, b"<html>Log in</html>", "text/html", {"Location": answer})
+                page, more = (answer, {}) if status == 200 else ("<html>Log in</html>", {"Location": answer})
+                self._send(status, page.encode(), "text/html", more)
             else:
                 self._send(status, json.dumps(answer).encode(), "application/json", {})
 

@@ -15,7 +15,7 @@ import yaml
 
 from tests.http_server import LoopbackServer
 
-#: Resources that every cluster has, with their kinds: their lists may be empty, other lists are 404.
+#: Resources that every cluster with KFP has, with their kinds: their lists may be empty, other lists are 404.
 BUILT_IN = {
     "v1": {
         "configmaps": "ConfigMap",
@@ -28,6 +28,7 @@ BUILT_IN = {
         "serviceaccounts": "ServiceAccount",
         "services": "Service",
     },
+    "argoproj.io/v1alpha1": {"workflows": "Workflow"},
     "batch/v1": {"jobs": "Job"},
     "events.k8s.io/v1": {"events": "Event"},
 }
@@ -45,6 +46,11 @@ class KubernetesApi(LoopbackServer):
         self.token = token
         #: Log of a pod: (namespace, pod) -> text.
         self.logs: dict[tuple[str, str], str] = {}
+        #: Log of a container other than ``main``: (namespace, pod, container) -> text.
+        self.container_logs: dict[tuple[str, str, str], str] = {}
+        #: What a TokenRequest is answered with: "namespace/account" -> token; and the audiences that were asked for.
+        self.tokens: dict[str, str] = {}
+        self.audiences: list[list[str]] = []
         #: (method, path with query) of every request, in order.
         self.requests: list[tuple[str, str]] = []
         self.ca = ""
@@ -160,9 +166,13 @@ class KubernetesApi(LoopbackServer):
         return 200, {"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": "1"}, "items": items}
 
     def _log(self, namespace: str, pod: str, query: dict[str, str]) -> tuple[int, Any]:
-        text = self.logs.get((namespace, pod))
+        container = query.get("container", "main")
+        text = (
+            self.logs.get((namespace, pod))
+            if container == "main"
+            else self.container_logs.get((namespace, pod, container))
+        )
         if text is None:
-            container = query.get("container", "main")
             message = f'container "{container}" in pod "{pod}" is waiting to start: ContainerCreating'
             return _status(400, "BadRequest", message)
         lines = text.splitlines(keepends=True)
@@ -221,12 +231,27 @@ def _handler(api: KubernetesApi) -> type[BaseHTTPRequestHandler]:
             query = {key: values[0] for key, values in parse_qs(split.query).items()}
             self._send(*api.answer(split.path, query, self.headers.get("Authorization", "")))
 
+        def do_POST(self) -> None:
+            """TokenRequest is all that is written here."""
+            found = re.fullmatch(r"/api/v1/namespaces/([^/]+)/serviceaccounts/([^/]+)/token", self.path)
+            token = api.tokens.get("/".join(found.groups())) if found else None
+            if token is None:
+                self._refuse()
+                return
+            api.requests.append((self.command, self.path))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            api.audiences.append(body["spec"]["audiences"])
+            status = {"token": token, "expirationTimestamp": "2026-11-25T04:00:00Z"}
+            self._send(
+                201, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", **body, "status": status}
+            )
+
         def _refuse(self) -> None:
             api.requests.append((self.command, self.path))
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._send(*_status(405, "MethodNotAllowed", "this server is read-only"))
 
-        do_POST = do_PUT = do_PATCH = do_DELETE = _refuse  # noqa: N815
+        do_PUT = do_PATCH = do_DELETE = _refuse  # noqa: N815
 
         def _send(self, code: int, body: Any) -> None:
             text = isinstance(body, str)

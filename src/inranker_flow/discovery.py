@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import content_store, earlier, registry, storage, text_files
+from inranker_flow import content_store, earlier, registry, storage, text_files, tracking
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -37,6 +37,7 @@ from inranker_flow.corpora.prepare import prepare_corpus
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
+from inranker_flow.markdown import escape
 from inranker_flow.storage import FileInfo, atomic_write
 
 log = logging.getLogger(__name__)
@@ -191,6 +192,8 @@ def discover(
             "%s: %s%s", layout.printable(each.name), each.state, f" ({each.reason})" if each.reason else "",
         )  # fmt: skip
     log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
+    if not go:
+        tracking.note_end("discover")
     with atomic_write(report) as out:
         out.write(_markdown(found, targets, removed, reason, go).encode())
     return DiscoverStats(
@@ -496,13 +499,13 @@ def _decide(
 def _markdown(
     found: Sequence[Folder], targets: Sequence[CorpusConfig], removed: Sequence[str], reason: str, go: bool
 ) -> str:
-    lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{reason[:1].upper()}{reason[1:]}.", ""]
+    lines = [f"# {'A run is due' if go else 'Nothing to do'}", "", f"{escape(reason[:1].upper() + reason[1:])}.", ""]
     lines += ["| corpus | state | |", "|---|---|---|"]
     rows = [(each.name, each.state, each.reason) for each in found]
     rows += [(each.name, "of the profile", each.uri) for each in targets]
     rows += [(name, "removed", "") for name in removed]
     lines += [
-        f"| {layout.printable(name)} | {state} | {' '.join(text.split()).replace('|', '/')} |"
+        f"| {escape(layout.printable(name))} | {state} | {escape(layout.printable(text))} |"
         for name, state, text in rows
     ]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from inranker_flow.markdown import code, escape
+
 #: MLflow's databases hold this many characters of a description.
 _DESCRIPTION = 5000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -67,7 +69,7 @@ def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: 
 
 def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     sections = [
-        f"# {name}\n\nA monoT5 reranker: it reads a query and a passage and says how relevant the passage is. It was "
+        f"# {escape(name)}\n\nA monoT5 reranker: it reads a query and a passage and says how relevant the passage is. It was "
         "distilled from a larger reranker by InRanker Flow (the method: arXiv 2401.06910), without human labels for the "
         "target collections.",
         f"## How well it does\n\n{_measures(system, summary)}",
@@ -87,19 +89,19 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
     headline, datasets, systems = summary["headline"], summary["datasets"], summary["systems"]
     if not datasets:
         return "It was measured on no dataset: there were no judged test queries."
-    shown = {each: f"**this model** ({each})" if each == system else each for each in systems}
+    shown = {each: f"**this model** ({escape(each)})" if each == system else escape(each) for each in systems}
     rows = [["dataset", "test queries", *shown.values(), "first stage's limit"]]
     for dataset, found in datasets.items():
         means = [f"{found['systems'][each]['means'][headline]:.4f}" for each in systems]
         limit = found.get("ceiling", {}).get("means", {}).get(headline)
-        rows.append([dataset, str(found["queries"]), *means, "-" if limit is None else f"{limit:.4f}"])
+        rows.append([escape(dataset), str(found["queries"]), *means, "-" if limit is None else f"{limit:.4f}"])
     text = (
         f"Mean {headline}. Every system reranks the same BM25 candidates of the same queries; the limit is what a perfect "
         f"reranker of them would reach.\n\n{_table(rows)}"
     )
     for measure in summary["measures"][1:]:
         each = "; ".join(
-            f"{dataset} {found['systems'][system]['means'][measure]:.4f}" for dataset, found in datasets.items()
+            f"{escape(dataset)} {found['systems'][system]['means'][measure]:.4f}" for dataset, found in datasets.items()
         )
         text += f"\n\n{measure} of this model: {each}."
     compared = [row for row in summary["comparisons"] if row["system"] == system and row["measure"] == headline]
@@ -112,7 +114,7 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
     text += _cost(summary["models"][system], summary["latency"])
     missing = summary.get("unmeasured", {})
     if missing:
-        text += "".join(f"\n\nNot measured: {each}: {reason}." for each, reason in missing.items())
+        text += "".join(f"\n\nNot measured: {escape(each)}: {escape(reason)}." for each, reason in missing.items())
     return text
 
 
@@ -137,8 +139,8 @@ def _differences(compared: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         between = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
         rows.append(
             [
-                row["dataset"],
-                row["against"],
+                escape(row["dataset"]),
+                escape(row["against"]),
                 f"{row['difference']:+.4f}{between}",
                 str(row["better"]),
                 str(row["worse"]),
@@ -160,10 +162,10 @@ def _base(training: Mapping[str, Any]) -> str:
 def _made(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     teacher, config = summary["config"]["teacher"], training["config"]
     phases = [*training.get("lineage", []), training]
-    revision = f" at revision `{teacher['revision']}`" if teacher.get("revision") else ""
+    revision = f" at revision {code(teacher['revision'])}" if teacher.get("revision") else ""
     lines = [
-        f"- Base model: `{_base(training)}` ({phases[0]['inputs']['start']})",
-        f"- Teacher: `{teacher['checkpoint']}`{revision}; its two logits for each pair are the labels",
+        f"- Base model: {code(_base(training))} ({phases[0]['inputs']['start']})",
+        f"- Teacher: {code(teacher['checkpoint'])}{revision}; its two logits for each pair are the labels",
         f"- Loss of the last phase: {config['loss']}; {training['steps']} steps of {config['batch_size']} pairs, "
         f"learning rate {config['learning_rate']:g}, seed {config['seed']}, best step {training['best_step']}",
         f"- Code: {summary.get('code', 'unknown')}; "
@@ -173,11 +175,11 @@ def _made(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     for number, phase in enumerate(phases, 1):
         for place, each in enumerate(phase["inputs"]["training_sets"], 1):
             pairs = phase.get("sets", {}).get(f"{place} {each['dataset']}", {}).get("pairs", "-")
-            rows.append([str(number), each["dataset"], str(pairs), f"`{each['digest'][:16]}`"])
+            rows.append([str(number), escape(each["dataset"]), str(pairs), f"`{each['digest'][:16]}`"])
     tested = [["test set", "artifact", "digest"]]
     for dataset, found in summary["datasets"].items():
         for artifact, digest in found["digests"].items():
-            tested.append([dataset, artifact, f"`{str(digest)[:16]}`"])
+            tested.append([escape(dataset), artifact, f"`{str(digest)[:16]}`"])
     text = "\n".join(lines) + f"\n\n{_table(rows)}"
     return f"{text}\n\n{_table(tested)}" if len(tested) > 1 else text
 
@@ -304,7 +306,8 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     last = [each["dataset"] for each in training["inputs"]["training_sets"]]
     return "\n".join(
         [
-            f"- Its last phase adapted it to {_listed(last)}. Nothing is known of collections that are not in the table above.",
+            f"- Its last phase adapted it to {escape(_listed(last))}. "
+            "Nothing is known of collections that are not in the table above.",
             f"- It reads {training['config']['max_length']} tokens of query and passage; what lies beyond counts for nothing.",
             "- It orders the candidates of a first stage and finds nothing that is not among them.",
             "- The score orders the passages of one query. It is no probability, and no threshold was calibrated.",
@@ -317,11 +320,11 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 def _licences(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     known = summary["licences"]
     rows = [["from", "what", "licence"]]
-    rows.append(["base model", f"`{_base(training)}`", _licence(known["base"])])
+    rows.append(["base model", code(_base(training)), _licence(known["base"])])
     rows.append(
-        ["teacher, by its labels", f"`{summary['config']['teacher']['checkpoint']}`", _licence(known["teacher"])]
+        ["teacher, by its labels", code(summary["config"]["teacher"]["checkpoint"]), _licence(known["teacher"])]
     )
-    rows += [["texts", name, _licence(known["data"].get(name, ""))] for name in _trained_on(training)]
+    rows += [["texts", escape(name), _licence(known["data"].get(name, ""))] for name in _trained_on(training)]
     return (
         "What may be done with this model depends on the licences of what it was made from, as far as they say so "
         f"themselves:\n\n{_table(rows)}\n\nThe code of InRanker Flow is under the Apache License 2.0."
@@ -329,7 +332,7 @@ def _licences(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def _licence(named: str) -> str:
-    return named or "not recorded: look it up before you hand the model on"
+    return escape(named) or "not recorded: look it up before you hand the model on"
 
 
 def _trained_on(training: Mapping[str, Any]) -> list[str]:
@@ -343,5 +346,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

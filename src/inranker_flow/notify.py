@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import urllib.error
 from dataclasses import dataclass
 from html import escape
 from http.client import HTTPException
-from urllib.parse import quote
 
 from inranker_flow import redaction, run_state, tracking, web
 from inranker_flow.errors import UserError
-from inranker_flow.run_state import Outcome
+from inranker_flow.run_state import Failure, Outcome
 
 log = logging.getLogger(__name__)
 
 #: Seconds before the second and the third attempt at the webhook.
 PAUSES = (1.0, 3.0)
+#: The stages after which nothing follows; `discover` writes that it has ended only where there is nothing to do.
+_LAST = frozenset({"promote", "discover"})
 #: State of a run in MLflow; of one whose end nobody knows it must not be said that it went well.
 _MLFLOW_STATES = {run_state.SUCCEEDED: "FINISHED", run_state.CANCELED: "KILLED"}
 
@@ -35,20 +37,73 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     """Tell how the run ended. What cannot be told is a warning in the log: it never makes the run red.
 
     ``state`` and ``error`` are KFP's final status of the tasks. KFP's API is asked where ``KF_PIPELINES_ENDPOINT`` names
-    it; a failure that either of them reports is believed, because a false green is the worse error. The message goes
-    to ``INRANKER_WEBHOOK_URL`` (Slack's format) where that is set.
+    it, and MLflow for what the run's own stages wrote; a failure that any of them reports is believed, because a false
+    green is the worse error. The message goes to ``INRANKER_WEBHOOK_URL`` (Slack's format) where that is set.
     """
-    outcome = run_state.of_status(state, error)
-    told = run_state.of_run(run_id, own_task="notify")
-    if told and (told.state != run_state.SUCCEEDED or outcome.state != run_state.FAILED):
-        outcome = told
-    compared = _compared(run_id) if told else []
-    lines = [_verdict(outcome, run_name), *compared, *_link(run_id)]
+    parent, wrote = _mlflow()
+    outcome = _judged(run_state.of_status(state, error), run_state.of_run(run_id, own_task="notify"), wrote)
+    compared = _compared(run_id, parent)
+    pages = [run_state.page(run_id), _mlflow_page(parent)]
+    lines = [_verdict(outcome, run_name), *compared, *filter(None, pages)]
     for line in lines[: 1 + len(compared)]:
         log.info("%s", line)
-    _close_mlflow_run(outcome, run_name)
+    if parent and tracking.own_parent():
+        _close_mlflow_run(outcome, run_name)
     _post("\n".join(lines))
     return NotifyStats(int(outcome.state == run_state.SUCCEEDED), outcome.state)
+
+
+def _judged(told: Outcome, seen: Outcome | None, wrote: Outcome | None) -> Outcome:
+    """The outcome by what KFP ``told``, what was ``seen`` of the tasks in its API, and what the stages ``wrote``.
+
+    Whoever reports a failure is believed; then whoever knows that all went well.
+    """
+    for state, witnesses in (
+        (run_state.FAILED, (seen, wrote)),
+        (run_state.CANCELED, (seen, told)),
+        (run_state.FAILED, (told,)),
+        (run_state.SUCCEEDED, (told, seen, wrote)),
+    ):
+        for each in witnesses:
+            if each and each.state == state:
+                return _reasoned(each, wrote)
+    return told
+
+
+def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
+    """The outcome with the stages' own reasons where KFP gives none."""
+    own = {each.task.partition(" ")[0]: each.reason for each in wrote.failures} if wrote else {}
+    stages = [re.sub(r"(-\d+)?( #.*)?$", "", each.task).replace("-", "_") for each in outcome.failures]
+    return Outcome(
+        outcome.state,
+        tuple(
+            Failure(each.task, each.reason or own.get(stage, ""))
+            for each, stage in zip(outcome.failures, stages, strict=True)
+        ),
+    )
+
+
+def _mlflow() -> tuple[str, Outcome | None]:
+    """Id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
+    try:
+        parent = tracking.parent_here()
+        ends = tracking.ends_of(parent)
+    except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
+        log.warning("the run in MLflow stays open: %s", redaction.line(error))
+        return "", None
+    failures = tuple(Failure(f"{each.stage} {each.dataset}".strip(), each.reason) for each in ends if each.failed)
+    if failures:
+        return parent, Outcome(run_state.FAILED, failures)
+    ended = {each.stage for each in ends}
+    return parent, Outcome(run_state.SUCCEEDED) if ended & _LAST else None
+
+
+def _mlflow_page(parent: str) -> str:
+    try:
+        return tracking.page(parent)
+    except Exception as error:  # as below
+        log.warning("no link to the run in MLflow: %s", redaction.line(error))
+        return ""
 
 
 def _verdict(outcome: Outcome, run_name: str) -> str:
@@ -57,10 +112,9 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
 
 
-def _compared(run_id: str) -> list[str]:
+def _compared(run_id: str, parent: str) -> list[str]:
     """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
-    kfp_run_id = tracking.own_parent()
-    if not kfp_run_id or not tracking.configured_uri():
+    if not parent:
         return []
     said = run_state.description(run_id)
     if not said:
@@ -71,26 +125,17 @@ def _compared(run_id: str) -> list[str]:
     if not planning.read_sentence(said):
         return []
     try:
-        did = reality.done(tracking.stages_of(tracking.parent_of_kfp(kfp_run_id)))
+        did = reality.done(tracking.stages_of(parent))
     except Exception as error:  # as below
         log.warning("what was planned is not compared: %s", redaction.line(error))
         return []
     return [said, f"computed in this run: {planning.sentence(did)}"]
 
 
-def _link(run_id: str) -> list[str]:
-    """The run's page: the UI's address where it is known, else the API's, which often serves the UI too."""
-    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT") or ""
-    return [f"{base.rstrip('/')}/#/runs/details/{quote(run_id, safe='')}"] if base and run_id else []
-
-
 def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:
-    kfp_run_id = tracking.own_parent()
-    if not kfp_run_id or not tracking.configured_uri():
-        return
     try:
-        tracking.close_parent(kfp_run_id, _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
-    except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
+        tracking.close_parent(tracking.own_parent(), _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
+    except Exception as error:  # as above
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
 
 

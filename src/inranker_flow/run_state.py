@@ -1,7 +1,7 @@
-"""How a KFP run really went: judged by its tasks, as KFP's REST API tells them.
+"""How a KFP run really went: KFP's word to its exit handler, and its tasks as KFP's REST API tells of them.
 
-What KFP hands to an exit handler (`PipelineTaskFinalStatus`) has been wrong on some versions, and while the handler runs
-the run itself is still RUNNING.
+The word (`PipelineTaskFinalStatus`) is COMPLETE or FAILED; it is RUNNING where all came out of KFP's cache, which says
+nothing. While the handler runs, the run itself is still RUNNING in the API, and the records of its tasks may stand still.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 import urllib.error
 from collections.abc import Mapping
@@ -19,19 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from inranker_flow import web
+from inranker_flow import run_nodes, web
 from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SUCCEEDED, FAILED, CANCELED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"
+SUCCEEDED, FAILED, CANCELED, UNKNOWN = run_nodes.SUCCEEDED, run_nodes.FAILED, run_nodes.CANCELED, "UNKNOWN"
 #: Where KFP's own client looks for the projected token of a pod.
 TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
 #: The API's records follow the cluster by seconds: how often, and after how many seconds, to look again.
 LOOKS, PAUSE = 5, 2.0
-
-#: Nodes that KFP adds to a run around the tasks that its author wrote.
-SCAFFOLD = r"root|executor|exit-handler-\d+|for-loop-\d+|condition(-branches)?-\d+|iteration\b.*|.*-iterator"
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Outcome:
 
 def of_status(state: str | None, error: str | None) -> Outcome:
     """What KFP told the exit handler; its local runner and its backends spell the states differently."""
-    known = {"SUCCESS": SUCCEEDED, "FAILURE": FAILED, "ERROR": FAILED, "CANCELLED": CANCELED}
+    known = {"COMPLETE": SUCCEEDED, "SUCCESS": SUCCEEDED, "FAILURE": FAILED, "ERROR": FAILED, "CANCELLED": CANCELED}
     name = (state or "").upper()
     name = known.get(name, name)
     name = name if name in (SUCCEEDED, FAILED, CANCELED) else UNKNOWN
@@ -72,12 +68,20 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
         try:
             outcome = judge(_read(run_id), own_task)
         except (OSError, ValueError, HTTPException, UserError) as error:
-            log.warning("KF_PIPELINES_ENDPOINT: the run cannot be read (%s); its state is taken from KFP's status",
-                        web.reason(error))  # fmt: skip
+            log.warning("KF_PIPELINES_ENDPOINT: the tasks of the run cannot be read (%s)", web.reason(error))
             return None
         if outcome:
             return outcome
     return None
+
+
+def page(run_id: str) -> str:
+    """The run's page in KFP's UI, where a browser finds it: ``KF_PIPELINES_UI_ENDPOINT``, else the API's address, which often
+    serves the UI too, but for a name that only pods know; "" where there is none."""
+    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT") or ""
+    if not base or not run_id or (not os.environ.get("KF_PIPELINES_UI_ENDPOINT") and web.is_inside_cluster(base)):
+        return ""
+    return f"{base.rstrip('/')}/#/runs/details/{quote(run_id, safe='')}"
 
 
 def description(run_id: str) -> str:
@@ -94,72 +98,63 @@ def description(run_id: str) -> str:
 
 def is_over(run_id: str) -> bool:
     """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
-    (``KF_PIPELINES_ENDPOINT``) does not say."""
+    (``KF_PIPELINES_ENDPOINT``) does not say.
+
+    With a recurring run KFP deletes the workflows of its runs, and calls those RUNNING for ever.
+    """
     try:
-        state = _read(run_id).get("state")
+        run = _read(run_id)
+        if run.get("state") not in run_nodes.FINAL and (owner := run.get("recurring_run_id")):
+            return not _is_there(f"recurringruns/{quote(owner, safe='')}")
+        return run.get("state") in run_nodes.FINAL
     except (OSError, ValueError, HTTPException, UserError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return True
         raise UserError(
             f"KF_PIPELINES_ENDPOINT: the state of run {run_id} cannot be read ({web.reason(error)})"
         ) from error
-    return state in (SUCCEEDED, FAILED, CANCELED, "SKIPPED")
 
 
 def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
-    """The outcome of a run as `GetRun` answers it; None while another task than ``own_task`` is unfinished."""
-    tasks = [task for task in (run.get("run_details") or {}).get("task_details") or [] if _name(task) != own_task]
-    written = [task for task in tasks if not re.fullmatch(SCAFFOLD, _name(task))]
-    names = {task.get("display_name") for task in written}
-    # An attempt (`evaluate(0)`) is its task's business: that one failed only if the last attempt did.
-    written = [task for task in written if not (_attempt(task) and _name(task) in names)]
-    if not tasks or any(task.get("state") in ("RUNNING", "PENDING") for task in written):
+    """The outcome of a run as `GetRun` answers it, asked by ``own_task`` at the run's end; None where that is not said.
+
+    A failure is one at once. That all went well is said only by a record that has no unfinished task and knows of
+    ``own_task``: the records of a run with many tasks stand still from some moment on.
+    """
+    tasks = run_nodes.tasks_of(run)
+    others = [task for task in tasks if task.name != own_task]
+    failed = run_nodes.failures_of(others)
+    if failed:
+        named = {task.label: Failure(task.label, task.reason) for task in failed}
+        return Outcome(FAILED, tuple(named.values()))
+    if run.get("state") == FAILED:
+        said = str((run.get("error") or {}).get("message") or "")
+        return Outcome(FAILED, (Failure("", " ".join(said.split())),) if said else ())
+    states = {task.state for task in others} | {run.get("state")}
+    if states & {CANCELED, "CANCELING"}:
+        return Outcome(CANCELED)
+    if len(others) == len(tasks) or any(task.unfinished for task in run_nodes.written(others)):
         return None
-    failed = [task for task in written if task.get("state") == FAILED]
-    # A graph with a name of its own (a loop, the handler's) failed of what is in it.
-    failed = [task for task in failed if not any(other in failed for other in _below(task, tasks))]
-    failures = tuple({_name(task): Failure(_name(task), _reason(task, tasks)) for task in failed}.values())
-    if failures:
-        return Outcome(FAILED, failures)
-    states = {task.get("state") for task in written} | {run.get("state")}
-    return Outcome(CANCELED if states & {"CANCELED", "CANCELING"} else SUCCEEDED)
+    return Outcome(SUCCEEDED)
 
 
 def _read(run_id: str) -> Any:
     """What KFP's API answers for a run; raises what :func:`web.request` does, and ValueError where that is no JSON."""
+    return json.loads(_asked(f"runs/{quote(run_id, safe='')}"))
+
+
+def _is_there(path: str) -> bool:
+    """Whether KFP's API has something; also where it does not say."""
+    try:
+        _asked(path)
+    except (OSError, HTTPException) as error:
+        return not (isinstance(error, urllib.error.HTTPError) and error.code == 404)
+    return True
+
+
+def _asked(path: str) -> bytes:
     endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
-    return json.loads(web.request(f"{endpoint}/apis/v2beta1/runs/{quote(run_id, safe='')}", token=_token()))
-
-
-def _name(task: Mapping[str, Any]) -> str:
-    return re.sub(r"(-driver)?(\(\d+\))?$", "", task.get("display_name") or "")
-
-
-def _attempt(task: Mapping[str, Any]) -> bool:
-    return bool(re.search(r"\(\d+\)$", task.get("display_name") or ""))
-
-
-def _reason(task: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
-    """The first error text of a task, or of what failed below it."""
-    family = [task, *(each for each in _below(task, tasks) if each.get("state") == FAILED)]
-    messages = ((each.get("error") or {}).get("message") or "" for each in family)
-    return next((" ".join(message.split()) for message in messages if message), "")
-
-
-def _below(task: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The tasks under ``task``, nearest first; backends name them by their parent, or as children by task or pod."""
-    found: list[Mapping[str, Any]] = []
-    waiting = [task]
-    while waiting:
-        parent = waiting.pop(0)
-        listed = {each.get(key) for each in parent.get("child_tasks") or [] for key in ("task_id", "pod_name")}
-        listed -= {None, ""}
-        for other in tasks:
-            child = listed & {other.get("task_id"), other.get("pod_name")}
-            if (child or other.get("parent_task_id") == parent.get("task_id")) and other not in [task, *found]:
-                found.append(other)
-                waiting.append(other)
-    return found
+    return web.request(f"{endpoint}/apis/v2beta1/{path}", token=_token())
 
 
 def _token() -> str:

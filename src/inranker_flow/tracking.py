@@ -22,11 +22,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inranker_flow import environment, lifeline, redaction
+from inranker_flow import environment, lifeline, redaction, run_state, web
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import read_manifest
 from inranker_flow.storage import disk_errors
@@ -42,6 +43,9 @@ KFP_RUN = "inranker.kfp_run_id"
 LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
+#: Tag of a stage's run, and ``inranker.ended.STAGE`` of the parent for a stage without a run: FINISHED or FAILED, and why. A
+#: run's status is KFP's plugin's to set where that began it, and gives no reason.
+ENDED = "inranker.ended"
 #: MLflow's own defaults retry a dead server for more than four minutes. A server that has not answered yet gets seconds;
 #: one that has is waited for, because what it is to record took long. What a person has set decides in both cases.
 _FIRST = {
@@ -319,6 +323,11 @@ def _remedy(text: str, action: str) -> str:
     return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), unsaid)
 
 
+def experiment_name() -> str:
+    """``MLFLOW_EXPERIMENT_NAME`` or "inranker"."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+
+
 def experiment_id(mlflow_client: Any) -> str:
     """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use.
 
@@ -327,7 +336,7 @@ def experiment_id(mlflow_client: Any) -> str:
     from mlflow.exceptions import MlflowException
 
     injected = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+    name = experiment_name()
     if injected:
         with explained(f"find the experiment {injected} (MLFLOW_EXPERIMENT_ID)"):
             return _usable(mlflow_client.get_experiment(injected))
@@ -484,7 +493,7 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         with explained(f"write into run {injected} (MLFLOW_RUN_ID)"):
             for key, value in tags.items():
                 mlflow_client.set_tag(injected, key, value)
-        with _logging_into(injected):
+        with _logging_into(injected), _ending(mlflow_client, injected):
             yield StageRun(mlflow_client, injected, "")
         return
     parent = os.environ.get("INRANKER_PARENT_RUN_ID", "") or _kfp_parent(mlflow_client, own_parent())
@@ -494,7 +503,7 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     with explained(f"start the run {name}"):
         run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
     try:
-        with _logging_into(run_id):
+        with _logging_into(run_id), _ending(mlflow_client, run_id):
             yield StageRun(mlflow_client, run_id, parent)
     except BaseException:
         with suppress(Exception):  # a server that has gone must not hide why the stage failed
@@ -502,6 +511,19 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         raise
     with _into(run_id, "mark the end"):
         mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+@contextmanager
+def _ending(mlflow_client: Any, run_id: str) -> Iterator[None]:
+    """Tag a stage's run with its end."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # a server that has gone must not hide why the stage failed
+            mlflow_client.set_tag(run_id, ENDED, f"FAILED: {redaction.line(str(error) or type(error).__name__, 1000)}")
+        raise
+    with _into(run_id, "mark the end"):
+        mlflow_client.set_tag(run_id, ENDED, "FINISHED")
 
 
 @contextmanager
@@ -596,6 +618,66 @@ def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
     return [(tags.get("inranker.stage", ""), tags.get("inranker.dataset", ""), numbers) for tags, numbers in told]
 
 
+@dataclass(frozen=True)
+class End:
+    """How a stage of a pipeline run ended last; ``dataset`` may be ""."""
+
+    stage: str
+    dataset: str
+    failed: bool
+    reason: str
+
+
+def ends_of(parent: str) -> list[End]:
+    """How the stages below the run ``parent`` ended, each collection's last attempt; those that have not are left out."""
+    if not parent:
+        return []
+    mlflow_client = client()
+    with explained(f"read the stages of run {parent}"):
+        own = mlflow_client.get_run(parent)
+        found = mlflow_client.search_runs(
+            [own.info.experiment_id],
+            filter_string=f"tags.`mlflow.parentRunId` = '{parent}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+        )
+    said = {
+        (key.removeprefix(f"{ENDED}."), ""): text for key, text in own.data.tags.items() if key.startswith(f"{ENDED}.")
+    }
+    for run in found:
+        tags = run.data.tags
+        said[tags.get("inranker.stage", ""), tags.get("inranker.dataset", "")] = tags.get(ENDED, "")
+    parted = {key: text.partition(": ") for key, text in said.items() if text and key[0]}
+    return [End(*key, word == "FAILED", reason) for key, (word, _, reason) in parted.items()]
+
+
+def note_end(stage: str, failure: str = "") -> None:
+    """Tag the parent run with the end of a stage that has no run of its own; ``failure`` says why it failed."""
+    parent = parent_here()
+    if parent:
+        with _into(parent, f"keep the end of {stage}"):
+            text = f"FAILED: {redaction.line(failure, 1000)}" if failure else "FINISHED"
+            client().set_tag(parent, f"{ENDED}.{stage}", text)
+
+
+def parent_here() -> str:
+    """Id of the run that stands for this pod's KFP run, ours or the one of KFP's plugin; "" where there is none."""
+    injected, own = os.environ.get("MLFLOW_RUN_ID", ""), own_parent()
+    if not configured_uri() or not (injected or own):
+        return ""
+    return parent_of(injected) if injected else parent_of_kfp(own)
+
+
+def page(run_id: str) -> str:
+    """The page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show it."""
+    uri = configured_uri().rstrip("/")
+    if not run_id or not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
+        return ""
+    mlflow_client = client()
+    with explained(f"read run {run_id}"):
+        return f"{uri}/#/experiments/{mlflow_client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 def parent_of(run_id: str) -> str:
     """Id of the run that the run ``run_id`` is a stage of, or ""."""
     mlflow_client = client()
@@ -620,6 +702,8 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     mlflow_client = client()
     run_id = _kfp_parent(mlflow_client, kfp_run_id)
     tags = {KFP_RUN: kfp_run_id, "inranker.code": code_version()}
+    if address := run_state.page(kfp_run_id):
+        tags["mlflow.note.content"] = f"[The run in Kubeflow Pipelines]({address})"
     experiment = experiment_id(mlflow_client)
     with explained(f"start the run {name}"):
         if run_id:

@@ -67,6 +67,12 @@ def _without_login(url: str) -> tuple[str, str]:
     return parts._replace(netloc=host).geturl(), basic
 
 
+def is_inside_cluster(address: str) -> bool:
+    """Whether the host of an address is one that only the pods of a cluster find: a service's name."""
+    host = urlsplit(address).hostname or ""
+    return host != "localhost" and ("." not in host or host.endswith((".svc", ".cluster.local")))
+
+
 def reason(error: BaseException) -> str:
     """Why a request failed, in a few words that never hold the address."""
     if isinstance(error, urllib.error.HTTPError):

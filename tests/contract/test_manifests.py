@@ -369,6 +369,8 @@ KFP_CALLS = {
     "recurring_run_service_list_recurring_runs": ("jobs", "list"),
     "recurring_run_service_create_recurring_run": ("jobs", "create"),
     "recurring_run_service_enable_recurring_run": ("jobs", "enable"),
+    "recurring_run_service_disable_recurring_run": ("jobs", "disable"),
+    "recurring_run_service_get_recurring_run": ("jobs", "get"),
     "recurring_run_service_delete_recurring_run": ("jobs", "delete"),
 }
 #: What the commands ask of Kubernetes.
@@ -377,8 +379,10 @@ KUBERNETES_CALLS = {
     "list_namespaced_pod": ("", "pods", "list"),
     "list_namespaced_event": ("", "events", "list"),
     "read_namespaced_pod_log": ("", "pods/log", "get"),
-    "list_namespaced_custom_object": ("kueue.x-k8s.io", "workloads", "list"),
+    "read_namespaced_config_map": ("", "configmaps", "get"),
 }
+#: Custom kinds that `make why` and `make runs` list.
+CUSTOM = {("kueue.x-k8s.io", "workloads", "list"), ("argoproj.io", "workflows", "list")}
 
 
 def _calls(pattern, *paths):
@@ -393,8 +397,10 @@ def test_the_submitter_may_do_what_the_commands_do_and_nothing_more(manifests):
     rights = {KFP_CALLS[call] for call in asked} - {None}
     # A run of a version may be created by whoever may read its pipeline.
     expected = {("pipelines.kubeflow.org", *right, "") for right in rights | {("pipelines", "get")}}
-    asked = _calls(r"\._(?:core|custom)\.(\w+)", *commands)
-    expected |= {(*KUBERNETES_CALLS[call], "") for call in asked}
+    asked = _calls(r"\._core\.(\w+)", *commands)
+    assert _calls(r"\._custom\.(\w+)", *commands) == {"list_namespaced_custom_object"}
+    named = {"read_namespaced_config_map": "kfp-launcher"}
+    expected |= {(*KUBERNETES_CALLS[call], named.get(call, "")) for call in asked} | {(*each, "") for each in CUSTOM}
     assert grants(manifests, "inranker-submitter") == expected
 
 
@@ -406,10 +412,11 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
         "localqueues": ("kueue.x-k8s.io", "localqueues", "get", QUEUE),
         "clusterqueues": ("kueue.x-k8s.io", "clusterqueues", "get", ""),
     }
-    assert _calls(r"apis/v2beta1/(\w+)/", library / "run_state.py") == {"runs"}
+    assert _calls(r'f"(\w+)/\{quote', library / "run_state.py") == {"runs", "recurringruns"}
     expected = {
         *(preflight[path] for path in paths),
         ("pipelines.kubeflow.org", "runs", "get", ""),
+        ("pipelines.kubeflow.org", "jobs", "get", ""),
         # Argo's executor, and KFP's driver and launcher: code that is not here.
         ("argoproj.io", "workflowtaskresults", "create", ""),
         ("argoproj.io", "workflowtaskresults", "patch", ""),

@@ -70,6 +70,11 @@ def test_an_event_starts_what_the_schedule_would_start_and_a_second_one_nothing(
     server.set_run(run["run_id"], state="FAILED")
     assert "started run" in _run(server.url, tmp_path).stdout
     assert len(server.runs) == 2
+    last = list(server.runs)[-1]
+    server.set_run(last, recurring_run_id=made["recurring_run_id"])
+    assert f"run {last} of this work is going on" in _run(server.url, tmp_path).stdout
+    server.set_run(last, recurring_run_id="deleted, and with it the run's workflow")
+    assert "started run" in _run(server.url, tmp_path).stdout
 
 
 def test_of_the_schedules_run_and_the_events_run_at_the_same_moment_one_trains(server, tmp_path, monkeypatch, s3):

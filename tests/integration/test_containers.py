@@ -252,3 +252,52 @@ def test_pushing_nowhere_is_refused(images):
         [sys.executable, "-m", "pipelines.images", "push"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode == 2 and "REGISTRY is not set" in done.stderr
+
+
+#: `notify` as its pod runs it, beside an API that answers what KFP answered.
+NOTIFY = """
+import http.server, os, threading
+
+class Recorded(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.environ["RECORDED"].encode())
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Recorded)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["KF_PIPELINES_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+from inranker_flow.notify import notify
+from inranker_flow.stage import run_stage
+values = {"state": os.environ["WORD"], "error": None, "run_id": os.environ["INRANKER_KFP_RUN_ID"], "run_name": "recorded"}
+print(run_stage(notify, configs={}, tracked=False, **values).state)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "state", "end"),
+    [
+        ("run-succeeded-from-cache", "RUNNING", "SUCCEEDED", "FINISHED"),
+        ("run-frozen-while-notify-runs", "COMPLETE", "SUCCEEDED", "FINISHED"),
+        ("run-failed-while-notify-runs", "FAILED", "FAILED", "FAILED"),
+    ],
+)
+def test_notify_in_its_container_judges_what_kfp_answered_and_mlflows_parent_gets_its_end(
+    stack, name, word, state, end
+):
+    run_id = f"kfp-{name}"
+    parent = stack.python(f"from inranker_flow import tracking; print(tracking.open_parent({run_id!r}, 'x'))").split()[
+        -1
+    ]
+    known = {
+        "MLFLOW_TRACKING_URI": stack.environment["MLFLOW_TRACKING_URI"],
+        "INRANKER_KFP_RUN_ID": run_id,
+        "RECORDED": (ROOT / "tests" / "recorded" / f"{name}.json").read_text(),
+        "WORD": word,
+    }
+    variables = [f"--env={key}={value}" for key, value in known.items()]
+    alone = ["--rm", f"--network={stack.network}", "--read-only", "--tmpfs=/tmp:mode=1777", f"--user={UID}:{UID}"]
+    done = docker("run", *alone, *variables, reference("base"), "python3", "-c", NOTIFY, check=False)
+    assert done.returncode == 0 and done.stdout.split()[-1] == state, done.stdout + done.stderr
+    script = f"import mlflow; print(mlflow.MlflowClient().get_run({parent!r}).info.status)"
+    assert stack.python(script).split()[-1] == end

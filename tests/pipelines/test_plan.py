@@ -16,7 +16,7 @@ from pipelines import plan, run, submit
 from pipelines.profile import load
 from tests import beir, promoting
 from tests.http_server import Answer, HttpServer
-from tests.kfp_api import KfpApi
+from tests.kfp_api import KfpApi, nodes
 
 SMOKE = ["inranker", "--profile", "smoke"]
 
@@ -231,7 +231,7 @@ def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp
     ):
         with tracking.stage_run(stage, "sample") as run:
             run.log_metrics(numbers, {})
-    details = {"task_details": [{"task_id": "t", "display_name": "evaluate", "state": "SUCCEEDED"}]}
+    details = {"task_details": nodes("inranker-x7k2q", {"evaluate": "SUCCEEDED"})}
     body = {"run_id": "kfp-1", "state": "RUNNING", "run_details": details}
     said = "planned without reuse: 10 queries, 44 pairs, 1,000 tokens, 0.0300 hours"
     with HttpServer() as kfp, HttpServer({"/hook": [Answer(200, b"ok")]}) as webhook:

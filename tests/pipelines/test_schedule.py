@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -131,6 +134,72 @@ def test_unschedule_removes_it_and_may_be_repeated(server, capsys):
     assert "there is none" in out
 
 
+def started(server, state: str = "RUNNING") -> dict:
+    """A run that the schedule has started, as the real server tells of it."""
+    assert submit.main(OPTIONS) == 0
+    run = list(server.runs.values())[-1]
+    server.set_run(run["run_id"], state=state, recurring_run_id=kept(server)["recurring_run_id"])
+    return run
+
+
+def test_a_change_waits_for_the_run_that_is_under_way_for_deleting_a_recurring_run_deletes_its_workflows(
+    server, capsys
+):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    before, run = dict(kept(server)), started(server)
+    assert schedule.main([*OPTIONS, "--cron", "0 0 4 * * *"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line.startswith("FAILED: schedule inranker-demo is not changed")
+        and run["display_name"] in line
+        and "FORCE=1" in line
+    )
+    assert kept(server) == before, "and it goes on to start runs"
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0, "nothing is to be changed"
+    server.set_run(run["run_id"], state="SUCCEEDED")
+    assert schedule.main([*OPTIONS, "--cron", "0 0 4 * * *"]) == 0
+    assert kept(server)["trigger"] == {"cron_schedule": {"cron": "0 0 4 * * *"}}
+
+
+def test_force_changes_it_all_the_same(server):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    started(server)
+    assert schedule.main([*OPTIONS, "--cron", "0 0 4 * * *", "--force"]) == 0
+    assert kept(server)["trigger"] == {"cron_schedule": {"cron": "0 0 4 * * *"}}
+
+
+def test_a_run_of_another_origin_stands_in_no_ones_way(server):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    assert submit.main(OPTIONS) == 0
+    assert schedule.main([*OPTIONS, "--cron", "0 0 4 * * *"]) == 0
+
+
+def test_unschedule_switches_it_off_at_once_and_removes_it_when_nothing_of_it_runs(server, capsys):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    run = started(server)
+    assert schedule.main([*OPTIONS, "--remove"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "switched off, but not removed" in line and run["display_name"] in line and "FORCE=1" in line
+    assert kept(server)["status"] == "DISABLED"
+    server.set_run(run["run_id"], state="FAILED")
+    assert schedule.main([*OPTIONS, "--remove"]) == 0
+    assert not server.recurring_runs
+
+
+def test_unschedule_by_force_ends_the_run_with_it(server):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    started(server)
+    assert schedule.main([*OPTIONS, "--remove", "--force"]) == 0
+    assert not server.recurring_runs
+
+
+def test_a_change_that_fails_leaves_the_schedule_on(server, capsys):
+    assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
+    server.fail_next("RecurringRunService_CreateRecurringRun", *[Fault(500)] * 2)
+    assert schedule.main([*OPTIONS, "--cron", "0 0 4 * * *"]) == 2
+    assert kept(server)["status"] == "ENABLED"
+
+
 def test_one_that_is_deleted_meanwhile_is_fine(server):
     api = kfp_api.Api("", "team-a")
     assert schedule.main([*OPTIONS, *NIGHTLY]) == 0
@@ -182,6 +251,17 @@ def test_the_minutes_of_a_run_go_on_until_it_ends(server, capsys):
         assert runs.main(["--namespace", "team-a"]) == 0
         shown.append(capsys.readouterr().out.splitlines()[-1].split()[4])
     assert shown == ["90", "-"]
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure(server):
+    """Of which make would complain: ``make runs | head``."""
+    assert submit.main(OPTIONS) == 0
+    command = [sys.executable, "-m", "pipelines.runs", "--namespace", "team-a"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_runs_is_no_failure(server, capsys):

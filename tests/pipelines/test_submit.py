@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from pipelines import follow, kfp_api, release, submit
 from pipelines.compile import compile_pipeline
 from tests.kfp_api import Fault, KfpApi
+from tests.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "src" / "inranker_flow" / "demo" / "models" / "teacher"
@@ -85,7 +87,8 @@ def test_a_second_submit_while_the_run_is_going_creates_nothing(server, capsys):
 def test_force_starts_the_same_run_once_more(server):
     assert submit.main(OPTIONS) == 0
     assert submit.main([*OPTIONS, "--force"]) == 0
-    assert len(server.runs) == 2
+    first, second = (run["display_name"] for run in server.runs.values())
+    assert first != second and first.split("-")[:3] == second.split("-")[:3]
     assert len(server.versions) == 1
 
 
@@ -416,10 +419,56 @@ def test_links_go_to_the_ui(server, capsys, monkeypatch):
     assert "https://kubeflow.example.com/_/pipeline/#/runs/details/" in capsys.readouterr().out
 
 
-def test_a_kfp_for_one_user_gets_no_namespace_and_says_so(server, capsys):
+def test_links_go_to_a_forwarded_port_where_the_api_serves_no_pages(server, capsys):
+    server.ui = False
+    assert submit.main(OPTIONS) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "/#/runs/details/" in line]
+    assert line.startswith("http://localhost:8080/#/runs/details/")
+    assert "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80" in line
+
+
+def test_kfps_mlflow_plugin_is_told_the_experiment_and_older_servers_are_not(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "search")
+    assert submit.main(OPTIONS) == 0
+    (run,) = server.runs.values()
+    assert run["plugins_input"] == {"mlflow": {"experiment_name": "search"}}
+    server.plugins = False
+    assert submit.main([*OPTIONS, "--force"]) == 0
+    assert "plugins_input" not in list(server.runs.values())[-1]
+
+
+def token_of(account: str, ends: float) -> str:
+    claims = {"sub": account, "exp": int(ends), "aud": ["pipelines.kubeflow.org"]}
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
+
+
+def test_a_token_that_runs_out_is_renewed_through_the_kubeconfig(server, tmp_path, monkeypatch):
+    """Runs that are followed take longer than an hour."""
+    account = "system:serviceaccount:team-a:inranker-submitter"
+    old, new = token_of(account, time.time() + 60), token_of(account, time.time() + 3600)
+    server.token = old
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", old)
+    with KubernetesApi(token="kube") as kubernetes:
+        api = kfp_api.Api("", "team-a")
+        assert api.find_experiment("x") == "", "without a kubeconfig it is used as it is"
+        monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(tmp_path / "kubeconfig")))
+        assert api.find_experiment("x") == "", "nor does it end with an account that may not ask for another"
+        kubernetes.tokens["team-a/inranker-submitter"] = new
+        server.token = new
+        assert api.find_experiment("x") == ""
+        asked = len(kubernetes.requests)
+        assert api.find_experiment("x") == ""
+        assert len(kubernetes.requests) == asked, "not before the new one runs out"
+        assert kubernetes.audiences == [["pipelines.kubeflow.org"]]
+
+
+def test_a_kfp_for_one_user_gets_no_namespace_and_says_so_where_that_is_another(server, capsys, monkeypatch):
     server.multi_user = False
     assert submit.main(OPTIONS) == 0
-    assert "this KFP is for one user" in capsys.readouterr().out
+    assert "this KFP is for one user: runs are in kubeflow, not in team-a" in capsys.readouterr().out
+    monkeypatch.setenv("KF_PIPELINES_NAMESPACE", "team-a")
+    assert submit.main([*OPTIONS, "--force"]) == 0
+    assert "one user" not in capsys.readouterr().out
     assert all("namespace" not in each for each in (*server.pipelines.values(), *server.experiments.values()))
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
+from inranker_flow import run_nodes, storage, tracking
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
-from pipelines import cluster, kfp_api, submit, tasks, why
+from pipelines import cluster, follow, kfp_api, runs, submit, why
 from pipelines.placement import COMPONENT_LABEL
-from tests.kfp_api import KfpApi
+from tests.kfp_api import KfpApi, node_id, nodes
 from tests.kubernetes_api import KubernetesApi, node
 
 NAMESPACE = "team-a"
@@ -31,25 +39,18 @@ def run(server) -> dict:
     return found
 
 
+WORKFLOW = "inranker-x7k2q"
+TOP = f"{WORKFLOW}(0).root(0).exit-handler-1(0)"
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
 def failed(server: KfpApi, run: dict, name: str = "teacher-label", error: str = "", state: str = "FAILED") -> None:
     """The run as KFP tells of it when one task ended badly: with the nodes that it adds around."""
-    details = [
-        {"task_id": "n-root", "display_name": run["display_name"], "state": state},
-        {"task_id": "n-1-driver", "display_name": f"{name}-driver", "state": "SUCCEEDED"},
-        {"task_id": "n-0", "display_name": "preflight", "state": "SUCCEEDED"},
-        {
-            "task_id": "n-1",
-            "display_name": name,
-            "state": state,
-            "child_tasks": [{"pod_name": "n-1-0"}],
-            **({"error": {"code": 2, "message": error}} if error else {}),
-        },
-        {"task_id": "n-1-0", "display_name": "executor", "state": state, "parent_task_id": "n-1"},
-    ]
-    server.set_run(run["run_id"], state=state, run_details={"task_details": details})
+    details = nodes(WORKFLOW, {"preflight": "SUCCEEDED", name: state}, {f"{name}(0).executor": error}, "")
+    server.set_run(run["run_id"], state=state, run_details={"task_details": details}, created_at="2026-11-25T03:00:00Z")
 
 
-def pod(run: dict, name: str = "w-1", node_id: str = "n-1-0", task: str = "teacher-label", **status) -> dict:
+def pod(run: dict, name: str = "w-1", node: str = "teacher-label(0).executor(0)", **status) -> dict:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -59,8 +60,8 @@ def pod(run: dict, name: str = "w-1", node_id: str = "n-1-0", task: str = "teach
             "labels": {"pipeline/runid": run["run_id"]},
             "creationTimestamp": "2026-11-25T03:00:00Z",
             "annotations": {
-                "workflows.argoproj.io/node-id": node_id,
-                "workflows.argoproj.io/node-name": f"w.root.exit-handler-1.{task}.executor",
+                "workflows.argoproj.io/node-id": node_id(WORKFLOW, f"{TOP}.{node}"),
+                "workflows.argoproj.io/node-name": f"{TOP}.{node}",
             },
         },
         "spec": {"nodeName": "gpu-3", "containers": [{"name": "main"}]},
@@ -148,6 +149,7 @@ def test_out_of_memory_is_said(server, kubernetes, run, capsys):
 
 def test_an_image_that_cannot_be_pulled_is_said_with_the_registrys_answer(server, kubernetes, run, capsys):
     failed(server, run, state="RUNNING")
+    kubernetes.add(workflow(run))
     kubernetes.add(pod(run, **waiting("ImagePullBackOff", 'Back-off pulling image "r/x:1"')))
     kubernetes.add(warning("w-1", "Failed", "Error: ImagePullBackOff", "2026-11-25T03:09:00Z"))
     kubernetes.add(warning("w-1", "Failed", 'Failed to pull image "r/x:1": 403 Forbidden'))
@@ -163,6 +165,7 @@ def test_a_pod_that_no_node_takes_is_said(server, kubernetes, run, capsys):
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     unscheduled = pod(run, phase="Pending", conditions=[condition])
     del unscheduled["spec"]["nodeName"]
+    kubernetes.add(workflow(run))
     kubernetes.add(unscheduled)
     kubernetes.add(warning("w-1", "FailedScheduling", message))
     found = sentence(capsys)
@@ -176,6 +179,7 @@ def test_what_kueue_waits_for_is_said(server, kubernetes, run, capsys, version):
     gated = pod(run, phase="Pending", conditions=[condition])
     del gated["spec"]["nodeName"]
     kubernetes.add(gated)
+    kubernetes.add(workflow(run))
     reason = "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor a100"
     kubernetes.add(
         {
@@ -205,9 +209,9 @@ def test_an_eviction_and_a_deadline_are_said(server, kubernetes, run, capsys):
 
 def test_the_attempt_that_tells_most_of_a_retried_task_is_chosen(server, kubernetes, run, capsys):
     failed(server, run)
-    first, second = pod(run, "w-1", "n-1-0", **ended("OOMKilled", 137)), pod(run, "w-2", "n-1-1", **ended())
+    first = pod(run, "w-1", **ended("OOMKilled", 137))
+    second = pod(run, "w-2", "teacher-label(0).executor(1)", **ended())
     second["metadata"]["creationTimestamp"] = "2026-11-25T04:00:00Z"
-    server.runs[run["run_id"]]["run_details"]["task_details"][3]["child_tasks"].append({"pod_name": "n-1-1"})
     kubernetes.add(first)
     kubernetes.add(second)
     assert "OOMKilled" in sentence(capsys)
@@ -215,22 +219,26 @@ def test_the_attempt_that_tells_most_of_a_retried_task_is_chosen(server, kuberne
 
 def test_a_failed_attempt_of_a_task_that_then_succeeded_is_not_blamed(server, kubernetes, run, capsys):
     failed(server, run)
-    kubernetes.add(pod(run, "w-9", "n-0-0", task="preflight", **ended("OOMKilled", 137)))
+    kubernetes.add(pod(run, "w-9", "preflight(0).executor(0)", **ended("OOMKilled", 137)))
     kubernetes.add(pod(run, "w-1", **ended()))
     assert "task teacher-label: pod w-1: main ended with exit code 1" in sentence(capsys)
 
 
-def test_a_pod_is_known_by_its_path_where_the_ids_differ(server, kubernetes, run, capsys):
+def test_a_pod_is_known_by_the_names_in_its_path_where_the_places_of_the_nodes_cannot_be_told(
+    server, kubernetes, run, capsys
+):
     failed(server, run)
-    kubernetes.add(pod(run, "w-9", "other-0", task="preflight", **ended("OOMKilled", 137)))
-    kubernetes.add(pod(run, "w-1", "other-1", **ended()))
+    for each in run["run_details"]["task_details"]:
+        each.pop("child_tasks", None)
+    kubernetes.add(pod(run, "w-9", "preflight(0).executor(0)", **ended("OOMKilled", 137)))
+    kubernetes.add(pod(run, "w-1", **ended()))
     assert "task teacher-label: pod w-1" in sentence(capsys)
 
 
 def test_a_pod_is_known_by_its_label(server, kubernetes, run, capsys):
     failed(server, run)
     for name, stage, status in (("w-9", "preflight", ended("OOMKilled", 137)), ("w-1", "teacher_label", ended())):
-        labelled = pod(run, name, "other", **status)
+        labelled = pod(run, name, **status)
         del labelled["metadata"]["annotations"]
         labelled["metadata"]["labels"][COMPONENT_LABEL] = stage
         kubernetes.add(labelled)
@@ -293,13 +301,210 @@ def test_a_run_that_is_none_is_said_in_one_line(server, capsys, wanted):
     assert wanted in line
 
 
-def test_rounds_of_a_loop_are_told_apart():
-    details = [
-        {"task_id": f"n-{i}", "display_name": "retrieve", "state": state, "create_time": f"2026-11-25T03:0{i}:00Z"}
-        for i, state in enumerate(["SUCCEEDED", "FAILED"])
-    ]
-    found = tasks.of_run({"display_name": "r", "run_details": {"task_details": details}})
-    assert [(task.name, task.state) for task in found] == [("retrieve #1", "SUCCEEDED"), ("retrieve #2", "FAILED")]
+def recorded(server: KfpApi, run: dict, name: str) -> str:
+    """The run as the real server told of it; the name of its workflow."""
+    told = json.loads((RECORDED / f"{name}.json").read_text())
+    server.set_run(run["run_id"], state=told["state"], run_details=told["run_details"])
+    return run_nodes.workflow_of(told)
+
+
+def test_rounds_of_a_loop_are_told_apart_and_named_with_their_target(server, kubernetes, run, capsys):
+    failed(server, run, "for-loop-2/0/retrieve-2")
+    target = run["runtime_config"]["parameters"]["targets"][0]
+    found = sentence(capsys)
+    assert f"task retrieve-2 #1 ({target['name'] or target['uri']})" in found
+
+
+LOGS = dict(
+    part.split("\n", 1) for part in re.split(r"^== ", (RECORDED / "logs.txt").read_text(), flags=re.MULTILINE)[1:]
+)
+
+
+def log(beginning: str) -> str:
+    (found,) = [text for title, text in LOGS.items() if title.startswith(beginning)]
+    return found
+
+
+def test_the_line_of_a_driver_is_its_fatal_one(server, kubernetes, run, capsys):
+    workflow = recorded(server, run, "retrain-failed-in-a-driver")
+    path = f"{workflow}(0).root(0).exit-handler-1(0).condition-2(0).for-loop-3(0).iteration-iterations(0:0)(0)"
+    driver = pod(run, **ended())
+    driver["metadata"]["annotations"]["workflows.argoproj.io/node-name"] = (
+        f"{path}.iteration-item(0).prepare-corpus-2-driver(0)"
+    )
+    kubernetes.add(driver)
+    kubernetes.logs[(NAMESPACE, "w-1")] = log("a driver that failed")
+    found = sentence(capsys)
+    assert "task prepare-corpus-2 #1" in found
+    assert found.endswith(
+        'last log line: KFP driver: driver.Container failed: failed to resolve inputs: input parameter "corpus" type mismatch: '
+        "expect STRUCT, got string."
+    )
+
+
+@pytest.mark.parametrize("where", ["message", "log"])
+def test_a_wait_container_that_failed_tells_why_itself(server, kubernetes, run, capsys, where):
+    failed(server, run)
+    status = ended()
+    main, wait = status["containerStatuses"]
+    main["state"] = {"terminated": {"reason": "Completed", "exitCode": 0}}
+    text = log("a pod whose main ended well")
+    if where == "message":
+        wait["state"]["terminated"]["message"] = text.splitlines()[-1]
+    kubernetes.add(pod(run, **status))
+    kubernetes.logs[(NAMESPACE, "w-1")] = "03:00:02 [teacher_label inns] done in 9.1 s: 128 pairs\n"
+    kubernetes.container_logs[(NAMESPACE, "w-1", "wait")] = text
+    found = sentence(capsys)
+    assert "wait ended with exit code 64" in found
+    assert "timed out waiting for the condition: failed to put file" in found and "connection refused" in found
+    assert "128 pairs" not in found
+
+
+def test_what_the_launcher_writes_after_a_stages_own_line_is_passed_over(server, kubernetes, run, capsys):
+    failed(server, run)
+    kubernetes.add(pod(run, **ended()))
+    kubernetes.logs[(NAMESPACE, "w-1")] = log("a stage that failed")
+    assert "last log line: FAILED: node pool: none of the 1 nodes" in sentence(capsys)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The stores of logs, as folders."""
+    monkeypatch.setenv("KF_PIPELINES_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("KF_PIPELINES_ARCHIVE", str(tmp_path / "archive"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def keep(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    return keep
+
+
+def test_after_an_hour_the_log_that_the_launcher_kept_is_read(server, kubernetes, run, kept, capsys):
+    recorded(server, run, "run-failed-preflight")
+    kept(f"root/inranker/{run['run_id']}/preflight/60065799/executor-logs-0", log("a stage that failed"))
+    kept(f"root/inranker/{run['run_id']}/notify/70065799/executor-logs-0", "FAILED: of another task")
+    assert sentence(capsys).startswith(
+        f"{run['display_name']} FAILED: task preflight: no pod of it is left in namespace {NAMESPACE}; its log that is kept says "
+        "FAILED: node pool: none of the 1 nodes"
+    )
+
+
+def test_the_root_is_the_one_that_the_namespace_has_and_may_lie_on_s3(server, kubernetes, run, s3, monkeypatch, capsys):
+    for name in ("KF_PIPELINES_ROOT", "KF_PIPELINES_ARCHIVE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    recorded(server, run, "run-failed-preflight")
+    data = {"defaultPipelineRoot": f"{s3}/kfp"}
+    metadata = {"name": "kfp-launcher", "namespace": NAMESPACE}
+    kubernetes.add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    log_uri = f"{s3}/kfp/inranker/{run['run_id']}/preflight/60065799/executor-logs-0"
+    storage.put(log("a stage that failed").encode(), log_uri)
+    assert "task preflight" in (found := sentence(capsys)) and "FAILED: node pool: none of the 1 nodes" in found
+
+
+def test_after_an_hour_the_log_of_a_driver_is_in_argos_archive(server, kubernetes, run, kept, capsys):
+    """A driver's pod is known by the number at the end of its name, that of its node."""
+    workflow = recorded(server, run, "retrain-failed-in-a-driver")
+    for number, text in (
+        (1891516007, log("a driver that failed")),
+        (1331293285, "F1128 1 1 x.go:1] of another driver\n"),
+    ):
+        kept(f"archive/{NAMESPACE}/{workflow}/2026/11/28/{workflow}-system-container-driver-{number}/main.log", text)
+    found = sentence(capsys)
+    assert "task prepare-corpus-2 #1" in found
+    assert found.endswith("type mismatch: expect STRUCT, got string.")
+
+
+def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, kept, capsys, tmp_path, monkeypatch):
+    import mlflow
+
+    failed(server, run)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    try:
+        monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])
+        tracking.open_parent(run["run_id"], "x")
+        with pytest.raises(UserError), tracking.stage_run("teacher_label", "inns"):
+            raise UserError("teacher.checkpoint: the hub cannot be reached")
+        assert sentence(capsys).endswith("MLflow has: FAILED: teacher.checkpoint: the hub cannot be reached.")
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def workflow(run: dict, nodes: dict | None = None, packed: bool = False, name: str = WORKFLOW) -> dict:
+    text = json.dumps(nodes or {}).encode()
+    status = {"compressedNodes": base64.b64encode(gzip.compress(text)).decode()} if packed else {"nodes": nodes or {}}
+    labels = {"pipeline/runid": run["run_id"]}
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": labels}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "status": status}
+
+
+REFUSED = 'Pod "w-1" is invalid: spec.containers[1].env[1].valueFrom: may not be specified when `value` is not empty'
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pod_that_is_never_made_is_told_of_by_the_workflow(server, kubernetes, run, capsys, packed):
+    failed(server, run, state="RUNNING")
+    path = f"{TOP}.teacher-label(0).executor(0)"
+    told = {
+        "a": {"name": path, "phase": "Error", "message": REFUSED},
+        "b": {"name": f"{TOP}.teacher-label", "phase": "Error", "message": "child 'w-1' errored"},
+        "c": {"name": f"{TOP}.preflight(0).executor(0)", "phase": "Failed", "message": "of another"},
+    }
+    kubernetes.add(workflow(run, told, packed))
+    assert f"task teacher-label: Argo says of its node: {REFUSED}" in sentence(capsys)
+
+
+def test_events_of_the_workflow_are_read_too(server, kubernetes, run, capsys):
+    failed(server, run, state="RUNNING")
+    kubernetes.add(workflow(run))
+    kubernetes.add(warning(WORKFLOW, "WorkflowNodeError", f"Error node w.root: {REFUSED}"))
+    assert f"task teacher-label: WorkflowNodeError: Error node w.root: {REFUSED}" in sentence(capsys)
+
+
+def test_a_run_whose_workflow_was_deleted_is_told_as_such(server, kubernetes, run, capsys):
+    failed(server, run, state="RUNNING")
+    assert sentence(capsys).startswith(f"{run['display_name']} GONE: its workflow was deleted")
+    capsys.readouterr()
+    assert runs.main(["--namespace", NAMESPACE]) == 0
+    _, _, row, note, *_ = capsys.readouterr().out.splitlines()
+    assert row.split()[1] == "GONE" and note.startswith("GONE: its workflow was deleted")
+    assert submit.main(OPTIONS) == 0, "it is no run that is still going"
+    assert "is GONE" in capsys.readouterr().out
+    kubernetes.add(workflow(run))
+    assert " RUNNING: " in sentence(capsys, "--run", run["run_id"])
+
+
+def test_following_ends_where_the_workflow_is_deleted(server, kubernetes, run, monkeypatch):
+    failed(server, run, state="RUNNING")
+    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "STILL", 0.0)
+    with pytest.raises(UserError, match="its workflow was deleted"):
+        follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"])
+
+
+def test_without_kubernetes_a_run_is_gone_with_the_recurring_run_that_had_started_it(server, run, capsys):
+    failed(server, run, state="RUNNING")
+    assert "GONE" not in sentence(capsys)
+    server.set_run(run["run_id"], recurring_run_id="11111111-0000-4000-8000-000000000000")
+    assert "GONE" in sentence(capsys)
+
+
+def test_waiting_for_a_node_is_said_while_the_run_is_followed(server, kubernetes, run, capsys, monkeypatch):
+    failed(server, run, state="RUNNING")
+    message = "0/1 nodes are available: 1 Insufficient cpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    unscheduled = pod(run, phase="Pending", conditions=[condition])
+    del unscheduled["spec"]["nodeName"]
+    kubernetes.add(unscheduled)
+    kubernetes.add(workflow(run))
+    server.play(run["run_id"], {}, {}, {}, {"state": "SUCCEEDED"})
+    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "STILL", 0.0)
+    assert follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "waits for" in line]
+    assert len(said) == 1 and said[0].endswith(f"task teacher-label: pod w-1: Unschedulable: {message}")
 
 
 def test_the_api_is_reached_through_the_kubeconfig(surroundings, tmp_path, monkeypatch):
@@ -370,15 +575,5 @@ def test_no_kubeconfig_means_no_check(surroundings):
     assert cluster.check_gpus(gpus(99)) == []
 
 
-def test_a_log_of_nothing_but_the_launcher_has_no_last_line(server, kubernetes, run):
-    kubernetes.add(pod(run, **ended()))
-    kubernetes.logs[(NAMESPACE, "w-1")] = "I1125 03:00:01.1 1 launcher_v2.go:90] x\nError: exit status 1\n"
-    assert cluster.Kubernetes().last_line(NAMESPACE, "w-1") == ""
-    kubernetes.add(pod(run, "w-2", **waiting("ContainerCreating", "")))
-    with pytest.raises(cluster.Unasked, match="HTTP 400"):
-        cluster.Kubernetes().last_line(NAMESPACE, "w-2")
-
-
-def test_a_kubeconfig_is_demanded_where_there_is_none(surroundings):
-    with pytest.raises(UserError, match="no kubeconfig on this machine"):
-        cluster.Kubernetes()
+def test_a_log_of_nothing_but_the_launcher_has_no_last_line():
+    assert cluster.telling("I1125 03:00:01.1 1 launcher_v2.go:90] x\nError: exit status 1\n") == ""

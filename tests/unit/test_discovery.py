@@ -324,7 +324,7 @@ def test_odd_folders_and_names_are_reported_one_line_each(look):
     found = look()
     assert names(found) == ["good", "odd"] and found.quarantined >= 2
     report = look.report.read_text()
-    assert "| caf\\xe9 | quarantined |" in report and "| two\\nlines | quarantined |" in report
+    assert "| caf\\\\xe9 | quarantined |" in report and "| two\\\\nlines | quarantined |" in report
 
 
 def test_a_corpus_that_changes_while_it_is_looked_at_is_left_for_the_next_run(look, monkeypatch):
@@ -443,6 +443,19 @@ def test_a_claim_is_respected_where_nobody_says_that_its_run_is_over(tmp_path, k
     with pytest.raises(UserError, match="the state of run first cannot be read"):
         claims.claim("work", "second")
     del kfp.answers["/apis/v2beta1/runs/first"]  # 404: the run was deleted
+    assert claims.claim("work", "second") == "second"
+
+
+def test_the_claim_of_a_run_whose_workflow_went_with_its_recurring_run_is_free(tmp_path, kfp, monkeypatch):
+    """KFP calls such a run RUNNING for ever."""
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
+    assert claims.claim("work", "first") == "first"
+    run = {"run_id": "first", "state": "RUNNING", "recurring_run_id": "nightly"}
+    kfp.answers["/apis/v2beta1/runs/first"] = [Answer(body=run)]
+    for said in (Answer(body={"recurring_run_id": "nightly"}), Answer(403)):
+        kfp.answers["/apis/v2beta1/recurringruns/nightly"] = [said]
+        assert claims.claim("work", "second") == "first"
+    del kfp.answers["/apis/v2beta1/recurringruns/nightly"]  # 404
     assert claims.claim("work", "second") == "second"
 
 

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
-from kfp_server_api import ApiClient, GoogleRpcStatus, V2beta1PipelineTaskDetail, V2beta1Run, V2beta1RunDetails
-from kfp_server_api.models.pipeline_task_detail_child_task import PipelineTaskDetailChildTask
 
-from inranker_flow import run_state, tracking
+from inranker_flow import run_nodes, run_state, tracking
+from inranker_flow.errors import UserError
 from inranker_flow.notify import NotifyStats, notify
 from inranker_flow.run_state import Failure, Outcome
 from tests.http_server import Answer, HttpServer
+from tests.kfp_api import nodes
 from tests.servers import nobody
 
 RUN = "6f1c1b0e-0000-4000-8000-000000000001"
 PATH = f"/apis/v2beta1/runs/{RUN}"
+RECORDED = Path(__file__).parents[1] / "recorded"
 
 
-def task(name: str, state: str, error: str = "", children: tuple[str, ...] = (), **more: str):
-    return V2beta1PipelineTaskDetail(
-        task_id=more.get("task_id", name),
-        parent_task_id=more.get("parent"),
-        display_name=name,
-        pod_name=f"pod-{more.get('task_id', name)}",
-        state=state,
-        error=GoogleRpcStatus(code=2, message=error) if error else None,
-        child_tasks=[PipelineTaskDetailChildTask(pod_name=f"pod-{child}") for child in children],
-    )
+def recorded(name: str) -> dict:
+    """What KFP 2.17 answered for a run of this project."""
+    return json.loads((RECORDED / f"{name}.json").read_text())
 
 
-def run(*tasks: V2beta1PipelineTaskDetail, state: str = "RUNNING") -> dict:
+def run(tasks: dict[str, str], errors: dict[str, str] | None = None, state: str = "RUNNING") -> dict:
     """A run as the API answers it, while its exit handler is at work."""
-    own = (
-        task("root", "RUNNING"), task("root-driver", "SUCCEEDED"), task("notify-driver", "SUCCEEDED"),
-        task("notify", "RUNNING"), task("executor", "RUNNING", task_id="own-executor"),
-    )  # fmt: skip
-    details = V2beta1RunDetails(task_details=[*own, *tasks])
-    made = V2beta1Run(run_id=RUN, display_name="inranker small", state=state, run_details=details)
-    return ApiClient().sanitize_for_serialization(made)
+    details = {"task_details": nodes("inranker-x7k2q", tasks, errors)}
+    return {"run_id": RUN, "display_name": "inranker small", "state": state, "run_details": details}
 
 
-def went_well(*but: V2beta1PipelineTaskDetail) -> dict:
-    return run(task("exit-handler-1", "SUCCEEDED"), task("preflight", "SUCCEEDED"), task("retrieve", "SKIPPED"), *but)
+def went_well(**but: str) -> dict:
+    return run({"preflight": "SUCCEEDED", "retrieve": "SKIPPED", **{k.replace("_", "-"): v for k, v in but.items()}})
 
 
 @pytest.fixture
@@ -89,17 +81,17 @@ def test_a_false_green_is_seen_and_the_failed_task_named(kfp, webhook, monkeypat
     """The failure of a task inside of a loop is also that of the loop, of the handler's graph, of its pod."""
     monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
     failed = run(
-        task("exit-handler-1", "FAILED", children=("for-loop-1",)),
-        task("for-loop-1", "FAILED", children=("teacher-label",)),
-        task("iteration-iterations(0:0)", "FAILED"),
-        task("prepare-corpus", "SUCCEEDED"),
-        task("teacher-label", "FAILED", children=("inner",)),
-        task("executor", "FAILED", error="OOMKilled (exit\ncode 137) <main> & more", task_id="inner"),
+        {
+            "prepare-corpus": "SUCCEEDED",
+            "for-loop-2/0/retrieve-2": "SUCCEEDED",
+            "for-loop-2/1/teacher-label-2": "FAILED",
+        },
+        {"teacher-label-2(0).executor": "OOMKilled (exit\ncode 137) <main> & more"},
     )
     kfp.answers[PATH] = [Answer(200, failed)]
     assert notify("SUCCEEDED", None, RUN, "inranker small") == NotifyStats(0, "FAILED")
     assert texts(webhook) == [
-        "FAILED inranker small: teacher-label: OOMKilled (exit code 137) &lt;main&gt; &amp; more\n"
+        "FAILED inranker small: teacher-label-2 #2: OOMKilled (exit code 137) &lt;main&gt; &amp; more\n"
         f"https://kubeflow.example/pipeline/#/runs/details/{RUN}"
     ]
 
@@ -110,8 +102,8 @@ def test_a_failure_that_only_kfps_status_tells_is_believed(kfp):
 
 
 def test_records_that_lag_behind_are_read_again(kfp):
-    running = went_well(task("evaluate", "RUNNING"))
-    kfp.answers[PATH] = [Answer(200, running), Answer(200, running), Answer(200, went_well(task("evaluate", "FAILED")))]
+    running = went_well(evaluate="RUNNING")
+    kfp.answers[PATH] = [Answer(200, running), Answer(200, running), Answer(200, went_well(evaluate="FAILED"))]
     assert notify("SUCCEEDED", None, RUN, "x").state == "FAILED"
     assert len(kfp.requests) == 3
     kfp.answers[PATH] = [Answer(200, running)]
@@ -131,24 +123,162 @@ def test_an_api_that_refuses_leaves_kfps_own_word(kfp, caplog, answer):
 
 
 def test_attempts_drivers_and_cancelled_runs_are_judged_rightly():
-    retried = went_well(task("evaluate", "SUCCEEDED"), task("evaluate(0)", "FAILED"), task("evaluate(1)", "SUCCEEDED"))
+    retried = went_well(evaluate="SUCCEEDED")
+    for node in retried["run_details"]["task_details"]:
+        if node["display_name"] == "evaluate(0)":
+            node["state"] = "FAILED"
     assert run_state.judge(retried, "notify") == Outcome("SUCCEEDED")
-    driver = went_well(task("evaluate-driver", "FAILED", error="no such parameter"))
+    waits = run({"evaluate-driver": "RUNNING"})
+    for node in waits["run_details"]["task_details"]:
+        if node["display_name"] == "evaluate-driver(0)":
+            node["state"] = "FAILED"
+    assert run_state.judge(waits, "notify") is None, "a driver that is tried again"
+    driver = run({"evaluate-driver": "FAILED"}, {"evaluate-driver": "no such parameter"})
     assert run_state.judge(driver, "notify") == Outcome("FAILED", (Failure("evaluate", "no such parameter"),))
-    assert run_state.judge(went_well(task("evaluate", "CANCELED")), "notify") == Outcome("CANCELED")
-    assert run_state.judge(run(state="CANCELING"), "notify") == Outcome("CANCELED")
-    named = went_well(
-        task("run", "FAILED", children=("targets",)),
-        task("targets", "FAILED", "child failed", children=("teacher-label",)),
-        task("teacher-label", "FAILED", children=("inner", "distill-phase2")),
-        task("executor", "FAILED", "exit 137", task_id="inner"),
-        task("distill-phase2", "SKIPPED", "omitted"),
+    assert run_state.judge(went_well(evaluate="CANCELED"), "notify") == Outcome("CANCELED")
+    assert run_state.judge({**went_well(), "state": "CANCELING"}, "notify") == Outcome("CANCELED")
+    assert run_state.judge(run({"root": "SUCCEEDED"}, state="FAILED"), "notify") == Outcome("FAILED")
+
+
+def test_nodes_whose_place_cannot_be_told_are_judged_by_their_names():
+    """Other versions may name children otherwise."""
+    told = went_well(evaluate="FAILED")
+    for node in told["run_details"]["task_details"]:
+        node.pop("child_tasks", None)
+    assert run_state.judge(told, "notify") == Outcome("FAILED", (Failure("evaluate", ""),))
+    assert [task.name for task in run_nodes.tasks_of(told) if not task.is_graph] == [
+        "notify",
+        "preflight",
+        "retrieve",
+        "evaluate",
+    ]
+
+
+#: A recorded answer, KFP's word to the handler beside it, and what is right.
+ANSWERS = [
+    ("run-succeeded-from-cache", "RUNNING", "SUCCEEDED"),
+    ("run-succeeded-tasks-frozen", "COMPLETE", "SUCCEEDED"),
+    ("run-frozen-while-notify-runs", "COMPLETE", "SUCCEEDED"),
+    ("run-failed-while-notify-runs", "FAILED", "FAILED"),
+    ("run-failed-preflight", "FAILED", "FAILED"),
+    ("retrain-failed-in-a-driver", "FAILED", "FAILED"),
+]
+FAILED_TASK = {"run-failed": "preflight", "retrain-failed": "prepare-corpus-2 #1"}
+
+
+@pytest.fixture
+def mlflow_run(tmp_path, monkeypatch, mlflow_template):
+    """MLflow with the parent of the KFP run, as preflight opens it."""
+    import mlflow
+
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(mlflow_template, path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.database_uri(path))
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", RUN)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    yield tracking.open_parent(RUN, "inranker")
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def mlflow_template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking.create_database(path)
+    return path
+
+
+@pytest.mark.parametrize("api", ["answers", "refuses", "silent"])
+@pytest.mark.parametrize(("name", "word", "right"), ANSWERS, ids=[name for name, *_ in ANSWERS])
+def test_what_kfp_really_answered_is_judged_rightly_and_mlflow_gets_its_end(
+    kfp, mlflow_run, monkeypatch, name, word, right, api
+):
+    """Also with an API that refuses or is not there: what the stages wrote stands beside KFP's word then."""
+    monkeypatch.setattr(run_state, "LOOKS", 2)
+    if api == "silent":
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH")
+    kfp.answers[PATH] = [Answer(200, recorded(name)) if api == "answers" else Answer(401, b"no user identity header")]
+    if right == "SUCCEEDED":
+        with tracking.stage_run("promote"):
+            pass
+    assert notify(word, None, RUN, name).state == right
+    info = tracking.client().get_run(mlflow_run).info
+    assert info.status == {"SUCCEEDED": "FINISHED", "FAILED": "FAILED"}[right]
+    if right == "FAILED" and api == "answers":
+        (failure,) = run_state.judge(recorded(name), "notify").failures
+        assert failure.task == next(task for start, task in FAILED_TASK.items() if name.startswith(start))
+
+
+@pytest.mark.parametrize(
+    ("settings", "opens"),
+    [
+        ({"KF_PIPELINES_ENDPOINT": "http://ml-pipeline.kubeflow.svc.cluster.local:8888"}, ""),
+        ({"KF_PIPELINES_ENDPOINT": "http://ml-pipeline:8888"}, ""),
+        ({"KF_PIPELINES_ENDPOINT": "https://kubeflow.example/pipeline/"}, "https://kubeflow.example/pipeline"),
+        (
+            {"KF_PIPELINES_ENDPOINT": "http://x.svc", "KF_PIPELINES_UI_ENDPOINT": "http://localhost:8080"},
+            "http://localhost:8080",
+        ),
+    ],
+)
+def test_links_are_those_that_a_browser_opens(mlflow_run, monkeypatch, settings, opens):
+    monkeypatch.delenv("KF_PIPELINES_UI_ENDPOINT", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    page = f"{opens}/#/runs/details/{RUN}" if opens else ""
+    assert run_state.page(RUN) == page
+    made = tracking.client().get_run(tracking.open_parent(f"{RUN}-2", "x"))
+    assert made.data.tags.get("mlflow.note.content", "") == (
+        f"[The run in Kubeflow Pipelines]({page}-2)" if opens else ""
     )
-    assert run_state.judge(named, "notify") == Outcome("FAILED", (Failure("teacher-label", "exit 137"),))
-    by_parent = went_well(
-        task("promote", "FAILED"), task("executor", "FAILED", "exit 2", task_id="e", parent="promote")
-    )
-    assert run_state.judge(by_parent, "notify") == Outcome("FAILED", (Failure("promote", "exit 2"),))
+    assert tracking.page(mlflow_run) == "", "a database has no page"
+
+
+def test_kfps_running_alone_says_nothing(kfp, mlflow_run):
+    """Neither does a record that stands still."""
+    kfp.answers[PATH] = [Answer(200, recorded("run-frozen-while-notify-runs"))]
+    assert notify("RUNNING", None, RUN, "x").state == "UNKNOWN"
+    tracking.note_end("discover")
+    assert notify("RUNNING", None, RUN, "x").state == "SUCCEEDED", "a retraining that had nothing to do"
+
+
+def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kfp, webhook, mlflow_run):
+    def stage(outcome: Exception | None) -> None:
+        with contextlib.suppress(UserError), tracking.stage_run("teacher_label", "inns"):
+            if outcome:
+                raise outcome
+
+    stage(UserError("teacher.checkpoint: the hub cannot be reached; password=geheim123"))
+    kfp.answers[PATH] = [Answer(200, run({"for-loop-2/0/teacher-label-2": "FAILED"}))]
+    assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
+    assert "teacher-label-2 #1: teacher.checkpoint: the hub cannot be reached; password=***" in texts(webhook)[0]
+    kfp.answers[PATH] = [Answer(401, b"no")]
+    assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
+    assert "FAILED x: teacher_label inns: teacher.checkpoint" in texts(webhook)[1]
+    stage(None)  # a later attempt
+    assert notify("COMPLETE", None, RUN, "x").state == "SUCCEEDED"
+    tracking.note_end("preflight", "disk: full")
+    assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
+
+
+def test_the_run_of_kfps_plugin_is_asked_and_not_closed(kfp, mlflow_run, monkeypatch):
+    client = tracking.client()
+    experiment = client.get_run(mlflow_run).info.experiment_id
+    nested = {
+        name: client.create_run(experiment, tags={"mlflow.parentRunId": mlflow_run}).info.run_id
+        for name in ("promote", "notify")
+    }
+    monkeypatch.delenv("INRANKER_KFP_RUN_ID")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    kfp.answers[PATH] = [Answer(401, b"no")]
+    for name in nested:
+        monkeypatch.setenv("MLFLOW_RUN_ID", nested[name])
+        if name == "promote":
+            with tracking.stage_run("promote"):
+                pass
+        else:
+            assert notify("RUNNING", None, RUN, "x").state == "SUCCEEDED"
+    assert {client.get_run(each).info.status for each in (mlflow_run, *nested.values())} == {"RUNNING"}
 
 
 def test_a_busy_webhook_gets_three_chances(webhook):
@@ -184,29 +314,12 @@ def test_a_bad_webhook_address_is_not_repeated(monkeypatch, caplog, capfd, url):
     assert "SECRET" not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_the_parent_run_in_mlflow_gets_its_end(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
-    monkeypatch.setenv("INRANKER_KFP_RUN_ID", RUN)
-    import mlflow
-
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    try:
-        client = tracking.client()
-        parent = tracking.open_parent(RUN, "inranker 6f1c1b0e")
-        for state, expected in (
-            ("FAILED", "FAILED"),
-            ("CANCELLED", "KILLED"),
-            (None, "FAILED"),
-            ("SUCCESS", "FINISHED"),
-        ):
-            notify(state, None, RUN, "inranker small")
-            info = client.get_run(parent).info
-            assert (info.status, info.run_name) == (expected, "inranker small")
-        monkeypatch.setenv("MLFLOW_RUN_ID", parent)
-        notify("FAILED", None, RUN, "other")
-        assert client.get_run(parent).info.status == "FINISHED", "what KFP's plugin began, it ends"
-    finally:
-        mlflow.set_tracking_uri(None)
+def test_the_parent_run_in_mlflow_gets_its_end(mlflow_run, monkeypatch):
+    client = tracking.client()
+    for state, expected in (("FAILED", "FAILED"), ("CANCELLED", "KILLED"), (None, "FAILED"), ("SUCCESS", "FINISHED")):
+        notify(state, None, RUN, "inranker small")
+        info = client.get_run(mlflow_run).info
+        assert (info.status, info.run_name) == (expected, "inranker small")
 
 
 def test_a_dead_mlflow_does_not_make_the_run_red(monkeypatch, caplog):

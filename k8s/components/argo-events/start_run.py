@@ -36,7 +36,7 @@ def main() -> None:
     if not found:
         known = ", ".join(sorted(each.get("display_name", "") for each in schedules)) or "none"
         raise Refused(f"namespace {namespace} has no schedule {name!r} (it has: {known}); create it with make schedule")
-    schedule = found[0]
+    schedule = next((each for each in found if each.get("status") != "DISABLED"), found[0])
     if schedule.get("status") == "DISABLED":
         print(f"schedule {name!r} is disabled: nothing is started")
         return
@@ -46,7 +46,10 @@ def main() -> None:
     for run in recent:
         parameters = (run.get("runtime_config") or {}).get("parameters")
         same = run.get("pipeline_version_reference") == version and parameters == config.get("parameters")
-        if same and run.get("state", "PENDING") in LIVE:
+        # Deleting a recurring run deletes the workflows of its runs, which KFP then calls RUNNING for ever.
+        owner = run.get("recurring_run_id")
+        gone = owner and owner not in {each.get("recurring_run_id") for each in schedules}
+        if same and run.get("state", "PENDING") in LIVE and not gone:
             print(f"run {run['run_id']} of this work is going on: nothing is started; the schedule will look again")
             return
     wanted = {

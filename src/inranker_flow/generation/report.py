@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inranker_flow.markdown import escape
+
 _BAR = 40
 
 
 def markdown(dataset: str, details: Mapping[str, Any]) -> str:
     """The manifest's ``details`` of a queries artifact as a page."""
     counts: Mapping[str, int] = details.get("counts", {})
-    lines = [f"# Synthetic queries for {dataset}", ""]
+    lines = [f"# Synthetic queries for {escape(dataset)}", ""]
     if generator := details.get("generator"):
         sampling = ", ".join(f"{key} {value}" for key, value in details.get("sampling", {}).items())
         versions = ", ".join(f"{key} {value}" for key, value in details.get("versions", {}).items())
-        said = [" ".join(filter(None, (_cell(generator), details.get("revision", ""))))]
-        said += [f"prompt {_cell(details['prompt'])}"] if details.get("prompt") else []
+        said = [" ".join(filter(None, (escape(generator), details.get("revision", ""))))]
+        said += [f"prompt {escape(details['prompt'])}"] if details.get("prompt") else []
         lines += [f"{', '.join(said)}." + (f" {sampling}." if sampling else "")]
-        backend = f"Backend {details.get('backend', 'not recorded')}" + (f" ({_cell(versions)})" if versions else "")
+        backend = f"Backend {details.get('backend', 'not recorded')}" + (f" ({escape(versions)})" if versions else "")
         speed = details.get("tokens_per_second")  # none where everything was found done
         lines += [f"{backend}, {speed:,.0f} tokens per second." if speed else f"{backend}.", ""]
     lines += [
@@ -34,13 +36,5 @@ def markdown(dataset: str, details: Mapping[str, Any]) -> str:
         lines += [""]
     if samples := details.get("samples"):
         lines += ["| query | document |", "|---|---|"]
-        lines += [f"| {_cell(each['query'])} | {_cell(each['document'])} |" for each in samples]
+        lines += [f"| {escape(each['query'])} | {escape(each['document'])} |" for each in samples]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Text that neither ends a cell nor is taken for HTML or Markdown."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "\\|`*_[]":
-        text = text.replace(mark, f"\\{mark}")
-    return text

@@ -13,6 +13,7 @@ from typing import Literal
 
 from inranker_flow import redaction
 from inranker_flow.errors import UserError
+from inranker_flow.markdown import escape
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,5 @@ def markdown(results: Sequence[Result]) -> str:
     """The results as a Markdown table, failures first."""
     rows = sorted(results, key=lambda each: each.result != "FAILED")
     lines = ["| check | result | detail |", "|---|---|---|"]
-    lines += [f"| {_cell(each.name)} | {each.result} | {_cell(each.detail)} |" for each in rows]
+    lines += [f"| {escape(each.name)} | {each.result} | {escape(each.detail)} |" for each in rows]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")

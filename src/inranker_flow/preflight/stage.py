@@ -77,12 +77,13 @@ def preflight(
             Check("queue", partial(check_queue, room["queue"], need)),
         ]
     )
-    with atomic_write(report) as out:
-        out.write(markdown(results).encode())
+    _write(report, markdown(results))
     for each in results:
         log.info("%s: %s (%s)", each.name, each.result, each.detail)
-    _open_mlflow_run(results, promotion.model_name)
-    if failures := _failures(results):
+    failures = _failures(results)
+    if address := _open_mlflow_run(results, promotion.model_name, failures):
+        _write(report, f"{markdown(results)}\n[The run in MLflow]({address})\n")
+    if failures:
         raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
     champion = registry.opponent(promotion.model_name, run_key)
@@ -103,8 +104,17 @@ def _failures(results: Sequence[Result]) -> str:
     return "; ".join(f"{', '.join(named)}: {detail}" for detail, named in names.items())
 
 
-def _open_mlflow_run(results: Sequence[Result], name: str) -> None:
-    """The parent of this run's stages in MLflow, where neither KFP's plugin nor `make run` made one."""
-    usable = any(each.name == _MLFLOW and each.result == "ok" for each in results)
-    if usable and (kfp_run_id := tracking.own_parent()):
+def _write(report: Path, text: str) -> None:
+    with atomic_write(report) as out:
+        out.write(text.encode())
+
+
+def _open_mlflow_run(results: Sequence[Result], name: str, failures: str) -> str:
+    """Open the parent of this run's stages in MLflow, where neither KFP's plugin nor `make run` made one, and keep
+    ``failures`` in it; returns its page, if there is one."""
+    if not any(each.name == _MLFLOW and each.result == "ok" for each in results):
+        return ""
+    if kfp_run_id := tracking.own_parent():
         tracking.open_parent(kfp_run_id, f"{name} {kfp_run_id[:8]}")
+    tracking.note_end("preflight", failures)
+    return tracking.page(tracking.parent_here())
