@@ -6,30 +6,45 @@ python -m pipelines.compile inranker --profile paper --out build
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from kfp import compiler
+from kfp import compiler, dsl
 
+from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.storage import atomic_write
+from pipelines import placement
 from pipelines.command import Parser, command
 from pipelines.options import add_options, resolve
 
-#: Pipelines that `make` knows, by module name.
-PIPELINES = ("inranker", "retrain")
+#: Pipelines that `make` knows, by module name, and what Kubeflow's UI calls them.
+PIPELINES = {"inranker": "InRanker", "retrain": "InRanker retraining"}
 
 
-def compile_pipeline(name: str, path: Path) -> Path:
-    """Write ``path`` (aside, then renamed); raises :class:`UserError` for an unknown pipeline."""
+def define(name: str, cluster: ClusterConfig) -> Any:
+    """The KFP pipeline ``name`` for ``cluster``; raises :class:`UserError` where there is none of this name."""
     if name not in PIPELINES:
         raise UserError(f"PIPELINE={name}: no such pipeline; there is: {', '.join(PIPELINES)}")
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    description = (inspect.getdoc(function) or "").partition("\n")[0]
+    with placement.compiled_for(cluster):
+        return dsl.pipeline(name=name, display_name=PIPELINES[name], description=description)(function)
+
+
+def compile_pipeline(name: str, path: Path, cluster: ClusterConfig | None = None) -> Path:
+    """Write ``path`` (aside, then renamed), for ``cluster`` or for one of the usual kind.
+
+    Raises :class:`UserError` for an unknown pipeline.
+    """
+    pipeline = define(name, cluster or ClusterConfig())
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "pipeline.yaml"  # the compiler wants a name of this form
-        compiler.Compiler().compile(function, str(made))
+        compiler.Compiler().compile(pipeline, str(made))
         with atomic_write(path) as out:
             out.write(made.read_bytes())
     return path
@@ -43,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build"))
     options = parser.parse_args(arguments)
     resolved = resolve(options)
-    print(compile_pipeline(options.pipeline, options.out / f"{options.pipeline}.yaml"))
+    print(compile_pipeline(options.pipeline, options.out / f"{options.pipeline}.yaml", resolved.cluster))
     values = options.out / f"{options.pipeline}.{Path(options.profile).stem}.json"
     with atomic_write(values) as out:
         out.write((json.dumps(resolved.arguments(), indent=1, ensure_ascii=False) + "\n").encode())

@@ -9,11 +9,6 @@ from pipelines.placement import largest_gpu_task, place_all
 from pipelines.two_phases import two_phases
 
 
-@dsl.pipeline(
-    name="inranker",
-    display_name="InRanker",
-    description="Distil a large reranker into a small one, for your corpora, with no new human labels.",
-)
 def inranker(
     source: Dict[str, str],
     targets: List[Dict[str, str]],
@@ -25,14 +20,12 @@ def inranker(
     phase2: dict,
     evaluation: dict,
     promotion: dict,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict,
-    gpu_tolerations: list,
     run_key: str,
     work_key: str,
 ):
-    """Most parameters are one section of a profile, resolved and validated before submission.
+    """Distil a large reranker into a small one, for your corpora, with no new human labels.
+
+    Most parameters are one section of a profile, resolved and validated before submission.
 
     Args:
         source: the collection with supervised queries (CorpusConfig).
@@ -45,10 +38,6 @@ def inranker(
         phase2: distillation on the targets (DistillConfig).
         evaluation: measures and depth (EvaluateConfig).
         promotion: the gate's policy (PromoteConfig).
-        gpu_type: resource name of the accelerator, nvidia.com/gpu.
-        gpus: accelerators of one GPU task.
-        gpu_pool: labels of the nodes that GPU tasks run on.
-        gpu_tolerations: the taints of those nodes that GPU tasks tolerate.
         run_key: identity of this work.
         work_key: identity of its configuration, whatever the targets.
     """
@@ -63,11 +52,7 @@ def inranker(
             student=phase1,
             phase2=phase2,
             promotion=promotion,
-            gpu_type=gpu_type,
-            gpus=gpus,
-            gpu_pool=gpu_pool,
-            gpu_tolerations=gpu_tolerations,
-            room=largest_gpu_task(),
+            need=largest_gpu_task(),
             run_key=run_key,
         )
 
@@ -89,4 +74,4 @@ def inranker(
             after=[ready],
         )
 
-    place_all(gpu_type=gpu_type, gpus=gpus, gpu_pool=gpu_pool, gpu_tolerations=gpu_tolerations)
+    place_all()

@@ -27,6 +27,7 @@ from inranker_flow.config import (
     TeacherConfig,
     as_dict,
     parse,
+    without_defaults,
 )
 from inranker_flow.errors import UserError
 from inranker_flow.text_files import quoted, shown
@@ -52,19 +53,17 @@ class Profile:
     promotion: PromoteConfig
     cluster: ClusterConfig
 
-    def arguments(self) -> dict[str, Any]:
-        """The pipeline's arguments as plain data."""
+    def as_data(self) -> dict[str, Any]:
+        """All that decides what a run does, as plain data: every section but ``cluster``, defaults included."""
         plain = as_dict(self)
-        cluster = plain.pop("cluster")
-        for key in ("node_gpus", "gpu_model", "gpu_hour_price"):  # for checks and plans, before anything runs
-            del cluster[key]
-        if not cluster["gpus"]:
-            cluster["gpu_pool"] = {}  # what needs no GPU runs on any node
-        # Kubernetes refuses a value beside `Exists`.
-        cluster["gpu_tolerations"] = [
-            {key: value for key, value in each.items() if value} for each in cluster["gpu_tolerations"]
-        ]
-        return {**plain, **cluster}
+        del plain["cluster"]
+        return plain
+
+    def arguments(self) -> dict[str, Any]:
+        """The pipeline's arguments: the same sections, without their defaults."""
+        sections = {name: getattr(self, name) for name in self.as_data()}
+        targets = [without_defaults(each) for each in sections.pop("targets")]
+        return {**{name: without_defaults(section) for name, section in sections.items()}, "targets": targets}
 
 
 #: Sections whose ``seed`` follows the profile's unless they say otherwise.

@@ -61,7 +61,7 @@ def prepare(options: argparse.Namespace) -> Release:
     resolved = resolve(options)
     refuse_local(resolved)
     resolved = pin(resolved)
-    package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml")
+    package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster)
     arguments = submission.arguments(options.pipeline, resolved)
     documents = list(yaml.load_all(package.read_text(encoding="utf-8"), Loader=_LOADER))
     check_arguments(documents[0], arguments)

@@ -9,11 +9,6 @@ from pipelines.placement import largest_gpu_task, place_all
 from pipelines.two_phases import two_phases
 
 
-@dsl.pipeline(
-    name="retrain",
-    display_name="InRanker retraining",
-    description="Train the small reranker anew when corpora are new, changed or removed; else end at once, and say why.",
-)
 def retrain(
     source: Dict[str, str],
     targets: List[Dict[str, str]],
@@ -26,14 +21,12 @@ def retrain(
     phase2: dict,
     evaluation: dict,
     promotion: dict,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict,
-    gpu_tolerations: list,
     run_key: str,
     work_key: str,
 ):
-    """Most parameters are one section of a profile, resolved and validated before submission.
+    """Train the small reranker anew when corpora are new, changed or removed; else end at once, and say why.
+
+    Most parameters are one section of a profile, resolved and validated before submission.
 
     Args:
         source: the collection with supervised queries (CorpusConfig).
@@ -47,10 +40,6 @@ def retrain(
         phase2: distillation on the targets (DistillConfig).
         evaluation: measures and depth (EvaluateConfig).
         promotion: the gate's policy (PromoteConfig).
-        gpu_type: resource name of the accelerator, nvidia.com/gpu.
-        gpus: accelerators of one GPU task.
-        gpu_pool: labels of the nodes that GPU tasks run on.
-        gpu_tolerations: the taints of those nodes that GPU tasks tolerate.
         run_key: identity of this work.
         work_key: identity of its configuration, whatever the targets.
     """
@@ -65,11 +54,7 @@ def retrain(
             student=phase1,
             phase2=phase2,
             promotion=promotion,
-            gpu_type=gpu_type,
-            gpus=gpus,
-            gpu_pool=gpu_pool,
-            gpu_tolerations=gpu_tolerations,
-            room=largest_gpu_task(),
+            need=largest_gpu_task(),
             run_key=run_key,
         )
 
@@ -102,4 +87,4 @@ def retrain(
                 work_key=work_key,
             )
 
-    place_all(gpu_type=gpu_type, gpus=gpus, gpu_pool=gpu_pool, gpu_tolerations=gpu_tolerations)
+    place_all()

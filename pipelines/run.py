@@ -70,7 +70,7 @@ def _run(
     _tidy(hold)
     arguments = submission.arguments(pipeline, resolved)
     with folder.of_runs(run_dir):
-        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml")
+        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", resolved.cluster)
 
     name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     log, events = run_dir / "logs" / f"{name}.log", root / "events" / f"{name}.jsonl"
@@ -82,7 +82,12 @@ def _run(
     os.environ["INRANKER_EVENTS"] = str(events)
     print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
     try:
-        with logging_to(log), tracking.pipeline_run(name, {"label": label, **arguments}) as parent:
+        with (
+            logging_to(log),
+            tracking.pipeline_run(
+                name, {"label": label, **resolved.as_data(), **submission.keys(pipeline, resolved)}
+            ) as parent,
+        ):
             planned = _plan(pipeline, resolved, run_dir, parent)
             local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:

@@ -10,30 +10,38 @@ from inranker_flow.errors import UserError
 from pipelines.placement import content_tag
 from pipelines.profile import Profile
 
-#: Parameters that say where the work is done, for which corpora, or what is thought of it; not how it is done.
-_ASIDE = ("targets", "corpora", "promotion", "gpu_type", "gpus", "gpu_pool", "gpu_tolerations")
+#: Parameters that say for which corpora the work is done, or what is thought of it; not how it is done.
+_ASIDE = ("targets", "corpora", "promotion")
 
 
 def arguments(pipeline: str, resolved: Profile) -> dict[str, Any]:
     """Values of the pipeline's parameters: the profile's, and two identities. Raises :class:`UserError` where the profile
-    does not say what the pipeline needs.
-
-    ``run_key`` is a digest of pipeline, arguments and code: a repeat of the same work has the same key. ``work_key`` is
-    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code.
-    """
+    does not say what the pipeline needs."""
     values = resolved.arguments()
     corpora = values.pop("corpora")
     if pipeline == "retrain":
-        if not corpora["uri"]:
+        if "uri" not in corpora:
             raise UserError(
                 "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for"
             )
         values["corpora"] = corpora
     elif not values["targets"]:
         raise UserError("targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them")
+    return {**values, **keys(pipeline, resolved)}
+
+
+def keys(pipeline: str, resolved: Profile) -> dict[str, str]:
+    """The identities of a run.
+
+    ``run_key`` is a digest of pipeline, arguments and code: a repeat of the same work has the same key. ``work_key`` is
+    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code.
+    """
+    values = resolved.as_data()
+    if pipeline != "retrain":
+        del values["corpora"]
     identity = json.dumps([pipeline, values, content_tag()], sort_keys=True)
     work = json.dumps({key: value for key, value in values.items() if key not in _ASIDE}, sort_keys=True)
-    return {**values, "run_key": _digest(identity), "work_key": _digest(work)}
+    return {"run_key": _digest(identity), "work_key": _digest(work)}
 
 
 def _digest(text: str) -> str:

@@ -80,7 +80,6 @@ def two_phases(
         target_candidates=dsl.Collected(pairs.outputs["candidates"]),
         source_labels=source_labels.outputs["labels"],
         target_labels=dsl.Collected(labelled.outputs["labels"]),
-        target_queries=dsl.Collected(synthetic.outputs["queries"]),
         phase1=student1.outputs["model"],
         phase2=student2.outputs["model"],
         config=evaluation,

@@ -14,11 +14,7 @@ def preflight(
     student: dict,
     phase2: dict,
     promotion: dict,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict,
-    gpu_tolerations: list,
-    room: dict,
+    need: dict,
     run_key: str,
     report: Output[Markdown],
 ) -> NamedTuple("Found", champion=str, start=str):
@@ -32,11 +28,7 @@ def preflight(
         student: DistillConfig of phase 1, whose checkpoint the student starts from.
         phase2: DistillConfig of phase 2: what it starts from.
         promotion: PromoteConfig: the registered model's name.
-        gpu_type: resource name of the accelerator.
-        gpus: accelerators of one task.
-        gpu_pool: labels of the pool's nodes.
-        gpu_tolerations: tolerations of GPU tasks.
-        room: what the largest GPU task asks for: cpu, memory, queue.
+        need: what the largest GPU task asks for: stage, cpu, memory, GPUs, pool, tolerations, queue.
         run_key: identity of this work, so that nothing is compared with itself.
         report: a table of the checks.
         champion: model reference of the champion that serves now, or empty.
@@ -58,10 +50,6 @@ def preflight(
         },
         outputs={"report": report},
         tracked=False,
-        gpu_type=gpu_type,
-        gpus=gpus,
-        gpu_pool=gpu_pool,
-        gpu_tolerations=gpu_tolerations,
-        room=room,
+        need=need,
         run_key=run_key,
     ).found

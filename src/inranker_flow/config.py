@@ -478,8 +478,37 @@ class Toleration:
 
 
 @dataclass(frozen=True)
+class Cpus(Text):
+    """CPUs as Kubernetes writes them; YAML reads most of them as numbers."""
+
+    form: str = r"(?!0*(\.0*)?m?$)[0-9]{1,4}(\.[0-9]{1,3})?|(?!0*m)[0-9]{1,7}m"
+    says: str = "is no number of CPUs (2, 0.5, 500m)"
+
+    def problem(self, value: Any) -> str:
+        """What is wrong with it; "" for nothing."""
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10_000
+        return super().problem(str(value)) if number or isinstance(value, str) else self.says
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a task asks of its node, and may not exceed; empty: the table in `placement.py` says it."""
+
+    cpu: Annotated[Any, Cpus()] = ""
+    memory: Annotated[str, Text(r"[1-9][0-9]{0,8}(\.[0-9]{1,3})?([MGT]i?)", "is no amount of memory (512Mi, 64Gi)")] = (
+        ""
+    )
+
+
+StageOrDefault = Literal[
+    "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "generate_queries", "distill_phase1",
+    "distill_phase2", "evaluate", "promote", "notify",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
-    """The pool of nodes that GPU stages run on; a local run has none and ignores it."""
+    """Where stages run on a cluster, and with what; a local run ignores it."""
 
     #: Resource name of the accelerator.
     gpu_type: LabelName = "nvidia.com/gpu"
@@ -493,6 +522,8 @@ class ClusterConfig:
     #: What the pool's GPUs are, and the price of one for an hour in any currency (0: not known): for `make plan` alone.
     gpu_model: str = "A100"
     gpu_hour_price: Amount = 0.0
+    #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
+    resources: dict[StageOrDefault, Resources] = field(default_factory=dict)
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
@@ -599,6 +630,24 @@ def _anything(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
+
+
+def without_defaults(config: Any) -> dict[str, Any]:
+    """As :func:`as_dict`, without what :func:`parse` would add by itself: KFP repeats a section in every task that takes it."""
+    return {
+        each.name: without_defaults(value) if dataclasses.is_dataclass(value) else as_plain(value)
+        for each in dataclasses.fields(config)
+        if (value := getattr(config, each.name)) != _default(each)
+    }
+
+
+def _default(known: dataclasses.Field[Any]) -> Any:
+    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
+
+
+def as_plain(value: Any) -> Any:
+    """A value, a section or several sections as data for JSON."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def as_dict(config: Any) -> dict[str, Any]:

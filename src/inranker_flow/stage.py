@@ -91,7 +91,7 @@ def _run_stage(
         disk = disk_errors(next(iter(_paths(outputs).values()), "the output"))
         with disk, _record(tracked, name, dataset) as run:
             if run:
-                run.log_config(configs)
+                run.log_config({key: configuration.as_plain(value) for key, value in parsed.items()})
                 run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
             work = reuse.work(name, parsed, _paths(inputs), values)
             stats = work.restore(hints["return"], _paths(outputs)) if work else None

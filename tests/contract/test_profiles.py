@@ -7,8 +7,10 @@ import json
 
 import pytest
 
+from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
 from pipelines import profile, submission
+from pipelines.compile import define
 from pipelines.compile import main as compile_main
 from pipelines.pin import pin
 from pipelines.run import main as run_main
@@ -22,13 +24,9 @@ def test_the_promised_profiles_are_there():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_gives_every_pipeline_parameter(name):
-    from kfp import components
-
-    from pipelines.inranker import inranker
-
-    parameters = set(inranker.component_spec.inputs)
-    assert set(submission.arguments("inranker", profile.load(name))) == parameters
-    assert components  # the pipeline above was made by KFP's own compiler
+    loaded = profile.load(name)
+    parameters = set(define("inranker", loaded.cluster).component_spec.inputs)
+    assert set(submission.arguments("inranker", loaded)) == parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,6 +114,17 @@ def test_paper_has_the_papers_values():
             "cluster.gpu_tolerations=[{key: a, effect: Never}]",
             "cluster.gpu_tolerations[0].effect: 'Never' is not one of",
         ),
+        ("cluster.resources.label.cpu=1", "cluster.resources: 'label' is not one of 'default', 'preflight'"),
+        ("cluster.resources.default.cpus=1", "cluster.resources.default.cpus: unknown key; did you mean 'cpu'?"),
+        (
+            "cluster.resources.default.memory=64GB",
+            "cluster.resources.default.memory: '64GB' is no amount of memory (512Mi, 64Gi)",
+        ),
+        ("cluster.resources.default.memory=4", "cluster.resources.default.memory: expected str, got 4"),
+        ("cluster.resources.evaluate.cpu=0m", "cluster.resources.evaluate.cpu: '0m' is no number of CPUs"),
+        ("cluster.resources.evaluate.cpu=0", "cluster.resources.evaluate.cpu: 0 is no number of CPUs (2, 0.5, 500m)"),
+        ("cluster.resources.evaluate.cpu=true", "cluster.resources.evaluate.cpu: True is no number of CPUs"),
+        ("cluster.resources.evaluate=8", "cluster.resources.evaluate: expected a section with keys, got 8"),
         ("targets=[]", "section 'targets' is missing or empty"),
         ("targets=[a/x, b/x]", "two collections are named 'x'"),
         ("source={name: a b, uri: x}", "may hold only letters"),
@@ -148,12 +157,17 @@ def test_seed_reaches_every_section_unless_it_says_otherwise():
     assert (loaded.retrieval.seed, loaded.generation.seed, loaded.phase1.seed, loaded.phase2.seed) == (9, 9, 9, 4)
 
 
-def test_the_cluster_section_becomes_the_gpu_parameters():
-    there = profile.load("demo", {"cluster": {"gpus": 2, "gpu_pool": {"pool": "a100"}}}).arguments()
-    assert (there["gpu_type"], there["gpus"], there["gpu_pool"]) == ("nvidia.com/gpu", 2, {"pool": "a100"})
-    assert there["gpu_tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    without = profile.load("demo", {"cluster.gpus": 0}).arguments()
-    assert (without["gpus"], without["gpu_pool"]) == (0, {}), "what needs no GPU runs on any node"
+def test_a_default_is_no_argument_and_comes_back_where_a_stage_reads_it():
+    loaded = profile.load("paper")
+    arguments = loaded.arguments()
+    assert not set(arguments) - set(loaded.as_data()) and "cluster" not in arguments
+    assert arguments["retrieval"] == {"seed": 42}, "depth, negatives and test_depth are the defaults"
+    assert arguments["targets"][0] == {"name": "trec-covid", "uri": "ir_datasets:beir/trec-covid"}
+    sections = {name: getattr(loaded, name) for name in arguments if name != "targets"}
+    assert {name: parse(type(section), arguments[name], name) for name, section in sections.items()} == sections
+    assert tuple(parse(CorpusConfig, each, "targets") for each in arguments["targets"]) == loaded.targets
+    given = parse(TeacherConfig, {"checkpoint": "x", "scoring": {"dtype": "bfloat16"}}, "teacher")
+    assert without_defaults(given) == {"checkpoint": "x", "scoring": {"dtype": "bfloat16"}}
 
 
 def test_names_come_from_where_the_data_is():

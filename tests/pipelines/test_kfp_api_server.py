@@ -75,7 +75,7 @@ def test_kfp_client_does_not_find_a_private_pipeline_by_its_name(server, package
     ("change", "reason"),
     [
         ({"surprise": 1}, "Unknown input parameter: surprise"),
-        ({"gpus": "two"}, "requires type NUMBER_INTEGER"),
+        ({"run_key": 2}, "requires type STRING"),
         ({"targets": {}}, "requires type LIST"),
         ({"source": "s3://x"}, "requires type STRUCT"),
         ({"corpus": {"x": "y" * 10_000}}, "exceed maximum size of 10000"),

@@ -41,7 +41,7 @@ from tests.servers import free_ports, running
 GPU = "nvidia.com/gpu"
 POOL = {"pool": "gpu"}
 TOLERATIONS = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-NEED = Need(GPU, 1, POOL, TOLERATIONS, "8", "32Gi")
+NEED = Need("evaluate", "8", "32Gi", "inranker-gpu", TOLERATIONS, GPU, 1, POOL)
 BIG = {"cpu": "15900m", "memory": "64Gi", GPU: "4"}
 
 
@@ -348,7 +348,7 @@ def kubernetes(tmp_path, monkeypatch):
         monkeypatch.setattr(cluster, "SERVICE_ACCOUNT", folder)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
-        monkeypatch.setenv("INRANKER_NAMESPACE", "inranker")
+        (folder / "namespace").write_text("inranker\n")
         yield api
 
 
@@ -377,7 +377,7 @@ def cluster_queue(gpus: str = "8", memory: str = "512Gi", borrow: str = "", **sp
 
 def test_outside_of_a_cluster_there_is_nothing_to_check(monkeypatch, tmp_path):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    for check in (lambda: check_nodes(NEED), lambda: check_queue("inranker-gpu", NEED)):
+    for check in (lambda: check_nodes(NEED), lambda: check_queue(NEED)):
         with pytest.raises(Skipped, match=r"not in a pod"):
             check()
 
@@ -387,7 +387,7 @@ def test_a_pool_with_room_is_found_among_other_nodes(kubernetes):
     kubernetes.add(node("small", POOL, {"cpu": "4", "memory": "64Gi", GPU: "1"}))
     kubernetes.add(node("big", POOL, BIG, f"{GPU}=present:NoSchedule"))
     assert check_nodes(NEED) == f"1 of 2 nodes labelled pool=gpu can take 1 {GPU}, 8 cpu, 32Gi memory"
-    without = Need(GPU, 0, {}, (), "8", "32Gi")
+    without = Need("evaluate", "8", "32Gi", "inranker-gpu")
     assert check_nodes(without).startswith("1 of 3 nodes labelled (any) can take 8 cpu, 32Gi memory")
 
 
@@ -405,9 +405,10 @@ def test_a_pool_with_room_is_found_among_other_nodes(kubernetes):
 def test_a_pool_without_room_is_told_with_the_reason(kubernetes, allocatable, taints, gpus, told):
     kubernetes.add(node("only", POOL, allocatable, *taints))
     with pytest.raises(UserError) as refused:
-        check_nodes(Need(GPU, gpus, POOL, TOLERATIONS, "8", "32Gi"))
+        check_nodes(dataclasses.replace(NEED, gpus=gpus))
     assert f"({told})" in str(refused.value) and "none of the 1 nodes labelled pool=gpu" in str(refused.value)
-    assert "cluster.gpu_tolerations" in str(refused.value) and "cluster.gpus" in str(refused.value)
+    remedy = "ask for less (cluster.resources.evaluate.cpu, .memory, cluster.gpus), add tolerations (cluster.gpu_tolerations)"
+    assert remedy in str(refused.value)
 
 
 def test_a_node_that_is_cordoned_or_asks_politely_counts(kubernetes):
@@ -442,11 +443,11 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
     expected = f"inranker-gpu -> gpus: its quota admits 1 {GPU}, 8 cpu, 32Gi memory"
-    assert check_queue("inranker-gpu", NEED) == expected
+    assert check_queue(NEED) == expected
     kubernetes.add(cluster_queue(gpus="0", borrow="2", cohortName="all"))
-    assert check_queue("inranker-gpu", NEED) == expected
+    assert check_queue(NEED) == expected
     kubernetes.add(cluster_queue(gpus="0", cohort="all"))
-    assert check_queue("inranker-gpu", NEED) == expected, "without a limit it may borrow what the cohort has"
+    assert check_queue(NEED) == expected, "without a limit it may borrow what the cohort has"
 
 
 @pytest.mark.parametrize(
@@ -456,13 +457,16 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
         ([local_queue()], "ClusterQueue gpus, which does not exist; create it"),
         (
             [local_queue(), cluster_queue("1")],
-            "quota is 1 nvidia.com/gpu and a task asks for 2; raise the quota or ask for",
+            "quota is 1 nvidia.com/gpu and evaluate asks for 2; raise the quota or ask for",
         ),
         (
             [local_queue(), cluster_queue("0", borrow="1", cohortName="x")],
-            "quota is 0 nvidia.com/gpu and a task asks for 2",
+            "quota is 0 nvidia.com/gpu and evaluate asks for 2",
         ),
-        ([local_queue(), cluster_queue(memory="16Gi")], "quota is 16Gi memory and a task asks for 32Gi"),
+        (
+            [local_queue(), cluster_queue(memory="16Gi")],
+            "quota is 16Gi memory and evaluate asks for 32Gi; .*cluster.resources.evaluate.cpu",
+        ),
         (
             [local_queue(), {**cluster_queue(), "spec": {}}],
             "gpus has no quota for nvidia.com/gpu, so it admits no task",
@@ -475,17 +479,17 @@ def test_a_queue_that_never_admits_the_task_is_told_with_the_remedy(kubernetes, 
     for each in objects:
         kubernetes.add(each)
     with pytest.raises(UserError, match=message):
-        check_queue("inranker-gpu", Need(GPU, 2, POOL, TOLERATIONS, "8", "32Gi"))
+        check_queue(dataclasses.replace(NEED, gpus=2))
 
 
 def test_without_kueue_or_the_right_to_read_it_the_queue_is_skipped(kubernetes):
     with pytest.raises(Skipped, match=r"Kueue is not installed"):
-        check_queue("inranker-gpu", NEED)
+        check_queue(NEED)
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
     kubernetes.forbid("clusterqueues")
     with pytest.raises(Skipped, match=r"may not read the ClusterQueue .*grant get on localqueues and clusterqueues"):
-        check_queue("inranker-gpu", NEED)
+        check_queue(NEED)
 
 
 @pytest.mark.parametrize(
@@ -533,11 +537,7 @@ def run_preflight(report: Path, **changes):
         "student": DistillConfig(checkpoint="demo:student"),
         "phase2": DistillConfig(),
         "promotion": PromoteConfig(),
-        "gpu_type": GPU,
-        "gpus": 1,
-        "gpu_pool": POOL,
-        "gpu_tolerations": TOLERATIONS,
-        "room": {"cpu": "8", "memory": "32Gi", "shm": "8Gi", "queue": "inranker-gpu"},
+        "need": dataclasses.asdict(NEED),
         "run_key": "key",
         "report": report,
     }
@@ -673,8 +673,7 @@ section = {"checkpoint": "demo:teacher"}
 found = preflight.python_func(
     source={"uri": "demo:source/1", "name": "inns"}, targets=[{"uri": "demo:target/1", "name": "medicines"}],
     teacher=section, generation=section, student=section, phase2={}, promotion={"model_name": "nobody"},
-    gpu_type="nvidia.com/gpu", gpus=1, gpu_pool={}, gpu_tolerations=[],
-    room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
+    need={"stage": "evaluate", "cpu": "1", "memory": "4Gi", "queue": "q", "tolerations": []}, run_key="key",
     report=dsl.Markdown(uri=sys.argv[1] + "/new/report"),
 )
 print(found)

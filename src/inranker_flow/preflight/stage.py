@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from inranker_flow import registry, tracking
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, PromoteConfig, TeacherConfig
@@ -49,20 +50,16 @@ def preflight(
     student: DistillConfig,
     phase2: DistillConfig,
     promotion: PromoteConfig,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict[str, str],
-    gpu_tolerations: list[dict[str, str]],
-    room: dict[str, str],
+    need: dict[str, Any],
     run_key: str,
     report: Path,
 ) -> PreflightStats:
     """Check everything that this run needs from outside, in seconds; write ``report`` (Markdown).
 
-    ``student`` is the section of phase 1; ``room`` is what the largest GPU task asks for (cpu, memory, queue). Raises
+    ``student`` is the section of phase 1; ``need`` is what the largest GPU task asks for (:class:`Need`). Raises
     :class:`UserError` with every failure and its remedy in one line.
     """
-    need = Need(gpu_type, int(gpus), gpu_pool, gpu_tolerations, room["cpu"], room["memory"])
+    largest = Need(**need)
     results = run_checks(
         [
             Check("S3", check_store),
@@ -73,8 +70,8 @@ def preflight(
             Check(f"collection {source.name}", partial(check_source, source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in targets),
             Check("disk", check_disk),
-            Check("node pool", partial(check_nodes, need)),
-            Check("queue", partial(check_queue, room["queue"], need)),
+            Check("node pool", partial(check_nodes, largest)),
+            Check("queue", partial(check_queue, largest)),
         ]
     )
     with atomic_write(report) as out:
