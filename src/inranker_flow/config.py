@@ -56,7 +56,8 @@ class Below(Range):
 @dataclass(frozen=True)
 class Text:
     """Words on one line, or (``lines``) a text. ``form``: a regular expression for the whole,
-    which ``says`` describes. ``secret``: a wrong one may hold a key, and is not repeated."""
+    which ``says`` describes. ``secret``: a wrong one may hold a key, and is not repeated. ``numbers``: YAML reads some as
+    numbers."""
 
     form: str = ""
     says: str = ""
@@ -64,6 +65,7 @@ class Text:
     lines: bool = False
     most: int = 4096
     secret: bool = False
+    numbers: bool = False
 
     def problem(self, value: str) -> str:
         """What is wrong with it; "" for nothing."""
@@ -477,24 +479,20 @@ class Toleration:
     value: LabelValue = ""
 
 
-@dataclass(frozen=True)
-class Cpus(Text):
-    """CPUs as Kubernetes writes them; YAML reads most of them as numbers."""
-
-    form: str = r"(?!0*(\.0*)?m?$)[0-9]{1,4}(\.[0-9]{1,3})?|(?!0*m)[0-9]{1,7}m"
-    says: str = "is no number of CPUs (2, 0.5, 500m)"
-
-    def problem(self, value: Any) -> str:
-        """What is wrong with it; "" for nothing."""
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10_000
-        return super().problem(str(value)) if number or isinstance(value, str) else self.says
+#: CPUs as Kubernetes writes them.
+Cpus = Annotated[
+    str,
+    Text(
+        r"(?!0*(\.0*)?m?$)([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)", "is no number of CPUs (2, 0.5, 500m)", numbers=True
+    ),
+]
 
 
 @dataclass(frozen=True)
 class Resources:
     """What a task asks of its node, and may not exceed; empty: the table in `placement.py` says it."""
 
-    cpu: Annotated[Any, Cpus()] = ""
+    cpu: Cpus = ""
     memory: Annotated[str, Text(r"[1-9][0-9]{0,8}(\.[0-9]{1,3})?([MGT]i?)", "is no amount of memory (512Mi, 64Gi)")] = (
         ""
     )
@@ -550,6 +548,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
     if origin is Annotated:
         kind, rule = get_args(hint)
+        if getattr(rule, "numbers", False) and type(value) in (int, float) and abs(value) < 1e6:
+            value = f"{value:g}"
         return _checked(rule, _plain(kind, value, where), where)
     if origin is Literal:
         if isinstance(value, str) and value in get_args(hint):
