@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import compiler, dsl
 
 from inranker_flow.config import ClusterConfig
@@ -48,6 +49,15 @@ def compile_pipeline(name: str, path: Path, cluster: ClusterConfig | None = None
         with atomic_write(path) as out:
             out.write(made.read_bytes())
     return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The two documents of a compiled file: the pipeline, and what it asks of Kubernetes."""
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_LOADER))
+
+
+#: libyaml's loader is ten times as quick, where PyYAML has it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @command

@@ -13,11 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from inranker_flow import planning
 from inranker_flow.errors import UserError
-from pipelines import cluster, plan, submission
+from pipelines import cluster, compile, plan, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
 from pipelines.options import resolve
@@ -63,8 +61,10 @@ def prepare(options: argparse.Namespace) -> Release:
     resolved = pin(resolved)
     package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster)
     arguments = submission.arguments(options.pipeline, resolved)
-    documents = list(yaml.load_all(package.read_text(encoding="utf-8"), Loader=_LOADER))
+    documents = compile.read(package)
     check_arguments(documents[0], arguments)
+    if note := status_size.check(documents, arguments, len(resolved.targets)):
+        print(f"note: {note}", file=sys.stderr)
     for warning in [*check_pushed(images(documents[0])), *cluster.check_gpus(resolved.cluster)]:
         print(f"warning: {warning}", file=sys.stderr)
     version = f"{options.pipeline}-{digest(documents)}"
@@ -161,7 +161,3 @@ def digest(documents: list[dict[str, Any]]) -> str:
     """Digest of a compiled pipeline's content: the file itself differs from compilation to compilation."""
     content = [{key: value for key, value in each.items() if key != "sdkVersion"} for each in documents]
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-#: libyaml's loader is ten times as quick, where PyYAML has it.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
