@@ -42,6 +42,7 @@ def inranker(
         work_key: identity of its configuration, whatever the targets.
     """
     told = notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    told.set_display_name("Notify")
     with dsl.ExitHandler(told, name="run"):
         # Before anything is paid for: is everything there that the stages will need?
         ready = preflight(
@@ -54,7 +55,7 @@ def inranker(
             promotion=promotion,
             need=largest_gpu_task(),
             run_key=run_key,
-        )
+        ).set_display_name("Preflight")
 
         two_phases(
             source=source,

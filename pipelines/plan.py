@@ -62,7 +62,9 @@ def _about_size(pipeline: str, profile: Profile, targets: int) -> list[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         package = compile.compile_pipeline(pipeline, Path(folder) / "pipeline.yaml", profile.cluster)
-        note = status_size.check(compile.read(package), submission.arguments(pipeline, profile), targets)
+        note = status_size.check(
+            compile.read(package), submission.arguments(pipeline, profile), targets, profile.cluster.retries
+        )
     return [f"on a cluster: {note}"] if note else []
 
 

@@ -63,7 +63,7 @@ def prepare(options: argparse.Namespace) -> Release:
     arguments = submission.arguments(options.pipeline, resolved)
     documents = compile.read(package)
     check_arguments(documents[0], arguments)
-    if note := status_size.check(documents, arguments, len(resolved.targets)):
+    if note := status_size.check(documents, arguments, len(resolved.targets), resolved.cluster.retries):
         print(f"note: {note}", file=sys.stderr)
     for warning in [*check_pushed(images(documents[0])), *cluster.check_gpus(resolved.cluster)]:
         print(f"warning: {warning}", file=sys.stderr)

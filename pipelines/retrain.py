@@ -44,6 +44,7 @@ def retrain(
         work_key: identity of its configuration, whatever the targets.
     """
     told = notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    told.set_display_name("Notify")
     with dsl.ExitHandler(told, name="run"):
         # Before anything is paid for: is everything there that the stages will need?
         ready = preflight(
@@ -56,7 +57,7 @@ def retrain(
             promotion=promotion,
             need=largest_gpu_task(),
             run_key=run_key,
-        )
+        ).set_display_name("Preflight")
 
         found = discover(
             config=corpora,
@@ -68,6 +69,7 @@ def retrain(
             work_key=work_key,
             run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         ).after(ready)
+        found.set_display_name("Discover corpora")
 
         with dsl.If(found.outputs["Output"] == "yes", name="something-new"):
             two_phases(

@@ -1,8 +1,9 @@
 """How large the status of a run's workflow becomes on a cluster: an estimate, because Argo takes no more than a megabyte.
 
-For each task the backend keeps six nodes in it (driver, executor and the task, each as a node and as its first attempt).
-Two hold the compiled container, settings, interface and arguments; all six the patch for the pod, which the driver makes of
-these and of the values. The constants are those of a recorded run (KFP 2.17.0, Argo 4.0.8; tests/pipelines/test_status_size.py).
+For each task the backend keeps six nodes in it (driver, executor and the task, each as a node and as its first attempt; four
+where the cluster's own retries are off). Those of the driver hold the compiled container, settings, interface and
+arguments; all of them the patch for the pod, which the driver makes of these and of the values. The constants are those of a
+recorded run (KFP 2.17.0, Argo 4.0.8; tests/pipelines/test_status_size.py).
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ class Size:
         return self.stored <= LIMIT and self.argument <= LONGEST_ARGUMENT
 
 
-def estimate(documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int) -> Size:
-    """The size with ``targets`` targets, each of them like the largest of ``arguments``."""
+def estimate(
+    documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int, cluster_retries: bool = True
+) -> Size:
+    """The size with ``targets`` targets, each of them like the largest of ``arguments``.
+
+    ``cluster_retries``: Argo wraps every node in a retry, as KFP's manifests have it (`cluster.retries`).
+    """
+    drivers, nodes, graph_nodes = (2, 6, 2) if cluster_retries else (1, 4, 1)
     spec, platform = documents
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors = spec["deploymentSpec"]["executors"]
@@ -58,35 +65,37 @@ def estimate(documents: list[dict[str, Any]], arguments: Mapping[str, Any], targ
     for task, component, times, in_loop in _tasks(spec, spec["root"], targets):
         fixed = _bytes(component) + _bytes(task)
         if "dag" in component:
-            plain += 4 * NODE + times * 2 * (NODE + ESCAPED * fixed)
+            plain += 2 * graph_nodes * NODE + times * drivers * (NODE + ESCAPED * fixed)
             continue
         label = component["executorLabel"]
         fixed += _bytes(executors[label]["container"]) + _bytes(settings[label])
         given = _given(task, component, arguments, targets)
         patch = PATCH + fixed - _bytes(task) + QUOTED * given
         copies = targets if in_loop else 1
-        plain += copies * (6 * NODE + ESCAPED * (2 * fixed + 6 * patch))
+        plain += copies * (nodes * NODE + ESCAPED * (drivers * fixed + nodes * patch))
         argument = max(argument, given)
     plain += targets * ITERATION_NODES * NODE
     return Size(plain, COPIES * _bytes(documents) + COMPRESSED * plain, argument)
 
 
-def most_targets(documents: list[dict[str, Any]], arguments: Mapping[str, Any]) -> int:
+def most_targets(documents: list[dict[str, Any]], arguments: Mapping[str, Any], cluster_retries: bool = True) -> int:
     """With how many targets a run still fits."""
     most = 0
-    while estimate(documents, arguments, most + 1).fits:
+    while estimate(documents, arguments, most + 1, cluster_retries).fits:
         most += 1
     return most
 
 
-def check(documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int) -> str:
+def check(
+    documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int, cluster_retries: bool = True
+) -> str:
     """What is to be said of a run with ``targets`` targets, or "". Raises :class:`UserError` where it cannot fit."""
-    size = estimate(documents, arguments, targets)
+    size = estimate(documents, arguments, targets, cluster_retries)
     if not size.fits:
         raise UserError(
             f"targets: {targets} are too many for one run: the status of its workflow would have "
             f"{size.stored / LIMIT:.1f} MB, its longest argument {size.argument / 1024:.0f} KB, and Argo takes 1 MB, Linux "
-            f"128 KB; {most_targets(documents, arguments)} fit: split them (TARGETS=A,B,... each)"
+            f"128 KB; {most_targets(documents, arguments, cluster_retries)} fit: split them (TARGETS=A,B,... each)"
         )
     if size.plain + COPIES * _bytes(documents) <= LIMIT:
         return ""

@@ -40,13 +40,16 @@ def two_phases(
     """The figure of the paper and what it is judged by, in the pipeline that is being defined; arguments as there."""
     # Phase 1: supervised queries, the teacher's soft labels.
     supervised = prepare_corpus(corpus=source, config=corpus).after(*after).set_display_name("Prepare source")
-    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval, corpus=source)
+    source_pairs = retrieve(
+        collection=supervised.outputs["collection"], config=retrieval, corpus=source
+    ).set_display_name("Retrieve for source")
     source_labels = teacher_label(
         collection=supervised.outputs["collection"],
         candidates=source_pairs.outputs["candidates"],
         config=teacher,
     ).set_display_name("Label source")
     student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
+    student1.set_display_name("Distil phase 1")
 
     # Phase 2: synthetic queries for each target corpus, the same teacher.
     with dsl.ParallelFor(targets, name="targets") as target:
@@ -54,13 +57,13 @@ def two_phases(
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
         synthetic = generate_queries(
             collection=prepared.outputs["collection"], config=generation, corpus=target, retrieval=retrieval
-        )
+        ).set_display_name("Generate queries")
         pairs = retrieve(
             collection=prepared.outputs["collection"],
             queries=synthetic.outputs["queries"],
             config=retrieval,
             corpus=target,
-        )
+        ).set_display_name("Retrieve for target")
         labelled = teacher_label(
             collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
         ).set_display_name("Label target")
@@ -70,7 +73,7 @@ def two_phases(
         source_labels=source_labels.outputs["labels"],
         config=phase2,
         champion=start,
-    )
+    ).set_display_name("Distil phase 2")
 
     # The evidence, and the decision.
     evaluated = evaluate(
@@ -85,7 +88,7 @@ def two_phases(
         config=evaluation,
         teacher=teacher,
         champion=champion,
-    )
+    ).set_display_name("Evaluate")
     promote(
         student=student2.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
@@ -94,4 +97,4 @@ def two_phases(
         run_key=run_key,
         targets=targets,
         work_key=work_key,
-    )
+    ).set_display_name("Promote")

@@ -522,6 +522,8 @@ class ClusterConfig:
     gpu_hour_price: Amount = 0.0
     #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
     resources: dict[StageOrDefault, Resources] = field(default_factory=dict)
+    #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
+    retries: bool = True
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:

@@ -248,6 +248,13 @@ def test_graphs_are_not_taken_for_tasks(documents):
     assert not shown & {task["taskInfo"]["name"] for task in graphs}
 
 
+def test_every_task_has_a_name_to_read(tasks):
+    named = [task["taskInfo"]["name"] for _, task, *_ in tasks]
+    assert len(set(named)) == len(named) and all(re.fullmatch(r"[A-Z][a-z]+( [a-z0-9]+)*", name) for name in named), (
+        named
+    )
+
+
 def test_no_parameter_or_constant_holds_a_secret(documents):
     for name in documents[0]["root"]["inputDefinitions"]["parameters"]:
         assert not any(word in name for word in ("secret", "password", "token", "key_id"))

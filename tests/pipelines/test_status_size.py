@@ -41,6 +41,8 @@ def test_more_than_fifty_targets_fit_and_the_estimate_grows_evenly(compiled):
     sizes = [status_size.estimate(documents, arguments, targets) for targets in (1, 2, 3)]
     assert sizes[2].plain - sizes[1].plain == pytest.approx(sizes[1].plain - sizes[0].plain)
     assert 500_000 < sizes[0].plain < PLAIN and sizes[0].fits
+    bare = status_size.estimate(documents, arguments, 60, cluster_retries=False)
+    assert bare.fits and bare.plain < 0.7 * status_size.estimate(documents, arguments, 60).plain
 
 
 def test_the_inputs_of_sixty_targets_fit_into_one_argument(compiled):
