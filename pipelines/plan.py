@@ -18,12 +18,12 @@ from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, Sections, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
+from inranker_flow.profile import Profile
 from inranker_flow.storage import atomic_write
 from pipelines import console, status_size, submission
 from pipelines.command import Parser, command
 from pipelines.folder import DEFAULT, checked
 from pipelines.options import add_options, resolve
-from pipelines.profile import Profile
 
 HERE = "here"
 

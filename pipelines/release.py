@@ -15,12 +15,12 @@ from typing import Any
 
 from inranker_flow import planning
 from inranker_flow.errors import UserError
+from inranker_flow.pin import pin
+from inranker_flow.profile import Profile
 from pipelines import cluster, compile, plan, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
 from pipelines.options import resolve
-from pipelines.pin import pin
-from pipelines.profile import Profile
 from pipelines.registry_check import check_pushed
 
 #: KFP's limit on a run's parameters (MAX_PARAMETER_BYTES of its API server).

@@ -22,15 +22,15 @@ from inranker_flow import exchange, planning, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
+from inranker_flow.pin import pin
 from inranker_flow.planning import reality
+from inranker_flow.profile import Profile
 from inranker_flow.redaction import credentials_in, redact
 from pipelines import console, folder, local, plan, submission
 from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
-from pipelines.pin import pin
 from pipelines.placement import PLACEMENT, content_tag
-from pipelines.profile import Profile
 
 
 @command

@@ -7,8 +7,8 @@ from hashlib import sha256
 from typing import Any
 
 from inranker_flow.errors import UserError
+from inranker_flow.profile import Profile
 from pipelines.placement import content_tag
-from pipelines.profile import Profile
 
 #: Parameters that say for which corpora the work is done, or what is thought of it; not how it is done.
 _ASIDE = ("targets", "corpora", "promotion")

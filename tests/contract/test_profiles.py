@@ -9,10 +9,11 @@ import pytest
 
 from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
+from inranker_flow.pin import pin
+from inranker_flow.profile import default_name, parse_overrides
 from pipelines import profile, submission
 from pipelines.compile import define
 from pipelines.compile import main as compile_main
-from pipelines.pin import pin
 from pipelines.run import main as run_main
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
@@ -42,7 +43,7 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
     """A pod has no such file, and the cache would not see that it changed."""
     path = tmp_path / "prompt.txt"
     path.write_text("Q: {query}\nD: {document}\n{answer}\n")
-    loaded = profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={path}"]))
+    loaded = profile.load("demo", parse_overrides([f"teacher.scoring.prompt={path}"]))
     pinned = pin(loaded)
     assert pinned.teacher.scoring.prompt == path.read_text()
     assert pin(pinned) == pinned
@@ -53,13 +54,13 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
         (tmp_path / "none", "no readable template file"),
     ):
         with pytest.raises(UserError, match=rf"scoring\.prompt: {str(wrong)[:40]}.*: {message}"):
-            pin(profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={wrong}"])))
+            pin(profile.load("demo", parse_overrides([f"teacher.scoring.prompt={wrong}"])))
 
 
 def test_a_prompt_of_ones_own_is_pinned_as_its_text(tmp_path):
     path = tmp_path / "prompt.txt"
     path.write_text("---\nchat: true\n---\nAsk about {document}\n")
-    pinned = pin(profile.load("demo", profile.parse_overrides([f"generation.prompt={path}"])))
+    pinned = pin(profile.load("demo", parse_overrides([f"generation.prompt={path}"])))
     assert pinned.generation.prompt == path.read_text() and pin(pinned) == pinned
     assert pin(profile.load("paper")).generation.prompt == "inpars-v1"
     for wrong, message in (
@@ -133,7 +134,7 @@ def test_paper_has_the_papers_values():
 )
 def test_a_wrong_setting_is_one_clear_line(setting, message):
     with pytest.raises(UserError) as caught:
-        profile.load("demo", profile.parse_overrides([setting]))
+        profile.load("demo", parse_overrides([setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -178,7 +179,7 @@ def test_names_come_from_where_the_data_is():
         "data/passages.parquet": "passages",
         "inranker-beir:x/inpars_beir_dataset.jsonl": "inpars_beir_dataset",
     }
-    assert {uri: profile.default_name(uri) for uri in names} == names
+    assert {uri: default_name(uri) for uri in names} == names
 
 
 @pytest.mark.parametrize("name", NAMES)
