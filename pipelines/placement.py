@@ -123,7 +123,7 @@ def place(task: Any, cluster: ClusterConfig) -> None:
     if row.retries:
         task.set_retry(row.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, row.timeout)
-    kubernetes.set_security_context(task, run_as_user=UID, run_as_group=UID, run_as_non_root=True)
+    kubernetes.set_security_context(task, run_as_non_root=True)  # as whom, the image says
     # The images write nowhere else: an administrator may make their root file system read-only.
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")
     kubernetes.use_config_map_as_volume(task, SETTINGS, str(MOUNTS / "settings"), optional=True)

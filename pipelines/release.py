@@ -21,6 +21,7 @@ from pipelines import cluster, compile, plan, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
 from pipelines.options import resolve
+from pipelines.profile import load
 from pipelines.registry_check import check_pushed
 
 #: KFP's limit on a run's parameters (MAX_PARAMETER_BYTES of its API server).
@@ -59,7 +60,9 @@ def prepare(options: argparse.Namespace) -> Release:
     resolved = resolve(options)
     refuse_local(resolved)
     resolved = pin(resolved)
-    package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster)
+    package = compile_pipeline(
+        options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster, plain_values(options.profile)
+    )
     arguments = submission.arguments(options.pipeline, resolved)
     documents = compile.read(package)
     check_arguments(documents[0], arguments)
@@ -73,6 +76,15 @@ def prepare(options: argparse.Namespace) -> Release:
         options.pipeline, description, schedule_name(options), version, package, arguments,
         planned(options.pipeline, resolved),
     )  # fmt: skip
+
+
+def plain_values(profile: str) -> dict[str, Any]:
+    """A profile's own values, with which Kubeflow's form begins: what else a submission sets is in its run, and makes no
+    other version. Empty where the profile alone is not complete."""
+    try:
+        return load(profile).arguments()
+    except UserError:
+        return {}
 
 
 def planned(pipeline: str, resolved: Profile) -> str:
@@ -144,7 +156,8 @@ def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:
         raise UserError(f"the pipeline {spec['pipelineInfo']['name']} {' and '.join(parts)}")
     size = len(json.dumps(arguments, separators=(",", ":")).encode())
     if size > PARAMETER_BYTES:
-        largest = max(arguments, key=lambda name: len(json.dumps(arguments[name])))
+        sections = arguments["values"]
+        largest = max(sections, key=lambda name: len(json.dumps(sections[name])))
         raise UserError(
             f"the arguments are {size:,} bytes and KFP takes {PARAMETER_BYTES:,}; the largest is {largest}: shorten it, or "
             "split the run (fewer TARGETS each)"

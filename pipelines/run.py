@@ -69,6 +69,7 @@ def _run(
     _environment(run_dir, root)
     _tidy(hold)
     arguments = submission.arguments(pipeline, resolved)
+    keys = {name: arguments[name] for name in ("run_key", "work_key")}
     with folder.of_runs(run_dir):
         yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", resolved.cluster)
 
@@ -84,9 +85,7 @@ def _run(
     try:
         with (
             logging_to(log),
-            tracking.pipeline_run(
-                name, {"label": label, **resolved.as_data(), **submission.keys(pipeline, resolved)}
-            ) as parent,
+            tracking.pipeline_run(name, {"label": label, **resolved.as_data(), **keys}) as parent,
         ):
             planned = _plan(pipeline, resolved, run_dir, parent)
             local.execute(yaml, arguments, root, log, runner, verbose, hold)

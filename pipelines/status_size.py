@@ -129,13 +129,16 @@ def _given(task: Mapping[str, Any], component: Mapping[str, Any], arguments: Map
 
 
 def _value(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    """What a parameter is given; what another task finds out is short."""
+    """What a parameter is given: a constant, an argument or, from `preflight`, a section; what else is found out is short."""
     if "runtimeValue" in given:
         return given["runtimeValue"]["constant"]
+    sections: Mapping[str, Any] = arguments["values"]
+    if "taskOutputParameter" in given:
+        return sections.get(given["taskOutputParameter"]["outputParameterKey"], "")
     name = given.get("componentInputParameter", "").removeprefix("pipelinechannel--")
     if name.endswith("-loop-item"):
-        return max(arguments.get("targets") or [{}], key=_bytes)
-    return arguments.get(name, "")
+        return max(sections.get("targets") or [{}], key=_bytes)
+    return arguments[name] if name in arguments else sections.get(name.partition("-")[2], "")
 
 
 def _bytes(message: Any) -> int:

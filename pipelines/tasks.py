@@ -13,7 +13,7 @@ from inranker_flow.run_state import SCAFFOLD
 #: States in which nothing more happens.
 FINAL = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 #: The names that our pipelines give to their graphs: exit handler, condition, loop.
-GRAPHS = ("run", "something-new", "targets")
+GRAPHS = ("run", "checked", "something-new", "targets")
 _SCAFFOLD = re.compile(rf"{SCAFFOLD}|{'|'.join(GRAPHS)}|.*-driver|.*\(\d+\)")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from kfp import dsl
@@ -35,11 +34,10 @@ def two_phases(
     start: Any,
     run_key: Any,
     work_key: Any,
-    after: Sequence[Any] = (),
 ) -> None:
     """The figure of the paper and what it is judged by, in the pipeline that is being defined; arguments as there."""
     # Phase 1: supervised queries, the teacher's soft labels.
-    supervised = prepare_corpus(corpus=source, config=corpus).after(*after).set_display_name("Prepare source")
+    supervised = prepare_corpus(corpus=source, config=corpus).set_display_name("Prepare source")
     source_pairs = retrieve(
         collection=supervised.outputs["collection"], config=retrieval, corpus=source
     ).set_display_name("Retrieve for source")

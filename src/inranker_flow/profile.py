@@ -7,6 +7,7 @@ submitted; `preflight` takes a pipeline's arguments, for somebody may have typed
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -50,6 +51,17 @@ class Profile:
     promotion: PromoteConfig
     cluster: ClusterConfig
 
+    def check_for(self, pipeline: str) -> None:
+        """Raise :class:`UserError` where it does not say what ``pipeline`` needs."""
+        if pipeline == "retrain" and not self.corpora.uri:
+            raise UserError(
+                "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for"
+            )
+        if pipeline != "retrain" and not self.targets:
+            raise UserError(
+                "targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them"
+            )
+
     def as_data(self) -> dict[str, Any]:
         """All that decides what a run does, as plain data: every section but ``cluster``, defaults included."""
         plain = as_dict(self)
@@ -57,10 +69,11 @@ class Profile:
         return plain
 
     def arguments(self) -> dict[str, Any]:
-        """The pipeline's arguments: the same sections, without their defaults."""
+        """The same as KFP is told it: without defaults, and without a section of which nothing is left."""
         sections = {name: getattr(self, name) for name in self.as_data()}
         targets = [without_defaults(each) for each in sections.pop("targets")]
-        return {**{name: without_defaults(section) for name, section in sections.items()}, "targets": targets}
+        plain = {name: without_defaults(section) for name, section in sections.items()}
+        return {**{name: section for name, section in plain.items() if section}, "targets": targets}
 
 
 #: Sections whose ``seed`` follows the profile's unless they say otherwise.
@@ -222,6 +235,23 @@ def overrides(settings: Iterable[str], fields: Mapping[str, str]) -> dict[str, A
             )
         found[key] = typed
     return found
+
+
+def resolve(sections: Mapping[str, Any], settings: str, fields: Mapping[str, str]) -> Profile:
+    """The profile of a pipeline's arguments: its ``sections``, and what was typed into the form beside them.
+
+    Raises :class:`UserError` as :func:`build` does, and for what was settled when the pipeline was compiled.
+    """
+    data = json.loads(json.dumps(sections))
+    changes = overrides(split(settings), fields)
+    for key in changes:
+        if key.partition(".")[0] in ("seed", "tokenizer", "cluster"):
+            raise UserError(
+                f"{shown(key)}: settled when the pipeline was compiled; make submit (or make compile) takes it, or set "
+                "phase1.seed, generation.seed, ..."
+            )
+    apply(data, changes)
+    return build(data)
 
 
 def apply(data: dict[str, Any], changes: Mapping[str, Any]) -> None:

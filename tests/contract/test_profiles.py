@@ -10,9 +10,9 @@ import pytest
 from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
 from inranker_flow.pin import pin
-from inranker_flow.profile import default_name, parse_overrides
+from inranker_flow.profile import default_name, overrides, parse_overrides, resolve, split
+from inranker_flow.run_keys import keys
 from pipelines import profile, submission
-from pipelines.compile import define
 from pipelines.compile import main as compile_main
 from pipelines.run import main as run_main
 
@@ -23,11 +23,56 @@ def test_the_promised_profiles_are_there():
     assert {"demo", "smoke", "small", "paper"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_profile_gives_every_pipeline_parameter(name):
-    loaded = profile.load(name)
-    parameters = set(define("inranker", loaded.cluster).component_spec.inputs)
-    assert set(submission.arguments("inranker", loaded)) == parameters
+@pytest.mark.parametrize(("pipeline", "name"), [*(("inranker", name) for name in NAMES), ("retrain", "demo")])
+def test_make_compile_writes_exactly_the_pipelines_arguments(tmp_path, capsys, monkeypatch, pipeline, name):
+    from kfp import components
+
+    monkeypatch.delenv("INRANKER_REGISTRY", raising=False)
+    settings = ["--set", "corpora.uri=s3://b/c"] if pipeline == "retrain" else []
+    assert compile_main([pipeline, "--profile", name, "--out", str(tmp_path), *settings]) == 0
+    assert "warning: REGISTRY is not set" in capsys.readouterr().err
+    written = json.loads((tmp_path / f"{pipeline}.{name}.json").read_text())
+    loaded = components.load_component_from_file(str(tmp_path / f"{pipeline}.yaml"))
+    inputs = loaded.component_spec.inputs
+    assert set(written) == set(inputs)
+    # Kubeflow's form sorts them by name.
+    assert [name for name in sorted(inputs) if name != "run_key"] == [*sorted(submission.FIELDS), "values", "work_key"]
+    assert all(each.optional for each in inputs.values())
+    assert inputs["values"].default == written["values"], "pressing Start runs the profile"
+    # The component, called so, takes them; that it runs is `make run`.
+    with pytest.raises(TypeError, match="surprise"):
+        loaded(**written, surprise=1)
+
+
+def test_the_form_gives_the_values_and_keys_that_make_submit_gives():
+    written = profile.load("demo").arguments()
+    typed = {"source": "demo:source/3", "targets": "demo:target/4, demo:target/5", "generator": "demo:generator"}
+    settings = "phase1.max_steps=7 evaluation.measures=[nDCG@10, RR@10] source.labels=inranker-msmarco:hf://a/b/c.tsv"
+    form = resolve(written, settings, typed)
+    made = profile.load("demo", overrides(split(settings), typed))
+    assert form.as_data() == made.as_data() and form.source.labels
+    assert keys("inranker", form, "code") == keys("inranker", made, "code") != keys("inranker", form, "other")
+    untouched = resolve(written, "", {})
+    assert keys("inranker", untouched, "code") == keys("inranker", profile.load("demo"), "code")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "message"),
+    [
+        ("seed=3", {}, "seed: settled when the pipeline was compiled"),
+        ("cluster.gpus=3", {}, "cluster.gpus: settled when the pipeline was compiled"),
+        ("phase1.steps=3", {}, "phase1.steps: unknown key"),
+        ("phase1.max_steps", {}, "SET: phase1.max_steps is not of the form section.key=value"),
+        ("", {"targets": " , "}, "TARGETS: ' , ' names no collection"),
+        ("", {"source": "demo:nothing"}, "source.uri: demo:nothing"),
+        ("teacher.checkpoint=a/b", {"teacher": "c/d"}, "TEACHER and SET=teacher.checkpoint differ"),
+        ("phase2.checkpoint=x", {}, "phase2.checkpoint must stay empty"),
+    ],
+)
+def test_what_is_typed_wrongly_into_the_form_is_one_line(settings, fields, message):
+    with pytest.raises(UserError) as refused:
+        resolve(profile.load("demo").arguments(), settings, fields)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,13 +225,6 @@ def test_names_come_from_where_the_data_is():
         "inranker-beir:x/inpars_beir_dataset.jsonl": "inpars_beir_dataset",
     }
     assert {uri: default_name(uri) for uri in names} == names
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_compile_command_writes_yaml_and_arguments(name, tmp_path, capsys):
-    assert compile_main(["inranker", "--profile", name, "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / f"inranker.{name}.json").read_text())["teacher"]["checkpoint"]
-    assert (tmp_path / "inranker.yaml").stat().st_size > 10_000
 
 
 def test_compile_command_refuses_in_one_line(tmp_path, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from components import preflight as component
 from inranker_flow import cluster, registry, storage, tracking
 from inranker_flow.config import (
     CorpusConfig,
@@ -24,14 +25,17 @@ from inranker_flow.config import (
     TeacherConfig,
 )
 from inranker_flow.errors import UserError
-from inranker_flow.preflight import checks, preflight, stores
+from inranker_flow.preflight import checks, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
+from inranker_flow.run_keys import keys
+from pipelines import profile
 from tests import models
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
@@ -528,20 +532,9 @@ def test_a_served_generator_is_asked_for():
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def run_preflight(report: Path, **changes):
-    arguments = {
-        "source": CorpusConfig(uri="demo:source/1", name="inns"),
-        "targets": (CorpusConfig(uri="demo:target/1", name="medicines"),),
-        "teacher": TeacherConfig(checkpoint="demo:teacher"),
-        "generation": GenerateConfig(checkpoint="demo:generator"),
-        "student": DistillConfig(checkpoint="demo:student"),
-        "phase2": DistillConfig(),
-        "promotion": PromoteConfig(),
-        "need": dataclasses.asdict(NEED),
-        "run_key": "key",
-        "report": report,
-    }
-    return preflight(**{**arguments, **changes})
+def run_preflight(report: Path, run_key: str = "key", **sections):
+    run = dataclasses.replace(profile.load("demo"), **sections)
+    return check_run(run, NEED, run_key, report)
 
 
 def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, kubernetes, monkeypatch, tmp_path):
@@ -559,7 +552,7 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
 
     start = time.monotonic()
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
-    assert (stats.checks, stats.skipped, stats.found) == (10, 0, ("models:/served/2", ""))
+    assert (stats.checks, stats.skipped, stats.champion, stats.start) == (10, 0, "models:/served/2", "")
     assert time.monotonic() - start < 15
     table = (tmp_path / "report.md").read_text()
     assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
@@ -567,7 +560,7 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     again = run_preflight(tmp_path / "report.md", promotion=promotion, run_key="second")
     assert again.champion == "models:/served/1", "work is measured against what served before it"
     onward = run_preflight(tmp_path / "report.md", promotion=promotion, phase2=DistillConfig(start="champion"))
-    assert onward.found == ("models:/served/2", "models:/served/2")
+    assert (onward.champion, onward.start) == ("models:/served/2", "models:/served/2")
     assert registry.opponent("nobody", "key") == ""
 
 
@@ -666,23 +659,32 @@ def test_the_adapter_returns_the_champion_where_torch_is_not_installed(database,
     """In a process of its own, with what the base image has."""
     script = """
 import dataclasses, json, sys
-sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_hub=None)
+sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_hub=None, ir_measures=None, scipy=None)
 from kfp import dsl
 from components.preflight.component import preflight
-section = {"checkpoint": "demo:teacher"}
+sections = json.loads(sys.argv[2])
 found = preflight.python_func(
-    source={"uri": "demo:source/1", "name": "inns"}, targets=[{"uri": "demo:target/1", "name": "medicines"}],
-    teacher=section, generation=section, student=section, phase2={}, promotion={"model_name": "nobody"},
-    need={"stage": "evaluate", "cpu": "1", "memory": "4Gi", "queue": "q", "tolerations": []}, run_key="key",
+    pipeline="inranker", values=sections, source="", targets="demo:target/7, demo:target/8", teacher="",
+    student="", generator="", settings="phase1.max_steps=7 promotion.model_name=nobody",
+    need={"stage": "evaluate", "cpu": "1", "memory": "4Gi", "queue": "q", "tolerations": []}, run_key="", work_key="",
     report=dsl.Markdown(uri=sys.argv[1] + "/new/report"),
 )
-print(found)
+print(json.dumps(found))
 """
     env = {**os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_EVENTS": str(tmp_path / "events.jsonl")}
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    given = profile.load("demo").arguments()
+    command = [sys.executable, "-c", script, str(tmp_path), json.dumps(given)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines()[-1] == "('', '')"
+    outputs = component.python_func.__annotations__["return"]._fields
+    found = dict(zip(outputs, json.loads(ended.stdout.splitlines()[-1]), strict=True))
+    asked = profile.load(
+        "demo", {"targets": ["demo:target/7", "demo:target/8"], "phase1.max_steps": 7, "promotion.model_name": "nobody"}
+    )
+    assert {name: found[name] for name in asked.arguments()} == asked.arguments()
+    assert (found["champion"], found["start"]) == ("", "")
+    # As `make submit` gives them, where code of one tag runs.
+    assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, tracking.code_version())
     assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
-    assert event["stats"]["checks"] == 10 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}
+    assert event["stats"]["checks"] == 11 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

@@ -108,13 +108,13 @@ def retrieve(
         drawn=drawn_by(config),
         earlier=earlier,
         queries_kept=stats.queries_kept,
-        **({"generation": _generation(queries)} if queries else {}),
+        **({"generation": noted(queries)} if queries else {}),
     )
     work.remove_scratch()
     return stats
 
 
-def _generation(queries: Path) -> dict[str, Any]:
+def noted(queries: Path) -> dict[str, Any]:
     """How synthetic queries came about, for the report: the stages after this one need not be handed them, too."""
     details = manifest.read_manifest(queries).details
     return {
