@@ -5,34 +5,74 @@ python -m pipelines.compile inranker --profile paper --out build
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from kfp import compiler
+import yaml
+from kfp import compiler, dsl
 
+from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.storage import atomic_write
+from pipelines import placement, submission
 from pipelines.command import Parser, command
 from pipelines.options import add_options, resolve
 
-#: Pipelines that `make` knows, by module name.
-PIPELINES = ("inranker", "retrain")
+#: Pipelines that `make` knows, by module name, and what Kubeflow's UI calls them.
+PIPELINES = {"inranker": "InRanker", "retrain": "InRanker retraining"}
 
 
-def compile_pipeline(name: str, path: Path) -> Path:
-    """Write ``path`` (aside, then renamed); raises :class:`UserError` for an unknown pipeline."""
+def define(name: str, cluster: ClusterConfig, values: Mapping[str, Any] | None = None) -> Any:
+    """The KFP pipeline ``name`` for ``cluster``, with a profile's ``values`` as its default; raises :class:`UserError` where
+    there is none of this name."""
     if name not in PIPELINES:
         raise UserError(f"PIPELINE={name}: no such pipeline; there is: {', '.join(PIPELINES)}")
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    description = (inspect.getdoc(function) or "").partition("\n")[0]
+
+    @functools.wraps(function)
+    def defined(*given: Any, **named: Any) -> None:
+        function(*given, **named)
+
+    signature = inspect.signature(function)
+    default = signature.parameters["values"].replace(default=dict(values or {}))
+    defined.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[default if each.name == "values" else each for each in signature.parameters.values()]
+    )
+    with placement.compiled_for(cluster):
+        return dsl.pipeline(name=name, display_name=PIPELINES[name], description=description)(defined)
+
+
+def compile_pipeline(
+    name: str, path: Path, cluster: ClusterConfig | None = None, values: Mapping[str, Any] | None = None
+) -> Path:
+    """Write ``path`` (aside, then renamed), for ``cluster`` or for one of the usual kind; see :func:`define`.
+
+    Raises :class:`UserError` for an unknown pipeline.
+    """
+    pipeline = define(name, cluster or ClusterConfig(), values)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "pipeline.yaml"  # the compiler wants a name of this form
-        compiler.Compiler().compile(function, str(made))
+        compiler.Compiler().compile(pipeline, str(made))
         with atomic_write(path) as out:
             out.write(made.read_bytes())
     return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The two documents of a compiled file: the pipeline, and what it asks of Kubernetes."""
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_LOADER))
+
+
+#: libyaml's loader is ten times as quick, where PyYAML has it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @command
@@ -43,10 +83,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build"))
     options = parser.parse_args(arguments)
     resolved = resolve(options)
-    print(compile_pipeline(options.pipeline, options.out / f"{options.pipeline}.yaml"))
+    if placement.registry() == "localhost":
+        print(
+            "warning: REGISTRY is not set, so the images are localhost/...: right for make run, and no cluster pulls them",
+            file=sys.stderr,
+        )
+    print(
+        compile_pipeline(
+            options.pipeline, options.out / f"{options.pipeline}.yaml", resolved.cluster, resolved.arguments()
+        )
+    )
     values = options.out / f"{options.pipeline}.{Path(options.profile).stem}.json"
     with atomic_write(values) as out:
-        out.write((json.dumps(resolved.arguments(), indent=1, ensure_ascii=False) + "\n").encode())
+        out.write(
+            (json.dumps(submission.arguments(options.pipeline, resolved), indent=1, ensure_ascii=False) + "\n").encode()
+        )
     print(values)
     return 0
 

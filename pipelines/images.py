@@ -113,7 +113,8 @@ def _wheel() -> Path:
         shutil.rmtree(each, ignore_errors=True)
     # A copy, because setuptools leaves its own build folder beside what it builds.
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "src", sources / "src", ignore=ignored)
+    for packages in ("src", "components"):
+        shutil.copytree(ROOT / packages, sources / packages, ignore=ignored)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, sources)
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))

@@ -92,7 +92,7 @@ def _tasks(run: folder.Run, runner: str) -> Iterator[None]:
             return TERMINATED
         with subprocess.Popen(
             full_command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            errors="backslashreplace", env={**os.environ, **(env_vars or {})}, pass_fds=[run.lock],
+            errors="backslashreplace", env={**os.environ, "_KFP_RUNTIME": "true", **(env_vars or {})}, pass_fds=[run.lock],
         ) as task:  # fmt: skip
             if over:
                 task.kill()

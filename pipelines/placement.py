@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.cluster import quantity
+from inranker_flow.config import ClusterConfig, as_dict
 from inranker_flow.environment import MOUNTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,10 +33,10 @@ MINUTE, HOUR = 60, 3600
 class Placement:
     """One row of the table.
 
-    ``image`` is a folder of `images/`; ``cpu`` and ``memory`` are request and limit as Kubernetes writes them; ``gpu``
-    says that the task takes the pipeline's GPUs (type, number, node pool and tolerations are its parameters), the queue
-    and ``shm`` as /dev/shm. ``timeout`` is in seconds from the pod's start. A failed task is tried ``retries`` times
-    more, after one minute, two, four. ``cache`` False: the task looks at the world, or changes it.
+    ``image`` is a folder of `images/`; ``cpu`` and ``memory`` are request and limit as Kubernetes writes them, where the
+    profile says nothing else (`cluster.resources`); ``gpu`` says that the task takes the profile's GPUs (type, number, node
+    pool and tolerations), the queue and ``shm`` as /dev/shm. ``timeout`` is in seconds from the pod's start. A failed task is
+    tried ``retries`` times more, after one minute, two, four. ``cache`` False: the task looks at the world, or changes it.
     """
 
     image: str
@@ -74,51 +79,94 @@ STAGE_SECRETS: dict[str, tuple[str, ...]] = {
 }
 
 
-def place_all(**gpu: Any) -> None:
+#: What the pipeline that is being defined is compiled for (:func:`compiled_for`).
+_CLUSTER: ContextVar[ClusterConfig] = ContextVar("cluster")
+
+
+@contextmanager
+def compiled_for(cluster: ClusterConfig) -> Iterator[None]:
+    """Let the pipeline that is defined inside be for ``cluster``.
+
+    It is fixed then, and no parameter of the pipeline: the backend repeats what a parameter costs for each task.
+    """
+    token = _CLUSTER.set(cluster)
+    try:
+        yield
+    finally:
+        _CLUSTER.reset(token)
+
+
+def resources(stage: str, cluster: ClusterConfig) -> tuple[str, str]:
+    """CPU and memory of a stage: its own settings, else those for all, else the table's."""
+    row, settings = PLACEMENT[stage], {str(name): each for name, each in cluster.resources.items()}
+    given = [settings[name] for name in (stage, "default") if name in settings]
+    cpu = next((each.cpu for each in given if each.cpu), row.cpu)
+    return str(cpu), next((each.memory for each in given if each.memory), row.memory)
+
+
+def place_all() -> None:
     """Give every task of the pipeline that is being defined what the table says (see :func:`place`)."""
     from kfp.dsl import pipeline_context
 
     for task in pipeline_context.Pipeline.get_default_pipeline().tasks.values():
-        place(task, **gpu)
+        place(task, _CLUSTER.get())
 
 
-def place(task: Any, *, gpu_type: Any, gpus: Any, gpu_pool: Any, gpu_tolerations: Any) -> None:
-    """Give one KFP task what the table says; the GPU arguments are pipeline parameters."""
+def place(task: Any, cluster: ClusterConfig) -> None:
+    """Give one KFP task what the table and the profile say."""
     from kfp import kubernetes
 
     stage = task.component_spec.name.replace("-", "_")
     row = PLACEMENT[stage]
-    task.set_cpu_request(row.cpu).set_cpu_limit(row.cpu).set_memory_request(row.memory).set_memory_limit(row.memory)
+    cpu, memory = resources(stage, cluster)
+    task.set_cpu_limit(cpu).set_memory_limit(memory)  # Kubernetes takes a limit for the request, too
     task.set_caching_options(row.cache)
     if row.retries:
         task.set_retry(row.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, row.timeout)
-    kubernetes.set_image_pull_policy(task, "IfNotPresent")
-    kubernetes.set_security_context(task, run_as_user=UID, run_as_group=UID, run_as_non_root=True)
+    kubernetes.set_security_context(task, run_as_non_root=True)  # as whom, the image says
     # The images write nowhere else: an administrator may make their root file system read-only.
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")
     kubernetes.use_config_map_as_volume(task, SETTINGS, str(MOUNTS / "settings"), optional=True)
     for name in (*SECRETS, *STAGE_SECRETS.get(stage, ())):
-        kubernetes.use_secret_as_volume(task, name, str(MOUNTS / "secrets" / name), optional=True)
+        place = MOUNTS / "secrets" / name.removeprefix("inranker-")
+        kubernetes.use_secret_as_volume(task, name, str(place), optional=True)
+    # KFP's SDK writes each name twice, once as what could be a parameter; its backend takes either.
+    for volumes in ("configMapAsVolume", "secretAsVolume"):
+        for each in task.platform_config["kubernetes"][volumes]:
+            each.pop(f"{volumes.removesuffix('AsVolume')}NameParameter")
     kubernetes.use_field_path_as_env(task, "INRANKER_KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    kubernetes.use_field_path_as_env(task, "INRANKER_NAMESPACE", "metadata.namespace")
     # The network policies know a stage by this label: only some may reach the internet.
     kubernetes.add_pod_label(task, COMPONENT_LABEL, stage)
     if row.gpu:
-        task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
-        # KFP 2.17 forgets to hand these two down into a loop's own graph.
-        task.register_pipeline_channels([gpu_type, gpus])
-        kubernetes.add_node_selector_json(task, gpu_pool)
-        kubernetes.add_toleration_json(task, gpu_tolerations)
+        _place_on_gpus(task, cluster)
         kubernetes.add_pod_label(task, QUEUE_LABEL, QUEUE)
         kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=row.shm)
 
 
-def largest_gpu_task() -> dict[str, str]:
+def _place_on_gpus(task: Any, cluster: ClusterConfig) -> None:
+    from kfp import kubernetes
+
+    # What needs no GPU runs on any node.
+    if cluster.gpus:
+        task.set_accelerator_type(cluster.gpu_type).set_accelerator_limit(cluster.gpus)
+        for key, value in cluster.gpu_pool.items():
+            kubernetes.add_node_selector(task, key, value)
+    for each in cluster.gpu_tolerations:
+        # Kubernetes refuses a value beside `Exists`.
+        given = {key: value for key, value in as_dict(each).items() if value}
+        kubernetes.add_toleration(task, **given)
+
+
+def largest_gpu_task() -> dict[str, Any]:
     """What the pool must have room for, for `preflight`: the most that any one GPU task asks of a node."""
-    rows = [row for row in PLACEMENT.values() if row.gpu]
-    largest = max(rows, key=lambda row: (int(row.memory.removesuffix("Gi")), int(row.cpu)))
-    return {"cpu": largest.cpu, "memory": largest.memory, "shm": largest.shm, "queue": QUEUE}
+    cluster = _CLUSTER.get()
+    asked = {stage: resources(stage, cluster) for stage, row in PLACEMENT.items() if row.gpu}
+    stage = max(asked, key=lambda each: (quantity(asked[each][1]), quantity(asked[each][0])))
+    cpu, memory = asked[stage]
+    gpus = {"gpu_type": cluster.gpu_type, "gpus": cluster.gpus, "pool": cluster.gpu_pool} if cluster.gpus else {}
+    tolerations = [as_dict(each) for each in cluster.gpu_tolerations]
+    return {"stage": stage, "cpu": cpu, "memory": memory, "queue": QUEUE, "tolerations": tolerations, **gpus}
 
 
 def image(stage: str) -> str:
@@ -151,14 +199,15 @@ def pushed_images() -> dict[str, str]:
 
 @cache
 def content_tag() -> str:
-    """Digest over everything that the images are built from: the library, its demo models, Dockerfiles and locks.
+    """Digest over everything that the images are built from: library and adapters, demo models, Dockerfiles and locks.
 
     Of `pyproject.toml` only what is in the wheel: a tool of development must not send every label back to the GPU.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packaged = [project["project"]["version"], project["project"]["dependencies"], project["tool"]["setuptools"]]
     digest = sha256(json.dumps(packaged, sort_keys=True).encode())
-    for path in sorted([*(ROOT / "src").rglob("*"), *(ROOT / "images").rglob("*")]):
+    adapters = [path for path in (ROOT / "components").rglob("*.py") if path.name != "readme.py"]
+    for path in sorted([*(ROOT / "src").rglob("*"), *adapters, *(ROOT / "images").rglob("*")]):
         made = path.name in ("images.lock", "README.md") and path.is_relative_to(ROOT / "images")
         unneeded = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
         if path.is_file() and not made and not unneeded:

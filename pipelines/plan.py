@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,12 +18,12 @@ from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, Sections, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
+from inranker_flow.profile import Profile
 from inranker_flow.storage import atomic_write
-from pipelines import console
+from pipelines import console, status_size, submission
 from pipelines.command import Parser, command
 from pipelines.folder import DEFAULT, checked
 from pipelines.options import add_options, resolve
-from pipelines.profile import Profile
 
 HERE = "here"
 
@@ -45,12 +46,26 @@ def main(arguments: list[str] | None = None) -> int:
     device = _device(options.device, sections, resolved.cluster)
     asked = _Speeds(device, options.device == HERE, options.calibrate, database)
     plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
-    plan.notes.extend(more)
+    plan.notes.extend([*more, *_about_size(options.pipeline, resolved, len(sections.targets))])
     print(show(plan))
     if options.json:
         with atomic_write(options.json) as out:
             out.write(json.dumps(plan.as_data(), indent=1).encode())
     return 0
+
+
+def _about_size(pipeline: str, profile: Profile, targets: int) -> list[str]:
+    """What is to be said of the size of a run with so many targets; :class:`UserError` where it cannot fit."""
+    if targets <= status_size.ALWAYS_FIT:
+        return []
+    from pipelines import compile  # with KFP, whose import takes a second
+
+    with tempfile.TemporaryDirectory() as folder:
+        package = compile.compile_pipeline(pipeline, Path(folder) / "pipeline.yaml", profile.cluster)
+        note = status_size.check(
+            compile.read(package), submission.arguments(pipeline, profile), targets, profile.cluster.retries
+        )
+    return [f"on a cluster: {note}"] if note else []
 
 
 def outline(pipeline: str, profile: Profile, database: Path, device: str = "") -> Plan:

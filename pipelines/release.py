@@ -13,16 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from inranker_flow import planning
 from inranker_flow.errors import UserError
-from pipelines import cluster, plan, submission
+from inranker_flow.pin import pin
+from inranker_flow.profile import Profile
+from pipelines import cluster, compile, plan, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
 from pipelines.options import resolve
-from pipelines.pin import pin
-from pipelines.profile import Profile
+from pipelines.profile import load
 from pipelines.registry_check import check_pushed
 
 #: KFP's limit on a run's parameters (MAX_PARAMETER_BYTES of its API server).
@@ -61,10 +60,14 @@ def prepare(options: argparse.Namespace) -> Release:
     resolved = resolve(options)
     refuse_local(resolved)
     resolved = pin(resolved)
-    package = compile_pipeline(options.pipeline, BUILD / f"{options.pipeline}.yaml")
+    package = compile_pipeline(
+        options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster, plain_values(options.profile)
+    )
     arguments = submission.arguments(options.pipeline, resolved)
-    documents = list(yaml.load_all(package.read_text(encoding="utf-8"), Loader=_LOADER))
+    documents = compile.read(package)
     check_arguments(documents[0], arguments)
+    if note := status_size.check(documents, arguments, len(resolved.targets), resolved.cluster.retries):
+        print(f"note: {note}", file=sys.stderr)
     for warning in [*check_pushed(images(documents[0])), *cluster.check_gpus(resolved.cluster)]:
         print(f"warning: {warning}", file=sys.stderr)
     version = f"{options.pipeline}-{digest(documents)}"
@@ -73,6 +76,15 @@ def prepare(options: argparse.Namespace) -> Release:
         options.pipeline, description, schedule_name(options), version, package, arguments,
         planned(options.pipeline, resolved),
     )  # fmt: skip
+
+
+def plain_values(profile: str) -> dict[str, Any]:
+    """A profile's own values, with which Kubeflow's form begins: what else a submission sets is in its run, and makes no
+    other version. Empty where the profile alone is not complete."""
+    try:
+        return load(profile).arguments()
+    except UserError:
+        return {}
 
 
 def planned(pipeline: str, resolved: Profile) -> str:
@@ -144,7 +156,8 @@ def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:
         raise UserError(f"the pipeline {spec['pipelineInfo']['name']} {' and '.join(parts)}")
     size = len(json.dumps(arguments, separators=(",", ":")).encode())
     if size > PARAMETER_BYTES:
-        largest = max(arguments, key=lambda name: len(json.dumps(arguments[name])))
+        sections = arguments["values"]
+        largest = max(sections, key=lambda name: len(json.dumps(sections[name])))
         raise UserError(
             f"the arguments are {size:,} bytes and KFP takes {PARAMETER_BYTES:,}; the largest is {largest}: shorten it, or "
             "split the run (fewer TARGETS each)"
@@ -161,7 +174,3 @@ def digest(documents: list[dict[str, Any]]) -> str:
     """Digest of a compiled pipeline's content: the file itself differs from compilation to compilation."""
     content = [{key: value for key, value in each.items() if key != "sdkVersion"} for each in documents]
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-#: libyaml's loader is ten times as quick, where PyYAML has it.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,7 +1,5 @@
 """The pipeline that a schedule runs: look for new corpora below a prefix; where there are some, InRanker's two phases."""
 
-from typing import Dict, List
-
 from kfp import dsl
 
 from components import discover, notify, preflight
@@ -9,97 +7,76 @@ from pipelines.placement import largest_gpu_task, place_all
 from pipelines.two_phases import two_phases
 
 
-@dsl.pipeline(
-    name="retrain",
-    display_name="InRanker retraining",
-    description="Train the small reranker anew when corpora are new, changed or removed; else end at once, and say why.",
-)
 def retrain(
-    source: Dict[str, str],
-    targets: List[Dict[str, str]],
-    corpora: dict,
-    corpus: dict,
-    retrieval: dict,
-    teacher: dict,
-    generation: dict,
-    phase1: dict,
-    phase2: dict,
-    evaluation: dict,
-    promotion: dict,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict,
-    gpu_tolerations: list,
-    run_key: str,
-    work_key: str,
+    source: str = "",
+    targets: str = "",
+    teacher: str = "",
+    student: str = "",
+    generator: str = "",
+    settings: str = "",
+    values: dict = {},  # noqa: B006 (the default that is compiled in is a profile's)
+    run_key: str = "",
+    work_key: str = "",
 ):
-    """Most parameters are one section of a profile, resolved and validated before submission.
+    """Train the small reranker anew when corpora are new, changed or removed; else end at once, and say why.
 
     Args:
-        source: the collection with supervised queries (CorpusConfig).
-        targets: collections to adapt to that are there in every run, perhaps none (list of CorpusConfig).
-        corpora: where the others are looked for (CorporaConfig).
-        corpus: how collections are read (PrepareConfig).
-        retrieval: BM25 and negatives (RetrieveConfig).
-        teacher: the large reranker (TeacherConfig).
-        generation: synthetic queries (GenerateConfig).
-        phase1: distillation on the source (DistillConfig).
-        phase2: distillation on the targets (DistillConfig).
-        evaluation: measures and depth (EvaluateConfig).
-        promotion: the gate's policy (PromoteConfig).
-        gpu_type: resource name of the accelerator, nvidia.com/gpu.
-        gpus: accelerators of one GPU task.
-        gpu_pool: labels of the nodes that GPU tasks run on.
-        gpu_tolerations: the taints of those nodes that GPU tasks tolerate.
-        run_key: identity of this work.
-        work_key: identity of its configuration, whatever the targets.
+        source: collection with supervised queries, instead of the profile's: s3://BUCKET/FOLDER, ir_datasets:ID.
+        targets: collections to adapt to, separated by commas, instead of the profile's, that are there in every run.
+        teacher: checkpoint of the large reranker, instead of the profile's: hub id, s3://.
+        student: checkpoint that the small reranker starts from, instead of the profile's.
+        generator: checkpoint of the query generator, instead of the profile's.
+        settings: any other values, as make's SET: phase1.max_steps=100 retrieval.negatives=5
+        values: the profile that this file was compiled with, for what the fields above leave open.
+        run_key: identity of this work; leave it empty (make submit fills it).
+        work_key: identity of its configuration; leave it empty.
     """
     told = notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    told.set_display_name("Notify")
     with dsl.ExitHandler(told, name="run"):
-        # Before anything is paid for: is everything there that the stages will need?
+        # Before anything is paid for: what is asked for, and is everything there that the stages will need?
         ready = preflight(
+            pipeline="retrain",
+            values=values,
             source=source,
             targets=targets,
             teacher=teacher,
-            generation=generation,
-            student=phase1,
-            phase2=phase2,
-            promotion=promotion,
-            gpu_type=gpu_type,
-            gpus=gpus,
-            gpu_pool=gpu_pool,
-            gpu_tolerations=gpu_tolerations,
-            room=largest_gpu_task(),
+            student=student,
+            generator=generator,
+            settings=settings,
+            need=largest_gpu_task(),
             run_key=run_key,
-        )
+            work_key=work_key,
+        ).set_display_name("Preflight")
+        asked = ready.outputs
 
         found = discover(
-            config=corpora,
-            corpus=corpus,
-            source=source,
-            targets=targets,
-            phase2=phase2,
-            promotion=promotion,
-            work_key=work_key,
+            config=asked["corpora"],
+            corpus=asked["corpus"],
+            source=asked["source"],
+            targets=asked["targets"],
+            phase2=asked["phase2"],
+            promotion=asked["promotion"],
+            work_key=asked["work_key"],
             run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        ).after(ready)
+        ).set_display_name("Discover corpora")
 
         with dsl.If(found.outputs["Output"] == "yes", name="something-new"):
             two_phases(
                 source=found.outputs["source"],
                 targets=found.outputs["targets"],
-                corpus=corpus,
-                retrieval=retrieval,
-                teacher=teacher,
-                generation=generation,
-                phase1=phase1,
-                phase2=phase2,
-                evaluation=evaluation,
-                promotion=promotion,
+                corpus=asked["corpus"],
+                retrieval=asked["retrieval"],
+                teacher=asked["teacher"],
+                generation=asked["generation"],
+                phase1=asked["phase1"],
+                phase2=asked["phase2"],
+                evaluation=asked["evaluation"],
+                promotion=asked["promotion"],
                 champion=found.outputs["champion"],
                 start=found.outputs["start"],
                 run_key=found.outputs["run_key"],
-                work_key=work_key,
+                work_key=asked["work_key"],
             )
 
-    place_all(gpu_type=gpu_type, gpus=gpus, gpu_pool=gpu_pool, gpu_tolerations=gpu_tolerations)
+    place_all()

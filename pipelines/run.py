@@ -22,15 +22,15 @@ from inranker_flow import exchange, planning, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
+from inranker_flow.pin import pin
 from inranker_flow.planning import reality
+from inranker_flow.profile import Profile
 from inranker_flow.redaction import credentials_in, redact
 from pipelines import console, folder, local, plan, submission
 from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
 from pipelines.options import add_options, resolve
-from pipelines.pin import pin
 from pipelines.placement import PLACEMENT, content_tag
-from pipelines.profile import Profile
 
 
 @command
@@ -69,8 +69,9 @@ def _run(
     _environment(run_dir, root)
     _tidy(hold)
     arguments = submission.arguments(pipeline, resolved)
+    keys = {name: arguments[name] for name in ("run_key", "work_key")}
     with folder.of_runs(run_dir):
-        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml")
+        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", resolved.cluster)
 
     name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     log, events = run_dir / "logs" / f"{name}.log", root / "events" / f"{name}.jsonl"
@@ -82,7 +83,10 @@ def _run(
     os.environ["INRANKER_EVENTS"] = str(events)
     print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
     try:
-        with logging_to(log), tracking.pipeline_run(name, {"label": label, **arguments}) as parent:
+        with (
+            logging_to(log),
+            tracking.pipeline_run(name, {"label": label, **resolved.as_data(), **keys}) as parent,
+        ):
             planned = _plan(pipeline, resolved, run_dir, parent)
             local.execute(yaml, arguments, root, log, runner, verbose, hold)
     except RuntimeError as error:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from hashlib import sha256
 from typing import Any
 
-from inranker_flow.errors import UserError
+from inranker_flow.profile import Profile
+from inranker_flow.run_keys import keys
 from pipelines.placement import content_tag
-from pipelines.profile import Profile
 
-#: Parameters that say where the work is done, for which corpora, or what is thought of it; not how it is done.
-_ASIDE = ("targets", "corpora", "promotion", "gpu_type", "gpus", "gpu_pool", "gpu_tolerations")
+#: Parameters that stand on top of Kubeflow's form: what a person types there, as make's variables of these names.
+FIELDS = ("source", "targets", "teacher", "student", "generator", "settings")
 
 
 def arguments(pipeline: str, resolved: Profile) -> dict[str, Any]:
-    """Values of the pipeline's parameters: the profile's, and two identities. Raises :class:`UserError` where the profile
-    does not say what the pipeline needs.
-
-    ``run_key`` is a digest of pipeline, arguments and code: a repeat of the same work has the same key. ``work_key`` is
-    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code.
-    """
-    values = resolved.arguments()
-    corpora = values.pop("corpora")
-    if pipeline == "retrain":
-        if not corpora["uri"]:
-            raise UserError(
-                "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for"
-            )
-        values["corpora"] = corpora
-    elif not values["targets"]:
-        raise UserError("targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them")
-    identity = json.dumps([pipeline, values, content_tag()], sort_keys=True)
-    work = json.dumps({key: value for key, value in values.items() if key not in _ASIDE}, sort_keys=True)
-    return {**values, "run_key": _digest(identity), "work_key": _digest(work)}
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
+    """Values of the pipeline's parameters. Raises :class:`UserError` where the profile does not say what it needs."""
+    resolved.check_for(pipeline)
+    return {
+        **dict.fromkeys(FIELDS, ""),
+        "values": resolved.arguments(),
+        **keys(pipeline, resolved, content_tag()),
+    }

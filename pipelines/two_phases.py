@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from kfp import dsl
@@ -35,18 +34,20 @@ def two_phases(
     start: Any,
     run_key: Any,
     work_key: Any,
-    after: Sequence[Any] = (),
 ) -> None:
     """The figure of the paper and what it is judged by, in the pipeline that is being defined; arguments as there."""
     # Phase 1: supervised queries, the teacher's soft labels.
-    supervised = prepare_corpus(corpus=source, config=corpus).after(*after).set_display_name("Prepare source")
-    source_pairs = retrieve(collection=supervised.outputs["collection"], config=retrieval, corpus=source)
+    supervised = prepare_corpus(corpus=source, config=corpus).set_display_name("Prepare source")
+    source_pairs = retrieve(
+        collection=supervised.outputs["collection"], config=retrieval, corpus=source
+    ).set_display_name("Retrieve for source")
     source_labels = teacher_label(
         collection=supervised.outputs["collection"],
         candidates=source_pairs.outputs["candidates"],
         config=teacher,
     ).set_display_name("Label source")
     student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
+    student1.set_display_name("Distil phase 1")
 
     # Phase 2: synthetic queries for each target corpus, the same teacher.
     with dsl.ParallelFor(targets, name="targets") as target:
@@ -54,13 +55,13 @@ def two_phases(
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
         synthetic = generate_queries(
             collection=prepared.outputs["collection"], config=generation, corpus=target, retrieval=retrieval
-        )
+        ).set_display_name("Generate queries")
         pairs = retrieve(
             collection=prepared.outputs["collection"],
             queries=synthetic.outputs["queries"],
             config=retrieval,
             corpus=target,
-        )
+        ).set_display_name("Retrieve for target")
         labelled = teacher_label(
             collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
         ).set_display_name("Label target")
@@ -70,7 +71,7 @@ def two_phases(
         source_labels=source_labels.outputs["labels"],
         config=phase2,
         champion=start,
-    )
+    ).set_display_name("Distil phase 2")
 
     # The evidence, and the decision.
     evaluated = evaluate(
@@ -80,13 +81,12 @@ def two_phases(
         target_candidates=dsl.Collected(pairs.outputs["candidates"]),
         source_labels=source_labels.outputs["labels"],
         target_labels=dsl.Collected(labelled.outputs["labels"]),
-        target_queries=dsl.Collected(synthetic.outputs["queries"]),
         phase1=student1.outputs["model"],
         phase2=student2.outputs["model"],
         config=evaluation,
         teacher=teacher,
         champion=champion,
-    )
+    ).set_display_name("Evaluate")
     promote(
         student=student2.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
@@ -95,4 +95,4 @@ def two_phases(
         run_key=run_key,
         targets=targets,
         work_key=work_key,
-    )
+    ).set_display_name("Promote")

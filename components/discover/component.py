@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Dict, List, NamedTuple
 
 from kfp.dsl import Markdown, Output
 
@@ -16,7 +16,7 @@ def discover(
     work_key: str,
     run_id: str,
     report: Output[Markdown],
-) -> NamedTuple("Found", Output=str, targets=list, source=dict, run_key=str, champion=str, start=str):
+) -> NamedTuple("Found", Output=str, targets=List[Dict[str, str]], source=dict, run_key=str, champion=str, start=str):
     """Find the corpora below a prefix, and say whether there is anything new to train for.
 
     Args:

@@ -13,7 +13,6 @@ def evaluate(
     target_candidates: Input[List[Dataset]],
     source_labels: Input[Dataset],
     target_labels: Input[List[Dataset]],
-    target_queries: Input[List[Dataset]],
     phase1: Input[Model],
     phase2: Input[Model],
     config: dict,
@@ -29,10 +28,9 @@ def evaluate(
         source_collection: collection of the source domain.
         source_candidates: its BM25 candidates.
         target_collections: collections of the target domains.
-        target_candidates: their BM25 candidates.
+        target_candidates: their BM25 candidates, and what became of their synthetic queries.
         source_labels: training set of phase 1, which must not hold test queries.
         target_labels: training sets of phase 2, likewise.
-        target_queries: their synthetic queries, of which the report shows the counts.
         phase1: student after phase 1.
         phase2: student after phase 2.
         config: EvaluateConfig: measures, passages, what is timed.
@@ -52,7 +50,6 @@ def evaluate(
             "collections": [source_collection, *target_collections],
             "candidates": [source_candidates, *target_candidates],
             "labels": [source_labels, *target_labels],
-            "queries": target_queries,
             "students": {"phase1": phase1, "phase2": phase2},
         },
         outputs={"evaluation": evaluation, "report": report},

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Dict, List, NamedTuple
 
 from kfp.dsl import Markdown, Output
 
@@ -7,38 +7,61 @@ from components.decorator import component
 
 @component
 def preflight(
-    source: dict,
-    targets: list,
-    teacher: dict,
-    generation: dict,
-    student: dict,
-    phase2: dict,
-    promotion: dict,
-    gpu_type: str,
-    gpus: int,
-    gpu_pool: dict,
-    gpu_tolerations: list,
-    room: dict,
+    pipeline: str,
+    values: dict,
+    source: str,
+    targets: str,
+    teacher: str,
+    student: str,
+    generator: str,
+    settings: str,
+    need: dict,
     run_key: str,
+    work_key: str,
     report: Output[Markdown],
-) -> NamedTuple("Found", champion=str, start=str):
-    """Check everything that the run needs from outside, and find the champion to be measured against.
+) -> NamedTuple(
+    "Found",
+    Output=str,
+    source=dict,
+    targets=List[Dict[str, str]],
+    corpora=dict,
+    corpus=dict,
+    retrieval=dict,
+    teacher=dict,
+    generation=dict,
+    phase1=dict,
+    phase2=dict,
+    evaluation=dict,
+    promotion=dict,
+    champion=str,
+    start=str,
+    run_key=str,
+    work_key=str,
+):
+    """Resolve what the run was started with, check what it needs from outside, and find the champion to be measured against.
 
     Args:
-        source: CorpusConfig of the source.
-        targets: list of CorpusConfig.
-        teacher: TeacherConfig.
-        generation: GenerateConfig.
-        student: DistillConfig of phase 1, whose checkpoint the student starts from.
-        phase2: DistillConfig of phase 2: what it starts from.
-        promotion: PromoteConfig: the registered model's name.
-        gpu_type: resource name of the accelerator.
-        gpus: accelerators of one task.
-        gpu_pool: labels of the pool's nodes.
-        gpu_tolerations: tolerations of GPU tasks.
-        room: what the largest GPU task asks for: cpu, memory, queue.
-        run_key: identity of this work, so that nothing is compared with itself.
+        pipeline: its name.
+        values: the profile's sections.
+        source: SOURCE, typed into the form, as the next five; or empty. As output: CorpusConfig.
+        targets: TARGETS, separated by commas. As output: list of CorpusConfig.
+        teacher: TEACHER. As output: TeacherConfig.
+        student: STUDENT.
+        generator: GENERATOR.
+        settings: SET.
+        need: what the largest GPU task asks for: stage, cpu, memory, GPUs, pool, tolerations, queue.
+        run_key: identity of this work, so that nothing is compared with itself; empty where it is to be computed.
+        work_key: identity of its configuration; the same.
         report: a table of the checks.
+        Output: yes (by this name, because KFP's local runner finds no other in a condition).
+        corpora: CorporaConfig.
+        corpus: PrepareConfig.
+        retrieval: RetrieveConfig.
+        generation: GenerateConfig.
+        phase1: DistillConfig.
+        phase2: DistillConfig.
+        evaluation: EvaluateConfig.
+        promotion: PromoteConfig.
         champion: model reference of the champion that serves now, or empty.
         start: the same where phase 2 goes on from it, else empty.
     """
@@ -47,21 +70,18 @@ def preflight(
 
     return run_stage(
         preflight,
-        configs={
-            "source": source,
-            "targets": targets,
-            "teacher": teacher,
-            "generation": generation,
-            "student": student,
-            "phase2": phase2,
-            "promotion": promotion,
-        },
+        configs={},
         outputs={"report": report},
         tracked=False,
-        gpu_type=gpu_type,
-        gpus=gpus,
-        gpu_pool=gpu_pool,
-        gpu_tolerations=gpu_tolerations,
-        room=room,
+        pipeline=pipeline,
+        values=values,
+        source=source,
+        targets=targets,
+        teacher=teacher,
+        student=student,
+        generator=generator,
+        settings=settings,
+        need=need,
         run_key=run_key,
+        work_key=work_key,
     ).found

@@ -66,6 +66,14 @@ def of_this_pod() -> Cluster | None:
     return Cluster(f"https://{named}:{port}", said, context)
 
 
+def namespace() -> str:
+    """The namespace of this pod, as Kubernetes says it beside the token; "" where it does not."""
+    try:
+        return (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def quantity(text: str | float) -> float:
     """A Kubernetes quantity (``500m``, ``32Gi``, ``8``) as a number; ValueError for anything else."""
     found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]{0,2})", str(text).strip())

@@ -56,7 +56,8 @@ class Below(Range):
 @dataclass(frozen=True)
 class Text:
     """Words on one line, or (``lines``) a text. ``form``: a regular expression for the whole,
-    which ``says`` describes. ``secret``: a wrong one may hold a key, and is not repeated."""
+    which ``says`` describes. ``secret``: a wrong one may hold a key, and is not repeated. ``numbers``: YAML reads some as
+    numbers."""
 
     form: str = ""
     says: str = ""
@@ -64,6 +65,7 @@ class Text:
     lines: bool = False
     most: int = 4096
     secret: bool = False
+    numbers: bool = False
 
     def problem(self, value: str) -> str:
         """What is wrong with it; "" for nothing."""
@@ -477,9 +479,34 @@ class Toleration:
     value: LabelValue = ""
 
 
+#: CPUs as Kubernetes writes them.
+Cpus = Annotated[
+    str,
+    Text(
+        r"(?!0*(\.0*)?m?$)([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)", "is no number of CPUs (2, 0.5, 500m)", numbers=True
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a task asks of its node, and may not exceed; empty: the table in `placement.py` says it."""
+
+    cpu: Cpus = ""
+    memory: Annotated[str, Text(r"[1-9][0-9]{0,8}(\.[0-9]{1,3})?([MGT]i?)", "is no amount of memory (512Mi, 64Gi)")] = (
+        ""
+    )
+
+
+StageOrDefault = Literal[
+    "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "generate_queries", "distill_phase1",
+    "distill_phase2", "evaluate", "promote", "notify",
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The pool of nodes that GPU stages run on; a local run has none and ignores it."""
+    """Where stages run on a cluster, and with what; a local run ignores it."""
 
     #: Resource name of the accelerator.
     gpu_type: LabelName = "nvidia.com/gpu"
@@ -493,6 +520,10 @@ class ClusterConfig:
     #: What the pool's GPUs are, and the price of one for an hour in any currency (0: not known): for `make plan` alone.
     gpu_model: str = "A100"
     gpu_hour_price: Amount = 0.0
+    #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
+    resources: dict[StageOrDefault, Resources] = field(default_factory=dict)
+    #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
+    retries: bool = True
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
@@ -519,6 +550,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
     if origin is Annotated:
         kind, rule = get_args(hint)
+        if getattr(rule, "numbers", False) and type(value) in (int, float) and abs(value) < 1e6:
+            value = f"{value:g}"
         return _checked(rule, _plain(kind, value, where), where)
     if origin is Literal:
         if isinstance(value, str) and value in get_args(hint):
@@ -599,6 +632,24 @@ def _anything(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
+
+
+def without_defaults(config: Any) -> dict[str, Any]:
+    """As :func:`as_dict`, without what :func:`parse` would add by itself: KFP repeats a section in every task that takes it."""
+    return {
+        each.name: without_defaults(value) if dataclasses.is_dataclass(value) else as_plain(value)
+        for each in dataclasses.fields(config)
+        if (value := getattr(config, each.name)) != _default(each)
+    }
+
+
+def _default(known: dataclasses.Field[Any]) -> Any:
+    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
+
+
+def as_plain(value: Any) -> Any:
+    """A value, a section or several sections as data for JSON."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def as_dict(config: Any) -> dict[str, Any]:

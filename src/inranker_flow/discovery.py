@@ -32,6 +32,7 @@ from inranker_flow.config import (
     Split,
     as_dict,
     parse,
+    without_defaults,
 )
 from inranker_flow.corpora.prepare import prepare_corpus
 from inranker_flow.corpora.problems import BadCollection
@@ -203,8 +204,8 @@ def discover(
         seconds=time.monotonic() - started,
         go="yes" if go else "no",
         reason=reason,
-        targets=[as_dict(_with_earlier(each, known)) for each in usable] if go else [],
-        source=as_dict(_with_earlier(source, known)),
+        targets=[without_defaults(_with_earlier(each, known)) for each in usable] if go else [],
+        source=without_defaults(_with_earlier(source, known)),
         run_key=key,
         champion=champion,
         start=champion if phase2.start == "champion" else "",

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from inranker_flow import profile_checks
 from inranker_flow.errors import UserError
+from inranker_flow.profile import Profile, parse_overrides
 from inranker_flow.rankers.checkpoints import DEMO
-from pipelines import checks, profile
+from pipelines import profile
 from pipelines.options import add_options, resolve
 from tests.unit.test_settings import HOSTILE
 
 
-def load(*settings: str, name: str = "demo") -> profile.Profile:
-    return profile.load(name, profile.parse_overrides(settings))
+def load(*settings: str, name: str = "demo") -> Profile:
+    return profile.load(name, parse_overrides(settings))
 
 
 def refused(*settings: str, name: str = "demo") -> str:
@@ -177,7 +179,7 @@ def test_a_setting_is_given_once_and_what_holds_another_goes_first():
     assert load("phase1.max_steps=7").phase2.max_steps == 650, "phase2 is made of phase1 in the file, and not the same"
 
 
-def options(*arguments: str) -> profile.Profile:
+def options(*arguments: str) -> Profile:
     import argparse
 
     parser = argparse.ArgumentParser()
@@ -214,7 +216,7 @@ def test_what_works_and_is_perhaps_not_meant_is_one_line_each(capsys):
         " teacher.keep_queries",
     ]
     for name in ("demo", "smoke", "small", "paper"):
-        assert not list(checks.notes(profile.load(name)))
+        assert not list(profile_checks.notes(profile.load(name)))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
     """Through the whole of `load`, with the values one after another in turn."""
     found = profile.load("demo")
     number = 0
-    for section in dataclasses.fields(profile.Profile):
+    for section in dataclasses.fields(Profile):
         each = getattr(found, section.name)
         for key in () if isinstance(each, tuple) else [one.name for one in dataclasses.fields(each)]:
             for value in (HOSTILE[number % len(HOSTILE)], HOSTILE[(number + 7) % len(HOSTILE)]):
@@ -269,7 +271,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_every_section_refuses_hostile_values_in_one_line(value):
-    for section in ("seed", "tokenizer", *(each.name for each in dataclasses.fields(profile.Profile))):
+    for section in ("seed", "tokenizer", *(each.name for each in dataclasses.fields(Profile))):
         try:
             profile.load("demo", {section: value})
         except UserError as error:

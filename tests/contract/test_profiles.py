@@ -7,10 +7,13 @@ import json
 
 import pytest
 
+from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
+from inranker_flow.pin import pin
+from inranker_flow.profile import default_name, overrides, parse_overrides, resolve, split
+from inranker_flow.run_keys import keys
 from pipelines import profile, submission
 from pipelines.compile import main as compile_main
-from pipelines.pin import pin
 from pipelines.run import main as run_main
 
 NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
@@ -20,15 +23,56 @@ def test_the_promised_profiles_are_there():
     assert {"demo", "smoke", "small", "paper"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_profile_gives_every_pipeline_parameter(name):
+@pytest.mark.parametrize(("pipeline", "name"), [*(("inranker", name) for name in NAMES), ("retrain", "demo")])
+def test_make_compile_writes_exactly_the_pipelines_arguments(tmp_path, capsys, monkeypatch, pipeline, name):
     from kfp import components
 
-    from pipelines.inranker import inranker
+    monkeypatch.delenv("INRANKER_REGISTRY", raising=False)
+    settings = ["--set", "corpora.uri=s3://b/c"] if pipeline == "retrain" else []
+    assert compile_main([pipeline, "--profile", name, "--out", str(tmp_path), *settings]) == 0
+    assert "warning: REGISTRY is not set" in capsys.readouterr().err
+    written = json.loads((tmp_path / f"{pipeline}.{name}.json").read_text())
+    loaded = components.load_component_from_file(str(tmp_path / f"{pipeline}.yaml"))
+    inputs = loaded.component_spec.inputs
+    assert set(written) == set(inputs)
+    # Kubeflow's form sorts them by name.
+    assert [name for name in sorted(inputs) if name != "run_key"] == [*sorted(submission.FIELDS), "values", "work_key"]
+    assert all(each.optional for each in inputs.values())
+    assert inputs["values"].default == written["values"], "pressing Start runs the profile"
+    # The component, called so, takes them; that it runs is `make run`.
+    with pytest.raises(TypeError, match="surprise"):
+        loaded(**written, surprise=1)
 
-    parameters = set(inranker.component_spec.inputs)
-    assert set(submission.arguments("inranker", profile.load(name))) == parameters
-    assert components  # the pipeline above was made by KFP's own compiler
+
+def test_the_form_gives_the_values_and_keys_that_make_submit_gives():
+    written = profile.load("demo").arguments()
+    typed = {"source": "demo:source/3", "targets": "demo:target/4, demo:target/5", "generator": "demo:generator"}
+    settings = "phase1.max_steps=7 evaluation.measures=[nDCG@10, RR@10] source.labels=inranker-msmarco:hf://a/b/c.tsv"
+    form = resolve(written, settings, typed)
+    made = profile.load("demo", overrides(split(settings), typed))
+    assert form.as_data() == made.as_data() and form.source.labels
+    assert keys("inranker", form, "code") == keys("inranker", made, "code") != keys("inranker", form, "other")
+    untouched = resolve(written, "", {})
+    assert keys("inranker", untouched, "code") == keys("inranker", profile.load("demo"), "code")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "message"),
+    [
+        ("seed=3", {}, "seed: settled when the pipeline was compiled"),
+        ("cluster.gpus=3", {}, "cluster.gpus: settled when the pipeline was compiled"),
+        ("phase1.steps=3", {}, "phase1.steps: unknown key"),
+        ("phase1.max_steps", {}, "SET: phase1.max_steps is not of the form section.key=value"),
+        ("", {"targets": " , "}, "TARGETS: ' , ' names no collection"),
+        ("", {"source": "demo:nothing"}, "source.uri: demo:nothing"),
+        ("teacher.checkpoint=a/b", {"teacher": "c/d"}, "TEACHER and SET=teacher.checkpoint differ"),
+        ("phase2.checkpoint=x", {}, "phase2.checkpoint must stay empty"),
+    ],
+)
+def test_what_is_typed_wrongly_into_the_form_is_one_line(settings, fields, message):
+    with pytest.raises(UserError) as refused:
+        resolve(profile.load("demo").arguments(), settings, fields)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +88,7 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
     """A pod has no such file, and the cache would not see that it changed."""
     path = tmp_path / "prompt.txt"
     path.write_text("Q: {query}\nD: {document}\n{answer}\n")
-    loaded = profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={path}"]))
+    loaded = profile.load("demo", parse_overrides([f"teacher.scoring.prompt={path}"]))
     pinned = pin(loaded)
     assert pinned.teacher.scoring.prompt == path.read_text()
     assert pin(pinned) == pinned
@@ -55,13 +99,13 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
         (tmp_path / "none", "no readable template file"),
     ):
         with pytest.raises(UserError, match=rf"scoring\.prompt: {str(wrong)[:40]}.*: {message}"):
-            pin(profile.load("demo", profile.parse_overrides([f"teacher.scoring.prompt={wrong}"])))
+            pin(profile.load("demo", parse_overrides([f"teacher.scoring.prompt={wrong}"])))
 
 
 def test_a_prompt_of_ones_own_is_pinned_as_its_text(tmp_path):
     path = tmp_path / "prompt.txt"
     path.write_text("---\nchat: true\n---\nAsk about {document}\n")
-    pinned = pin(profile.load("demo", profile.parse_overrides([f"generation.prompt={path}"])))
+    pinned = pin(profile.load("demo", parse_overrides([f"generation.prompt={path}"])))
     assert pinned.generation.prompt == path.read_text() and pin(pinned) == pinned
     assert pin(profile.load("paper")).generation.prompt == "inpars-v1"
     for wrong, message in (
@@ -116,6 +160,17 @@ def test_paper_has_the_papers_values():
             "cluster.gpu_tolerations=[{key: a, effect: Never}]",
             "cluster.gpu_tolerations[0].effect: 'Never' is not one of",
         ),
+        ("cluster.resources.label.cpu=1", "cluster.resources: 'label' is not one of 'default', 'preflight'"),
+        ("cluster.resources.default.cpus=1", "cluster.resources.default.cpus: unknown key; did you mean 'cpu'?"),
+        (
+            "cluster.resources.default.memory=64GB",
+            "cluster.resources.default.memory: '64GB' is no amount of memory (512Mi, 64Gi)",
+        ),
+        ("cluster.resources.default.memory=4", "cluster.resources.default.memory: expected str, got 4"),
+        ("cluster.resources.evaluate.cpu=0m", "cluster.resources.evaluate.cpu: '0m' is no number of CPUs"),
+        ("cluster.resources.evaluate.cpu=0", "cluster.resources.evaluate.cpu: '0' is no number of CPUs (2, 0.5, 500m)"),
+        ("cluster.resources.evaluate.cpu=true", "cluster.resources.evaluate.cpu: expected str, got True"),
+        ("cluster.resources.evaluate=8", "cluster.resources.evaluate: expected a section with keys, got 8"),
         ("targets=[]", "section 'targets' is missing or empty"),
         ("targets=[a/x, b/x]", "two collections are named 'x'"),
         ("source={name: a b, uri: x}", "may hold only letters"),
@@ -124,7 +179,7 @@ def test_paper_has_the_papers_values():
 )
 def test_a_wrong_setting_is_one_clear_line(setting, message):
     with pytest.raises(UserError) as caught:
-        profile.load("demo", profile.parse_overrides([setting]))
+        profile.load("demo", parse_overrides([setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -148,12 +203,17 @@ def test_seed_reaches_every_section_unless_it_says_otherwise():
     assert (loaded.retrieval.seed, loaded.generation.seed, loaded.phase1.seed, loaded.phase2.seed) == (9, 9, 9, 4)
 
 
-def test_the_cluster_section_becomes_the_gpu_parameters():
-    there = profile.load("demo", {"cluster": {"gpus": 2, "gpu_pool": {"pool": "a100"}}}).arguments()
-    assert (there["gpu_type"], there["gpus"], there["gpu_pool"]) == ("nvidia.com/gpu", 2, {"pool": "a100"})
-    assert there["gpu_tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    without = profile.load("demo", {"cluster.gpus": 0}).arguments()
-    assert (without["gpus"], without["gpu_pool"]) == (0, {}), "what needs no GPU runs on any node"
+def test_a_default_is_no_argument_and_comes_back_where_a_stage_reads_it():
+    loaded = profile.load("paper")
+    arguments = loaded.arguments()
+    assert not set(arguments) - set(loaded.as_data()) and "cluster" not in arguments
+    assert arguments["retrieval"] == {"seed": 42}, "depth, negatives and test_depth are the defaults"
+    assert arguments["targets"][0] == {"name": "trec-covid", "uri": "ir_datasets:beir/trec-covid"}
+    sections = {name: getattr(loaded, name) for name in arguments if name != "targets"}
+    assert {name: parse(type(section), arguments[name], name) for name, section in sections.items()} == sections
+    assert tuple(parse(CorpusConfig, each, "targets") for each in arguments["targets"]) == loaded.targets
+    given = parse(TeacherConfig, {"checkpoint": "x", "scoring": {"dtype": "bfloat16"}}, "teacher")
+    assert without_defaults(given) == {"checkpoint": "x", "scoring": {"dtype": "bfloat16"}}
 
 
 def test_names_come_from_where_the_data_is():
@@ -164,14 +224,7 @@ def test_names_come_from_where_the_data_is():
         "data/passages.parquet": "passages",
         "inranker-beir:x/inpars_beir_dataset.jsonl": "inpars_beir_dataset",
     }
-    assert {uri: profile.default_name(uri) for uri in names} == names
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_compile_command_writes_yaml_and_arguments(name, tmp_path, capsys):
-    assert compile_main(["inranker", "--profile", name, "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / f"inranker.{name}.json").read_text())["teacher"]["checkpoint"]
-    assert (tmp_path / "inranker.yaml").stat().st_size > 10_000
+    assert {uri: default_name(uri) for uri in names} == names
 
 
 def test_compile_command_refuses_in_one_line(tmp_path, capsys):

@@ -41,14 +41,15 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setattr(kfp_api, "LOOKS", (0.01, 0.02, 0.05))
 
 
-#: What was compiled, by pipeline and registry: the same gives the same (test_compiled.py), each time for half a second.
-_compiled: dict[tuple[str, str], Path] = {}
+#: What was compiled, by its arguments and the registry: the same gives the same (test_compiled.py), each time for half a
+#: second.
+_compiled: dict[tuple[str, ...], Path] = {}
 
 
-def _compiled_once(name: str, path: Path) -> Path:
-    key = name, os.environ.get("INRANKER_REGISTRY", "")
+def _compiled_once(name: str, path: Path, *more: object) -> Path:
+    key = name, os.environ.get("INRANKER_REGISTRY", ""), repr(more)
     if key not in _compiled:
-        _compiled[key] = compile_pipeline(name, models.folder() / f"{len(_compiled)}.yaml")
+        _compiled[key] = compile_pipeline(name, models.folder() / f"{len(_compiled)}.yaml", *more)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_compiled[key], path)
     return path

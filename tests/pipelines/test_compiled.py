@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
 from inranker_flow import run_nodes
+from inranker_flow.config import ClusterConfig, Resources, Toleration
+from inranker_flow.preflight.pool import Need
 from pipelines import placement
 from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.placement import (
@@ -17,17 +19,20 @@ from pipelines.placement import (
     PLACEMENT,
     QUEUE,
     QUEUE_LABEL,
+    ROOT,
     SECRETS,
     SETTINGS,
     STAGE_SECRETS,
-    UID,
     image,
 )
+
+#: What the pipelines of these tests are compiled for.
+CLUSTER = ClusterConfig(gpus=2, gpu_pool={"pool": "a100", "zone": "b"})
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def documents(request, tmp_path_factory):
-    path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml")
+    path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml", CLUSTER)
     return list(yaml.safe_load_all(path.read_text()))
 
 
@@ -86,15 +91,11 @@ def test_cpu_memory_timeout_and_user_are_those_of_the_table(documents, tasks):
     assert {stage for stage, *_ in tasks} == set(stages(documents))
     for stage, _, container, settings in tasks:
         row, resources = PLACEMENT[stage], container["resources"]
-        assert {resources["resourceCpuRequest"], resources["resourceCpuLimit"]} == {row.cpu}, stage
-        assert {resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]} == {row.memory}, stage
+        # Where there is no request, Kubernetes takes the limit for it.
+        assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (row.cpu, row.memory), stage
+        assert "resourceCpuRequest" not in resources and "resourceMemoryRequest" not in resources
         assert settings["activeDeadlineSeconds"] == str(row.timeout), stage
-        assert settings["imagePullPolicy"] == "IfNotPresent"
-        assert settings["securityContext"] == {
-            "runAsUser": str(UID),
-            "runAsGroup": str(UID),
-            "runAsNonRoot": True,
-        }
+        assert settings["securityContext"] == {"runAsNonRoot": True}
         assert {"mountPath": "/tmp", "volumeName": "tmp"} in settings["emptyDirMounts"]
 
 
@@ -124,81 +125,90 @@ def test_what_looks_at_the_world_or_changes_it_is_never_cached(documents, tasks)
 
 
 def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_any_of_it(tasks):
-    for stage, task, container, settings in tasks:
+    for stage, _, container, settings in tasks:
         row = PLACEMENT[stage]
-        parameter = {key: {"componentInputParameter": value} for key, value in _handed_down(task, stage).items()}
         if not row.gpu:
             assert "accelerator" not in container["resources"], stage
             assert settings["podMetadata"] == {"labels": {COMPONENT_LABEL: stage}}, stage
             assert "nodeSelector" not in settings and "tolerations" not in settings, stage
             continue
         accelerator = container["resources"]["accelerator"]
-        assert accelerator["resourceType"] == "{{$.inputs.parameters['pipelinechannel--gpu_type']}}", stage
-        assert accelerator["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}", stage
-        assert set(parameter) == {"gpu_type", "gpus"}, stage
-        assert settings["nodeSelector"] == {
-            "nodeSelectorJson": {"componentInputParameter": "pipelinechannel--gpu_pool"}
-        }, stage
-        assert settings["tolerations"] == [
-            {"tolerationJson": {"componentInputParameter": "pipelinechannel--gpu_tolerations"}}
-        ], stage
+        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "2"), stage
+        assert settings["nodeSelector"] == {"labels": CLUSTER.gpu_pool}, stage
+        tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        assert settings["tolerations"] == [tolerated], stage
         assert settings["podMetadata"] == {"labels": {QUEUE_LABEL: QUEUE, COMPONENT_LABEL: stage}}, stage
         shared = {"mountPath": "/dev/shm", "volumeName": "dshm", "medium": "Memory", "sizeLimit": row.shm}
         assert row.shm and shared in settings["emptyDirMounts"], stage
         assert row.retries and row.timeout, stage
 
 
-def _handed_down(task, stage):
-    """GPU parameters that the task's own graph hands to it."""
-    inputs = task["inputs"].get("parameters", {})
-    return {
-        key.removeprefix("pipelinechannel--"): value["componentInputParameter"]
-        for key, value in inputs.items()
-        if key.startswith("pipelinechannel--gpu")
+def test_without_gpus_tasks_run_on_any_node(tmp_path):
+    tolerations = (Toleration("", "Exists", "NoExecute"), Toleration("team", "Equal", value="search"))
+    cluster = ClusterConfig(gpus=0, gpu_tolerations=tolerations)
+    pipeline, platform = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    assert "accelerator" not in json.dumps(pipeline)
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-evaluate"]
+    assert "nodeSelector" not in settings
+    assert settings["tolerations"] == [
+        {"operator": "Exists", "effect": "NoExecute"},
+        {"key": "team", "operator": "Equal", "value": "search", "effect": "NoSchedule"},
+    ]
+
+
+def test_a_stages_own_resources_come_before_those_of_all_and_those_before_the_tables(tmp_path):
+    given = {
+        "default": Resources(cpu=1, memory="4Gi"),
+        "evaluate": Resources(memory="64Gi"),
+        "notify": Resources("250m"),
     }
+    cluster = ClusterConfig(resources=given)
+    found = {stage: placement.resources(stage, cluster) for stage in PLACEMENT}
+    assert (found["evaluate"], found["notify"], found["retrieve"]) == (("1", "64Gi"), ("250m", "4Gi"), ("1", "4Gi"))
+    assert placement.resources("retrieve", ClusterConfig()) == ("4", "32Gi")
+    (spec, _) = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    limits = spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
+    assert (limits["resourceCpuLimit"], limits["resourceMemoryLimit"]) == ("1", "64Gi")
+    asked = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["preflight"]["inputs"]["parameters"]["need"]
+    need = Need(**asked["runtimeValue"]["constant"])
+    assert (need.stage, need.cpu, need.memory, need.gpus) == ("evaluate", "1", "64Gi", 1)
+    assert need.less == "cluster.resources.evaluate.cpu, .memory, cluster.gpus"
 
 
-def test_every_graph_receives_the_gpu_parameters_that_its_tasks_use(documents):
-    """KFP 2.17 leaves them out of a loop's inputs unless it is told to (`place` does)."""
-    pipeline = documents[0]
-    graphs = {name: each for name, each in pipeline["components"].items() if "dag" in each}
-    # The exit handler's, the loop's, and where it looks for corpora that of the condition.
-    assert len(graphs) == (3 if documents[0]["pipelineInfo"]["name"] == "retrain" else 2)
-    for name, each in graphs.items():
-        assert {f"pipelinechannel--{key}" for key in ("gpu_type", "gpus", "gpu_pool", "gpu_tolerations")} <= set(
-            each["inputDefinitions"]["parameters"]
-        ), name
+def test_every_stage_can_be_given_resources():
+    names = get_args(get_args(get_type_hints(ClusterConfig)["resources"])[0])
+    assert set(names) == {"default", *PLACEMENT}
 
 
 def test_settings_and_secrets_are_mounted_whole_where_stages_read_them_and_may_be_absent(tasks):
     for stage, _, _, settings in tasks:
         assert settings["configMapAsVolume"] == [
-            {
-                "configMapName": SETTINGS,
-                "configMapNameParameter": {"runtimeValue": {"constant": SETTINGS}},
-                "mountPath": "/etc/inranker/settings",
-                "optional": True,
-            }
+            {"configMapName": SETTINGS, "mountPath": "/etc/inranker/settings", "optional": True}
         ]
         expected = {*SECRETS, *STAGE_SECRETS.get(stage, ())}
         found = {each["secretName"]: each["mountPath"] for each in settings["secretAsVolume"]}
-        assert found == {name: f"/etc/inranker/secrets/{name}" for name in expected}, stage
+        assert found == {name: f"/etc/inranker/secrets/{name.removeprefix('inranker-')}" for name in expected}, stage
         assert all(each["optional"] is True for each in settings["secretAsVolume"])
         assert "configMapAsEnv" not in settings and "secretAsEnv" not in settings
 
 
-def test_only_the_stages_that_need_them_see_the_webhook_and_the_key_of_the_endpoint(tasks):
+def test_only_the_stages_that_need_them_see_the_webhook_the_key_of_the_endpoint_and_the_hubs_token(tasks):
     seen = {stage: {each["secretName"] for each in settings["secretAsVolume"]} for stage, *_, settings in tasks}
     assert {stage for stage, names in seen.items() if "inranker-notify" in names} == {"notify"}
     assert {stage for stage, names in seen.items() if "inranker-endpoint" in names} == {"preflight", "generate_queries"}
+    without = {stage for stage, names in seen.items() if "inranker-hub" not in names}
+    assert without - {"discover"} == {"retrieve", "promote", "notify"}
 
 
-def test_pods_learn_their_run_and_namespace(tasks):
-    for *_, settings in tasks:
+def test_pods_learn_their_run_and_hold_no_name_that_kfps_mlflow_plugin_sets(tasks):
+    """Kubernetes refuses a pod of which a variable has a value, from the plugin, and a `valueFrom` from here."""
+    for _, _, container, settings in tasks:
+        kinds = {key for key in settings if key.lower().endswith("asenv")}
+        assert kinds == {"fieldPathAsEnv"}, "whatever else becomes a variable is read from a mounted folder"
         assert {each["name"]: each["fieldPath"] for each in settings["fieldPathAsEnv"]} == {
-            "INRANKER_KFP_RUN_ID": "metadata.labels['pipeline/runid']",
-            "INRANKER_NAMESPACE": "metadata.namespace",
+            "INRANKER_KFP_RUN_ID": "metadata.labels['pipeline/runid']"
         }
+        assert "env" not in container
 
 
 def test_preflight_is_first_and_notify_is_the_exit_handler(documents):
@@ -216,7 +226,7 @@ def test_targets_are_one_flat_loop(documents):
         for task in component.get("dag", {}).get("tasks", {}).values()
     ]
     loops = [name for name, task in tasks if "parameterIterator" in task or "artifactIterator" in task]
-    assert loops == ["comp-condition-2" if documents[0]["pipelineInfo"]["name"] == "retrain" else "comp-exit-handler-1"]
+    assert loops == ["comp-condition-2"]
 
 
 def test_graphs_are_not_taken_for_tasks(documents):
@@ -233,10 +243,15 @@ def test_graphs_are_not_taken_for_tasks(documents):
     assert shown == set(nodes) - graphs
 
 
+def test_every_task_has_a_name_to_read(tasks):
+    named = [task["taskInfo"]["name"] for _, task, *_ in tasks]
+    assert len(set(named)) == len(named) and all(re.fullmatch(r"[A-Z][a-z]+( [a-z0-9]+)*", name) for name in named), (
+        named
+    )
+
+
 def test_no_parameter_or_constant_holds_a_secret(documents):
-    pipeline = documents[0]["pipelineInfo"]["name"]
-    function = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)
-    for name in function.component_spec.inputs:
+    for name in documents[0]["root"]["inputDefinitions"]["parameters"]:
         assert not any(word in name for word in ("secret", "password", "token", "key_id"))
     text = json.dumps(documents)
     assert not re.search(r"AKIA[0-9A-Z]{16}|hooks\.slack\.com|-----BEGIN|hf_[A-Za-z0-9]{20}", text)
@@ -249,7 +264,7 @@ def test_the_file_is_small_enough_for_kfp_and_argo(pipeline, tmp_path):
 
 def test_compiling_twice_gives_the_same_pipeline(documents, tmp_path):
     name = documents[0]["pipelineInfo"]["name"]
-    again = list(yaml.safe_load_all(compile_pipeline(name, tmp_path / "again.yaml").read_text()))
+    again = list(yaml.safe_load_all(compile_pipeline(name, tmp_path / "again.yaml", CLUSTER).read_text()))
     assert again == documents
 
 
@@ -263,4 +278,37 @@ def test_a_pushed_image_is_named_by_its_digest(monkeypatch):
 
 
 def test_the_largest_gpu_task_is_what_preflight_looks_for_room_for():
-    assert placement.largest_gpu_task() == {"cpu": "8", "memory": "32Gi", "shm": "8Gi", "queue": QUEUE}
+    with placement.compiled_for(CLUSTER):
+        need = Need(**placement.largest_gpu_task())
+    assert (need.cpu, need.memory, need.gpus, need.queue) == ("8", "32Gi", 2, QUEUE)
+    assert (need.pool, need.tolerations[0]["key"]) == (CLUSTER.gpu_pool, "nvidia.com/gpu")
+
+
+def test_a_task_is_one_short_command_without_source_or_prose(documents):
+    for name, container in executors(documents).items():
+        assert container["command"] == ["python3", "-m", "components", "kfp.dsl.executor_main"]
+        assert container["args"] == [_stage(name), "{{$}}"]
+        assert (ROOT / "components" / _stage(name) / "component.py").is_file()
+    for name, component in documents[0]["components"].items():
+        assert "description" not in json.dumps(component), name
+    described = documents[0]["root"]["inputDefinitions"]["parameters"].values()
+    assert all(each["description"] for each in described), "Kubeflow's form shows these"
+
+
+def test_what_the_backend_repeats_for_a_task_is_small(documents):
+    """It puts these four into a dozen places of the workflow's status, which Argo limits."""
+    pipeline, platform = documents
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    graphs = [pipeline["root"], *(each for each in pipeline["components"].values() if "dag" in each)]
+    sizes = []
+    for task in (task for graph in graphs for task in graph["dag"]["tasks"].values()):
+        component = pipeline["components"][task["componentRef"]["name"]]
+        if label := component.get("executorLabel"):
+            container = pipeline["deploymentSpec"]["executors"][label]["container"]
+            container = {**container, "image": f"registry.example.com/search/inranker-flow-train@sha256:{'0' * 64}"}
+            sizes.append(sum(map(size, (container, settings[label], component, task))))
+    assert sum(sizes) / len(sizes) <= 2500, sizes
+
+
+def size(message):
+    return len(json.dumps(message, separators=(",", ":")).encode())

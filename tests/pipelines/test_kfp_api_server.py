@@ -75,10 +75,10 @@ def test_kfp_client_does_not_find_a_private_pipeline_by_its_name(server, package
     ("change", "reason"),
     [
         ({"surprise": 1}, "Unknown input parameter: surprise"),
-        ({"gpus": "two"}, "requires type NUMBER_INTEGER"),
-        ({"targets": {}}, "requires type LIST"),
-        ({"source": "s3://x"}, "requires type STRUCT"),
-        ({"corpus": {"x": "y" * 10_000}}, "exceed maximum size of 10000"),
+        ({"run_key": 2}, "requires type STRING"),
+        ({"values": []}, "requires type STRUCT"),
+        ({"values": "s3://x"}, "requires type STRUCT"),
+        ({"values": {"x": "y" * 10_000}}, "exceed maximum size of 10000"),
     ],
 )
 def test_parameters_are_refused_as_the_real_server_does(server, package, arguments, change, reason):
@@ -98,9 +98,13 @@ def test_parameters_are_refused_as_the_real_server_does(server, package, argumen
 
 
 def test_a_missing_parameter_is_refused(server, package, arguments):
+    spec = kfp_api.package(package.read_bytes())["pipeline_spec"]
+    kfp_api.check_parameters(spec, {})  # pressing Start
+    parameter = spec["root"]["inputDefinitions"]["parameters"]["run_key"]
+    del parameter["isOptional"], parameter["defaultValue"]
     del arguments["run_key"]
     with pytest.raises(kfp_api.Refusal, match="run_key is not optional"):
-        kfp_api.check_parameters(kfp_api.package(package.read_bytes())["pipeline_spec"], arguments)
+        kfp_api.check_parameters(spec, arguments)
 
 
 def test_a_package_that_kfp_does_not_know_is_refused(package):

@@ -51,7 +51,7 @@ def test_a_first_submit_creates_everything_once(server, capsys):
     }
     assert run["service_account"] == "inranker-runner"
     assert run["display_name"].startswith("inranker-demo-")
-    assert run["runtime_config"]["parameters"]["source"]["uri"].startswith("demo:")
+    assert run["runtime_config"]["parameters"]["values"]["source"]["uri"].startswith("demo:")
     assert f"{server.url}/#/runs/details/{run['run_id']}" in capsys.readouterr().out
 
 
@@ -284,7 +284,7 @@ def test_an_unknown_key_is_refused_before_anything_is_asked(server, capsys):
 
 def test_arguments_that_the_pipeline_does_not_take_are_refused(tmp_path):
     spec = next(yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "p.yaml").read_text()))
-    with pytest.raises(release.UserError, match="has no parameter champion and needs the parameter corpus, "):
+    with pytest.raises(release.UserError, match="the pipeline inranker has no parameter champion"):
         release.check_arguments(spec, {"champion": "x"})
 
 

@@ -12,8 +12,9 @@ from inranker_flow import licences, schemas
 from inranker_flow.config import EvaluateConfig, TeacherConfig
 from inranker_flow.evaluation import origins, significance
 from inranker_flow.evaluation.stage import compare
-from inranker_flow.manifest import write_manifest
+from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.promotion import from_measures
+from inranker_flow.retrieval.stage import noted
 from tests.unit.test_evaluation import ByText, World, make_candidates, make_collection, make_model
 
 
@@ -134,7 +135,10 @@ def test_training_curves_and_generation_counts_are_in_summary_and_report(world: 
     counts = {"documents": 12, "generated": 24, "off_topic": 3, "queries": 21}
     samples = [{"query": f"sample {n}", "doc_id": "d", "document": "text"} for n in range(20)]
     write_manifest(written, dataset="vases", stage="generate_queries", counts=counts, generator="t5-q", samples=samples)
-    world.evaluate(queries=[written])
+    candidates = world.candidates[0]
+    dataset = read_manifest(candidates).dataset
+    write_manifest(candidates, dataset=dataset, stage="retrieve", generation=noted(written))
+    world.evaluate()
     summary = world.summary()
     assert summary["training"]["phase2"] == {
         "loss": "mse", "steps": 20, "best_step": 10, "train": [[10, 2.0], [20, 1.0]], "heldout": [[10, 1.5, 0.5]],

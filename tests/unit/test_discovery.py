@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import claims, discovery, registry, storage, tracking
-from inranker_flow.config import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig, as_dict
+from inranker_flow.config import (
+    CorporaConfig,
+    CorpusConfig,
+    DistillConfig,
+    PrepareConfig,
+    PromoteConfig,
+    as_dict,
+    without_defaults,
+)
 from inranker_flow.discovery import DiscoverStats, discover, identity, trained_on
 from inranker_flow.errors import NoAnswer, UserError
 from tests.http_server import Answer, HttpServer
@@ -94,7 +102,7 @@ def test_the_first_look_finds_every_corpus_and_the_second_nothing_to_do(look):
     (look.corpora / ".trash").mkdir()
     found = look()
     assert (found.go, names(found), found.new) == ("yes", ["a", "b"], 2)
-    assert found.found == ("yes", found.targets, as_dict(SOURCE), found.run_key, "", "")
+    assert found.found == ("yes", found.targets, without_defaults(SOURCE), found.run_key, "", "")
     train(look, found)
     again = look()
     assert (again.go, again.targets) == ("no", [])
@@ -149,20 +157,20 @@ def test_corpora_know_the_training_set_that_was_made_of_them_before(look, tmp_pa
     for name in "ab":
         corpus(look.corpora / name, f"text of {name}")
     first = look(targets=[FIXED])
-    assert {each["earlier"] for each in first.targets} == {""} == {first.source["earlier"]}
+    assert {each.get("earlier", "") for each in first.targets} == {""} == {first.source.get("earlier", "")}
     kept = {"a": "1" * 64, "medicines": "2" * 64, "inns": "3" * 64}
     for digest in kept.values():
         storage.put_if_absent(b"a record", str(tmp_path / "store" / "pairs" / f"{digest}.parquet"))
     train(look, first, **kept, b="4" * 64)  # of which nothing is stored
     corpus(look.corpora / "a", "text of a", "and more")
     found = look(targets=[FIXED])
-    assert {each["name"]: each["earlier"] for each in found.targets} == {
+    assert {each["name"]: each.get("earlier", "") for each in found.targets} == {
         "a": kept["a"], "b": "", "medicines": kept["medicines"]
     }  # fmt: skip
-    assert found.source["earlier"] == kept["inns"]
+    assert found.source.get("earlier", "") == kept["inns"]
     assert found.run_key == look(targets=[CorpusConfig(**{**as_dict(FIXED), "earlier": "5" * 64})]).run_key
     other = look("other", targets=[FIXED])
-    assert [each["earlier"] for each in other.targets] == [each["earlier"] for each in found.targets]
+    assert [each.get("earlier", "") for each in other.targets] == [each.get("earlier", "") for each in found.targets]
 
 
 def test_what_was_held_against_this_champion_is_not_tried_again_every_night(look):

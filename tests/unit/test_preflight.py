@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components import preflight as component
 from inranker_flow import cluster, registry, storage, tracking
 from inranker_flow.config import (
     CorpusConfig,
@@ -23,14 +24,17 @@ from inranker_flow.config import (
     TeacherConfig,
 )
 from inranker_flow.errors import UserError
-from inranker_flow.preflight import checks, preflight, stores
+from inranker_flow.preflight import checks, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
+from inranker_flow.run_keys import keys
+from pipelines import profile
 from tests import models
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
@@ -40,7 +44,7 @@ from tests.servers import free_ports, running
 GPU = "nvidia.com/gpu"
 POOL = {"pool": "gpu"}
 TOLERATIONS = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-NEED = Need(GPU, 1, POOL, TOLERATIONS, "8", "32Gi")
+NEED = Need("evaluate", "8", "32Gi", "inranker-gpu", TOLERATIONS, GPU, 1, POOL)
 BIG = {"cpu": "15900m", "memory": "64Gi", GPU: "4"}
 
 
@@ -347,7 +351,7 @@ def kubernetes(tmp_path, monkeypatch):
         monkeypatch.setattr(cluster, "SERVICE_ACCOUNT", folder)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
-        monkeypatch.setenv("INRANKER_NAMESPACE", "inranker")
+        (folder / "namespace").write_text("inranker\n")
         yield api
 
 
@@ -376,7 +380,7 @@ def cluster_queue(gpus: str = "8", memory: str = "512Gi", borrow: str = "", **sp
 
 def test_outside_of_a_cluster_there_is_nothing_to_check(monkeypatch, tmp_path):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    for check in (lambda: check_nodes(NEED), lambda: check_queue("inranker-gpu", NEED)):
+    for check in (lambda: check_nodes(NEED), lambda: check_queue(NEED)):
         with pytest.raises(Skipped, match=r"not in a pod"):
             check()
 
@@ -386,7 +390,7 @@ def test_a_pool_with_room_is_found_among_other_nodes(kubernetes):
     kubernetes.add(node("small", POOL, {"cpu": "4", "memory": "64Gi", GPU: "1"}))
     kubernetes.add(node("big", POOL, BIG, f"{GPU}=present:NoSchedule"))
     assert check_nodes(NEED) == f"1 of 2 nodes labelled pool=gpu can take 1 {GPU}, 8 cpu, 32Gi memory"
-    without = Need(GPU, 0, {}, (), "8", "32Gi")
+    without = Need("evaluate", "8", "32Gi", "inranker-gpu")
     assert check_nodes(without).startswith("1 of 3 nodes labelled (any) can take 8 cpu, 32Gi memory")
 
 
@@ -404,9 +408,10 @@ def test_a_pool_with_room_is_found_among_other_nodes(kubernetes):
 def test_a_pool_without_room_is_told_with_the_reason(kubernetes, allocatable, taints, gpus, told):
     kubernetes.add(node("only", POOL, allocatable, *taints))
     with pytest.raises(UserError) as refused:
-        check_nodes(Need(GPU, gpus, POOL, TOLERATIONS, "8", "32Gi"))
+        check_nodes(dataclasses.replace(NEED, gpus=gpus))
     assert f"({told})" in str(refused.value) and "none of the 1 nodes labelled pool=gpu" in str(refused.value)
-    assert "cluster.gpu_tolerations" in str(refused.value) and "cluster.gpus" in str(refused.value)
+    remedy = "ask for less (cluster.resources.evaluate.cpu, .memory, cluster.gpus), add tolerations (cluster.gpu_tolerations)"
+    assert remedy in str(refused.value)
 
 
 def test_a_node_that_is_cordoned_or_asks_politely_counts(kubernetes):
@@ -441,11 +446,11 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
     expected = f"inranker-gpu -> gpus: its quota admits 1 {GPU}, 8 cpu, 32Gi memory"
-    assert check_queue("inranker-gpu", NEED) == expected
+    assert check_queue(NEED) == expected
     kubernetes.add(cluster_queue(gpus="0", borrow="2", cohortName="all"))
-    assert check_queue("inranker-gpu", NEED) == expected
+    assert check_queue(NEED) == expected
     kubernetes.add(cluster_queue(gpus="0", cohort="all"))
-    assert check_queue("inranker-gpu", NEED) == expected, "without a limit it may borrow what the cohort has"
+    assert check_queue(NEED) == expected, "without a limit it may borrow what the cohort has"
 
 
 @pytest.mark.parametrize(
@@ -455,13 +460,16 @@ def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
         ([local_queue()], "ClusterQueue gpus, which does not exist; create it"),
         (
             [local_queue(), cluster_queue("1")],
-            "quota is 1 nvidia.com/gpu and a task asks for 2; raise the quota or ask for",
+            "quota is 1 nvidia.com/gpu and evaluate asks for 2; raise the quota or ask for",
         ),
         (
             [local_queue(), cluster_queue("0", borrow="1", cohortName="x")],
-            "quota is 0 nvidia.com/gpu and a task asks for 2",
+            "quota is 0 nvidia.com/gpu and evaluate asks for 2",
         ),
-        ([local_queue(), cluster_queue(memory="16Gi")], "quota is 16Gi memory and a task asks for 32Gi"),
+        (
+            [local_queue(), cluster_queue(memory="16Gi")],
+            "quota is 16Gi memory and evaluate asks for 32Gi; .*cluster.resources.evaluate.cpu",
+        ),
         (
             [local_queue(), {**cluster_queue(), "spec": {}}],
             "gpus has no quota for nvidia.com/gpu, so it admits no task",
@@ -474,17 +482,17 @@ def test_a_queue_that_never_admits_the_task_is_told_with_the_remedy(kubernetes, 
     for each in objects:
         kubernetes.add(each)
     with pytest.raises(UserError, match=message):
-        check_queue("inranker-gpu", Need(GPU, 2, POOL, TOLERATIONS, "8", "32Gi"))
+        check_queue(dataclasses.replace(NEED, gpus=2))
 
 
 def test_without_kueue_or_the_right_to_read_it_the_queue_is_skipped(kubernetes):
     with pytest.raises(Skipped, match=r"Kueue is not installed"):
-        check_queue("inranker-gpu", NEED)
+        check_queue(NEED)
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
     kubernetes.forbid("clusterqueues")
     with pytest.raises(Skipped, match=r"may not read the ClusterQueue .*grant get on localqueues and clusterqueues"):
-        check_queue("inranker-gpu", NEED)
+        check_queue(NEED)
 
 
 @pytest.mark.parametrize(
@@ -523,24 +531,9 @@ def test_a_served_generator_is_asked_for():
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def run_preflight(report: Path, **changes):
-    arguments = {
-        "source": CorpusConfig(uri="demo:source/1", name="inns"),
-        "targets": (CorpusConfig(uri="demo:target/1", name="medicines"),),
-        "teacher": TeacherConfig(checkpoint="demo:teacher"),
-        "generation": GenerateConfig(checkpoint="demo:generator"),
-        "student": DistillConfig(checkpoint="demo:student"),
-        "phase2": DistillConfig(),
-        "promotion": PromoteConfig(),
-        "gpu_type": GPU,
-        "gpus": 1,
-        "gpu_pool": POOL,
-        "gpu_tolerations": TOLERATIONS,
-        "room": {"cpu": "8", "memory": "32Gi", "shm": "8Gi", "queue": "inranker-gpu"},
-        "run_key": "key",
-        "report": report,
-    }
-    return preflight(**{**arguments, **changes})
+def run_preflight(report: Path, run_key: str = "key", **sections):
+    run = dataclasses.replace(profile.load("demo"), **sections)
+    return check_run(run, NEED, run_key, report)
 
 
 def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, kubernetes, monkeypatch, tmp_path):
@@ -557,14 +550,14 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     promotion = PromoteConfig(model_name="served")
 
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
-    assert (stats.checks, stats.skipped, stats.found) == (10, 0, ("models:/served/2", ""))
+    assert (stats.checks, stats.skipped, stats.champion, stats.start) == (10, 0, "models:/served/2", "")
     table = (tmp_path / "report.md").read_text()
     assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
 
     again = run_preflight(tmp_path / "report.md", promotion=promotion, run_key="second")
     assert again.champion == "models:/served/1", "work is measured against what served before it"
     onward = run_preflight(tmp_path / "report.md", promotion=promotion, phase2=DistillConfig(start="champion"))
-    assert onward.found == ("models:/served/2", "models:/served/2")
+    assert (onward.champion, onward.start) == ("models:/served/2", "models:/served/2")
     assert registry.opponent("nobody", "key") == ""
 
 
@@ -663,24 +656,32 @@ def test_the_adapter_returns_the_champion_where_torch_is_not_installed(database,
     """In a process of its own, with what the base image has."""
     script = """
 import dataclasses, json, sys
-sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_hub=None)
+sys.modules.update(torch=None, transformers=None, accelerate=None, huggingface_hub=None, ir_measures=None, scipy=None)
 from kfp import dsl
 from components.preflight.component import preflight
-section = {"checkpoint": "demo:teacher"}
+sections = json.loads(sys.argv[2])
 found = preflight.python_func(
-    source={"uri": "demo:source/1", "name": "inns"}, targets=[{"uri": "demo:target/1", "name": "medicines"}],
-    teacher=section, generation=section, student=section, phase2={}, promotion={"model_name": "nobody"},
-    gpu_type="nvidia.com/gpu", gpus=1, gpu_pool={}, gpu_tolerations=[],
-    room={"cpu": "8", "memory": "32Gi", "queue": "q"}, run_key="key",
+    pipeline="inranker", values=sections, source="", targets="demo:target/7, demo:target/8", teacher="",
+    student="", generator="", settings="phase1.max_steps=7 promotion.model_name=nobody",
+    need={"stage": "evaluate", "cpu": "1", "memory": "4Gi", "queue": "q", "tolerations": []}, run_key="", work_key="",
     report=dsl.Markdown(uri=sys.argv[1] + "/new/report"),
 )
-print(found)
+print(json.dumps(found))
 """
     env = {**os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_EVENTS": str(tmp_path / "events.jsonl")}
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    given = profile.load("demo").arguments()
+    command = [sys.executable, "-c", script, str(tmp_path), json.dumps(given)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines()[-1] == "('', '')"
+    outputs = component.python_func.__annotations__["return"]._fields
+    found = dict(zip(outputs, json.loads(ended.stdout.splitlines()[-1]), strict=True))
+    asked = profile.load(
+        "demo", {"targets": ["demo:target/7", "demo:target/8"], "phase1.max_steps": 7, "promotion.model_name": "nobody"}
+    )
+    assert {name: found[name] for name in asked.arguments()} == asked.arguments()
+    assert (found["champion"], found["start"]) == ("", "")
+    # As `make submit` gives them, where code of one tag runs.
+    assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, tracking.code_version())
     assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
-    assert event["stats"]["checks"] == 10 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}
+    assert event["stats"]["checks"] == 11 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

@@ -10,9 +10,6 @@ from typing import Any
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest
 
-#: Generated queries of each dataset that the report shows.
-_SAMPLES = 5
-
 
 def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
     """Student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
@@ -50,19 +47,7 @@ def _record(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def generations(queries: Sequence[Path]) -> list[dict[str, Any]]:
-    """What became of the synthetic queries of each dataset, from the manifests of ``queries``."""
-    return [_generation(folder) for folder in queries]
-
-
-def _generation(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    details = manifest.details
-    return {
-        "dataset": manifest.dataset,
-        "generator": details.get("generator", ""),
-        "prompt": details.get("prompt", ""),
-        "counts": details.get("counts", {}),
-        "samples": details.get("samples", [])[:_SAMPLES],
-        "tokens_per_second": details.get("tokens_per_second"),
-    }
+def generations(candidates: Sequence[Path]) -> list[dict[str, Any]]:
+    """What became of the synthetic queries of each dataset, as `retrieve` noted it beside the pairs that it made of them."""
+    found = map(read_manifest, candidates)
+    return [{"dataset": each.dataset, **each.details["generation"]} for each in found if each.details.get("generation")]

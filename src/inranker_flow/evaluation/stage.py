@@ -143,21 +143,19 @@ def evaluate(
     champion: str,
     evaluation: Path,
     report: Path,
-    queries: Sequence[Path] = (),
 ) -> EvaluateStats:
     """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
-    and named. ``labels`` are all training sets of the students, which must not hold test queries; ``queries`` are the
-    synthetic ones, of which the report shows the counts. Writes into ``evaluation``: measures.parquet
-    (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is one HTML file with the
-    evidence, which `promote` writes again with the decision.
+    and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
+    ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is
+    one HTML file with the evidence, which `promote` writes again with the decision.
 
     Raises :class:`UserError` for an unknown measure, artifacts that do not belong
     together, candidates that say nothing, or scores that are not finite.
     """
     return compare(
-        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker, queries
+        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker
     )
 
 
@@ -172,7 +170,6 @@ def compare(
     evaluation: Path,
     report: Path,
     load: Loader,
-    queries: Sequence[Path] = (),
 ) -> EvaluateStats:
     """:func:`evaluate` with any loader of rankers."""
     wanted = measures.parse(config.measures)
@@ -188,7 +185,7 @@ def compare(
 
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     # Whatever else may be refused is looked at before anything is scored, too.
-    training, generation = origins.trainings(students), origins.generations(queries)
+    training, generation = origins.trainings(students), origins.generations(candidates)
     _try(wanted, sets)
     identity = [[[each.dataset, each.digests] for each in sets], config.drop_self, as_dict(passages), code_version()]
     timed = cost.requests(sets, config.latency_queries)

@@ -7,9 +7,8 @@ for ever.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -24,19 +23,27 @@ _PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "ToBeDel
 
 @dataclass(frozen=True)
 class Need:
-    """What the largest GPU task asks of one node."""
+    """What the largest GPU task asks of one node, and of its queue. KFP hands it over as plain data."""
 
-    gpu_type: str
-    gpus: int
-    pool: Mapping[str, str]
-    tolerations: Sequence[Mapping[str, str]]
+    stage: str
     cpu: str
     memory: str
+    queue: str
+    tolerations: Sequence[Mapping[str, str]] = ()
+    gpu_type: str = ""
+    gpus: float = 0
+    pool: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def resources(self) -> dict[str, str]:
         """Resource -> quantity, as Kubernetes writes them."""
-        return {**({self.gpu_type: str(self.gpus)} if self.gpus else {}), "cpu": self.cpu, "memory": self.memory}
+        return {**({self.gpu_type: f"{self.gpus:g}"} if self.gpus else {}), "cpu": self.cpu, "memory": self.memory}
+
+    @property
+    def less(self) -> str:
+        """The settings with which a task asks for less."""
+        settings = [f"cluster.resources.{self.stage}.cpu", ".memory", *(["cluster.gpus"] if self.gpus else [])]
+        return ", ".join(settings)
 
     def __str__(self) -> str:
         return ", ".join(f"{amount} {resource}" for resource, amount in self.resources.items())
@@ -70,8 +77,8 @@ def check_nodes(need: Need) -> str:
     if not fitting:
         told = "; ".join(f"{reasons.count(reason)} x {reason}" for reason in dict.fromkeys(reasons))
         raise UserError(
-            f"none of the {len(nodes)} nodes labelled {labels or '(any)'} has room for {need} ({told}); add tolerations "
-            "(cluster.gpu_tolerations), ask for less (cluster.gpus) or choose another pool (cluster.gpu_pool)"
+            f"none of the {len(nodes)} nodes labelled {labels or '(any)'} has room for {need.stage}: {need} ({told}); ask for "
+            f"less ({need.less}), add tolerations (cluster.gpu_tolerations) or choose another pool (cluster.gpu_pool)"
         )
     return f"{fitting} of {len(nodes)} nodes labelled {labels or '(any)'} can take {need}"
 
@@ -90,11 +97,12 @@ def _refusal(node: Mapping[str, Any], need: Need) -> str:
     return ""
 
 
-def check_queue(name: str, need: Need) -> str:
+def check_queue(need: Need) -> str:
     """Find the Kueue queue of this namespace, and a quota behind it that admits the task."""
-    api, namespace = _cluster(), os.environ.get("INRANKER_NAMESPACE", "")
+    name = need.queue
+    api, namespace = _cluster(), cluster.namespace()
     if not namespace:
-        raise Skipped("INRANKER_NAMESPACE is not set")
+        raise Skipped(f"{cluster.SERVICE_ACCOUNT}/namespace does not say which namespace this is")
     try:
         group = api.get("/apis/kueue.x-k8s.io", "the API groups")
         if group is None:
@@ -119,11 +127,11 @@ def check_queue(name: str, need: Need) -> str:
                 f"{kind} {spec.get('clusterQueue', behind)} is held (stopPolicy {spec['stopPolicy']}); release it"
             )
     for resource, amount in need.resources.items():
-        _check_quota(found, behind, resource, amount)
+        _check_quota(found, behind, resource, amount, need)
     return f"{name} -> {behind}: its quota admits {need}"
 
 
-def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amount: str) -> None:
+def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amount: str, need: Need) -> None:
     spec = cluster_queue["spec"]
     quotas = [
         each
@@ -141,8 +149,8 @@ def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amo
     if most < quantity(amount):
         nominal = max((each["nominalQuota"] for each in quotas), key=quantity)
         raise UserError(
-            f"ClusterQueue {name}: its quota is {nominal} {resource} and a task asks for {amount}; raise the quota or ask "
-            "for less (cluster.gpus)"
+            f"ClusterQueue {name}: its quota is {nominal} {resource} and {need.stage} asks for {amount}; raise the quota or "
+            f"ask for less ({need.less})"
         )
 
 

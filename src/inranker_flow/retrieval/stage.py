@@ -31,6 +31,8 @@ from inranker_flow.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
+#: Generated queries that the report shows.
+_SAMPLES = 5
 #: Queries that are searched, and rows that are held, at a time.
 QUERIES = 256
 
@@ -106,9 +108,22 @@ def retrieve(
         drawn=drawn_by(config),
         earlier=earlier,
         queries_kept=stats.queries_kept,
+        **({"generation": noted(queries)} if queries else {}),
     )
     work.remove_scratch()
     return stats
+
+
+def noted(queries: Path) -> dict[str, Any]:
+    """How synthetic queries came about, for the report: the stages after this one need not be handed them, too."""
+    details = manifest.read_manifest(queries).details
+    return {
+        "generator": details.get("generator", ""),
+        "prompt": details.get("prompt", ""),
+        "counts": details.get("counts", {}),
+        "samples": details.get("samples", [])[:_SAMPLES],
+        "tokens_per_second": details.get("tokens_per_second"),
+    }
 
 
 def build_index(config: RetrieveConfig, collection: Path, stage: str = "retrieve") -> Path:

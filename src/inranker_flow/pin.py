@@ -14,8 +14,8 @@ from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
+from inranker_flow.profile import Profile
 from inranker_flow.rankers import templates
-from pipelines.profile import Profile
 
 Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
 

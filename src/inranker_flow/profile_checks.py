@@ -9,16 +9,16 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.config import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import measures
 from inranker_flow.text_files import quoted, shown
 
 if TYPE_CHECKING:
-    from pipelines.profile import Profile
+    from inranker_flow.profile import Profile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Longer names do not fit into MLflow's keys, beside a measure and a system.
@@ -39,6 +39,8 @@ def check(profile: Profile) -> None:
 
 def notes(profile: Profile) -> Iterator[str]:
     """What works, and is perhaps not what was meant: one line each."""
+    from inranker_flow.evaluation import measures
+
     for name in profile.evaluation.measures:
         depth = profile.retrieval.test_depth
         if measures.cutoff(name) > depth:
@@ -390,6 +392,10 @@ def _phases(profile: Profile) -> None:
 
 def _evaluation(profile: Profile) -> None:
     evaluation, promotion = profile.evaluation, profile.promotion
+    if find_spec("ir_measures") is None:
+        return  # in the image of `preflight`, which has no such library: `evaluate` looks at them before it scores
+    from inranker_flow.evaluation import measures
+
     measures.parse(evaluation.measures)
     if evaluation.passage_stride > evaluation.passage_words:
         raise UserError(
