@@ -208,11 +208,17 @@ def _name(run: dict[str, Any], concerned: list[Task], pod: Pod | None) -> str:
     own = own or [task for task in concerned if pod and _named(pod, task)] or concerned
     if not own:
         return ""
-    targets = ((run.get("runtime_config") or {}).get("parameters") or {}).get("targets") or []
-    number = own[0].round
-    target = targets[int(number) - 1] if number.isdigit() and int(number) <= len(targets) else {}
-    of = str(target.get("name") or target.get("uri") or "")
+    targets, number = _targets(run), own[0].round
+    of = targets[int(number) - 1] if number.isdigit() and int(number) <= len(targets) else ""
     return f"task {own[0].label}" + (f" ({of})" if of else "")
+
+
+def _targets(run: dict[str, Any]) -> list[str]:
+    """The names of the targets that the run was started with: typed into the form, or in the profile's values."""
+    asked = (run.get("runtime_config") or {}).get("parameters") or {}
+    if asked.get("targets"):
+        return [each.strip() for each in str(asked["targets"]).split(",")]
+    return [str(each.get("name") or each.get("uri") or "") for each in (asked.get("values") or {}).get("targets") or []]
 
 
 def _kfp(run: dict[str, Any], concerned: list[Task]) -> str:

@@ -310,9 +310,11 @@ def recorded(server: KfpApi, run: dict, name: str) -> str:
 
 def test_rounds_of_a_loop_are_told_apart_and_named_with_their_target(server, kubernetes, run, capsys):
     failed(server, run, "for-loop-2/0/retrieve-2")
-    target = run["runtime_config"]["parameters"]["targets"][0]
-    found = sentence(capsys)
-    assert f"task retrieve-2 #1 ({target['name'] or target['uri']})" in found
+    (target,) = run["runtime_config"]["parameters"]["values"]["targets"]
+    assert f"task retrieve-2 #1 ({target['name']})" in sentence(capsys)
+    run["runtime_config"]["parameters"]["targets"] = "s3://b/typed, s3://b/other"
+    server.set_run(run["run_id"], runtime_config=run["runtime_config"])
+    assert "task retrieve-2 #1 (s3://b/typed)" in sentence(capsys)
 
 
 LOGS = dict(
