@@ -24,8 +24,8 @@ from inranker_flow.storage import atomic_write
 from pipelines.command import Parser, command
 from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
 
-#: Megabytes (as `docker images` counts) that an image may have: with the CPU build of torch, and with CUDA's.
-BUDGETS = {"base": (400, 400), "train": (1500, 9000), "generate": (1500, 16000)}
+#: Megabytes that an image should have beside its base image, at most: with the CPU build of torch, and with CUDA's.
+BUDGETS = {"base": (300, 300), "train": (1400, 8900), "generate": (1400, 15900)}
 #: Without GPUs there is no vLLM in `generate`, and what the other backends need is in `train`.
 ON_CPU = {"generate": "train"}
 NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
@@ -37,9 +37,9 @@ def reference(name: str) -> str:
 
 
 def build(name: str, python_image: str = "", cpu: bool = False) -> int:
-    """Build one image, or what it is on a cluster without GPUs (``cpu``); returns its size in MB.
+    """Build one image, or what it is on a cluster without GPUs (``cpu``); returns its megabytes beside its base image.
 
-    Raises :class:`UserError` where docker fails or the budget is exceeded.
+    More than the budget is a warning that names what is large. Raises :class:`UserError` where docker fails.
     """
     start = time.monotonic()
     context = _context(ON_CPU.get(name, name) if cpu else name)
@@ -54,15 +54,29 @@ def build(name: str, python_image: str = "", cpu: bool = False) -> int:
                 f"--build-arg=PIP_FIND_LINKS={address}",
                 f"--build-arg=UV_FIND_LINKS={address}",
             ]
+        elif cpu:
+            options.append("--build-arg=UV_TORCH_BACKEND=cpu")  # from PyTorch's own index: PyPI's build holds CUDA
         _docker("build", "--quiet", *options, "--tag", reference(name), str(context))
-    size = int(_docker("image", "inspect", "--format", "{{.Size}}", reference(name))) // 1_000_000
+    size = _own_megabytes(name)
     budget = BUDGETS[name][1 if _holds_cuda(name) else 0]
     print(f"{reference(name)}  {size} MB of {budget}  {time.monotonic() - start:.0f} s", flush=True)
     if size > budget:
-        raise UserError(
-            f"image {name}: {size} MB, and its budget is {budget} MB; see what grew: docker history {reference(name)}"
-        )
+        print(f"WARNING: image {name} is larger than it should be; the largest in it: {_largest(name)}", flush=True)
     return size
+
+
+def _own_megabytes(name: str) -> int:
+    """What our Dockerfile copies into the image: its base has other steps alone."""
+    layers = _docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", reference(name))
+    rows = [line.partition(" ")[::2] for line in layers.splitlines()]
+    return sum(int(size) for size, step in rows if "COPY" in step) // 1_000_000
+
+
+def _largest(name: str) -> str:
+    """The packages that take most: MB and name."""
+    command = "du -sm /opt/venv/lib/python3*/site-packages/* /app/* | sort -rn | head -n 5"
+    rows = _docker("run", "--rm", reference(name), "sh", "-c", command).splitlines()
+    return ", ".join(f"{Path(path).name} {size} MB" for size, path in map(str.split, rows))
 
 
 def git_revision() -> str:

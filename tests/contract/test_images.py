@@ -113,13 +113,26 @@ def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
     engine, and vLLM's image gigabytes of the index (make integration builds what a machine without GPUs has)."""
     contexts, commands = [], []
     monkeypatch.setattr(images, "_context", lambda name: contexts.append(name) or tmp_path)
-    monkeypatch.setattr(images, "_docker", lambda *words: commands.append(words) or "1000000")
+    layers = "0 CMD [python3]\n1000000 COPY /app /app\n2000000 COPY /opt/venv /opt/venv\n9000000 RUN apt-get"
+    monkeypatch.setattr(images, "_docker", lambda *words: commands.append(words) or layers)
+    monkeypatch.setattr(images, "_pip_setting", lambda name: "")
     monkeypatch.setattr(images, "_holds_cuda", lambda name: False)
     for cpu in (True, False):
         for name in images.NAMES:
-            images.build(name, cpu=cpu)
+            assert images.build(name, cpu=cpu) == 3, "its base image is not counted"
     assert contexts == ["base", "train", "train", "base", "train", "generate"]
     assert all(images.reference(name) in str(commands) for name in images.NAMES)
+    built = ["--build-arg=UV_TORCH_BACKEND=cpu" in words for words in commands if words[0] == "build"]
+    assert built == [True] * 3 + [False] * 3
+
+
+def test_an_image_above_its_budget_is_a_warning_that_names_what_is_large(tmp_path, monkeypatch, capsys):
+    answers = {"history": "2000000000 COPY /opt/venv /opt/venv", "run": "1200\t/opt/venv/lib/torch\n40\t/app/x"}
+    monkeypatch.setattr(images, "_context", lambda name: tmp_path)
+    monkeypatch.setattr(images, "_docker", lambda *words: answers.get(words[0], ""))
+    monkeypatch.setattr(images, "_holds_cuda", lambda name: False)
+    images.build("train")
+    assert "WARNING: image train is larger" in (out := capsys.readouterr().out) and "torch 1200 MB, x 40 MB" in out
 
 
 def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
@@ -156,7 +169,7 @@ def test_the_git_revision_comes_last_so_that_a_commit_rebuilds_no_layer(name):
 def test_a_build_is_told_the_revision_and_the_tag_does_not_depend_on_it(tmp_path, monkeypatch):
     """With a docker that writes down what it is asked for: building takes minutes (make integration does it)."""
     (tmp_path / "docker").write_text(
-        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ncase "$1" in image) echo 300000000;; esac\n'
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ncase "$1" in history) echo 300000000 COPY x;; esac\n'
     )
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
