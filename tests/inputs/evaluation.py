@@ -37,7 +37,7 @@ def evaluated(here: Path, *changes: Change, champion: str = "", **config: Any) -
         configs={"config": settings, "teacher": {"checkpoint": "demo:teacher"}},
         inputs={
             "collections": [Artifact(here / "collection")], "candidates": [Artifact(here / "candidates")], "labels": [],
-            "queries": [], "students": {"phase2": Artifact(here / "student")},
+            "students": {"phase2": Artifact(here / "student")},
         },
         outputs={"evaluation": Artifact(here / "evaluation"), "report": Artifact(here / "report.html")},
         champion=champion,
