@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,10 +36,8 @@ OPTIONS = [
 ] if REAL else []  # fmt: skip
 
 
-def run(
-    folder: Path, store: Path, pipeline: str = "inranker", options: Sequence[str] = OPTIONS, **more: str
-) -> tuple[str, float]:
-    """What a run in ``folder`` printed, and its CPU seconds, which a busy machine does not change."""
+def run(folder: Path, store: Path, pipeline: str = "inranker", options: Sequence[str] = OPTIONS, **more: str) -> str:
+    """What a run in ``folder`` printed."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     command = [
         sys.executable,
@@ -53,7 +50,6 @@ def run(
         str(folder),
         *options,
     ]
-    before = _cpu()
     ended = subprocess.run(
         command,
         cwd=ROOT,
@@ -63,12 +59,7 @@ def run(
         timeout=600,
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    return ended.stdout, _cpu() - before
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return ended.stdout
 
 
 def reused(out: str) -> set[str]:
@@ -93,7 +84,7 @@ def check_real(folder: Path) -> None:
 
 def test_nothing_is_computed_twice(tmp_path):
     store = tmp_path / "store"
-    first, _ = run(tmp_path / "first", store)
+    first = run(tmp_path / "first", store)
     assert not reused(first)
     kept = files(store)
     assert {name.split("/")[0] for name in kept} == {"labels", "queries", "pairs", "stages", "content"}
@@ -101,16 +92,15 @@ def test_nothing_is_computed_twice(tmp_path):
         check_real(tmp_path / "first")
 
     # Elsewhere: KFP's cache and MLflow's database are new.
-    again, seconds = run(tmp_path / "again", store)
+    again = run(tmp_path / "again", store)
     assert reused(again) == set(reuse.VERSIONS)
     assert files(store) == kept, "no teacher forward, no query: nothing is new"
     assert "labelling:" not in again and "writing queries" not in again and "distilling" not in again
-    assert seconds < 60
 
     # A rebuilt image: all names in KFP's cache are others.
-    rebuilt, seconds = run(tmp_path / "first", store, INRANKER_REGISTRY="registry.example/rebuilt")
+    rebuilt = run(tmp_path / "first", store, INRANKER_REGISTRY="registry.example/rebuilt")
     stages = {"retrieve", "teacher_label", "generate_queries", "distill_phase1", "distill_phase2"}
-    assert reused(rebuilt) >= stages and files(store).keys() >= kept.keys() and seconds < 60
+    assert reused(rebuilt) >= stages and files(store).keys() >= kept.keys()
     table = "\n".join(line for line in again.splitlines() if line.startswith(("inns", "medicines", "adi")))
     assert table and table in first and table in rebuilt
 
@@ -125,7 +115,7 @@ def test_retraining_on_a_changed_corpus_labels_what_changed_alone(tmp_path):
 
     def retrain() -> dict[tuple[str, str], dict[str, float]]:
         """(stage, dataset) -> what it told the record of the run."""
-        out, _ = run(tmp_path / "run", tmp_path / "store", "retrain", options)
+        out = run(tmp_path / "run", tmp_path / "store", "retrain", options)
         assert "a run is due" in out
         lines = max((tmp_path / "run" / "artifacts" / "events").iterdir()).read_text().splitlines()
         return {(each["stage"], each["dataset"]): each["stats"] for each in map(json.loads, lines)}
