@@ -9,14 +9,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import discovery, planning
 from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_dict
 from inranker_flow.errors import UserError
-from inranker_flow.planning import Plan, Row, Sections, speed
+from inranker_flow.planning import Plan, Row, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
 from inranker_flow.profile import Profile
 from inranker_flow.storage import atomic_write
@@ -77,16 +77,14 @@ def outline(pipeline: str, profile: Profile, database: Path, device: str = "") -
     return plan
 
 
-def with_corpora(pipeline: str, profile: Profile) -> tuple[Sections, list[str]]:
-    """What of a profile is planned; for `retrain` with every corpus below its prefix, and what is to be said of that."""
-    sections = {each.name: getattr(profile, each.name) for each in fields(Sections)}
+def with_corpora(pipeline: str, profile: Profile) -> tuple[Profile, list[str]]:
+    """The profile; for `retrain` with every corpus below its prefix, and what is to be said of that."""
     if pipeline != "retrain":
-        return Sections(**sections), []
-    if not profile.corpora.uri:
-        raise UserError("corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for")
+        return profile, []
+    profile.check_for(pipeline)
     found, notes = _below(profile.corpora)
-    sections["targets"] = (*profile.targets, *found)
-    return Sections(**sections), [*notes, "retrain: for a night when it is due; else it ends after a CPU minute"]
+    planned = replace(profile, targets=(*profile.targets, *found))
+    return planned, [*notes, "retrain: for a night when it is due; else it ends after a CPU minute"]
 
 
 def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
@@ -105,9 +103,9 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
     return found, notes
 
 
-def _device(wanted: str, sections: Sections, cluster: ClusterConfig) -> str:
+def _device(wanted: str, profile: Profile, cluster: ClusterConfig) -> str:
     """The name of what will compute: by default this machine's where all models are on it, else the cluster's."""
-    checkpoints = (sections.teacher.checkpoint, sections.generation.checkpoint, sections.phase1.checkpoint)
+    checkpoints = (profile.teacher.checkpoint, profile.generation.checkpoint, profile.phase1.checkpoint)
     if wanted == HERE or (not wanted and all(map(speed.is_here, checkpoints))):
         return speed.this_device()
     device = wanted or (cluster.gpu_model if cluster.gpus else "cpu")

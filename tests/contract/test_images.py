@@ -127,6 +127,7 @@ def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
 
 
 def test_an_image_above_its_budget_is_a_warning_that_names_what_is_large(tmp_path, monkeypatch, capsys):
+    # No image that is built here is too large.
     answers = {"history": "2000000000 COPY /opt/venv /opt/venv", "run": "1200\t/opt/venv/lib/torch\n40\t/app/x"}
     monkeypatch.setattr(images, "_context", lambda name: tmp_path)
     monkeypatch.setattr(images, "_docker", lambda *words: answers.get(words[0], ""))

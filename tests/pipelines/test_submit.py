@@ -235,7 +235,7 @@ def test_an_api_that_nobody_serves_is_said_in_seconds(server, capsys, monkeypatc
 
 
 def test_a_silent_api_is_said_in_one_line(server, capsys, monkeypatch):
-    monkeypatch.setattr(kfp_api, "TIMEOUT", (4, 0.2))
+    monkeypatch.setattr(kfp_api, "TIMEOUT", (4, 0.2))  # the server never answers: the real one waits a minute
     server.fail_next("HealthzService_GetHealthz", *[Fault(0, silent=True)] * 3)
     assert "no answer" in failure(capsys)
 
@@ -483,7 +483,7 @@ def test_nothing_is_written_to_the_home_folder(server, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
 
 
 def submitted(server: KfpApi) -> str:

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inranker_flow.config import (
-    CorpusConfig,
-    DistillConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    PrepareConfig,
-    RetrieveConfig,
-    ScoringConfig,
-    TeacherConfig,
-)
+from inranker_flow.config import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.speed import Sample, Speed, Work, by_size, parameters
+
+if TYPE_CHECKING:
+    from inranker_flow.profile import Profile
 
 #: Characters of a token where the tokenizer is not here (T5's, English), tokens of a monoT5 prompt around query and
 #: document, and of a generated query.
@@ -33,21 +27,6 @@ TOKEN_CHARACTERS, PROMPT_TOKENS, NEW_TOKENS = 4.3, 10, 12
 STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
 #: Until a task that computes with a model has imported and loaded it; assumed.
 START_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Sections:
-    """What of a profile a plan depends on."""
-
-    source: CorpusConfig
-    targets: tuple[CorpusConfig, ...]
-    corpus: PrepareConfig
-    retrieval: RetrieveConfig
-    teacher: TeacherConfig
-    generation: GenerateConfig
-    phase1: DistillConfig
-    phase2: DistillConfig
-    evaluation: EvaluateConfig
 
 
 @dataclass(frozen=True)
@@ -134,11 +113,11 @@ def _sum(rows: Sequence[Row], key: str, stage: str) -> int:
 Speeds = Callable[[Work, Any, Sample], Speed]
 
 
-def make_plan(sections: Sections, device: str, price: float, speeds: Speeds) -> Plan:
+def make_plan(profile: Profile, device: str, price: float, speeds: Speeds) -> Plan:
     """Count, ask for the speeds, multiply. Raises :class:`UserError` where a collection cannot be counted."""
-    source = count(sections.source, sections.corpus)
-    targets = [(count(each, sections.corpus), each) for each in sections.targets]
-    return _Planner(sections, speeds, device, price).plan(source, targets)
+    source = count(profile.source, profile.corpus)
+    targets = [(count(each, profile.corpus), each) for each in profile.targets]
+    return _Planner(profile, speeds, device, price).plan(source, targets)
 
 
 def by_size_alone(device: str) -> Speeds:
@@ -153,8 +132,8 @@ def by_size_alone(device: str) -> Speeds:
 class _Planner:
     """One plan in the making: rows and notes are gathered."""
 
-    def __init__(self, sections: Sections, speeds: Speeds, device: str, price: float) -> None:
-        self.sections, self.speeds = sections, speeds
+    def __init__(self, profile: Profile, speeds: Speeds, device: str, price: float) -> None:
+        self.profile, self.speeds = profile, speeds
         self.out = Plan(device, price, [], [])
         self.tokens = _Tokens(self.out.notes)
 
@@ -162,7 +141,7 @@ class _Planner:
         every = [source, *(counted for counted, _ in targets)]
         for counted in every:
             self.out.notes.extend(counted.notes)
-        teacher, phase1, generation = self.sections.teacher, self.sections.phase1, self.sections.generation
+        teacher, phase1, generation = self.profile.teacher, self.profile.phase1, self.profile.generation
         sample = self._sample(every, teacher.checkpoint, teacher.scoring)
         score = self._ask("score", teacher, sample)
         student = self._sample(every, phase1.checkpoint, ScoringConfig(max_length=phase1.max_length))
@@ -173,9 +152,9 @@ class _Planner:
 
         source_pairs = self._source(source, score)
         target_pairs = sum(self._target(counted, corpus, score, write) for counted, corpus in targets)
-        self._distill("distill_phase1", self.sections.phase1, source_pairs, student, train)
-        again = min(self.sections.phase2.replay * target_pairs, source_pairs)
-        self._distill("distill_phase2", self.sections.phase2, round(target_pairs + again), student, train)
+        self._distill("distill_phase1", self.profile.phase1, source_pairs, student, train)
+        again = min(self.profile.phase2.replay * target_pairs, source_pairs)
+        self._distill("distill_phase2", self.profile.phase2, round(target_pairs + again), student, train)
         self._evaluate(every, score, train, student)
         return self.out
 
@@ -214,7 +193,7 @@ class _Planner:
     def _generating(self, every: Sequence[Counted]) -> Sample:
         from inranker_flow.generation import prompts
 
-        config = self.sections.generation
+        config = self.profile.generation
         template = len(prompts.load(config.prompt).text)
         lengths = []
         for counted in every:
@@ -237,14 +216,14 @@ class _Planner:
         """Rows of the source; returns its labelled pairs."""
         self._prepared(source)
         queries = 0 if source.published else source.train_queries
-        pairs = 0 if source.published else source.positives + queries * self.sections.retrieval.negatives
+        pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.negatives
         self._retrieved(source, queries, pairs)
         self._labelled(source, queries, pairs, score)
         return pairs or source.published
 
     def _target(self, counted: Counted, corpus: CorpusConfig, score: Speed, write: Speed) -> int:
         self._prepared(counted)
-        config = self.sections.generation
+        config = self.profile.generation
         documents = min(counted.documents, corpus.documents or config.documents)
         queries = 0 if counted.published else documents * config.queries_per_document
         if queries:
@@ -254,19 +233,19 @@ class _Planner:
                 counted.name, "generate_queries", documents=documents, queries=queries, tokens=round(tokens),
                 hours=_hours(queries, write), stored=round(queries * counted.query_characters * STORED_CHARACTER),
             )  # fmt: skip
-        pairs = queries * (1 + self.sections.retrieval.negatives)
+        pairs = queries * (1 + self.profile.retrieval.negatives)
         self._retrieved(counted, queries, pairs)
         self._labelled(counted, queries, pairs, score)
         return pairs or counted.published
 
     def _retrieved(self, counted: Counted, queries: int, pairs: int) -> None:
-        found = counted.test_queries * self.sections.retrieval.test_depth
+        found = counted.test_queries * self.profile.retrieval.test_depth
         texts = round(queries * counted.query_characters * STORED_CHARACTER)
         stored = pairs * STORED_PAIR + found * STORED_HIT + texts
         self._add(counted.name, "retrieve", queries=queries + counted.test_queries, pairs=pairs, stored=stored)
 
     def _labelled(self, counted: Counted, queries: int, pairs: int, score: Speed) -> None:
-        teacher = self.sections.teacher
+        teacher = self.profile.teacher
         tokens = round(pairs * self._prompt(counted, teacher.checkpoint, teacher.scoring))
         labels = pairs or counted.published
         # The passages travel with their labels, each once.
@@ -280,26 +259,26 @@ class _Planner:
         seen = pairs * config.epochs
         if config.max_steps:
             seen = min(seen, config.max_steps * config.batch_size)
-        stored = round(parameters(self.sections.phase1.checkpoint) * 4)
+        stored = round(parameters(self.profile.phase1.checkpoint) * 4)
         tokens = round(seen * sample.prompt_tokens)
         self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
 
     def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample) -> None:
         """Both students and a champion of their size, each as it was trained; a pass without its gradient takes a third of a
         training step."""
-        depth, teacher = self.sections.retrieval.test_depth, self.sections.teacher
+        depth, teacher = self.profile.retrieval.test_depth, self.profile.teacher
         pairs = [each.test_queries * depth for each in every]
-        checkpoint = self.sections.phase1.checkpoint
+        checkpoint = self.profile.phase1.checkpoint
 
         def read(checkpoint: str, scoring: ScoringConfig) -> float:
             return sum(
                 count * self._prompt(each, checkpoint, scoring) for count, each in zip(pairs, every, strict=True)
             )
 
-        lengths = (self.sections.phase1.max_length, *[self.sections.phase2.max_length] * 2)
+        lengths = (self.profile.phase1.max_length, *[self.profile.phase2.max_length] * 2)
         tokens = sum(read(checkpoint, ScoringConfig(kind="monot5", max_length=length)) for length in lengths)
         hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
-        if self.sections.evaluation.teacher:
+        if self.profile.evaluation.teacher:
             more = read(teacher.checkpoint, teacher.scoring)
             longer = _hours(more, score)
             hours = None if hours is None or longer is None else hours + longer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,7 @@ class PreflightStats:
 
 
 #: What `preflight` hands on, in the order of its component's outputs.
-SECTIONS = (
-    "source", "targets", "corpora", "corpus", "retrieval", "teacher", "generation", "phase1", "phase2", "evaluation", "promotion",
-)  # fmt: skip
+SECTIONS = tuple(each.name for each in fields(Profile) if each.name != "cluster")
 
 
 def preflight(
