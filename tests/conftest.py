@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,13 @@ os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for name in (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_KFP_RUN_ID"),
+    *("INRANKER_EVENTS", "INRANKER_STORE", "INRANKER_ARTIFACTS", "INRANKER_WEBHOOK_URL"),
+    *("INRANKER_REGISTRY", "KF_PIPELINES_ENDPOINT"),
+):
+    # A person's own servers are none of the tests'.
+    os.environ.pop(name, None)
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # The processes that share the tests share the cores: threads that wait for each other's core take half as long again.
     cores = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
@@ -54,15 +63,33 @@ def no_search_for_garbage_in_modules():
         _modules = len(sys.modules)
 
 
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Put back, at the end, the variables that were there: MLflow writes its own wherever it is told a server, and which
+    tests share a process differs from machine to machine."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment_of_a_module():
+    with _environment():
+        yield
+        if "mlflow.tracking" in sys.modules:
+            sys.modules["mlflow"].set_tracking_uri(None)
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory, monkeypatch):
+def environment_of_a_test():
+    with _environment():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folders(environment_of_a_test, tmp_path_factory, monkeypatch):
     """Scratch and tracking of each test in folders of its own; no code of a model that another test has loaded."""
     loaded = f"{os.sep}code"  # as MLflow calls the folder that it puts in front of all
     monkeypatch.setattr(sys, "path", [each for each in sys.path if not each.endswith(loaded)])
     monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
-    for name in (
-        *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "INRANKER_PARENT_RUN_ID", "INRANKER_KFP_RUN_ID"),
-        *("INRANKER_EVENTS", "INRANKER_STORE", "INRANKER_ARTIFACTS", "INRANKER_WEBHOOK_URL"),
-        *("INRANKER_REGISTRY", "KF_PIPELINES_ENDPOINT"),
-    ):
-        monkeypatch.delenv(name, raising=False)
