@@ -43,7 +43,7 @@ profile_options = $(or $(call option,--profile,PROFILE),\
 api_options = $(call option,--namespace,NAMESPACE) $(call option,--experiment,EXPERIMENT) $(call option,--host,HOST)
 pipeline = $(if $(call filled,PIPELINE),-- "$$INRANKER_MAKE_PIPELINE")
 # The command takes the shell's place, so that a signal to make reaches it.
-python = exec $(BIN)/python
+inranker = exec $(BIN)/python -m inranker_flow
 
 .PHONY: help
 help: ## This help
@@ -88,36 +88,36 @@ help: ## This help
 
 .PHONY: run
 run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
-	@$(python) -m pipelines.run $(profile_options) $(run_dir) $(call option,--runner,RUNNER) $(call flag,--verbose,VERBOSE) $(pipeline)
+	@$(inranker) run $(profile_options) $(run_dir) $(or $(call option,--runner,RUNNER),--runner=process) $(call flag,--verbose,VERBOSE) $(pipeline)
 
 .PHONY: plan
 plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes
-	@$(python) -m pipelines.plan $(profile_options) $(run_dir) $(call option,--device,DEVICE) \
+	@$(inranker) plan $(profile_options) $(run_dir) $(call option,--device,DEVICE) \
 	  $(call option,--calibrate,CALIBRATE) $(call option,--json,JSON) $(pipeline)
 
 .PHONY: compile
 compile: $(VENV)/.ready ## Compile PIPELINE to build/PIPELINE.yaml and resolve PROFILE to build/PIPELINE.PROFILE.json
-	@$(python) -m pipelines.compile --out build $(profile_options) $(pipeline)
+	@$(inranker) compile --out build $(profile_options) $(pipeline)
 
 .PHONY: submit schedule unschedule runs why
 submit: $(VENV)/.ready ## Start PIPELINE with PROFILE on a cluster, once; WAIT=1 follows it, FORCE=1 starts it once more
-	@$(python) -m pipelines.submit $(profile_options) $(api_options) $(call flag,--wait,WAIT) $(call flag,--force,FORCE) $(pipeline)
+	@$(inranker) submit $(profile_options) $(api_options) $(call flag,--wait,WAIT) $(call flag,--force,FORCE) $(pipeline)
 schedule: $(VENV)/.ready ## Start it by CRON, one run at a time; repeat it to change it
-	@$(python) -m pipelines.schedule $(profile_options) $(api_options) $(call option,--cron,CRON) $(call flag,--force,FORCE) $(pipeline)
+	@$(inranker) schedule $(profile_options) $(api_options) $(call option,--cron,CRON) $(call flag,--force,FORCE) $(pipeline)
 unschedule: $(VENV)/.ready ## End the schedule of PIPELINE with PROFILE
-	@$(python) -m pipelines.schedule $(profile_options) $(api_options) --remove $(call flag,--force,FORCE) $(pipeline)
+	@$(inranker) unschedule $(profile_options) $(api_options) $(call flag,--force,FORCE) $(pipeline)
 runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, link
-	@$(python) -m pipelines.runs $(api_options)
+	@$(inranker) runs $(api_options)
 why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log
-	@$(python) -m pipelines.why $(api_options) $(call option,--run,RUN)
+	@$(inranker) why $(api_options) $(call option,--run,RUN)
 
 .PHONY: promote rollback history
 promote: $(VENV)/.ready ## Let VERSION of MODEL serve, by hand, after it has been loaded; WHY="..." is recorded
-	@$(python) -m pipelines.promotion promote $(call option,--model,MODEL) $(run_dir) $(call option,--version,VERSION) $(call option,--why,WHY)
+	@$(inranker) promote $(call option,--model,MODEL) $(run_dir) $(call option,--version,VERSION) $(call option,--why,WHY)
 rollback: $(VENV)/.ready ## Let the version serve that served before; twice goes further back; WHY="..." is recorded
-	@$(python) -m pipelines.promotion rollback $(call option,--model,MODEL) $(run_dir) $(call option,--why,WHY)
+	@$(inranker) rollback $(call option,--model,MODEL) $(run_dir) $(call option,--why,WHY)
 history: $(VENV)/.ready ## Which version of MODEL served when, and who changed it why
-	@$(python) -m pipelines.promotion history $(call option,--model,MODEL) $(run_dir)
+	@$(inranker) history $(call option,--model,MODEL) $(run_dir)
 
 .PHONY: deploy diff
 overlay = $(if $(call filled,OVERLAY),"$$INRANKER_MAKE_OVERLAY",dev)
@@ -129,9 +129,9 @@ diff: ## Show what `make deploy` would change there
 
 .PHONY: images push
 images: $(VENV)/.ready ## Build the images (IMAGES, default all) for REGISTRY, tagged by the content of their sources
-	@$(python) -m pipelines.images build $(call option,--only,IMAGES) $(call option,--python-image,PYTHON_IMAGE) $(call flag,--cpu,CPU)
+	@$(inranker) images $(call option,--only,IMAGES) $(call option,--python-image,PYTHON_IMAGE) $(call flag,--cpu,CPU)
 push: $(VENV)/.ready ## Push them to REGISTRY and write their digests to images/images.lock
-	@$(python) -m pipelines.images push $(call option,--only,IMAGES)
+	@$(inranker) push $(call option,--only,IMAGES)
 
 .PHONY: test
 test: $(VENV)/.ready check ## All checks and tests
@@ -158,11 +158,11 @@ readmes: $(VENV)/.ready ## Rewrite the components' READMEs from their interfaces
 
 .PHONY: versions
 versions: $(VENV)/.ready ## Let the versions in reuse.VERSIONS stand for the stages' sources as they are now
-	@$(BIN)/python -m pipelines.versions --write
+	@$(inranker) versions --write
 
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)
-	@$(python) -m pipelines.mlflow_ui $(run_dir)
+	@$(inranker) mlflow $(run_dir)
 
 .PHONY: demo-models
 demo-models: $(VENV)/.ready ## Rebuild the demo's three small models from their seed (minutes)
@@ -177,7 +177,7 @@ lock: $(VENV)/.ready ## Resolve requirements.lock anew from pyproject.toml
 
 .PHONY: clean
 clean: ## Remove what runs and builds left, and say what; registry and labels stay (ALL=1: they go, too)
-	@exec $(or $(wildcard $(BIN)/python),python3) -m pipelines.clean $(run_dir) $(call flag,--all,ALL)
+	@exec $(or $(wildcard $(BIN)/python),python3) -m inranker_flow clean $(run_dir) $(call flag,--all,ALL)
 
 $(VENV)/.ready: requirements.lock scripts/setup
 	@exec ./scripts/setup $(if $(call filled,PYTHON),"$$INRANKER_MAKE_PYTHON",python3) '$(VENV)'

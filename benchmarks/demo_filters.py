@@ -45,7 +45,9 @@ def main(seeds: list[str]) -> None:
                 command = [
                     sys.executable,
                     "-m",
-                    "pipelines.run",
+                    "inranker_flow",
+                    "run",
+                    "--runner=process",
                     "inranker",
                     "--run-dir",
                     folder,

@@ -33,7 +33,18 @@ def main(seeds: list[str]) -> None:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
-            command = [sys.executable, "-m", "pipelines.run", "inranker", "--run-dir", folder, "--seed", seed]
+            command = [
+                sys.executable,
+                "-m",
+                "inranker_flow",
+                "run",
+                "--runner=process",
+                "inranker",
+                "--run-dir",
+                folder,
+                "--seed",
+                seed,
+            ]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
             if ended.returncode:
                 sys.exit(ended.stdout[-2000:] + ended.stderr)

@@ -43,7 +43,9 @@ def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "pipelines.run",
+        "inranker_flow",
+        "run",
+        "--runner=process",
         "inranker",
         "--profile",
         "smoke",

@@ -1,6 +1,6 @@
 """Compile a pipeline to one YAML file, the same for the laptop and for the cluster, and resolve a profile beside it.
 
-python -m pipelines.compile inranker --profile paper --out build
+inranker compile inranker --profile paper --out build
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import yaml
 from kfp import compiler, dsl
 
+from inranker_flow.commands.command import Parser, command
+from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.storage import atomic_write
 from pipelines import placement, submission
-from pipelines.command import Parser, command
-from pipelines.options import add_options, resolve
 
 #: Pipelines that `make` knows, by module name, and what Kubeflow's UI calls them.
 PIPELINES = {"inranker": "InRanker", "retrain": "InRanker retraining"}
@@ -78,7 +78,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Write PIPELINE.yaml and PIPELINE.PROFILE.json (the pipeline's arguments); returns the exit status."""
-    parser = Parser("make compile")
+    parser = Parser("inranker compile")
     add_options(parser)
     parser.add_argument("--out", type=Path, default=Path("build"))
     options = parser.parse_args(arguments)
@@ -100,7 +100,3 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(values)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

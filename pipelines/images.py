@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from inranker_flow.commands.command import Parser, command
 from inranker_flow.errors import UserError
 from inranker_flow.storage import atomic_write
-from pipelines.command import Parser, command
 from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
 
 #: Megabytes that an image should have beside its base image, at most: with the CPU build of torch, and with CUDA's.
@@ -202,7 +202,7 @@ def _names(only: str) -> list[str]:
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Build, or push, all images; returns the exit status."""
-    parser = Parser("make images")
+    parser = Parser("inranker images")
     parser.add_argument("action", choices=["build", "push"])
     parser.add_argument("--only", default="", help=f"some of {', '.join(NAMES)}, separated by commas")
     parser.add_argument("--cpu", action="store_true", help="for a cluster without GPUs: no vLLM in `generate`")
@@ -214,7 +214,3 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             push(name)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

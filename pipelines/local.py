@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import os
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,11 +12,14 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import lifeline
+from inranker_flow.commands import console, folder
+from inranker_flow.commands.command import TERMINATED
+from inranker_flow.commands.processes import Processes
 from inranker_flow.errors import UserError
-from pipelines import console, folder
-from pipelines.command import TERMINATED, stopping
-from pipelines.placement import UID
+from inranker_flow.profile import Profile
+from pipelines import submission
+from pipelines.compile import compile_pipeline
+from pipelines.placement import UID, content_tag
 
 #: Variables that a container gets where they are set here: what its pod could get, and what a local run tells its stages.
 _PASSED_ON = re.compile(
@@ -41,30 +43,46 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
 LABEL = "inranker-flow.run"
 
 
-def execute(
-    yaml: Path, arguments: dict[str, Any], root: Path, log: Path, runner: str, verbose: bool, run: folder.Run
-) -> None:
-    """Run the compiled file with artifacts below ``root``. Raises RuntimeError when a task fails, after the exit handler.
+def code_version() -> str:
+    """The tag of the images that the task's containers would run."""
+    return content_tag()
 
-    ``runner``: "process" (this environment) or "docker" (the images that `make images` built); :class:`UserError` where
-    docker does not answer.
-    """
+
+def prepare(pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> tuple[Path, str]:
+    """Compile ``pipeline`` into the run's folder; returns the file, and ``runner``: "process" (this environment) or
+    "docker" (the images that `make images` built)."""
+    return compile_pipeline(pipeline, hold.folder / f"{pipeline}.yaml", profile.cluster), runner
+
+
+def execute(
+    prepared: tuple[Path, str],
+    pipeline: str,
+    profile: Profile,
+    keys: dict[str, str],
+    hold: folder.Run,
+    log: Path,
+    verbose: bool,
+) -> None:
+    """Run the compiled file. Raises RuntimeError when a task fails, after the exit handler, and :class:`UserError` where
+    docker does not answer."""
     from kfp import components, local
 
+    yaml, runner = prepared
+    root = hold.folder / "artifacts"
     # The runner warns about each image that is not called "python" and each setting that only a cluster knows.
     warnings.filterwarnings("ignore", module=r"kfp\.")
     loaded = components.load_component_from_file(str(yaml))
-    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root, run)
+    chosen = local.SubprocessRunner(use_venv=False) if runner == "process" else _containers(root, hold)
     local.init(chosen, pipeline_root=str(root), enable_caching=True)
     _try_once(loaded)
     plain_print = builtins.print  # KFP's runner replaces it to indent; with parallel tasks it does not put it back
     try:
         with (
-            open(log, "w", encoding="utf-8", errors="backslashreplace") as file,
+            open(log, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
             redirect_stdout(console.Tee(sys.stdout, file, verbose)),
-            _tasks(run, runner),
+            _tasks(hold, runner),
         ):
-            loaded(**arguments)
+            loaded(**submission.arguments(pipeline, profile))
     finally:
         builtins.print = plain_print
 
@@ -85,48 +103,30 @@ def _tasks(run: folder.Run, runner: str) -> Iterator[None]:
     """
     from kfp.local import docker_task_handler, subprocess_task_handler
 
-    over = False
+    processes = Processes(run, lambda: remove_containers(run.file.name) if runner == "docker" else 0)
 
     def process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        if over:
-            return TERMINATED
-        with subprocess.Popen(
-            full_command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            errors="backslashreplace", env={**os.environ, "_KFP_RUNTIME": "true", **(env_vars or {})}, pass_fds=[run.lock],
-        ) as task:  # fmt: skip
-            if over:
-                task.kill()
-            assert task.stdout
-            try:
-                for line in task.stdout:
-                    print(line, end="")
-            except BaseException:  # nothing is read any more, so the task would wait for ever
-                stop()
-                raise
-            return task.wait()
+        return processes.start(full_command, {"_KFP_RUNTIME": "true", **(env_vars or {})})
 
     plain_container = docker_task_handler.run_docker_container
 
     def container(**options: Any) -> int:
-        return TERMINATED if over else int(plain_container(**options))
-
-    def stop() -> None:
-        nonlocal over
-        over = True
-        run.let_go()
-        lifeline.end(run.file)
-        if runner == "docker":
-            remove_containers(run.file.name)
+        return TERMINATED if processes.over else int(plain_container(**options))
 
     plain_process = subprocess_task_handler.run_local_subprocess
     subprocess_task_handler.run_local_subprocess = process
     docker_task_handler.run_docker_container = container
     try:
-        with stopping(stop):
+        with processes.ending():
             yield
     finally:
         subprocess_task_handler.run_local_subprocess = plain_process
         docker_task_handler.run_docker_container = plain_container
+
+
+def tidy(name: str) -> int:
+    """Remove the containers that a killed run left."""
+    return remove_containers(name)
 
 
 def remove_containers(name: str) -> int:

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import planning
+from inranker_flow.commands import plan
+from inranker_flow.commands.options import resolve
 from inranker_flow.errors import UserError
 from inranker_flow.pin import pin
 from inranker_flow.profile import Profile
-from pipelines import cluster, compile, plan, status_size, submission
+from inranker_flow.profiles import load
+from pipelines import cluster, compile, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api
-from pipelines.options import resolve
-from pipelines.profile import load
 from pipelines.registry_check import check_pushed
 
 #: KFP's limit on a run's parameters (MAX_PARAMETER_BYTES of its API server).
@@ -53,7 +54,7 @@ class Release:
 
 
 def prepare(options: argparse.Namespace) -> Release:
-    """Resolve, compile and check what ``options`` describe (see `pipelines.options`).
+    """Resolve, compile and check what ``options`` describe (see `inranker_flow.commands.options`).
 
     Raises :class:`UserError` for anything that a cluster could not run.
     """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from typing import Any
 
 from inranker_flow import run_nodes
-from pipelines import console, kfp_api, why, workflows
-from pipelines.command import Parser, listing
+from inranker_flow.commands import console
+from inranker_flow.commands.command import Parser, listing
+from pipelines import kfp_api, why, workflows
 from pipelines.kfp_api import Api
 
 #: Rows at most.
@@ -18,7 +18,7 @@ MOST = 20
 @listing
 def main(arguments: list[str] | None = None) -> int:
     """List runs; returns the exit status."""
-    parser = Parser("make runs")
+    parser = Parser("inranker runs")
     kfp_api.add_options(parser)
     options = parser.parse_args(arguments)
     api = Api(options.host, options.namespace)
@@ -51,7 +51,3 @@ def _minutes(run: Any) -> str:
         return "-"
     end = ended or datetime.datetime.now(datetime.UTC)
     return f"{max(0.0, (end - run.created_at).total_seconds()) / 60:.0f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

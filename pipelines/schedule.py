@@ -1,30 +1,29 @@
 """`make schedule` and `make unschedule`: a recurring run, kept as it is described.
 
-python -m pipelines.schedule inranker --profile paper --cron '0 0 3 * * *'
+inranker schedule inranker --profile paper --cron '0 0 3 * * *'
 """
 
 from __future__ import annotations
 
 import datetime
 import itertools
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from inranker_flow import run_nodes
+from inranker_flow.commands.command import Parser, command
+from inranker_flow.commands.options import add_options
 from inranker_flow.errors import UserError
 from pipelines import cron, kfp_api, why, workflows
-from pipelines.command import Parser, command
 from pipelines.kfp_api import Api
-from pipelines.options import add_options
 from pipelines.release import Release, prepare, publish, schedule_name
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Schedule a pipeline, or end its schedule; returns the exit status."""
-    parser = Parser("make schedule")
+    parser = Parser("inranker schedule")
     add_options(parser)
     kfp_api.add_options(parser)
     parser.add_argument("--cron", default="", help="six fields: second minute hour day-of-month month day-of-week")
@@ -140,7 +139,3 @@ def _is(existing: Any, version_id: str, arguments: dict[str, Any], expression: s
         and existing.no_catchup
         and (existing.service_account or kfp_api.SERVICE_ACCOUNT) == kfp_api.SERVICE_ACCOUNT
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

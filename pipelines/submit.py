@@ -1,6 +1,6 @@
 """`make submit`: start a run on a cluster, once.
 
-    python -m pipelines.submit inranker --profile paper --namespace team-a
+    inranker submit inranker --profile paper --namespace team-a
 
 Whatever is wrong with the input is said before anything is created; what is there already is used.
 """
@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import sys
 
 from inranker_flow import run_nodes
+from inranker_flow.commands.command import Parser, Terminated, command
+from inranker_flow.commands.options import add_options
 from inranker_flow.errors import UserError
 from pipelines import kfp_api, why, workflows
-from pipelines.command import Parser, Terminated, command
 from pipelines.follow import follow
 from pipelines.kfp_api import Api
-from pipelines.options import add_options
 from pipelines.release import Release, prepare, publish
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Submit a pipeline; returns the exit status (with ``--wait`` the run's: 0 or 1)."""
-    parser = Parser("make submit")
+    parser = Parser("inranker submit")
     add_options(parser)
     kfp_api.add_options(parser)
     parser.add_argument("--wait", action="store_true", help="follow the run, and end as it ends")
@@ -71,7 +70,3 @@ def _new_name(beginning: str, taken: set[str]) -> str:
     name = f"{beginning}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(each for each in numbered if each not in taken)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

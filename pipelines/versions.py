@@ -1,7 +1,7 @@
 """`make versions`: which sources each reused stage's version stands for, so that none changes unnoticed.
 
-    python -m pipelines.versions          # says which stages' sources have changed; status 1 then
-    python -m pipelines.versions --write  # the versions in `reuse.VERSIONS` stand for the sources as they are now
+    inranker versions          # says which stages' sources have changed; status 1 then
+    inranker versions --write  # the versions in `reuse.VERSIONS` stand for the sources as they are now
 
 A result that is kept is used again until its stage's version is raised. The lock holds a digest of the sources behind each
 version; a test compares them. Whoever changes a stage decides: other results for the same input need a new version, the
@@ -11,13 +11,12 @@ same results do not.
 from __future__ import annotations
 
 import json
-import sys
 from hashlib import sha256
 from pathlib import Path
 
 from inranker_flow import reuse
+from inranker_flow.commands.command import Parser, command
 from inranker_flow.prompts import RENDERER_VERSION
-from pipelines.command import Parser, command
 from pipelines.placement import ROOT
 
 LOCK = ROOT / "pipelines" / "versions.lock"
@@ -82,7 +81,7 @@ def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Compare or write the lock; returns the exit status."""
-    parser = Parser("make versions")
+    parser = Parser("inranker versions")
     parser.add_argument("--write", action="store_true", help="let the versions stand for the sources as they are now")
     now = current()
     if parser.parse_args(arguments).write:
@@ -91,7 +90,3 @@ def main(arguments: list[str] | None = None) -> int:
     lines = changed(json.loads(LOCK.read_text(encoding="utf-8")), now)
     print("\n".join(lines) or "every version stands for the sources as they are")
     return int(bool(lines))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

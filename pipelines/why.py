@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import kfp_server_api
 
 from inranker_flow import run_nodes, tracking
+from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
 from inranker_flow.run_nodes import Task
 from pipelines import kept_logs, kfp_api, workflows
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
-from pipelines.command import Parser, listing
 from pipelines.kfp_api import Api
 
 
 @listing
 def main(arguments: list[str] | None = None) -> int:
     """Explain a run; returns the exit status."""
-    parser = Parser("make why")
+    parser = Parser("inranker why")
     kfp_api.add_options(parser)
     parser.add_argument("--run", default="", help="id or name of the run (default: the newest)")
     options = parser.parse_args(arguments)
@@ -226,7 +225,3 @@ def _kfp(run: dict[str, Any], concerned: list[Task]) -> str:
     said = next((task.reason for task in concerned if task.reason), "")
     said = said or str((run.get("error") or {}).get("message") or "")
     return f"KFP says {' '.join(said.split())[:300]!r}" if said else ""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

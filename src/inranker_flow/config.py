@@ -169,10 +169,13 @@ class CorpusConfig:
     fingerprint: str = ""
     #: Published soft labels for this collection (``inranker-msmarco:FILE``), used instead of the teacher.
     labels: str = ""
+    #: Judgements of the training queries: the split's name, as in qrels/train.tsv.
     train_split: Split = "train"
+    #: Judgements that the student is measured by: the split's name.
     test_split: Split = "test"
-    #: Instead of `generation.prompt` and `generation.documents`, for this collection alone.
+    #: Instead of `generation.prompt`, for this collection alone.
     prompt: Prompt = ""
+    #: Instead of `generation.documents`, for this collection alone; 0 leaves that.
     documents: Count = 0
     #: Language of its texts, by name (``portuguese``) or ISO 639-1 code: its stemmer and stop words are used instead of
     #: `retrieval.stemmer` and `retrieval.stopwords`. Empty: those, and for words of another script what is usual for it.
@@ -180,8 +183,9 @@ class CorpusConfig:
     language: Language = ""
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
-    #: Fields of ir_datasets' documents and queries whose text is read (joined by blanks), instead of the data set's own.
+    #: Fields of ir_datasets' documents whose text is read (joined by blanks), instead of the data set's own.
     text_fields: tuple[str, ...] = ()
+    #: The same of its queries.
     query_fields: tuple[str, ...] = ()
     #: Content digest of the training set that an earlier run made of it (found by `discover`): queries that are as they
     #: were keep their negatives, whose labels are there.
@@ -217,10 +221,14 @@ class PrepareConfig:
 
     #: refuse: the first problem ends the stage; repair: bad rows are dropped, counted and reported.
     on_problem: Literal["refuse", "repair"] = "refuse"
-    #: Limits for a quick look at a big collection (0 = all). Judged documents of the kept queries always stay.
+    #: Documents that are kept, for a quick look at a big collection; 0 keeps all. Judged documents of the kept queries
+    #: always stay.
     max_documents: Count = 0
+    #: Training queries that are kept; 0 keeps all.
     max_train_queries: Count = 0
+    #: Test queries that are kept; 0 keeps all.
     max_test_queries: Count = 0
+    #: Seed of the choice.
     seed: Count = 0
 
 
@@ -228,15 +236,19 @@ class PrepareConfig:
 class RetrieveConfig:
     """BM25 as Anserini runs it (k1 = 0.9, b = 0.4)."""
 
+    #: BM25's k1: how soon more of the same word in a passage stops to count (Anserini: 0.9).
     k1: Annotated[float, Range(0, 100)] = 0.9
+    #: BM25's b: how much a passage's length counts (Anserini: 0.4).
     b: Share = 0.4
+    #: Language whose stop words are left out; empty leaves out none. A collection's `language` comes first.
     stopwords: str = "english"
+    #: Language of the stemmer; empty leaves words as they are. A collection's `language` comes first.
     stemmer: str = "english"
     #: Passage lengths as Lucene keeps them, in one byte, so that scores are Anserini's. Otherwise they are exact.
     lucene_lengths: bool = False
-    #: Negatives are drawn from the top `depth` of each training query (InRanker: BM25 top-1000) ...
+    #: Negatives are drawn from so many best passages of each training query (InRanker: BM25's top 1,000).
     depth: Positive = 1000
-    #: ... this many for each query (InRanker: 9).
+    #: Negatives for each training query (InRanker: 9).
     negatives: Count = 9
     #: `retrain`: a query that is as it was when an earlier run labelled it keeps its negatives while this share of
     #: `negatives` is still in the corpus; then all are drawn anew.
@@ -246,6 +258,7 @@ class RetrieveConfig:
     #: The stage ends where more than this share of the training or of the test queries find nothing at all, which is how
     #: a wrong language shows. 1: never.
     max_without_hits: Share = 0.5
+    #: Seed of the draw of negatives.
     seed: Count = 0
 
 
@@ -261,14 +274,16 @@ class ScoringConfig:
     #: document: the passage is cut so that ` Relevant:` and `</s>` survive. reference: the original inference code
     #: (monot5 only).
     truncation: Literal["document", "reference"] = "document"
-    #: The two answers, as pieces of the vocabulary. Empty: those of the checkpoint's family, else ▁true and ▁false for
-    #: monot5, yes and no for causal. encoder: the names of the labels that say relevant and not (or their positions);
-    #: empty: what the names in its config.json say.
+    #: The answer for a relevant passage, as a piece of the vocabulary. Empty: that of the checkpoint's family, otherwise
+    #: ▁true for monot5 and yes for causal. encoder: the name of the label that says relevant, or its position; empty: what
+    #: the names in its config.json say.
     true_token: Token = ""
+    #: The same for a passage that is not relevant: ▁false for monot5, no for causal.
     false_token: Token = ""
-    #: causal: a template in ``rankers/templates`` by name, a path, or the text itself; `instruction` is what it puts at
-    #: ``{instruction}``. Empty: that of the checkpoint's family.
+    #: causal: a template in ``rankers/templates`` by name, a path, or the text itself. Empty: that of the checkpoint's
+    #: family.
     prompt: Prompt = ""
+    #: causal: the text that the template puts at ``{instruction}``.
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Count = 0
@@ -303,7 +318,9 @@ class TeacherConfig:
 class GenerateConfig:
     """Synthetic queries (InPars, arXiv 2202.05144)."""
 
+    #: The language model that writes the queries: folder, s3://, hub id, ``demo:generator`` or ``init:...``.
     checkpoint: Required
+    #: Hub revision, or the content digest of a local folder (filled in at submission).
     revision: str = ""
     #: transformers: on this machine. vllm: the same, as an offline batch with vLLM (an environment of its own). openai:
     #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
@@ -312,9 +329,11 @@ class GenerateConfig:
     endpoint: Annotated[
         str, Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True)
     ] = ""
-    #: openai: requests that are under way at a time, seconds until one counts as lost, and how often it is sent again.
+    #: openai: requests that are under way at a time.
     concurrency: Annotated[int, Range(1, 10_000)] = 64
+    #: openai: seconds until a request counts as lost.
     request_timeout: Annotated[float, Range(0.1, 86_400)] = 120.0
+    #: openai: how often a lost request is sent again.
     retries: Annotated[int, Range(0, 1000)] = 8
     #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
     #: four characters.
@@ -329,37 +348,45 @@ class GenerateConfig:
     sampling: Literal["uniform", "diverse"] = "uniform"
     #: diverse: clusters (DUQGen: 1,000).
     clusters: Positive = 1_000
+    #: Queries that are written for each document.
     queries_per_document: Annotated[int, Range(1, 1000)] = 1
+    #: Shorter documents are left out.
     min_document_words: Count = 1
     #: Longer documents are left out; 0 is no limit.
     max_document_words: Count = 0
     #: Tokens of the document that the prompt may hold (InPars toolkit: 256).
     max_document_tokens: Annotated[int, Range(1, 1_000_000)] = 256
+    #: Tokens of an answer at most.
     max_new_tokens: Annotated[int, Range(1, 100_000)] = 64
-    #: 0 is greedy, as InPars does.
+    #: Of the sampling of tokens; 0 is greedy, as InPars does.
     temperature: Annotated[float, Range(0, 10)] = 0.0
+    #: Tokens are sampled from the most probable ones that together have this probability.
     top_p: Annotated[float, Above(0, 1)] = 1.0
+    #: Documents in one batch.
     batch_size: Annotated[int, Range(1, 100_000)] = 16
+    #: auto: bfloat16 where the device computes in it, otherwise float32.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
     shard_documents: Positive = 2_000
     #: The stage ends where more than this share of the answers hold no query, or begin alike: a greeting or a thought is
     #: taken for the query then. 1: never.
     max_unusable: Share = 0.5
-    #: Which queries are kept. Fewer words than the least, or more than the most (0: no limit), are dropped (of scripts
-    #: without blanks two letters count as a word, of Thai, Lao, Khmer and Burmese three) ...
+    #: Queries with fewer words are dropped. Of scripts without blanks two letters count as a word, of Thai, Lao, Khmer and
+    #: Burmese three.
     min_query_words: Count = 1
+    #: Queries with more words are dropped; 0 is no limit.
     max_query_words: Count = 0
-    #: ... and a query that stands word for word in its document ...
+    #: Drop a query that stands word for word in its document.
     drop_copied: bool = False
-    #: ... or is like a test query (as `evaluation.leak_similarity`; equal ones are always dropped) ...
+    #: Drop a query that is like a test query (as `evaluation.leak_similarity`; equal ones are always dropped).
     leak_similarity: Annotated[float, Range(0.5, 1)] = 0.9
-    #: ... or does not find its document among BM25's best so many (InPars-light: consistency), with the run's `retrieval`
-    #: settings; 0 asks for nothing ...
+    #: Drop a query that does not find its document among BM25's best so many (InPars-light: consistency), with the run's
+    #: `retrieval` settings; 0 drops none.
     consistency_depth: Count = 0
-    #: ... or is not among the so many most probable, by the mean of its tokens' log-probabilities (InPars-v1: 10,000); 0
-    #: keeps all. What the teacher thinks of them comes later: `teacher.keep_queries`.
+    #: Keep so many of the most probable queries, by the mean of their tokens' log-probabilities (InPars-v1: 10,000); 0
+    #: keeps all. The teacher's own choice comes later: `teacher.keep_queries`.
     keep_probable: Count = 0
+    #: Seed of the choice of documents, and of sampling.
     seed: Count = 0
 
 
@@ -369,6 +396,7 @@ class DistillConfig:
 
     #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
     checkpoint: str = ""
+    #: Hub revision, or the content digest of a local folder (filled in at submission).
     revision: str = ""
     #: phase 2 goes on from the student of phase 1, or from the serving champion where there is one.
     start: Literal["phase1", "champion"] = "phase1"
@@ -379,28 +407,37 @@ class DistillConfig:
     loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
+    #: Of AdamW, at its peak.
     learning_rate: Annotated[float, Above(0, 1)] = 7e-5
+    #: Steps in which the learning rate rises to its peak.
     warmup_steps: Count = 20_000
     #: Pairs in one optimiser step of all processes together (for losses over a query: whole queries of about as many).
     batch_size: Annotated[int, Range(1, 1_000_000)] = 32
     #: iid: every batch is a random one, as in the paper. grouped: of prompts of about one length, half the time on a CPU.
     batching: Literal["iid", "grouped"] = "iid"
+    #: How often each pair is seen.
     epochs: Positive = 1
     #: Ends earlier than `epochs` when positive.
     max_steps: Count = 0
+    #: Of AdamW.
     weight_decay: Annotated[float, Range(0, 10)] = 0.0
+    #: Of AdamW: how slowly its second moments forget.
     adam_beta2: Annotated[float, Below(0, 1)] = 0.999
+    #: Gradients are scaled down to this norm; 0 leaves them as they are.
     max_grad_norm: Amount = 1.0
     #: Share of the peak learning rate that is left at the last step.
     final_learning_rate: Share = 0.0
     #: -1 keeps the checkpoint's own (T5: 0.1).
     dropout: Annotated[float, Below(0, 1, also=(-1,))] = -1.0
+    #: Tokens of the whole prompt. The passage is cut to it.
     max_length: Length = 512
     #: document: the passage is cut so that ` Relevant:` survives. reference: as the original does; see `append_eos`.
     truncation: Literal["document", "reference"] = "document"
     #: End prompts with `</s>`, as scoring does. The original trains without it: with `truncation: reference`, its ids.
     append_eos: bool = True
+    #: The answer for a relevant passage, as a piece of the vocabulary.
     true_token: Annotated[str, Text(empty=False, most=100)] = "▁true"
+    #: The answer for a passage that is not relevant.
     false_token: Annotated[str, Text(empty=False, most=100)] = "▁false"
     #: bfloat16: autocast; bfloat16-weights: weights too, with fp32 masters that the optimiser moves (faster, a little
     #: coarser); auto: bfloat16 where the device computes in it, else float32.
@@ -413,11 +450,13 @@ class DistillConfig:
     processes: Annotated[int, Range(0, 1024)] = 0
     #: Share of the queries held out, split by query, to choose the best checkpoint.
     holdout: Annotated[float, Below(0, 1)] = 0.02
+    #: Held-out queries at most.
     holdout_max_queries: Count = 1_000
     #: Steps between looks at the held-out queries; 0 is ten looks in all.
     evaluate_every: Count = 0
     #: Steps between resumable checkpoints; 0 is with each look.
     save_every: Count = 0
+    #: Seed of the order of the pairs, of dropout, and of the queries that are held out.
     seed: Count = 0
 
 
@@ -450,7 +489,9 @@ class EvaluateConfig:
 class PromoteConfig:
     """Policy of the gate (`promotion.decide`) and where the model is registered."""
 
+    #: Name of the registered model.
     model_name: ModelName = "inranker"
+    #: The measure that decides: one of `evaluation.measures`.
     measure: Annotated[str, Text(empty=False, most=100)] = "nDCG@10"
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
     min_gain: Gain = 0.0
@@ -473,9 +514,13 @@ class PromoteConfig:
 class Toleration:
     """What lets a pod onto a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
 
+    #: The taint's key.
     key: Annotated[str, Text(_LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", most=300)]
+    #: Exists: whatever the taint's value is. Equal: the one in `value`.
     operator: Literal["Exists", "Equal"] = "Exists"
+    #: The taint's effect.
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+    #: The taint's value.
     value: LabelValue = ""
 
 
@@ -492,7 +537,9 @@ Cpus = Annotated[
 class Resources:
     """What a task asks of its node, and may not exceed; empty: the table in `placement.py` says it."""
 
+    #: CPUs: 2, 0.5, 500m.
     cpu: Cpus = ""
+    #: Memory: 512Mi, 64Gi.
     memory: Annotated[str, Text(r"[1-9][0-9]{0,8}(\.[0-9]{1,3})?([MGT]i?)", "is no amount of memory (512Mi, 64Gi)")] = (
         ""
     )
@@ -516,9 +563,11 @@ class ClusterConfig:
     node_gpus: Annotated[int, Range(0, 1024)] = 8
     #: Labels of the pool's nodes (this one is set by NVIDIA's GPU feature discovery).
     gpu_pool: dict[LabelName, LabelValue] = field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
+    #: Taints of the pool that its tasks bear.
     gpu_tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu"),)
-    #: What the pool's GPUs are, and the price of one for an hour in any currency (0: not known): for `make plan` alone.
+    #: Which GPUs the pool has: for `make plan` alone.
     gpu_model: str = "A100"
+    #: Price of one GPU for an hour in any currency, for `make plan` alone; 0: not known.
     gpu_hour_price: Amount = 0.0
     #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
     resources: dict[StageOrDefault, Resources] = field(default_factory=dict)

@@ -23,26 +23,25 @@ class Reranker(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from inranker_flow import reading
         from inranker_flow.config import ScoringConfig, parse
         from inranker_flow.rankers import load_ranker
+        from inranker_flow.reranker import Reranker as Scorer
 
         given = dict(context.model_config or {})
         passages = {name: given.pop(name) for name in ("passage_words", "passage_stride") if name in given}
-        self.passages = parse(reading.Served, passages, "model_config").passages
+        served = parse(reading.Served, passages, "model_config").passages
         folder = context.artifacts["checkpoint"]
         scoring = reading.scoring_of(Path(folder), parse(ScoringConfig, given, "model_config"))
-        self.ranker = load_ranker(folder, scoring)
+        self.reranker = Scorer.of(load_ranker(folder, scoring), served)
 
     # No type hints on the data: MLflow would replace the model's signature by one derived from them.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """``model_input``: a data frame with columns query (string) and passages (list of strings)."""
         queries, passages = list(model_input["query"]), [list(each) for each in model_input["passages"]]
-        # A long text is as good as its best passage, as in the evaluation.
-        parts = [[self.passages.cut(text) for text in group] for group in passages]
-        pairs = [
-            (query, part) for query, group in zip(queries, parts, strict=True) for texts in group for part in texts
-        ]
-        logits = self.ranker.score(pairs)
-        scores = iter((logits[:, 1] - logits[:, 0]).tolist())
-        return [[max([next(scores) for _ in texts]) for texts in group] for group in parts]
+        scores = iter(
+            self.reranker.score(
+                [(query, text) for query, group in zip(queries, passages, strict=True) for text in group]
+            ).tolist()
+        )
+        return [[next(scores) for _ in group] for group in passages]
 
 
 mlflow.models.set_model(Reranker())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import profile
+from inranker_flow import profiles
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -30,7 +30,7 @@ def test_every_link_into_the_repository_leads_somewhere(page):
 
 def test_every_profile_that_is_named_exists():
     named = set(re.findall(r"PROFILE=([a-z]+)", "".join(page.read_text() for page in PAGES)))
-    assert named and named <= {path.stem for path in profile.PROFILES.glob("*.yaml")}
+    assert named and named <= {path.stem for path in profiles.PROFILES.glob("*.yaml")}
 
 
 def test_make_compile_writes_what_the_readme_says():

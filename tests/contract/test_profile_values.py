@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from inranker_flow import profile_checks
+from inranker_flow import profile_checks, profiles
+from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.errors import UserError
 from inranker_flow.profile import Profile, parse_overrides
 from inranker_flow.rankers.checkpoints import DEMO
-from pipelines import profile
-from pipelines.options import add_options, resolve
 from tests.unit.test_settings import HOSTILE
 
 
 def load(*settings: str, name: str = "demo") -> Profile:
-    return profile.load(name, parse_overrides(settings))
+    return profiles.load(name, parse_overrides(settings))
 
 
 def refused(*settings: str, name: str = "demo") -> str:
@@ -216,7 +215,7 @@ def test_what_works_and_is_perhaps_not_meant_is_one_line_each(capsys):
         " teacher.keep_queries",
     ]
     for name in ("demo", "smoke", "small", "paper"):
-        assert not list(profile_checks.notes(profile.load(name)))
+        assert not list(profile_checks.notes(profiles.load(name)))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +249,7 @@ def test_what_can_work_is_taken(settings):
 
 def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it():
     """Through the whole of `load`, with the values one after another in turn."""
-    found = profile.load("demo")
+    found = profiles.load("demo")
     number = 0
     for section in dataclasses.fields(Profile):
         each = getattr(found, section.name)
@@ -258,7 +257,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
             for value in (HOSTILE[number % len(HOSTILE)], HOSTILE[(number + 7) % len(HOSTILE)]):
                 number += 1
                 try:
-                    profile.load("demo", {f"{section.name}.{key}": value})
+                    profiles.load("demo", {f"{section.name}.{key}": value})
                 except UserError as error:
                     assert len(str(error).splitlines()) == 1 and len(str(error)) < 1_500 and "secret" not in str(error)
                     assert key in str(error) or key.partition("_")[0] in str(error), (
@@ -273,7 +272,7 @@ def test_every_key_of_a_profile_refuses_hostile_values_in_one_line_that_names_it
 def test_every_section_refuses_hostile_values_in_one_line(value):
     for section in ("seed", "tokenizer", *(each.name for each in dataclasses.fields(Profile))):
         try:
-            profile.load("demo", {section: value})
+            profiles.load("demo", {section: value})
         except UserError as error:
             assert len(str(error).splitlines()) == 1 and len(str(error)) < 1_500 and "secret" not in str(error)
 
@@ -284,14 +283,14 @@ def written(path: Path, content: str | bytes) -> str:
 
 
 def test_a_section_whose_keys_are_all_commented_out_is_empty(tmp_path):
-    text = (profile.PROFILES / "demo.yaml").read_text(encoding="utf-8")
-    assert profile.load(written(tmp_path / "a.yaml", f"{text}\npromotion:\n#  alpha: 1\ncorpora:\n")) == profile.load(
+    text = (profiles.PROFILES / "demo.yaml").read_text(encoding="utf-8")
+    assert profiles.load(written(tmp_path / "a.yaml", f"{text}\npromotion:\n#  alpha: 1\ncorpora:\n")) == profiles.load(
         "demo"
     )
 
 
 def test_a_file_that_is_no_profile_is_one_line(tmp_path):
-    smoke = (profile.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
+    smoke = (profiles.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
     (tmp_path / "folder.yaml").mkdir()
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
@@ -321,11 +320,11 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path):
     for name, (content, said) in files.items():
         path = str(tmp_path / name) if content is None else written(tmp_path / name, content)
         with pytest.raises(UserError) as caught:
-            profile.load(path)
+            profiles.load(path)
         assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1, name
     for name in ("", " ", "a\0b", "../profiles", "demo.json", "no\nwhere", "x" * 5_000):
         with pytest.raises(UserError) as caught:
-            profile.load(name)
+            profiles.load(name)
         assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 1_000, name
 
 

@@ -7,16 +7,17 @@ import json
 
 import pytest
 
+from inranker_flow import profiles
+from inranker_flow.commands.run import main as run_main
 from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
 from inranker_flow.pin import pin
 from inranker_flow.profile import default_name, overrides, parse_overrides, resolve, split
 from inranker_flow.run_keys import keys
-from pipelines import profile, submission
+from pipelines import submission
 from pipelines.compile import main as compile_main
-from pipelines.run import main as run_main
 
-NAMES = sorted(path.stem for path in profile.PROFILES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in profiles.PROFILES.glob("*.yaml"))
 
 
 def test_the_promised_profiles_are_there():
@@ -45,15 +46,15 @@ def test_make_compile_writes_exactly_the_pipelines_arguments(tmp_path, capsys, m
 
 
 def test_the_form_gives_the_values_and_keys_that_make_submit_gives():
-    written = profile.load("demo").arguments()
+    written = profiles.load("demo").arguments()
     typed = {"source": "demo:source/3", "targets": "demo:target/4, demo:target/5", "generator": "demo:generator"}
     settings = "phase1.max_steps=7 evaluation.measures=[nDCG@10, RR@10] source.labels=inranker-msmarco:hf://a/b/c.tsv"
     form = resolve(written, settings, typed)
-    made = profile.load("demo", overrides(split(settings), typed))
+    made = profiles.load("demo", overrides(split(settings), typed))
     assert form.as_data() == made.as_data() and form.source.labels
     assert keys("inranker", form, "code") == keys("inranker", made, "code") != keys("inranker", form, "other")
     untouched = resolve(written, "", {})
-    assert keys("inranker", untouched, "code") == keys("inranker", profile.load("demo"), "code")
+    assert keys("inranker", untouched, "code") == keys("inranker", profiles.load("demo"), "code")
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_the_form_gives_the_values_and_keys_that_make_submit_gives():
 )
 def test_what_is_typed_wrongly_into_the_form_is_one_line(settings, fields, message):
     with pytest.raises(UserError) as refused:
-        resolve(profile.load("demo").arguments(), settings, fields)
+        resolve(profiles.load("demo").arguments(), settings, fields)
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_can_be_pinned_without_asking_anybody(name):
     """Hub and ir_datasets references keep their names; only folders, files and s3:// have a content to be pinned."""
-    loaded = profile.load(name)
+    loaded = profiles.load(name)
     pinned = pin(loaded)
     assert (pinned.source.uri, pinned.source.labels) == (loaded.source.uri, loaded.source.labels)
     assert pinned.teacher.checkpoint == loaded.teacher.checkpoint
@@ -88,49 +89,49 @@ def test_a_teachers_own_prompt_is_pinned_as_its_text(tmp_path):
     """A pod has no such file, and the cache would not see that it changed."""
     path = tmp_path / "prompt.txt"
     path.write_text("Q: {query}\nD: {document}\n{answer}\n")
-    loaded = profile.load("demo", parse_overrides([f"teacher.scoring.prompt={path}"]))
+    loaded = profiles.load("demo", parse_overrides([f"teacher.scoring.prompt={path}"]))
     pinned = pin(loaded)
     assert pinned.teacher.scoring.prompt == path.read_text()
     assert pin(pinned) == pinned
-    assert pin(profile.load("demo")).teacher.scoring.prompt == ""
+    assert pin(profiles.load("demo")).teacher.scoring.prompt == ""
     path.write_text("Q: {query}\n{answer}\n")
     for wrong, message in (
         (path, "the template needs {query}, {document} and {answer}"),
         (tmp_path / "none", "no readable template file"),
     ):
         with pytest.raises(UserError, match=rf"scoring\.prompt: {str(wrong)[:40]}.*: {message}"):
-            pin(profile.load("demo", parse_overrides([f"teacher.scoring.prompt={wrong}"])))
+            pin(profiles.load("demo", parse_overrides([f"teacher.scoring.prompt={wrong}"])))
 
 
 def test_a_prompt_of_ones_own_is_pinned_as_its_text(tmp_path):
     path = tmp_path / "prompt.txt"
     path.write_text("---\nchat: true\n---\nAsk about {document}\n")
-    pinned = pin(profile.load("demo", parse_overrides([f"generation.prompt={path}"])))
+    pinned = pin(profiles.load("demo", parse_overrides([f"generation.prompt={path}"])))
     assert pinned.generation.prompt == path.read_text() and pin(pinned) == pinned
-    assert pin(profile.load("paper")).generation.prompt == "inpars-v1"
+    assert pin(profiles.load("paper")).generation.prompt == "inpars-v1"
     for wrong, message in (
         (tmp_path / "none", "no readable template file"),
         ("a\nb", "the template has no {document}"),
     ):
         with pytest.raises(UserError, match=message):
-            pin(profile.load("demo", {"generation.prompt": str(wrong)}))
+            pin(profiles.load("demo", {"generation.prompt": str(wrong)}))
 
 
 def test_what_a_server_serves_is_a_name_and_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "writer").mkdir()
     server = {"generation.backend": "openai", "generation.endpoint": "http://host:8000/v1"}
-    loaded = profile.load("demo", {**server, "generation.checkpoint": "writer"})
+    loaded = profiles.load("demo", {**server, "generation.checkpoint": "writer"})
     assert pin(loaded).generation.checkpoint == "writer"
     with pytest.raises(UserError, match="no checkpoint: the folder holds no config"):
-        pin(profile.load("demo", {"generation.checkpoint": "writer"}))
-    there = profile.load("demo", {**server, "generation.tokenizer": "writer"})
+        pin(profiles.load("demo", {"generation.checkpoint": "writer"}))
+    there = profiles.load("demo", {**server, "generation.tokenizer": "writer"})
     (tmp_path / "writer" / "tokenizer.json").write_text("{}")
     assert pin(there).generation.tokenizer == str(tmp_path / "writer")
 
 
 def test_paper_has_the_papers_values():
-    paper = profile.load("paper")
+    paper = profiles.load("paper")
     assert paper.teacher.checkpoint == "castorini/monot5-3b-msmarco-10k"
     for phase in (paper.phase1, paper.phase2):
         assert (phase.learning_rate, phase.warmup_steps, phase.batch_size) == (7e-5, 20_000, 32)
@@ -179,7 +180,7 @@ def test_paper_has_the_papers_values():
 )
 def test_a_wrong_setting_is_one_clear_line(setting, message):
     with pytest.raises(UserError) as caught:
-        profile.load("demo", parse_overrides([setting]))
+        profiles.load("demo", parse_overrides([setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -194,17 +195,17 @@ def test_a_run_in_processes_says_first_that_vllm_is_not_here(tmp_path, capsys):
 
 def test_unknown_profile_names_the_known_ones():
     with pytest.raises(UserError, match=r"PROFILE=nope: no such profile .* demo, paper, small, smoke"):
-        profile.load("nope")
+        profiles.load("nope")
 
 
 def test_seed_reaches_every_section_unless_it_says_otherwise():
-    loaded = profile.load("demo", {"seed": 9, "phase2.seed": 4})
+    loaded = profiles.load("demo", {"seed": 9, "phase2.seed": 4})
     assert loaded.source.uri == "demo:source/9"
     assert (loaded.retrieval.seed, loaded.generation.seed, loaded.phase1.seed, loaded.phase2.seed) == (9, 9, 9, 4)
 
 
 def test_a_default_is_no_argument_and_comes_back_where_a_stage_reads_it():
-    loaded = profile.load("paper")
+    loaded = profiles.load("paper")
     arguments = loaded.arguments()
     assert not set(arguments) - set(loaded.as_data()) and "cluster" not in arguments
     assert arguments["retrieval"] == {"seed": 42}, "depth, negatives and test_depth are the defaults"

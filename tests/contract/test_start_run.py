@@ -12,8 +12,8 @@ import pytest
 
 from inranker_flow import storage
 from inranker_flow.discovery import discover
+from inranker_flow.profiles import load
 from pipelines.compile import compile_pipeline
-from pipelines.profile import load
 from tests import beir
 from tests.contract.manifests import K8S
 from tests.kfp_api import KfpApi

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines import profile
+from inranker_flow import profiles
 from tests.inputs.table import PASSWORD, Input, command
 
 
@@ -33,7 +33,7 @@ def file(what: str, content: str | bytes | Callable[[Path], None], *says: str, s
     return Input(what, act, says, status)
 
 
-SMOKE = (profile.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
+SMOKE = (profiles.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
 
 INPUTS = [
     Input(

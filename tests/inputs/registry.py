@@ -67,14 +67,14 @@ def _serve(client: Any, count: int, first: str = "") -> None:
 
 
 def person(*arguments: str, served: int = 0, before: Callable[[Any], object] = lambda client: None) -> Any:
-    """A row's act: a command of `pipelines.promotion` where so many versions have served, and ``before`` was done."""
+    """A row's act: a command of `inranker_flow.commands.champion` where so many versions have served, and ``before`` was done."""
 
     def act(here: Path) -> int:
         with _registry(here) as client:
             if served:
                 _serve(client, served)
             before(client)
-            return command("promotion", *arguments)
+            return command(*arguments)
 
     return act
 
@@ -120,7 +120,7 @@ def opponent(name: str, *before: Callable[[Any], object], served: int = 0) -> Ca
 
 WHY = ("--why", "a reason")
 REGISTRY = [
-    Input("a registry that nobody made", lambda here: command("promotion", "history"), ("no registry", "RUN_DIR"),
+    Input("a registry that nobody made", lambda here: command("history"), ("no registry", "RUN_DIR"),
           env=(("MLFLOW_TRACKING_URI", ""),)),
     Input("the history of a model that nobody made", person("history"), ("no version of inranker serves",), 0),
     Input("a history in which all is well", person("history", served=2), ("version 2 of inranker serves",), 0),

@@ -40,7 +40,7 @@ def database(here: Path, damage: Callable[[Path], None]) -> int:
     path = here / "run" / "mlflow.db"
     path.parent.mkdir()
     damage(path)
-    return command("promotion", "history", f"--run-dir={path.parent}")
+    return command("history", f"--run-dir={path.parent}")
 
 
 def foreign(path: Path) -> None:
@@ -89,7 +89,7 @@ def linked_inside(here: Path) -> int:
 
 
 def held(here: Path) -> int:
-    from pipelines import folder
+    from inranker_flow.commands import folder
 
     with folder.working(here / "run"):
         return clean(str(here / "run"))
@@ -102,7 +102,7 @@ def loop(here: Path) -> str:
 
 def raising(error: BaseException) -> int:
     """Any command in which ``error`` comes up."""
-    from pipelines.command import command as guarded
+    from inranker_flow.commands.command import command as guarded
 
     def main(_arguments: object = None) -> int:
         raise error
@@ -118,7 +118,7 @@ def of_library(module: str, text: str) -> Exception:
 
 def early(number: str) -> int:
     """A signal while the command is still importing."""
-    script = f"import sys, os; sys.argv = ['-m']; import pipelines; os.kill(os.getpid(), {number})"
+    script = f"import os; from inranker_flow import cli; cli.main = lambda: os.kill(os.getpid(), {number}); cli.entry()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr.replace("TERMINATED", "FAILED: TERMINATED").replace("INTERRUPTED", "FAILED: INT"))
     return done.returncode
@@ -143,7 +143,7 @@ INPUTS = [
     Input("mlflow.db of another program", lambda here: database(here, foreign), ("not a database of MLflow's",)),
     Input("mlflow.db that is cut and overwritten", lambda here: database(here, cut), ("mlflow.db", "move it away")),
     Input("mlflow.db that is a folder", lambda here: database(here, Path.mkdir), ("no local run has made", "mlflow.db")),
-    Input("make mlflow where no run was", lambda here: command("mlflow_ui", f"--run-dir={here}"), ("no local run",)),
+    Input("make mlflow where no run was", lambda here: command("mlflow", f"--run-dir={here}"), ("no local run",)),
     # Options
     Input("RUNNER that is none", lambda here: run(here, "--runner=podman"), ("make run: RUNNER: invalid choice: 'podman'",)),
     Input("an option that is none", lambda here: run(here, "--frobnicate"), ("make run: unrecognized arguments",)),
@@ -162,10 +162,10 @@ INPUTS = [
     Input("CRON of five fields", lambda here: command("schedule", "--cron=0 3 * * *"), ("CRON='0 3 * * *'", "six")),
     Input("CRON with a command in it", lambda here: command("schedule", "--cron=0 0 3 * * $(date)"), ("CRON=", "no number")),
     Input("CRON with a number without end", lambda here: command("schedule", f"--cron=0 0 3 * * {'9' * 5000}"), ("CRON=",)),
-    Input("IMAGES that are none", lambda here: command("images", "build", "--only=base,'; ls"), ("IMAGES", "'; ls")),
-    Input("VERSION that is no number", lambda here: command("promotion", "promote", "--version=1;2", "--why=x"),
+    Input("IMAGES that are none", lambda here: command("images", "--only=base,'; ls"), ("IMAGES", "'; ls")),
+    Input("VERSION that is no number", lambda here: command("promote", "--version=1;2", "--why=x"),
           ("no registry",)),
-    Input("WHY that says nothing", lambda here: command("promotion", "rollback", "--why= "), ("WHY: say why",)),
+    Input("WHY that says nothing", lambda here: command("rollback", "--why= "), ("WHY: say why",)),
     # make clean
     *(Input(f"make clean RUN_DIR={folder or 'of nothing'}", lambda here, folder=folder: clean(folder),  # type: ignore[misc]
             ("FAILED: RUN_DIR: ",)) for folder in ("/", "/etc", "/usr/bin", ".", "..", "~", "", "/nowhere", __file__)),

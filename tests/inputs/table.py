@@ -7,13 +7,14 @@ command or a pod runs.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from inranker_flow import cli
 
 #: Stands for every password of the table: no row may print it.
 PASSWORD = "s3cret-of-anna"
@@ -36,10 +37,10 @@ class Input:
     marks: tuple[pytest.MarkDecorator, ...] = ()
 
 
-def command(module: str, *arguments: str) -> int:
-    """Run ``python -m pipelines.MODULE ARGUMENTS`` in this process; returns its exit status."""
+def command(name: str, *arguments: str) -> int:
+    """Run ``inranker NAME ARGUMENTS`` in this process; returns its exit status."""
     try:
-        return int(importlib.import_module(f"pipelines.{module}").main(list(arguments)))
+        return cli.main([name, *arguments])
     except SystemExit as ended:  # argparse, and run_stage
         return ended.code if isinstance(ended.code, int) else 1
 

@@ -91,7 +91,19 @@ print('ok')
 
 
 def run_pipeline(folder: Path, *options: str) -> list[str | Path]:
-    return [sys.executable, "-m", "pipelines.run", "inranker", "--run-dir", folder, "--seed", SEED, *options]
+    return [
+        sys.executable,
+        "-m",
+        "inranker_flow",
+        "run",
+        "--runner=process",
+        "inranker",
+        "--run-dir",
+        folder,
+        "--seed",
+        SEED,
+        *options,
+    ]
 
 
 def measures(folder: Path) -> dict[tuple[str, ...], float]:
@@ -234,13 +246,13 @@ def test_push_records_the_digests_that_the_compiled_pipeline_then_names(image_re
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", *arguments], cwd=project, env=env, capture_output=True, text=True)
 
-    pushed = command("pipelines.images", "push", "--only", "base")
+    pushed = command("inranker_flow", "push", "--only", "base")
     assert pushed.returncode == 0, pushed.stderr
     lock = json.loads((project / "images" / "images.lock").read_text())["digests"]
     digest = lock[f"{name}:{content_tag()}"]
     assert digest.startswith("sha256:") and f"{name}@{digest}" in pushed.stdout
     docker("pull", "--quiet", f"{name}@{digest}")
-    assert command("pipelines.compile", "inranker", "--out", "out").returncode == 0
+    assert command("inranker_flow", "compile", "inranker", "--out", "out").returncode == 0
     compiled = (project / "out" / "inranker.yaml").read_text()
     assert f"image: {name}@{digest}" in compiled and f"{name}:{content_tag()}" not in compiled
     assert f"inranker-flow-train:{content_tag()}" in compiled, "what was not pushed keeps its tag"
@@ -249,7 +261,7 @@ def test_push_records_the_digests_that_the_compiled_pipeline_then_names(image_re
 def test_pushing_nowhere_is_refused(images):
     env = {**os.environ, "INRANKER_REGISTRY": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.images", "push"], cwd=ROOT, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "inranker_flow", "push"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode == 2 and "REGISTRY is not set" in done.stderr
 

@@ -42,7 +42,9 @@ def run(folder: Path, store: Path, pipeline: str = "inranker", options: Sequence
     command = [
         sys.executable,
         "-m",
-        "pipelines.run",
+        "inranker_flow",
+        "run",
+        "--runner=process",
         pipeline,
         "--profile",
         "smoke",

@@ -23,7 +23,17 @@ UNCACHED = [stage for stage, row in PLACEMENT.items() if not row.cache]
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
-    command = [sys.executable, "-m", "pipelines.run", "inranker", "--run-dir", str(folder / "run"), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "inranker_flow",
+        "run",
+        "--runner=process",
+        "inranker",
+        "--run-dir",
+        str(folder / "run"),
+        *options,
+    ]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import storage, tracking
+from inranker_flow.commands import folder
 from inranker_flow.errors import UserError
-from pipelines import folder
 from tests.processes import alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
@@ -27,7 +27,9 @@ def start(folder: Path, *options: str, **more: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "pipelines.run",
+        "inranker_flow",
+        "run",
+        "--runner=process",
         "inranker",
         "--profile",
         "smoke",

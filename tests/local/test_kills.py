@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import lifeline, scratch, storage
+from inranker_flow.commands import folder as runs_folder
 from inranker_flow.errors import UserError
-from pipelines import folder as runs_folder
 from tests.processes import alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
@@ -32,7 +32,7 @@ def script(text: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
 RUN = """
     import subprocess, sys, time
     from pathlib import Path
-    from pipelines import folder
+    from inranker_flow.commands import folder
 
     WORKER = "import sys, time, inranker_flow; from pathlib import Path; Path(sys.argv[1]).touch(); time.sleep(3600)"
     STAGE = (
@@ -201,7 +201,12 @@ def test_a_run_that_is_killed_and_the_next_one_that_is_told_to_end(tmp_path):
     options = ["--profile", "smoke", "--run-dir", str(path)]
     with open(log, "w") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.run", *options], cwd=ROOT, env=env, stdout=out, stderr=pipe, text=True
+            [sys.executable, "-m", "inranker_flow", "run", "--runner=process", *options],
+            cwd=ROOT,
+            env=env,
+            stdout=out,
+            stderr=pipe,
+            text=True,
         )
     wait_for(at_work(0), child)
     child.kill()

@@ -18,7 +18,18 @@ ROOT = Path(__file__).parents[2]
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
-    command = [sys.executable, "-m", "pipelines.run", "retrain", "--profile", "smoke", "--run-dir", str(folder / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "inranker_flow",
+        "run",
+        "--runner=process",
+        "retrain",
+        "--profile",
+        "smoke",
+        "--run-dir",
+        str(folder / "run"),
+    ]
     settings = ("targets=[]", f"corpora.uri={folder / 'corpora'}", "corpora.settle_seconds=0",
         "corpus.max_test_queries=20", "generation.documents=20", "evaluation.teacher=false")  # fmt: skip
     for setting in settings:

@@ -20,9 +20,10 @@ def package(tmp_path_factory):
 
 @pytest.fixture
 def arguments():
-    from pipelines import profile, submission
+    from inranker_flow import profiles
+    from pipelines import submission
 
-    return submission.arguments("inranker", profile.load("demo"))
+    return submission.arguments("inranker", profiles.load("demo"))
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import notify, run_state, tracking
+from inranker_flow.commands import run
+from inranker_flow.profiles import load
 from inranker_flow.rankers.devices import device_name
-from pipelines import plan, run, submit
-from pipelines.profile import load
+from pipelines import plan, submit
 from tests import beir, promoting
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import KfpApi, nodes

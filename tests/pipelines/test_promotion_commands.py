@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import history, registry, tracking
-from pipelines import promotion
+from inranker_flow.commands import champion
 from tests.promoting import evaluation, promote, student, use_database
 
 ROOT = Path(__file__).parents[2]
@@ -83,9 +83,9 @@ def test_rollback_promote_and_history_through_make(at_home):
 
 
 def test_rollback_goes_further_back_and_then_says_that_there_is_nothing(at_home, capsys):
-    assert promotion.main(["rollback", "--why", "w"]) == 0
+    assert champion.main(["rollback", "--why", "w"]) == 0
     serving = registry.champion("inranker").version
-    while promotion.main(["rollback", "--why", "w"]) == 0:
+    while champion.main(["rollback", "--why", "w"]) == 0:
         assert registry.champion("inranker").version != serving
         serving = registry.champion("inranker").version
     assert serving == "1"
@@ -108,7 +108,7 @@ def test_rollback_goes_further_back_and_then_says_that_there_is_nothing(at_home,
 )
 def test_what_cannot_be_done_is_one_line_and_changes_nothing(at_home, capsys, arguments, message):
     entries = history.read("inranker")
-    assert promotion.main(arguments) == 2
+    assert champion.main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"FAILED: {message}") and err.count("\n") == 1
     assert history.read("inranker") == entries and registry.champion("inranker").version == "3"
@@ -116,7 +116,7 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(at_home, capsys, ar
 
 def test_what_serves_already_is_said_and_not_recorded(at_home, capsys):
     entries = history.read("inranker")
-    assert promotion.main(["promote", "--version", "3", "--why", "w"]) == 0
+    assert champion.main(["promote", "--version", "3", "--why", "w"]) == 0
     assert capsys.readouterr().out == "inranker: version 3 serves already; nothing changed\n"
     assert history.read("inranker") == entries
 
@@ -132,7 +132,7 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     try:
-        assert promotion.main(["promote", "--version", "2", "--why", "w"]) == 2
+        assert champion.main(["promote", "--version", "2", "--why", "w"]) == 2
     finally:
         (folder / name).write_bytes(whole)
         registry._fetched.clear()
@@ -146,14 +146,14 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
 
 
 def test_a_rollback_goes_past_what_is_damaged_and_says_so(at_home, capsys):
-    assert promotion.main(["promote", "--version", "2", "--why", "w"]) == 0
+    assert champion.main(["promote", "--version", "2", "--why", "w"]) == 0
     run_id = tracking.client().get_model_version("inranker", "3").run_id
     (path,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/generation_config.json")
     whole = path.read_bytes()
     path.unlink()
     registry._fetched.clear()
     try:
-        assert promotion.main(["rollback", "--why", "w"]) == 0
+        assert champion.main(["rollback", "--why", "w"]) == 0
     finally:
         path.write_bytes(whole)
         registry._fetched.clear()
@@ -167,16 +167,16 @@ def test_a_rollback_goes_past_what_is_damaged_and_says_so(at_home, capsys):
 def test_an_interrupted_change_and_an_alias_moved_elsewhere_are_shown(at_home, capsys):
     state = history.settle("inranker")
     history._append("inranker", state, "PROMOTE", "2", "a run", "w", {})
-    assert promotion.main(["history"]) == 0
+    assert champion.main(["history"]) == 0
     assert "version 3 of inranker serves; the change to version 2 was interrupted" in capsys.readouterr().out
     history.settle("inranker")
     registry.set_alias(registry.version("inranker", "1"), registry.CHAMPION)
-    assert promotion.main(["history"]) == 0
+    assert champion.main(["history"]) == 0
     assert "version 1 of inranker serves: its alias was moved outside of this project" in capsys.readouterr().out
 
 
 def test_without_any_registry_it_says_what_to_set(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert promotion.main(["history", "--run-dir", str(tmp_path)]) == 2
+    assert champion.main(["history", "--run-dir", str(tmp_path)]) == 2
     assert "MLFLOW_TRACKING_URI is not set and no local run has made" in capsys.readouterr().err
     assert not list(tmp_path.iterdir()), "nothing was made"

@@ -256,7 +256,7 @@ def test_the_minutes_of_a_run_go_on_until_it_ends(server, capsys):
 def test_a_reader_who_has_seen_enough_is_no_failure(server):
     """Of which make would complain: ``make runs | head``."""
     assert submit.main(OPTIONS) == 0
-    command = [sys.executable, "-m", "pipelines.runs", "--namespace", "team-a"]
+    command = [sys.executable, "-m", "inranker_flow", "runs", "--namespace", "team-a"]
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)

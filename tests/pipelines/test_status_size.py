@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from inranker_flow import profiles
 from inranker_flow.errors import UserError
-from pipelines import compile, plan, profile, status_size, submission, submit
+from pipelines import compile, plan, status_size, submission, submit
 
 #: Tasks of a run of one target (KFP 2.17.0, Argo 4.0.8): bytes of component, task, container and settings together, and of
 #: the patch of the pod.
@@ -23,7 +24,7 @@ PLAIN = 1_147_844
 @pytest.fixture(scope="module", params=["inranker", "retrain"])
 def compiled(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "it.yaml"
-    loaded = profile.load("paper", {"corpora.uri": "s3://b/c"} if request.param == "retrain" else {})
+    loaded = profiles.load("paper", {"corpora.uri": "s3://b/c"} if request.param == "retrain" else {})
     documents = compile.read(compile.compile_pipeline(request.param, path, loaded.cluster))
     return documents, submission.arguments(request.param, loaded)
 

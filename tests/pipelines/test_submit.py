@@ -56,7 +56,7 @@ def test_a_first_submit_creates_everything_once(server, capsys):
 
 
 def test_the_command_starts_one_run_and_prints_its_link(server):
-    command = [sys.executable, "-m", "pipelines.submit", *OPTIONS]
+    command = [sys.executable, "-m", "inranker_flow", "submit", *OPTIONS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "/#/runs/details/" in done.stdout

@@ -16,7 +16,7 @@ from inranker_flow.evaluation import cost, runs
 from inranker_flow.evaluation.judged import JudgedSet
 from inranker_flow.evaluation.stage import compare
 from inranker_flow.manifest import write_manifest
-from pipelines.profile import load
+from inranker_flow.profiles import load
 from tests.promoting import evaluation, promote, reasons, student, use_database
 from tests.unit.test_evaluation import TEACHER, ByText, World, make_model
 

@@ -81,12 +81,12 @@ def test_queries_are_joined_to_their_documents(collection, tmp_path):
 
 
 def test_the_demos_documents_answer_the_queries_that_are_kept(tmp_path):
+    from inranker_flow import profiles
     from inranker_flow.demo.world import answers
-    from pipelines import profile
 
     prepare_corpus(PrepareConfig(), CorpusConfig(uri="demo:target/5", name="medicines"), tmp_path / "collection")
     documents = {row["doc_id"]: row for row in schemas.read(schemas.CORPUS, tmp_path / "collection").to_pylist()}
-    own = profile.load("demo").generation
+    own = profiles.load("demo").generation
     shares = []
     for changes in ({}, {"temperature": 1.0}, {"temperature": 1.0, "keep_probable": 300}):
         setting = dataclasses.replace(own, documents=300, **changes)

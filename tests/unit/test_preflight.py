@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from components import preflight as component
-from inranker_flow import cluster, registry, storage, tracking
+from inranker_flow import cluster, profiles, registry, storage, tracking
 from inranker_flow.config import (
     CorpusConfig,
     DistillConfig,
@@ -34,7 +34,6 @@ from inranker_flow.preflight.pool import Need, check_nodes, check_queue
 from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.run_keys import keys
-from pipelines import profile
 from tests import models
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
@@ -532,7 +531,7 @@ def test_a_served_generator_is_asked_for():
 
 
 def run_preflight(report: Path, run_key: str = "key", **sections):
-    run = dataclasses.replace(profile.load("demo"), **sections)
+    run = dataclasses.replace(profiles.load("demo"), **sections)
     return check_run(run, NEED, run_key, report)
 
 
@@ -669,13 +668,13 @@ found = preflight.python_func(
 print(json.dumps(found))
 """
     env = {**os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_EVENTS": str(tmp_path / "events.jsonl")}
-    given = profile.load("demo").arguments()
+    given = profiles.load("demo").arguments()
     command = [sys.executable, "-c", script, str(tmp_path), json.dumps(given)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     outputs = component.python_func.__annotations__["return"]._fields
     found = dict(zip(outputs, json.loads(ended.stdout.splitlines()[-1]), strict=True))
-    asked = profile.load(
+    asked = profiles.load(
         "demo", {"targets": ["demo:target/7", "demo:target/8"], "phase1.max_steps": 7, "promotion.model_name": "nobody"}
     )
     assert {name: found[name] for name in asked.arguments()} == asked.arguments()

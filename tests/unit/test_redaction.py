@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from inranker_flow import redaction
+from inranker_flow.commands import console
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import HIDDEN, credentials_in, redact
-from pipelines import console
 
 SECRET = "s3cret-of-anna"
 

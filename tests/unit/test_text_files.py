@@ -6,13 +6,12 @@ import os
 
 import pytest
 
-from inranker_flow import text_files
+from inranker_flow import profiles, text_files
 from inranker_flow.discovery import WISHES, Folder, read_wishes
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import templates
 from inranker_flow.storage import FileInfo
-from pipelines import profile
 
 TEXT = "Frage: Was weiß man über 文書?\nzweite Zeile\n"
 ENCODINGS = {
@@ -95,8 +94,8 @@ def test_prompts_templates_profiles_and_wishes_are_read_with_their_mark(encoding
     )
     plain = (templates.FOLDER / "qwen3-reranker.txt").read_text(encoding="utf-8")
     assert templates.load(written("t.txt", plain), "i") == templates.load("qwen3-reranker", "i")
-    smoke = (profile.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
-    assert profile.load(written("mine.yaml", smoke)) == profile.load("smoke")
+    smoke = (profiles.PROFILES / "smoke.yaml").read_text(encoding="utf-8")
+    assert profiles.load(written("mine.yaml", smoke)) == profiles.load("smoke")
     wishes = written(WISHES, "licence: Größe\n")
     here = Folder("corpus", str(tmp_path), [FileInfo(wishes, 1, "")])
     assert read_wishes(here).licence == "Größe"

@@ -86,14 +86,18 @@ class Ranker(ABC):
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Logits [false, true] of (query, passage) pairs, float64 (n, 2), in the order of ``pairs``."""
+        job = self.prepare_pairs(pairs)
+        progress = Progress("scoring", int(job.lengths.sum()), "tokens")
+        logits = job.score(np.arange(len(pairs)), progress)
+        progress.finish()
+        return logits
+
+    def prepare_pairs(self, pairs: Sequence[tuple[str, str]]) -> Job:
+        """As :meth:`prepare`, of (query, passage) pairs; equal texts are tokenised once."""
         queries = {text: number for number, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
         documents = {text: number for number, text in enumerate(dict.fromkeys(document for _, document in pairs))}
         index = np.array([(queries[query], documents[document]) for query, document in pairs], np.int64).reshape(-1, 2)
-        job = self.prepare(queries, documents, index)
-        progress = Progress("scoring", int(job.lengths.sum()), "tokens")
-        logits = job.score(np.arange(len(index)), progress)
-        progress.finish()
-        return logits
+        return self.prepare(queries, documents, index)
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Job:
         """Tokenise each text once (see :meth:`Reader.prepare`)."""

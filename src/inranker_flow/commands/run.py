@@ -1,13 +1,15 @@
-"""`make run`: the compiled pipeline on this machine, with KFP's local runner.
+"""`inranker run` and `make run`: a whole pipeline on this machine, then results, verdict and where to look.
 
-    python -m pipelines.run inranker --profile demo
+    inranker run --source data/squad --targets data/handbook --profile small --run-dir out
 
-No cluster: each stage is a process of this environment, or a container of its image (RUNNER=docker). KFP's local cache
-skips what is done, so a second run is quick and a failed one continues.
+No cluster. RUNNER says what runs the stages: `plain` (the order in `inranker_flow.workflow`), or KFP's local runner with
+the compiled pipeline, in which a task is a `process` or a container (`docker`); `make run` asks for `process`. What is done
+is not done again, so a second run is quick and a failed one continues.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -15,10 +17,14 @@ import shlex
 import shutil
 import sys
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from inranker_flow import exchange, planning, registry, tracking
+from inranker_flow.commands import console, folder, plan
+from inranker_flow.commands.command import FAILED, Parser, command, logging_to
+from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import check_here
 from inranker_flow.manifest import check
@@ -26,52 +32,113 @@ from inranker_flow.pin import pin
 from inranker_flow.planning import reality
 from inranker_flow.profile import Profile
 from inranker_flow.redaction import credentials_in, redact
-from pipelines import console, folder, local, plan, submission
-from pipelines.command import FAILED, Parser, command, logging_to
-from pipelines.compile import compile_pipeline
-from pipelines.options import add_options, resolve
-from pipelines.placement import PLACEMENT, content_tag
+from inranker_flow.run_keys import keys
+from inranker_flow.storage import atomic_write
+from inranker_flow.workflow.tasks import ALWAYS, STAGES
+
+#: RUNNER -> the module that runs a pipeline so (:class:`Runner`); those with KFP are in a checkout alone.
+RUNNERS = {"plain": "inranker_flow.workflow.runner", "process": "pipelines.local", "docker": "pipelines.local"}
+#: What a run leaves for programs: :class:`Outcome` as JSON.
+OUTCOME = "outcome.json"
+
+
+class Runner(Protocol):
+    """What a module of `RUNNERS` holds."""
+
+    def code_version(self) -> str:
+        """What code will run."""
+        ...
+
+    def prepare(self, pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> Any:
+        """Check that it can run here; returns what `execute` takes. :class:`UserError` where it cannot."""
+        ...
+
+    def execute(
+        self,
+        prepared: Any,
+        pipeline: str,
+        profile: Profile,
+        keys: dict[str, str],
+        hold: folder.Run,
+        log: Path,
+        verbose: bool,
+    ) -> None:
+        """Run all stages. Raises RuntimeError when one fails, after `notify`."""
+        ...
+
+    def tidy(self, name: str) -> int:
+        """Remove what a killed run ``name`` left beside its folder; returns how many containers there were."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``verdict``: PROMOTE, HOLD or NOTHING (no corpus was new); ``reason`` says why.
+
+    ``measures``: data set -> system -> mean of ``measure``. ``student``: folder of the student, ``report``: the page.
+    """
+
+    verdict: str
+    reason: str
+    model: str = ""
+    version: str = ""
+    measure: str = ""
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    student: str = ""
+    report: str = ""
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run a pipeline locally; returns the exit status."""
-    parser = Parser("make run")
+    parser = Parser("inranker run")
     add_options(parser)
     parser.add_argument("--run-dir", default=str(folder.DEFAULT), help="artifacts, cache, MLflow database, logs")
-    parser.add_argument("--runner", choices=["process", "docker"], default="process", help="what a task runs in")
+    parser.add_argument("--runner", choices=list(RUNNERS), default="plain", help="what runs the stages")
     parser.add_argument("--verbose", action="store_true", help="show KFP's own log lines too")
     options = parser.parse_args(arguments)
     run_dir = folder.checked(options.run_dir)
     resolved = pin(resolve(options))
-    if options.runner == "process":
+    if options.runner != "docker":
         check_here(resolved.generation)
     label = f"{options.pipeline}-{Path(options.profile).stem}"
     return run(options.pipeline, resolved, label, run_dir, options.runner, options.verbose)
 
 
 def run(
-    pipeline: str, resolved: Profile, label: str, run_dir: Path, runner: str = "process", verbose: bool = False
+    pipeline: str, resolved: Profile, label: str, run_dir: Path, runner: str = "plain", verbose: bool = False
 ) -> int:
-    """Compile, run, report. Returns 0, or 1 when a stage failed; :class:`UserError` before anything ran."""
+    """Run, report. Returns 0, or 1 when a stage failed; :class:`UserError` before anything ran."""
     start = time.monotonic()
+    resolved.check_for(pipeline)
     with folder.working(run_dir) as hold:
         hold.remember(runner=runner)
         return _run(pipeline, resolved, label, hold, runner, verbose, start)
 
 
+def _runner(name: str) -> Runner:
+    try:
+        found: Runner = importlib.import_module(RUNNERS[name])
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"RUNNER={name}: needs a checkout of InRanker Flow with its environment ({error}); make run has both, and "
+            "RUNNER=plain needs neither"
+        ) from error
+    return found
+
+
 def _run(
     pipeline: str, resolved: Profile, label: str, hold: folder.Run, runner: str, verbose: bool, start: float
 ) -> int:
-    run_dir = hold.folder
+    run_dir, engine = hold.folder, _runner(runner)
     # Containers see nothing of the run's folder but this.
     root = run_dir / "artifacts"
-    _environment(run_dir, root)
+    _environment(run_dir, root, engine.code_version())
     _tidy(hold)
-    arguments = submission.arguments(pipeline, resolved)
-    keys = {name: arguments[name] for name in ("run_key", "work_key")}
+    (run_dir / OUTCOME).unlink(missing_ok=True)
+    known_by = keys(pipeline, resolved, engine.code_version())
     with folder.of_runs(run_dir):
-        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", resolved.cluster)
+        prepared = engine.prepare(pipeline, resolved, hold, runner)
 
     name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     log, events = run_dir / "logs" / f"{name}.log", root / "events" / f"{name}.jsonl"
@@ -81,14 +148,14 @@ def _run(
             each.touch()
         events.chmod(0o666)  # a container's user is another one
     os.environ["INRANKER_EVENTS"] = str(events)
-    print(f"{name}: {yaml.relative_to(Path.cwd()) if yaml.is_relative_to(Path.cwd()) else yaml}, log in {log}")
+    print(f"{name}: log in {log}", flush=True)
     try:
         with (
             logging_to(log),
-            tracking.pipeline_run(name, {"label": label, **resolved.as_data(), **keys}) as parent,
+            tracking.pipeline_run(name, {"label": label, **resolved.as_data(), **known_by}) as parent,
         ):
             planned = _plan(pipeline, resolved, run_dir, parent)
-            local.execute(yaml, arguments, root, log, runner, verbose, hold)
+            engine.execute(prepared, pipeline, resolved, known_by, hold, log, verbose)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
         if failed:
@@ -100,7 +167,9 @@ def _run(
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}
     seconds = time.monotonic() - start
-    _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds)
+    outcome = _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds)
+    with atomic_write(run_dir / OUTCOME) as out:
+        out.write(json.dumps(asdict(outcome), indent=1).encode())
     return 0
 
 
@@ -118,13 +187,13 @@ def _tidy(hold: folder.Run) -> None:
     """Remove what killed runs left in the folder, and give their runs in MLflow an end."""
     for file, known in folder.tidy(hold).items():
         closed = tracking.close_killed(file.name)
-        removed = local.remove_containers(file.name) if known.get("runner") == "docker" else 0
+        removed = _runner("docker").tidy(file.name) if known.get("runner") == "docker" else 0
         print(f"A run was killed here: {closed} of its runs in MLflow are KILLED now", end="")
         print(f", {removed} containers removed" if removed else "", flush=True)
         file.unlink()
 
 
-def _environment(run_dir: Path, root: Path) -> None:
+def _environment(run_dir: Path, root: Path, code: str) -> None:
     """Defaults for what the stages inherit; whatever is set already wins."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         with folder.of_runs(run_dir):
@@ -134,7 +203,7 @@ def _environment(run_dir: Path, root: Path) -> None:
         os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
     os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
     os.environ.setdefault("INRANKER_STORE", str(root / "store"))
-    os.environ["INRANKER_CODE_VERSION"] = content_tag()
+    os.environ["INRANKER_CODE_VERSION"] = code
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait sleep instead of spinning: on a busy machine spinning slows every small operation a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -147,13 +216,13 @@ def _report(
     run_dir: Path,
     model_name: str,
     seconds: float,
-) -> None:
+) -> Outcome:
     discovered = [event for event in events if event["stage"] == "discover"]
     # Promote is never cached, so its record is there, and it names what the decision rests on.
     promoted = next((event for event in events if event["stage"] == "promote"), None)
     if promoted is None:
         print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
-        return
+        return Outcome("NOTHING", discovered[0]["reason"])
     evaluation, decided = (
         exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )
@@ -167,9 +236,9 @@ def _report(
     served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     python = shlex.quote(sys.executable)
     print(f"\n{console.results_table(summary)}\n")
-    # What is never cached and has no record is no part of this pipeline.
+    # What is always done and has no record is no part of this pipeline.
     ran = {event["stage"] for event in events}
-    print(f"{console.stages_table([stage for stage, row in PLACEMENT.items() if row.cache or stage in ran], events)}\n")
+    print(f"{console.stages_table([stage for stage in STAGES if stage not in ALWAYS or stage in ran], events)}\n")
     if planned:
         print(f"planned, without reuse  {planning.sentence(planned)}")
         print(f"computed in this run    {planning.sentence(did)}\n")
@@ -185,7 +254,18 @@ def _report(
             '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
         )
     print(f"\nDone in {seconds:.0f} s.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    means = {
+        name: {system: each["means"][summary["headline"]] for system, each in found["systems"].items()}
+        for name, found in summary["datasets"].items()
+    }
+    student = exchange.fetch(Path(promoted["inputs"]["student"]))
+    return Outcome(
+        decision["verdict"],
+        decision["reasons"][0]["message"],
+        model_name,
+        decision["version"],
+        summary["headline"],
+        means,
+        str(student),
+        str(report),
+    )

@@ -1,6 +1,6 @@
 """`make clean`: remove what runs and builds left, and say what. The registry and the labels stay.
 
-    python -m pipelines.clean --run-dir .run [--all]
+    inranker clean --run-dir .run [--all]
 
 Only a folder that `make run` has made its own is touched, and of it only what `make run` writes there. Needs no package:
 it works before the environment is there, too.
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from inranker_flow.commands import folder
+from inranker_flow.commands.command import Parser, command
 from inranker_flow.errors import UserError
-from pipelines import folder
-from pipelines.command import Parser, command
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 #: Left in the project's folder by builds and checks.
 BUILT = ("build", ".pytest_cache", ".ruff_cache", ".mypy_cache")
 #: In a folder of runs: what the next run makes anew ...
@@ -30,7 +29,7 @@ KEPT = {"mlflow.db": "the registry", "mlartifacts": "the registered models", "ar
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Remove and say what; returns the exit status."""
-    parser = Parser("make clean")
+    parser = Parser("inranker clean")
     parser.add_argument("--run-dir", default=str(folder.DEFAULT))
     parser.add_argument("--all", action="store_true", help="the registry and the labels, too")
     options = parser.parse_args(arguments)
@@ -115,7 +114,3 @@ def _remove(path: Path) -> Iterator[str]:
     elif path.exists():
         path.unlink()
         yield f"removed  {path}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from inranker_flow import profile_checks
+from inranker_flow import profile_checks, profiles
 from inranker_flow.profile import OPTIONS, Profile, overrides, split
-from pipelines import profile
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which pipeline with which values."""
     parser.add_argument("pipeline", nargs="?", default="inranker")
-    parser.add_argument("--profile", default="demo", help="a name in pipelines/profiles, or a YAML file")
+    parser.add_argument("--profile", default="demo", help="a name in src/inranker_flow/profiles, or a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="settings")
     parser.add_argument(
         "--settings", default="", dest="line", help="several of --set in one line, split as a shell would"
@@ -28,7 +27,7 @@ def resolve(options: argparse.Namespace) -> Profile:
     What works and is perhaps not meant is said on the standard error.
     """
     given = {option: getattr(options, option) or "" for option in OPTIONS}
-    resolved = profile.load(options.profile, overrides([*split(options.line), *options.settings], given))
+    resolved = profiles.load(options.profile, overrides([*split(options.line), *options.settings], given))
     for note in profile_checks.notes(resolved):
         print(f"NOTE: {note}", file=sys.stderr)
     return resolved

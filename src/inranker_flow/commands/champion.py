@@ -1,6 +1,6 @@
 """`make promote`, `make rollback`, `make history`: a person's hand on the champion, and the record of every change.
 
-    python -m pipelines.promotion promote --version 7 --why "the nightly run hit a full disk"
+    inranker promote --version 7 --why "the nightly run hit a full disk"
 
 They work on the registry of ``MLFLOW_TRACKING_URI``, or else on that of the local runs in ``RUN_DIR``.
 """
@@ -16,30 +16,32 @@ from pathlib import Path
 import numpy as np
 
 from inranker_flow import history, reading, registry, tracking
+from inranker_flow.commands import folder
+from inranker_flow.commands.command import Parser, command
 from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.history import Entry, Kind, State
 from inranker_flow.registry import Version
-from pipelines import folder
-from pipelines.command import Parser, command
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    parser = Parser("make")
-    parser.add_argument("command", choices=["promote", "rollback", "history"])
-    parser.add_argument("--model", default=PromoteConfig.model_name)
-    parser.add_argument("--version", default="")
-    parser.add_argument("--why", default="")
-    parser.add_argument("--run-dir", default=str(folder.DEFAULT))
-    options = parser.parse_args(arguments)
-    if options.command != "history":
-        _check_why(options.command, options.why)
+    """Run promote, rollback or history, whichever the first argument names; returns the exit status."""
+    name, *rest = sys.argv[1:] if arguments is None else arguments
+    parser = Parser(f"inranker {name}")
+    parser.add_argument("--model", default=PromoteConfig.model_name, help="the registered model")
+    parser.add_argument("--version", default="", help="promote: number of the version that is to serve")
+    parser.add_argument("--why", default="", help="promote, rollback: why, in a sentence")
+    parser.add_argument(
+        "--run-dir", default=str(folder.DEFAULT), help="whose database is the registry, without a server"
+    )
+    options = parser.parse_args(rest)
+    if name != "history":
+        _check_why(name, options.why)
     _use_registry(folder.checked(options.run_dir))
-    if options.command == "promote":
+    if name == "promote":
         print(promote(options.model, options.version, options.why))
-    elif options.command == "rollback":
+    elif name == "rollback":
         print(rollback(options.model, options.why))
     else:
         print(show(options.model))
@@ -168,7 +170,3 @@ def _use_registry(run_dir: Path) -> None:
         )
     folder.check_database(database)
     os.environ["MLFLOW_TRACKING_URI"] = tracking.database_uri(database)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.profile import SEEDED, TOP, Profile, apply, build, substitute
 from inranker_flow.text_files import quoted, shown
 
-PROFILES = Path(__file__).parent / "profiles"
+PROFILES = Path(__file__).parent
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:

@@ -6,15 +6,15 @@ import os
 import sys
 
 from inranker_flow import tracking
+from inranker_flow.commands import folder
+from inranker_flow.commands.command import Parser, command
 from inranker_flow.errors import UserError
-from pipelines import folder
-from pipelines.command import Parser, command
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Become MLflow's server; returns only where there is nothing to show."""
-    parser = Parser("make mlflow")
+    parser = Parser("inranker mlflow")
     parser.add_argument("--run-dir", default=str(folder.DEFAULT))
     database = folder.checked(parser.parse_args(arguments).run_dir) / "mlflow.db"
     if not database.is_file():
@@ -24,7 +24,3 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"MLflow's UI on {database}", flush=True)
     shown = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri", uri]
     os.execv(sys.executable, shown)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands that need neither KFP nor Kubernetes, and what all commands share."""

@@ -1,0 +1,109 @@
+"""The wheel: what a person installs and calls, in an environment that knows nothing of the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of the checkout, built from a copy: setuptools leaves files where it builds."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("src", "components"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        out,
+        copy,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = out.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Run a command of an environment with the wheel and, for time's sake, the packages of the one that runs the tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    ours = ("PYTHON", "INRANKER_", "MLFLOW_", "HF_HUB_OFFLINE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+
+    def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        name, *rest = arguments
+        return subprocess.run(
+            [folder / "bin" / name, *rest], cwd=elsewhere, env=environment, input=text, capture_output=True, text=True
+        )
+
+    run.folder = folder  # type: ignore[attr-defined]
+    return run
+
+
+def test_the_wheel_holds_the_library_its_data_and_its_types(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for each in ("py.typed", "profiles/demo.yaml", "demo/models/student/config.json", "evaluation/report.html.jinja"):
+        assert f"inranker_flow/{each}" in names
+    assert not [name for name in names if name.startswith(("tests/", "pipelines/", "benchmarks/"))]
+
+
+def test_the_command_and_the_import_are_of_the_wheel(installed):
+    found = installed("python", "-c", "import inranker_flow; print(inranker_flow.__file__)")
+    assert found.stdout.startswith(str(installed.folder)), found.stderr
+    assert installed("inranker", "--version").stdout.startswith("inranker-flow 0.")
+    said = installed("inranker").stdout
+    assert "run a whole pipeline" in said and "submit" not in said, "a command that cannot work is not offered"
+    refused = installed("inranker", "submit")
+    assert refused.returncode == 2 and "needs a checkout" in refused.stderr
+    assert "phase1.loss  (mse or margin_mse or kl or ranknet" in installed("inranker", "settings", "phase1.loss").stdout
+
+
+def test_every_command_tells_its_options(installed):
+    for name in ("run", "plan", "rank", "settings", "history", "promote", "rollback", "mlflow", "clean"):
+        done = installed("inranker", name, "--help")
+        assert done.returncode == 0 and f"usage: inranker {name}" in done.stdout, (name, done.stderr)
+
+
+def test_a_ranking_on_the_command_line_is_that_of_the_library(installed):
+    passages = 'the cat sleeps\n{"title": "Dogs", "text": "they bark"}\n\nan inn with rooms\n'
+    arguments = ("--model", "demo:student", "--query", "cat", "-")
+    ranked = installed("inranker", "rank", *arguments, text=passages)
+    assert ranked.returncode == 0, ranked.stderr
+    script = """
+from inranker_flow import Reranker
+passages = ["the cat sleeps", {"title": "Dogs", "text": "they bark"}, "an inn with rooms"]
+for each in Reranker("demo:student").rank("cat", passages):
+    print(f"{each.score:8.3f}  {each.position:4d}")
+"""
+    called = installed("python", "-c", script)
+    assert called.returncode == 0, called.stderr
+    assert [line[:14] for line in ranked.stdout.splitlines()] == called.stdout.splitlines()
+    assert len(called.stdout.splitlines()) == 3
