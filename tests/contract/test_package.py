@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -64,7 +67,7 @@ def installed(wheel, tmp_path_factory):
             [folder / "bin" / name, *rest], cwd=elsewhere, env=environment, input=text, capture_output=True, text=True
         )
 
-    run.folder = folder  # type: ignore[attr-defined]
+    run.folder, run.elsewhere = folder, elsewhere  # type: ignore[attr-defined]
     return run
 
 
@@ -107,3 +110,56 @@ for each in Reranker("demo:student").rank("cat", passages):
     assert called.returncode == 0, called.stderr
     assert [line[:14] for line in ranked.stdout.splitlines()] == called.stdout.splitlines()
     assert len(called.stdout.splitlines()) == 3
+
+
+def artifacts(folder: Path) -> set[tuple[str, str, str]]:
+    """(stage, data set, content digest) of every artifact whose content the run's seed decides."""
+    manifests = [json.loads(path.read_text()) for path in (folder / "artifacts").rglob("manifest.json")]
+    timed = ("evaluate", "promote")  # seconds, and the time of day, are in these
+    return {(each["stage"], each["dataset"], each["content"]) for each in manifests if each["stage"] not in timed}
+
+
+def measured(folder: Path) -> set[str]:
+    """Digests of the tables of measures."""
+    return {sha256(path.read_bytes()).hexdigest() for path in (folder / "artifacts").rglob("measures.parquet")}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_ten_lines_of_the_readme_give_what_the_compiled_pipeline_gives(installed, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(from inranker_flow import Reranker, distil\n.*?)```", readme, re.S)
+    small = lines.replace('profile="demo"', 'profile="smoke", phase1={"max_steps": 5}')
+    assert small != lines and len(lines.splitlines()) <= 10
+    called = installed("python", "-c", small)
+    assert called.returncode == 0, called.stdout[-3000:] + called.stderr[-3000:]
+    assert "[distill_phase2] " in called.stdout and "nDCG@10" in called.stdout
+    plain = installed.elsewhere / "run"
+
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "INRANKER_"))}
+    command = [
+        "run",
+        "--runner=process",
+        "--profile=smoke",
+        "--set=phase1.max_steps=5",
+        f"--run-dir={tmp_path / 'kfp'}",
+    ]
+    compiled = subprocess.run(
+        [sys.executable, "-m", "inranker_flow", *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert compiled.returncode == 0, compiled.stdout[-3000:] + compiled.stderr[-3000:]
+    found = artifacts(plain)
+    assert {stage for stage, _, _ in found} == {
+        "prepare_corpus",
+        "retrieve",
+        "teacher_label",
+        "generate_queries",
+        "distill",
+    }
+    assert found == artifacts(tmp_path / "kfp")
+    assert measured(plain) == measured(tmp_path / "kfp") and len(measured(plain)) == 1
+
+    again = installed("python", "-c", small)
+    assert again.returncode == 0 and again.stdout.count("taken from the store") == 9
+    refused = installed("python", "-c", small.replace('"max_steps"', '"max_step"'))
+    assert "UserError: smoke.yaml: phase1.max_step: unknown key; did you mean 'max_steps'?" in refused.stderr
