@@ -102,6 +102,13 @@ class LanguageName(Text):
         return ""
 
 
+class NoResult:
+    """Marks a setting that changes no result, only how fast or in which parts it is computed: it is in no key of what was
+    computed before (:func:`deciding`)."""
+
+
+NO_RESULT = NoResult()
+
 #: Characters that a text cannot hold, and those that one line cannot: controls, halves of a character, line ends.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -286,7 +293,7 @@ class ScoringConfig:
     #: causal: the text that the template puts at ``{instruction}``.
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
-    batch_tokens: Count = 0
+    batch_tokens: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
     #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
@@ -305,13 +312,13 @@ class TeacherConfig:
     revision: str = ""
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
-    shard_pairs: Positive = 50_000
+    shard_pairs: Annotated[int, Range(1, _MOST), NO_RESULT] = 50_000
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
     #: relevant (InPars-v2: 10,000). 0 keeps all.
     keep_queries: Count = 0
     #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
     #: the CPUs out among them, and each holds the model.
-    processes: Annotated[int, Range(0, 1024)] = 0
+    processes: Annotated[int, Range(0, 1024), NO_RESULT] = 0
 
 
 @dataclass(frozen=True)
@@ -327,14 +334,16 @@ class GenerateConfig:
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
     #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
     endpoint: Annotated[
-        str, Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True)
+        str,
+        Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True),
+        NO_RESULT,
     ] = ""
     #: openai: requests that are under way at a time.
-    concurrency: Annotated[int, Range(1, 10_000)] = 64
+    concurrency: Annotated[int, Range(1, 10_000), NO_RESULT] = 64
     #: openai: seconds until a request counts as lost.
-    request_timeout: Annotated[float, Range(0.1, 86_400)] = 120.0
+    request_timeout: Annotated[float, Range(0.1, 86_400), NO_RESULT] = 120.0
     #: openai: how often a lost request is sent again.
-    retries: Annotated[int, Range(0, 1000)] = 8
+    retries: Annotated[int, Range(0, 1000), NO_RESULT] = 8
     #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
     #: four characters.
     tokenizer: str = ""
@@ -443,11 +452,11 @@ class DistillConfig:
     #: coarser); auto: bfloat16 where the device computes in it, else float32.
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-weights"] = "auto"
     #: Padded tokens that are in memory at once; larger batches are summed up in parts. 0 picks a value for the device.
-    micro_batch_tokens: Count = 0
+    micro_batch_tokens: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
     #: Compute encoder layers again in the backward pass instead of keeping them: less memory, a third more time.
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, NO_RESULT] = False
     #: Processes that share each batch; 0: one for each GPU of this machine.
-    processes: Annotated[int, Range(0, 1024)] = 0
+    processes: Annotated[int, Range(0, 1024), NO_RESULT] = 0
     #: Share of the queries held out, split by query, to choose the best checkpoint.
     holdout: Annotated[float, Below(0, 1)] = 0.02
     #: Held-out queries at most.
@@ -455,7 +464,7 @@ class DistillConfig:
     #: Steps between looks at the held-out queries; 0 is ten looks in all.
     evaluate_every: Count = 0
     #: Steps between resumable checkpoints; 0 is with each look.
-    save_every: Count = 0
+    save_every: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
     #: Seed of the order of the pairs, of dropout, and of the queries that are held out.
     seed: Count = 0
 
@@ -598,7 +607,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return parse(typing.cast("type[Any]", hint), value, where)
     origin = get_origin(hint)
     if origin is Annotated:
-        kind, rule = get_args(hint)
+        kind, *marks = get_args(hint)
+        rule = next((mark for mark in marks if isinstance(mark, Range | Text)), None)
+        if rule is None:
+            return _value(kind, value, where)
         if getattr(rule, "numbers", False) and type(value) in (int, float) and abs(value) < 1e6:
             value = f"{value:g}"
         return _checked(rule, _plain(kind, value, where), where)
@@ -681,6 +693,17 @@ def _anything(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
+
+
+def deciding(config: Any) -> dict[str, Any]:
+    """As :func:`as_dict`, without the settings that change no result (`NO_RESULT`): what a key is made of."""
+    hints = get_type_hints(type(config), include_extras=True)
+    return {
+        each.name: deciding(value) if dataclasses.is_dataclass(value) else as_plain(value)
+        for each in dataclasses.fields(config)
+        if NO_RESULT not in get_args(hints[each.name])
+        for value in [getattr(config, each.name)]
+    }
 
 
 def without_defaults(config: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A stage that is asked for the same again gives what it gave: by content, where KFP's caches go by identity.
 
 KFP's caches have image, run and artifact ids in their keys: a rebuilt image misses them all. Here the key is what a result
-follows from: the stage and the version of its code, its configuration, and the content of its inputs. The outputs are
+follows from: the stage and the version of its code, the settings that change a result, the content of its inputs, and what
+computes it (`computing`). The outputs are
 kept below ``INRANKER_STORE``, each file once under its digest, which is compared when it is used again.
 """
 
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import storage
-from inranker_flow.config import CorpusConfig, as_dict
+from inranker_flow.computing import conditions
+from inranker_flow.config import CorpusConfig, deciding
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.manifest import FILENAME, Origin, content_digest, read_manifest
 
@@ -65,6 +67,7 @@ def work(stage: str, configs: Mapping[str, Any], inputs: Mapping[str, Any], valu
         "named": _named(configs),
         "inputs": {key: _digests(value) for key, value in inputs.items()},
         "values": {key: _identity(value) for key, value in values.items()},
+        "conditions": conditions(stage),
     }
     return Work(root, stage, asked)
 
@@ -173,7 +176,7 @@ def _plain(configs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(config: Any) -> dict[str, Any]:
-    return config.content if isinstance(config, CorpusConfig) else as_dict(config)
+    return config.content if isinstance(config, CorpusConfig) else deciding(config)
 
 
 def _named(configs: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
+from inranker_flow.config import deciding
 from inranker_flow.profile import Profile
 
 #: Sections that say for which corpora the work is done, or what is thought of it; not how it is done.
@@ -13,8 +14,10 @@ _ASIDE = ("targets", "corpora", "promotion")
 
 def keys(pipeline: str, resolved: Profile, code: str) -> dict[str, str]:
     """``run_key`` is a digest of pipeline, values and ``code``: a repeat of the same work has the same key. ``work_key`` is
-    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code."""
-    values = resolved.as_data()
+    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code. Settings
+    that change no result are in neither."""
+    values = deciding(resolved)
+    del values["cluster"]
     if pipeline != "retrain":
         del values["corpora"]
     identity = json.dumps([pipeline, values, code], sort_keys=True)

@@ -32,6 +32,10 @@ _TOP = {
 }
 
 
+#: Said of a setting that changes no result.
+FREE = " *Changes no result.*"
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row: ``key`` as SET takes it; ``default`` as YAML writes it, "" if there is none."""
@@ -41,6 +45,8 @@ class Setting:
     default: str
     range: str
     meaning: str
+    #: False: it changes no result, so what was computed with another value is used.
+    decides: bool = True
 
 
 @listing
@@ -77,7 +83,8 @@ def _rows(prefix: str, hint: Any) -> Iterator[Setting]:
         if dataclasses.is_dataclass(kind):
             yield from _rows(key, kind)
             continue
-        yield Setting(key, _type(kind), _default(field), _range(kind), meanings.get(field.name, ""))
+        decides = config.NO_RESULT not in get_args(kind)
+        yield Setting(key, _type(kind), _default(field), _range(kind), meanings.get(field.name, ""), decides)
         if get_origin(kind) is tuple and dataclasses.is_dataclass(get_args(kind)[0]):
             yield from _rows(f"{key}[]", get_args(kind)[0])
         if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
@@ -127,7 +134,9 @@ def _range(hint: Any) -> str:
         return _range(get_args(hint)[-1] if get_origin(hint) is dict else get_args(hint)[0])
     if get_origin(hint) is not Annotated:
         return ""
-    rule = get_args(hint)[1]
+    rule = next((mark for mark in get_args(hint)[1:] if isinstance(mark, config.Range | config.Text)), None)
+    if rule is None:
+        return ""
     if isinstance(rule, config.Text):
         return re.sub(r"^(is no|is|may hold) ", "", rule.says)
     least = f"above {rule.least:,.10g}" if isinstance(rule, config.Above) else f"{rule.least:,.10g}"
@@ -155,8 +164,9 @@ def _text(setting: Setting) -> str:
         setting.range,
         f"default {setting.default}" if setting.default else "no default",
     ]
-    meaning = textwrap.fill(setting.meaning, 100, initial_indent="    ", subsequent_indent="    ")
-    return f"{setting.key}  ({'; '.join(filter(None, facts))})" + (f"\n{meaning}" if setting.meaning else "")
+    told = setting.meaning if setting.decides else f"{setting.meaning}{FREE.replace('*', '')}"
+    meaning = textwrap.fill(told, 100, initial_indent="    ", subsequent_indent="    ")
+    return f"{setting.key}  ({'; '.join(filter(None, facts))})" + (f"\n{meaning}" if told else "")
 
 
 def _same(hints: dict[str, Any], earlier: str, here: str) -> bool:
@@ -195,6 +205,6 @@ def _markdown(found: list[Setting]) -> str:
                 "|---|---|---|---|---|",
             ]
         default = f"`{each.default}`" if each.default else ""
-        cells = [f"`{each.key}`", each.type, default, each.range, each.meaning]
+        cells = [f"`{each.key}`", each.type, default, each.range, f"{each.meaning}{'' if each.decides else FREE}"]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("``", "`") for cell in cells) + " |")
     return "\n".join(lines)

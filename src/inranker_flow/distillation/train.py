@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow import reading
-from inranker_flow.config import DistillConfig, as_dict
+from inranker_flow.config import DistillConfig, as_dict, deciding
 from inranker_flow.distillation.data import (
     Batch,
     Examples,
@@ -178,9 +178,8 @@ def distill(
             for name, folder in zip(examples.names, folders, strict=True)
         ],
     }
-    # Not the number of processes: they share batches, so another number continues the same training. Where it starts is in
-    # the inputs.
-    same = {key: value for key, value in as_dict(config).items() if key not in ("processes", "start")}
+    # Another number of processes or smaller parts of a batch continue the same training. Where it starts is in the inputs.
+    same = {key: value for key, value in deciding(config).items() if key != "start"}
     folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
     if not started_together() and (count := count_processes(config.processes, "processes")) > 1:
         # What could be refused has been, and the texts are tokenised: the processes find them.

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from inranker_flow import licences, reading, registry, schemas
-from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict
+from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict, deciding
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import cases, cost, judged, leaks, measures, origins, runs, significance
 from inranker_flow.evaluation.judged import JudgedSet
@@ -80,7 +80,7 @@ class Model:
     def identity(self) -> dict[str, Any]:
         return {
             "weights": self.digest or [self.reference, self.revision],
-            "scoring": as_dict(self.scoring),
+            "scoring": deciding(self.scoring),
             "passages": as_dict(self.served.passages),
         }
 
@@ -114,7 +114,7 @@ class Model:
     def shape(self) -> str:
         """What its speed depends on: models of one shape take equally long for the same pairs. "" where it is not known."""
         config = cost.shape(self.folder) if self.folder else ""
-        return config and json.dumps([config, self.identity["scoring"], self.identity["passages"]], sort_keys=True)
+        return config and json.dumps([config, as_dict(self.scoring), self.identity["passages"]], sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
-from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, as_dict
+from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, deciding
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
@@ -68,9 +68,8 @@ _ASKING = frozenset(
 )
 #: Characters of an answer in a message.
 _SHOWN = 120
-#: Settings on which the generated texts do not depend: how a server is reached, and what is kept of them.
+#: Settings on which the generated texts do not depend, though the kept ones do: for which documents, and what is kept.
 _BESIDE = (
-    *("endpoint", "concurrency", "request_timeout", "retries"),
     *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
     *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth", "max_unusable"),
 )
@@ -265,7 +264,7 @@ def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
 
     served = config.backend == "openai"
     identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
-    plain = {name: value for name, value in as_dict(config).items() if name not in _BESIDE}
+    plain = {name: value for name, value in deciding(config).items() if name not in _BESIDE}
     # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
     plain["keep_probable"] = bool(config.keep_probable)
     if not config.request_fields:

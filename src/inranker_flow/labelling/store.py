@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow import content_store, storage
-from inranker_flow.config import ScoringConfig, TeacherConfig, as_dict
+from inranker_flow.config import ScoringConfig, TeacherConfig, deciding
 from inranker_flow.content_store import ContentStore, distinct
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import RENDERER_VERSION
@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 LOGITS = ("false_logit", "true_logit")
 SCHEMA = pa.schema([pa.field(name, pa.float64(), nullable=False) for name in LOGITS])
 
-#: Settings of `ScoringConfig` that change no value: how many pairs are in memory at a time.
-_NO_VALUE = ("batch_tokens",)
-
 
 def label_identity(config: TeacherConfig) -> dict[str, Any]:
     """What a label depends on besides the texts: the teacher's content, the renderer, the settings of scoring.
@@ -36,11 +33,10 @@ def label_identity(config: TeacherConfig) -> dict[str, Any]:
     """
     from inranker_flow.rankers.checkpoints import checkpoint_identity
 
-    scoring = {key: value for key, value in as_dict(_resolved(config)).items() if key not in _NO_VALUE}
     return {
         "checkpoint": checkpoint_identity(config.checkpoint, config.revision),
         "renderer": RENDERER_VERSION,
-        "scoring": scoring,
+        "scoring": deciding(_resolved(config)),
     }
 
 
