@@ -16,9 +16,30 @@ SRC = ROOT / "src"
 CARRIERS = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
-        *("cli", "cluster", "cpus", "environment", "errors", "history", "lifeline", "markdown", "model_card", "progress"),
+        *(
+            "cli",
+            "cluster",
+            "cpus",
+            "environment",
+            "errors",
+            "history",
+            "lifeline",
+            "markdown",
+            "model_card",
+            "progress",
+        ),
         *("redaction", "registry", "reuse", "run_nodes", "run_state", "scratch", "stage", "storage", "tracking", "web"),
-        *("claims", "computing", "exchange", "content_store", "manifest", "promotion", "preflight", "planning", "profiles"),
+        *(
+            "claims",
+            "computing",
+            "exchange",
+            "content_store",
+            "manifest",
+            "promotion",
+            "preflight",
+            "planning",
+            "profiles",
+        ),
         *("commands", "discovery", "licences", "text_files", "profile", "profile_checks"),
     )
 )
@@ -74,6 +95,9 @@ def _imports(name: str, path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{each.name}" for each in node.names)
+        elif isinstance(node, ast.Name) and node.id == "import_module" and path.name == "__init__.py":
+            # Which of its modules is chosen at run time: any.
+            yield from (f"{name}.{each.stem}" for each in path.parent.glob("*.py"))
 
 
 def _data(folder: Path) -> list[Path]:
@@ -84,7 +108,10 @@ def _data(folder: Path) -> list[Path]:
     inside = [each for each in folder.iterdir() if each.is_dir() and each.name != "__pycache__"]
     plain = [each for each in inside if not any(each.glob("*.py"))]
     return [
-        path for each in (folder, *plain) for path in each.iterdir() if path.is_file() and path.suffix not in (".py", ".md")
+        path
+        for each in (folder, *plain)
+        for path in each.iterdir()
+        if path.is_file() and path.suffix not in (".py", ".md")
     ]
 
 
@@ -99,6 +126,8 @@ def _content(path: Path) -> str:
         return sha256(path.read_bytes()).hexdigest()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
             node.body = node.body[1:]
     return sha256(ast.dump(tree).encode()).hexdigest()

@@ -4,62 +4,39 @@
     inranker versions --write  # the versions in `reuse.VERSIONS` stand for the sources as they are now
 
 A result that is kept is used again until its stage's version is raised. The lock holds a digest of the sources behind each
-version; a test compares them. Whoever changes a stage decides: other results for the same input need a new version, the
-same results do not.
+version, which are found from the stage's imports (`sources`). A test compares them. Whoever changes a stage decides: other
+results for the same input need a new version, the same results do not.
 """
 
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from pathlib import Path
 
 from inranker_flow import reuse
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.prompts import RENDERER_VERSION
+from inranker_flow.workflow.tasks import STAGES
+from pipelines import sources
 from pipelines.placement import ROOT
 
 LOCK = ROOT / "pipelines" / "versions.lock"
 
-_SCORING = ("rankers", "prompts.py", "beginnings.py", "reading.py", "corpora/text.py")
-#: Stage, or "labels" (what is in the label store, whose version is the renderer's) -> its sources in the library.
-SOURCES = {
-    "labels": _SCORING,
-    "retrieve": ("retrieval", "words.py", "earlier.py", "corpora/text.py", "hashing.py"),
-    "generate_queries": (
-        "generation",
-        "words.py",
-        "beginnings.py",
-        "corpora/text.py",
-        "evaluation/leaks.py",
-        "retrieval",
-    ),
-    "teacher_label": ("labelling", *_SCORING),
-    "distill_phase1": ("distillation", *_SCORING),
-    "distill_phase2": ("distillation", *_SCORING),
-    "evaluate": ("evaluation", "words.py", *_SCORING),
-}
+#: What is in the label store, whose version is the renderer's: the modules that score.
+LABELS = ("inranker_flow.labelling.scoring", "inranker_flow.labelling.store")
 
 
 def current() -> dict[str, dict[str, str]]:
-    """Stage -> its version and the digest of its sources, as they are now."""
+    """Stage, or "labels" -> its version and the digest of its sources, as they are now."""
     versions = {"labels": RENDERER_VERSION, **{stage: str(number) for stage, number in reuse.VERSIONS.items()}}
-    return {stage: {"version": version, "sources": _digest(SOURCES[stage])} for stage, version in versions.items()}
+    return {
+        stage: {"version": version, "sources": sources.digest(sources_of(stage))} for stage, version in versions.items()
+    }
 
 
-def _digest(names: tuple[str, ...]) -> str:
-    digest = sha256()
-    root = ROOT / "src" / "inranker_flow"
-    for name in names:
-        for path in sorted(_files(root / name)):
-            digest.update(f"{path.relative_to(root)}\0{sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return [each for each in path.rglob("*") if each.is_file() and "__pycache__" not in each.parts]
+def sources_of(stage: str) -> list[Path]:
+    """Return the files that the result of ``stage`` can depend on."""
+    return sources.of(*(LABELS if stage == "labels" else [STAGES[stage].split(":")[0]]))
 
 
 def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:

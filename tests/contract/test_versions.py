@@ -6,7 +6,7 @@ import copy
 import json
 
 from inranker_flow import reuse
-from pipelines import versions
+from pipelines import sources, versions
 from pipelines.placement import PLACEMENT
 
 
@@ -27,4 +27,27 @@ def test_a_change_of_the_sources_asks_for_a_decision_and_a_new_version_for_its_r
 
 def test_what_looks_at_the_world_or_changes_it_is_always_done():
     assert set(PLACEMENT) - set(reuse.VERSIONS) == {"preflight", "discover", "prepare_corpus", "promote", "notify"}
-    assert set(versions.SOURCES) == {*reuse.VERSIONS, "labels"}
+
+
+def names(stage):
+    return {str(path.relative_to(sources.SRC / "inranker_flow")) for path in versions.sources_of(stage)}
+
+
+def test_sources_are_what_a_stage_imports_wherever_it_does():
+    assert {"retrieval/bm25.py", "words.py", "config.py"} <= names("retrieve")
+    assert {"generation/backends/openai.py", "generation/prompts/inpars-v1.txt"} <= names("generate_queries")
+    assert {"rankers/t5_forward.py", "rankers/model_types.txt"} <= names("teacher_label") & names("labels")
+    assert {"distillation/losses.py", "rankers/monot5.py"} <= names("distill_phase1") == names("distill_phase2")
+    assert "distillation/losses.py" not in names("evaluate") and "tracking.py" not in names("retrieve")
+
+
+def test_a_comment_changes_no_digest_and_a_number_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SRC", tmp_path)
+    path = tmp_path / "inranker_flow" / "part.py"
+    path.parent.mkdir()
+    digests = []
+    for text in ('"""Say."""\nX = 1\n', '"""Say more."""\n# why\nX = (1)\n', '"""Say."""\nX = 2\n'):
+        path.write_text(text)
+        sources._content.cache_clear()
+        digests.append(sources.digest([path]))
+    assert digests[0] == digests[1] != digests[2]

@@ -118,7 +118,13 @@ def of_library(module: str, text: str) -> Exception:
 
 def early(number: str) -> int:
     """A signal while the command is still importing."""
-    script = f"import os; from inranker_flow import cli; cli.main = lambda: os.kill(os.getpid(), {number}); cli.entry()"
+    script = f"""
+import os, signal
+signal.signal({number}, signal.default_int_handler)  # a shell starts background jobs deaf to Ctrl-C
+from inranker_flow import cli
+cli.main = lambda: os.kill(os.getpid(), {number})
+cli.entry()
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr.replace("TERMINATED", "FAILED: TERMINATED").replace("INTERRUPTED", "FAILED: INT"))
     return done.returncode
@@ -145,8 +151,8 @@ INPUTS = [
     Input("mlflow.db that is a folder", lambda here: database(here, Path.mkdir), ("no local run has made", "mlflow.db")),
     Input("make mlflow where no run was", lambda here: command("mlflow", f"--run-dir={here}"), ("no local run",)),
     # Options
-    Input("RUNNER that is none", lambda here: run(here, "--runner=podman"), ("make run: RUNNER: invalid choice: 'podman'",)),
-    Input("an option that is none", lambda here: run(here, "--frobnicate"), ("make run: unrecognized arguments",)),
+    Input("RUNNER that is none", lambda here: run(here, "--runner=podman"), ("inranker run: RUNNER: invalid choice: 'podman'",)),
+    Input("an option that is none", lambda here: run(here, "--frobnicate"), ("inranker run: unrecognized arguments",)),
     Input("half an option", lambda here: run(here, "--verb"), ("unrecognized arguments: --verb",)),
     Input("CALIBRATE that is no switch", lambda here: command("plan", "--calibrate=maybe"), ("CALIBRATE: invalid choice",)),
     Input("JSON that is a folder", lambda here: command("plan", f"--json={here}"), ("JSON: ", "a folder; give a file")),
