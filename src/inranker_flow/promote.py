@@ -102,11 +102,11 @@ def promote(
     # else the champion was made again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
+        why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
-        details |= {"left_out": ", ".join(left_out)[:1000]} if left_out else {}
         expected = champion.rpartition("/")[2]
         registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
-        if not history.move(version, "PROMOTE", _who(), decided.reasons[0].message, details, expected):
+        if not history.move(version, "PROMOTE", _who(), why, details, expected):
             faster = registry.champion(name)
             gone = history.gone(name)
             changed = _champion_changed(faster.reference if faster else "another version")
