@@ -88,7 +88,7 @@ def _run_stage(
         parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
         _check_given(inputs)
         given, dropped = left_out.without(_paths(inputs))
-        dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(given)
+        dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
         start_logging(f"{name} {dataset}".strip())
         for artifact in outputs.values():
             Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,11 @@ def _worked(
     except CollectionFault as error:
         if not left_out.may_be(parsed.get("corpus"), given):
             raise
-        return Reason(name, redaction.line(error, 1000))
+        # Where a run keeps its artifacts says nothing about the target, and is another place each time.
+        text = str(error)
+        for key, path in [*fetched.items(), *given.items()]:
+            text = text.replace(str(path), key) if isinstance(path, Path) else text
+        return Reason(name, redaction.line(text, 1000))
 
 
 def start_logging(label: str) -> None:
