@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
-from inranker_flow import run_nodes
+from inranker_flow import run_nodes, tracking
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, listing
+from inranker_flow.errors import UserError
 from pipelines import kfp_api, why, workflows
 from pipelines.kfp_api import Api
 
@@ -25,21 +27,37 @@ def main(arguments: list[str] | None = None) -> int:
     experiment_id = api.find_experiment(options.experiment)
     found = api.runs(experiment_id, most=MOST) if experiment_id else []
     gone = {run.run_id for run in found if workflows.is_gone(api, why.plain(run))}
-    print(table(api, found, gone) if found else f"no run yet in experiment {options.experiment}")
+    without, unasked = _left_out() if found else ({}, "")
+    print(table(api, found, gone, without) if found else f"no run yet in experiment {options.experiment}")
     if gone:
         print(f"{workflows.GONE}: {workflows.EXPLAINED}")
+    if unasked:
+        print(unasked)
     if found and api.ui_hint:
         print(api.ui_hint)
     return 0
 
 
-def table(api: Api, runs: list[Any], gone: set[str]) -> str:
-    """Name, state, start, minutes and link of each run; ``gone`` are the ids of those whose workflow is not there."""
+def _left_out() -> tuple[dict[str, list[str]], str]:
+    """Id of each run that went without targets -> their names, as MLflow has it; and why it could not be asked."""
+    if not tracking.configured_uri():
+        return {}, ""
+    try:
+        return tracking.left_out_by_kfp_run(), ""
+    except UserError as error:
+        return {}, f"whether targets were left out is not known: {error}"
+
+
+def table(api: Api, runs: list[Any], gone: set[str], without: Mapping[str, list[str]]) -> str:
+    """Name, state, start, minutes and link of each run; ``gone`` are the ids of those whose workflow is not there, ``without``
+    the targets that a run left out."""
     rows = [["name", "state", "started", "minutes", "link"]]
     for run in runs:
         started = f"{run.created_at:%Y-%m-%d %H:%M}"
         lost = run.run_id in gone
         state = workflows.GONE if lost else run.state or "PENDING"
+        if names := without.get(run.run_id):
+            state += f" without {', '.join(names)}"
         rows.append([run.display_name, state, started, "-" if lost else _minutes(run), api.link(run.run_id)])
     return console.table(rows)
 

@@ -95,7 +95,9 @@ def _imports(name: str, path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{each.name}" for each in node.names)
-        elif isinstance(node, ast.Name) and node.id == "import_module" and path.name == "__init__.py":
+        elif (
+            isinstance(node, ast.Name) and node.id == "import_module" and path.name == "__init__.py" and name != PACKAGE
+        ):
             # Which of its modules is chosen at run time: any.
             yield from (f"{name}.{each.stem}" for each in path.parent.glob("*.py"))
 

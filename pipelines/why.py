@@ -70,7 +70,7 @@ def explain(api: Api, run: dict[str, Any]) -> str:
     """The sentence."""
     name, state = run["display_name"], run.get("state") or "PENDING"
     if state == "SUCCEEDED":
-        return f"{name} SUCCEEDED: every task ended well."
+        return f"{name} SUCCEEDED: {_left_out(run) or 'every task ended well.'}"
     if workflows.is_gone(api, run):
         return f"{name} {workflows.GONE}: {workflows.EXPLAINED}."
     found = run_nodes.tasks_of(run)
@@ -84,6 +84,18 @@ def explain(api: Api, run: dict[str, Any]) -> str:
         ": ".join(filter(None, (f"{name} {state}", where, _kfp(run, concerned), "; ".join(filter(None, (said, kept))))))
         + "."
     )
+
+
+def _left_out(run: dict[str, Any]) -> str:
+    """The targets that a run went without, as MLflow has it; "" where there are none, or nobody to ask."""
+    if not tracking.configured_uri():
+        return ""
+    try:
+        found = tracking.left_out_of(tracking.parent_of_kfp(run["run_id"]))
+    except UserError as error:
+        return f"every task ended well. Was a target left out? MLflow could not be asked ({error})"
+    told = "; ".join(f"{target}: {reason}" for target, reason in found.items())
+    return f"without targets that were left out: {told}." if found else ""
 
 
 def waiting(api: Api, run: dict[str, Any]) -> str:

@@ -138,8 +138,10 @@ def summary(unmeasured: dict[str, str] | None = None, **systems: float) -> dict:
     }
 
 
-def evaluation(folder: Path, unmeasured: dict[str, str] | None = None, **systems: float) -> Path:
-    """An evaluation folder: ``systems`` have this nDCG@10 on every query."""
+def evaluation(
+    folder: Path, unmeasured: dict[str, str] | None = None, left_out: dict[str, str] | None = None, **systems: float
+) -> Path:
+    """An evaluation folder: ``systems`` have this nDCG@10 on every query; ``left_out``: targets, and why."""
     folder.mkdir(parents=True)
     rows: dict[str, list] = {"dataset": [], "system": [], "measure": [], "query_id": [], "value": []}
     for system, value in systems.items():
@@ -149,7 +151,8 @@ def evaluation(folder: Path, unmeasured: dict[str, str] | None = None, **systems
         rows["query_id"] += [f"q{i}" for i in range(QUERIES)]
         rows["value"] += [value + i * 1e-4 for i in range(QUERIES)]
     schemas.write(schemas.MEASURES, folder / "measures.parquet", rows)
-    (folder / "summary.json").write_text(json.dumps(summary(unmeasured, **systems)), encoding="utf-8")
+    found = {**summary(unmeasured, **systems), "left_out": left_out or {}}
+    (folder / "summary.json").write_text(json.dumps(found), encoding="utf-8")
     write_manifest(folder, dataset="medicines", stage="evaluate")
     return folder
 
@@ -162,12 +165,12 @@ def promote(
     run_key: str = "k",
     decision: Path | None = None,
     policy: PromoteConfig | None = None,
+    targets: tuple[CorpusConfig, ...] = (CorpusConfig(uri="demo:target/1", name="medicines"),),
 ) -> stage.PromoteStats:
     """The stage; decision and page are written beside the evaluation."""
     report = evaluation.with_name(f"{evaluation.name}.html")
     decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
     policy = policy or PromoteConfig(model_name=name)
-    targets = (CorpusConfig(uri="demo:target/1", name="medicines"),)
     return stage.promote(policy, student, evaluation, champion, run_key, targets, "work", decision, report)
 
 

@@ -197,6 +197,11 @@ class CorpusConfig:
     #: Content digest of the training set that an earlier run made of it (found by `discover`): queries that are as they
     #: were keep their negatives, whose labels are there.
     earlier: str = ""
+    #: A fault of this target (data that is refused, no usable query) leaves it out, or ends the run; empty: as
+    #: `corpora.refused` says. A fault of the source always ends the run.
+    refused: Literal["", "leave_out", "end"] = ""
+    #: Another text after each time that it was left out (found when a run starts), so that KFP's cache does not answer.
+    again: str = ""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -204,13 +209,14 @@ class CorpusConfig:
         nothing about what it holds."""
         # A setting that was added later and is not used leaves the digests of earlier runs as they were.
         unused = {key for key in ("text_fields", "query_fields", "language") if not getattr(self, key)}
+        unused |= {"refused", "again"}
         data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
         return {key: value for key, value in data.items() if key not in unused}
 
 
 @dataclass(frozen=True)
 class CorporaConfig:
-    """Where `retrain` looks for corpora, and when one counts as complete."""
+    """Where `retrain` looks for corpora, when one counts as complete, and what becomes of a target that is refused."""
 
     #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
     uri: str = ""
@@ -220,6 +226,9 @@ class CorporaConfig:
     )
     #: Without one, a new or changed corpus is taken if it is the same after so many seconds.
     settle_seconds: Annotated[int, Range(0, 86_400)] = 60
+    #: A target with a fault of its own (data that is refused, no usable query) is left out and the others go on, or it ends
+    #: the run. The only target always ends it.
+    refused: Literal["leave_out", "end"] = "leave_out"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import content_store, earlier, registry, storage, text_files, tracking
+from inranker_flow import content_store, earlier, left_out, registry, storage, text_files, tracking
 from inranker_flow.claims import claim
 from inranker_flow.config import (
     CorporaConfig,
@@ -43,8 +43,10 @@ from inranker_flow.storage import FileInfo, atomic_write
 
 log = logging.getLogger(__name__)
 
-#: Tags of a version: identity of the corpus NAME, and of the configuration; digest of the training set of NAME.
+#: Tags of a version: identity of the corpus NAME, and of the configuration; digest of the training set of NAME; why the
+#: target NAME was left out of its training.
 CORPUS_TAG, WORK_TAG, DATA_TAG = "inranker.corpus.", "inranker.work", "digest.data."
+LEFT_OUT_TAG = "inranker.left_out."
 WISHES = "corpus.yaml"
 #: Of what is remembered about corpora: raised when the reader reads what it refused before.
 READER = 2
@@ -139,9 +141,10 @@ def identity(corpus: CorpusConfig) -> str:
     return sha256(json.dumps(corpus.content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def trained_on(targets: Sequence[CorpusConfig], work: str) -> dict[str, str]:
-    """Tags of a version that say what it was trained on."""
-    return {**{f"{CORPUS_TAG}{each.name}": identity(each) for each in targets}, WORK_TAG: work}
+def trained_on(targets: Sequence[CorpusConfig], work: str, without: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Tags of a version that say what it was trained on, and ``without`` which targets (name -> why)."""
+    gone = {f"{LEFT_OUT_TAG}{name}": why[:1000] for name, why in (without or {}).items()}
+    return {**{f"{CORPUS_TAG}{each.name}": identity(each) for each in targets}, WORK_TAG: work, **gone}
 
 
 def discover(
@@ -204,7 +207,9 @@ def discover(
         seconds=time.monotonic() - started,
         go="yes" if go else "no",
         reason=reason,
-        targets=[without_defaults(_with_earlier(each, known)) for each in usable] if go else [],
+        targets=[without_defaults(_with_earlier(each, known)) for each in left_out.settled(usable, config.refused)]
+        if go
+        else [],
         source=without_defaults(_with_earlier(source, known)),
         run_key=key,
         champion=champion,
@@ -215,12 +220,13 @@ def discover(
 @dataclass(frozen=True)
 class _Known:
     """What a version was trained on: name -> identity, and name -> digest of the training set; ``work`` is its
-    configuration, ``version`` names it."""
+    configuration, ``version`` names it, ``without`` are the targets that were left out."""
 
     corpora: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     work: str = ""
     version: str = ""
+    without: frozenset[str] = frozenset()
 
 
 def _known(name: str, work_key: str) -> _Known:
@@ -236,11 +242,11 @@ def _known(name: str, work_key: str) -> _Known:
 
 
 def _read_tags(version: registry.Version) -> _Known:
-    corpora, data = (
+    corpora, data, without = (
         {tag.removeprefix(prefix): value for tag, value in version.tags.items() if tag.startswith(prefix)}
-        for prefix in (CORPUS_TAG, DATA_TAG)
+        for prefix in (CORPUS_TAG, DATA_TAG, LEFT_OUT_TAG)
     )
-    return _Known(corpora, data, version.tags.get(WORK_TAG, ""), version.reference)
+    return _Known(corpora, data, version.tags.get(WORK_TAG, ""), version.reference, frozenset(without))
 
 
 def _with_earlier(corpus: CorpusConfig, known: _Known) -> CorpusConfig:
@@ -477,13 +483,16 @@ def _decide(
         return f"{', '.join(busy)} is being uploaded anew: the next run takes it", False
     if not known.version:
         return f"no model was trained in this way yet: {', '.join(current)}", True
-    changes = {"new": names["new"], "changed": names["changed"], "removed": removed}
+    # What a run left out is tried again, whether it was mended or not.
+    again = sorted(known.without & set(current))
+    new = [name for name in names["new"] if name not in again]
+    changes = {"left out then:": again, "new": new, "changed": names["changed"], "removed": removed}
     told = [f"{word} {', '.join(each)}" for word, each in changes.items() if each]
     # Targets that the profile names have no state of their own.
     other = sorted(
         name
         for name in current
-        if known.corpora.get(name) != current[name] and name not in names["new"] + names["changed"]
+        if known.corpora.get(name) != current[name] and name not in (*names["new"], *names["changed"], *again)
     )
     if other:
         told.append(f"other settings for {', '.join(other)}")

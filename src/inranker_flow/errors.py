@@ -14,6 +14,14 @@ class UserError(Exception):
     """
 
 
+class CollectionFault(UserError):
+    """What is wrong with one collection, or with what a model made of it: tried again, it is refused again.
+
+    Every other trouble (disk, network, memory, rights, a checkpoint) says nothing about the collection. A target with such
+    a fault may be left out (`left_out`).
+    """
+
+
 class NoAnswer(UserError):
     """A server did not answer, or refused: it says nothing about the thing that was asked for."""
 

@@ -308,6 +308,10 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         [
             f"- Its last phase adapted it to {escape(_listed(last))}. "
             "Nothing is known of collections that are not in the table above.",
+            *(
+                f"- It was to be adapted to {escape(name)} too, which was left out: {escape(reason)}."
+                for name, reason in summary.get("left_out", {}).items()
+            ),
             f"- It reads {training['config']['max_length']} tokens of query and passage; what lies beyond counts for nothing.",
             "- It orders the candidates of a first stage and finds nothing that is not among them.",
             "- The score orders the passages of one query. It is no probability, and no threshold was calibrated.",

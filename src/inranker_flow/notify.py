@@ -42,10 +42,10 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     """
     parent, wrote = _mlflow()
     outcome = _judged(run_state.of_status(state, error), run_state.of_run(run_id, own_task="notify"), wrote)
-    compared = _compared(run_id, parent)
+    told = [_verdict(outcome, run_name), *_left_out(parent), *_compared(run_id, parent)]
     pages = [run_state.page(run_id), _mlflow_page(parent)]
-    lines = [_verdict(outcome, run_name), *compared, *filter(None, pages)]
-    for line in lines[: 1 + len(compared)]:
+    lines = [*told, *filter(None, pages)]
+    for line in told:
         log.info("%s", line)
     if parent and tracking.own_parent():
         _close_mlflow_run(outcome, run_name)
@@ -110,6 +110,15 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
     """``FAILED NAME: TASK: REASON`` in one line."""
     told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
+
+
+def _left_out(parent: str) -> list[str]:
+    """One line for each target that the run went without, as far as MLflow has it."""
+    try:
+        return [f"LEFT OUT: target {name}: {reason}" for name, reason in tracking.left_out_of(parent).items()]
+    except Exception as error:  # as below
+        log.warning("the targets that were left out cannot be told: %s", redaction.line(error))
+        return []
 
 
 def _compared(run_id: str, parent: str) -> list[str]:

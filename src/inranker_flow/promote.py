@@ -55,9 +55,11 @@ def promote(
     ``report`` becomes the evaluation's page with the verdict on top, which is kept in the MLflow run too that holds the
     model. ``champion`` is the reference (models:/NAME/VERSION, or
     empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
-    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Killed
-    anywhere it is started again at no loss: until the alias moves, last of all, the old champion serves. Where another
-    promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or does not answer.
+    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Where
+    targets were left out, the version says so: it was not trained on them, its work is not that of ``run_key``, and a repeat
+    is measured against it. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
+    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or
+    does not answer.
     """
     name = config.model_name
     # Nothing that was changed after it was measured decides.
@@ -67,6 +69,10 @@ def promote(
         _read_json(student / "training.json", _TRAINING),
         _read_json(evaluation / "summary.json", _SUMMARY),
     )
+    left_out: dict[str, str] = summary.get("left_out", {})
+    if left_out:
+        run_key = f"{run_key} without {', '.join(sorted(left_out))}"[:1000]
+        targets = tuple(each for each in targets if each.name not in left_out)
     state = history.settle(name)
     decided = _decide(config, evaluation, summary, champion)
 
@@ -84,7 +90,8 @@ def promote(
 
     run_id = tracking.current_run_id(name)
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
-    tags |= discovery.trained_on(targets, work_key)
+    tags |= discovery.trained_on(targets, work_key, left_out)
+    tracking.note_left_out(tracking.parent_of(run_id), left_out)
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
     version = registry.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
@@ -95,10 +102,11 @@ def promote(
     # else the champion was made again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
+        why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
         expected = champion.rpartition("/")[2]
         registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
-        if not history.move(version, "PROMOTE", _who(), decided.reasons[0].message, details, expected):
+        if not history.move(version, "PROMOTE", _who(), why, details, expected):
             faster = registry.champion(name)
             gone = history.gone(name)
             changed = _champion_changed(faster.reference if faster else "another version")
@@ -111,6 +119,7 @@ def promote(
         "version": version.version,
         "champion": champion,
         **asdict(decided),
+        "left_out": left_out,
         "policy": as_dict(config),
     }
     report.parent.mkdir(parents=True, exist_ok=True)

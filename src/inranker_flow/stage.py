@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from inranker_flow import config as configuration
-from inranker_flow import environment, exchange, redaction, reuse, tracking
-from inranker_flow.errors import REFUSALS, UserError, of_system
+from inranker_flow import environment, exchange, left_out, redaction, reuse, tracking
+from inranker_flow.errors import REFUSALS, CollectionFault, UserError, of_system
+from inranker_flow.left_out import LeftOutStats, Reason
 from inranker_flow.manifest import FILENAME, Manifest, check, content_digest, made_from, read_manifest
 from inranker_flow.storage import atomic_write, disk_errors
 
@@ -59,9 +60,11 @@ def run_stage(
 
     ``configs``: parameter name -> plain data, parsed into the dataclass (or tuple of dataclasses) that the stage's
     annotation names. ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None;
-    the stage gets paths. ``values`` are passed as they are. ``metrics`` is the KFP metrics artifact. Not ``tracked``:
+    the stage gets paths. ``values`` are passed as they are; a parameter ``left_out`` gets
+    the targets that the lists of ``inputs`` go without, and why. ``metrics`` is the KFP metrics artifact. Not ``tracked``:
     without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `reuse` knows, and
-    that has done the same work before, gives what it gave then.
+    that has done the same work before, gives what it gave then. A target that is refused, or was by a stage before, is left
+    out where it may be (`left_out`): the stats are then :class:`LeftOutStats`, and the process goes on.
     """
     with redaction.hidden_in_output():
         return _run_stage(stage, name or stage.__name__, configs, inputs or {}, outputs or {}, metrics, tracked, values)
@@ -84,33 +87,43 @@ def _run_stage(
         hints = get_type_hints(stage)
         parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
         _check_given(inputs)
+        given, dropped = left_out.without(_paths(inputs))
         dataset = getattr(parsed.get("corpus"), "name", "") or _dataset_of(_paths(inputs))
         start_logging(f"{name} {dataset}".strip())
         for artifact in outputs.values():
             Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
         log.info("started")
+        for target, why in dropped.items():
+            log.warning("without target %s, left out by %s", target, why)
+        if dropped and "left_out" in hints:
+            values = {**values, "left_out": {target: str(why) for target, why in dropped.items()}}
         # The tables' writers say so themselves; what other libraries write (weights, sqlite) is caught here.
         disk = disk_errors(next(iter(_paths(outputs).values()), "the output"))
         with disk, _record(tracked, name, dataset) as run:
             if run:
                 run.log_config({key: configuration.as_plain(value) for key, value in parsed.items()})
-                run.log_inputs({key: _digests(value) for key, value in _paths(inputs).items()})
-            work = reuse.work(name, parsed, _paths(inputs), values)
-            stats = work.restore(hints["return"], _paths(outputs)) if work else None
+                run.log_inputs({key: _digests(value) for key, value in given.items()})
+            left_out.check(given, dropped)
+            handed_on = left_out.handed_on(given)
+            work = None if handed_on else reuse.work(name, parsed, given, values)
+            stats: Any = work.restore(hints["return"], _paths(outputs)) if work else None
             reused = stats is not None
             if not reused:
-                fetched = _fetched(_paths(inputs))
-                _check_fetched(_paths(inputs), fetched, whole=name in _WHOLE)
-                with made_from(reuse.origin(parsed, _paths(inputs))):
-                    stats = stage(**parsed, **fetched, **_paths(outputs), **values)
+                stats = handed_on or _worked(stage, name, parsed, given, outputs, values)
+            gone = isinstance(stats, Reason)
+            if gone:
+                left_out.write(_paths(outputs), dataset, name, stats)
+                stats = LeftOutStats(stats)
             seconds = time.monotonic() - start
             numbers = {**_numbers(stats), "seconds": seconds, **({"reused": 1.0} if reused else {})}
             if run:
                 run.log_metrics(numbers, headline=getattr(stats, "metrics", {}))
                 run.log_outputs(_paths(outputs))
                 run.log_device()
+                if gone:
+                    run.leave_out(stats.reason)
         # What could not be measured may be mended tomorrow, at the same address.
-        if work and not reused and not getattr(stats, "unmeasured", 0):
+        if work and not reused and not gone and not getattr(stats, "unmeasured", 0):
             work.keep(stats, _paths(outputs))
         _describe(outputs)
         for path in _paths(outputs).values():
@@ -119,6 +132,11 @@ def _run_stage(
         paths = {"inputs": _strings(_paths(inputs)), "outputs": _strings(_paths(outputs))}
         reason = redaction.redact(getattr(stats, "reason", ""))
         _event(name, dataset, seconds=seconds, stats=numbers, reused=reused, reason=reason, **paths)
+        if gone:
+            if not handed_on:
+                left_out.note(dataset)
+            log.warning("LEFT OUT: target %s: %s", dataset, stats.reason)
+            return stats
         log.info("%s in %.1f s: %s", "taken from the store" if reused else "done", seconds, _sentence(numbers))
         return stats
     except UserError as error:
@@ -136,6 +154,31 @@ def _run_stage(
             start,
             f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)",
         )
+
+
+def _worked(
+    stage: Callable[..., Any],
+    name: str,
+    parsed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> Any:
+    """The stats of the stage's own work, on inputs that are here and what they say; why its target is left out (a `Reason`),
+    where that is refused and may be."""
+    fetched = _fetched(given)
+    _check_fetched(given, fetched, whole=name in _WHOLE)
+    try:
+        with made_from(reuse.origin(parsed, given)):
+            return stage(**parsed, **fetched, **_paths(outputs), **values)
+    except CollectionFault as error:
+        if not left_out.may_be(parsed.get("corpus"), given):
+            raise
+        # Where a run keeps its artifacts says nothing about the target, and is another place each time.
+        text = str(error)
+        for key, path in [*fetched.items(), *given.items()]:
+            text = text.replace(str(path), key) if isinstance(path, Path) else text
+        return Reason(name, redaction.line(text, 1000))
 
 
 def start_logging(label: str) -> None:
@@ -268,6 +311,8 @@ def _describe(outputs: Mapping[str, Any]) -> None:
         manifest = _manifest(path)
         if manifest:
             artifact.metadata.update(dataset=manifest.dataset, digest=manifest.content[:_KNOWN])
+            if reason := left_out.reason_of(manifest):
+                artifact.metadata.update(left_out=reason.stage)
         elif path.is_file():
             artifact.metadata.update(digest=content_digest(path)[:_KNOWN])
 

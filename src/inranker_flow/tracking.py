@@ -43,9 +43,12 @@ KFP_RUN = "inranker.kfp_run_id"
 LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
-#: Tag of a stage's run, and ``inranker.ended.STAGE`` of the parent for a stage without a run: FINISHED or FAILED, and why. A
-#: run's status is KFP's plugin's to set where that began it, and gives no reason.
+#: Tag of a stage's run, and ``inranker.ended.STAGE`` of the parent for a stage without a run: FINISHED, or FAILED or LEFT OUT
+#: (its target) and why. A run's status is KFP's plugin's to set where that began it, and gives no reason.
 ENDED = "inranker.ended"
+_LEFT_OUT_END = "LEFT OUT"
+#: Tag of a parent run whose student was decided about: JSON of the targets that it was trained without -> why.
+LEFT_OUT = "inranker.left_out"
 #: MLflow's own defaults retry a dead server for more than four minutes. A server that has not answered yet gets seconds;
 #: one that has is waited for, because what it is to record took long. What a person has set decides in both cases.
 _FIRST = {
@@ -425,6 +428,8 @@ class StageRun:
 
     def __init__(self, mlflow_client: Any, run_id: str, parent_id: str) -> None:
         self._client, self.run_id, self.parent_id = mlflow_client, run_id, parent_id
+        #: What the run is tagged with when it ends well.
+        self.ending = "FINISHED"
 
     def log_config(self, configs: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -458,6 +463,10 @@ class StageRun:
         with _into(run_id, "keep the numbers"):
             for part in _batches(_metrics(numbers)):
                 self._client.log_batch(run_id, metrics=part)
+
+    def leave_out(self, reason: str) -> None:
+        """The run's collection was left out, which is how it ends."""
+        self.ending = f"{_LEFT_OUT_END}: {redaction.line(reason, 1000)}"
 
     def log_device(self) -> None:
         """The device and how many of it, where this stage has computed with torch; others never import it."""
@@ -493,8 +502,9 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         with explained(f"write into run {injected} (MLFLOW_RUN_ID)"):
             for key, value in tags.items():
                 mlflow_client.set_tag(injected, key, value)
-        with _logging_into(injected), _ending(mlflow_client, injected):
-            yield StageRun(mlflow_client, injected, "")
+        stage_here = StageRun(mlflow_client, injected, "")
+        with _logging_into(injected), _ending(mlflow_client, stage_here):
+            yield stage_here
         return
     parent = os.environ.get("INRANKER_PARENT_RUN_ID", "") or _kfp_parent(mlflow_client, own_parent())
     if parent:
@@ -503,8 +513,9 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     with explained(f"start the run {name}"):
         run_id = mlflow_client.create_run(experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
     try:
-        with _logging_into(run_id), _ending(mlflow_client, run_id):
-            yield StageRun(mlflow_client, run_id, parent)
+        stage_here = StageRun(mlflow_client, run_id, parent)
+        with _logging_into(run_id), _ending(mlflow_client, stage_here):
+            yield stage_here
     except BaseException:
         with suppress(Exception):  # a server that has gone must not hide why the stage failed
             mlflow_client.set_terminated(run_id, "FAILED")
@@ -514,8 +525,9 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
 
 
 @contextmanager
-def _ending(mlflow_client: Any, run_id: str) -> Iterator[None]:
+def _ending(mlflow_client: Any, stage_here: StageRun) -> Iterator[None]:
     """Tag a stage's run with its end."""
+    run_id = stage_here.run_id
     try:
         yield
     except BaseException as error:
@@ -523,7 +535,7 @@ def _ending(mlflow_client: Any, run_id: str) -> Iterator[None]:
             mlflow_client.set_tag(run_id, ENDED, f"FAILED: {redaction.line(str(error) or type(error).__name__, 1000)}")
         raise
     with _into(run_id, "mark the end"):
-        mlflow_client.set_tag(run_id, ENDED, "FINISHED")
+        mlflow_client.set_tag(run_id, ENDED, stage_here.ending)
 
 
 @contextmanager
@@ -620,12 +632,13 @@ def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
 
 @dataclass(frozen=True)
 class End:
-    """How a stage of a pipeline run ended last; ``dataset`` may be ""."""
+    """How a stage of a pipeline run ended last; ``dataset`` may be "". ``left_out``: it ended well, without its target."""
 
     stage: str
     dataset: str
     failed: bool
     reason: str
+    left_out: bool = False
 
 
 def ends_of(parent: str) -> list[End]:
@@ -648,7 +661,39 @@ def ends_of(parent: str) -> list[End]:
         tags = run.data.tags
         said[tags.get("inranker.stage", ""), tags.get("inranker.dataset", "")] = tags.get(ENDED, "")
     parted = {key: text.partition(": ") for key, text in said.items() if text and key[0]}
-    return [End(*key, word == "FAILED", reason) for key, (word, _, reason) in parted.items()]
+    return [End(*key, word == "FAILED", reason, word == _LEFT_OUT_END) for key, (word, _, reason) in parted.items()]
+
+
+def note_left_out(parent: str, targets: Mapping[str, str]) -> None:
+    """Tag the run ``parent`` with the ``targets`` (name -> why) that its student was trained without."""
+    if parent and targets:
+        room = 3000 // len(targets)  # MLflow takes 5,000 characters
+        data = {name: redaction.line(why, room) for name, why in targets.items()}
+        with _into(parent, "keep the targets that were left out"):
+            client().set_tag(parent, LEFT_OUT, json.dumps(data, ensure_ascii=False))
+
+
+def left_out_of(parent: str) -> dict[str, str]:
+    """Targets of the run ``parent`` that were left out, and why: as its stages said, else as `promote` kept it."""
+    if not parent:
+        return {}
+    found = {each.dataset: each.reason for each in ends_of(parent) if each.left_out}
+    with explained(f"read run {parent}"):
+        return found or _left_out_tag(client().get_run(parent))
+
+
+def left_out_by_kfp_run() -> dict[str, list[str]]:
+    """Id of each KFP run of the experiment that went without targets -> their names."""
+    mlflow_client = client()
+    with explained("look for runs without some of their targets"):
+        runs = mlflow_client.search_runs(
+            [experiment_id(mlflow_client)], filter_string=f"tags.`{LEFT_OUT}` LIKE '{{%'", max_results=1000
+        )
+    return {run.data.tags[KFP_RUN]: list(_left_out_tag(run)) for run in runs if KFP_RUN in run.data.tags}
+
+
+def _left_out_tag(run: Any) -> dict[str, str]:
+    return dict(json.loads(run.data.tags.get(LEFT_OUT) or "{}"))
 
 
 def note_end(stage: str, failure: str = "") -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from inranker_flow import storage, tracking
 from inranker_flow.commands import folder
+from inranker_flow.demo.world import make_world, write_beir
 from inranker_flow.errors import UserError
 from tests.processes import alive, wait_for
 
@@ -66,6 +67,38 @@ def test_a_refused_source_ends_the_run_before_any_model_works(tmp_path):
     assert "Traceback" not in error and "generate_queries" not in out
     found = runs(tmp_path / "run")
     assert found.pop("prepare_corpus broken") == "FAILED" and set(found.values()) == {"FAILED"}
+
+
+@pytest.mark.long
+def test_a_refused_target_leaves_the_other_going_and_is_tried_again_when_it_was_mended(tmp_path):
+    target = tmp_path / "broken"
+    write_beir(make_world("target", 5, queries=0), target)
+    whole = (target / "corpus.jsonl").read_text()
+    (target / "corpus.jsonl").write_text(whole + '{"_id": "2", "text": \n')
+    settings = ("corpus.on_problem=refuse", "corpus.max_test_queries=20", "generation.documents=20",
+        "evaluation.teacher=false", "generation.min_document_words=100000")  # fmt: skip
+
+    def run(*settings: str, targets: str = f"demo:target/1,{target}") -> tuple[int, str, str]:
+        options = ("--targets", targets, *(word for each in settings for word in ("--set", each)))
+        child = start(tmp_path / "run", *options)
+        out, error = child.communicate()
+        return child.returncode, out, error
+
+    status, out, error = run(*settings[:-1])
+    assert status == 0, out[-3000:] + error[-3000:]
+    last = [line for line in out.splitlines() if line.startswith("LEFT OUT: ")]
+    assert len(last) == 1 and "target broken: prepare_corpus: " in last[0] and "not JSON" in last[0]
+    assert "Left out: broken" in (tmp_path / "run" / "report.html").read_text()
+    assert "inranker-smoke version 1" in out and "teacher_label broken] LEFT OUT: target broken: prepare_corpus" in out
+
+    (target / "corpus.jsonl").write_text(whole)
+    status, out, error = run(*settings[:-1])
+    assert status == 0, out[-3000:] + error[-3000:]
+    assert "LEFT OUT" not in out and "Left out" not in (tmp_path / "run" / "report.html").read_text()
+    assert "teacher_label broken] done" in out
+
+    status, out, error = run(*settings)
+    assert status == 1 and "every target was left out, so there is nothing to adapt to: " in error
 
 
 def test_an_interrupt_is_one_line_and_the_next_run_starts(tmp_path):

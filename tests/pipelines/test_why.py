@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from pipelines import cluster, follow, kfp_api, runs, submit, why
 from pipelines.placement import COMPONENT_LABEL
 from tests.kfp_api import KfpApi, node_id, nodes
 from tests.kubernetes_api import KubernetesApi, node
+from tests.promoting import use
 
 NAMESPACE = "team-a"
 OPTIONS = ["inranker", "--profile", "demo", "--namespace", NAMESPACE]
@@ -430,6 +432,24 @@ def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, k
         with pytest.raises(UserError), tracking.stage_run("teacher_label", "inns"):
             raise UserError("teacher.checkpoint: the hub cannot be reached")
         assert sentence(capsys).endswith("MLflow has: FAILED: teacher.checkpoint: the hub cannot be reached.")
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def test_a_run_that_went_without_a_target_says_so_and_why(server, kubernetes, run, capsys, tmp_path, monkeypatch):
+    server.set_run(run["run_id"], state="SUCCEEDED")
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])
+    use(tracking.create_database(tmp_path / "mlflow.db"), tmp_path)
+    try:
+        parent = tracking.open_parent(run["run_id"], "x")
+        assert sentence(capsys).endswith("SUCCEEDED: every task ended well.")
+        with tracking.stage_run("prepare_corpus", "inns") as stage:
+            stage.leave_out("prepare_corpus: corpus.jsonl line 2: not JSON")
+        told = "without targets that were left out: inns: prepare_corpus: corpus.jsonl line 2: not JSON."
+        assert sentence(capsys).endswith(f"SUCCEEDED: {told}")
+        tracking.note_left_out(parent, {"inns": "prepare_corpus: corpus.jsonl line 2: not JSON"})
+        assert runs.main(["--namespace", NAMESPACE]) == 0
+        assert "SUCCEEDED without inns" in capsys.readouterr().out
     finally:
         mlflow.set_tracking_uri(None)
 

@@ -76,13 +76,21 @@ def corpus(folder: Path, *texts: str, **files: str) -> Path:
 
 
 def train(
-    look, found: DiscoverStats, work: str = "work", promoted: bool = True, against: str = "", **data: str
+    look,
+    found: DiscoverStats,
+    work: str = "work",
+    promoted: bool = True,
+    against: str = "",
+    left_out: str = "",
+    **data: str,
 ) -> registry.Version:
-    """Register a version as `promote` does after the run that ``found`` says is due; ``data``: digests of training sets."""
-    targets = [CorpusConfig(**each) for each in found.targets]
+    """Register a version as `promote` does after the run that ``found`` says is due, which ``left_out`` a target; ``data``:
+    digests of training sets."""
+    targets = [CorpusConfig(**each) for each in found.targets if each["name"] != left_out]
+    without = {left_out: "generate_queries: no usable query"} if left_out else {}
     client = tracking.client()
     registry._create_model(look.name, "")
-    tags = {**trained_on(targets, work), "inranker.against": against, "run_key": found.run_key}
+    tags = {**trained_on(targets, work, without), "inranker.against": against, "run_key": found.run_key}
     tags |= {f"{discovery.DATA_TAG}{name}": digest for name, digest in data.items()}
     made = client.create_model_version(look.name, "file:///nowhere", tags=tags)
     client.set_registered_model_alias(look.name, registry.CHALLENGER, made.version)
@@ -183,6 +191,30 @@ def test_what_was_held_against_this_champion_is_not_tried_again_every_night(look
     # Another champion is another question.
     tracking.client().set_registered_model_alias(look.name, registry.CHAMPION, train(look, found, "x").version)
     assert look().go == "yes"
+
+
+def test_a_target_that_was_left_out_is_tried_again_every_night(look):
+    for name in ("a", "b"):
+        corpus(look.corpora / name, "text")
+    found = look(targets=[FIXED])
+    assert [each["refused"] for each in found.targets] == ["leave_out"] * 3, "the profile's and those that were found"
+    champion = train(look, found, left_out="b")
+    again = look(targets=[FIXED])
+    assert (again.go, again.reason) == ("yes", f"since {champion.reference}: left out then: b")
+    assert sorted(names(again)) == ["a", "b", "medicines"]
+    # Held against this champion, it would be held again: but not with that target in it.
+    held = train(look, again, promoted=False, against=champion.reference, left_out="medicines")
+    again = look(targets=[FIXED])
+    assert (again.go, again.reason) == ("yes", f"since {held.reference}: left out then: medicines")
+    train(look, again, promoted=False, against=champion.reference)
+    assert look(targets=[FIXED]).go == "no"
+
+
+def test_a_strict_profile_and_the_only_corpus_end_the_run(look):
+    corpus(look.corpora / "a", "text")
+    assert [each["refused"] for each in look().targets] == ["end"]
+    corpus(look.corpora / "b", "text")
+    assert [each["refused"] for each in look(refused="end").targets] == ["end", "end"]
 
 
 def test_a_repeat_of_a_run_that_promoted_is_measured_against_the_champion_before(look):

@@ -261,6 +261,24 @@ def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kf
     assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
 
 
+def test_targets_that_were_left_out_are_told(kfp, webhook, mlflow_run):
+    with tracking.stage_run("generate_queries", "medicines") as stage:
+        stage.leave_out("generate_queries: none of its 20 queries can be used")
+    kfp.answers[PATH] = [Answer(200, went_well())]
+    assert notify("COMPLETE", None, RUN, "x").state == "SUCCEEDED"
+    assert texts(webhook)[0].splitlines()[:2] == [
+        "SUCCEEDED x",
+        "LEFT OUT: target medicines: generate_queries: none of its 20 queries can be used",
+    ]
+
+
+def test_targets_that_a_cache_left_out_are_told_by_what_promote_kept(kfp, webhook, mlflow_run):
+    tracking.note_left_out(mlflow_run, {f"t{n}": "why " * 1000 for n in range(60)})
+    kfp.answers[PATH] = [Answer(200, went_well())]
+    notify("COMPLETE", None, RUN, "x")
+    assert texts(webhook)[0].count("LEFT OUT: target t") == 60
+
+
 def test_the_run_of_kfps_plugin_is_asked_and_not_closed(kfp, mlflow_run, monkeypatch):
     client = tracking.client()
     experiment = client.get_run(mlflow_run).info.experiment_id

@@ -677,7 +677,9 @@ print(json.dumps(found))
     asked = profiles.load(
         "demo", {"targets": ["demo:target/7", "demo:target/8"], "phase1.max_steps": 7, "promotion.model_name": "nobody"}
     )
-    assert {name: found[name] for name in asked.arguments()} == asked.arguments()
+    # And what becomes of each of several targets that is refused.
+    targets = [{**each, "refused": "leave_out"} for each in asked.arguments()["targets"]]
+    assert {name: found[name] for name in asked.arguments()} == {**asked.arguments(), "targets": targets}
     assert (found["champion"], found["start"]) == ("", "")
     # As `make submit` gives them, where code of one tag runs.
     assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, tracking.code_version())

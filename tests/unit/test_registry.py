@@ -127,6 +127,33 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
     assert entry.details["digest"] == weights and entry.why == reasons(measured)[0]["message"]
 
 
+def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, students, tmp_path):
+    targets = tuple(CorpusConfig(uri=f"demo:target/{n}", name=name) for n, name in enumerate(("medicines", "lamps"), 1))
+    why = {"lamps": "prepare_corpus: corpus.jsonl line 2: not JSON"}
+    measured = evaluation(tmp_path / "e1", left_out=why, bm25=0.2, phase2=0.6)
+    with tracking.pipeline_run("inranker", {}) as parent, tracking.stage_run("promote"):
+        assert promote("partial", students[0], measured, "", "k1", targets=targets).verdict == "PROMOTE"
+    version = registry.champion("partial")
+    assert version is not None
+    assert "inranker.corpus.medicines" in version.tags and "inranker.corpus.lamps" not in version.tags
+    assert version.tags["inranker.left_out.lamps"] == why["lamps"]
+    [entry] = history.read("partial")
+    assert entry.why.endswith("; left out: lamps")
+    assert "to be adapted to lamps too, which was left out: prepare\\_corpus: corpus.jsonl line 2" in (
+        tracking.client().get_model_version("partial", version.version).description
+    )
+    decision = json.loads((tmp_path / "e1-decision" / "decision.json").read_text())
+    assert decision["left_out"] == why and "Left out: lamps" in (tmp_path / "e1.html").read_text()
+    assert tracking.left_out_of(parent) == why
+    # The same work again, with the target mended: measured against what serves, and not against what served before it.
+    assert registry.opponent("partial", "k1") == version.reference
+    better = evaluation(tmp_path / "e2", bm25=0.2, champion=0.6, phase2=0.8)
+    assert promote("partial", students[1], better, version.reference, "k1", targets=targets).verdict == "PROMOTE"
+    after = registry.champion("partial")
+    assert after and "inranker.corpus.lamps" in after.tags and "inranker.left_out.lamps" not in after.tags
+    assert registry.opponent("partial", "k1") == version.reference
+
+
 def test_the_card_lies_in_the_folder_and_does_not_change_the_model(database, students, tmp_path):
     promote("carded", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
     card = (registry.fetch("models:/carded/1") / "README.md").read_text(encoding="utf-8")

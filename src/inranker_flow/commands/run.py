@@ -242,6 +242,8 @@ def _report(
     if planned:
         print(f"planned, without reuse  {planning.sentence(planned)}")
         print(f"computed in this run    {planning.sentence(did)}\n")
+    for target, reason in decision.get("left_out", {}).items():
+        print(f"LEFT OUT: target {target}: {reason}")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")

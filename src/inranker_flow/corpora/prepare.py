@@ -513,6 +513,7 @@ class _Preparation:
             stage="prepare_corpus",
             uri=self.corpus.uri,
             licence=self.corpus.licence,
+            refused=self.corpus.refused,
             fingerprint=stats.fingerprint,
             counts={
                 name: value

@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault
 
 log = logging.getLogger(__name__)
 
 
-class BadCollection(UserError):
-    """What a reader found wrong in a collection itself. Read again, it is refused again, so this may be remembered.
-
-    Every other trouble (disk, network, memory, rights) says nothing about the collection.
-    """
+class BadCollection(CollectionFault):
+    """What a reader found wrong in a collection itself. It may be remembered."""
 
 
 #: Examples of each kind that are kept for the manifest, and the characters of each: a value may be a whole book.

@@ -56,7 +56,7 @@ def render(
         "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
     return environment.get_template("report.html.jinja").render(
-        **summary,
+        **{"left_out": {}, **summary},  # a summary of older code knows of none
         decision=decision,
         reality=reality,
         outcome=outcome(decision) if decision else "",

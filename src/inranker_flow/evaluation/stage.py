@@ -56,6 +56,8 @@ class EvaluateStats:
     unmeasured: int
     scoring_seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
+    #: Targets of the run that a stage before left out.
+    left_out: int = 0
 
 
 #: As `rankers.load_ranker`: (reference, scoring, revision) -> ranker.
@@ -143,19 +145,21 @@ def evaluate(
     champion: str,
     evaluation: Path,
     report: Path,
+    left_out: Mapping[str, str] | None = None,
 ) -> EvaluateStats:
     """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
     ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is
-    one HTML file with the evidence, which `promote` writes again with the decision.
+    one HTML file with the evidence, which `promote` writes again with the decision. ``left_out``: targets of the run of which
+    nothing is here, and why.
 
     Raises :class:`UserError` for an unknown measure, artifacts that do not belong
     together, candidates that say nothing, or scores that are not finite.
     """
     return compare(
-        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker
+        config, teacher, collections, candidates, labels, students, champion, evaluation, report, load_ranker, left_out
     )
 
 
@@ -170,6 +174,7 @@ def compare(
     evaluation: Path,
     report: Path,
     load: Loader,
+    left_out: Mapping[str, str] | None = None,
 ) -> EvaluateStats:
     """:func:`evaluate` with any loader of rankers."""
     wanted = measures.parse(config.measures)
@@ -203,6 +208,7 @@ def compare(
         "unmeasured": unmeasured,
         "datasets": _measure(wanted, sets, scored, evaluation),
         "skipped": skipped,
+        "left_out": dict(left_out or {}),
         "leaks": leaked,
         "training": training,
         "generation": generation,
@@ -233,6 +239,7 @@ def compare(
         unmeasured=len(unmeasured),
         scoring_seconds=sum(each.seconds for each in scored.values() if not each.same_as),
         metrics=_metrics(summary),
+        left_out=len(summary["left_out"]),
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow import schemas
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault
 from inranker_flow.generation.prompts import Template
 from inranker_flow.words import beginning
 
@@ -21,7 +21,7 @@ _WORDS = 80
 def with_examples(template: Template, collection: Path, dataset: str, seed: int) -> Template:
     """The template with as many examples as it asks for, drawn by the seed from the train split; test queries are never shown.
 
-    Raises :class:`UserError` where the collection has too few training queries.
+    Raises :class:`CollectionFault` where the collection has too few training queries.
     """
     if not template.examples:
         return template
@@ -39,7 +39,7 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
     drawn = sorted(best, key=lambda query_id: blake2b(query_id.encode(), key=str(seed).encode()).digest())
     drawn = drawn[: template.examples]
     if len(drawn) < template.examples:
-        raise UserError(
+        raise CollectionFault(
             f"generation.prompt: {template.name} shows {template.examples} of the corpus's own queries, and {dataset} has "
             f"{len(drawn)} judged training queries; lower `examples`, or use a prompt without them, such as inpars-v1"
         )

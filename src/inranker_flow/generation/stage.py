@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, deciding
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
@@ -157,7 +157,7 @@ def generate_queries(
     template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
     sample = sampling.sample(config, collection)
     if not sample.documents:
-        raise UserError(_nothing_to_ask(config, collection, dataset, sample))
+        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample))
     identity = _identity(config, template)
     aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
     shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
@@ -168,7 +168,7 @@ def generate_queries(
     searched = in_language(retrieval, corpus.language)
     kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
     if not kept:
-        raise UserError(
+        raise CollectionFault(
             f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
             "try another checkpoint or generation.prompt, or milder filters"
         )
@@ -335,7 +335,7 @@ def _refuse_useless(
     if len(useless) <= most:
         return queries
     samples = " | ".join(_shown(each) for each in useless[:: max(len(useless) // 3, 1)][:3])
-    raise UserError(
+    raise CollectionFault(
         f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
         "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
         "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from inranker_flow import schemas
 from inranker_flow.config import TeacherConfig
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault
 from inranker_flow.labelling.store import Labels
 from inranker_flow.progress import Progress
 
@@ -179,7 +179,7 @@ def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logi
     bad = rows[~np.isfinite(logits).all(axis=1)]
     if bad.size:
         query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
-        raise UserError(
+        raise CollectionFault(
             f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
             f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights"
         )

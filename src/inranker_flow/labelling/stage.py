@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from inranker_flow import earlier, schemas
 from inranker_flow.config import TeacherConfig
 from inranker_flow.content_store import combine
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.hashing import hash_rows
 from inranker_flow.labelling.filter import keep_relevant
 from inranker_flow.labelling.scoring import Scored, passages, places, score_missing, texts
@@ -61,7 +61,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     published = _published(collection)
     pairs = _pairs_to_score(candidates, published)
     if not pairs.num_rows and not published.num_rows:
-        raise UserError(
+        raise CollectionFault(
             f"{dataset}: no pairs to label and no published labels, so there is nothing to learn from: a source needs "
             "queries judged in its train split (qrels/train.tsv), a target needs documents to write queries for"
         )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import registry, tracking
+from inranker_flow import left_out, registry, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.pin import pin
 from inranker_flow.preflight.checkpoints import check_student, check_teacher
@@ -81,6 +81,8 @@ def preflight(
         found = keys(pipeline, resolved, tracking.code_version())
         run_key, work_key = found["run_key"], found["work_key"]
     stats = check_run(resolved, Need(**need), run_key, report)
+    if pipeline != "retrain":  # there `discover` knows all of them
+        resolved = replace(resolved, targets=left_out.settled(resolved.targets, resolved.corpora.refused))
     return replace(stats, sections=resolved.arguments(), keys={"run_key": run_key, "work_key": work_key})
 
 

@@ -20,7 +20,7 @@ from inranker_flow import cpus, manifest, schemas, storage
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.corpora import default_text
 from inranker_flow.earlier import drawn_by, kept_negatives
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
 from inranker_flow.retrieval.analyser import Analyser, in_language
@@ -232,7 +232,7 @@ class _Retrieval:
             )
             if len(vain) > self.config.max_without_hits * len(texts):
                 self.remove_scratch()  # another language is another index
-                raise UserError(
+                raise CollectionFault(
                     f"{told}; are queries and passages of one language? Then set `language` of the collection to it, or change "
                     "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same"
                 )
