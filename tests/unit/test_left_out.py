@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from inranker_flow import left_out, schemas, storage, tracking
+from inranker_flow import left_out, profiles, schemas, storage, tracking
 from inranker_flow.config import CorpusConfig
 from inranker_flow.corpora import prepare_corpus
 from inranker_flow.distillation import distill
@@ -21,7 +21,7 @@ from inranker_flow.manifest import content_digest, read_manifest, write_manifest
 from inranker_flow.preflight import preflight
 from inranker_flow.retrieval import retrieve
 from inranker_flow.stage import run_stage
-from pipelines import profile, submission
+from pipelines import submission
 from tests import models
 from tests.promoting import student, use
 from tests.unit.test_evaluation import make_candidates, make_collection, make_labels
@@ -321,7 +321,7 @@ def test_preflight_settles_what_becomes_of_each_target(here, monkeypatch):
     use(tracking.create_database(here / "mlflow.db"), here)
     targets = "targets=[{name: a, uri: 'demo:target/1'}, {name: b, uri: 'demo:target/2', refused: end}]"
     storage.put(b"0a1b2c3d", str(here / "store" / "left-out" / "a"))
-    arguments = submission.arguments("inranker", profile.load("smoke"))
+    arguments = submission.arguments("inranker", profiles.load("smoke"))
     stats = preflight(
         "inranker", arguments["values"], "", "", "", "", "", targets, {"stage": "x", "cpu": "1", "memory": "1Gi", "queue": "q",
         "tolerations": []}, "", "", here / "report.md",
