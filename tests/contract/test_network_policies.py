@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines.placement import PLACEMENT, SECRETS, STAGE_SECRETS
 from tests.contract.manifests import CASES, K8S, OVERLAYS, Manifest, of_kind, pods, render, selects
@@ -177,10 +176,9 @@ def test_policies_select_pods_that_exist(manifests):
 
 
 def test_the_compiled_pipeline_labels_pods_as_the_policies_select_them(tmp_path):
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import compile_pipeline, read
 
-    compile_pipeline("retrain", tmp_path / "retrain.yaml")  # it has every stage
-    _, platform = yaml.safe_load_all((tmp_path / "retrain.yaml").read_text())
+    _, platform = read(compile_pipeline("retrain", tmp_path / "retrain.yaml"))  # it has every stage
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     labels = [each.get("podMetadata", {}).get("labels", {}) for each in executors.values()]
     assert {each.get("app.kubernetes.io/component") for each in labels} == set(PLACEMENT)

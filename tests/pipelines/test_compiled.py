@@ -7,13 +7,12 @@ import re
 from typing import get_args, get_type_hints
 
 import pytest
-import yaml
 
 from inranker_flow import run_nodes
 from inranker_flow.config import ClusterConfig, Resources, Toleration
 from inranker_flow.preflight.pool import Need
 from pipelines import placement
-from pipelines.compile import PIPELINES, compile_pipeline
+from pipelines.compile import PIPELINES, compile_pipeline, read
 from pipelines.placement import (
     COMPONENT_LABEL,
     PLACEMENT,
@@ -33,7 +32,7 @@ CLUSTER = ClusterConfig(gpus=2, gpu_pool={"pool": "a100", "zone": "b"})
 @pytest.fixture(scope="module", params=PIPELINES)
 def documents(request, tmp_path_factory):
     path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml", CLUSTER)
-    return list(yaml.safe_load_all(path.read_text()))
+    return read(path)
 
 
 def stages(documents):
@@ -146,7 +145,7 @@ def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_
 def test_without_gpus_tasks_run_on_any_node(tmp_path):
     tolerations = (Toleration("", "Exists", "NoExecute"), Toleration("team", "Equal", value="search"))
     cluster = ClusterConfig(gpus=0, gpu_tolerations=tolerations)
-    pipeline, platform = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    pipeline, platform = read(compile_pipeline("inranker", tmp_path / "it.yaml", cluster))
     assert "accelerator" not in json.dumps(pipeline)
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-evaluate"]
     assert "nodeSelector" not in settings
@@ -166,7 +165,7 @@ def test_a_stages_own_resources_come_before_those_of_all_and_those_before_the_ta
     found = {stage: placement.resources(stage, cluster) for stage in PLACEMENT}
     assert (found["evaluate"], found["notify"], found["retrieve"]) == (("1", "64Gi"), ("250m", "4Gi"), ("1", "4Gi"))
     assert placement.resources("retrieve", ClusterConfig()) == ("4", "32Gi")
-    (spec, _) = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    (spec, _) = read(compile_pipeline("inranker", tmp_path / "it.yaml", cluster))
     limits = spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
     assert (limits["resourceCpuLimit"], limits["resourceMemoryLimit"]) == ("1", "64Gi")
     asked = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["preflight"]["inputs"]["parameters"]["need"]
@@ -264,7 +263,7 @@ def test_the_file_is_small_enough_for_kfp_and_argo(pipeline, tmp_path):
 
 def test_compiling_twice_gives_the_same_pipeline(documents, tmp_path):
     name = documents[0]["pipelineInfo"]["name"]
-    again = list(yaml.safe_load_all(compile_pipeline(name, tmp_path / "again.yaml", CLUSTER).read_text()))
+    again = read(compile_pipeline(name, tmp_path / "again.yaml", CLUSTER))
     assert again == documents
 
 

@@ -7,9 +7,8 @@ every other difference.
 from __future__ import annotations
 
 import pytest
-import yaml
 
-from pipelines.compile import PIPELINES, compile_pipeline
+from pipelines.compile import PIPELINES, compile_pipeline, read
 
 
 def kind_of(constant):
@@ -91,7 +90,7 @@ def mismatches(spec):
 @pytest.fixture(scope="module", params=PIPELINES)
 def spec(request, tmp_path_factory):
     path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml")
-    return next(yaml.safe_load_all(path.read_text()))
+    return read(path)[0]
 
 
 def test_each_edge_has_the_type_that_its_consumer_expects(spec):

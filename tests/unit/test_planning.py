@@ -20,6 +20,7 @@ from inranker_flow.retrieval import retrieve
 from pipelines.plan import with_corpora
 from pipelines.profile import load
 from tests import beir
+from tests.databases import new_database
 
 SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
 
@@ -217,7 +218,7 @@ def test_speeds_by_size_know_what_no_gpu_makes_faster():
 def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed(tmp_path, monkeypatch):
     database = tmp_path / "mlflow.db"
     assert speed.by_history("score", "x/teacher", "H100", database) is None and not database.exists()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(database))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(database))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     for device, rate in (("NVIDIA H100 80GB HBM3", 5000.0), ("NVIDIA H100 80GB HBM3", 6000.0), ("cpu", 7.0)):
         with tracking.stage_run("teacher_label", "sample") as run:

@@ -36,6 +36,7 @@ from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.run_keys import keys
 from pipelines import profile
 from tests import models
+from tests.databases import new_database
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
@@ -271,7 +272,7 @@ def test_collections_that_are_there_are_found(tmp_path):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    return tracking.create_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+    return new_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def mlflow_at(monkeypatch):
 def mlflow_server(tmp_path_factory):
     """A real tracking server that answers to the name localhost only."""
     folder = tmp_path_factory.mktemp("mlflow-server")
-    uri = tracking.create_database(folder / "mlflow.db")
+    uri = new_database(folder / "mlflow.db")
     (port,) = free_ports(1)
     options = [
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri,
