@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     sections, more = with_corpora(options.pipeline, resolved)
     device = _device(options.device, sections, resolved.cluster)
     asked = _Speeds(device, options.device == HERE, options.calibrate, database)
+    # What cannot fit is refused before its collections are read and counted.
+    more = [*more, *_about_size(options.pipeline, resolved, len(sections.targets))]
     plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
-    plan.notes.extend([*more, *_about_size(options.pipeline, resolved, len(sections.targets))])
+    plan.notes.extend(more)
     print(show(plan))
     if options.json:
         with atomic_write(options.json) as out:

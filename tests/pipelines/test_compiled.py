@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from contextlib import nullcontext
 from typing import get_args, get_type_hints
 
 import pytest
+from kfp import dsl
+from kfp.dsl import pipeline_task
 
 from inranker_flow import run_nodes
 from inranker_flow.config import ClusterConfig, Resources, Toleration
 from inranker_flow.preflight.pool import Need
 from pipelines import placement
-from pipelines.compile import PIPELINES, compile_pipeline, read
+from pipelines.compile import PIPELINES, _callers_by_name, compile_pipeline, read
 from pipelines.placement import (
     COMPONENT_LABEL,
     PLACEMENT,
@@ -265,6 +269,27 @@ def test_compiling_twice_gives_the_same_pipeline(documents, tmp_path):
     name = documents[0]["pipelineInfo"]["name"]
     again = read(compile_pipeline(name, tmp_path / "again.yaml", CLUSTER))
     assert again == documents
+
+
+def test_kfp_still_names_the_method_that_does_not_fit():
+    """It looks for the method among its callers."""
+
+    @dsl.container_component
+    def leaf():
+        return dsl.ContainerSpec(image="x")
+
+    @dsl.pipeline
+    def inner():
+        leaf()
+
+    for quick in (_callers_by_name, nullcontext):
+        with quick(), pytest.raises(ValueError, match=r"^set_cpu_limit can only be used on single-step components"):
+
+            @dsl.pipeline
+            def outer():
+                inner().set_cpu_limit("1")
+
+    assert pipeline_task.inspect is inspect, "put back at the end"
 
 
 def test_a_pushed_image_is_named_by_its_digest(monkeypatch):
