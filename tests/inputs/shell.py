@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -119,7 +120,11 @@ def of_library(module: str, text: str) -> Exception:
 def early(number: str) -> int:
     """A signal while the command is still importing."""
     script = f"import sys, os; sys.argv = ['-m']; import pipelines; os.kill(os.getpid(), {number})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+        # A shell starts background jobs deaf to Ctrl-C, and children inherit that; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     print(done.stdout, done.stderr.replace("TERMINATED", "FAILED: TERMINATED").replace("INTERRUPTED", "FAILED: INT"))
     return done.returncode
 
