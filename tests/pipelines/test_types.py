@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from inranker_flow.config import ClusterConfig
 from pipelines.compile import PIPELINES, compile_pipeline
 
 
@@ -88,9 +89,11 @@ def mismatches(spec):
                 yield graph.name, task, items, wanted["parameters"][items]["parameterType"], "LIST"
 
 
-@pytest.fixture(scope="module", params=PIPELINES)
+@pytest.fixture(scope="module", params=[*PIPELINES, "inranker with 3 workers"])
 def spec(request, tmp_path_factory):
-    path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml")
+    name, *many = request.param.split(" with ")
+    path = tmp_path_factory.mktemp("compiled") / "it.yaml"
+    compile_pipeline(name, path, ClusterConfig(workers=3 if many else 1))
     return next(yaml.safe_load_all(path.read_text()))
 
 
