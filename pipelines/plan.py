@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _about_size(pipeline: str, profile: Profile, targets: int) -> list[str]:
     """What is to be said of the size of a run with so many targets; :class:`UserError` where it cannot fit."""
-    if targets <= status_size.ALWAYS_FIT:
+    if targets <= status_size.ALWAYS_FIT and profile.cluster.workers == 1:
         return []
     from pipelines import compile  # with KFP, whose import takes a second
 
@@ -175,7 +175,7 @@ def show(plan: Plan) -> str:
         cells += [_hours(row), _bytes(row.stored)]
         rows.append([*cells, _price(plan, row)] if plan.price else cells)
     table = console.table(_both_left(rows))
-    notes = "\n".join(f"- {note}" for note in dict.fromkeys([*plan.notes, *_always(plan)]))
+    notes = "\n".join(f"- {note}" for note in dict.fromkeys([*plan.notes, *_span(plan), *_always(plan)]))
     return f"{table}\n\n{notes}"
 
 
@@ -183,6 +183,16 @@ def _both_left(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Collection and stage as one column, which the table aligns to the left."""
     width = max(len(row[0]) for row in rows)
     return [[f"{row[0]:{width}}  {row[1]}", *row[2:]] for row in rows]
+
+
+def _span(plan: Plan) -> list[str]:
+    """How long the tasks take that a GPU computes, with the pods that the profile asks for."""
+    if plan.workers == 1 or not plan.span:
+        return []
+    return [
+        f"{_number(plan.span)} hours from the first of these tasks to the end of the last with cluster.workers "
+        f"{plan.workers}, where no pod waits for a GPU; without searching, starting pods and carrying artifacts"
+    ]
 
 
 def _always(plan: Plan) -> list[str]:
@@ -202,7 +212,11 @@ def _always(plan: Plan) -> list[str]:
 def _hours(row: Row) -> str:
     if row.hours is None:
         return "?"
-    return f"{row.hours:,.2f}" if row.hours >= 0.01 else f"{row.hours:.4f}" if row.hours else ""
+    return _number(row.hours) if row.hours else ""
+
+
+def _number(hours: float) -> str:
+    return f"{hours:,.2f}" if hours >= 0.01 else f"{hours:.4f}"
 
 
 def _price(plan: Plan, row: Row) -> str:

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from inranker_flow.pin import pin
 from inranker_flow.planning import reality
 from inranker_flow.profile import Profile
 from inranker_flow.redaction import credentials_in, redact
+from inranker_flow.sharing import HELPS
 from pipelines import console, folder, local, plan, submission
 from pipelines.command import FAILED, Parser, command, logging_to
 from pipelines.compile import compile_pipeline
@@ -71,7 +73,9 @@ def _run(
     arguments = submission.arguments(pipeline, resolved)
     keys = {name: arguments[name] for name in ("run_key", "work_key")}
     with folder.of_runs(run_dir):
-        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", resolved.cluster)
+        # One machine has one pod for everything; and KFP's local runner gives a loop's item to the loop around it, too.
+        cluster = replace(resolved.cluster, workers=1, nodes=1)
+        yaml = compile_pipeline(pipeline, run_dir / f"{pipeline}.yaml", cluster)
 
     name = f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     log, events = run_dir / "logs" / f"{name}.log", root / "events" / f"{name}.jsonl"
@@ -169,7 +173,8 @@ def _report(
     print(f"\n{console.results_table(summary)}\n")
     # What is never cached and has no record is no part of this pipeline.
     ran = {event["stage"] for event in events}
-    print(f"{console.stages_table([stage for stage, row in PLACEMENT.items() if row.cache or stage in ran], events)}\n")
+    shown = [stage for stage, row in PLACEMENT.items() if (row.cache and stage not in HELPS) or stage in ran]
+    print(f"{console.stages_table(shown, events)}\n")
     if planned:
         print(f"planned, without reuse  {planning.sentence(planned)}")
         print(f"computed in this run    {planning.sentence(did)}\n")

@@ -76,7 +76,7 @@ _defined: dict[str, dict[str, ModuleType]] = {}
 
 def _take_pipeline() -> dict[str, ModuleType]:
     """Take the pipeline's modules out of those that are imported."""
-    own = ("pipelines.inranker", "pipelines.retrain", "pipelines.two_phases")
+    own = ("pipelines.inranker", "pipelines.retrain", "pipelines.two_phases", "pipelines.workers")
     names = [name for name in sys.modules if name.split(".")[0] == "components" or name in own]
     return {name: sys.modules.pop(name) for name in names}
 

@@ -30,7 +30,7 @@ from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
-from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.pool import Need, check_nodes, check_queue, check_queues
 from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.run_keys import keys
@@ -441,6 +441,32 @@ def test_another_ca_is_not_trusted(kubernetes, tmp_path):
     with pytest.raises(Skipped, match=r"the Kubernetes API cannot be read"):
         check_nodes(NEED)
     assert kubernetes.requests == [], "no token is sent to a server that nobody vouches for"
+
+
+def test_the_queue_of_tasks_without_gpus_is_looked_at_too(kubernetes):
+    kubernetes.add(local_queue())
+    kubernetes.add(cluster_queue())
+    both = dataclasses.replace(
+        NEED, cpu_task={"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": "inranker-cpu"}
+    )
+    with pytest.raises(UserError, match="namespace inranker has no LocalQueue inranker-cpu"):
+        check_queues(both)
+    other = local_queue()
+    other["metadata"]["name"] = "inranker-cpu"
+    kubernetes.add(other)
+    assert "; inranker-cpu -> gpus: its quota admits 4 cpu, 32Gi memory" in check_queues(both)
+    assert check_queues(NEED) == check_queue(NEED)
+
+
+@pytest.mark.parametrize("store", ["", "off", "/a/folder"])
+def test_pods_that_share_work_need_a_store_that_they_all_see(store, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", store)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    line = r"and cluster.workers 4: pods share their work through an s3:// prefix; set INRANKER_STORE to one in"
+    with pytest.raises(UserError, match=line):
+        stores.check_store(4)
+    with pytest.raises(Skipped):
+        stores.check_store(1)
 
 
 def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):
