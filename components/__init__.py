@@ -5,6 +5,8 @@ from components.distill_phase1.component import distill_phase1
 from components.distill_phase2.component import distill_phase2
 from components.evaluate.component import evaluate
 from components.generate_queries.component import generate_queries
+from components.help_generate.component import help_generate
+from components.help_label.component import help_label
 from components.notify.component import notify
 from components.preflight.component import preflight
 from components.prepare_corpus.component import prepare_corpus
@@ -18,7 +20,9 @@ COMPONENTS = {
     "prepare_corpus": prepare_corpus,
     "retrieve": retrieve,
     "teacher_label": teacher_label,
+    "help_label": help_label,
     "generate_queries": generate_queries,
+    "help_generate": help_generate,
     "distill_phase1": distill_phase1,
     "distill_phase2": distill_phase2,
     "evaluate": evaluate,
@@ -33,6 +37,8 @@ __all__ = [
     "distill_phase2",
     "evaluate",
     "generate_queries",
+    "help_generate",
+    "help_label",
     "notify",
     "preflight",
     "prepare_corpus",

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def code_version() -> str:
 def prepare(pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> tuple[Path, str]:
     """Compile ``pipeline`` into the run's folder; returns the file, and ``runner``: "process" (this environment) or
     "docker" (the images that `make images` built)."""
-    return compile_pipeline(pipeline, hold.folder / f"{pipeline}.yaml", profile.cluster), runner
+    # One machine has one pod for everything; and KFP's local runner gives a loop's item to the loop around it, too.
+    cluster = replace(profile.cluster, workers=1, nodes=1)
+    return compile_pipeline(pipeline, hold.folder / f"{pipeline}.yaml", cluster), runner
 
 
 def execute(

@@ -17,11 +17,17 @@ from typing import Any
 from inranker_flow.cluster import quantity
 from inranker_flow.config import ClusterConfig, as_dict
 from inranker_flow.environment import MOUNTS
+from inranker_flow.sharing import HELPS
+from inranker_flow.sharing import VARIABLE as WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: The Kueue LocalQueue of GPU tasks; without Kueue the label does nothing.
-QUEUE = "inranker-gpu"
+#: The Kueue LocalQueues of tasks with GPUs and of the others; without Kueue the label does nothing.
+QUEUE, CPU_QUEUE = "inranker-gpu", "inranker-cpu"
+#: Stages that may train on several machines (`cluster.nodes`), and the variable that tells them so.
+DISTILLS, NODES = ("distill_phase1", "distill_phase2"), "INRANKER_NODES"
+#: These wait in none: one says what is wrong with the queues, the other how a run ended.
+UNQUEUED = ("preflight", "notify")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 #: The user of every image (their Dockerfiles say the same).
@@ -55,7 +61,9 @@ PLACEMENT: dict[str, Placement] = {
     "prepare_corpus": Placement("base", "2", "8Gi", 12 * HOUR),
     "retrieve": Placement("base", "4", "32Gi", 12 * HOUR),
     "teacher_label": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),
+    "help_label": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi", retries=5),
     "generate_queries": Placement("generate", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi"),
+    "help_generate": Placement("generate", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi", retries=5),
     "distill_phase1": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
     "distill_phase2": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
     "evaluate": Placement("train", "8", "32Gi", 24 * HOUR, gpu=True, shm="8Gi"),
@@ -73,8 +81,10 @@ STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
     "preflight": ("inranker-hub", "inranker-endpoint"),
     "generate_queries": ("inranker-hub", "inranker-endpoint"),
+    "help_generate": ("inranker-hub", "inranker-endpoint"),
     **dict.fromkeys(
-        ("prepare_corpus", "teacher_label", "distill_phase1", "distill_phase2", "evaluate"), ("inranker-hub",)
+        ("prepare_corpus", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
+        ("inranker-hub",),
     ),
 }
 
@@ -96,10 +106,15 @@ def compiled_for(cluster: ClusterConfig) -> Iterator[None]:
         _CLUSTER.reset(token)
 
 
+def helpers() -> list[int]:
+    """Numbers of the pods that do some of another's work: none, but where `cluster.workers` asks for them."""
+    return list(range(1, _CLUSTER.get().workers))
+
+
 def resources(stage: str, cluster: ClusterConfig) -> tuple[str, str]:
-    """CPU and memory of a stage: its own settings, else those for all, else the table's."""
+    """CPU and memory of a stage: its own settings, else those of the stage that it helps or for all, else the table's."""
     row, settings = PLACEMENT[stage], {str(name): each for name, each in cluster.resources.items()}
-    given = [settings[name] for name in (stage, "default") if name in settings]
+    given = [settings[name] for name in (stage, HELPS.get(stage, stage), "default") if name in settings]
     cpu = next((each.cpu for each in given if each.cpu), row.cpu)
     return str(cpu), next((each.memory for each in given if each.memory), row.memory)
 
@@ -136,12 +151,37 @@ def place(task: Any, cluster: ClusterConfig) -> None:
         for each in task.platform_config["kubernetes"][volumes]:
             each.pop(f"{volumes.removesuffix('AsVolume')}NameParameter")
     kubernetes.use_field_path_as_env(task, "INRANKER_KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    if cluster.workers > 1 and stage in (*HELPS, *HELPS.values()):
+        task.set_env_variable(WORKERS, str(cluster.workers))
     # The network policies know a stage by this label: only some may reach the internet.
     kubernetes.add_pod_label(task, COMPONENT_LABEL, stage)
-    if row.gpu:
+    if cluster.nodes > 1 and stage in DISTILLS:
+        task.set_env_variable(NODES, _machines(stage, cluster))
+    if waits_in := queue(stage, cluster):
+        kubernetes.add_pod_label(task, QUEUE_LABEL, waits_in)
+    if takes_gpus(stage, cluster):
         _place_on_gpus(task, cluster)
-        kubernetes.add_pod_label(task, QUEUE_LABEL, QUEUE)
         kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=row.shm)
+
+
+def queue(stage: str, cluster: ClusterConfig) -> str:
+    """The LocalQueue that a stage's pods name, or "": the flavor behind the GPUs' would send a pod to a node that has some."""
+    if stage in UNQUEUED:
+        return ""
+    return QUEUE if takes_gpus(stage, cluster) and cluster.gpus else CPU_QUEUE
+
+
+def takes_gpus(stage: str, cluster: ClusterConfig) -> bool:
+    """Whether a stage's own pod computes on GPUs: one that trains elsewhere (`cluster.nodes`) waits without."""
+    return PLACEMENT[stage].gpu and not (cluster.nodes > 1 and stage in DISTILLS)
+
+
+def _machines(stage: str, cluster: ClusterConfig) -> str:
+    """What a training over several machines asks of each, for `trainjob`."""
+    cpu, memory = resources(stage, cluster)
+    gpus = {"gpu_type": cluster.gpu_type, "gpus": cluster.gpus} if cluster.gpus else {}
+    asked = {"nodes": cluster.nodes, "image": image(stage), "cpu": cpu, "memory": memory, **gpus}
+    return json.dumps({**asked, "queue": QUEUE if cluster.gpus else CPU_QUEUE})
 
 
 def _place_on_gpus(task: Any, cluster: ClusterConfig) -> None:
@@ -159,14 +199,28 @@ def _place_on_gpus(task: Any, cluster: ClusterConfig) -> None:
 
 
 def largest_gpu_task() -> dict[str, Any]:
-    """What the pool must have room for, for `preflight`: the most that any one GPU task asks of a node."""
+    """What pool and queues must have room for, for `preflight`: the most that any one GPU task asks of a node.
+
+    ``cpu_task`` is the most that any other asks of its queue.
+    """
     cluster = _CLUSTER.get()
-    asked = {stage: resources(stage, cluster) for stage, row in PLACEMENT.items() if row.gpu}
-    stage = max(asked, key=lambda each: (quantity(asked[each][1]), quantity(asked[each][0])))
-    cpu, memory = asked[stage]
+    there = [stage for stage in PLACEMENT if helpers() or stage not in HELPS]
     gpus = {"gpu_type": cluster.gpu_type, "gpus": cluster.gpus, "pool": cluster.gpu_pool} if cluster.gpus else {}
     tolerations = [as_dict(each) for each in cluster.gpu_tolerations]
-    return {"stage": stage, "cpu": cpu, "memory": memory, "queue": QUEUE, "tolerations": tolerations, **gpus}
+    workers = {"workers": cluster.workers} if helpers() else {}
+    nodes = {"nodes": cluster.nodes} if cluster.nodes > 1 else {}
+    computing = [stage for stage in there if PLACEMENT[stage].gpu]  # the machines of a training, too
+    found = _largest(computing, cluster, QUEUE if cluster.gpus else CPU_QUEUE)
+    others = [stage for stage in there if queue(stage, cluster) == CPU_QUEUE]
+    beside = {"cpu_task": _largest(others, cluster, CPU_QUEUE)} if cluster.gpus else {}
+    return {**found, "tolerations": tolerations, **gpus, **workers, **nodes, **beside}
+
+
+def _largest(stages: list[str], cluster: ClusterConfig, waits_in: str) -> dict[str, Any]:
+    asked = {stage: resources(stage, cluster) for stage in stages}
+    stage = max(asked, key=lambda each: (quantity(asked[each][1]), quantity(asked[each][0])))
+    cpu, memory = asked[stage]
+    return {"stage": stage, "cpu": cpu, "memory": memory, "queue": waits_in}
 
 
 def image(stage: str) -> str:

@@ -20,7 +20,7 @@ from inranker_flow.errors import UserError
 LIMIT = 2**20
 #: Linux's limit on one argument of a command, which holds all inputs of a task.
 LONGEST_ARGUMENT = 128 * 1024
-#: So many targets fit whatever the profile says.
+#: So many targets fit whatever the profile says, where one pod works for each (`cluster.workers`).
 ALWAYS_FIT = 10
 #: Bytes of a node without its parameters, and what a parameter becomes as a text of JSON inside JSON.
 NODE, ESCAPED = 500, 1.23
@@ -62,19 +62,19 @@ def estimate(
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors = spec["deploymentSpec"]["executors"]
     plain = argument = 0.0
-    for task, component, times, in_loop in _tasks(spec, spec["root"], targets):
+    for task, component, copies, rounds in _tasks(spec, spec["root"], targets):
         fixed = _bytes(component) + _bytes(task)
         if "dag" in component:
-            plain += 2 * graph_nodes * NODE + times * drivers * (NODE + ESCAPED * fixed)
+            drivers_of_it = 1 + rounds if "parameterIterator" in task else 1
+            plain += copies * (2 * graph_nodes * NODE + drivers_of_it * drivers * (NODE + ESCAPED * fixed))
+            plain += copies * rounds * ITERATION_NODES * NODE
             continue
         label = component["executorLabel"]
         fixed += _bytes(executors[label]["container"]) + _bytes(settings[label])
         given = _given(task, component, arguments, targets)
         patch = PATCH + fixed - _bytes(task) + QUOTED * given
-        copies = targets if in_loop else 1
         plain += copies * (nodes * NODE + ESCAPED * (drivers * fixed + nodes * patch))
         argument = max(argument, given)
-    plain += targets * ITERATION_NODES * NODE
     return Size(plain, COPIES * _bytes(documents) + COMPRESSED * plain, argument)
 
 
@@ -95,7 +95,8 @@ def check(
         raise UserError(
             f"targets: {targets} are too many for one run: the status of its workflow would have "
             f"{size.stored / LIMIT:.1f} MB, its longest argument {size.argument / 1024:.0f} KB, and Argo takes 1 MB, Linux "
-            f"128 KB; {most_targets(documents, arguments, cluster_retries)} fit: split them (TARGETS=A,B,... each)"
+            f"128 KB; {most_targets(documents, arguments, cluster_retries)} fit: split them (TARGETS=A,B,... each), or lower "
+            "cluster.workers where it is above 1"
         )
     if size.plain + COPIES * _bytes(documents) <= LIMIT:
         return ""
@@ -106,15 +107,19 @@ def check(
 
 
 def _tasks(
-    spec: Mapping[str, Any], graph: Mapping[str, Any], targets: int, in_loop: bool = False
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], int, bool]]:
-    """(task, component, how many drivers it has, whether it is in the loop over the targets) of every graph."""
+    spec: Mapping[str, Any], graph: Mapping[str, Any], targets: int, copies: int = 1
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], int, int]]:
+    """(task, component, how often a run has it, rounds of its loop: 0 where it is none) of every graph.
+
+    A loop has the rounds of the list that it was compiled with (`cluster.workers`), else one for each target.
+    """
     for task in graph["dag"]["tasks"].values():
         component = spec["components"][task["componentRef"]["name"]]
-        loops = "parameterIterator" in task
-        yield task, component, 1 + targets if loops else 1, in_loop
+        items = task.get("parameterIterator", {}).get("items")
+        rounds = 0 if items is None else len(json.loads(items["raw"])) if "raw" in items else targets
+        yield task, component, copies, rounds
         if "dag" in component:
-            yield from _tasks(spec, component, targets, in_loop or loops)
+            yield from _tasks(spec, component, targets, copies if items is None else copies * rounds)
 
 
 def _given(task: Mapping[str, Any], component: Mapping[str, Any], arguments: Mapping[str, Any], targets: int) -> float:

@@ -10,12 +10,11 @@ from components import (
     distill_phase1,
     distill_phase2,
     evaluate,
-    generate_queries,
     prepare_corpus,
     promote,
     retrieve,
-    teacher_label,
 )
+from pipelines import workers
 
 
 def two_phases(
@@ -41,11 +40,12 @@ def two_phases(
     source_pairs = retrieve(
         collection=supervised.outputs["collection"], config=retrieval, corpus=source
     ).set_display_name("Retrieve for source")
-    source_labels = teacher_label(
+    source_labels = workers.label(
+        "source",
         collection=supervised.outputs["collection"],
         candidates=source_pairs.outputs["candidates"],
         config=teacher,
-    ).set_display_name("Label source")
+    )
     student1 = distill_phase1(labels=source_labels.outputs["labels"], config=phase1)
     student1.set_display_name("Distil phase 1")
 
@@ -53,18 +53,21 @@ def two_phases(
     with dsl.ParallelFor(targets, name="targets") as target:
         # After the source: one that is refused ends the run before a language model has worked for the targets.
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-        synthetic = generate_queries(
+        synthetic = workers.generate(
             collection=prepared.outputs["collection"], config=generation, corpus=target, retrieval=retrieval
-        ).set_display_name("Generate queries")
+        )
         pairs = retrieve(
             collection=prepared.outputs["collection"],
             queries=synthetic.outputs["queries"],
             config=retrieval,
             corpus=target,
         ).set_display_name("Retrieve for target")
-        labelled = teacher_label(
-            collection=prepared.outputs["collection"], candidates=pairs.outputs["candidates"], config=teacher
-        ).set_display_name("Label target")
+        labelled = workers.label(
+            "target",
+            collection=prepared.outputs["collection"],
+            candidates=pairs.outputs["candidates"],
+            config=teacher,
+        )
     student2 = distill_phase2(
         labels=dsl.Collected(labelled.outputs["labels"]),
         start=student1.outputs["model"],

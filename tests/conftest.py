@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def no_search_for_garbage_in_modules():
         gc.collect()
         gc.freeze()
         _modules = len(sys.modules)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_description_of_s3() -> None:
+    """botocore unpacks what it knows of S3, a megabyte, for each session, and each test has one of its own: a fifth of a
+    second. (A bare machine has no botocore.)"""
+    with suppress(ImportError):
+        import botocore.session
+
+        botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 @contextmanager

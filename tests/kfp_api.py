@@ -717,7 +717,7 @@ def swagger_problem(operation: str, document: Any, what: str) -> str:
 def package(content: bytes) -> dict[str, Any]:
     """The pipeline in an uploaded YAML, as the server keeps it; refused when KFP's protobufs do not know a field of it."""
     try:
-        documents = list(yaml.safe_load_all(content))
+        documents = list(yaml.load_all(content, yaml.CSafeLoader))
         spec, platform = documents[0], documents[1] if len(documents) > 1 else {}
         json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())

@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from inranker_flow import promote as stage
-from inranker_flow import schemas, tracking
+from inranker_flow import schemas
 from inranker_flow.config import CorpusConfig, PromoteConfig
 from inranker_flow.manifest import write_manifest
+from tests.databases import new_database
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
 QUERIES = 30
@@ -18,7 +19,7 @@ QUERIES = 30
 
 def use_database(folder: Path) -> str:
     """A new SQLite registry in ``folder``, which this process (and those it starts) then uses; returns its address."""
-    uri = tracking.create_database(folder / "mlflow.db")
+    uri = new_database(folder / "mlflow.db")
     use(uri, folder)
     return uri
 

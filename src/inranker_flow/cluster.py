@@ -38,17 +38,38 @@ class Cluster:
 
         Raises :class:`Unreadable`.
         """
+        return self._object("GET", path, None, f"read {what}")
+
+    def send(self, method: str, path: str, data: dict[str, Any] | None, doing: str) -> dict[str, Any] | None:
+        """The answer to a POST or DELETE that is for ``doing`` ("create pods"); None where there is nothing at ``path``.
+
+        Raises :class:`Unreadable`.
+        """
+        return self._object(method, path, data, doing)
+
+    def text(self, path: str, what: str) -> str:
+        """The text at ``path``, a log; "" where there is none. Raises :class:`Unreadable`."""
+        return (self._ask("GET", path, None, f"read {what}") or b"").decode(errors="replace")
+
+    def _object(self, method: str, path: str, data: dict[str, Any] | None, doing: str) -> dict[str, Any] | None:
+        found = self._ask(method, path, data, doing)
         try:
-            found: dict[str, Any] = json.loads(web.request(self._url + path, token=self._token, context=self._context))
+            answer: dict[str, Any] | None = None if found is None else json.loads(found)
+        except ValueError as error:
+            raise Unreadable(f"the Kubernetes API cannot be read ({web.reason(error)})") from error
+        return answer
+
+    def _ask(self, method: str, path: str, data: dict[str, Any] | None, doing: str) -> bytes | None:
+        try:
+            return web.request(self._url + path, method=method, data=data, token=self._token, context=self._context)
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
             if error.code in (401, 403):
-                raise Unreadable(f"the service account may not read {what} (HTTP {error.code})") from error
+                raise Unreadable(f"the service account may not {doing} (HTTP {error.code})") from error
             raise Unreadable(f"the Kubernetes API answered {web.reason(error)}") from error
         except (OSError, ValueError, HTTPException) as error:
             raise Unreadable(f"the Kubernetes API cannot be read ({web.reason(error)})") from error
-        return found
 
 
 def of_this_pod() -> Cluster | None:

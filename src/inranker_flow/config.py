@@ -564,8 +564,8 @@ class Resources:
 
 
 StageOrDefault = Literal[
-    "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "generate_queries", "distill_phase1",
-    "distill_phase2", "evaluate", "promote", "notify",
+    "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "help_label", "generate_queries",
+    "help_generate", "distill_phase1", "distill_phase2", "evaluate", "promote", "notify",
 ]  # fmt: skip
 
 
@@ -589,6 +589,10 @@ class ClusterConfig:
     gpu_hour_price: Amount = 0.0
     #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
     resources: dict[StageOrDefault, Resources] = field(default_factory=dict)
+    #: Pods that label for one collection, and that write queries for one, at a time (they share INRANKER_STORE).
+    workers: Annotated[int, Range(1, 64)] = 1
+    #: Machines of one training, by Kubeflow Trainer, each with ``gpus``; 1: the stage's own pod trains.
+    nodes: Annotated[int, Range(1, 64)] = 1
     #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
     retries: bool = True
 

@@ -17,7 +17,18 @@ from jsonschema import Draft202012Validator
 
 from inranker_flow import run_state
 from inranker_flow.config import ClusterConfig
-from pipelines.placement import COMPONENT_LABEL, PLACEMENT, QUEUE, SECRETS, SETTINGS, STAGE_SECRETS
+from inranker_flow.distillation import trainjob
+from inranker_flow.environment import MOUNTS
+from pipelines.placement import (
+    COMPONENT_LABEL,
+    CPU_QUEUE,
+    PLACEMENT,
+    QUEUE,
+    SECRETS,
+    SETTINGS,
+    STAGE_SECRETS,
+    queue,
+)
 from tests.contract.manifests import (
     CASES,
     CLUSTER_SCOPED,
@@ -115,7 +126,12 @@ def test_notify_alone_gets_a_token_for_kfp_where_it_looks_for_one(tree):
 
 
 def _custom(manifest):
-    return manifest["apiVersion"].split("/")[0] in ("kueue.x-k8s.io", "argoproj.io", "kubeflow.org")
+    return manifest["apiVersion"].split("/")[0] in (
+        "kueue.x-k8s.io",
+        "argoproj.io",
+        "kubeflow.org",
+        "trainer.kubeflow.org",
+    )
 
 
 @cache
@@ -215,7 +231,7 @@ def test_two_teams_share_a_cluster_and_no_object(case, tree):
         assert {subject["namespace"] for subject in binding["subjects"]} == {"my-search"}
     default = yaml.safe_dump_all(render(case, tree))
     assert of_search.replace("my-search", "NAMESPACE") == re.sub(
-        r"(?<=namespace: )inranker\b|(?<=metadata.name: )inranker\b|(?<=-)inranker$",
+        r"(?<=namespace: )inranker\b|(?<=metadata.name: )inranker\b|(?<=-)inranker(?=$|-cpu$)",
         "NAMESPACE",
         default,
         flags=re.MULTILINE,
@@ -404,6 +420,15 @@ def test_the_submitter_may_do_what_the_commands_do_and_nothing_more(manifests):
     assert grants(manifests, "inranker-submitter") == expected
 
 
+#: What a training over several machines asks of the API (`trainjob.py`), with the component alone.
+TRAINS = {
+    *(("trainer.kubeflow.org", "trainjobs", verb, "") for verb in ("create", "get", "delete")),
+    ("trainer.kubeflow.org", "trainingruntimes", "get", trainjob.RUNTIME),
+    ("", "pods", "list", ""),
+    ("", "pods/log", "get", ""),
+}
+
+
 def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifests):
     library = ROOT / "src" / "inranker_flow"
     paths = _calls(r'f"(?:/api/v1|\{root\})(?:/namespaces/\{namespace\})?/(\w+)[/?]', library / "preflight" / "pool.py")
@@ -414,7 +439,8 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
     }
     assert _calls(r'f"(\w+)/\{quote', library / "run_state.py") == {"runs", "recurringruns"}
     expected = {
-        *(preflight[path] for path in paths),
+        *(preflight[path] for path in paths - {"trainingruntimes"}),
+        (*preflight["localqueues"][:3], CPU_QUEUE),
         ("pipelines.kubeflow.org", "runs", "get", ""),
         ("pipelines.kubeflow.org", "jobs", "get", ""),
         # Argo's executor, and KFP's driver and launcher: code that is not here.
@@ -423,6 +449,8 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
         ("", "configmaps", "get", "kfp-launcher"),
         ("", "pods", "get", ""),
     }
+    if of_kind(manifests, "TrainingRuntime"):
+        expected |= TRAINS
     rights = grants(manifests, "inranker-runner")
     # The launcher's keys, where it has any: those of the overlay's store, or of KFP's own.
     keys = {("", "secrets", "get", name) for name in ("inranker-s3", "mlpipeline-minio-artifact")}
@@ -563,6 +591,41 @@ def test_credentials_that_are_made_are_those_that_are_used(overlay, tree):
     )
 
 
+# Trainings over several machines
+
+
+def test_a_machine_of_a_training_is_a_pod_like_those_of_the_stage_that_asks_for_it(tree):
+    """Of custom resources only what the Trainer copies can be held against Kubernetes: the pod."""
+    manifests = render("with-trainer", tree)
+    runtime = named(manifests, "TrainingRuntime", trainjob.RUNTIME)
+    assert runtime["apiVersion"] == f"{trainjob.GROUP}/{trainjob.VERSION}" and "torch" in runtime["spec"]["mlPolicy"]
+    [node] = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert node["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
+    pod = node["template"]["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node", "labels": labels}, "spec": pod["spec"]},
+        KUBERNETES, strict=True,
+    )  # fmt: skip
+    [container] = pod["spec"]["containers"]
+    assert container["name"] == node["name"] == "node", "whose log the stage asks for"
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
+    assert volumes[mounts[str(MOUNTS / "settings")]]["configMap"]["name"] == SETTINGS
+    for secret in ("inranker-s3", *STAGE_SECRETS["distill_phase1"]):
+        place = str(MOUNTS / "secrets" / secret.removeprefix("inranker-"))
+        assert volumes[mounts[place]]["secret"] == {"secretName": secret, "optional": True}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"]["sizeLimit"] == PLACEMENT["distill_phase1"].shm
+    assert pod["spec"]["nodeSelector"] == ClusterConfig().gpu_pool
+    assert [each["key"] for each in pod["spec"]["tolerations"]] == [
+        each.key for each in ClusterConfig().gpu_tolerations
+    ]
+    assert not pod["spec"]["automountServiceAccountToken"]
+    policy = named(manifests, "NetworkPolicy", "inranker-nodes-to-each-other")["spec"]
+    assert selects(policy["podSelector"], labels)
+    assert [selects(each["podSelector"], labels) for each in policy["ingress"][0]["from"]] == [True]
+
+
 # Quotas and queue
 
 
@@ -606,6 +669,21 @@ def test_the_queue_admits_every_gpu_task_and_its_flavor_is_the_profiles_pool(tre
     pool = named(manifests, "ResourceFlavor", flavor["name"])["spec"]
     assert pool["nodeLabels"] == defaults.gpu_pool
     assert [each["key"] for each in pool["tolerations"]] == [each.key for each in defaults.gpu_tolerations]
+
+
+def test_the_other_queue_admits_every_other_task_on_any_node(tree):
+    manifests = render("with-kueue", tree)
+    behind = named(manifests, "ClusterQueue", named(manifests, "LocalQueue", CPU_QUEUE)["spec"]["clusterQueue"])
+    assert behind != named(manifests, "ClusterQueue", named(manifests, "LocalQueue", QUEUE)["spec"]["clusterQueue"])
+    assert selects(behind["spec"]["namespaceSelector"], {"kubernetes.io/metadata.name": NAMESPACE})
+    [flavor] = behind["spec"]["resourceGroups"][0]["flavors"]
+    assert "nodeLabels" not in named(manifests, "ResourceFlavor", flavor["name"])["spec"]
+    quota = {each["name"]: _number(each["nominalQuota"]) for each in flavor["resources"]}
+    waiting = {stage for stage in PLACEMENT if queue(stage, ClusterConfig()) == CPU_QUEUE}
+    assert waiting == {"discover", "prepare_corpus", "retrieve", "promote"}
+    assert {queue(stage, ClusterConfig(gpus=0)) for stage in PLACEMENT} == {CPU_QUEUE, ""}
+    for row in (PLACEMENT[stage] for stage in waiting):
+        assert _number(row.cpu) <= quota["cpu"] and _number(row.memory) <= quota["memory"]
 
 
 # Documentation

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
+from inranker_flow.config import ClusterConfig
 from pipelines.placement import PLACEMENT, SECRETS, STAGE_SECRETS
 from tests.contract.manifests import CASES, K8S, OVERLAYS, Manifest, of_kind, pods, render, selects
 from tests.contract.network import Pod, reaches
@@ -122,7 +122,7 @@ def test_a_stage_has_the_token_of_a_server_only_if_it_reaches_that_server(tree):
 def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
     for writer in (Pod(WRITER), Pod(WRITER, "default")):
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), writer, 8000)}
-        assert reaching == {"preflight", "generate_queries"}
+        assert reaching == {"preflight", "generate_queries", "help_generate"}
 
 
 @pytest.mark.parametrize("overlay", ["dev", "kind"])
@@ -166,6 +166,9 @@ def test_the_job_of_an_event_reaches_kfp_alone(tree):
 
 def test_policies_select_pods_that_exist(manifests):
     known = [pod["metadata"]["labels"] for _, pod in pods(manifests)] + [_stage(stage).labels for stage in PLACEMENT]
+    for runtime in of_kind(manifests, "TrainingRuntime"):
+        jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        known += [job["template"]["spec"]["template"]["metadata"]["labels"] for job in jobs]
     servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER]
     for policy in of_kind(manifests, "NetworkPolicy"):
         name, spec = policy["metadata"]["name"], policy["spec"]
@@ -177,10 +180,10 @@ def test_policies_select_pods_that_exist(manifests):
 
 
 def test_the_compiled_pipeline_labels_pods_as_the_policies_select_them(tmp_path):
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import compile_pipeline, read
 
-    compile_pipeline("retrain", tmp_path / "retrain.yaml")  # it has every stage
-    _, platform = yaml.safe_load_all((tmp_path / "retrain.yaml").read_text())
+    compiled = compile_pipeline("retrain", tmp_path / "retrain.yaml", ClusterConfig(workers=2))  # it has every stage
+    _, platform = read(compiled)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     labels = [each.get("podMetadata", {}).get("labels", {}) for each in executors.values()]
     assert {each.get("app.kubernetes.io/component") for each in labels} == set(PLACEMENT)

@@ -155,6 +155,8 @@ def test_paper_has_the_papers_values():
         ("promotion.measure=P@5", "promotion.measure 'P@5' is not among evaluation.measures"),
         ("evaluation.measures=[foo@10]", "foo@10"),
         ("cluster.gpus=9", "cluster.gpus 9: one node of the pool has 8"),
+        ("cluster.workers=0", "cluster.workers: 0 is below 1"),
+        ("cluster.nodes=65", "cluster.nodes: 65 is above 64"),
         ("cluster.gpu_pool=[a]", "cluster.gpu_pool: expected names with values"),
         ("cluster.gpu_pool={a: 1}", "cluster.gpu_pool.a: expected str, got 1"),
         (

@@ -6,16 +6,15 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import history, registry, schemas, tracking
 from inranker_flow.manifest import FILENAME, write_manifest
+from tests.databases import new_database
 from tests.inputs.table import Artifact, Input, command, stage
 
 
@@ -29,22 +28,13 @@ class Nothing:
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
-@cache
-def _template() -> tempfile.TemporaryDirectory[str]:
-    """A registry's database before its first model: migrating one takes seconds."""
-    folder = tempfile.TemporaryDirectory(prefix="inranker-inputs-")
-    tracking.create_database(Path(folder.name) / "mlflow.db")
-    return folder
-
-
 @contextmanager
 def _registry(here: Path) -> Iterator[Any]:
     """An MLflow client of a new registry in ``here``; the process's own is put back at the end."""
     import mlflow
 
-    shutil.copyfile(Path(_template().name) / "mlflow.db", here / "mlflow.db")
     before, told = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{here}/mlflow.db"
+    os.environ["MLFLOW_TRACKING_URI"] = new_database(here / "mlflow.db")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
         yield tracking.client()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import schemas
+from inranker_flow.sharing import HELPS
 from pipelines.images import BUDGETS, NAMES, reference
 from pipelines.placement import PLACEMENT, UID, content_tag
 from tests.servers import free_ports, running
@@ -29,7 +30,9 @@ MODULES = {
     "prepare_corpus": "corpora",
     "retrieve": "retrieval",
     "teacher_label": "labelling",
+    "help_label": "labelling",
     "generate_queries": "generation",
+    "help_generate": "generation",
     "distill_phase1": "distillation",
     "distill_phase2": "distillation",
     "evaluate": "evaluation",
@@ -129,7 +132,7 @@ def test_the_whole_pipeline_runs_in_the_images(contained):
     _, out = contained
     assert "PROMOTE inranker version 1: mean nDCG@10 gain over BM25" in out
     assert "[preflight] S3: ok (s3://inranker/store: put, get, delete and conditional put work)" in out
-    for stage in PLACEMENT.keys() - {"discover"}:  # which looks for corpora, in `retrain`
+    for stage in PLACEMENT.keys() - {"discover", *HELPS}:  # of `retrain`, and of several pods at one collection
         assert any(line.startswith(stage) and "cached" not in line for line in out.splitlines()), stage
 
 
@@ -197,7 +200,7 @@ def test_a_second_run_starts_no_container_for_what_is_done(contained, stack):
         line.split()[:2] for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in PLACEMENT
     )
     assert {stage for stage, seconds in table.items() if seconds == "cached"} == {
-        stage for stage, row in PLACEMENT.items() if row.cache
+        stage for stage, row in PLACEMENT.items() if row.cache and stage not in HELPS
     }
     assert "PROMOTE inranker version 1" in done.stdout
 

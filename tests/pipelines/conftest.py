@@ -10,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from pipelines import kfp_api, release
+from inranker_flow import planning
+from inranker_flow.profile import Profile
+from pipelines import kfp_api, plan, release
 from pipelines.compile import compile_pipeline
 from tests import models
 from tests.kfp_api import KfpApi
@@ -37,6 +39,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setattr(release, "BUILD", tmp_path / "build")
     monkeypatch.setattr(release, "compile_pipeline", _compiled_once)
+    monkeypatch.setattr(plan, "outline", _outlined_once)
     monkeypatch.setattr(kfp_api, "PAUSES", (0.01, 0.01))
     monkeypatch.setattr(kfp_api, "LOOKS", (0.01, 0.02, 0.05))
 
@@ -55,13 +58,25 @@ def _compiled_once(name: str, path: Path, *more: object) -> Path:
     return path
 
 
+#: What was planned, likewise: counting a collection takes a fifth of a second.
+_outlined: dict[str, planning.Plan] = {}
+_outline = plan.outline
+
+
+def _outlined_once(pipeline: str, profile: Profile, database: Path, device: str = "") -> planning.Plan:
+    key = repr((pipeline, profile, database, device))
+    if key not in _outlined:
+        _outlined[key] = _outline(pipeline, profile, database, device)
+    return _outlined[key]
+
+
 #: Modules that hold the pipeline, by the registry that they were defined with: defining them takes most of a second.
 _defined: dict[str, dict[str, ModuleType]] = {}
 
 
 def _take_pipeline() -> dict[str, ModuleType]:
     """Take the pipeline's modules out of those that are imported."""
-    own = ("pipelines.inranker", "pipelines.retrain", "pipelines.two_phases")
+    own = ("pipelines.inranker", "pipelines.retrain", "pipelines.two_phases", "pipelines.workers")
     names = [name for name in sys.modules if name.split(".")[0] == "components" or name in own]
     return {name: sys.modules.pop(name) for name in names}
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
-import yaml
+from kfp import dsl
+from kfp.dsl import pipeline_task
 
 from inranker_flow import run_nodes
 from inranker_flow.config import ClusterConfig, Resources, Toleration
+from inranker_flow.distillation import trainjob
+from inranker_flow.distillation.trainjob import Asked
 from inranker_flow.preflight.pool import Need
 from pipelines import placement
-from pipelines.compile import PIPELINES, compile_pipeline
+from pipelines.compile import PIPELINES, _callers_by_name, compile_pipeline, read
 from pipelines.placement import (
     COMPONENT_LABEL,
+    CPU_QUEUE,
+    HELPS,
     PLACEMENT,
     QUEUE,
     QUEUE_LABEL,
@@ -23,6 +31,7 @@ from pipelines.placement import (
     SECRETS,
     SETTINGS,
     STAGE_SECRETS,
+    UNQUEUED,
     image,
 )
 
@@ -30,15 +39,23 @@ from pipelines.placement import (
 CLUSTER = ClusterConfig(gpus=2, gpu_pool={"pool": "a100", "zone": "b"})
 
 
-@pytest.fixture(scope="module", params=PIPELINES)
+@pytest.fixture(scope="module", params=[*PIPELINES, "inranker with 4 workers"])
 def documents(request, tmp_path_factory):
-    path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml", CLUSTER)
-    return list(yaml.safe_load_all(path.read_text()))
+    name, *many = request.param.split(" with ")
+    path = tmp_path_factory.mktemp("compiled") / "it.yaml"
+    return read(compile_pipeline(name, path, replace(CLUSTER, workers=4) if many else CLUSTER))
+
+
+def shares(documents):
+    """Whether pods share the work on one collection."""
+    return "exec-help-label" in documents[0]["deploymentSpec"]["executors"]
 
 
 def stages(documents):
-    """What the table says of the stages that a pipeline has: all, but that only `retrain` looks for corpora."""
+    """What the table says of the stages that a pipeline has: all, but that only `retrain` looks for corpora, and that pods
+    help others only where the profile asks for several."""
     leaves_out = set() if documents[0]["pipelineInfo"]["name"] == "retrain" else {"discover"}
+    leaves_out |= set() if shares(documents) else set(HELPS)
     return {stage: row for stage, row in PLACEMENT.items() if stage not in leaves_out}
 
 
@@ -129,7 +146,8 @@ def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_
         row = PLACEMENT[stage]
         if not row.gpu:
             assert "accelerator" not in container["resources"], stage
-            assert settings["podMetadata"] == {"labels": {COMPONENT_LABEL: stage}}, stage
+            queued = {} if stage in UNQUEUED else {QUEUE_LABEL: CPU_QUEUE}
+            assert settings["podMetadata"] == {"labels": {COMPONENT_LABEL: stage, **queued}}, stage
             assert "nodeSelector" not in settings and "tolerations" not in settings, stage
             continue
         accelerator = container["resources"]["accelerator"]
@@ -146,10 +164,11 @@ def test_gpu_stages_have_everything_that_a_gpu_pod_needs_and_no_other_stage_has_
 def test_without_gpus_tasks_run_on_any_node(tmp_path):
     tolerations = (Toleration("", "Exists", "NoExecute"), Toleration("team", "Equal", value="search"))
     cluster = ClusterConfig(gpus=0, gpu_tolerations=tolerations)
-    pipeline, platform = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    pipeline, platform = read(compile_pipeline("inranker", tmp_path / "it.yaml", cluster))
     assert "accelerator" not in json.dumps(pipeline)
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-evaluate"]
     assert "nodeSelector" not in settings
+    assert settings["podMetadata"]["labels"][QUEUE_LABEL] == CPU_QUEUE, "the other queue's flavor wants GPU nodes"
     assert settings["tolerations"] == [
         {"operator": "Exists", "effect": "NoExecute"},
         {"key": "team", "operator": "Equal", "value": "search", "effect": "NoSchedule"},
@@ -164,9 +183,11 @@ def test_a_stages_own_resources_come_before_those_of_all_and_those_before_the_ta
     }
     cluster = ClusterConfig(resources=given)
     found = {stage: placement.resources(stage, cluster) for stage in PLACEMENT}
+    helped = ClusterConfig(resources={"default": Resources(cpu=1), "teacher_label": Resources(cpu=3)})
+    assert [placement.resources(stage, helped)[0] for stage in HELPS] == ["3", "1"], "as the stage that it helps"
     assert (found["evaluate"], found["notify"], found["retrieve"]) == (("1", "64Gi"), ("250m", "4Gi"), ("1", "4Gi"))
     assert placement.resources("retrieve", ClusterConfig()) == ("4", "32Gi")
-    (spec, _) = yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "it.yaml", cluster).read_text())
+    (spec, _) = read(compile_pipeline("inranker", tmp_path / "it.yaml", cluster))
     limits = spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
     assert (limits["resourceCpuLimit"], limits["resourceMemoryLimit"]) == ("1", "64Gi")
     asked = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["preflight"]["inputs"]["parameters"]["need"]
@@ -195,20 +216,22 @@ def test_settings_and_secrets_are_mounted_whole_where_stages_read_them_and_may_b
 def test_only_the_stages_that_need_them_see_the_webhook_the_key_of_the_endpoint_and_the_hubs_token(tasks):
     seen = {stage: {each["secretName"] for each in settings["secretAsVolume"]} for stage, *_, settings in tasks}
     assert {stage for stage, names in seen.items() if "inranker-notify" in names} == {"notify"}
-    assert {stage for stage, names in seen.items() if "inranker-endpoint" in names} == {"preflight", "generate_queries"}
+    endpoint = {stage for stage, names in seen.items() if "inranker-endpoint" in names}
+    assert endpoint - {"help_generate"} == {"preflight", "generate_queries"}
     without = {stage for stage, names in seen.items() if "inranker-hub" not in names}
     assert without - {"discover"} == {"retrieve", "promote", "notify"}
 
 
-def test_pods_learn_their_run_and_hold_no_name_that_kfps_mlflow_plugin_sets(tasks):
+def test_pods_learn_their_run_and_hold_no_name_that_kfps_mlflow_plugin_sets(documents, tasks):
     """Kubernetes refuses a pod of which a variable has a value, from the plugin, and a `valueFrom` from here."""
-    for _, _, container, settings in tasks:
+    for stage, _, container, settings in tasks:
         kinds = {key for key in settings if key.lower().endswith("asenv")}
         assert kinds == {"fieldPathAsEnv"}, "whatever else becomes a variable is read from a mounted folder"
         assert {each["name"]: each["fieldPath"] for each in settings["fieldPathAsEnv"]} == {
             "INRANKER_KFP_RUN_ID": "metadata.labels['pipeline/runid']"
         }
-        assert "env" not in container
+        told = [{"name": "INRANKER_WORKERS", "value": "4"}]
+        assert container.get("env", []) == (told if shares(documents) and stage in {*HELPS, *HELPS.values()} else [])
 
 
 def test_preflight_is_first_and_notify_is_the_exit_handler(documents):
@@ -219,14 +242,46 @@ def test_preflight_is_first_and_notify_is_the_exit_handler(documents):
     assert [name for name, task in tasks.items() if not task.get("dependentTasks")] == ["preflight"]
 
 
-def test_targets_are_one_flat_loop(documents):
+def loops(documents):
+    """(graph, task) of every loop."""
     tasks = [
         (name, task)
         for name, component in documents[0]["components"].items()
         for task in component.get("dag", {}).get("tasks", {}).values()
     ]
-    loops = [name for name, task in tasks if "parameterIterator" in task or "artifactIterator" in task]
-    assert loops == ["comp-condition-2"]
+    return [(name, task) for name, task in tasks if "parameterIterator" in task or "artifactIterator" in task]
+
+
+def test_targets_are_one_flat_loop(documents):
+    over_targets = [name for name, task in loops(documents) if "inputParameter" in task["parameterIterator"]["items"]]
+    assert over_targets == ["comp-condition-2"]
+
+
+def test_pods_that_help_are_loops_beside_the_task_that_writes_and_nothing_waits_for_them(documents):
+    beside = [(name, task) for name, task in loops(documents) if "raw" in task["parameterIterator"]["items"]]
+    assert len(beside) == (3 if shares(documents) else 0)
+    for graph, loop in beside:
+        assert json.loads(loop["parameterIterator"]["items"]["raw"]) == [1, 2, 3]
+        tasks = documents[0]["components"][graph]["dag"]["tasks"]
+        (name,) = [name for name, task in tasks.items() if task is loop]
+        assert not [each for each, task in tasks.items() if name in task.get("dependentTasks", [])]
+        (inside,) = documents[0]["components"][loop["componentRef"]["name"]]["dag"]["tasks"].values()
+        helper = _stage(inside["componentRef"]["name"].removeprefix("comp-"))
+        (helped,) = [
+            task for each, task in tasks.items()
+            if _stage_or_none(each) == HELPS[helper]
+        ]  # fmt: skip
+        assert loop["dependentTasks"] == helped["dependentTasks"], "it begins when the task does"
+
+
+def _stage_or_none(task):
+    found = re.sub(r"-\d+$", "", task).replace("-", "_")
+    return found if found in PLACEMENT else None
+
+
+def test_one_worker_is_the_pipeline_that_it_was_before_there_were_several(tmp_path):
+    text = compile_pipeline("inranker", tmp_path / "it.yaml", replace(CLUSTER, workers=1)).read_text()
+    assert "help" not in text and "workers" not in text.lower()
 
 
 def test_graphs_are_not_taken_for_tasks(documents):
@@ -264,8 +319,30 @@ def test_the_file_is_small_enough_for_kfp_and_argo(pipeline, tmp_path):
 
 def test_compiling_twice_gives_the_same_pipeline(documents, tmp_path):
     name = documents[0]["pipelineInfo"]["name"]
-    again = list(yaml.safe_load_all(compile_pipeline(name, tmp_path / "again.yaml", CLUSTER).read_text()))
+    cluster = replace(CLUSTER, workers=4 if shares(documents) else 1)
+    again = read(compile_pipeline(name, tmp_path / "again.yaml", cluster))
     assert again == documents
+
+
+def test_kfp_still_names_the_method_that_does_not_fit():
+    """It looks for the method among its callers."""
+
+    @dsl.container_component
+    def leaf():
+        return dsl.ContainerSpec(image="x")
+
+    @dsl.pipeline
+    def inner():
+        leaf()
+
+    for quick in (_callers_by_name, nullcontext):
+        with quick(), pytest.raises(ValueError, match=r"^set_cpu_limit can only be used on single-step components"):
+
+            @dsl.pipeline
+            def outer():
+                inner().set_cpu_limit("1")
+
+    assert pipeline_task.inspect is inspect, "put back at the end"
 
 
 def test_a_pushed_image_is_named_by_its_digest(monkeypatch):
@@ -280,7 +357,10 @@ def test_a_pushed_image_is_named_by_its_digest(monkeypatch):
 def test_the_largest_gpu_task_is_what_preflight_looks_for_room_for():
     with placement.compiled_for(CLUSTER):
         need = Need(**placement.largest_gpu_task())
+    with placement.compiled_for(replace(CLUSTER, workers=4)):
+        assert (Need(**placement.largest_gpu_task()).workers, need.workers) == (4, 1)
     assert (need.cpu, need.memory, need.gpus, need.queue) == ("8", "32Gi", 2, QUEUE)
+    assert need.cpu_task == {"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": CPU_QUEUE}
     assert (need.pool, need.tolerations[0]["key"]) == (CLUSTER.gpu_pool, "nvidia.com/gpu")
 
 
@@ -307,8 +387,27 @@ def test_what_the_backend_repeats_for_a_task_is_small(documents):
             container = pipeline["deploymentSpec"]["executors"][label]["container"]
             container = {**container, "image": f"registry.example.com/search/inranker-flow-train@sha256:{'0' * 64}"}
             sizes.append(sum(map(size, (container, settings[label], component, task))))
-    assert sum(sizes) / len(sizes) <= 2500, sizes
+    assert sum(sizes) / len(sizes) <= 2550, sizes
 
 
 def size(message):
     return len(json.dumps(message, separators=(",", ":")).encode())
+
+
+def test_a_training_over_several_machines_waits_without_gpus_and_says_what_it_asks_for(tmp_path):
+    cluster = replace(CLUSTER, nodes=3)
+    pipeline, platform = read(compile_pipeline("inranker", tmp_path / "it.yaml", cluster))
+    executors = pipeline["deploymentSpec"]["executors"]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for phase in ("distill-phase1", "distill-phase2"):
+        container = executors[f"exec-{phase}"]["container"]
+        [told] = container["env"]
+        asked = Asked(**json.loads(told["value"]))
+        assert told["name"] == trainjob.VARIABLE and asked.image == container["image"]
+        assert (asked.nodes, asked.gpus, asked.cpu, asked.memory, asked.queue) == (3, 2, "8", "32Gi", QUEUE)
+        assert "accelerator" not in container["resources"]
+        assert settings[f"exec-{phase}"]["podMetadata"]["labels"][QUEUE_LABEL] == CPU_QUEUE
+    assert "accelerator" in executors["exec-evaluate"]["container"]["resources"]
+    with placement.compiled_for(cluster):
+        need = Need(**placement.largest_gpu_task())
+    assert (need.nodes, need.queue, need.gpus) == (3, QUEUE, 2)

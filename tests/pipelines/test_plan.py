@@ -16,6 +16,7 @@ from inranker_flow.profiles import load
 from inranker_flow.rankers.devices import device_name
 from pipelines import plan, submit
 from tests import beir, promoting
+from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import KfpApi, nodes
 
@@ -49,7 +50,7 @@ def test_models_that_are_here_are_measured(capsys, elsewhere, tmp_path):
 def test_stages_that_compute_record_their_device(tmp_path, monkeypatch):
     import torch  # noqa: F401 (a stage that has computed)
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     with tracking.stage_run("evaluate") as run:
         run.log_device()
@@ -221,7 +222,7 @@ def test_without_a_plan_or_with_one_that_cannot_be_read_there_is_a_report_withou
 
 
 def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
     monkeypatch.setattr(run_state, "PAUSE", 0.01)

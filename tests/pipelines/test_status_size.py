@@ -75,3 +75,18 @@ def test_submit_and_plan_refuse_it_before_anything_is_made(server, capsys):
     assert submit.main(["inranker", "--namespace", "team-a", "--set", many(90)]) == 2
     assert "FAILED: targets: 90 are too many for one run" in capsys.readouterr().err
     assert not server.pipelines and not server.runs
+
+
+def test_pods_that_help_leave_room_for_fewer_targets(tmp_path, capsys):
+    most, plain = [], []
+    for workers in (1, 2, 4):
+        loaded = profiles.load("paper", {"cluster.workers": workers})
+        documents = compile.read(compile.compile_pipeline("inranker", tmp_path / "it.yaml", loaded.cluster))
+        arguments = submission.arguments("inranker", loaded)
+        most.append(status_size.most_targets(documents, arguments))
+        plain.append(status_size.estimate(documents, arguments, 10).plain)
+    assert most[0] > most[1] > most[2] > 15
+    # Two loops for a target, and one for the source: the loop itself once, and a round for each pod more.
+    assert plain[2] - plain[1] == pytest.approx(2 * (plain[1] - plain[0]), rel=0.6)
+    assert plan.main(["inranker", "--set", many(40), "--set", "cluster.workers=4", "--device", "cpu"]) == 2
+    assert "lower cluster.workers where it is above 1" in capsys.readouterr().err

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines import follow, kfp_api, release, submit
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_pipeline, read
 from tests.kfp_api import Fault, KfpApi
 from tests.kubernetes_api import KubernetesApi
 
@@ -118,7 +117,7 @@ def test_a_changed_pipeline_is_another_version_of_the_same_pipeline(server, use_
 
 
 def test_the_version_does_not_depend_on_the_order_in_which_the_compiler_writes(tmp_path):
-    documents = list(yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "p.yaml").read_text()))
+    documents = read(compile_pipeline("inranker", tmp_path / "p.yaml"))
     turned = [dict(reversed(each.items())) for each in documents]
     assert release.digest(turned) == release.digest(documents)
     assert release.digest([{**documents[0], "sdkVersion": "kfp-9"}, documents[1]]) == release.digest(documents)
@@ -283,7 +282,7 @@ def test_an_unknown_key_is_refused_before_anything_is_asked(server, capsys):
 
 
 def test_arguments_that_the_pipeline_does_not_take_are_refused(tmp_path):
-    spec = next(yaml.safe_load_all(compile_pipeline("inranker", tmp_path / "p.yaml").read_text()))
+    spec, _ = read(compile_pipeline("inranker", tmp_path / "p.yaml"))
     with pytest.raises(release.UserError, match="the pipeline inranker has no parameter champion"):
         release.check_arguments(spec, {"champion": "x"})
 

@@ -7,9 +7,9 @@ every other difference.
 from __future__ import annotations
 
 import pytest
-import yaml
 
-from pipelines.compile import PIPELINES, compile_pipeline
+from inranker_flow.config import ClusterConfig
+from pipelines.compile import PIPELINES, compile_pipeline, read
 
 
 def kind_of(constant):
@@ -88,10 +88,11 @@ def mismatches(spec):
                 yield graph.name, task, items, wanted["parameters"][items]["parameterType"], "LIST"
 
 
-@pytest.fixture(scope="module", params=PIPELINES)
+@pytest.fixture(scope="module", params=[*PIPELINES, "inranker with 3 workers"])
 def spec(request, tmp_path_factory):
-    path = compile_pipeline(request.param, tmp_path_factory.mktemp("compiled") / "it.yaml")
-    return next(yaml.safe_load_all(path.read_text()))
+    name, *many = request.param.split(" with ")
+    path = tmp_path_factory.mktemp("compiled") / "it.yaml"
+    return read(compile_pipeline(name, path, ClusterConfig(workers=3 if many else 1)))[0]
 
 
 def test_each_edge_has_the_type_that_its_consumer_expects(spec):

@@ -18,6 +18,7 @@ from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
 from pipelines import cluster, follow, kfp_api, runs, submit, why
 from pipelines.placement import COMPONENT_LABEL
+from tests.databases import new_database
 from tests.kfp_api import KfpApi, node_id, nodes
 from tests.kubernetes_api import KubernetesApi, node
 from tests.promoting import use
@@ -424,7 +425,7 @@ def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, k
     import mlflow
 
     failed(server, run)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
         monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])

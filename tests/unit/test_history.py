@@ -89,21 +89,13 @@ def students(tmp_path_factory):
     return [student(folder / str(seed), seed) for seed in range(3)]
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A registry's database as it is before its first model: migrating one takes seconds."""
-    return Path(tracking.create_database(tmp_path_factory.mktemp("template") / "mlflow.db").removeprefix("sqlite:///"))
-
-
 @pytest.fixture
-def database(template, tmp_path, monkeypatch):
+def database(tmp_path, monkeypatch):
     import mlflow
 
     for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
         monkeypatch.setenv(name, "")  # put back at the end
     folder = tmp_path / "mlflow"
-    folder.mkdir()
-    shutil.copyfile(template, folder / "mlflow.db")
     use_database(folder)
     yield folder
     mlflow.set_tracking_uri(None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -17,6 +16,7 @@ from inranker_flow import run_nodes, run_state, tracking
 from inranker_flow.errors import UserError
 from inranker_flow.notify import NotifyStats, notify
 from inranker_flow.run_state import Failure, Outcome
+from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import nodes
 from tests.servers import nobody
@@ -167,24 +167,15 @@ FAILED_TASK = {"run-failed": "preflight", "retrain-failed": "prepare-corpus-2 #1
 
 
 @pytest.fixture
-def mlflow_run(tmp_path, monkeypatch, mlflow_template):
+def mlflow_run(tmp_path, monkeypatch):
     """MLflow with the parent of the KFP run, as preflight opens it."""
     import mlflow
 
-    path = tmp_path / "mlflow.db"
-    shutil.copyfile(mlflow_template, path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.database_uri(path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", RUN)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     yield tracking.open_parent(RUN, "inranker")
     mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture(scope="module")
-def mlflow_template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.create_database(path)
-    return path
 
 
 @pytest.mark.parametrize("api", ["answers", "refuses", "silent"])

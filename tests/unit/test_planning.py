@@ -20,6 +20,7 @@ from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.profiles import load
 from inranker_flow.retrieval import retrieve
 from tests import beir
+from tests.databases import new_database
 
 SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
 
@@ -217,7 +218,7 @@ def test_speeds_by_size_know_what_no_gpu_makes_faster():
 def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed(tmp_path, monkeypatch):
     database = tmp_path / "mlflow.db"
     assert speed.by_history("score", "x/teacher", "H100", database) is None and not database.exists()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(database))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(database))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     for device, rate in (("NVIDIA H100 80GB HBM3", 5000.0), ("NVIDIA H100 80GB HBM3", 6000.0), ("cpu", 7.0)):
         with tracking.stage_run("teacher_label", "sample") as run:
@@ -397,3 +398,57 @@ def test_totals_alone_are_compared_unless_something_was_reused():
 def test_a_plan_is_json(tmp_path):
     data = json.loads(json.dumps(a_plan(price=1.5).as_data()))
     assert data["rows"][-1]["stage"] == "total" and data["rows"][-1]["price"] > 0 and data["device"] == "H100"
+
+
+# --- several pods -----------------------------------------------------------------------------------------------------
+
+
+def test_pods_that_share_work_divide_its_time_and_cost_their_starts():
+    plans = {}
+    for workers in (1, 4):
+        profile = load("demo", {"cluster.workers": workers})
+        plans[workers] = planning.make_plan(
+            profile, "A100", 2.0, lambda work, section, sample: Speed(0.5, "made up", 9.0)
+        )
+    one, four = plans[1], plans[4]
+    source, *targets = dict.fromkeys(row.collection for row in one.rows if row.collection)
+
+    def hours(plan, stage, collection=""):
+        return sum(row.hours for row in plan.rows if (row.stage, row.collection) == (stage, collection))
+
+    shared = [(stage, each) for stage in ("generate_queries", "teacher_label") for each in (source, *targets)]
+    starts = 3 * planning.START_SECONDS / 3600
+    for stage, each in shared:
+        assert hours(four, stage, each) == pytest.approx(
+            hours(one, stage, each) + (starts if hours(one, stage, each) else 0)
+        )
+    after = hours(one, "distill_phase2") + hours(one, "evaluate")
+    assert [hours(four, stage) for stage in ("distill_phase2", "evaluate")] == [
+        hours(one, stage) for stage in ("distill_phase2", "evaluate")
+    ]
+    for workers, plan in plans.items():
+        beside = [
+            (hours(plan, "generate_queries", each) + hours(plan, "teacher_label", each)) / workers for each in targets
+        ]
+        first = hours(plan, "teacher_label", source) / workers + hours(plan, "distill_phase1")
+        assert plan.span == pytest.approx(max(first, *beside) + after)
+    assert four.span < one.span and four.as_data()["workers"] == 4
+    assert planning.make_plan(load("demo"), "A100", 2.0, lambda *_: Speed(0.0, "not known")).span is None
+
+
+def test_what_pods_beside_a_task_did_is_that_stages_and_those_without_work_count_for_nothing():
+    profile = load("demo", {"cluster.workers": 3})
+    plan = planning.make_plan(profile, "A100", 0.0, lambda work, section, sample: Speed(0.5, "made up", 9.0)).as_data()
+    pairs = {row["collection"]: row["pairs"] for row in plan["rows"] if row["stage"] == "teacher_label"}
+    reports = []
+    for collection, whole in pairs.items():
+        reports += [
+            ("teacher_label", collection, {"pairs": whole, "reused_pairs": whole - 10, "tokens": 100, "seconds": 36}),
+            ("help_label", collection, {"pairs": whole - 10, "tokens": 900, "seconds": 72}),
+            ("help_label", collection, {"pairs": 0, "tokens": 0, "seconds": 9}),
+        ]
+    found = {(each.stage, each.quantity): each for each in reality.compare(plan, reports)}
+    told = found["teacher_label", "pairs"]
+    assert (told.planned, told.real, told.reused, told.ratio) == (sum(pairs.values()), sum(pairs.values()), 0.0, 1.0)
+    assert found["teacher_label", "hours"].real == pytest.approx(len(pairs) * 108 / 3600)
+    assert reality.done(reports)["tokens"] == 1000 * len(pairs)

@@ -30,11 +30,12 @@ from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
-from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.pool import Need, check_nodes, check_queue, check_queues
 from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.run_keys import keys
 from tests import models
+from tests.databases import new_database
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
@@ -270,7 +271,7 @@ def test_collections_that_are_there_are_found(tmp_path):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    return tracking.create_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+    return new_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def mlflow_at(monkeypatch):
 def mlflow_server(tmp_path_factory):
     """A real tracking server that answers to the name localhost only."""
     folder = tmp_path_factory.mktemp("mlflow-server")
-    uri = tracking.create_database(folder / "mlflow.db")
+    uri = new_database(folder / "mlflow.db")
     (port,) = free_ports(1)
     options = [
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri,
@@ -439,6 +440,32 @@ def test_another_ca_is_not_trusted(kubernetes, tmp_path):
     with pytest.raises(Skipped, match=r"the Kubernetes API cannot be read"):
         check_nodes(NEED)
     assert kubernetes.requests == [], "no token is sent to a server that nobody vouches for"
+
+
+def test_the_queue_of_tasks_without_gpus_is_looked_at_too(kubernetes):
+    kubernetes.add(local_queue())
+    kubernetes.add(cluster_queue())
+    both = dataclasses.replace(
+        NEED, cpu_task={"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": "inranker-cpu"}
+    )
+    with pytest.raises(UserError, match="namespace inranker has no LocalQueue inranker-cpu"):
+        check_queues(both)
+    other = local_queue()
+    other["metadata"]["name"] = "inranker-cpu"
+    kubernetes.add(other)
+    assert "; inranker-cpu -> gpus: its quota admits 4 cpu, 32Gi memory" in check_queues(both)
+    assert check_queues(NEED) == check_queue(NEED)
+
+
+@pytest.mark.parametrize("store", ["", "off", "/a/folder"])
+def test_pods_that_share_work_need_a_store_that_they_all_see(store, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", store)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    line = r"and cluster.workers 4: pods share their work through an s3:// prefix; set INRANKER_STORE to one in"
+    with pytest.raises(UserError, match=line):
+        stores.check_store(4)
+    with pytest.raises(Skipped):
+        stores.check_store(1)
 
 
 def test_a_queue_whose_quota_admits_the_task_is_found(kubernetes):

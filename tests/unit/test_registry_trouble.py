@@ -9,6 +9,7 @@ import pytest
 
 from inranker_flow import history, registry, tracking
 from inranker_flow.errors import UserError
+from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.promoting import evaluation, promote, student, use, use_database
 from tests.servers import free_ports, running
@@ -37,7 +38,7 @@ class Server:
 
     def __init__(self, folder) -> None:
         self.folder = folder
-        self.database = tracking.create_database(folder / "mlflow.db")
+        self.database = new_database(folder / "mlflow.db")
         (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self._stack, self.alive = contextlib.ExitStack(), False

@@ -16,6 +16,7 @@ from inranker_flow.config import CorpusConfig, RetrieveConfig, as_dict
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.stage import run_stage
+from tests.databases import new_database
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def breaking(config: RetrieveConfig, collection: Path) -> Stats:
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "mlartifacts").as_uri())
     monkeypatch.setenv("INRANKER_EVENTS", str(tmp_path / "events.jsonl"))
     import mlflow

@@ -48,8 +48,10 @@ def print_plan(arguments: list[str] | None, notes: Callable[[str, Profile, int],
     sections, more = with_corpora(options.pipeline, resolved)
     device = _device(options.device, sections, resolved.cluster)
     asked = _Speeds(device, options.device == HERE, options.calibrate, database)
+    # What cannot fit is refused before its collections are read and counted.
+    more = [*more, *notes(options.pipeline, resolved, len(sections.targets))]
     plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
-    plan.notes.extend([*more, *notes(options.pipeline, resolved, len(sections.targets))])
+    plan.notes.extend(more)
     print(show(plan))
     if options.json:
         with atomic_write(options.json) as out:
@@ -162,7 +164,7 @@ def show(plan: Plan) -> str:
         cells += [_hours(row), _bytes(row.stored)]
         rows.append([*cells, _price(plan, row)] if plan.price else cells)
     table = console.table(_both_left(rows))
-    notes = "\n".join(f"- {note}" for note in dict.fromkeys([*plan.notes, *_always(plan)]))
+    notes = "\n".join(f"- {note}" for note in dict.fromkeys([*plan.notes, *_span(plan), *_always(plan)]))
     return f"{table}\n\n{notes}"
 
 
@@ -170,6 +172,16 @@ def _both_left(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Collection and stage as one column, which the table aligns to the left."""
     width = max(len(row[0]) for row in rows)
     return [[f"{row[0]:{width}}  {row[1]}", *row[2:]] for row in rows]
+
+
+def _span(plan: Plan) -> list[str]:
+    """How long the tasks take that a GPU computes, with the pods that the profile asks for."""
+    if plan.workers == 1 or not plan.span:
+        return []
+    return [
+        f"{_number(plan.span)} hours from the first of these tasks to the end of the last with cluster.workers "
+        f"{plan.workers}, where no pod waits for a GPU; without searching, starting pods and carrying artifacts"
+    ]
 
 
 def _always(plan: Plan) -> list[str]:
@@ -189,7 +201,11 @@ def _always(plan: Plan) -> list[str]:
 def _hours(row: Row) -> str:
     if row.hours is None:
         return "?"
-    return f"{row.hours:,.2f}" if row.hours >= 0.01 else f"{row.hours:.4f}" if row.hours else ""
+    return _number(row.hours) if row.hours else ""
+
+
+def _number(hours: float) -> str:
+    return f"{hours:,.2f}" if hours >= 0.01 else f"{hours:.4f}"
 
 
 def _price(plan: Plan, row: Row) -> str:

@@ -4,8 +4,8 @@
 
 JOB.json: {"config": DistillConfig, "training_sets": [folders], "start": folder or null, "model": folder to write}, perhaps
 "replay": folder, and, where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line}. On one
-machine nobody needs this: `distill` starts a process for each GPU by itself. Several machines need the folders and
-INRANKER_SCRATCH on a volume that all of them see.
+machine nobody needs this: `distill` starts a process for each GPU by itself. Several machines started so need the folders and
+INRANKER_SCRATCH on a volume that all of them see; those of a TrainJob (`node.py`) have each their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("FAILED: usage: accelerate launch ... -m inranker_flow.distillation JOB.json", file=sys.stderr)
         return 2
-    first = os.environ.get("RANK", "0") == "0"
+    first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     answer = ""
     try:
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         told = {"error": str(error)}
-    if answer and (first or "error" in told):
+    if answer and (first_here or "error" in told):
         with atomic_write(answer) as file:
             file.write(json.dumps(told).encode())
     return 2 if "error" in told else 0

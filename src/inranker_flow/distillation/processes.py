@@ -96,8 +96,16 @@ def started_together() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+def nodes() -> int:
+    """Machines of this training, as Kubeflow Trainer tells each of them (torchrun's own variables); 1 without."""
+    return int(os.environ.get("PET_NNODES", "1"))
+
+
 def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run ``job`` (see `distillation.__main__`) in ``count`` processes on this machine; returns its stats.
+
+    Where this is one of several machines (:func:`nodes`) they find each other by what torchrun reads for itself: number of
+    the machine, address and port of the first (``PET_NODE_RANK``, ``PET_MASTER_ADDR``, ``PET_MASTER_PORT``).
 
     Raises :class:`UserError` with the line of the process that refused, and RuntimeError for a process that died.
     """
@@ -107,7 +115,8 @@ def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     request.write_text(json.dumps({**job, "answer": str(answer)}), encoding="utf-8")
     log.info("training in %s processes", count)
     # What `accelerate launch --multi_gpu` runs, without what a configuration file of the user's would add to it.
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"]
+    launcher += ["--standalone"] if nodes() == 1 else []
     environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1)), **os.environ}
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "inranker_flow.distillation", str(request)], env=environment, check=False

@@ -23,6 +23,7 @@ import numpy as np
 
 from inranker_flow import reading
 from inranker_flow.config import DistillConfig, as_dict, deciding
+from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.data import (
     Batch,
     Examples,
@@ -32,7 +33,7 @@ from inranker_flow.distillation.data import (
     with_several_documents,
 )
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
-from inranker_flow.distillation.processes import Processes, launch, started_together
+from inranker_flow.distillation.processes import Processes, launch, nodes, started_together
 from inranker_flow.distillation.sampling import Sampler, batches_by_length
 from inranker_flow.errors import UserError
 from inranker_flow.manifest import read_manifest, write_manifest
@@ -181,16 +182,17 @@ def distill(
     # Another number of processes or smaller parts of a batch continue the same training. Where it starts is in the inputs.
     same = {key: value for key, value in deciding(config).items() if key != "start"}
     folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
-    if not started_together() and (count := count_processes(config.processes, "processes")) > 1:
+    count = 1 if started_together() else count_processes(config.processes, "processes")
+    elsewhere = trainjob.asked()
+    if elsewhere or count > 1 or (nodes() > 1 and not started_together()):
         # What could be refused has been, and the texts are tokenised: the processes find them.
-        job = {
+        job: dict[str, Any] = {
             "training_sets": [str(each.absolute()) for each in training_sets],
             "start": start and str(start.absolute()),
             "replay": replay and str(replay.absolute()),
         }
-        stats = DistillStats(
-            **launch(count, {"config": as_dict(config), "model": str(model.absolute()), **job}, folder)
-        )
+        job |= {"config": as_dict(config), "model": str(model.absolute())}
+        stats = DistillStats(**(trainjob.launch(elsewhere, job) if elsewhere else launch(count, job, folder)))
     else:
         trainer = Trainer(config, examples, student, labels)
         trainer.run(folder / "checkpoint.pt")

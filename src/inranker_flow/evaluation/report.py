@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from inranker_flow.evaluation.chart import chart_svg, colours, number, title
@@ -17,6 +17,24 @@ from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
 
 #: Below this (Holm-corrected) a difference is called significant.
 SIGNIFICANT = 0.05
+
+
+@cache
+def _template() -> Any:
+    """Compile the page's template, which takes longer than all that is filled into it: once in a process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("inranker_flow", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
+    environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
+    environment.filters |= {"capital": _capital, "amount": _amount}
+    return environment.get_template("report.html.jinja")
 
 
 def render(
@@ -30,19 +48,7 @@ def render(
     ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
     for, and the planned collections that the run went "without".
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("inranker_flow", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
-    environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
-    environment.filters |= {"capital": _capital, "amount": _amount}
 
     def both(draw: Callable[[int], str]) -> dict[str, Any]:
         # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
@@ -55,7 +61,7 @@ def render(
         "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
         "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         **{"left_out": {}, **summary},  # a summary of older code knows of none
         decision=decision,
         reality=reality,

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow import schemas, sharing
 from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, deciding
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.evaluation.leaks import normal
@@ -29,6 +29,7 @@ from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.scratch import scratch_folder
+from inranker_flow.sharing import Share
 from inranker_flow.storage import atomic_write
 from inranker_flow.words import count as count_words
 from inranker_flow.words import spaced
@@ -106,13 +107,35 @@ class GenerateStats:
 
 
 @dataclass(frozen=True)
-class _Raw:
-    queries: list[Query]
-    cut_documents: int
-    resumed_documents: int
+class ShareStats:
+    """What a pod beside the one that writes the artifact wrote; ``queries`` are those before filters."""
+
+    documents: int
+    queries: int
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What was written in this process."""
+
+    documents: int
+    generated: int
     tokens: int
     seconds: float
     versions: Mapping[str, str]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class _Raw:
+    queries: list[Query]
+    cut_documents: int
+    written: _Written
 
 
 #: A collection that asks for nothing of its own.
@@ -135,15 +158,15 @@ def generate_queries(
     ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
     of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
     killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
-    that was there before nothing is written again. Raises :class:`UserError` for settings
-    or a template that cannot work, where most answers are of no use, and where no query is left.
+    that was there before nothing is written again. Where several pods are at this work (`sharing`) this is the one that
+    writes the artifact: it waits for nobody, and writes itself what nobody has put in the store. Raises :class:`UserError`
+    for settings or a template that cannot work, where most answers are of no use, and where no query is left.
     """
-    config = replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
+    config = _of_corpus(config, corpus)
     dataset = read_manifest(collection).dataset
-    known = schemas.read(schemas.QUERIES, collection)
-    published = known.filter(pc.equal(known.column("origin"), "synthetic"))
+    known, published = _known(collection)
     shutil.rmtree(queries, ignore_errors=True)
-    if published.num_rows and (collection / schemas.LABELS.filename).exists():
+    if published.num_rows:
         log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
         stats = GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
         _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
@@ -154,14 +177,8 @@ def generate_queries(
         Analyser(
             in_language(retrieval, corpus.language)
         )  # settings that do not exist are said before a model is loaded
-    template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
-    sample = sampling.sample(config, collection)
-    if not sample.documents:
-        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample))
-    identity = _identity(config, template)
-    aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
-    shards = WrittenShards(identity, sample.documents, config.shard_documents, aside)
-    raw = _write(config, template, shards, dataset)
+    template, sample, shards = _plan(config, collection, dataset, sharing.of_this_pod())
+    raw = _gathered(config, template, shards, _write(config, template, shards, dataset), dataset)
     tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
     # What the prompts could not show cannot have been copied from there.
     texts = sampling.Seen(sample.documents, config.max_document_tokens)
@@ -180,9 +197,9 @@ def generate_queries(
         short_documents=sample.short,
         long_documents=sample.long,
         cut_documents=raw.cut_documents,
-        resumed_documents=raw.resumed_documents,
-        tokens=raw.tokens,
-        tokens_per_second=raw.tokens / raw.seconds if raw.seconds else 0.0,
+        resumed_documents=len(sample.documents) - raw.written.documents,
+        tokens=raw.written.tokens,
+        tokens_per_second=raw.written.tokens_per_second,
         **dropped,
     )
     counted = (
@@ -198,7 +215,7 @@ def generate_queries(
         "generator": config.checkpoint,
         "revision": config.revision,
         "backend": config.backend,
-        "versions": dict(raw.versions),
+        "versions": dict(raw.written.versions),
         "prompt": template.name,
         "prompt_digest": template.digest,
         "sampling": _sampling(config),
@@ -210,6 +227,50 @@ def generate_queries(
     _write_output(queries, dataset, _table(kept), report, details)
     shards.done()
     return stats
+
+
+def help_generate(config: GenerateConfig, collection: Path, corpus: CorpusConfig, worker: int) -> ShareStats:
+    """Write a share of the queries that `generate_queries` is asked for, as pod ``worker`` (from 1), then of what is left.
+
+    They go into the store, where `generate_queries` finds and filters them; this pod ends when nothing is missing there.
+    Raises :class:`UserError` as `generate_queries` does.
+    """
+    share = sharing.of_this_pod(worker)
+    config = _of_corpus(config, corpus)
+    dataset = read_manifest(collection).dataset
+    if _known(collection)[1].num_rows:
+        return ShareStats(0, 0)
+    _check(config)
+    template, sample, shards = _plan(config, collection, dataset, share)
+    if shards.known == len(sample.documents):
+        return ShareStats(0, 0)
+    written = _write(config, template, shards, dataset)
+    return ShareStats(written.documents, written.generated, written.tokens, written.tokens_per_second)
+
+
+def _of_corpus(config: GenerateConfig, corpus: CorpusConfig) -> GenerateConfig:
+    """With what the collection asks for itself."""
+    return replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
+
+
+def _known(collection: Path) -> tuple[pa.Table, pa.Table]:
+    """The collection's queries; and the synthetic ones among them, where they were published with labels."""
+    known = schemas.read(schemas.QUERIES, collection)
+    labelled = (collection / schemas.LABELS.filename).exists()
+    return known, known.filter(pc.equal(known.column("origin"), "synthetic")) if labelled else known.slice(0, 0)
+
+
+def _plan(
+    config: GenerateConfig, collection: Path, dataset: str, share: Share
+) -> tuple[prompts.Template, sampling.Sample, WrittenShards]:
+    """The prompt, the documents that queries are written for, and what of it is there already."""
+    template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
+    sample = sampling.sample(config, collection)
+    if not sample.documents:
+        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample))
+    identity = _identity(config, template)
+    aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
+    return template, sample, WrittenShards(identity, sample.documents, config.shard_documents, aside, share)
 
 
 def _write_output(
@@ -272,23 +333,19 @@ def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
     return [plain, template.digest, identity]
 
 
-def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards, dataset: str) -> _Raw:
+def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards, dataset: str) -> _Written:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
     from inranker_flow.generation.backends import load_backend
 
-    documents = shards.documents
-    found = {number: table for number, _ in shards if (table := shards.load(number)) is not None}
-    todo = [(number, rows) for number, rows in shards if number not in found]
-    resumed = len(documents) - sum(rows.stop - rows.start for _, rows in todo)
     backend = load_backend(config, template)
-    progress = Progress("writing queries", len(documents), "documents")
-    progress.resume(resumed)
-    tokens, start = 0, time.monotonic()
-    for number, rows in todo:
-        part = documents[rows]
+    progress = Progress("writing queries", len(shards.documents), "documents")
+    progress.resume(shards.known)
+    documents = generated = tokens = 0
+    start = time.monotonic()
+    for number, rows in shards.to_write():
+        part = shards.documents[rows]
         written = backend.generate(sampling.Texts(part), _seed(config.seed, number), progress.advance)
-        tokens += written.tokens
-        found[number] = pa.table(
+        table = pa.table(
             {
                 "doc_id": [each.doc_id for each, texts in zip(part, written.texts, strict=True) for _ in texts],
                 "number": [position for texts in written.texts for position in range(len(texts))],
@@ -297,21 +354,26 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
                 "cut": [cut for texts, cut in zip(written.texts, written.cut, strict=True) for _ in texts],
             }
         )
-        shards.save(number, found[number])
-        if found[number].num_rows >= _MANY_ANSWERS:  # not after the last document of many
-            _refuse_useless(config, template, [found[number]], dataset)
+        shards.save(number, table)
+        documents, generated, tokens = documents + len(part), generated + table.num_rows, tokens + written.tokens
+        if table.num_rows >= _MANY_ANSWERS:  # not after the last document of many
+            _refuse_useless(config, template, [table], dataset)
     seconds = time.monotonic() - start
     progress.finish()
-    tables = [found[number] for number, _ in shards]
+    return _Written(documents, generated, tokens, seconds if tokens else 0.0, backend.versions)
+
+
+def _gathered(
+    config: GenerateConfig, template: prompts.Template, shards: WrittenShards, written: _Written, dataset: str
+) -> _Raw:
+    """All that was written, by whomever, in the order of the shards."""
+    tables = [shards.load(number) for number, _ in shards]
     return _Raw(
         queries=_refuse_useless(config, template, tables, dataset),
         cut_documents=sum(
             pc.count_distinct(table.filter(table.column("cut")).column("doc_id")).as_py() for table in tables
         ),
-        resumed_documents=resumed,
-        tokens=tokens,
-        seconds=seconds if tokens else 0.0,
-        versions=backend.versions,
+        written=written,
     )
 
 

@@ -19,6 +19,7 @@ from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.labelling.store import Labels
 from inranker_flow.progress import Progress
+from inranker_flow.sharing import Share
 
 if TYPE_CHECKING:
     from inranker_flow.rankers import Job
@@ -65,13 +66,16 @@ def score_missing(
     labels: Path,
     known: Labels,
     folder: Path,
+    share: Share,
 ) -> Scored:
-    """Complete ``known``. Shards are cut from the missing pairs sorted by length, so padding is nearly none.
+    """Complete ``known``: this pod's ``share`` first, then what nobody has done by then.
+
+    Shards are cut from the missing pairs sorted by length, so padding is nearly none.
 
     The passages stream from ``labels``: a million of them are tokens here, not text. ``folder`` is for files that
     processes share.
     """
-    missing = known.missing
+    missing = known.to_score(share)
     if not missing.size:
         return Scored()
     left = pairs.take(pa.array(known.pair[missing]))
@@ -84,7 +88,7 @@ def score_missing(
         order, lengths = scorer.order, scorer.lengths
         progress = Progress("labelling", int(lengths.sum(dtype=np.int64)), "tokens")
         shards = known.shards(
-            missing[order], config.shard_pairs, lambda part: progress.resume(_sum(lengths, order[part]))
+            missing[order], config.shard_pairs, share, lambda part: progress.resume(_sum(lengths, order[part]))
         )
         given: dict[int, slice] = {}
         count = tokens = 0

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import earlier, schemas
+from inranker_flow import earlier, schemas, scratch, sharing
 from inranker_flow.config import TeacherConfig
 from inranker_flow.content_store import combine
 from inranker_flow.errors import CollectionFault, UserError
@@ -23,6 +23,7 @@ from inranker_flow.labelling.store import LOGITS, Labels, label_identity, open_s
 from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.prompts import RENDERER_VERSION
 from inranker_flow.scratch import scratch_folder
+from inranker_flow.sharing import Share
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,100 @@ class LabelStats:
     dropped_queries: int = 0
 
 
+@dataclass(frozen=True)
+class ShareStats:
+    """What a pod beside the one that writes the artifact scored of all ``pairs``; the rates are this process's."""
+
+    pairs: int
+    tokens: int
+    pairs_per_second: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be labelled, with the passages in a folder; ``known`` is None where no pair is to be scored."""
+
+    dataset: str
+    pairs: pa.Table
+    published: pa.Table
+    queries: pa.Table
+    doc_ids: pa.ChunkedArray
+    identity: dict[str, Any]
+    #: Of the passages.
+    hashes: np.ndarray
+    known: Labels | None
+    #: Folder of unfinished work.
+    aside: Path
+
+
 def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, labels: Path) -> LabelStats:
     """Write the training set ``labels``: queries, the labelled passages and both logits of every pair.
 
     ``candidates`` holds the pairs to score; published labels in ``collection`` are taken over unchanged. What is in the
     label store is not scored again, and what is scored is put there shard by shard: a killed run, on whatever machine,
-    continues after its last one. Where nothing is missing the teacher is never loaded. Raises :class:`UserError` where
-    ids do not match, or logits are not finite.
+    continues after its last one. Where nothing is missing the teacher is never loaded. Where several pods are at this work
+    (`sharing`) this is the one that writes the artifact: it waits for nobody, and scores itself what nobody has put in the
+    store. Raises :class:`UserError` where ids do not match, or logits are not finite.
     """
+    share = sharing.of_this_pod()
+    shutil.rmtree(labels, ignore_errors=True)
+    asked = _read(config, collection, candidates, labels)
+    scored = _score(config, asked, labels, share)
+    logits = asked.known.logits if asked.known else np.empty((0, 2))
+    _write_labels(labels, asked.pairs, logits, asked.published)
+    dropped = keep_relevant(labels, config.keep_queries)
+    made = write_manifest(
+        labels,
+        dataset=asked.dataset,
+        stage="teacher_label",
+        teacher=config.checkpoint if asked.pairs.num_rows else "",
+        revision=config.revision if asked.pairs.num_rows else "",
+        identity=asked.identity,
+        renderer=RENDERER_VERSION,
+        counts={
+            "pairs": asked.pairs.num_rows,
+            "published": asked.published.num_rows,
+            "queries": asked.queries.num_rows,
+            "dropped_queries": dropped,
+        },
+        **({"error_against_float32": scored.error} if scored.error else {}),
+    )
+    if asked.known:
+        drawn = read_manifest(candidates).details.get("drawn", {})
+        earlier.remember(made.content, drawn, asked.queries, asked.pairs, asked.doc_ids, asked.hashes)
+        asked.known.store.compact()
+        asked.known.forget(share)
+        shutil.rmtree(asked.aside, ignore_errors=True)
+    return LabelStats(
+        queries=asked.queries.num_rows,
+        documents=len(asked.doc_ids),
+        pairs=asked.pairs.num_rows,
+        published=asked.published.num_rows,
+        tokens=scored.tokens,
+        cut_queries=scored.cut_queries,
+        reused_pairs=asked.pairs.num_rows - scored.pairs,
+        pairs_per_second=scored.pairs_per_second,
+        tokens_per_second=scored.tokens_per_second,
+        dropped_queries=dropped,
+    )
+
+
+def help_label(config: TeacherConfig, collection: Path, candidates: Path, worker: int) -> ShareStats:
+    """Score a share of what `teacher_label` is asked for, as pod ``worker`` (from 1), and then of what is left.
+
+    The labels go into the store, where `teacher_label` finds them; this pod ends when nothing is missing there. Raises
+    :class:`UserError` as `teacher_label` does.
+    """
+    share = sharing.of_this_pod(worker)
+    with scratch.aside(scratch.root() / "help_label", folder=True) as folder:
+        asked = _read(config, collection, candidates, folder)
+        scored = _score(config, asked, folder, share)
+    return ShareStats(scored.pairs, scored.tokens, scored.pairs_per_second, scored.tokens_per_second)
+
+
+def _read(config: TeacherConfig, collection: Path, candidates: Path, folder: Path) -> _Asked:
+    """Read what is asked for, check that ids match, and write queries and passages to ``folder``."""
     dataset = _dataset(collection, candidates)
     published = _published(collection)
     pairs = _pairs_to_score(candidates, published)
@@ -67,63 +154,33 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         )
     queries = _queries(collection, candidates, pairs, published)
 
-    shutil.rmtree(labels, ignore_errors=True)
-    schemas.write(schemas.QUERIES, labels / schemas.QUERIES.filename, queries)
+    schemas.write(schemas.QUERIES, folder / schemas.QUERIES.filename, queries)
     wanted = pc.unique(
         pa.chunked_array([*pairs.column("doc_id").chunks, *published.column("doc_id").chunks], pa.string())
     )
-    doc_ids = _write_passages(collection, wanted, labels)
+    doc_ids = _write_passages(collection, wanted, folder)
     del wanted
     for table, name in ((pairs, schemas.PAIRS), (published, schemas.LABELS)):
         where = str((collection if table is published else candidates) / name.filename)
         schemas.check_references(table, "doc_id", doc_ids, f"{collection}/corpus.parquet", where)
+    if not pairs.num_rows:
+        return _Asked(dataset, pairs, published, queries, doc_ids, {}, np.empty((0, 2), np.uint64), None, folder)
 
-    identity: dict[str, Any] = {}
-    scored, known, logits = Scored(), None, np.empty((0, 2))
-    if pairs.num_rows:
-        identity = label_identity(config)
-        digests = [_digests(collection, schemas.CORPUS), _digests(candidates, schemas.QUERIES, schemas.PAIRS)]
-        aside = scratch_folder("teacher_label", identity, digests)
-        hashes = hash_rows(passages(labels))
-        known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
-        log.info("%s of %s pairs are labelled already", f"{known.known_pairs:,}", f"{pairs.num_rows:,}")
-        scored = score_missing(config, pairs, queries, doc_ids, labels, known, aside)
-        logits = known.logits
-    _write_labels(labels, pairs, logits, published)
-    dropped = keep_relevant(labels, config.keep_queries)
-    made = write_manifest(
-        labels,
-        dataset=dataset,
-        stage="teacher_label",
-        teacher=config.checkpoint if pairs.num_rows else "",
-        revision=config.revision if pairs.num_rows else "",
-        identity=identity,
-        renderer=RENDERER_VERSION,
-        counts={
-            "pairs": pairs.num_rows,
-            "published": published.num_rows,
-            "queries": queries.num_rows,
-            "dropped_queries": dropped,
-        },
-        **({"error_against_float32": scored.error} if scored.error else {}),
-    )
-    if known:
-        drawn = read_manifest(candidates).details.get("drawn", {})
-        earlier.remember(made.content, drawn, queries, pairs, doc_ids, hashes)
-        known.store.compact()
-        shutil.rmtree(aside, ignore_errors=True)
-    return LabelStats(
-        queries=queries.num_rows,
-        documents=len(doc_ids),
-        pairs=pairs.num_rows,
-        published=published.num_rows,
-        tokens=scored.tokens,
-        cut_queries=scored.cut_queries,
-        reused_pairs=pairs.num_rows - scored.pairs,
-        pairs_per_second=scored.pairs_per_second,
-        tokens_per_second=scored.tokens_per_second,
-        dropped_queries=dropped,
-    )
+    identity = label_identity(config)
+    digests = [_digests(collection, schemas.CORPUS), _digests(candidates, schemas.QUERIES, schemas.PAIRS)]
+    aside = scratch_folder("teacher_label", identity, digests)
+    hashes = hash_rows(passages(folder))
+    known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
+    return _Asked(dataset, pairs, published, queries, doc_ids, identity, hashes, known, aside)
+
+
+def _score(config: TeacherConfig, asked: _Asked, folder: Path, share: Share) -> Scored:
+    """Complete what is known; the passages are in ``folder``."""
+    if asked.known is None:
+        return Scored()
+    pairs, known = asked.pairs, asked.known
+    log.info("%s of %s pairs are labelled already", f"{known.known_pairs:,}", f"{pairs.num_rows:,}")
+    return score_missing(config, pairs, asked.queries, asked.doc_ids, folder, known, asked.aside, share)
 
 
 def _dataset(collection: Path, candidates: Path) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow import content_store, storage
+from inranker_flow import content_store, sharing, storage
 from inranker_flow.config import ScoringConfig, TeacherConfig, deciding
 from inranker_flow.content_store import ContentStore, distinct
 from inranker_flow.errors import UserError
 from inranker_flow.prompts import RENDERER_VERSION
+from inranker_flow.sharing import Share
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Labels:
         #: A pair of each task, and the task of each pair.
         self.pair, self._task = distinct(keys)
         self._keys = keys[self.pair]
+        #: Where pods that share this work keep what they have agreed on.
+        self._plan = sharing.plan(store.uri, self._keys)
         self._logits = np.empty((len(self.pair), 2))
         self._known = np.zeros(len(self.pair), bool)
         self._company = False
@@ -98,15 +101,34 @@ class Labels:
         assert self._known.all()
         return self._logits[self._task]
 
-    def shards(self, order: np.ndarray, size: int, done: Callable[[slice], None]) -> Iterator[tuple[int, slice]]:
+    def to_score(self, share: Share) -> np.ndarray:
+        """Tasks that shards are cut from: those without logits, or, where pods share them, those of the first pod's plan.
+
+        A shard is then the same whoever scores it, and its logits have the same bits.
+        """
+        missing = self.missing
+        if not (share.shared and missing.size):
+            return missing
+        return np.flatnonzero(sharing.agreed(~self._known, self._plan))
+
+    def forget(self, share: Share) -> None:
+        """All is labelled: nobody needs the plan any more."""
+        if share.shared:
+            storage.delete(self._plan)
+
+    def shards(
+        self, order: np.ndarray, size: int, share: Share, done: Callable[[slice], None]
+    ) -> Iterator[tuple[int, slice]]:
         """The tasks ``order`` in shards of ``size``, as (number, place in ``order``), one by one as they are asked for.
 
-        A shard that another process has scored meanwhile is left out, and ``done`` is told. Another one at the same work
-        shows by its labels: from then on shards are taken in random order, so that the two share the rest between them.
+        This pod's ``share`` comes first, the rest in random order. A shard that another process has scored meanwhile is left
+        out, and ``done`` is told. Where no share was given out, another one at the same work shows by its labels: from then
+        on shards are taken in random order, so that the two share the rest between them.
         """
-        waiting = [(n, slice(at, min(at + size, len(order)))) for n, at in enumerate(range(0, len(order), size))]
+        cut = [(n, slice(at, min(at + size, len(order)))) for n, at in enumerate(range(0, len(order), size))]
+        waiting = list(share.in_turn(cut))
         while waiting:
-            number, place = waiting.pop(random.randrange(len(waiting)) if self._company else 0)
+            number, place = waiting.pop(random.randrange(len(waiting)) if self._company and not share.shared else 0)
             self._fill(only_new=True)
             if self._known[order[place]].all():
                 done(place)

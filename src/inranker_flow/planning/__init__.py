@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TOKEN_CHARACTERS, PROMPT_TOKENS, NEW_TOKENS = 4.3, 10, 12
 #: Bytes of a stored character (zstd), of a pair to label, of a label with its pair, of a row of a run (and of run.trec).
 STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
+#: Stages whose work on one collection several pods share (`cluster.workers`).
+SHARED = ("generate_queries", "teacher_label")
 #: Until a task that computes with a model has imported and loaded it; assumed.
 START_SECONDS = 10
 
@@ -46,12 +48,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """``device`` computes; ``notes`` say what is assumed."""
+    """``device`` computes, ``gpus`` of it in each pod; ``workers`` pods share what a language model writes and what the
+    teacher labels of one collection. ``notes`` say what is assumed."""
 
     device: str
     price: float
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    workers: int = 1
+    gpus: int = 1
 
     @property
     def total(self) -> Row:
@@ -69,6 +74,25 @@ class Plan:
         )
 
     @property
+    def span(self) -> float | None:
+        """Hours from the first task with a model to the end of the last, where no pod waits for a GPU; None where a speed is
+        not known.
+
+        Phase 1 goes beside the targets, and these beside each other.
+        """
+        if self.total.hours is None:
+            return None
+
+        def hours(stage: str, collection: str = "") -> float:
+            found = sum(row.hours or 0 for row in self.rows if (row.stage, row.collection) == (stage, collection))
+            return found / self.gpus / (self.workers if stage in SHARED else 1)
+
+        source, *targets = dict.fromkeys(row.collection for row in self.rows if row.collection)
+        beside = [hours("generate_queries", each) + hours("teacher_label", each) for each in targets]
+        first = hours("teacher_label", source) + hours("distill_phase1")
+        return max(first, *beside, 0.0) + hours("distill_phase2") + hours("evaluate")
+
+    @property
     def promised(self) -> dict[str, float]:
         """The numbers that a run's stages report too, by the same names (see :func:`.reality.done`)."""
         found: dict[str, float] = {
@@ -81,7 +105,10 @@ class Plan:
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
         rows = [{**asdict(row), "price": self.cost(row)} for row in (*self.rows, self.total)]
-        return {"device": self.device, "price": self.price, "rows": rows, "notes": self.notes, "reuse": "none assumed"}
+        return {
+            "device": self.device, "price": self.price, "rows": rows, "notes": self.notes, "reuse": "none assumed",
+            "workers": self.workers, "span": self.span,
+        }  # fmt: skip
 
     def cost(self, row: Row) -> float | None:
         """Price of a row; None where hours or price are not known."""
@@ -134,7 +161,9 @@ class _Planner:
 
     def __init__(self, profile: Profile, speeds: Speeds, device: str, price: float) -> None:
         self.profile, self.speeds = profile, speeds
-        self.out = Plan(device, price, [], [])
+        cluster = profile.cluster
+        self.workers = cluster.workers
+        self.out = Plan(device, price, [], [], cluster.workers, max(cluster.gpus, 1))
         self.tokens = _Tokens(self.out.notes)
 
     def plan(self, source: Counted, targets: Sequence[tuple[Counted, CorpusConfig]]) -> Plan:
@@ -231,7 +260,7 @@ class _Planner:
             tokens = documents * sample.prompt_tokens + queries * (write.tokens or sample.new_tokens)
             self._add(
                 counted.name, "generate_queries", documents=documents, queries=queries, tokens=round(tokens),
-                hours=_hours(queries, write), stored=round(queries * counted.query_characters * STORED_CHARACTER),
+                hours=_hours(queries, write, self.workers), stored=round(queries * counted.query_characters * STORED_CHARACTER),
             )  # fmt: skip
         pairs = queries * (1 + self.profile.retrieval.negatives)
         self._retrieved(counted, queries, pairs)
@@ -251,8 +280,8 @@ class _Planner:
         # The passages travel with their labels, each once.
         texts = min(labels, counted.documents) * counted.passage_characters * STORED_CHARACTER
         self._add(
-            counted.name, "teacher_label", queries=queries, pairs=pairs, tokens=tokens, hours=_hours(tokens, score),
-            stored=round(texts) + labels * STORED_LABEL,
+            counted.name, "teacher_label", queries=queries, pairs=pairs, tokens=tokens,
+            hours=_hours(tokens, score, self.workers), stored=round(texts) + labels * STORED_LABEL,
         )  # fmt: skip
 
     def _distill(self, stage: str, config: DistillConfig, pairs: int, sample: Sample, train: Speed) -> None:
@@ -288,10 +317,10 @@ class _Planner:
         self._add("", "evaluate", queries=queries, pairs=sum(pairs), tokens=round(tokens), hours=hours, stored=stored)
 
 
-def _hours(units: float, speed: Speed) -> float | None:
+def _hours(units: float, speed: Speed, pods: int = 1) -> float | None:
     if not units:
         return 0.0
-    return (units / speed.each + START_SECONDS) / 3600 if speed.each else None
+    return (units / speed.each + pods * START_SECONDS) / 3600 if speed.each else None
 
 
 def _words(characters: float, first: int = 0) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inranker_flow.sharing import HELPS
+
 #: (stage, collection or "", its numbers)
 Report = tuple[str, str, Mapping[str, float]]
 
@@ -77,7 +79,7 @@ def computed(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
 def done(reports: Iterable[Report]) -> dict[str, float]:
     """What stages computed, by the names of `Plan.promised`."""
     found = dict.fromkeys(("queries", "pairs", "tokens", "hours"), 0.0)
-    for stage, _, numbers in reports:
+    for stage, _, numbers in _named(reports):
         own = computed(stage, numbers)
         found["hours"] += own.get("hours", 0)
         if stage in ("generate_queries", "teacher_label"):
@@ -152,10 +154,19 @@ def _stored(rows: Sequence[Mapping[str, Any]], reports: Sequence[Report]) -> lis
     return [_compared("total", "stored", parts, real)]
 
 
+def _named(reports: Iterable[Report]) -> list[Report]:
+    """What the pods beside a task did (`cluster.workers`) as that stage's; those that found nothing to do are left out."""
+    return [
+        (HELPS.get(stage, stage), collection, numbers)
+        for stage, collection, numbers in reports
+        if stage not in HELPS or numbers.get("tokens")
+    ]
+
+
 def _once(reports: Iterable[Report]) -> list[Report]:
     """Without the attempts that the store answered where another computed the same: KFP tries a task again whose pod was
     lost after its work."""
-    every = list(reports)
+    every = _named(reports)
     worked = {(stage, collection) for stage, collection, numbers in every if not numbers.get("reused")}
     return [each for each in every if not each[2].get("reused") or each[:2] not in worked]
 

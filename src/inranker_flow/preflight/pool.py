@@ -33,6 +33,12 @@ class Need:
     gpu_type: str = ""
     gpus: float = 0
     pool: Mapping[str, str] = field(default_factory=dict)
+    #: Pods at one piece of work (`cluster.workers`).
+    workers: int = 1
+    #: Machines of one training (`cluster.nodes`).
+    nodes: int = 1
+    #: The same of the largest task without GPUs, where it waits in another queue.
+    cpu_task: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def resources(self) -> dict[str, str]:
@@ -97,8 +103,39 @@ def _refusal(node: Mapping[str, Any], need: Need) -> str:
     return ""
 
 
+def check_trainer(need: Need) -> str:
+    """Find Kubeflow Trainer, and the runtime that a training over several machines names, where the run has one."""
+    if need.nodes == 1:
+        raise Skipped("each training has one machine (cluster.nodes)")
+    from inranker_flow.distillation import trainjob  # with numpy and Arrow, which other runs do without
+
+    api, namespace = _cluster(), cluster.namespace()
+    root = f"/apis/{trainjob.GROUP}/{trainjob.VERSION}"
+    remedy = "or set cluster.nodes to 1"
+    try:
+        if api.get(root, "the API groups") is None:
+            raise UserError(f"cluster.nodes {need.nodes}: Kubeflow Trainer 2 is not installed; install it, {remedy}")
+        runtime = api.get(f"{root}/namespaces/{namespace}/trainingruntimes/{trainjob.RUNTIME}", "the TrainingRuntime")
+    except Unreadable as error:
+        raise UserError(
+            f"cluster.nodes {need.nodes}: {error}; add the component trainer to the overlay, {remedy}"
+        ) from error
+    if runtime is None:
+        raise UserError(
+            f"cluster.nodes {need.nodes}: namespace {namespace} has no TrainingRuntime {trainjob.RUNTIME}; add the component "
+            f"trainer to the overlay, {remedy}"
+        )
+    return f"TrainingRuntime {trainjob.RUNTIME} is there, for {need.nodes} machines"
+
+
+def check_queues(need: Need) -> str:
+    """Find the Kueue queues of this namespace, and quotas behind them that admit the largest tasks."""
+    every = [need, *([Need(**need.cpu_task)] if need.cpu_task else [])]
+    return "; ".join(check_queue(each) for each in every)
+
+
 def check_queue(need: Need) -> str:
-    """Find the Kueue queue of this namespace, and a quota behind it that admits the task."""
+    """Find one Kueue queue of this namespace, and a quota behind it that admits the task."""
     name = need.queue
     api, namespace = _cluster(), cluster.namespace()
     if not namespace:

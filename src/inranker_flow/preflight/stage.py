@@ -17,7 +17,7 @@ from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
-from inranker_flow.preflight.pool import Need, check_nodes, check_queue
+from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.profile import Profile, resolve
 from inranker_flow.run_keys import keys
@@ -90,7 +90,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
     """The checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for."""
     results = run_checks(
         [
-            Check("S3", check_store),
+            Check("S3", partial(check_store, int(need.workers))),
             Check(_MLFLOW, check_mlflow),
             Check("teacher's checkpoint", partial(check_teacher, run.teacher)),
             Check("student's checkpoint", partial(check_student, run.phase1)),
@@ -99,7 +99,8 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in run.targets),
             Check("disk", check_disk),
             Check("node pool", partial(check_nodes, need)),
-            Check("queue", partial(check_queue, need)),
+            Check("queue", partial(check_queues, need)),
+            *([Check("Kubeflow Trainer", partial(check_trainer, need))] if need.nodes > 1 else []),
         ]
     )
     _write(report, markdown(results))

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage
+from inranker_flow import content_store, storage
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 
@@ -17,9 +17,18 @@ from inranker_flow.preflight.checks import Skipped
 LEAST_FREE = 2**30
 
 
-def check_store() -> str:
-    """Put, get and delete a small object under ``INRANKER_STORE``, and try what the store rests on: a conditional put."""
+def check_store(workers: int = 1) -> str:
+    """Put, get and delete a small object under ``INRANKER_STORE``, and try what the store rests on: a conditional put.
+
+    Several ``workers`` for one collection meet there and nowhere else.
+    """
     store = os.environ.get("INRANKER_STORE", "")
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    if workers > 1 and (not content_store.root() or (in_pod and not store.startswith("s3://"))):
+        raise UserError(
+            f"INRANKER_STORE is {store or 'not set'}, and cluster.workers {workers}: pods share their work through an s3:// "
+            "prefix; set INRANKER_STORE to one in inranker-settings, or cluster.workers to 1"
+        )
     if not store.startswith("s3://"):
         raise Skipped(f"INRANKER_STORE is {store or 'not set'}: no S3 prefix of the project's own")
     uri = f"{store.rstrip('/')}/preflight/{uuid.uuid4().hex}"

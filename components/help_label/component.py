@@ -1,0 +1,28 @@
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components.decorator import component
+
+
+@component
+def help_label(
+    collection: Input[Dataset], candidates: Input[Dataset], config: dict, worker: int, metrics: Output[Metrics]
+):
+    """Some of the work of `teacher_label`, in a pod beside it (`cluster.workers`).
+
+    Args:
+        collection: as `teacher_label` is given it, and so the next two.
+        candidates: the pairs to label.
+        config: TeacherConfig: checkpoint and scoring.
+        worker: number of this pod, from 1; which share it begins with.
+        metrics: counts and speed.
+    """
+    from inranker_flow.labelling import help_label
+    from inranker_flow.stage import run_stage
+
+    run_stage(
+        help_label,
+        configs={"config": config},
+        inputs={"collection": collection, "candidates": candidates},
+        metrics=metrics,
+        worker=worker,
+    )

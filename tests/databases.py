@@ -1,0 +1,28 @@
+"""MLflow databases for tests: one is migrated in a process, which takes seconds, and the others are copies of it."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+from inranker_flow import tracking
+from tests import models
+
+
+@cache
+def _empty() -> Path:
+    from mlflow.store.db import utils
+
+    # With each database that MLflow opens it reads all of its migrations, for the number of the newest: a tenth of a second.
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+    path = models.folder() / "mlflow.db"
+    tracking.create_database(path)
+    return path
+
+
+def new_database(path: Path) -> str:
+    """What `tracking.create_database` makes at ``path``; returns its address."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_empty(), path)
+    return tracking.database_uri(path)
