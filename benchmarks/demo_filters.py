@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.demo.world import answers
-from inranker_flow.promotion import from_measures
+from inranker_flow.evaluation.gate import from_measures
 
 #: Every passage of the demo's target has two queries, 2,400 in all. All rows but the last are with more wrong queries than the
 #: profile's own temperature gives, so that there is something to filter.
@@ -58,7 +58,7 @@ def main(seeds: list[str]) -> None:
                 ended = subprocess.run(command, capture_output=True, text=True, check=False)
                 if ended.returncode:
                     sys.exit(ended.stdout[-2000:] + ended.stderr)
-                values = from_measures(schemas.read(schemas.MEASURES, _newest(folder, "measures")), "phase2", "nDCG@10")
+                values = from_measures(tables.read(tables.MEASURES, _newest(folder, "measures")), "phase2", "nDCG@10")
                 target = values["medicines"]
                 kept, answered = _answered(_newest(folder, "labels").parent)
                 shown = ", ".join(settings) or "as it is"
@@ -76,8 +76,8 @@ def _newest(folder: str, table: str) -> Path:
 
 def _answered(labels: Path) -> tuple[int, int]:
     """(synthetic queries, those that their own document answers)."""
-    documents = {row["doc_id"]: (row["title"], row["text"]) for row in schemas.read(schemas.CORPUS, labels).to_pylist()}
-    rows = [row for row in schemas.read(schemas.QUERIES, labels).to_pylist() if row["source_doc_id"]]
+    documents = {row["doc_id"]: (row["title"], row["text"]) for row in tables.read(tables.CORPUS, labels).to_pylist()}
+    rows = [row for row in tables.read(tables.QUERIES, labels).to_pylist() if row["source_doc_id"]]
     return len(rows), sum(answers("target", *documents[row["source_doc_id"]], row["text"]) for row in rows)
 
 

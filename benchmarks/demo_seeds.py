@@ -19,8 +19,8 @@ from pathlib import Path
 
 from scipy.stats import ttest_rel
 
-from inranker_flow import schemas
-from inranker_flow.promotion import from_measures
+from inranker_flow.artifacts import tables
+from inranker_flow.evaluation.gate import from_measures
 
 SYSTEMS = ("bm25", "phase1", "phase2", "teacher")
 
@@ -50,7 +50,7 @@ def main(seeds: list[str]) -> None:
                 sys.exit(ended.stdout[-2000:] + ended.stderr)
             seconds = time.monotonic() - start
             (evaluation,) = Path(folder, "artifacts").rglob("evaluation/measures.parquet")
-            table = schemas.read(schemas.MEASURES, evaluation)
+            table = tables.read(tables.MEASURES, evaluation)
         found = {system: from_measures(table, system, "nDCG@10") for system in SYSTEMS}
         target = {system: found[system]["medicines"] for system in SYSTEMS}
         source = {system: _mean(found[system]["inns"]) for system in SYSTEMS}

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig
-from inranker_flow.evaluation.stage import compare
-from inranker_flow.manifest import write_manifest
 from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.stages.evaluate import compare
 
 QUERIES, PASSAGES, WORDS = 100, 100, 20
 SCORING = ScoringConfig(max_length=256)
@@ -89,20 +89,20 @@ class World:
             for place in range(PASSAGES)
         ]
         self.collection = self._folder("collection", {
-            schemas.CORPUS: {"doc_id": names, "title": [""] * len(docs), "text": list(docs.values())},
-            schemas.QUERIES: self._queries(tests, "test"),
-            schemas.QRELS: {"query_id": list(tests), "doc_id": [names[n * PASSAGES + n % 30] for n in range(QUERIES)],
+            tables.CORPUS: {"doc_id": names, "title": [""] * len(docs), "text": list(docs.values())},
+            tables.QUERIES: self._queries(tests, "test"),
+            tables.QRELS: {"query_id": list(tests), "doc_id": [names[n * PASSAGES + n % 30] for n in range(QUERIES)],
                             "relevance": [1] * QUERIES},
         })  # fmt: skip
         rows = [(query, names[n * PASSAGES + place], place + 1, 100.0 - place) for n, query in enumerate(tests)
                 for place in range(PASSAGES)]  # fmt: skip
         self.candidates = self._folder("candidates", {
-            schemas.RUN: dict(zip(schemas.RUN.schema.names, map(list, zip(*rows, strict=True)), strict=True)),
+            tables.RUN: dict(zip(tables.RUN.schema.names, map(list, zip(*rows, strict=True)), strict=True)),
         })  # fmt: skip
         self.labels = self._folder("labels", {
-            schemas.CORPUS: {"doc_id": ["x"], "title": [""], "text": ["y"]},
-            schemas.QUERIES: self._queries(trained, "synthetic"),
-            schemas.LABELS: {"query_id": list(trained), "doc_id": ["x"] * 1000, "false_logit": [0.0] * 1000,
+            tables.CORPUS: {"doc_id": ["x"], "title": [""], "text": ["y"]},
+            tables.QUERIES: self._queries(trained, "synthetic"),
+            tables.LABELS: {"query_id": list(trained), "doc_id": ["x"] * 1000, "false_logit": [0.0] * 1000,
                              "true_logit": [0.0] * 1000},
         })  # fmt: skip
         self.models = {name: self._model(name, seed) for seed, name in enumerate(("phase1", "phase2", "big", "served"))}
@@ -114,7 +114,7 @@ class World:
 
     def _folder(self, name: str, tables: dict[Any, dict[str, list[Any]]]) -> Path:
         for table, columns in tables.items():
-            schemas.write(table, self.folder / name / table.filename, columns)
+            tables.write(table, self.folder / name / table.filename, columns)
         write_manifest(self.folder / name, dataset="bench", stage=name)
         return self.folder / name
 

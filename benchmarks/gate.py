@@ -20,8 +20,8 @@ import numpy as np
 
 from inranker_flow.config import PromoteConfig
 from inranker_flow.evaluation import significance
+from inranker_flow.evaluation.gate import decide
 from inranker_flow.evaluation.leaks import Finder
-from inranker_flow.promotion import decide
 
 DRAWS = 1000
 LEVEL = 0.4

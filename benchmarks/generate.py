@@ -121,9 +121,10 @@ def vllm(model: str, collection: Path, documents: int, rounds: int) -> None:
     """Seconds of the stage (without loading the model) and of `LLM.generate` over the same prompts."""
     from vllm import SamplingParams
 
-    from inranker_flow.generation import backends, generate_queries
+    from inranker_flow.generation import backends
     from inranker_flow.generation.backends.vllm import VllmBackend
     from inranker_flow.generation.documents import sample
+    from inranker_flow.stages.generate_queries import generate_queries
 
     config = GenerateConfig(model, backend="vllm", documents=documents, max_document_tokens=128, max_new_tokens=32)
     backend = VllmBackend(config, prompts.load(config.prompt))

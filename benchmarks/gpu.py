@@ -115,7 +115,7 @@ def ours(reference: str, labels: Path, batch: int) -> Callable[[], object]:
     """A step of this project's trainer."""
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
-    from inranker_flow.prompts import Renderer
+    from inranker_flow.rankers.monot5_prompt import Renderer
 
     settings = {"dropout": 0.1, "holdout": 0.0, "epochs": 1000, "batch_size": batch, "batching": "grouped"}
     config = parse(DistillConfig, {**settings, "precision": "bfloat16"}, "config")
@@ -161,22 +161,22 @@ def steps_per_second(step: Callable[[], object], times: int) -> float:
 
 def training_set(folder: Path, pairs: list[tuple[str, str]]) -> Path:
     """A labels/ folder of ``pairs``, with labels drawn at random."""
-    from inranker_flow import schemas
-    from inranker_flow.manifest import write_manifest
+    from inranker_flow.artifacts import tables
+    from inranker_flow.artifacts.manifest import write_manifest
 
     logits = np.random.default_rng(1).normal(0, 4, (len(pairs), 2))
     queries, documents = [f"q{n}" for n in range(len(pairs))], [f"d{n}" for n in range(len(pairs))]
-    tables: list[tuple[schemas.Table, dict[str, Any]]] = [
-        (schemas.CORPUS, {"doc_id": documents, "title": [""] * len(pairs), "text": [text for _, text in pairs]}),
+    tables: list[tuple[tables.Table, dict[str, Any]]] = [
+        (tables.CORPUS, {"doc_id": documents, "title": [""] * len(pairs), "text": [text for _, text in pairs]}),
         (
-            schemas.QUERIES,
+            tables.QUERIES,
             {
                 "query_id": queries, "text": [text for text, _ in pairs], "origin": ["synthetic"] * len(pairs),
                 "source_doc_id": [None] * len(pairs),
             },
         ),
         (
-            schemas.LABELS,
+            tables.LABELS,
             {
                 "query_id": queries, "doc_id": documents, "false_logit": list(logits[:, 0]),
                 "true_logit": list(logits[:, 1]),
@@ -184,7 +184,7 @@ def training_set(folder: Path, pairs: list[tuple[str, str]]) -> Path:
         ),
     ]  # fmt: skip
     for table, columns in tables:
-        schemas.write(table, folder / table.filename, columns)
+        tables.write(table, folder / table.filename, columns)
     write_manifest(folder, dataset="benchmark", stage="teacher_label")
     return folder
 

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from inranker_flow.manifest import read_manifest
+from inranker_flow.artifacts.manifest import read_manifest
 from tests.processes import alive
 
 #: Shards of seconds, on a teacher that needs some.

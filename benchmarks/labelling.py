@@ -303,12 +303,12 @@ def memory(pairs: int) -> None:
     import numpy as np
     import torch
 
-    from inranker_flow import schemas
+    from inranker_flow.artifacts import tables
+    from inranker_flow.artifacts.manifest import write_manifest
     from inranker_flow.config import ScoringConfig, TeacherConfig
-    from inranker_flow.labelling import teacher_label
-    from inranker_flow.manifest import write_manifest
     from inranker_flow.rankers import load_ranker
     from inranker_flow.rankers.monot5 import MonoT5Ranker
+    from inranker_flow.stages.teacher_label import teacher_label
 
     def resident(field: str) -> float:
         (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(field))
@@ -321,7 +321,7 @@ def memory(pairs: int) -> None:
         os.environ["INRANKER_SCRATCH"] = f"{folder}/scratch"
         collection, candidates = Path(folder, "collection"), Path(folder, "candidates")
         queries = [f"q{i:07}" for i in range(pairs // DOCUMENTS_PER_QUERY)]
-        with schemas.TableWriter(_folder(collection) / schemas.CORPUS.filename, schemas.CORPUS) as writer:
+        with tables.TableWriter(_folder(collection) / tables.CORPUS.filename, tables.CORPUS) as writer:
             for start in range(0, pairs, 10_000):
                 places = rng.integers(len(words) - 200, size=10_000)
                 sizes = rng.integers(20, 140, size=10_000)
@@ -332,12 +332,12 @@ def memory(pairs: int) -> None:
                         "text": [" ".join(words[p : p + n]) for p, n in zip(places, sizes, strict=True)],
                     }
                 )
-        schemas.write(schemas.QUERIES, collection / schemas.QUERIES.filename, schemas.QUERIES.schema.empty_table())
+        tables.write(tables.QUERIES, collection / tables.QUERIES.filename, tables.QUERIES.schema.empty_table())
         write_manifest(collection, dataset="memory", stage="prepare_corpus")
         table = {"query_id": queries, "text": [f"what is {each}" for each in queries]}
         table |= {"origin": ["supervised"] * len(queries), "source_doc_id": [None] * len(queries)}
-        schemas.write(schemas.QUERIES, _folder(candidates) / schemas.QUERIES.filename, table)
-        with schemas.TableWriter(candidates / schemas.PAIRS.filename, schemas.PAIRS) as writer:
+        tables.write(tables.QUERIES, _folder(candidates) / tables.QUERIES.filename, table)
+        with tables.TableWriter(candidates / tables.PAIRS.filename, tables.PAIRS) as writer:
             for start in range(0, pairs, 10_000):
                 rows = range(start, start + 10_000)
                 writer.write(

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from inranker_flow import schemas
-from inranker_flow.manifest import write_manifest
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 
 STAGES = ("generate_queries", "teacher_label", "distill")
 QUERIES = 64
@@ -31,7 +31,7 @@ def make(folder: Path, documents: int, words: int) -> None:
     queries = {f"q{number}": " ".join(draw.choices(known, k=6)) for number in range(QUERIES)}
     collection, candidates = folder / "collection", folder / "candidates"
     collection.mkdir(parents=True)
-    with schemas.TableWriter(collection / "corpus.parquet", schemas.CORPUS) as writer:
+    with tables.TableWriter(collection / "corpus.parquet", tables.CORPUS) as writer:
         paragraphs = [" ".join(draw.choices(known, k=100)) for _ in range(2_000)]
         for start in range(0, documents, 16):
             some = ids[start : start + 16]
@@ -40,9 +40,9 @@ def make(folder: Path, documents: int, words: int) -> None:
     candidates.mkdir()
     for path in (collection, candidates):
         rows = {"query_id": list(queries), "text": list(queries.values()), "origin": ["supervised"] * QUERIES}
-        schemas.write(schemas.QUERIES, path / "queries.parquet", {**rows, "source_doc_id": [None] * QUERIES})
+        tables.write(tables.QUERIES, path / "queries.parquet", {**rows, "source_doc_id": [None] * QUERIES})
     pairs = {"query_id": [f"q{number % QUERIES}" for number in range(documents)], "doc_id": ids}
-    schemas.write(schemas.PAIRS, candidates / "pairs.parquet", {**pairs, "role": ["negative"] * documents})
+    tables.write(tables.PAIRS, candidates / "pairs.parquet", {**pairs, "role": ["negative"] * documents})
     write_manifest(collection, dataset="long", stage="prepare_corpus")
     write_manifest(candidates, dataset="long", stage="retrieve")
 
@@ -53,9 +53,9 @@ def work(stage: str, folder: Path) -> None:
     import transformers  # noqa: F401
 
     from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
-    from inranker_flow.distillation import distill
-    from inranker_flow.generation import generate_queries
-    from inranker_flow.labelling import teacher_label
+    from inranker_flow.stages.distill import distill
+    from inranker_flow.stages.generate_queries import generate_queries
+    from inranker_flow.stages.teacher_label import teacher_label
 
     torch.zeros(1)
     before = held("VmRSS")

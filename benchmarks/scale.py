@@ -48,12 +48,12 @@ def work(stage: str, folder: Path) -> None:
 
     before = _cpu()
     if stage == "prepare_corpus":
-        from inranker_flow.corpora import prepare_corpus
+        from inranker_flow.stages.prepare_corpus import prepare_corpus
 
         corpus = CorpusConfig(uri=str(folder / "corpus"), name="scale")
         stats: object = prepare_corpus(PrepareConfig(), corpus, folder / "collection")
     else:
-        from inranker_flow.retrieval import retrieve
+        from inranker_flow.stages.retrieve import retrieve
 
         stats = retrieve(RetrieveConfig(), folder / "collection", None, folder / "candidates")
     print(json.dumps({"cpu": _cpu() - before, "stats": vars(stats)}))

@@ -35,13 +35,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
-from inranker_flow.content_store import ContentStore
-from inranker_flow.corpora import prepare_corpus
-from inranker_flow.labelling import LabelStats, teacher_label
-from inranker_flow.labelling.store import LOGITS, SCHEMA
-from inranker_flow.manifest import read_manifest
-from inranker_flow.retrieval import retrieve
+from inranker_flow.labelling.label_store import LOGITS, SCHEMA
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.stages.retrieve import retrieve
+from inranker_flow.stages.teacher_label import LabelStats, teacher_label
+from inranker_flow.store.kept_rows import ContentStore
 from tests import models
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "collections"

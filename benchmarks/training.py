@@ -56,22 +56,22 @@ def texts(path: Path, count: int) -> tuple[list[str], list[str]]:
 
 def training_set(folder: Path, source: Path, count: int) -> Path:
     """A labels/ folder with ``count`` pairs."""
-    from inranker_flow import schemas
-    from inranker_flow.manifest import write_manifest
+    from inranker_flow.artifacts import tables
+    from inranker_flow.artifacts.manifest import write_manifest
 
     queries, passages = texts(source, count)
     logits = np.random.default_rng(1).normal(0, 4, (count, 2))
     ids = [f"d{number}" for number in range(count)]
     of = [f"q{number // PAIRS_PER_QUERY}" for number in range(count)]
     folder.mkdir(parents=True)
-    schemas.write(
-        schemas.CORPUS, folder / schemas.CORPUS.filename, {"doc_id": ids, "title": [""] * count, "text": passages}
+    tables.write(
+        tables.CORPUS, folder / tables.CORPUS.filename, {"doc_id": ids, "title": [""] * count, "text": passages}
     )
     names = [f"q{number}" for number in range(len(queries))]
     columns: dict[str, list[Any]] = {"query_id": names, "text": queries, "origin": ["synthetic"] * len(names)}
-    schemas.write(schemas.QUERIES, folder / schemas.QUERIES.filename, {**columns, "source_doc_id": [None] * len(names)})
+    tables.write(tables.QUERIES, folder / tables.QUERIES.filename, {**columns, "source_doc_id": [None] * len(names)})
     pairs = {"query_id": of, "doc_id": ids, "false_logit": list(logits[:, 0]), "true_logit": list(logits[:, 1])}
-    schemas.write(schemas.LABELS, folder / schemas.LABELS.filename, pairs)
+    tables.write(tables.LABELS, folder / tables.LABELS.filename, pairs)
     write_manifest(folder, dataset="benchmark", stage="teacher_label")
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as lines:
         for number, (false, true) in enumerate(logits):
@@ -152,8 +152,8 @@ def trainer(folder: Path, labels: Path, changes: dict[str, Any]) -> Any:
     from inranker_flow.config import DistillConfig, parse
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
-    from inranker_flow.prompts import Renderer
     from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+    from inranker_flow.rankers.monot5_prompt import Renderer
 
     config = parse(DistillConfig, {"dropout": 0.1, "holdout": 0.0, "epochs": 1000, **changes}, "config")
     model, tokenizer = load_seq2seq(str(folder), dropout=config.dropout)
@@ -205,10 +205,10 @@ def data(arguments: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from inranker_flow.config import DistillConfig
+    from inranker_flow.distillation.batch_sampling import Sampler
     from inranker_flow.distillation.data import load_examples
-    from inranker_flow.distillation.sampling import Sampler
-    from inranker_flow.prompts import Renderer
     from inranker_flow.rankers.checkpoints import load_tokenizer
+    from inranker_flow.rankers.monot5_prompt import Renderer
 
     torch.set_num_threads(1)
     labels = training_set(folder / "labels", arguments.texts, 40_000)

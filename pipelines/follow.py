@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from inranker_flow import run_nodes
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines import why, workflows
 from pipelines.kfp_api import Api
 
@@ -34,7 +34,7 @@ def follow(api: Api, run_id: str) -> int:
         silent_since = 0.0
         if _report(run, seen):
             changed = looked = time.monotonic()
-        if run.get("state") in run_nodes.FINAL:
+        if run.get("state") in kfp_nodes.FINAL:
             if run["state"] != "SUCCEEDED":
                 print(why.explain(api, run))
             return 0 if run["state"] == "SUCCEEDED" else 1
@@ -50,7 +50,7 @@ def follow(api: Api, run_id: str) -> int:
 
 def _report(run: dict[str, Any], seen: dict[str, str]) -> bool:
     """Print what has changed since the last look; whether anything has."""
-    states = {task.label: task.now for task in run_nodes.written(run_nodes.tasks_of(run))} | {
+    states = {task.label: task.now for task in kfp_nodes.written(kfp_nodes.tasks_of(run))} | {
         "run": run.get("state") or "PENDING"
     }
     changes = {name: state for name, state in states.items() if seen.get(name) != state}

@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Iterator
 
-from inranker_flow import run_nodes, storage
+from inranker_flow import storage
 from inranker_flow.errors import UserError
-from inranker_flow.run_nodes import Task
+from inranker_flow.services import kfp_nodes
+from inranker_flow.services.kfp_nodes import Task
 from pipelines.cluster import telling
 from pipelines.compile import PIPELINES
 
@@ -53,7 +54,7 @@ def _of_launcher(root: str, run_id: str, names: set[str]) -> Iterator[tuple[str,
 
 def _of_argo(start: str, tasks: list[Task]) -> Iterator[tuple[str, str]]:
     # A pod's name ends with the number of its node's id.
-    numbers = {number: task.label for task in tasks for number in run_nodes.pod_numbers(task)}
+    numbers = {number: task.label for task in tasks for number in kfp_nodes.pod_numbers(task)}
     logs = [file for file in storage.list_files(start) if file.uri.endswith("/main.log")]
     for file in logs:
         found = re.search(r"-(\d+)/main\.log$", file.uri)

@@ -17,7 +17,7 @@ from inranker_flow.commands import console, folder
 from inranker_flow.commands.command import TERMINATED
 from inranker_flow.commands.processes import Processes
 from inranker_flow.errors import UserError
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
 from pipelines import submission
 from pipelines.compile import compile_pipeline
 from pipelines.placement import UID, content_tag

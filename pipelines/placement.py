@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.cluster import quantity
 from inranker_flow.config import ClusterConfig, as_dict
 from inranker_flow.environment import MOUNTS
-from inranker_flow.sharing import HELPS
-from inranker_flow.sharing import VARIABLE as WORKERS
+from inranker_flow.services.kubernetes import quantity
+from inranker_flow.store.sharing import HELPS
+from inranker_flow.store.sharing import VARIABLE as WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 

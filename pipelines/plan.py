@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inranker_flow.commands.command import command
 from inranker_flow.commands.plan import print_plan
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
 from pipelines import status_size, submission
 
 

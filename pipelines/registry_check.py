@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from inranker_flow import web
 from inranker_flow.errors import UserError
+from inranker_flow.services import web
 
 #: Seconds to wait for a registry.
 TIMEOUT = 5

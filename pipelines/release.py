@@ -17,9 +17,9 @@ from inranker_flow import planning
 from inranker_flow.commands import plan
 from inranker_flow.commands.options import resolve
 from inranker_flow.errors import UserError
-from inranker_flow.pin import pin
-from inranker_flow.profile import Profile
 from inranker_flow.profiles import load
+from inranker_flow.settings.pin import pin
+from inranker_flow.settings.profile import Profile
 from pipelines import cluster, compile, status_size, submission
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import Api

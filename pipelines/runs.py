@@ -6,10 +6,11 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from inranker_flow import run_nodes, tracking
+from inranker_flow import tracking
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines import kfp_api, why, workflows
 from pipelines.kfp_api import Api
 
@@ -65,7 +66,7 @@ def table(api: Api, runs: list[Any], gone: set[str], without: Mapping[str, list[
 def _minutes(run: Any) -> str:
     """From its start to its end, or until now. For "not yet" the API says 1970."""
     ended = run.finished_at if run.finished_at and run.finished_at > run.created_at else None
-    if run.state in run_nodes.FINAL and not ended:
+    if run.state in kfp_nodes.FINAL and not ended:
         return "-"
     end = ended or datetime.datetime.now(datetime.UTC)
     return f"{max(0.0, (end - run.created_at).total_seconds()) / 60:.0f}"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from inranker_flow import run_nodes
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.options import add_options
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines import cron, kfp_api, why, workflows
 from pipelines.kfp_api import Api
 from pipelines.release import Release, prepare, publish, schedule_name
@@ -125,7 +125,7 @@ def _under_way(api: Api, experiment_id: str, schedules: list[Any]) -> list[Any]:
     if not ids:
         return []
     own = [run for run in api.runs(experiment_id) if run.recurring_run_id in ids]
-    return [run for run in own if run.state not in run_nodes.FINAL and not workflows.is_gone(api, why.plain(run))]
+    return [run for run in own if run.state not in kfp_nodes.FINAL and not workflows.is_gone(api, why.plain(run))]
 
 
 def _is(existing: Any, version_id: str, arguments: dict[str, Any], expression: str) -> bool:

@@ -16,31 +16,19 @@ SRC = ROOT / "src"
 CARRIERS = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
+        *("api", "cli", "commands", "cpus", "environment", "errors", "lifeline", "markdown", "progress", "redaction"),
+        *("reranker", "storage", "text_files", "tracking", "workflow", "artifacts.manifest", "evaluation.gate"),
         *(
-            "cli",
-            "cluster",
-            "cpus",
-            "environment",
-            "errors",
-            "history",
-            "lifeline",
-            "markdown",
-            "model_card",
-            "progress",
-        ),
-        *("redaction", "registry", "reuse", "run_nodes", "run_state", "scratch", "stage", "storage", "tracking", "web"),
-        *(
-            "claims",
-            "computing",
-            "exchange",
-            "content_store",
-            "manifest",
-            "promotion",
-            "preflight",
+            "execution",
+            "model_registry",
             "planning",
+            "preflight",
             "profiles",
+            "services",
+            "settings",
+            "stages.discover",
         ),
-        *("commands", "discovery", "licences", "text_files", "profile", "profile_checks"),
+        *(f"store.{each}" for each in ("claims", "conditions", "kept_rows", "scratch", "sharing", "stage_results")),
     )
 )
 

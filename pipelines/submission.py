@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inranker_flow.profile import Profile
-from inranker_flow.run_keys import keys
+from inranker_flow.settings.keys import keys
+from inranker_flow.settings.profile import Profile
 from pipelines.placement import content_tag
 
 #: Parameters that stand on top of Kubeflow's form: what a person types there, as make's variables of these names.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import datetime
 import itertools
 
-from inranker_flow import run_nodes
 from inranker_flow.commands.command import Parser, Terminated, command
 from inranker_flow.commands.options import add_options
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines import kfp_api, why, workflows
 from pipelines.follow import follow
 from pipelines.kfp_api import Api
@@ -46,7 +46,7 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
         print(f"note        this KFP is for one user: runs are in {api.pod_namespace}, not in {api.namespace}")
     experiment_id = api.experiment(experiment)
     alike = api.runs_like(experiment_id, release.run_name)
-    same = [run for run in alike if run.state not in run_nodes.FINAL]
+    same = [run for run in alike if run.state not in kfp_nodes.FINAL]
     live = [run for run in same if not workflows.is_gone(api, why.plain(run))]
     for run in same:
         if run not in live:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from inranker_flow import reuse
 from inranker_flow.commands.command import Parser, command
-from inranker_flow.prompts import RENDERER_VERSION
+from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
+from inranker_flow.store import stage_results
 from inranker_flow.workflow.tasks import STAGES
 from pipelines import sources
 from pipelines.placement import ROOT
@@ -23,12 +23,12 @@ from pipelines.placement import ROOT
 LOCK = ROOT / "pipelines" / "versions.lock"
 
 #: What is in the label store, whose version is the renderer's: the modules that score.
-LABELS = ("inranker_flow.labelling.scoring", "inranker_flow.labelling.store")
+LABELS = ("inranker_flow.labelling.scoring", "inranker_flow.labelling.label_store")
 
 
 def current() -> dict[str, dict[str, str]]:
     """Stage, or "labels" -> its version and the digest of its sources, as they are now."""
-    versions = {"labels": RENDERER_VERSION, **{stage: str(number) for stage, number in reuse.VERSIONS.items()}}
+    versions = {"labels": RENDERER_VERSION, **{stage: str(number) for stage, number in stage_results.VERSIONS.items()}}
     return {
         stage: {"version": version, "sources": sources.digest(sources_of(stage))} for stage, version in versions.items()
     }

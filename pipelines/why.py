@@ -12,10 +12,11 @@ from typing import Any
 
 import kfp_server_api
 
-from inranker_flow import run_nodes, tracking
+from inranker_flow import tracking
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
-from inranker_flow.run_nodes import Task
+from inranker_flow.services import kfp_nodes
+from inranker_flow.services.kfp_nodes import Task
 from pipelines import kept_logs, kfp_api, workflows
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
 from pipelines.kfp_api import Api
@@ -73,10 +74,10 @@ def explain(api: Api, run: dict[str, Any]) -> str:
         return f"{name} SUCCEEDED: {_left_out(run) or 'every task ended well.'}"
     if workflows.is_gone(api, run):
         return f"{name} {workflows.GONE}: {workflows.EXPLAINED}."
-    found = run_nodes.tasks_of(run)
-    concerned = run_nodes.failures_of(found)
-    if not concerned and state not in run_nodes.FINAL:
-        concerned = [task for task in run_nodes.written(found) if task.unfinished]
+    found = kfp_nodes.tasks_of(run)
+    concerned = kfp_nodes.failures_of(found)
+    if not concerned and state not in kfp_nodes.FINAL:
+        concerned = [task for task in kfp_nodes.written(found) if task.unfinished]
     pod, said = _kubernetes(api, run, concerned)
     task, kept = ("", "") if pod and pod.started else _kept(api, run, concerned)
     where = _name(run, concerned, pod) or (f"task {task}" if task else "")
@@ -100,7 +101,7 @@ def _left_out(run: dict[str, Any]) -> str:
 
 def waiting(api: Api, run: dict[str, Any]) -> str:
     """What the tasks of a run wait for whose pods have not begun: the scheduler's, Kueue's or the registry's words."""
-    unfinished = [task for task in run_nodes.written(run_nodes.tasks_of(run)) if task.unfinished]
+    unfinished = [task for task in kfp_nodes.written(kfp_nodes.tasks_of(run)) if task.unfinished]
     try:
         kubernetes = Kubernetes()
         pods = kubernetes.pods(api.pod_namespace, run["run_id"])
@@ -162,7 +163,7 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
     asked = []
     try:
         found = list(
-            kept_logs.of_tasks(_root(api, run), api.pod_namespace, run["run_id"], run_nodes.workflow_of(run), concerned)
+            kept_logs.of_tasks(_root(api, run), api.pod_namespace, run["run_id"], kfp_nodes.workflow_of(run), concerned)
         )
         telling = [each for each in found if each[1].startswith("FAILED:")] or [
             each for each in found if concerned and each[1]

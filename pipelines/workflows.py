@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from inranker_flow import run_nodes
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines.cluster import Kubernetes, Unasked
 from pipelines.kfp_api import Api
 
@@ -26,7 +26,7 @@ def is_gone(api: Api, run: Mapping[str, Any]) -> bool:
     Kubernetes is asked; where it cannot be, a run is gone with the recurring run that had started it, which owns its
     workflows. Where nobody says so it is not gone.
     """
-    if run.get("state") in run_nodes.FINAL or _age(run) < YOUNG:
+    if run.get("state") in kfp_nodes.FINAL or _age(run) < YOUNG:
         return False
     try:
         return Kubernetes().workflow(api.pod_namespace, str(run["run_id"])) is None

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import schemas
-from inranker_flow.manifest import Manifest, read_manifest, write_manifest
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import Manifest, read_manifest, write_manifest
 
 #: Real collections and tokenizers, beside the checkout where they are at all.
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -163,11 +163,11 @@ def collection(
     """A collection/ folder: doc_id -> text; query_id -> (origin, text); (query_id, doc_id) -> (false, true logit)."""
     queries = queries or {}
     path.mkdir(parents=True, exist_ok=True)
-    _write(schemas.CORPUS, path, [(doc_id, "", text) for doc_id, text in documents.items()])
-    _write(schemas.QUERIES, path, [(query_id, text, origin, None) for query_id, (origin, text) in queries.items()])
-    _write(schemas.QRELS, path, [])
+    _write(tables.CORPUS, path, [(doc_id, "", text) for doc_id, text in documents.items()])
+    _write(tables.QUERIES, path, [(query_id, text, origin, None) for query_id, (origin, text) in queries.items()])
+    _write(tables.QRELS, path, [])
     if labels is not None:
-        _write(schemas.LABELS, path, [(*key, *values) for key, values in labels.items()])
+        _write(tables.LABELS, path, [(*key, *values) for key, values in labels.items()])
     write_manifest(path, dataset=dataset, stage="prepare_corpus")
     return path
 
@@ -177,9 +177,9 @@ def candidates(
 ) -> Path:
     """A candidates/ folder: query_id -> text, and (query_id, doc_id) pairs to label."""
     path.mkdir(parents=True, exist_ok=True)
-    _write(schemas.QUERIES, path, [(query_id, text, origin, None) for query_id, text in queries.items()])
-    _write(schemas.PAIRS, path, [(*pair, "negative") for pair in pairs])
-    _write(schemas.RUN, path, [])
+    _write(tables.QUERIES, path, [(query_id, text, origin, None) for query_id, text in queries.items()])
+    _write(tables.PAIRS, path, [(*pair, "negative") for pair in pairs])
+    _write(tables.RUN, path, [])
     write_manifest(path, dataset=dataset, stage="retrieve")
     return path
 
@@ -187,14 +187,14 @@ def candidates(
 def synthetic(path: Path, queries: Iterable[tuple[str, str, str]], dataset: str = "toy") -> Path:
     """A queries/ folder as `generate_queries` writes it: (query_id, text, source_doc_id)."""
     rows = [(query_id, text, "synthetic", source) for query_id, text, source in queries]
-    _write(schemas.QUERIES, path, rows)
+    _write(tables.QUERIES, path, rows)
     write_manifest(path, dataset=dataset, stage="generate_queries")
     return path
 
 
-def _write(table: schemas.Table, path: Path, rows: list[tuple]) -> None:
+def _write(table: tables.Table, path: Path, rows: list[tuple]) -> None:
     columns = zip(*rows, strict=True) if rows else [()] * len(table.schema.names)
-    schemas.write(table, path / table.filename, dict(zip(table.schema.names, map(list, columns), strict=True)))
+    tables.write(table, path / table.filename, dict(zip(table.schema.names, map(list, columns), strict=True)))
 
 
 def told(folder: Path) -> Manifest:
@@ -205,4 +205,4 @@ def told(folder: Path) -> Manifest:
 
 def read_queries(folder: Path) -> list[dict]:
     """The rows of a folder's queries."""
-    return schemas.read(schemas.QUERIES, folder).to_pylist()
+    return tables.read(tables.QUERIES, folder).to_pylist()

@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-from inranker_flow import promote as stage
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import CorpusConfig, PromoteConfig
-from inranker_flow.manifest import write_manifest
+from inranker_flow.stages import promote as stage
 from tests.databases import new_database
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
@@ -151,7 +151,7 @@ def evaluation(
         rows["measure"] += ["nDCG@10"] * QUERIES
         rows["query_id"] += [f"q{i}" for i in range(QUERIES)]
         rows["value"] += [value + i * 1e-4 for i in range(QUERIES)]
-    schemas.write(schemas.MEASURES, folder / "measures.parquet", rows)
+    tables.write(tables.MEASURES, folder / "measures.parquet", rows)
     found = {**summary(unmeasured, **systems), "left_out": left_out or {}}
     (folder / "summary.json").write_text(json.dumps(found), encoding="utf-8")
     write_manifest(folder, dataset="medicines", stage="evaluate")

@@ -34,8 +34,8 @@ def discover(
         champion: model reference of the champion to be measured against, or empty.
         start: the same where phase 2 goes on from it, else empty.
     """
-    from inranker_flow.discovery import discover
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.discover import discover
 
     return run_stage(
         discover,

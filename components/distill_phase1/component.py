@@ -13,8 +13,8 @@ def distill_phase1(labels: Input[Dataset], config: dict, model: Output[Model], m
         model: the student, a Hugging Face folder.
         metrics: losses and speed.
     """
-    from inranker_flow.distillation import distill
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.distill import distill
 
     run_stage(
         distill,

@@ -40,8 +40,8 @@ def evaluate(
         report: self-contained page with the evidence; promote writes it again with the verdict.
         metrics: the headline measure for each dataset and system.
     """
-    from inranker_flow.evaluation import evaluate
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.evaluate import evaluate
 
     run_stage(
         evaluate,

@@ -24,8 +24,8 @@ def generate_queries(
         report: what was generated, dropped and kept, with samples to read.
         metrics: generated, dropped and kept.
     """
-    from inranker_flow.generation import generate_queries
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.generate_queries import generate_queries
 
     run_stage(
         generate_queries,

@@ -14,8 +14,8 @@ def help_generate(collection: Input[Dataset], config: dict, corpus: dict, worker
         worker: number of this pod, from 1; which share it begins with.
         metrics: counts and speed.
     """
-    from inranker_flow.generation import help_generate
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.generate_queries import help_generate
 
     run_stage(
         help_generate,

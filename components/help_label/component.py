@@ -16,8 +16,8 @@ def help_label(
         worker: number of this pod, from 1; which share it begins with.
         metrics: counts and speed.
     """
-    from inranker_flow.labelling import help_label
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.teacher_label import help_label
 
     run_stage(
         help_label,

@@ -12,8 +12,8 @@ def notify(status: PipelineTaskFinalStatus, run_id: str, run_name: str):
         run_id: id of the run.
         run_name: name of the run.
     """
-    from inranker_flow.notify import notify
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.notify import notify
 
     run_stage(
         notify,

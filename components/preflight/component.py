@@ -65,8 +65,8 @@ def preflight(
         champion: model reference of the champion that serves now, or empty.
         start: the same where phase 2 goes on from it, else empty.
     """
-    from inranker_flow.preflight import preflight
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.preflight import preflight
 
     return run_stage(
         preflight,

@@ -13,8 +13,8 @@ def prepare_corpus(corpus: dict, config: dict, collection: Output[Dataset], metr
         collection: corpus, queries and qrels tables with a content fingerprint.
         metrics: counts.
     """
-    from inranker_flow.corpora import prepare_corpus
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.prepare_corpus import prepare_corpus
 
     run_stage(
         prepare_corpus,

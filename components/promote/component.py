@@ -30,8 +30,8 @@ def promote(
         report: self-contained page: the verdict, and the evidence below.
         metrics: 1 for promoted, else 0.
     """
-    from inranker_flow.promote import promote
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.promote import promote
 
     run_stage(
         promote,

@@ -22,8 +22,8 @@ def retrieve(
         metrics: counts and speed.
         queries: training queries; without them the collection's supervised queries.
     """
-    from inranker_flow.retrieval import retrieve
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.retrieve import retrieve
 
     run_stage(
         retrieve,

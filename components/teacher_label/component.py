@@ -20,8 +20,8 @@ def teacher_label(
         labels: a self-contained training set: queries, labelled passages, logits.
         metrics: counts and speed.
     """
-    from inranker_flow.labelling import teacher_label
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
+    from inranker_flow.stages.teacher_label import teacher_label
 
     run_stage(
         teacher_label,

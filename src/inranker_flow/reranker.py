@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from inranker_flow.config import ScoringConfig
-from inranker_flow.corpora.text import default_text
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.reading import WHOLE, Passages, scoring_of
@@ -63,7 +63,7 @@ class Reranker:
         scoring = ScoringConfig(batch_tokens=batch_tokens)
         self.passages = passages or WHOLE
         if reference.startswith("models:/"):
-            from inranker_flow import registry
+            from inranker_flow.model_registry import registry
 
             served = registry.served(reference)
             self.passages = passages or served.passages

@@ -27,9 +27,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inranker_flow import environment, lifeline, redaction, run_state, web
+from inranker_flow import environment, lifeline, redaction
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.manifest import read_manifest
+from inranker_flow.services import kfp_run, web
 from inranker_flow.storage import disk_errors
 
 log = logging.getLogger(__name__)
@@ -747,7 +748,7 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     mlflow_client = client()
     run_id = _kfp_parent(mlflow_client, kfp_run_id)
     tags = {KFP_RUN: kfp_run_id, "inranker.code": code_version()}
-    if address := run_state.page(kfp_run_id):
+    if address := kfp_run.page(kfp_run_id):
         tags["mlflow.note.content"] = f"[The run in Kubeflow Pipelines]({address})"
     experiment = experiment_id(mlflow_client)
     with explained(f"start the run {name}"):

@@ -12,18 +12,9 @@ from typing import get_args, get_type_hints
 import pytest
 
 from components import COMPONENTS, readme
-from inranker_flow import (
-    corpora,
-    discovery,
-    distillation,
-    evaluation,
-    generation,
-    labelling,
-    notify,
-    preflight,
-    promote,
-    retrieval,
-)
+from inranker_flow import corpora, distillation, evaluation, generation, labelling, preflight, retrieval
+from inranker_flow.stages import discover as discovery
+from inranker_flow.stages import notify, promote
 from pipelines.placement import PLACEMENT
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +127,8 @@ def test_stages_of_the_base_image_need_no_torch():
     script = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "transformers", "accelerate", "scipy", "ir_measures")))
-import inranker_flow.stage, inranker_flow.corpora, inranker_flow.retrieval, inranker_flow.promote
-import inranker_flow.preflight, inranker_flow.notify
+import inranker_flow.execution.run_stage
+from inranker_flow.stages import notify, preflight, prepare_corpus, promote, retrieve
 """
     base = {name for name, place in PLACEMENT.items() if place.image == "base"}
     assert base == {"preflight", "discover", "prepare_corpus", "retrieve", "promote", "notify"}

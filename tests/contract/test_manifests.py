@@ -15,10 +15,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from inranker_flow import run_state
 from inranker_flow.config import ClusterConfig
 from inranker_flow.distillation import trainjob
 from inranker_flow.environment import MOUNTS
+from inranker_flow.services import kfp_run
 from pipelines.placement import (
     COMPONENT_LABEL,
     CPU_QUEUE,
@@ -121,7 +121,7 @@ def test_notify_alone_gets_a_token_for_kfp_where_it_looks_for_one(tree):
     [variable], [mount], [volume] = given["env"], given["volumeMounts"], given["volumes"]
     [source] = volume["projected"]["sources"]
     assert variable["name"] == "KF_PIPELINES_SA_TOKEN_PATH" and mount["name"] == volume["name"]
-    assert variable["value"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}" == run_state.TOKEN_PATH
+    assert variable["value"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}" == kfp_run.TOKEN_PATH
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
 
 

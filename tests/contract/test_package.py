@@ -73,7 +73,7 @@ def installed(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_library_its_data_and_its_types(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for each in ("py.typed", "profiles/demo.yaml", "demo/models/student/config.json", "evaluation/report.html.jinja"):
+    for each in ("py.typed", "profiles/demo.yaml", "demo/models/student/config.json", "report/page.html.jinja"):
         assert f"inranker_flow/{each}" in names
     assert not [name for name in names if name.startswith(("tests/", "pipelines/", "benchmarks/"))]
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from inranker_flow import profile_checks, profiles
+from inranker_flow import profiles
 from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.errors import UserError
-from inranker_flow.profile import Profile, parse_overrides
 from inranker_flow.rankers.checkpoints import DEMO
+from inranker_flow.settings import checks
+from inranker_flow.settings.profile import Profile, parse_overrides
 from tests.unit.test_settings import HOSTILE
 
 
@@ -215,7 +216,7 @@ def test_what_works_and_is_perhaps_not_meant_is_one_line_each(capsys):
         " teacher.keep_queries",
     ]
     for name in ("demo", "smoke", "small", "paper"):
-        assert not list(profile_checks.notes(profiles.load(name)))
+        assert not list(checks.notes(profiles.load(name)))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from inranker_flow import profiles
 from inranker_flow.commands.run import main as run_main
 from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
 from inranker_flow.errors import UserError
-from inranker_flow.pin import pin
-from inranker_flow.profile import default_name, overrides, parse_overrides, resolve, split
-from inranker_flow.run_keys import keys
+from inranker_flow.settings.keys import keys
+from inranker_flow.settings.pin import pin
+from inranker_flow.settings.profile import default_name, overrides, parse_overrides, resolve, split
 from pipelines import submission
 from pipelines.compile import main as compile_main
 

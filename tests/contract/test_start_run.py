@@ -11,8 +11,8 @@ import kfp_server_api
 import pytest
 
 from inranker_flow import storage
-from inranker_flow.discovery import discover
 from inranker_flow.profiles import load
+from inranker_flow.stages.discover import discover
 from pipelines.compile import compile_pipeline
 from tests import beir
 from tests.contract.manifests import K8S

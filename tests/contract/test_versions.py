@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 
-from inranker_flow import reuse
-from inranker_flow.sharing import HELPS
+from inranker_flow.store import stage_results
+from inranker_flow.store.sharing import HELPS
 from pipelines import sources, versions
 from pipelines.placement import PLACEMENT
 
@@ -27,7 +27,7 @@ def test_a_change_of_the_sources_asks_for_a_decision_and_a_new_version_for_its_r
 
 
 def test_what_looks_at_the_world_or_changes_it_is_always_done():
-    assert set(PLACEMENT) - set(reuse.VERSIONS) == {
+    assert set(PLACEMENT) - set(stage_results.VERSIONS) == {
         *("preflight", "discover", "prepare_corpus", "promote", "notify"),
         *HELPS,  # what they make is in the store of labels or queries
     }

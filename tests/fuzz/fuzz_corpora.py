@@ -18,7 +18,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["inranker_flow.corpora", "inranker_flow.schemas"]):
+with atheris.instrument_imports(include=["inranker_flow.corpora", "inranker_flow.artifacts.tables"]):
     from tests import beir
     from tests.fuzz.readers import read
 

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import FILENAME, read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME, read_manifest
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 
 #: Longer than any of our sentences, shorter than a value that somebody has put whole into one.
 LINE = 1_000
@@ -47,11 +47,11 @@ def _checked(prepare: Callable[[], int], root: Path) -> str:
         return message
     assert documents > 0
     manifest = read_manifest(out)
-    for table in (schemas.CORPUS, schemas.QUERIES, schemas.QRELS, schemas.LABELS):
-        if table is schemas.LABELS and table.filename not in manifest.files:
+    for table in (tables.CORPUS, tables.QUERIES, tables.QRELS, tables.LABELS):
+        if table is tables.LABELS and table.filename not in manifest.files:
             continue
         again = root / "again" / table.filename
         # The writer's own checks: types, keys, numbers.
-        schemas.write(table, again, schemas.read(table, out))
-    assert schemas.count(schemas.CORPUS, out) == documents
+        tables.write(table, again, tables.read(table, out))
+    assert tables.count(tables.CORPUS, out) == documents
     return ""

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from inranker_flow.config import DistillConfig
-from inranker_flow.distillation import distill
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.distillation.student import LabelLogits
+from inranker_flow.distillation.label_logits import LabelLogits
 from inranker_flow.distillation.train import Trainer
-from inranker_flow.prompts import Renderer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+from inranker_flow.rankers.monot5_prompt import Renderer
+from inranker_flow.stages.distill import distill
 from tests import models
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

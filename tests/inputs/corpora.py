@@ -15,7 +15,7 @@ CORPUS, TEST = beir.jsonl(beir.CORPUS), beir.tsv(beir.TEST)
 
 
 def prepared(uri: str, mode: str = "refuse", **corpus: Any) -> int:
-    from inranker_flow.corpora import prepare_corpus
+    from inranker_flow.stages.prepare_corpus import prepare_corpus
 
     section = {"uri": uri, "name": "sample", **corpus}
     outputs = {"collection": Artifact(Path("collection").absolute())}
@@ -55,7 +55,7 @@ def no_judgement(path: Path) -> None:
 
 def discovered(here: Path, make: Callable[[Path], None]) -> int:
     """What `retrain` says of two corpora, one of them good."""
-    from inranker_flow.discovery import discover
+    from inranker_flow.stages.discover import discover
     from tests.promoting import use_database
 
     good = here / "corpora" / "good"

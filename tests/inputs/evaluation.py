@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.manifest import write_manifest
+from inranker_flow.artifacts.manifest import write_manifest
 from tests.inputs.table import Artifact, Input, command, stage
 
 DOCS = {f"d{i}": f"vase {i}" for i in range(3)}
@@ -20,8 +20,8 @@ Change = Callable[[Path], None]
 
 def evaluated(here: Path, *changes: Change, champion: str = "", **config: Any) -> int:
     """`evaluate` on two queries with the demo's student; ``changes`` may damage what lies in ``here`` before."""
-    from inranker_flow.evaluation import evaluate
     from inranker_flow.rankers.checkpoints import locate
+    from inranker_flow.stages.evaluate import evaluate
     from tests.unit.test_evaluation import make_candidates, make_collection
 
     make_collection(here / "collection", "vases", DOCS, dict.fromkeys(QRELS, "blue vase"), QRELS)
@@ -83,7 +83,7 @@ def judged(qrels: dict[str, dict[str, int]]) -> Change:
 
 def distilled(here: Path, *changes: Change, documents: int = 2, queries: int = 3, **config: Any) -> int:
     """`distill` for a step, on six labels and a tiny student."""
-    from inranker_flow.distillation import distill
+    from inranker_flow.stages.distill import distill
     from tests import models
     from tests.unit.test_distillation import training_set
 
@@ -143,7 +143,7 @@ def large(here: Path) -> str:
 
 
 def prepared(here: Path, **config: Any) -> int:
-    from inranker_flow.corpora.prepare import prepare_corpus
+    from inranker_flow.stages.prepare_corpus import prepare_corpus
 
     return stage(
         prepare_corpus, configs={"corpus": {"uri": large(here), "name": "large"}, "config": config},

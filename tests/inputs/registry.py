@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import history, registry, schemas, tracking
-from inranker_flow.manifest import FILENAME, write_manifest
+from inranker_flow import tracking
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import FILENAME, write_manifest
+from inranker_flow.model_registry import history, registry
 from tests.databases import new_database
 from tests.inputs.table import Artifact, Input, command, stage
 
@@ -178,7 +180,7 @@ def opens(labels: list[Path] = [], student: Path | None = None, collection: Path
 def labels(folder: Path, name: str = "teacher_label") -> Path:
     folder.mkdir()
     rows = {"query_id": ["q1", "q2"], "doc_id": ["d1", "d2"], "relevance": [1, 0]}
-    schemas.write(schemas.QRELS, folder / "qrels.parquet", rows)
+    tables.write(tables.QRELS, folder / "qrels.parquet", rows)
     (folder / "summary.json").write_text('{"measures": {"nDCG@10": 0.5}}')
     write_manifest(folder, dataset="inns", stage=name)
     return folder

@@ -47,7 +47,7 @@ def command(name: str, *arguments: str) -> int:
 
 def stage(function: Callable[..., Any], **arguments: Any) -> int:
     """Run a stage as its KFP component does (`run_stage`); returns the exit status of the pod."""
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
 
     try:
         run_stage(function, tracked=False, **arguments)

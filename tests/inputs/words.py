@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.generation import generate_queries
-from inranker_flow.retrieval import retrieve
+from inranker_flow.stages.generate_queries import generate_queries
+from inranker_flow.stages.retrieve import retrieve
 from tests import languages, models
 from tests.generation_server import GenerationServer
 from tests.inputs.table import Artifact, Input, stage

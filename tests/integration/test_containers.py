@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import schemas
-from inranker_flow.sharing import HELPS
+from inranker_flow.artifacts import tables
+from inranker_flow.store.sharing import HELPS
 from pipelines.images import BUDGETS, NAMES, reference
 from pipelines.placement import PLACEMENT, UID, content_tag
 from tests.servers import free_ports, running
@@ -65,7 +65,7 @@ def test_every_stage_imports_in_its_image(images, stage):
     script = f"""
 import importlib.util, os, subprocess, sys
 os.environ['_KFP_RUNTIME'] = 'true'
-import kfp.dsl.executor_main, inranker_flow.stage, inranker_flow.registry, mlflow.pyfunc
+import kfp.dsl.executor_main, inranker_flow.execution.run_stage, inranker_flow.model_registry.registry, mlflow.pyfunc
 from inranker_flow.{MODULES[stage]} import {"distill" if "distill" in stage else stage}
 assert (importlib.util.find_spec('torch') is None) == {name == "base"}
 open('/tmp/written', 'w').close()
@@ -112,7 +112,7 @@ def run_pipeline(folder: Path, *options: str) -> list[str | Path]:
 def measures(folder: Path) -> dict[tuple[str, ...], float]:
     """(dataset, system, measure, query) -> value of the run in ``folder``."""
     (evaluation,) = (folder / "artifacts").rglob("*/evaluation")
-    table = schemas.read(schemas.MEASURES, evaluation).to_pylist()
+    table = tables.read(tables.MEASURES, evaluation).to_pylist()
     return {(row["dataset"], row["system"], row["measure"], row["query_id"]): row["value"] for row in table}
 
 
@@ -282,8 +282,8 @@ class Recorded(http.server.BaseHTTPRequestHandler):
 server = http.server.HTTPServer(("127.0.0.1", 0), Recorded)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["KF_PIPELINES_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
-from inranker_flow.notify import notify
-from inranker_flow.stage import run_stage
+from inranker_flow.stages.notify import notify
+from inranker_flow.execution.run_stage import run_stage
 values = {"state": os.environ["WORD"], "error": None, "run_id": os.environ["INRANKER_KFP_RUN_ID"], "run_name": "recorded"}
 print(run_stage(notify, configs={}, tracked=False, **values).state)
 """

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from inranker_flow import schemas, storage
+from inranker_flow import storage
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import as_dict
-from inranker_flow.labelling import teacher_label
-from inranker_flow.manifest import read_manifest
-from inranker_flow.stage import run_stage
+from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.stages.teacher_label import teacher_label
 from tests.integration.test_store_on_s3 import config, label_files, rows_in
 from tests.integration.test_store_on_s3 import inputs as inputs
 from tests.servers import running_s3
@@ -153,7 +154,7 @@ def test_a_store_that_is_full_ends_the_stage_in_one_line_and_loses_nothing(
     stats = run(inputs, tmp_path / "labels")
     assert stats.reused_pairs == 10 * shards and stats.pairs == 120
     assert read_manifest(tmp_path / "labels").content == read_manifest(tmp_path / "alone").content
-    table, alone = (schemas.read(schemas.LABELS, tmp_path / name) for name in ("labels", "alone"))
+    table, alone = (tables.read(tables.LABELS, tmp_path / name) for name in ("labels", "alone"))
     assert table == alone
     check_files(store, 12)
     assert len(rows_in(store)) == len(set(rows_in(store))) == 120

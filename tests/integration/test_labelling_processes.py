@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from inranker_flow import cpus, schemas
+from inranker_flow import cpus
+from inranker_flow.artifacts import tables
 from inranker_flow.config import ScoringConfig, TeacherConfig
-from inranker_flow.labelling import teacher_label
 from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()]
@@ -56,6 +57,6 @@ def test_labels_do_not_depend_on_the_number_of_processes(kind, tmp_path):
     found = []
     for count in (1, 2, 3):
         stats = teacher_label(replace(config, processes=count), collection, candidates, tmp_path / f"{count}")
-        table = schemas.read(schemas.LABELS, tmp_path / f"{count}")
+        table = tables.read(tables.LABELS, tmp_path / f"{count}")
         found.append((stats.tokens, stats.cut_queries, table))
     assert found[0][2].num_rows == len(pairs) and found[0] == found[1] == found[2]

@@ -10,8 +10,8 @@ import pytest
 
 from inranker_flow import storage
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 
 
 def folder_with(path, files: dict[str, bytes]):

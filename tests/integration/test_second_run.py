@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import reuse
 from inranker_flow.demo.world import make_world, write_beir
+from inranker_flow.store import stage_results
 from tests.models import DATA
 
 pytestmark = [
@@ -95,7 +95,7 @@ def test_nothing_is_computed_twice(tmp_path):
 
     # Elsewhere: KFP's cache and MLflow's database are new.
     again = run(tmp_path / "again", store)
-    assert reused(again) == set(reuse.VERSIONS)
+    assert reused(again) == set(stage_results.VERSIONS)
     assert files(store) == kept, "no teacher forward, no query: nothing is new"
     assert "labelling:" not in again and "writing queries" not in again and "distilling" not in again
 

@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import reuse, storage
+from inranker_flow import storage
+from inranker_flow.artifacts.hashing import hash_rows
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import TeacherConfig
-from inranker_flow.content_store import ContentStore
 from inranker_flow.errors import UserError
-from inranker_flow.hashing import hash_rows
-from inranker_flow.labelling import teacher_label
-from inranker_flow.labelling.store import SCHEMA
-from inranker_flow.manifest import read_manifest
+from inranker_flow.labelling.label_store import SCHEMA
+from inranker_flow.stages.teacher_label import teacher_label
+from inranker_flow.store import stage_results
+from inranker_flow.store.kept_rows import ContentStore
 from tests import models
 from tests.s3_faults import KINDS, S3Faults
 
@@ -242,16 +243,18 @@ def test_stages_are_reused_through_s3_and_through_faults(s3, tmp_path, inputs, m
     stats = teacher_label(config(), *inputs, labels)
     arguments = {"config": config()}, {"collection": inputs[0], "candidates": inputs[1]}, {}
     proxy.rate = 0.1
-    work = reuse.work("teacher_label", *arguments)
+    work = stage_results.work("teacher_label", *arguments)
     assert work.restore(type(stats), {"labels": tmp_path / "nothing"}) is None
     work.keep(stats, {"labels": labels})
     for number in range(3):
-        restored = reuse.work("teacher_label", *arguments).restore(type(stats), {"labels": tmp_path / f"back{number}"})
+        restored = stage_results.work("teacher_label", *arguments).restore(
+            type(stats), {"labels": tmp_path / f"back{number}"}
+        )
         assert restored == stats
         assert read_manifest(tmp_path / f"back{number}") == read_manifest(labels)
     name = next(iter(storage.names(f"{s3}/content")))
     storage.put(b"other bytes", f"{s3}/content/{name}")
-    assert reuse.work("teacher_label", *arguments).restore(type(stats), {"labels": tmp_path / "bad"}) is None
+    assert stage_results.work("teacher_label", *arguments).restore(type(stats), {"labels": tmp_path / "bad"}) is None
     assert not (tmp_path / "bad").exists()
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig, as_dict
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.generation import generate_queries
-from inranker_flow.manifest import read_manifest
+from inranker_flow.stages.generate_queries import generate_queries
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import models
 from tests.servers import free_ports, running
 from tests.stack import lacks
@@ -85,7 +85,7 @@ def model(collection, tmp_path_factory) -> str:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words.train_from_iterator(schemas.read(schemas.CORPUS, collection).column("text").to_pylist()[:2000], trainer)
+    words.train_from_iterator(tables.read(tables.CORPUS, collection).column("text").to_pylist()[:2000], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     settings = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -140,7 +140,7 @@ def through(url: str, model: str, **changes):
 
 
 def queries(folder: Path) -> dict[str, str]:
-    return {row["query_id"]: row["text"] for row in schemas.read(schemas.QUERIES, folder).to_pylist()}
+    return {row["query_id"]: row["text"] for row in tables.read(tables.QUERIES, folder).to_pylist()}
 
 
 def test_a_real_server_is_killed_and_the_offline_batch_writes_the_same(

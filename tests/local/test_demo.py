@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import schemas
-from inranker_flow.promotion import from_measures
-from inranker_flow.sharing import HELPS
+from inranker_flow.artifacts import tables
+from inranker_flow.evaluation.gate import from_measures
+from inranker_flow.store.sharing import HELPS
 from pipelines.placement import PLACEMENT
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for a whole run, and the machine may be busy
@@ -63,7 +63,7 @@ def test_each_phase_helps_and_significantly_so(demo):
 
     folder, _ = demo
     (evaluation,) = outputs(folder, "evaluation")
-    table = schemas.read(schemas.MEASURES, evaluation)
+    table = tables.read(tables.MEASURES, evaluation)
     values = {
         system: from_measures(table, system, "nDCG@10")["medicines"]
         for system in ("bm25", "phase1", "phase2", "teacher")
@@ -165,7 +165,7 @@ def test_summary_and_measures_agree(demo):
     folder, _ = demo
     (evaluation,) = outputs(folder, "evaluation")
     summary = json.loads((evaluation / "summary.json").read_text())
-    table = schemas.read(schemas.MEASURES, evaluation)
+    table = tables.read(tables.MEASURES, evaluation)
     for dataset, found in summary["datasets"].items():
         for system, numbers in found["systems"].items():
             for measure, mean in numbers["means"].items():

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import ScoringConfig
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.manifest import write_manifest
-from inranker_flow.prompts import Renderer
 from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
 
 BAR = 1e-5  # float32 on a CPU, whatever the batch
@@ -113,7 +113,7 @@ def test_ten_thousand_real_prompts_have_the_ids_of_the_whole_string():
     """Queries and passages of several collections, some made worse; each text is tokenised once, as labelling does it."""
     from transformers import AutoTokenizer
 
-    from inranker_flow.rankers.plan import Plan
+    from inranker_flow.rankers.monot5_pairs import Plan
 
     queries, documents = models.real_texts()
     if not documents:
@@ -161,14 +161,14 @@ def training_set(folder: Path, pairs: list[tuple[str, str]]) -> Path:
     folder.mkdir()
     queries = {text: f"q{i}" for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
     documents = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(document for _, document in pairs))}
-    tables = {
-        schemas.QUERIES: [(key, text, "supervised", None) for text, key in queries.items()],
-        schemas.CORPUS: [(key, "", text) for text, key in documents.items()],
-        schemas.LABELS: [(queries[query], documents[document], 0.0, 1.0) for query, document in pairs],
+    contents = {
+        tables.QUERIES: [(key, text, "supervised", None) for text, key in queries.items()],
+        tables.CORPUS: [(key, "", text) for text, key in documents.items()],
+        tables.LABELS: [(queries[query], documents[document], 0.0, 1.0) for query, document in pairs],
     }
-    for table, rows in tables.items():
+    for table, rows in contents.items():
         columns = map(list, zip(*rows, strict=True))
-        schemas.write(table, folder / table.filename, dict(zip(table.schema.names, columns, strict=True)))
+        tables.write(table, folder / table.filename, dict(zip(table.schema.names, columns, strict=True)))
     write_manifest(folder, dataset="toy", stage="teacher_label")
     return folder
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from inranker_flow import planning
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
 from pipelines import kfp_api, plan, release
 from pipelines.compile import compile_pipeline
 from tests import models

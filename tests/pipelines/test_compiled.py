@@ -13,11 +13,11 @@ import pytest
 from kfp import dsl
 from kfp.dsl import pipeline_task
 
-from inranker_flow import run_nodes
 from inranker_flow.config import ClusterConfig, Resources, Toleration
 from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.trainjob import Asked
 from inranker_flow.preflight.pool import Need
+from inranker_flow.services import kfp_nodes
 from pipelines import placement
 from pipelines.compile import PIPELINES, _callers_by_name, compile_pipeline, read
 from pipelines.placement import (
@@ -293,7 +293,7 @@ def test_graphs_are_not_taken_for_tasks(documents):
     }
     graphs = {name for name, task in nodes.items() if "dag" in components[task["componentRef"]["name"]]}
     details = [{"display_name": name, "state": "RUNNING"} for name in nodes]
-    shown = {task.name for task in run_nodes.written(run_nodes.tasks_of({"run_details": {"task_details": details}}))}
+    shown = {task.name for task in kfp_nodes.written(kfp_nodes.tasks_of({"run_details": {"task_details": details}}))}
     assert len(graphs) >= 2
     assert shown == set(nodes) - graphs
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import notify, run_state, tracking
+from inranker_flow import tracking
 from inranker_flow.commands import run
 from inranker_flow.profiles import load
 from inranker_flow.rankers.devices import device_name
+from inranker_flow.services import kfp_run
+from inranker_flow.stages import notify
 from pipelines import plan, submit
 from tests import beir, promoting
 from tests.databases import new_database
@@ -225,7 +227,7 @@ def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
-    monkeypatch.setattr(run_state, "PAUSE", 0.01)
+    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)
     tracking.open_parent("kfp-1", "demo")
     for stage, numbers in (
         ("teacher_label", {"pairs": 40.0, "tokens": 900.0, "seconds": 36.0}),

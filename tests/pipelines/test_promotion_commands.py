@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import history, registry, tracking
+from inranker_flow import tracking
 from inranker_flow.commands import champion
+from inranker_flow.model_registry import history, registry
 from tests.promoting import evaluation, promote, student, use_database
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,10 @@ import mlflow
 import pytest
 import yaml
 
-from inranker_flow import run_nodes, storage, tracking
+from inranker_flow import storage, tracking
 from inranker_flow.config import ClusterConfig
 from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_nodes
 from pipelines import cluster, follow, kfp_api, runs, submit, why
 from pipelines.placement import COMPONENT_LABEL
 from tests.databases import new_database
@@ -308,7 +309,7 @@ def recorded(server: KfpApi, run: dict, name: str) -> str:
     """The run as the real server told of it; the name of its workflow."""
     told = json.loads((RECORDED / f"{name}.json").read_text())
     server.set_run(run["run_id"], state=told["state"], run_details=told["run_details"])
-    return run_nodes.workflow_of(told)
+    return kfp_nodes.workflow_of(told)
 
 
 def test_rounds_of_a_loop_are_told_apart_and_named_with_their_target(server, kubernetes, run, capsys):

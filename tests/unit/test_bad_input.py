@@ -8,11 +8,11 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import read_manifest
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
 
 CORPUS, QUERIES = beir.jsonl(beir.CORPUS), beir.jsonl(beir.QUERIES)
@@ -112,7 +112,7 @@ def test_a_query_that_loses_its_last_judgement_goes_too(tmp_path):
     folder = beir.write(tmp_path / "beir", train=beir.tsv([("q1", "d2", 1), ("q3", "d99", 1)]))
     stats = prepare(folder, tmp_path / "out", on_problem="repair")
     assert (stats.train_queries, stats.unjudged_queries) == (1, 1)
-    assert {row["query_id"] for row in schemas.read(schemas.QUERIES, tmp_path / "out").to_pylist()} == {"q1", "q2"}
+    assert {row["query_id"] for row in tables.read(tables.QUERIES, tmp_path / "out").to_pylist()} == {"q1", "q2"}
 
 
 @pytest.mark.parametrize(

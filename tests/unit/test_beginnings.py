@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.beginnings import Beginnings, chunks
 from inranker_flow.config import GenerateConfig, ScoringConfig
-from inranker_flow.prompts import Renderer, common
 from inranker_flow.rankers import load_reader
+from inranker_flow.rankers.monot5_prompt import Renderer, common
 from tests import models, teachers
 
 BERT = models.DATA / "tokenizers" / "bert-base-uncased" / "vocab.txt"
@@ -165,14 +165,14 @@ def test_memory_does_not_grow_with_the_documents_length(tmp_path):
 
 
 def test_rows_of_long_texts_are_read_in_small_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(schemas, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 100_000)
     for name, rows in {"other": [f"{n} {'x' * 4_000}" for n in range(200)], "same": ["x" * 4_000] * 200}.items():
-        schemas.write(
-            schemas.CORPUS,
-            tmp_path / name / schemas.CORPUS.filename,
+        tables.write(
+            tables.CORPUS,
+            tmp_path / name / tables.CORPUS.filename,
             {"doc_id": [f"d{n}" for n in range(200)], "title": [""] * 200, "text": rows},
         )
-        batches = list(schemas.read_batches(schemas.CORPUS, tmp_path / name))
+        batches = list(tables.read_batches(tables.CORPUS, tmp_path / name))
         assert [text for batch in batches for text in batch.column("text").to_pylist()] == rows
         assert max(batch.num_rows for batch in batches) <= 30
 

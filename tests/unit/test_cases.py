@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inranker_flow import licences, schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config import EvaluateConfig, TeacherConfig
-from inranker_flow.evaluation import origins, significance
-from inranker_flow.evaluation.stage import compare
-from inranker_flow.manifest import read_manifest, write_manifest
-from inranker_flow.promotion import from_measures
-from inranker_flow.retrieval.stage import noted
+from inranker_flow.evaluation import provenance, significance
+from inranker_flow.evaluation.gate import from_measures
+from inranker_flow.model_registry import licences
+from inranker_flow.stages.evaluate import compare
+from inranker_flow.stages.retrieve import noted
 from tests.unit.test_evaluation import ByText, World, make_candidates, make_collection, make_model
 
 
@@ -100,7 +101,7 @@ def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_mean_has_the_bootstrap_interval_of_its_queries(tmp_path: Path) -> None:
     summary = evaluate_many(tmp_path, 40, champion=True)
-    table = schemas.read(schemas.MEASURES, tmp_path / "e")
+    table = tables.read(tables.MEASURES, tmp_path / "e")
     for system in ("bm25", "phase1", "phase2", "champion"):
         values = np.array(list(from_measures(table, system, "nDCG@10")["set"].values()))
         low, high = summary["intervals"][system]["set"]
@@ -112,7 +113,7 @@ def test_every_mean_has_the_bootstrap_interval_of_its_queries(tmp_path: Path) ->
 
 def test_the_mean_over_datasets_weighs_them_equally_in_its_interval(world: World) -> None:
     world.evaluate(EvaluateConfig(latency_queries=0))
-    table = schemas.read(schemas.MEASURES, world.tmp / "evaluation")
+    table = tables.read(tables.MEASURES, world.tmp / "evaluation")
     sets = [np.array(list(each.values())) for each in from_measures(table, "phase1", "nDCG@10").values()]
     parts = significance.parts_of(sets)
     assert world.summary()["intervals"]["phase1"][""] == pytest.approx(significance.bootstrap_interval(parts))
@@ -155,9 +156,9 @@ def test_the_base_is_what_the_first_phase_began_with(tmp_path: Path) -> None:
     phase1 = {"start": "google-t5/t5-small", "inputs": {"start": "google-t5/t5-small@v1"}}
     write_training(last, start="/runs/one", inputs={"start": "sha256:00"}, lineage=[phase1])
     write_training(first, start="/models/t5", inputs={"start": "sha256:00"})
-    assert origins.base([first, last]) == ("google-t5/t5-small", "v1")
-    assert origins.base([first]) == ("/models/t5", "")
-    assert origins.base([]) is None
+    assert provenance.base([first, last]) == ("google-t5/t5-small", "v1")
+    assert provenance.base([first]) == ("/models/t5", "")
+    assert provenance.base([]) is None
 
 
 CARD = "---\nlicense: mit\ntags: [x]\n---\n# A model\n"

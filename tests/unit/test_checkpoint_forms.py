@@ -11,7 +11,7 @@ import pytest
 
 from inranker_flow.config import DistillConfig, GenerateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling.store import label_identity
+from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_student, check_teacher
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.rankers import families, files, labels, load_ranker, templates

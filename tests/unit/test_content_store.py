@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import content_store, storage
-from inranker_flow.content_store import ContentStore, combine, distinct, numbers
-from inranker_flow.hashing import hash_rows
+from inranker_flow import storage
+from inranker_flow.artifacts.hashing import hash_rows
+from inranker_flow.store import kept_rows
+from inranker_flow.store.kept_rows import ContentStore, combine, distinct, numbers
 
 SCHEMA = pa.schema([pa.field("value", pa.float64(), nullable=False), pa.field("text", pa.string(), nullable=False)])
 
@@ -150,7 +151,7 @@ def test_a_reader_misses_nothing_while_files_are_put_together(store, monkeypatch
             assert store.compact(2) == 6
         return inner(uri)
 
-    monkeypatch.setattr(content_store, "_AT_ONCE", 1)
+    monkeypatch.setattr(kept_rows, "_AT_ONCE", 1)
     monkeypatch.setattr(storage, "read", read)
     assert found(reader, *"abcdef") == {name: float(ord(name)) for name in "abcdef"}
     assert len(files(store.uri)) == 1

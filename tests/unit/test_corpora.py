@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import default_text, prepare_corpus
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
-from inranker_flow.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
-from inranker_flow.manifest import read_manifest
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -28,7 +29,7 @@ def prepare(uri, folder, labels="", **config):
 
 
 def rows(table, folder):
-    return schemas.read(table, folder).to_pylist()
+    return tables.read(table, folder).to_pylist()
 
 
 def problems(folder):
@@ -46,12 +47,12 @@ def test_beir_folder(tmp_path):
     stats = prepare(beir.write(tmp_path / "beir"), tmp_path / "out")
     assert (stats.documents, stats.train_queries, stats.test_queries, stats.judgements) == (4, 2, 1, 4)
     assert stats.dropped == 0
-    assert rows(schemas.CORPUS, tmp_path / "out")[0] == {
+    assert rows(tables.CORPUS, tmp_path / "out")[0] == {
         "doc_id": "d1", "title": "Oak", "text": "Oaks are trees with acorns.",
     }  # fmt: skip
-    origins = {row["query_id"]: row["origin"] for row in rows(schemas.QUERIES, tmp_path / "out")}
+    origins = {row["query_id"]: row["origin"] for row in rows(tables.QUERIES, tmp_path / "out")}
     assert origins == {"q1": "supervised", "q2": "test", "q3": "supervised"}
-    judged = {(row["query_id"], row["doc_id"], row["relevance"]) for row in rows(schemas.QRELS, tmp_path / "out")}
+    judged = {(row["query_id"], row["doc_id"], row["relevance"]) for row in rows(tables.QRELS, tmp_path / "out")}
     assert judged == {*beir.TRAIN, *beir.TEST}
     manifest = read_manifest(tmp_path / "out")
     assert manifest.dataset == "sample" and manifest.details["fingerprint"] == stats.fingerprint
@@ -67,7 +68,7 @@ def test_gzip_trec_qrels_bom_and_next_line_characters(tmp_path):
     )  # fmt: skip
     stats = prepare(folder, tmp_path / "out")
     assert (stats.documents, stats.test_queries, stats.judgements) == (5, 1, 2)
-    assert rows(schemas.CORPUS, tmp_path / "out")[4] == {"doc_id": "5", "title": "", "text": "one\u0085two\u2028three"}
+    assert rows(tables.CORPUS, tmp_path / "out")[4] == {"doc_id": "5", "title": "", "text": "one\u0085two\u2028three"}
     assert stats.unjudged_queries == 2, "q1 and q3 have no judgement without the training split"
     assert problems(tmp_path / "out")["unjudged_query"]["count"] == 2
 
@@ -75,7 +76,7 @@ def test_gzip_trec_qrels_bom_and_next_line_characters(tmp_path):
 def test_corpus_alone_is_a_target(tmp_path):
     stats = prepare(beir.write(tmp_path / "beir", queries=None, train=None, test=None), tmp_path / "out")
     assert (stats.documents, stats.train_queries, stats.test_queries, stats.judgements) == (4, 0, 0, 0)
-    assert rows(schemas.QUERIES, tmp_path / "out") == []
+    assert rows(tables.QUERIES, tmp_path / "out") == []
 
 
 def test_splits_by_other_names(tmp_path):
@@ -180,7 +181,7 @@ def test_ir_datasets(registered, tmp_path):
     assert (train.documents, train.train_queries, train.test_queries, train.judgements) == (4, 2, 0, 2)
     assert (test.documents, test.train_queries, test.test_queries, test.judgements) == (4, 0, 1, 2)
     prepare(beir.write(tmp_path / "beir"), tmp_path / "beir-out")
-    assert rows(schemas.CORPUS, tmp_path / "out0") == rows(schemas.CORPUS, tmp_path / "beir-out")
+    assert rows(tables.CORPUS, tmp_path / "out0") == rows(tables.CORPUS, tmp_path / "beir-out")
     with pytest.raises(UserError, match="ir_datasets knows no such id"):
         prepare("ir_datasets:beir/no-such-thing", tmp_path / "out")
 
@@ -213,8 +214,8 @@ def test_limits_sample_by_id_and_keep_what_is_judged(tmp_path):
     limits = {"max_documents": 50, "max_train_queries": 10, "max_test_queries": 5}
     stats = prepare(many(tmp_path / "a", list), tmp_path / "one", seed=1, **limits)
     assert (stats.documents, stats.train_queries, stats.test_queries, stats.judgements) == (50, 10, 5, 15)
-    kept = {row["doc_id"] for row in rows(schemas.CORPUS, tmp_path / "one")}
-    assert {row["doc_id"] for row in rows(schemas.QRELS, tmp_path / "one")} <= kept
+    kept = {row["doc_id"] for row in rows(tables.CORPUS, tmp_path / "one")}
+    assert {row["doc_id"] for row in rows(tables.QRELS, tmp_path / "one")} <= kept
     reverse = prepare(many(tmp_path / "b", lambda each: list(each)[::-1]), tmp_path / "two", seed=1, **limits)
     assert reverse.fingerprint == stats.fingerprint, "the order in the file does not matter"
     other = prepare(tmp_path / "a", tmp_path / "three", seed=2, **limits)
@@ -239,7 +240,7 @@ def test_inranker_msmarco_labels_are_kept_as_they_are(tmp_path):
     folder = beir.write(tmp_path / "beir", test=None)
     stats = prepare(folder, tmp_path / "out", labels=f"inranker-msmarco:{tmp_path / 'labels.tsv'}")
     assert (stats.published_labels, stats.train_queries) == (3, 3)
-    assert rows(schemas.LABELS, tmp_path / "out") == [
+    assert rows(tables.LABELS, tmp_path / "out") == [
         {"query_id": "q1", "doc_id": "d2", "false_logit": -7.5, "true_logit": -1.25},
         {"query_id": "q1", "doc_id": "d1", "false_logit": -0.125, "true_logit": 3.5},
         {"query_id": "q2", "doc_id": "d3", "false_logit": 0.30000000000000004, "true_logit": 0.1},
@@ -247,12 +248,12 @@ def test_inranker_msmarco_labels_are_kept_as_they_are(tmp_path):
     limited = prepare(
         folder, tmp_path / "out", f"inranker-msmarco:{tmp_path / 'labels.tsv'}", max_train_queries=1, max_documents=1
     )
-    labelled = {row["query_id"] for row in rows(schemas.LABELS, tmp_path / "out")}
+    labelled = {row["query_id"] for row in rows(tables.LABELS, tmp_path / "out")}
     assert limited.train_queries == 1 and len(labelled) <= 1, (
         "labels of queries outside the sample are left out silently"
     )
-    documents = {row["doc_id"] for row in rows(schemas.CORPUS, tmp_path / "out")}
-    assert {row["doc_id"] for row in rows(schemas.LABELS, tmp_path / "out")} <= documents
+    documents = {row["doc_id"] for row in rows(tables.CORPUS, tmp_path / "out")}
+    assert {row["doc_id"] for row in rows(tables.LABELS, tmp_path / "out")} <= documents
 
 
 def test_inranker_msmarco_labels_that_do_not_fit(tmp_path):
@@ -284,13 +285,13 @@ def test_inranker_beir_file(tmp_path):
     (tmp_path / "file.jsonl").write_text("".join(json.dumps(row) + "\n" for row in published))
     stats = prepare(f"inranker-beir:{tmp_path / 'file.jsonl'}", tmp_path / "out")
     assert (stats.documents, stats.synthetic_queries, stats.published_labels, stats.judgements) == (2, 2, 3, 0)
-    texts = {row["doc_id"]: row["text"] for row in rows(schemas.CORPUS, tmp_path / "out")}
-    queries = {row["query_id"]: row["text"] for row in rows(schemas.QUERIES, tmp_path / "out")}
-    assert {row["origin"] for row in rows(schemas.QUERIES, tmp_path / "out")} == {"synthetic"}
+    texts = {row["doc_id"]: row["text"] for row in rows(tables.CORPUS, tmp_path / "out")}
+    queries = {row["query_id"]: row["text"] for row in rows(tables.QUERIES, tmp_path / "out")}
+    assert {row["origin"] for row in rows(tables.QUERIES, tmp_path / "out")} == {"synthetic"}
     joined = [
         {"query": queries[row["query_id"]], "contents": texts[row["doc_id"]], "true_logit": row["true_logit"],
          "false_logit": row["false_logit"]}
-        for row in rows(schemas.LABELS, tmp_path / "out")
+        for row in rows(tables.LABELS, tmp_path / "out")
     ]  # fmt: skip
     assert joined == published
     one = prepare(f"inranker-beir:{tmp_path / 'file.jsonl'}", tmp_path / "out", max_train_queries=1)

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import EvaluateConfig, PromoteConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import cost, runs
-from inranker_flow.evaluation.judged import JudgedSet
-from inranker_flow.evaluation.stage import compare
-from inranker_flow.manifest import write_manifest
+from inranker_flow.evaluation import runs, serving_cost
+from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.profiles import load
+from inranker_flow.stages.evaluate import compare
 from tests.promoting import evaluation, promote, reasons, student, use_database
 from tests.unit.test_evaluation import TEACHER, ByText, World, make_model
 
@@ -33,7 +33,7 @@ def judged_set(dataset: str, sizes: list[int], passages: int = 1) -> JudgedSet:
 
 
 def test_queries_of_all_test_sets_are_timed_in_turn_with_100_of_their_own_passages() -> None:
-    found = cost.requests([judged_set("a", [120] * 9), judged_set("b", [100] * 3)], 4)
+    found = serving_cost.requests([judged_set("a", [120] * 9), judged_set("b", [100] * 3)], 4)
     assert [pairs[0][0] for pairs in found.lists] == ["a q0", "a q0", "b q0", "a q2", "b q1"], "the first warms up"
     assert found.filled == 0
     for pairs in found.lists:
@@ -44,38 +44,38 @@ def test_queries_of_all_test_sets_are_timed_in_turn_with_100_of_their_own_passag
 
 
 def test_a_query_with_fewer_candidates_gets_passages_of_others_and_in_a_small_set_the_same_again() -> None:
-    found = cost.requests([judged_set("a", [30, 100])], 2)
+    found = serving_cost.requests([judged_set("a", [30, 100])], 2)
     assert found.filled == 1
     few = [passage for _, passage in found.lists[1]]
     assert len(few) == len(set(few)) == 100 and sum(each.startswith("a d0-") for each in few) == 30
-    small = cost.requests([judged_set("a", [3, 2])], 3)
+    small = serving_cost.requests([judged_set("a", [3, 2])], 3)
     assert [len(pairs) for pairs in small.lists] == [100] * 4 and len(set(small.lists[0])) == 5
     assert small.filled == 3, "two queries, so the first is timed twice"
 
 
 def test_long_documents_are_timed_by_their_passages() -> None:
-    [warm, timed] = cost.requests([judged_set("a", [60], passages=2)], 1).lists
+    [warm, timed] = serving_cost.requests([judged_set("a", [60], passages=2)], 1).lists
     assert warm == timed and len(set(timed)) == 100 and timed[1][1] == "a d0-0 part 1"
 
 
 def test_nothing_is_timed_where_nobody_asks_or_nothing_is_there() -> None:
-    assert cost.requests([judged_set("a", [3])], 0).lists == []
-    assert cost.requests([], 20).lists == []
-    assert cost.latencies(lambda pairs: None, []) == []
+    assert serving_cost.requests([judged_set("a", [3])], 0).lists == []
+    assert serving_cost.requests([], 20).lists == []
+    assert serving_cost.latencies(lambda pairs: None, []) == []
 
 
 def test_the_warm_up_does_not_count_and_a_slow_model_is_timed_at_least_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(np.arange(0.0, 1000.0, 1.0))
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(serving_cost.time, "perf_counter", lambda: float(next(now)))
     seen: list[int] = []
     lists = [[("q", str(n))] for n in range(4)]
     # A look at the clock is a second: 1 s for each call, 3 s for a round.
-    assert cost.latencies(lambda pairs: seen.append(int(pairs[0][1])), lists) == [1000.0] * 3
+    assert serving_cost.latencies(lambda pairs: seen.append(int(pairs[0][1])), lists) == [1000.0] * 3
     assert seen == [0, 1, 2, 3]
-    monkeypatch.setattr(cost, "SECONDS", 4.0)
-    assert len(cost.latencies(lambda pairs: None, lists)) == 1
-    monkeypatch.setattr(cost, "SECONDS", 1.0)
-    assert cost.latencies(lambda pairs: None, lists) == [1000.0], "the warm-up alone, where nothing else fits"
+    monkeypatch.setattr(serving_cost, "SECONDS", 4.0)
+    assert len(serving_cost.latencies(lambda pairs: None, lists)) == 1
+    monkeypatch.setattr(serving_cost, "SECONDS", 1.0)
+    assert serving_cost.latencies(lambda pairs: None, lists) == [1000.0], "the warm-up alone, where nothing else fits"
 
 
 def test_the_size_is_that_of_what_serving_reads(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_the_size_is_that_of_what_serving_reads(tmp_path: Path) -> None:
         ("spiece.model", 500_000), ("training.json", 70_000), ("optimizer.pt", 800_000),
     ):  # fmt: skip
         (tmp_path / name).write_bytes(b"0" * size)
-    assert cost.size_mb(str(tmp_path)) == pytest.approx(3.501)
+    assert serving_cost.size_mb(str(tmp_path)) == pytest.approx(3.501)
     (tmp_path / "model.safetensors").unlink()
-    assert cost.size_mb(str(tmp_path)) == pytest.approx(9.501)
-    assert cost.size_mb("init:tiny") is None
+    assert serving_cost.size_mb(str(tmp_path)) == pytest.approx(9.501)
+    assert serving_cost.size_mb("init:tiny") is None
 
 
 def test_the_size_of_a_model_of_the_hub_is_that_of_its_download(
@@ -96,14 +96,14 @@ def test_the_size_of_a_model_of_the_hub_is_that_of_its_download(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert cost.size_mb("owner/model") is None
+    assert serving_cost.size_mb("owner/model") is None
     snapshot = tmp_path / "models--owner--model" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     (snapshot / "config.json").write_text("{}")
     (snapshot / "model.safetensors").write_bytes(b"0" * 2_000_000)
-    assert cost.size_mb("owner/model") == pytest.approx(2.000002)
+    assert serving_cost.size_mb("owner/model") == pytest.approx(2.000002)
 
 
 def test_a_switched_off_latency_is_said_and_not_invented(world: World) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import EvaluateConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import cost
-from inranker_flow.evaluation.plots import curve_svg
-from inranker_flow.evaluation.report import render
-from inranker_flow.evaluation.stage import compare
+from inranker_flow.evaluation import serving_cost
 from inranker_flow.generation import report as generation_report
-from inranker_flow.generation.stage import _sentence
-from inranker_flow.manifest import write_manifest
+from inranker_flow.report.page import render
+from inranker_flow.report.plots import curve_svg
+from inranker_flow.stages.evaluate import compare
+from inranker_flow.stages.generate_queries import _sentence
 from tests.unit.test_evaluation import TEACHER, ByText, World, make_candidates, make_collection, make_model
 from tests.unit.test_report import RISING, Page, make_summary, text_of
 
@@ -151,10 +151,10 @@ def test_a_damaged_record_of_a_training_is_one_line_before_anything_is_scored(tm
 def test_an_empty_target_is_told_and_the_others_are_measured(tmp_path: Path) -> None:
     world = World(tmp_path)
     empty = tmp_path / "empty"
-    schemas.write(schemas.CORPUS, empty / "corpus.parquet", {"doc_id": [], "title": [], "text": []})
+    tables.write(tables.CORPUS, empty / "corpus.parquet", {"doc_id": [], "title": [], "text": []})
     nothing = {"query_id": [], "text": [], "origin": [], "source_doc_id": []}
-    schemas.write(schemas.QUERIES, empty / "queries.parquet", nothing)
-    schemas.write(schemas.QRELS, empty / "qrels.parquet", {"query_id": [], "doc_id": [], "relevance": []})
+    tables.write(tables.QUERIES, empty / "queries.parquet", nothing)
+    tables.write(tables.QRELS, empty / "qrels.parquet", {"query_id": [], "doc_id": [], "relevance": []})
     write_manifest(empty, dataset="empty", stage="prepare_corpus")
     found = make_candidates(tmp_path / "none", "empty", {})
     stats = world.evaluate(collections=[*world.collections, empty], candidates=[*world.candidates, found])
@@ -204,11 +204,11 @@ def test_a_shape_is_sizes_and_tokenizer(tmp_path: Path) -> None:
     shaped(tmp_path / "b", d_model=64)
     (tmp_path / "c" / "tokenizer.json").write_text("{}")
     (tmp_path / "d" / "model.safetensors").write_text("weights do not count")
-    a, b, c, d = (cost.shape(tmp_path / name) for name in "abcd")
+    a, b, c, d = (serving_cost.shape(tmp_path / name) for name in "abcd")
     assert a == d and len({a, b, c}) == 3
     for content in ("", "[]", "{}", "\xff"):
         (tmp_path / "a" / "config.json").write_text(content, encoding="latin-1")
-        assert cost.shape(tmp_path / "a") == ""
+        assert serving_cost.shape(tmp_path / "a") == ""
 
 
 # --- what the page says -------------------------------------------------------------------------------------------------

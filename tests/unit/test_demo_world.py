@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import prompts
 from inranker_flow.demo import vocabulary, world
+from inranker_flow.rankers import monot5_prompt
 
 MODELS = Path(world.__file__).parent / "models"
 SEEDS = (1, 7)
@@ -122,7 +122,7 @@ def test_the_saved_tokenizer_and_the_word_list_agree() -> None:
         parts = tokenizer([f"Query: {query}", f"Document: {document}", "Relevant:"], add_special_tokens=False)
         together = [*(i for part in parts["input_ids"] for i in part), tokenizer.eos_token_id]
         assert together == vocabulary.prompt_ids(vocabulary.word_ids(query), vocabulary.word_ids(document))
-        assert together == prompts.Renderer(tokenizer).render(query, document)
+        assert together == monot5_prompt.Renderer(tokenizer).render(query, document)
         strange = 'Any ASCII text, even "this": <a@b.c> {1+2=3} ~|\\^`'
         ids = tokenizer(strange, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == strange

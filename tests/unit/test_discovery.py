@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import claims, discovery, registry, storage, tracking
+from inranker_flow import storage, tracking
 from inranker_flow.config import (
     CorporaConfig,
     CorpusConfig,
@@ -24,8 +24,11 @@ from inranker_flow.config import (
     as_dict,
     without_defaults,
 )
-from inranker_flow.discovery import DiscoverStats, discover, identity, trained_on
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.model_registry import registry
+from inranker_flow.stages import discover as discovery
+from inranker_flow.stages.discover import DiscoverStats, discover, identity, trained_on
+from inranker_flow.store import claims
 from tests.http_server import Answer, HttpServer
 from tests.promoting import use_database
 

@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import DistillConfig, as_dict
-from inranker_flow.distillation import distill
+from inranker_flow.distillation.batch_sampling import Sampler
 from inranker_flow.distillation.data import Examples, hold_out, load_examples
+from inranker_flow.distillation.label_logits import LabelLogits
 from inranker_flow.distillation.losses import OBJECTIVES, delta
-from inranker_flow.distillation.sampling import Sampler
-from inranker_flow.distillation.student import LabelLogits
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_joined
 from inranker_flow.distillation.train import UNUSED, Trainer, learning_rate, plan
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import read_manifest
-from inranker_flow.prompts import Ragged, Renderer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
+from inranker_flow.rankers.monot5_prompt import Ragged, Renderer
+from inranker_flow.stages.distill import distill
 from inranker_flow.storage import digest_file
 from tests import bare, models
 
@@ -626,7 +626,7 @@ def test_selected_pairs_have_the_prompts_that_they_had(tmp_path, examples, rende
 
 
 def test_phase_2_goes_on_from_the_champion_where_it_shall(tmp_path, toy, monkeypatch, caplog):
-    from inranker_flow import registry
+    from inranker_flow.model_registry import registry
 
     for name, seed in (("phase1", 0), ("champion", 1)):
         train(tmp_path / name, toy, max_steps=2, seed=seed)
@@ -751,7 +751,7 @@ def test_only_the_same_work_is_continued(tmp_path, toy, monkeypatch):
 
     same = {"max_steps": 6, "save_every": 5}
     with monkeypatch.context() as patched:
-        patched.setattr("inranker_flow.distillation.train._write", fail)
+        patched.setattr("inranker_flow.stages.distill._write", fail)
         with pytest.raises(OSError, match="disk full"):
             train(tmp_path / "model", toy, **same)
     assert train(tmp_path / "other", toy, learning_rate=1e-3, **same)[0].resumed_step == 0
@@ -810,7 +810,7 @@ def test_two_processes_continue_what_one_began(tmp_path, toy, monkeypatch):
     same = {"max_steps": 20, "save_every": 5}
     whole, _ = train(tmp_path / "whole", toy, **same)
     with monkeypatch.context() as patched:
-        patched.setattr("inranker_flow.distillation.train._write", fail)
+        patched.setattr("inranker_flow.stages.distill._write", fail)
         with pytest.raises(OSError, match="disk full"):
             train(tmp_path / "model", toy, **same)
     continued, _ = train(tmp_path / "model", toy, processes=2, **same)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import earlier, schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import LabelStats, teacher_label
-from inranker_flow.manifest import read_manifest
-from inranker_flow.retrieval import RetrieveStats, retrieve
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.stages.retrieve import RetrieveStats, retrieve
+from inranker_flow.stages.teacher_label import LabelStats, teacher_label
+from inranker_flow.store import negatives
 from tests import beir, models
 
 WORDS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -49,7 +50,7 @@ def run(tmp_path, monkeypatch):
         settings = TeacherConfig(**{"checkpoint": models.t5(), **teacher})
         scored = teacher_label(settings, out / "collection", out / "candidates", out / "labels")
         negatives: dict[str, set[str]] = {query_id: set() for query_id in queries}
-        for row in schemas.read(schemas.PAIRS, out / "candidates").to_pylist():
+        for row in tables.read(tables.PAIRS, out / "candidates").to_pylist():
             if row["role"] == "negative":
                 negatives[row["query_id"]].add(row["doc_id"])
             else:
@@ -156,7 +157,7 @@ def test_without_its_record_all_is_drawn_anew_and_told(run, tmp_path, caplog, da
     elif damage == "settings":
         pq.write_table(pq.read_table(path).replace_schema_metadata({b"drawn": b"{"}), path)
     else:
-        schemas.write(schemas.QRELS, path, {"query_id": ["q"], "doc_id": ["d"], "relevance": [1]})
+        tables.write(tables.QRELS, path, {"query_id": ["q"], "doc_id": ["d"], "relevance": [1]})
     again = run(before=first.digest)
     assert again.found.queries_kept == 0 and again.digest == first.digest
     assert f"{path} cannot be used" in caplog.text and "negatives are drawn anew" in caplog.text
@@ -164,17 +165,17 @@ def test_without_its_record_all_is_drawn_anew_and_told(run, tmp_path, caplog, da
 
 def test_what_is_known_is_what_the_store_has(run, monkeypatch):
     first = run()
-    assert earlier.known(first.digest) == first.digest
-    assert earlier.known("0" * 64) == earlier.known("") == ""
+    assert negatives.known(first.digest) == first.digest
+    assert negatives.known("0" * 64) == negatives.known("") == ""
     monkeypatch.setenv("INRANKER_STORE", "off")
-    assert earlier.known(first.digest) == ""
+    assert negatives.known(first.digest) == ""
 
 
 def test_a_store_that_takes_no_record_costs_a_warning_not_the_labels(run, tmp_path, caplog):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "pairs").write_text("a file where the folder should be")
     first = run()
-    assert first.scored.pairs == len(QUERIES) * 6 and earlier.known(first.digest) == ""
+    assert first.scored.pairs == len(QUERIES) * 6 and negatives.known(first.digest) == ""
     assert "is not kept for the next run" in caplog.text and str(tmp_path / "store" / "pairs") in caplog.text
 
 

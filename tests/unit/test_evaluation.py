@@ -16,30 +16,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import evaluate, measures, runs
-from inranker_flow.evaluation.stage import EvaluateStats, compare
-from inranker_flow.manifest import write_manifest
-from inranker_flow.promotion import decide, evidence_of, from_measures
+from inranker_flow.evaluation import measures, runs
+from inranker_flow.evaluation.gate import decide, evidence_of, from_measures
 from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.stages.evaluate import EvaluateStats, compare, evaluate
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))
 
 
 def make_collection(folder: Path, dataset: str, docs: Mapping, queries: Mapping, qrels: Mapping, origin="test") -> Path:
     corpus = {"doc_id": list(docs), "title": [""] * len(docs), "text": list(docs.values())}
-    schemas.write(schemas.CORPUS, folder / "corpus.parquet", corpus)
+    tables.write(tables.CORPUS, folder / "corpus.parquet", corpus)
     asked = [("train-1", "how", "supervised"), *((key, text, origin) for key, text in queries.items())]
     ids, texts, origins = map(list, zip(*asked, strict=True))
     columns = {"query_id": ids, "text": texts, "origin": origins, "source_doc_id": [None] * len(ids)}
-    schemas.write(schemas.QUERIES, folder / "queries.parquet", columns)
+    tables.write(tables.QUERIES, folder / "queries.parquet", columns)
     rows = [(query, doc, grade) for query, grades in qrels.items() for doc, grade in grades.items()]
     rows.append(("train-1", next(iter(docs)), 1))
     columns = dict(zip(("query_id", "doc_id", "relevance"), map(list, zip(*rows, strict=True)), strict=True))
-    schemas.write(schemas.QRELS, folder / "qrels.parquet", columns)
+    tables.write(tables.QRELS, folder / "qrels.parquet", columns)
     write_manifest(folder, dataset=dataset, stage="prepare_corpus")
     return folder
 
@@ -47,8 +47,8 @@ def make_collection(folder: Path, dataset: str, docs: Mapping, queries: Mapping,
 def make_candidates(folder: Path, dataset: str, ranked: Mapping[str, Sequence[tuple[str, float]]]) -> Path:
     rows = [(q, doc, i + 1, score) for q, docs in ranked.items() for i, (doc, score) in enumerate(docs)]
     columns = zip(*rows, strict=True) if rows else [[]] * 4
-    names = schemas.RUN.schema.names
-    schemas.write(schemas.RUN, folder / "run.parquet", dict(zip(names, map(list, columns), strict=True)))
+    names = tables.RUN.schema.names
+    tables.write(tables.RUN, folder / "run.parquet", dict(zip(names, map(list, columns), strict=True)))
     write_manifest(folder, dataset=dataset, stage="retrieve")
     return folder
 
@@ -58,13 +58,13 @@ def make_labels(folder: Path, dataset: str, asked: Mapping[str, tuple[str, Seque
     ids = {text: f"p{i}" for i, text in enumerate(dict.fromkeys(p for _, found in asked.values() for p in found))}
     queries = {"query_id": list(asked), "text": [text for text, _ in asked.values()], "origin": [origin] * len(asked)}
     columns = {**queries, "source_doc_id": [None] * len(asked)}
-    schemas.write(schemas.QUERIES, folder / "queries.parquet", columns)
+    tables.write(tables.QUERIES, folder / "queries.parquet", columns)
     columns = {"doc_id": list(ids.values()), "title": [""] * len(ids), "text": list(ids)}
-    schemas.write(schemas.CORPUS, folder / "corpus.parquet", columns)
+    tables.write(tables.CORPUS, folder / "corpus.parquet", columns)
     pairs = [(query, ids[passage]) for query, (_, found) in asked.items() for passage in found]
     columns = {"query_id": [query for query, _ in pairs], "doc_id": [doc for _, doc in pairs]}
     columns |= {name: [0.5] * len(pairs) for name in ("false_logit", "true_logit")}
-    schemas.write(schemas.LABELS, folder / "labels.parquet", columns)
+    tables.write(tables.LABELS, folder / "labels.parquet", columns)
     write_manifest(folder, dataset=dataset, stage="teacher_label")
     return folder
 
@@ -140,7 +140,7 @@ class World:
         return json.loads((self.tmp / "evaluation" / "summary.json").read_text())
 
     def values(self, system: str, measure: str = "nDCG@10") -> dict[str, dict[str, float]]:
-        return from_measures(schemas.read(schemas.MEASURES, self.tmp / "evaluation"), system, measure)
+        return from_measures(tables.read(tables.MEASURES, self.tmp / "evaluation"), system, measure)
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def test_nothing_to_measure_is_an_answer_not_a_crash(world: World) -> None:
     stats = world.evaluate(collections=world.collections[1:2], candidates=world.candidates[2:])
     assert (stats.datasets, stats.pairs, world.loads, stats.metrics) == (0, 0, [], {})
     assert "Nothing was measured" in (world.tmp / "out" / "report.html").read_text()
-    assert schemas.read(schemas.MEASURES, world.tmp / "evaluation").num_rows == 0
+    assert tables.read(tables.MEASURES, world.tmp / "evaluation").num_rows == 0
 
 
 @pytest.mark.parametrize("name", ["nDGC@10", "nDCG@", "", "NERR8@10", "print(1)"])
@@ -406,7 +406,7 @@ def test_comparisons_are_paired_corrected_and_complete(tmp_path: Path, monkeypat
     student = make_model(tmp_path / "m", "m")
     compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], {"phase2": student}, "", tmp_path / "e",
             tmp_path / "r.html", lambda *_: ByText(logits))  # fmt: skip
-    table = schemas.read(schemas.MEASURES, tmp_path / "e")
+    table = tables.read(tables.MEASURES, tmp_path / "e")
     rows = [row for row in json.loads((tmp_path / "e" / "summary.json").read_text())["comparisons"]
             if row["measure"] == "nDCG@10"]  # fmt: skip
     assert [row["dataset"] for row in rows] == ["a", "b"]
@@ -436,7 +436,7 @@ def test_a_long_document_is_its_best_passage(tmp_path: Path) -> None:
         config = EvaluateConfig(teacher=False, latency_queries=0, **settings)
         compare(config, TEACHER, [collection], [candidates], [], {"phase2": student}, "", tmp_path / "e",
                 tmp_path / "r.html", lambda *_: ranker)  # fmt: skip
-        table = schemas.read(schemas.MEASURES, tmp_path / "e")
+        table = tables.read(tables.MEASURES, tmp_path / "e")
         return from_measures(table, "phase2", "nDCG@10")["long"]["q1"]
 
     assert best() == pytest.approx(1 / log2(3))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow import exchange, storage
-from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow import storage
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
+from inranker_flow.execution import artifact_transfer
 
 
 def artifact(folder):
@@ -26,18 +27,20 @@ def test_what_was_moved_is_read_again_whole(kind, request, tmp_path, monkeypatch
     monkeypatch.setenv("INRANKER_ARTIFACTS", f"{root}/")
     folder = artifact(tmp_path / "labels")
     before = content(folder)
-    exchange.publish(folder)
-    assert set(content(folder)) == {"manifest.json", exchange.POINTER}, "the manifest stays: caches and digests read it"
+    artifact_transfer.publish(folder)
+    assert set(content(folder)) == {"manifest.json", artifact_transfer.POINTER}, (
+        "the manifest stays: caches and digests read it"
+    )
     assert read_manifest(folder).dataset == "toy"
-    assert content(exchange.fetch(folder)) == before
+    assert content(artifact_transfer.fetch(folder)) == before
 
 
 def test_without_a_store_nothing_moves(tmp_path, monkeypatch):
     monkeypatch.delenv("INRANKER_ARTIFACTS", raising=False)
     folder = artifact(tmp_path / "labels")
     before = content(folder)
-    exchange.publish(folder)
-    assert content(folder) == before and exchange.fetch(folder) == folder
+    artifact_transfer.publish(folder)
+    assert content(folder) == before and artifact_transfer.fetch(folder) == folder
 
 
 def test_an_upload_that_breaks_leaves_the_artifact_whole(tmp_path, monkeypatch):
@@ -54,13 +57,13 @@ def test_an_upload_that_breaks_leaves_the_artifact_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "atomic_write", full_disk)  # a fault in the middle, around the real code
     with pytest.raises(OSError, match="No space"):
-        exchange.publish(folder)
-    assert content(folder) == before and exchange.fetch(folder) == folder
+        artifact_transfer.publish(folder)
+    assert content(folder) == before and artifact_transfer.fetch(folder) == folder
 
 
 def test_the_same_content_has_the_same_address(tmp_path, monkeypatch):
     monkeypatch.setenv("INRANKER_ARTIFACTS", f"file://{tmp_path}/store")
     for name in ("one", "two"):
-        exchange.publish(artifact(tmp_path / name))
-    pointers = {(tmp_path / name / exchange.POINTER).read_text() for name in ("one", "two")}
+        artifact_transfer.publish(artifact(tmp_path / name))
+    pointers = {(tmp_path / name / artifact_transfer.POINTER).read_text() for name in ("one", "two")}
     assert len(pointers) == 1

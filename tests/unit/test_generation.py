@@ -10,18 +10,19 @@ from random import Random
 
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
-from inranker_flow.generation import generate_queries, prompts
+from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.backends.transformers import TransformersBackend
 from inranker_flow.generation.documents import Seen, Texts, sample
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import REASONS, Query, first_line, keep
-from inranker_flow.manifest import read_manifest, write_manifest
 from inranker_flow.retrieval.analyser import in_language
+from inranker_flow.stages.generate_queries import generate_queries
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.words import pieces
 from tests import languages, models
 from tests.models import read_queries as read
@@ -85,7 +86,7 @@ def test_the_demos_documents_answer_the_queries_that_are_kept(tmp_path):
     from inranker_flow.demo.world import answers
 
     prepare_corpus(PrepareConfig(), CorpusConfig(uri="demo:target/5", name="medicines"), tmp_path / "collection")
-    documents = {row["doc_id"]: row for row in schemas.read(schemas.CORPUS, tmp_path / "collection").to_pylist()}
+    documents = {row["doc_id"]: row for row in tables.read(tables.CORPUS, tmp_path / "collection").to_pylist()}
     own = profiles.load("demo").generation
     shares = []
     for changes in ({}, {"temperature": 1.0}, {"temperature": 1.0, "keep_probable": 300}):
@@ -245,7 +246,7 @@ def test_the_index_of_the_consistency_filter_is_gone_afterwards(tmp_path, monkey
     keep(config(consistency_depth=2), queries, documents, [], collection)
     assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []
 
-    from inranker_flow.retrieval import stage
+    from inranker_flow.stages import retrieve as stage
 
     def fails(bm25, task):
         assert list((tmp_path / "scratch").rglob("doc_ids.arrow"))
@@ -520,8 +521,8 @@ def test_a_prompt_shows_the_corpuss_own_training_queries(tmp_path):
     queries = {f"s{i}": ("supervised", f"own query {i}") for i in range(6)} | {"t": ("test", "the secret test")}
     collection = models.collection(tmp_path / "collection", DOCUMENTS, queries)
     qrels = [(f"s{i}", f"d{i}", 1) for i in range(5)] + [("s0", "d20", 2), ("s5", "d6", 0), ("t", "d9", 1)]
-    columns = dict(zip(schemas.QRELS.schema.names, map(list, zip(*qrels, strict=True)), strict=True))
-    schemas.write(schemas.QRELS, collection / schemas.QRELS.filename, columns)
+    columns = dict(zip(tables.QRELS.schema.names, map(list, zip(*qrels, strict=True)), strict=True))
+    tables.write(tables.QRELS, collection / tables.QRELS.filename, columns)
     write_manifest(collection, dataset="toy", stage="prepare_corpus")
 
     template = with_examples(prompts.load("corpus-examples"), collection, "toy", seed=1)
@@ -746,7 +747,7 @@ def test_answers_of_no_use_may_be_kept(tmp_path, monkeypatch):
 
 
 def test_a_model_of_no_use_is_refused_before_it_has_written_all(tmp_path, monkeypatch):
-    from inranker_flow.generation import stage
+    from inranker_flow.stages import generate_queries as stage
 
     monkeypatch.setattr(stage, "_MANY_ANSWERS", 8)
     asked = []

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inranker_flow import history, registry, tracking
+from inranker_flow import tracking
 from inranker_flow.errors import UserError
-from inranker_flow.history import Entry, replay
+from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry.history import Entry, replay
 from tests.promoting import evaluation, promote, reasons, student, use, use_database
 from tests.stack import postgresql
 
@@ -24,7 +25,7 @@ from tests.stack import postgresql
 _context = multiprocessing.get_context("forkserver")
 _stores = [f"mlflow.store.{each}.sqlalchemy_store" for each in ("tracking", "model_registry")]
 _context.set_forkserver_preload(
-    ["mlflow", "mlflow.pyfunc", *_stores, "jinja2", "inranker_flow.promote", "tests.promoting"]
+    ["mlflow", "mlflow.pyfunc", *_stores, "jinja2", "inranker_flow.stages.promote", "tests.promoting"]
 )
 
 

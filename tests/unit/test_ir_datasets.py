@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig, parse
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.corpora.sources import irdatasets
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import read_manifest
 from inranker_flow.planning.counting import count
 from inranker_flow.preflight.collections import check_collection, check_source
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def kind(*fields: str) -> type:
 def test_documents_without_a_say_of_their_own_are_read_by_their_fields(register, tmp_path, fields, values, title, text):
     name = register("test", [kind(*fields)("d1", *values)], ASKED, JUDGED)
     assert prepare(name, tmp_path).test_queries == 1
-    assert schemas.read(schemas.CORPUS, tmp_path).to_pylist() == [{"doc_id": "d1", "title": title, "text": text}]
+    assert tables.read(tables.CORPUS, tmp_path).to_pylist() == [{"doc_id": "d1", "title": title, "text": text}]
     assert "known, the test split" in check_collection(CorpusConfig(uri=f"ir_datasets:{name}", name="x"))
 
 
@@ -119,7 +119,7 @@ def test_fields_that_nobody_knows_are_named_with_the_setting(register, tmp_path)
         with pytest.raises(UserError, match=r"set text_fields to some of their fields \(doc_id, png, alt, caption\)"):
             act()
     prepare(name, tmp_path, text_fields=("alt", "caption"))
-    assert schemas.read(schemas.CORPUS, tmp_path).column("text").to_pylist() == ["a c"]
+    assert tables.read(tables.CORPUS, tmp_path).column("text").to_pylist() == ["a c"]
     with pytest.raises(UserError, match=r"text_fields: its documents have no 'body' \(they have: doc_id, png"):
         prepare(name, tmp_path, text_fields=("body",))
 
@@ -136,7 +136,7 @@ def test_fields_of_queries_are_chosen_likewise(register, tmp_path):
     ):
         prepare(name, tmp_path)
     prepare(name, tmp_path, query_fields=("topic",))
-    assert schemas.read(schemas.QUERIES, tmp_path).column("text").to_pylist() == ["why"]
+    assert tables.read(tables.QUERIES, tmp_path).column("text").to_pylist() == ["why"]
 
 
 def test_unused_settings_leave_the_identity_of_a_corpus_as_it_was(tmp_path):
@@ -184,7 +184,7 @@ def test_the_highest_grade_counts_here_too(register, tmp_path):
     qrels = [Qrel("q1", "d1", 0), Qrel("q1", "d1", 2), Qrel("q1", "d1", 1)]
     name = register("test", [kind("text")("d1", "one")], ASKED, qrels)
     assert prepare(name, tmp_path).repeated_judgements == 2
-    assert schemas.read(schemas.QRELS, tmp_path).column("relevance").to_pylist() == [2]
+    assert tables.read(tables.QRELS, tmp_path).column("relevance").to_pylist() == [2]
 
 
 # --- the catalogue, without a download --------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_rows_without_named_fields_are_read_by_the_names_they_have(tmp_path, reg
     )
     stats = prepare(name, tmp_path)
     assert (stats.documents, stats.test_queries, stats.judgements) == (2, 1, 1)
-    assert schemas.read(schemas.CORPUS, tmp_path).column("title").to_pylist() == ["", "two"]
+    assert tables.read(tables.CORPUS, tmp_path).column("title").to_pylist() == ["", "two"]
 
 
 def test_a_data_set_that_stumbles_over_its_own_types_is_refused_in_one_line(tmp_path, register):

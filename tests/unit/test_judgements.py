@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import read_manifest
 from inranker_flow.planning.counting import count
 from inranker_flow.preflight.collections import check_collection, check_source
+from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
 
 CORPUS, QUERIES = beir.jsonl(beir.CORPUS), beir.jsonl(beir.QUERIES)
@@ -55,9 +55,7 @@ def prepare(folder, out, on_problem="refuse", **corpus):
 
 
 def found(folder):
-    return {
-        (row["query_id"], row["doc_id"], row["relevance"]) for row in schemas.read(schemas.QRELS, folder).to_pylist()
-    }
+    return {(row["query_id"], row["doc_id"], row["relevance"]) for row in tables.read(tables.QRELS, folder).to_pylist()}
 
 
 #: Files beside corpus.jsonl and queries.jsonl, all with the same judgements of the test split.
@@ -344,7 +342,7 @@ def test_documents_in_other_encodings_with_a_mark_are_read(tmp_path, encoding):
         json.dumps({**row, "text": row["text"] + " é\u0085中"}, ensure_ascii=False) + "\n" for row in beir.CORPUS
     )
     prepare(beir.write(tmp_path / "in", corpus=text.encode(encoding)), tmp_path / "out")
-    first = schemas.read(schemas.CORPUS, tmp_path / "out").to_pylist()[0]
+    first = tables.read(tables.CORPUS, tmp_path / "out").to_pylist()[0]
     assert first["text"].endswith(" é\u0085中") and first["doc_id"] == "d1"
 
 

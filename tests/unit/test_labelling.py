@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import store as label_store
-from inranker_flow.labelling import teacher_label
-from inranker_flow.labelling.store import label_identity
-from inranker_flow.manifest import read_manifest, write_manifest
+from inranker_flow.labelling import label_store
+from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.rankers import Job, load_ranker
+from inranker_flow.stages.teacher_label import teacher_label
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
@@ -37,7 +37,7 @@ def config(**changes):
 
 
 def read(folder):
-    rows = schemas.read(schemas.LABELS, folder).to_pylist()
+    rows = tables.read(tables.LABELS, folder).to_pylist()
     return {(row["query_id"], row["doc_id"]): (row["false_logit"], row["true_logit"]) for row in rows}
 
 
@@ -58,8 +58,8 @@ def test_every_pair_has_the_rankers_logits_under_its_own_ids(inputs, tmp_path):
 
 def test_the_training_set_is_self_contained(inputs, tmp_path):
     teacher_label(config(), *inputs, tmp_path / "labels")
-    queries = {row["query_id"]: row["text"] for row in schemas.read(schemas.QUERIES, tmp_path / "labels").to_pylist()}
-    corpus = {row["doc_id"]: row["text"] for row in schemas.read(schemas.CORPUS, tmp_path / "labels").to_pylist()}
+    queries = {row["query_id"]: row["text"] for row in tables.read(tables.QUERIES, tmp_path / "labels").to_pylist()}
+    corpus = {row["doc_id"]: row["text"] for row in tables.read(tables.CORPUS, tmp_path / "labels").to_pylist()}
     assert queries == {query_id: QUERIES[query_id] for query_id, _ in PAIRS}
     assert corpus == {doc_id: DOCUMENTS[doc_id] for _, doc_id in PAIRS} and len(corpus) < len(DOCUMENTS)
     manifest = read_manifest(tmp_path / "labels")
@@ -72,7 +72,7 @@ def test_the_training_set_is_self_contained(inputs, tmp_path):
 @pytest.mark.parametrize("shard_pairs", [1, 7, 1000])
 def test_sharding_changes_neither_order_nor_logits(inputs, tmp_path, shard_pairs):
     teacher_label(config(shard_pairs=shard_pairs), *inputs, tmp_path / "labels")
-    table = schemas.read(schemas.LABELS, tmp_path / "labels")
+    table = tables.read(tables.LABELS, tmp_path / "labels")
     keys = list(zip(table.column("query_id").to_pylist(), table.column("doc_id").to_pylist(), strict=True))
     assert keys == sorted(PAIRS)
     teacher_label(config(shard_pairs=5), *inputs, tmp_path / "others")
@@ -314,7 +314,7 @@ def test_published_labels_and_scored_pairs_together(tmp_path):
     found = read(tmp_path / "labels")
     assert {key: found[key] for key in PUBLISHED} == PUBLISHED
     assert set(found) == {*PAIRS, *PUBLISHED, ("s2", "d1")} and (stats.pairs, stats.published) == (25, 3)
-    ids = schemas.read(schemas.QUERIES, tmp_path / "labels").column("query_id").to_pylist()
+    ids = tables.read(tables.QUERIES, tmp_path / "labels").column("query_id").to_pylist()
     assert ids == sorted({query_id for query_id, _ in found})
 
 
@@ -324,11 +324,11 @@ def test_the_queries_whose_source_document_the_teacher_finds_most_relevant_are_k
         query_id: next(doc_id for other, doc_id in PAIRS if other == query_id) for query_id in ("q0", "q2", "q4", "q7")
     }
     sources["q9"] = "d39"  # not among its pairs: the last
-    queries = schemas.read(schemas.QUERIES, candidates).to_pylist()
+    queries = tables.read(tables.QUERIES, candidates).to_pylist()
     for row in queries:
         row["source_doc_id"] = sources.get(row["query_id"])  # q1 has none: supervised, say
-    columns = {name: [row[name] for row in queries] for name in schemas.QUERIES.schema.names}
-    schemas.write(schemas.QUERIES, candidates / schemas.QUERIES.filename, columns)
+    columns = {name: [row[name] for row in queries] for name in tables.QUERIES.schema.names}
+    tables.write(tables.QUERIES, candidates / tables.QUERIES.filename, columns)
     write_manifest(candidates, dataset="toy", stage="retrieve")
 
     whole = teacher_label(config(), collection, candidates, tmp_path / "whole")
@@ -339,7 +339,7 @@ def test_the_queries_whose_source_document_the_teacher_finds_most_relevant_are_k
         stats = teacher_label(config(keep_queries=most), collection, candidates, tmp_path / "kept")
         kept = {"q1", *order[:most]}
         assert (stats.pairs, stats.dropped_queries) == (24, 5 - most), "scored they were all"
-        assert set(schemas.read(schemas.QUERIES, tmp_path / "kept").column("query_id").to_pylist()) == kept
+        assert set(tables.read(tables.QUERIES, tmp_path / "kept").column("query_id").to_pylist()) == kept
         assert read(tmp_path / "kept") == {
             pair: both for pair, both in read(tmp_path / "whole").items() if pair[0] in kept
         }

@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from inranker_flow import left_out, profiles, schemas, storage, tracking
+from inranker_flow import profiles, storage, tracking
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import content_digest, read_manifest, write_manifest
 from inranker_flow.config import CorpusConfig
-from inranker_flow.corpora import prepare_corpus
-from inranker_flow.distillation import distill
-from inranker_flow.evaluation import evaluate
-from inranker_flow.generation import generate_queries
-from inranker_flow.labelling import teacher_label
-from inranker_flow.manifest import content_digest, read_manifest, write_manifest
-from inranker_flow.preflight import preflight
-from inranker_flow.retrieval import retrieve
-from inranker_flow.stage import run_stage
+from inranker_flow.execution import left_out
+from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.stages.distill import distill
+from inranker_flow.stages.evaluate import evaluate
+from inranker_flow.stages.generate_queries import generate_queries
+from inranker_flow.stages.preflight import preflight
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.stages.retrieve import retrieve
+from inranker_flow.stages.teacher_label import teacher_label
 from pipelines import submission
 from tests import models
 from tests.promoting import student, use
@@ -200,7 +202,7 @@ def test_a_marker_shows_its_stage_in_kfps_metadata(here):
 def training_set(path: Path, dataset: str) -> Path:
     models.collection(path, TEXTS, {f"q{n}": ("synthetic", f"where {n} moon") for n in range(4)}, dataset=dataset)
     labels = {("q0", "d"): (0.0, 1.0), ("q1", "e"): (1.0, 0.0), ("q2", "d"): (0.0, 2.0), ("q3", "e"): (0.0, 3.0)}
-    models._write(schemas.LABELS, path, [(*key, *values) for key, values in labels.items()])
+    models._write(tables.LABELS, path, [(*key, *values) for key, values in labels.items()])
     write_manifest(path, dataset=dataset, stage="teacher_label")
     return path
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas
 import pytest
 
-from inranker_flow import registry
 from inranker_flow.config import ScoringConfig
+from inranker_flow.model_registry import registry
 from inranker_flow.rankers import Ranker, load_ranker
 from tests.models import DATA, real_t5_tokenizer
 from tests.promoting import evaluation, promote, student, use_database

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow import discovery
 from inranker_flow.generation import report
 from inranker_flow.markdown import code, escape
 from inranker_flow.preflight import checks
+from inranker_flow.stages import discover as discovery
 
 EVIL = "x|y <img src=x onerror=alert(1)> [here](javascript:alert(1)) **b** `c`\n# head"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from inranker_flow import model_card
+from inranker_flow.model_registry import model_card
 from tests.promoting import summary, training
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import run_nodes, run_state, tracking
+from inranker_flow import tracking
 from inranker_flow.errors import UserError
-from inranker_flow.notify import NotifyStats, notify
-from inranker_flow.run_state import Failure, Outcome
+from inranker_flow.services import kfp_nodes, kfp_run
+from inranker_flow.services.kfp_run import Failure, Outcome
+from inranker_flow.stages.notify import NotifyStats, notify
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import nodes
@@ -43,7 +44,7 @@ def went_well(**but: str) -> dict:
 
 @pytest.fixture
 def kfp(monkeypatch, tmp_path):
-    monkeypatch.setattr(run_state, "PAUSE", 0.01)
+    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)
     (tmp_path / "token").write_text("pod-token\n")
     with HttpServer() as server:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
@@ -53,7 +54,7 @@ def kfp(monkeypatch, tmp_path):
 
 @pytest.fixture
 def webhook(monkeypatch):
-    monkeypatch.setattr("inranker_flow.notify.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("inranker_flow.stages.notify.PAUSES", (0.01, 0.01))
     with HttpServer({"/services/SECRET": [Answer(200, b"ok")]}) as server:
         monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{server.url}/services/SECRET")
         yield server
@@ -109,7 +110,7 @@ def test_records_that_lag_behind_are_read_again(kfp):
     kfp.answers[PATH] = [Answer(200, running)]
     kfp.requests.clear()
     assert notify("SUCCEEDED", None, RUN, "x").state == "SUCCEEDED", "KFP's word, as the records never arrive"
-    assert len(kfp.requests) == run_state.LOOKS
+    assert len(kfp.requests) == kfp_run.LOOKS
 
 
 @pytest.mark.parametrize(
@@ -127,17 +128,17 @@ def test_attempts_drivers_and_cancelled_runs_are_judged_rightly():
     for node in retried["run_details"]["task_details"]:
         if node["display_name"] == "evaluate(0)":
             node["state"] = "FAILED"
-    assert run_state.judge(retried, "notify") == Outcome("SUCCEEDED")
+    assert kfp_run.judge(retried, "notify") == Outcome("SUCCEEDED")
     waits = run({"evaluate-driver": "RUNNING"})
     for node in waits["run_details"]["task_details"]:
         if node["display_name"] == "evaluate-driver(0)":
             node["state"] = "FAILED"
-    assert run_state.judge(waits, "notify") is None, "a driver that is tried again"
+    assert kfp_run.judge(waits, "notify") is None, "a driver that is tried again"
     driver = run({"evaluate-driver": "FAILED"}, {"evaluate-driver": "no such parameter"})
-    assert run_state.judge(driver, "notify") == Outcome("FAILED", (Failure("evaluate", "no such parameter"),))
-    assert run_state.judge(went_well(evaluate="CANCELED"), "notify") == Outcome("CANCELED")
-    assert run_state.judge({**went_well(), "state": "CANCELING"}, "notify") == Outcome("CANCELED")
-    assert run_state.judge(run({"root": "SUCCEEDED"}, state="FAILED"), "notify") == Outcome("FAILED")
+    assert kfp_run.judge(driver, "notify") == Outcome("FAILED", (Failure("evaluate", "no such parameter"),))
+    assert kfp_run.judge(went_well(evaluate="CANCELED"), "notify") == Outcome("CANCELED")
+    assert kfp_run.judge({**went_well(), "state": "CANCELING"}, "notify") == Outcome("CANCELED")
+    assert kfp_run.judge(run({"root": "SUCCEEDED"}, state="FAILED"), "notify") == Outcome("FAILED")
 
 
 def test_nodes_whose_place_cannot_be_told_are_judged_by_their_names():
@@ -145,8 +146,8 @@ def test_nodes_whose_place_cannot_be_told_are_judged_by_their_names():
     told = went_well(evaluate="FAILED")
     for node in told["run_details"]["task_details"]:
         node.pop("child_tasks", None)
-    assert run_state.judge(told, "notify") == Outcome("FAILED", (Failure("evaluate", ""),))
-    assert [task.name for task in run_nodes.tasks_of(told) if not task.is_graph] == [
+    assert kfp_run.judge(told, "notify") == Outcome("FAILED", (Failure("evaluate", ""),))
+    assert [task.name for task in kfp_nodes.tasks_of(told) if not task.is_graph] == [
         "notify",
         "preflight",
         "retrieve",
@@ -184,7 +185,7 @@ def test_what_kfp_really_answered_is_judged_rightly_and_mlflow_gets_its_end(
     kfp, mlflow_run, monkeypatch, name, word, right, api
 ):
     """Also with an API that refuses or is not there: what the stages wrote stands beside KFP's word then."""
-    monkeypatch.setattr(run_state, "LOOKS", 2)
+    monkeypatch.setattr(kfp_run, "LOOKS", 2)
     if api == "silent":
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH")
@@ -196,7 +197,7 @@ def test_what_kfp_really_answered_is_judged_rightly_and_mlflow_gets_its_end(
     info = tracking.client().get_run(mlflow_run).info
     assert info.status == {"SUCCEEDED": "FINISHED", "FAILED": "FAILED"}[right]
     if right == "FAILED" and api == "answers":
-        (failure,) = run_state.judge(recorded(name), "notify").failures
+        (failure,) = kfp_run.judge(recorded(name), "notify").failures
         assert failure.task == next(task for start, task in FAILED_TASK.items() if name.startswith(start))
 
 
@@ -217,7 +218,7 @@ def test_links_are_those_that_a_browser_opens(mlflow_run, monkeypatch, settings,
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     page = f"{opens}/#/runs/details/{RUN}" if opens else ""
-    assert run_state.page(RUN) == page
+    assert kfp_run.page(RUN) == page
     made = tracking.client().get_run(tracking.open_parent(f"{RUN}-2", "x"))
     assert made.data.tags.get("mlflow.note.content", "") == (
         f"[The run in Kubeflow Pipelines]({page}-2)" if opens else ""
@@ -316,7 +317,7 @@ def test_a_failing_webhook_is_a_warning_without_its_address(webhook, caplog, ans
     "url", ["hooks.example/SECRET", "file:///etc/SECRET", "http://127.0.0.1:1/SECRET", "http://a b/SECRET"]
 )
 def test_a_bad_webhook_address_is_not_repeated(monkeypatch, caplog, capfd, url):
-    monkeypatch.setattr("inranker_flow.notify.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("inranker_flow.stages.notify.PAUSES", (0.01, 0.01))
     monkeypatch.setenv("INRANKER_WEBHOOK_URL", url)
     assert notify("SUCCEEDED", None, "1", "demo").succeeded == 1
     assert "INRANKER_WEBHOOK_URL: the message was not delivered" in caplog.text
@@ -367,8 +368,8 @@ print([name for name in set(sys.modules) - before if name in ("mlflow", "torch",
 
 
 def test_a_silent_webhook_costs_seconds_only(monkeypatch, caplog):
-    monkeypatch.setattr("inranker_flow.web.TIMEOUT", 0.2)
-    monkeypatch.setattr("inranker_flow.notify.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("inranker_flow.services.web.TIMEOUT", 0.2)
+    monkeypatch.setattr("inranker_flow.stages.notify.PAUSES", (0.01, 0.01))
     with nobody("silent") as url:
         monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{url}/SECRET")
         notify("SUCCEEDED", None, "1", "demo")

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import GenerateConfig, parse
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.generation import generate_queries, prompts
+from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import endpoint, load_backend
-from inranker_flow.manifest import read_manifest
+from inranker_flow.stages.generate_queries import generate_queries
 from tests import models
 from tests.generation_server import GenerationServer, prompt_of, written
 from tests.models import read_queries as read

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import DistillConfig, ScoringConfig, TeacherConfig
-from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import teacher_label
-from inranker_flow.manifest import read_manifest
 from inranker_flow.rankers import load_ranker, templates
 from inranker_flow.rankers.causal import CausalRanker
 from inranker_flow.rankers.encoder import EncoderRanker
 from inranker_flow.rankers.kinds import find_kind
 from inranker_flow.rankers.monot5 import MonoT5Ranker
+from inranker_flow.stages.distill import distill
+from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES
 
@@ -366,7 +366,7 @@ def test_its_labels_teach_a_student(kind, tmp_path):
     config = TeacherConfig(checkpoint, shard_pairs=5)
     stats = teacher_label(config, collection, candidates, tmp_path / "labels")
     assert stats.pairs == len(PAIRS) and stats.tokens_per_second > 0
-    rows = schemas.read(schemas.LABELS, tmp_path / "labels").to_pylist()
+    rows = tables.read(tables.LABELS, tmp_path / "labels").to_pylist()
     found = {(row["query_id"], row["doc_id"]): (row["false_logit"], row["true_logit"]) for row in rows}
     expected = load_ranker(checkpoint, ScoringConfig()).score([(QUERIES[q], DOCUMENTS[d]) for q, d in PAIRS])
     assert np.abs(np.array([found[pair] for pair in PAIRS]) - expected).max() < 1e-5
@@ -384,8 +384,8 @@ def test_its_labels_teach_a_student(kind, tmp_path):
 
 
 def test_evaluation_scores_with_the_teachers_own_kind():
-    from inranker_flow.evaluation.cost import Requests
-    from inranker_flow.evaluation.stage import Model, _score
+    from inranker_flow.evaluation.serving_cost import Requests
+    from inranker_flow.stages.evaluate import Model, _score
 
     for checkpoint in (teachers.causal(), teachers.encoder()):
         result = _score(Model("teacher", checkpoint, "", ScoringConfig()), TEXTS, Requests([], 0), load_ranker)

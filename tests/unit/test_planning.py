@@ -12,13 +12,13 @@ import pytest
 from inranker_flow import planning, storage, tracking
 from inranker_flow.commands.plan import with_corpora
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
-from inranker_flow.corpora import prepare_corpus
 from inranker_flow.errors import UserError
 from inranker_flow.planning import counting, reality, speed
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.profiles import load
-from inranker_flow.retrieval import retrieve
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.stages.retrieve import retrieve
 from tests import beir
 from tests.databases import new_database
 

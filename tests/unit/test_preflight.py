@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from components import preflight as component
-from inranker_flow import cluster, profiles, registry, storage, tracking
+from inranker_flow import profiles, storage, tracking
 from inranker_flow.config import (
     CorpusConfig,
     DistillConfig,
@@ -24,6 +24,7 @@ from inranker_flow.config import (
     TeacherConfig,
 )
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import registry
 from inranker_flow.preflight import checks, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
@@ -31,9 +32,10 @@ from inranker_flow.preflight.collections import check_collection
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queue, check_queues
-from inranker_flow.preflight.stage import check_run
 from inranker_flow.preflight.stores import check_disk, check_store
-from inranker_flow.run_keys import keys
+from inranker_flow.services.kubernetes import quantity
+from inranker_flow.settings.keys import keys
+from inranker_flow.stages.preflight import check_run
 from tests import models
 from tests.databases import new_database
 from tests.generation_server import GenerationServer
@@ -348,7 +350,7 @@ def kubernetes(tmp_path, monkeypatch):
     with KubernetesApi(token="pod-token", tls=True, folder=folder) as api:
         (folder / "token").write_text("pod-token\n")
         (folder / "ca.crt").write_text(api.ca)
-        monkeypatch.setattr(cluster, "SERVICE_ACCOUNT", folder)
+        monkeypatch.setattr("inranker_flow.services.kubernetes.SERVICE_ACCOUNT", folder)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         (folder / "namespace").write_text("inranker\n")
@@ -525,13 +527,13 @@ def test_without_kueue_or_the_right_to_read_it_the_queue_is_skipped(kubernetes):
     ("text", "value"), [("8", 8), ("500m", 0.5), ("32Gi", 32 * 2**30), ("1e3", 1000), ("2k", 2000), (4, 4)]
 )
 def test_kubernetes_quantities_are_numbers(text, value):
-    assert cluster.quantity(text) == value
+    assert quantity(text) == value
 
 
 def test_what_is_no_quantity_is_refused():
     for text in ("", "many", "8 Gi", "8Xi"):
         with pytest.raises(ValueError, match=r"no Kubernetes quantity"):
-            cluster.quantity(text)
+            quantity(text)
 
 
 # --- the generator ----------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.config import PromoteConfig
 from inranker_flow.errors import UserError
-from inranker_flow.promotion import Decision, Evidence, decide, evidence_of, from_measures
+from inranker_flow.evaluation.gate import Decision, Evidence, decide, evidence_of, from_measures
 
 POLICY = PromoteConfig(min_gain=0.0, max_loss=0.01, min_queries=3)
 #: Six queries whose differences have the same sign happen by luck once in 2^6: less often than alpha.
@@ -214,8 +214,8 @@ def test_from_measures_takes_one_system_and_measure() -> None:
         ("d1", "bm25", "nDCG@10", "q1", 0.1),
         ("d2", "phase2", "nDCG@10", "q1", 0.7),
     ]
-    columns = dict(zip(schemas.MEASURES.schema.names, map(list, zip(*rows, strict=True)), strict=True))
-    table = pa.table(columns, schema=schemas.MEASURES.schema)
+    columns = dict(zip(tables.MEASURES.schema.names, map(list, zip(*rows, strict=True)), strict=True))
+    table = pa.table(columns, schema=tables.MEASURES.schema)
     assert from_measures(table, "phase2", "nDCG@10") == {"d1": {"q1": 0.5}, "d2": {"q1": 0.7}}
     assert (from_measures(table, "champion", "nDCG@10") or None) is None
 

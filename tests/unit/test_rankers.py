@@ -10,7 +10,6 @@ import pytest
 
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.prompts import Renderer
 from inranker_flow.rankers import devices, load_ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import (
@@ -20,6 +19,7 @@ from inranker_flow.rankers.checkpoints import (
     load_seq2seq,
     load_tokenizer,
 )
+from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
 
 PAIRS = [("where is the bridge", "the bridge is in the north"), ("what is copper", "a jacket"), ("what is copper", "")]
@@ -403,7 +403,7 @@ def across_words(tmp_path_factory):
 @pytest.mark.parametrize("truncation", ["document", "reference"])
 @pytest.mark.parametrize("max_length", [16, 512])
 def test_prompts_are_tokenised_whole_where_parts_cannot_be_joined(across_words, truncation, max_length, caplog):
-    from inranker_flow.rankers.plan import Plan
+    from inranker_flow.rankers.monot5_pairs import Plan
 
     queries = ["what is bread", "what is moon", "stone", "moon moon"]
     documents = ["stone moon", "moon stone", "bread", "moon", "stone " * 30 + "moon"]

@@ -10,15 +10,16 @@ import numpy as np
 import pandas
 import pytest
 
-from inranker_flow import reading, registry, tracking
+from inranker_flow import reading, tracking
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import DistillConfig, EvaluateConfig, ScoringConfig, TeacherConfig
-from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import evaluate
-from inranker_flow.manifest import write_manifest
-from inranker_flow.promote import model_digest
+from inranker_flow.model_registry import registry
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
+from inranker_flow.stages.distill import distill
+from inranker_flow.stages.evaluate import evaluate
+from inranker_flow.stages.promote import model_digest
 from tests import models
 from tests.promoting import VERSIONS, use_database
 from tests.unit.test_distillation import training_set
@@ -268,8 +269,8 @@ def test_a_model_whose_folder_says_nothing_is_served_as_it_was_measured(tmp_path
     write_manifest(folder, dataset="toy", stage="evaluate")
     with pytest.MonkeyPatch.context() as patch:
         # The card needs the length, too; this test is about what serves.
-        patch.setattr("inranker_flow.model_card.describe", lambda *_: "about")
-        patch.setattr("inranker_flow.model_card.write", lambda *_: "card")
+        patch.setattr("inranker_flow.model_registry.model_card.describe", lambda *_: "about")
+        patch.setattr("inranker_flow.model_registry.model_card.write", lambda *_: "card")
         promote("silent", student, folder)
     model = mlflow.pyfunc.load_model("models:/silent/1")
     text = " ".join(["garden"] * 30 + ["moon"] * 25)

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
-from inranker_flow import discovery, history, registry, tracking
+from inranker_flow import tracking
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config import CorpusConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.evaluation.cost import Requests
-from inranker_flow.manifest import write_manifest
+from inranker_flow.evaluation.serving_cost import Requests
+from inranker_flow.model_registry import history, registry
+from inranker_flow.stages import discover as discovery
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
 #: Without test sets there is nothing to time.
@@ -336,8 +338,8 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
 
 @pytest.mark.parametrize("damage", ["weights", "gone"])
 def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, students, tmp_path, damage):
-    from inranker_flow.evaluation.stage import Model, _score_all
     from inranker_flow.rankers import load_ranker
+    from inranker_flow.stages.evaluate import Model, _score_all
 
     name = f"broken-{damage}"
     promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
@@ -362,8 +364,8 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
 def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_path):
     import mlflow
 
-    from inranker_flow.evaluation.stage import Model, _score_all
     from inranker_flow.rankers import load_ranker
+    from inranker_flow.stages.evaluate import Model, _score_all
 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:9")

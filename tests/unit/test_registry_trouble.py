@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from inranker_flow import history, registry, tracking
+from inranker_flow import tracking
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import history, registry
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.promoting import evaluation, promote, student, use, use_database

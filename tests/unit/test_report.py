@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inranker_flow.evaluation import chart_svg
-from inranker_flow.evaluation.plots import cost_svg, curve_svg, differences_svg
-from inranker_flow.evaluation.report import headline_sentence, render
 from inranker_flow.planning.reality import Compared
+from inranker_flow.report.chart import chart_svg
+from inranker_flow.report.page import headline_sentence, render
+from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 MEASURES = ["nDCG@10", "R@100"]

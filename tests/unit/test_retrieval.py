@@ -14,16 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inranker_flow import cpus, manifest, schemas
+from inranker_flow import cpus
+from inranker_flow.artifacts import manifest, tables
+from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
-from inranker_flow.corpora import default_text, prepare_corpus
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
-from inranker_flow.hashing import priorities
 from inranker_flow.retrieval import index as indexes
-from inranker_flow.retrieval import retrieve, stage
 from inranker_flow.retrieval.bm25 import BM25
-from inranker_flow.retrieval.sampling import random_sample
+from inranker_flow.retrieval.negative_sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
+from inranker_flow.stages import retrieve as stage
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.stages.retrieve import retrieve
 from tests import beir, languages, models
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -36,7 +39,7 @@ def collection(folder, tmp_path, labels="", **config):
 
 
 def rows(table, folder):
-    return schemas.read(table, folder).to_pylist()
+    return tables.read(table, folder).to_pylist()
 
 
 def words(generator, count, vocabulary=400):
@@ -217,7 +220,7 @@ def test_published_quality(tmp_path, name, k1, b, ndcg):
     sample = collection(DATA / "collections" / name, tmp_path)
     retrieve(RetrieveConfig(k1=k1, b=b), sample, None, tmp_path / "out")
     run = ir_measures.read_trec_run(str(tmp_path / "out" / "run.trec"))
-    qrels = schemas.read(schemas.QRELS, sample).to_pandas()
+    qrels = tables.read(tables.QRELS, sample).to_pandas()
     measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
     assert measured == pytest.approx(ndcg, abs=0.0005)
 
@@ -346,12 +349,12 @@ def test_every_item_is_drawn_alike():
 def test_supervised_pairs_and_run(tmp_path):
     sample = collection(beir.write(tmp_path / "beir", train=beir.tsv([*beir.TRAIN, ("q1", "d1", 0)])), tmp_path)
     stats = retrieve(RetrieveConfig(negatives=2), sample, None, tmp_path / "out")
-    pairs = {(row["query_id"], row["doc_id"], row["role"]) for row in rows(schemas.PAIRS, tmp_path / "out")}
+    pairs = {(row["query_id"], row["doc_id"], row["role"]) for row in rows(tables.PAIRS, tmp_path / "out")}
     assert {("q1", "d2", "positive"), ("q3", "d1", "positive")} <= pairs
     assert (stats.train_queries, stats.positives, stats.pairs) == (2, 2, len(pairs))
     assert stats.negatives + stats.negatives_missing == 4
-    assert {row["query_id"] for row in rows(schemas.QUERIES, tmp_path / "out")} == {"q1", "q3"}
-    run = rows(schemas.RUN, tmp_path / "out")
+    assert {row["query_id"] for row in rows(tables.QUERIES, tmp_path / "out")} == {"q1", "q3"}
+    run = rows(tables.RUN, tmp_path / "out")
     assert [(row["query_id"], row["doc_id"], row["rank"]) for row in run] == [("q2", "d3", 1)]  # no other shares a word
     assert (tmp_path / "out" / "run.trec").read_text() == f"q2 Q0 d3 1 {run[0]['score']:.6f} bm25\n"
     assert (stats.test_queries, stats.test_queries_without_hits, stats.run_rows) == (1, 0, 1)
@@ -378,12 +381,12 @@ def test_negatives_come_from_the_top_and_never_the_source(tmp_path):
     config = RetrieveConfig(depth=50, negatives=9, test_depth=20, seed=4)
     stats = retrieve(config, sample, queries, tmp_path / "out")
     assert (stats.train_queries, stats.sources, stats.positives, stats.test_queries) == (60, 60, 0, 20)
-    sources = {row["query_id"]: (row["text"], row["source_doc_id"]) for row in rows(schemas.QUERIES, queries)}
-    corpus = rows(schemas.CORPUS, sample)
+    sources = {row["query_id"]: (row["text"], row["source_doc_id"]) for row in rows(tables.QUERIES, queries)}
+    corpus = rows(tables.CORPUS, sample)
     texts = [default_text(row["title"], row["text"]) for row in corpus]
     index = BM25.build([([row["doc_id"] for row in corpus], texts)], RetrieveConfig())
     by_query: dict[str, list[tuple[str, str]]] = {}
-    for row in rows(schemas.PAIRS, tmp_path / "out"):
+    for row in rows(tables.PAIRS, tmp_path / "out"):
         by_query.setdefault(row["query_id"], []).append((row["doc_id"], row["role"]))
     ranks = Counter()
     for query_id, pairs in by_query.items():
@@ -395,7 +398,7 @@ def test_negatives_come_from_the_top_and_never_the_source(tmp_path):
         assert len(sampled) == min(9, len(set(top) - {source}))
         ranks.update(top.index(doc_id) // 10 for doc_id in sampled if len(top) == 50)
     assert min(ranks.values()) > max(ranks.values()) / 2, "all depths are drawn from alike"
-    run = rows(schemas.RUN, tmp_path / "out")
+    run = rows(tables.RUN, tmp_path / "out")
     assert max(row["rank"] for row in run) == 20 and len(run) == stats.run_rows
 
 
@@ -406,7 +409,7 @@ def test_result_depends_on_seed_and_content_not_on_order(tmp_path):
         out = tmp_path / "out"
         sample, queries = big(tmp_path, shuffled)
         retrieve(RetrieveConfig(**{**vars(config), **changed}), sample, queries, out)
-        return [{tuple(row.values()) for row in rows(table, out)} for table in (schemas.PAIRS, schemas.RUN)]
+        return [{tuple(row.values()) for row in rows(table, out)} for table in (tables.PAIRS, tables.RUN)]
 
     first = result(False)
     assert result(False) == first and result(True) == first
@@ -423,7 +426,7 @@ def test_the_result_does_not_depend_on_processes_or_batches(tmp_path, monkeypatc
 
     def result():
         stats = retrieve(config, sample, queries, tmp_path / "out")
-        return [rows(table, tmp_path / "out") for table in (schemas.PAIRS, schemas.RUN)], stats.pairs
+        return [rows(table, tmp_path / "out") for table in (tables.PAIRS, tables.RUN)], stats.pairs
 
     first = result()
     monkeypatch.setattr(stage, "QUERIES", 7)
@@ -465,7 +468,7 @@ def test_fewer_hits_than_negatives(tmp_path):
         tmp_path / "queries", [("g1", "rock whale", "d2"), ("g2", "nothing known", "d4")], "sample"
     )
     stats = retrieve(RetrieveConfig(negatives=9), sample, queries, tmp_path / "out")
-    pairs = [tuple(row.values()) for row in rows(schemas.PAIRS, tmp_path / "out")]
+    pairs = [tuple(row.values()) for row in rows(tables.PAIRS, tmp_path / "out")]
     assert pairs == [("g1", "d2", "source"), ("g1", "d3", "negative"), ("g2", "d4", "source")]
     assert (stats.negatives, stats.negatives_missing) == (1, 17)
 
@@ -475,7 +478,7 @@ def test_nothing_to_search_builds_no_index(tmp_path, monkeypatch):
     monkeypatch.setattr("inranker_flow.retrieval.index.build_in", None)  # would fail if it were built
     stats = retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
     assert (stats.documents, stats.train_queries, stats.test_queries, stats.pairs, stats.run_rows) == (4, 0, 0, 0, 0)
-    for table in (schemas.QUERIES, schemas.PAIRS, schemas.RUN):
+    for table in (tables.QUERIES, tables.PAIRS, tables.RUN):
         assert rows(table, tmp_path / "out") == []
     assert (tmp_path / "out" / "run.trec").read_bytes() == b""
 
@@ -490,14 +493,14 @@ def test_queries_with_published_labels_get_no_pairs(tmp_path):
     queries = models.synthetic(tmp_path / "queries", [("q1", "rock whale", "d2"), ("g2", "rock whale", "d2")], "sample")
     stats = retrieve(RetrieveConfig(), sample, queries, tmp_path / "out2")
     assert (stats.train_queries, stats.train_queries_published) == (1, 1)
-    assert {row["query_id"] for row in rows(schemas.PAIRS, tmp_path / "out2")} == {"g2"}
+    assert {row["query_id"] for row in rows(tables.PAIRS, tmp_path / "out2")} == {"g2"}
 
 
 def test_queries_without_anything_relevant_get_no_pairs(tmp_path):
     sample = collection(beir.write(tmp_path / "beir", train=beir.tsv([("q1", "d2", 0), ("q3", "d1", 1)])), tmp_path)
     stats = retrieve(RetrieveConfig(), sample, None, tmp_path / "out")
     assert (stats.train_queries, stats.train_queries_without_positive) == (1, 1)
-    assert [row["query_id"] for row in rows(schemas.QUERIES, tmp_path / "out")] == ["q3"]
+    assert [row["query_id"] for row in rows(tables.QUERIES, tmp_path / "out")] == ["q3"]
 
 
 def test_queries_of_another_collection_are_refused(tmp_path):
@@ -569,7 +572,7 @@ def test_the_stage_finds_passages_in_every_language(tmp_path, language):
     sample = asking(tmp_path, given.queries, given.queries, given.passages)
     stats = retrieve(RetrieveConfig(negatives=3), sample, None, tmp_path / "out", language=language)
     assert stats.test_queries_without_hits == stats.negatives_missing == 0
-    first = [row["doc_id"] for row in rows(schemas.RUN, tmp_path / "out") if row["rank"] == 1]
+    first = [row["doc_id"] for row in rows(tables.RUN, tmp_path / "out") if row["rank"] == 1]
     assert first == [f"d{i}" for i in range(len(given.passages))]
     drawn = manifest.read_manifest(tmp_path / "out").details["drawn"]
     assert drawn["stemmer"] in (language, "") and "max_without_hits" not in drawn

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from inranker_flow import reuse, schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import content_digest, read_manifest, write_manifest
 from inranker_flow.config import CorpusConfig, RetrieveConfig
-from inranker_flow.manifest import content_digest, read_manifest, write_manifest
-from inranker_flow.stage import run_stage
+from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.store import stage_results
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def retrieve(
     calls.append(config.depth)
     (candidates / "runs").mkdir(parents=True)
     rows = {"query_id": ["q"], "doc_id": ["d"], "relevance": [config.depth]}
-    schemas.write(schemas.QRELS, candidates / "qrels.parquet", rows)
+    tables.write(tables.QRELS, candidates / "qrels.parquet", rows)
     (candidates / "runs" / "a.trec").write_text("q Q0 d 1 1.0 bm25\n")
     write_manifest(candidates, dataset=read_manifest(collection).dataset, stage="retrieve", call=len(calls))
     page.write_text(f"<p>report {len(calls)}</p>")
@@ -44,7 +45,7 @@ def retrieve(
 
 def collection(path: Path, text: str = "x", stage: str = "prepare_corpus", **details: object) -> Path:
     path.mkdir(parents=True, exist_ok=True)
-    schemas.write(schemas.CORPUS, path / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": [text]})
+    tables.write(tables.CORPUS, path / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": [text]})
     write_manifest(path, dataset="vaswani", stage=stage, **details)
     return path
 
@@ -104,7 +105,7 @@ def test_a_rebuilt_image_costs_nothing_and_a_new_version_of_the_stage_everything
     assert content_digest(rebuilt) == content_digest(tmp_path / "collection")
     assert (rebuilt / "manifest.json").read_bytes() != (tmp_path / "collection" / "manifest.json").read_bytes()
     assert run(inputs=rebuilt)[2]
-    monkeypatch.setitem(reuse.VERSIONS, "retrieve", reuse.VERSIONS["retrieve"] + 1)
+    monkeypatch.setitem(stage_results.VERSIONS, "retrieve", stage_results.VERSIONS["retrieve"] + 1)
     assert not run()[2] and len(calls) == 2
 
 
@@ -121,7 +122,7 @@ def test_a_corpus_is_its_content_and_not_where_it_lies_or_what_became_of_it():
     corpus = CorpusConfig(uri="s3://a/b", name="b", fingerprint="f", prompt="inpars-v1")
 
     def asked(**changes):
-        return reuse._plain({"corpus": replace(corpus, **changes), "targets": (replace(corpus, **changes),)})
+        return stage_results._plain({"corpus": replace(corpus, **changes), "targets": (replace(corpus, **changes),)})
 
     for changes in ({"uri": "s3://c/b"}, {"licence": "MIT"}, {"earlier": "e"}):
         assert asked(**changes) == asked()
@@ -203,7 +204,7 @@ def test_a_contents_digest_is_of_the_rows_not_of_how_they_are_packed(tmp_path):
 
     rows = {"query_id": [f"q{i}" for i in range(50)], "text": [f"text é {i}" for i in range(50)],
             "origin": ["synthetic"] * 50, "source_doc_id": [None if i % 3 else "" for i in range(50)]}  # fmt: skip
-    table = pa.table(rows, schema=schemas.QUERIES.schema)
+    table = pa.table(rows, schema=tables.QUERIES.schema)
 
     def digest(name, table, **options):
         (tmp_path / name).mkdir()
@@ -219,7 +220,7 @@ def test_a_contents_digest_is_of_the_rows_not_of_how_they_are_packed(tmp_path):
     filled = table.set_column(3, table.schema.field(3), pa.array([""] * 50))
     assert digest("e", filled).content != first.content, "a null is not an empty text"
     moved = {**rows, "text": [f"{text}x" if i == 0 else text for i, text in enumerate(rows["text"])]}
-    assert digest("f", pa.table(moved, schema=schemas.QUERIES.schema)).content != first.content
+    assert digest("f", pa.table(moved, schema=tables.QUERIES.schema)).content != first.content
 
 
 def test_a_manifest_that_was_changed_is_refused(tmp_path):

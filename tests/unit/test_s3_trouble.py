@@ -7,9 +7,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from inranker_flow import exchange, manifest, reuse, storage
+from inranker_flow import storage
+from inranker_flow.artifacts import manifest
 from inranker_flow.errors import UserError
+from inranker_flow.execution import artifact_transfer
 from inranker_flow.preflight import stores
+from inranker_flow.store import stage_results
 from tests.http_server import Answer, HttpServer
 from tests.servers import nobody
 
@@ -137,11 +140,11 @@ def test_keys_of_tidy_names_are_copied(use):
 
 def test_a_pointer_to_a_prefix_of_bad_keys_is_refused(use, tmp_path):
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / exchange.POINTER).write_text("s3://b/x\n")
+    (tmp_path / "labels" / artifact_transfer.POINTER).write_text("s3://b/x\n")
     with Bucket({"x/manifest.json": b"{}", "x/../../../out.txt": b"owned"}) as server:
         use(server.url)
         with pytest.raises(UserError, match="nothing was copied"):
-            exchange.fetch(tmp_path / "labels")
+            artifact_transfer.fetch(tmp_path / "labels")
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a//b", "a/../b"])
@@ -161,7 +164,7 @@ def test_a_manifest_does_not_name_files_outside_of_its_folder(name, tmp_path):
 )
 def test_a_record_of_the_store_decides_neither_where_is_written_nor_what_is_read(entry, tmp_path):
     (tmp_path / "secret").write_text("secret")
-    work = reuse.Work(str(tmp_path / "store"), "retrieve", {})
+    work = stage_results.Work(str(tmp_path / "store"), "retrieve", {})
     with pytest.raises(UserError, match=r"the name |is no digest of a file"):
         work._fetch(entry, tmp_path / "out" / "put")
     assert files(tmp_path) == ["secret"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.errors import UserError
 
 LABELS = {"query_id": ["q1", "q1"], "doc_id": ["a", "b"], "false_logit": [0.1, 0.2], "true_logit": [1.0, 2.0]}
@@ -18,9 +18,9 @@ LABELS = {"query_id": ["q1", "q1"], "doc_id": ["a", "b"], "false_logit": [0.1, 0
 
 def test_round_trip_keeps_every_bit(tmp_path):
     labels = {**LABELS, "true_logit": [0.1 + 0.2, -1e-300]}
-    assert schemas.write(schemas.LABELS, tmp_path / "labels.parquet", labels) == 2
-    assert schemas.read(schemas.LABELS, tmp_path).to_pydict() == labels
-    assert schemas.count(schemas.LABELS, tmp_path) == 2
+    assert tables.write(tables.LABELS, tmp_path / "labels.parquet", labels) == 2
+    assert tables.read(tables.LABELS, tmp_path).to_pydict() == labels
+    assert tables.count(tables.LABELS, tmp_path) == 2
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_round_trip_keeps_every_bit(tmp_path):
 )
 def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message):
     with pytest.raises(UserError) as caught:
-        schemas.write(schemas.LABELS, tmp_path / "labels.parquet", {**LABELS, **change})
+        tables.write(tables.LABELS, tmp_path / "labels.parquet", {**LABELS, **change})
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -44,7 +44,7 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message):
 def test_keys_are_unique_across_batches_and_rows_are_counted_from_the_start(tmp_path):
     with (
         pytest.raises(UserError, match="row 2 again in row 3"),
-        schemas.TableWriter(tmp_path / "labels.parquet", schemas.LABELS) as writer,
+        tables.TableWriter(tmp_path / "labels.parquet", tables.LABELS) as writer,
     ):
         writer.write(LABELS)
         writer.write({key: values[1:] for key, values in LABELS.items()})
@@ -53,14 +53,14 @@ def test_keys_are_unique_across_batches_and_rows_are_counted_from_the_start(tmp_
 
 def test_composite_keys_do_not_run_together(tmp_path):
     rows = {**LABELS, "query_id": ["a", "ab"], "doc_id": ["bc", "c"]}
-    assert schemas.write(schemas.LABELS, tmp_path / "labels.parquet", rows) == 2
+    assert tables.write(tables.LABELS, tmp_path / "labels.parquet", rows) == 2
 
 
 def test_an_exception_in_the_body_leaves_the_old_file(tmp_path):
     path = tmp_path / "labels.parquet"
-    schemas.write(schemas.LABELS, path, LABELS)
+    tables.write(tables.LABELS, path, LABELS)
     before = path.read_bytes()
-    with pytest.raises(KeyboardInterrupt), schemas.TableWriter(path, schemas.LABELS) as writer:
+    with pytest.raises(KeyboardInterrupt), tables.TableWriter(path, tables.LABELS) as writer:
         writer.write({**LABELS, "query_id": ["q9", "q9"]})
         raise KeyboardInterrupt
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["labels.parquet"]
@@ -68,20 +68,20 @@ def test_an_exception_in_the_body_leaves_the_old_file(tmp_path):
 
 def test_reading_says_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="no such file; expected a labels table"):
-        schemas.read(schemas.LABELS, tmp_path)
+        tables.read(tables.LABELS, tmp_path)
     pq.write_table(pa.table({"query_id": ["q"]}), tmp_path / "labels.parquet")
     with pytest.raises(UserError, match="column doc_id is missing"):
-        schemas.read(schemas.LABELS, tmp_path)
+        tables.read(tables.LABELS, tmp_path)
     (tmp_path / "labels.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        schemas.read(schemas.LABELS, tmp_path)
+        tables.read(tables.LABELS, tmp_path)
 
 
 def test_foreign_keys(tmp_path):
-    labels = pa.table(LABELS, schema=schemas.LABELS.schema)
-    schemas.check_references(labels, "doc_id", ["a", "b"], "the corpus", "labels.parquet")
+    labels = pa.table(LABELS, schema=tables.LABELS.schema)
+    tables.check_references(labels, "doc_id", ["a", "b"], "the corpus", "labels.parquet")
     with pytest.raises(UserError, match="row 2 has doc_id 'b', which the corpus lacks"):
-        schemas.check_references(labels, "doc_id", ["a"], "the corpus", "labels.parquet")
+        tables.check_references(labels, "doc_id", ["a"], "the corpus", "labels.parquet")
 
 
 def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path):
@@ -109,7 +109,7 @@ except UserError as error:
 def test_a_million_keys_need_little_memory(tmp_path):
     """16 bytes a key while writing: peak growth stays far below what a set of strings would take."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with schemas.TableWriter(tmp_path / "qrels.parquet", schemas.QRELS) as writer:
+    with tables.TableWriter(tmp_path / "qrels.parquet", tables.QRELS) as writer:
         for start in range(0, 1_000_000, 50_000):
             ids = [f"query-{i}" for i in range(start, start + 50_000)]
             writer.write({"query_id": ids, "doc_id": ids, "relevance": [1] * len(ids)})
@@ -118,13 +118,13 @@ def test_a_million_keys_need_little_memory(tmp_path):
 
 
 def test_what_was_read_of_a_file_is_not_kept_until_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(schemas, "BATCH_BYTES", 2**20)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 2**20)
     path = tmp_path / "corpus.parquet"
     random = Random(1)
-    with schemas.TableWriter(path, schemas.CORPUS) as writer:
+    with tables.TableWriter(path, tables.CORPUS) as writer:
         for number in range(40):
             writer.write({"doc_id": [f"d{number}"], "title": [""], "text": [random.randbytes(2**18).hex()]})
     before, most = pa.total_allocated_bytes(), 0
-    for _ in schemas.read_batches(schemas.CORPUS, path):
+    for _ in tables.read_batches(tables.CORPUS, path):
         most = max(most, pa.total_allocated_bytes() - before)
     assert path.stat().st_size > 8 * 2**20 and most < 6 * 2**20

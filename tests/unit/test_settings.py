@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from inranker_flow import config
-from inranker_flow.discovery import Wishes
 from inranker_flow.errors import UserError
+from inranker_flow.stages.discover import Wishes
 
 _ITSELF: list[Any] = []
 _ITSELF.append(_ITSELF)

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import sharing, storage
+from inranker_flow import storage
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config import CorpusConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.generation import generate_queries, help_generate
 from inranker_flow.generation.backends.transformers import TransformersBackend
-from inranker_flow.labelling import help_label, teacher_label
-from inranker_flow.labelling import store as label_store
-from inranker_flow.manifest import read_manifest
-from inranker_flow.sharing import Share
+from inranker_flow.labelling import label_store
+from inranker_flow.stages.generate_queries import generate_queries, help_generate
+from inranker_flow.stages.teacher_label import help_label, teacher_label
+from inranker_flow.store import sharing
+from inranker_flow.store.sharing import Share
 from tests import models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]

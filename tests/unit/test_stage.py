@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from inranker_flow import schemas, tracking
+from inranker_flow import tracking
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config import CorpusConfig, RetrieveConfig, as_dict
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import read_manifest, write_manifest
-from inranker_flow.stage import run_stage
+from inranker_flow.execution.run_stage import run_stage
 from tests.databases import new_database
 
 
@@ -29,7 +30,7 @@ class Stats:
 def toy(config: RetrieveConfig, collection: Path, extra: list[Path], candidates: Path, page: Path) -> Stats:
     candidates.mkdir()
     rows = {"query_id": ["q"], "doc_id": ["d"], "relevance": [config.depth]}
-    schemas.write(schemas.QRELS, candidates / "qrels.parquet", rows)
+    tables.write(tables.QRELS, candidates / "qrels.parquet", rows)
     write_manifest(candidates, dataset=read_manifest(collection).dataset, stage="toy", extra=len(extra))
     page.write_text("<p>report</p>")
     return Stats(1, 2.5)
@@ -63,7 +64,7 @@ def tracked(tmp_path, monkeypatch):
 def collection(tmp_path):
     folder = tmp_path / "collection"
     folder.mkdir()
-    schemas.write(schemas.CORPUS, folder / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": ["x"]})
+    tables.write(tables.CORPUS, folder / "corpus.parquet", {"doc_id": ["d"], "title": [""], "text": ["x"]})
     write_manifest(folder, dataset="vaswani", stage="prepare_corpus")
     return dsl.Dataset(uri=str(folder))
 
@@ -83,7 +84,7 @@ def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, colle
             outputs={"candidates": out, "page": page},
             metrics=metrics,
         )
-    assert schemas.read(schemas.QRELS, out.path)["relevance"].to_pylist() == [30]
+    assert tables.read(tables.QRELS, out.path)["relevance"].to_pylist() == [30]
     assert out.metadata["dataset"] == "vaswani" and len(out.metadata["digest"]) == 16
     assert metrics.metadata["rows"] == 1 and json.loads(Path(metrics.path).read_text())["speed"] == 2.5
 

@@ -19,14 +19,15 @@ from typing import Any
 import pytest
 import torch
 
-from inranker_flow import cluster
-from inranker_flow.cluster import Cluster
-from inranker_flow.distillation import distill, trainjob
+from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.trainjob import Asked
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 from inranker_flow.preflight.pool import Need, check_trainer
 from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.services import kubernetes
+from inranker_flow.services.kubernetes import Cluster
+from inranker_flow.stages.distill import distill
 from tests import models
 from tests.http_server import LoopbackServer
 from tests.servers import free_ports
@@ -132,9 +133,9 @@ def trainer(tmp_path, monkeypatch):
     monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(trainjob, "PAUSE", 0.1)
-    monkeypatch.setattr(cluster, "namespace", lambda: "team-a")
+    monkeypatch.setattr(kubernetes, "namespace", lambda: "team-a")
     with Trainer(tmp_path) as server:
-        monkeypatch.setattr(cluster, "of_this_pod", lambda: Cluster(server.url, "token"))
+        monkeypatch.setattr(kubernetes, "of_this_pod", lambda: Cluster(server.url, "token"))
         yield server
         server.end()
 
@@ -211,7 +212,7 @@ def test_a_stage_that_is_told_to_end_takes_its_job_with_it(trainer):
 
 def test_outside_of_a_cluster_or_without_a_store_it_is_refused(tmp_path, trainer, config, monkeypatch):
     asks(monkeypatch)
-    monkeypatch.setattr(cluster, "of_this_pod", lambda: None)
+    monkeypatch.setattr(kubernetes, "of_this_pod", lambda: None)
     labels = training_set(tmp_path / "labels")
     with pytest.raises(UserError, match="this is no pod of a cluster"):
         distill(config, [labels], None, tmp_path / "model")

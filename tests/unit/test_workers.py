@@ -16,10 +16,11 @@ import pytest
 from inranker_flow import lifeline
 from inranker_flow.config import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import teacher_label, workers
+from inranker_flow.labelling import workers
 from inranker_flow.labelling.workers import Workers
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import arrays, load_ranker, load_reader
+from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
 

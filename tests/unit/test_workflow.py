@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import tracking
-from inranker_flow.manifest import read_manifest
-from inranker_flow.pin import pin
-from inranker_flow.profile import parse_overrides
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.profiles import load
-from inranker_flow.run_keys import keys
+from inranker_flow.settings.keys import keys
+from inranker_flow.settings.pin import pin
+from inranker_flow.settings.profile import parse_overrides
 from inranker_flow.workflow import pipelines, runner
 from inranker_flow.workflow.tasks import STAGES, Run, run_task
 from tests import beir

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import history, reading, registry, tracking
+from inranker_flow import reading, tracking
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.config import PromoteConfig, ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.history import Entry, Kind, State
-from inranker_flow.registry import Version
+from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry.history import Entry, Kind, State
+from inranker_flow.model_registry.registry import Version
 
 
 @command

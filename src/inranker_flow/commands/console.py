@@ -13,7 +13,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.redaction import redact
 from inranker_flow.storage import disk_errors
 
-#: A line that `inranker_flow.stage.start_logging` wrote.
+#: A line that `inranker_flow.execution.run_stage.start_logging` wrote.
 _STAGE_LINE = re.compile(r"\d\d:\d\d:\d\d \[[^\]]+\] ")
 
 

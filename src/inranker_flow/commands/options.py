@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from inranker_flow import profile_checks, profiles
-from inranker_flow.profile import OPTIONS, Profile, overrides, split
+from inranker_flow import profiles
+from inranker_flow.settings import checks
+from inranker_flow.settings.profile import OPTIONS, Profile, overrides, split
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,6 @@ def resolve(options: argparse.Namespace) -> Profile:
     """
     given = {option: getattr(options, option) or "" for option in OPTIONS}
     resolved = profiles.load(options.profile, overrides([*split(options.line), *options.settings], given))
-    for note in profile_checks.notes(resolved):
+    for note in checks.notes(resolved):
         print(f"NOTE: {note}", file=sys.stderr)
     return resolved

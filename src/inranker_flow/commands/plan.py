@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import discovery, planning
+from inranker_flow import planning
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.folder import DEFAULT, checked
@@ -20,7 +20,8 @@ from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
+from inranker_flow.stages import discover as discovery
 from inranker_flow.storage import atomic_write
 
 HERE = "here"

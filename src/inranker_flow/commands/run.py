@@ -21,18 +21,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from inranker_flow import exchange, planning, registry, tracking
+from inranker_flow import planning, tracking
+from inranker_flow.artifacts.manifest import check
 from inranker_flow.commands import console, folder, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
 from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.errors import UserError
+from inranker_flow.execution import artifact_transfer
 from inranker_flow.generation.backends import check_here
-from inranker_flow.manifest import check
-from inranker_flow.pin import pin
+from inranker_flow.model_registry import registry
 from inranker_flow.planning import reality
-from inranker_flow.profile import Profile
 from inranker_flow.redaction import credentials_in, redact
-from inranker_flow.run_keys import keys
+from inranker_flow.settings.keys import keys
+from inranker_flow.settings.pin import pin
+from inranker_flow.settings.profile import Profile
 from inranker_flow.storage import atomic_write
 from inranker_flow.workflow.tasks import ALWAYS, STAGES
 
@@ -224,7 +226,8 @@ def _report(
         print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
         return Outcome("NOTHING", discovered[0]["reason"])
     evaluation, decided = (
-        exchange.fetch(Path(path)) for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
+        artifact_transfer.fetch(Path(path))
+        for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
     )
     for each in (evaluation, decided):
         check(each)
@@ -260,7 +263,7 @@ def _report(
         name: {system: each["means"][summary["headline"]] for system, each in found["systems"].items()}
         for name, found in summary["datasets"].items()
     }
-    student = exchange.fetch(Path(promoted["inputs"]["student"]))
+    student = artifact_transfer.fetch(Path(promoted["inputs"]["student"]))
     return Outcome(
         decision["verdict"],
         decision["reasons"][0]["message"],

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from inranker_flow import config
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
 
 #: What a profile holds beside its sections.
 _TOP = {

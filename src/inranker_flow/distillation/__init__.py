@@ -1,5 +1,1 @@
 """Distillation of a small monoT5 from soft labels: phase 1 and phase 2 are the same function with other inputs."""
-
-from inranker_flow.distillation.train import DistillStats, distill
-
-__all__ = ["DistillStats", "distill"]

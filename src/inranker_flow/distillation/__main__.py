@@ -18,8 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from inranker_flow.config import DistillConfig, parse
-from inranker_flow.distillation import distill
 from inranker_flow.errors import UserError
+from inranker_flow.stages.distill import distill
 from inranker_flow.storage import atomic_write
 
 

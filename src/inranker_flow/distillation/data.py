@@ -14,23 +14,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import FILENAME as MANIFEST
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.beginnings import chunks
 from inranker_flow.distillation.losses import centred
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
-from inranker_flow.manifest import FILENAME as MANIFEST
-from inranker_flow.manifest import read_manifest
 from inranker_flow.progress import Progress
-from inranker_flow.prompts import RENDERER_VERSION, Ragged, Renderer, common
-from inranker_flow.scratch import scratch_folder
+from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Ragged, Renderer, common
 from inranker_flow.storage import atomic_folder, digest_file
+from inranker_flow.store.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
 #: Arrays of token ids in a store, and the tables that the first two come from.
 NAMES = ("queries", "documents", "whole")
-TEXTS = {schemas.QUERIES: ("queries", "query_id"), schemas.CORPUS: ("documents", "doc_id")}
+TEXTS = {tables.QUERIES: ("queries", "query_id"), tables.CORPUS: ("documents", "doc_id")}
 #: Texts that are token lists (Python objects) at a time.
 TOKENISE_ROWS = 8_192
 
@@ -191,22 +191,22 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("query", "document", "teacher", "set_of", "odd")}
     for number, folder in enumerate(folders):
         names.append(read_manifest(folder).dataset)
-        labels = schemas.read(schemas.LABELS, folder)
-        path = folder / schemas.LABELS.filename
+        labels = tables.read(tables.LABELS, folder)
+        path = folder / tables.LABELS.filename
         if labels.num_rows == 0:
             raise UserError(
                 f"{path}: no labels, so there is nothing to train on; "
                 f"look at the counts of the teacher_label stage of {names[-1]}"
             )
         _check_finite(labels, path)
-        progress = Progress(f"tokenising {names[-1]}", sum(schemas.count(each, folder) for each in TEXTS), "texts")
+        progress = Progress(f"tokenising {names[-1]}", sum(tables.count(each, folder) for each in TEXTS), "texts")
         rows, irregular = {}, {}
         for table, (name, key) in TEXTS.items():
             ids, odd = [], []
             for keys, texts in _texts(table, folder):
                 split: Callable[[Sequence[str]], tuple[list[list[int]], np.ndarray]] = renderer.split_documents
                 begin: Callable[[Iterable[str]], Iterator[str]] = renderer.begin_documents
-                if table is schemas.QUERIES:
+                if table is tables.QUERIES:
                     hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
                     begin, split = renderer.begin_queries, renderer.split_queries
                 for chunk in chunks(begin(texts), TOKENISE_ROWS):
@@ -219,10 +219,10 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
             if not ids:
                 raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not")
             known = pa.chunked_array(ids)
-            schemas.check_references(labels, key, known, table.filename, str(path))
+            tables.check_references(labels, key, known, table.filename, str(path))
             rows[name] = pc.index_in(labels.column(key), value_set=known).to_numpy()
             irregular[name] = np.concatenate(odd)
-            if table is schemas.QUERIES:
+            if table is tables.QUERIES:
                 columns["set_of"].append(np.full(len(known), number))
         order = np.argsort(rows["queries"], kind="stable")
         query, document = rows["queries"][order], rows["documents"][order]
@@ -232,8 +232,8 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
             )
             pairs = zip(
-                _some_texts(schemas.QUERIES, folder, query[odd_pairs], renderer.begin_queries),
-                _some_texts(schemas.CORPUS, folder, document[odd_pairs], renderer.begin_documents),
+                _some_texts(tables.QUERIES, folder, query[odd_pairs], renderer.begin_queries),
+                _some_texts(tables.CORPUS, folder, document[odd_pairs], renderer.begin_documents),
                 strict=True,
             )
             for chunk in chunks(pairs, TOKENISE_ROWS):
@@ -270,21 +270,21 @@ def _check_finite(labels: pa.Table, path: Path) -> None:
         )
 
 
-def _texts(table: schemas.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
+def _texts(table: tables.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
     """(ids, texts) of the queries or passages in ``folder``, some at a time."""
-    from inranker_flow.corpora import default_text
+    from inranker_flow.corpora.passage import default_text
 
     _, key = TEXTS[table]
-    for batch in schemas.read_batches(table, folder, TOKENISE_ROWS):
+    for batch in tables.read_batches(table, folder, TOKENISE_ROWS):
         texts = batch.column("text").to_pylist()
-        if table is schemas.CORPUS:
+        if table is tables.CORPUS:
             titles = batch.column("title").to_pylist()
             texts = [default_text(*each) for each in zip(titles, texts, strict=True)]
         yield batch.column(key), texts
 
 
 def _some_texts(
-    table: schemas.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
+    table: tables.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
 ) -> list[str]:
     """What ``begin`` leaves of the texts in ``rows`` of a table, in that order."""
     wanted, first = np.unique(rows), 0

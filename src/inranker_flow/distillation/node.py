@@ -14,17 +14,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from inranker_flow import environment, redaction, scratch, storage
+from inranker_flow import environment, redaction, storage
 from inranker_flow.config import DistillConfig, parse
 from inranker_flow.errors import UserError
-from inranker_flow.stage import start_logging
+from inranker_flow.execution.run_stage import start_logging
+from inranker_flow.store import scratch
 
 log = logging.getLogger(__name__)
 
 
 def train(uri: str) -> None:
     """Do this machine's part of the training at ``uri``."""
-    from inranker_flow.distillation import distill
+    from inranker_flow.stages.distill import distill
 
     job = json.loads(storage.read(f"{uri}/job.json"))
     first = os.environ.get("PET_NODE_RANK", "0") == "0"

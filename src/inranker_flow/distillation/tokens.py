@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inranker_flow.prompts import Ragged
+from inranker_flow.rankers.monot5_prompt import Ragged
 
 JOINED = "tokens.ids"
 

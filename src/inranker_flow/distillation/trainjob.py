@@ -22,9 +22,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from inranker_flow import cluster, content_store, storage
-from inranker_flow.cluster import Cluster, Unreadable
+from inranker_flow import storage
 from inranker_flow.errors import UserError
+from inranker_flow.services import kubernetes
+from inranker_flow.services.kubernetes import Cluster, Unreadable
+from inranker_flow.store import kept_rows
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +90,17 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
 
     Raises :class:`UserError` with the line of a machine that refused, or with what the TrainJob says of its failure.
     """
-    root = content_store.root()
+    root = kept_rows.root()
     if not root:
         raise UserError(
             f"cluster.nodes: {asked.nodes} machines exchange their files through INRANKER_STORE, which is off; set it to an "
             "s3:// prefix, or cluster.nodes to 1"
         )
     try:
-        api = cluster.of_this_pod()
+        api = kubernetes.of_this_pod()
     except Unreadable as error:
         raise UserError(f"cluster.nodes: {error}; without it no TrainJob can be created") from error
-    namespace = cluster.namespace()
+    namespace = kubernetes.namespace()
     if api is None or not namespace:
         raise UserError("cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1")
     name = f"inranker-distill-{uuid.uuid4().hex[:10]}"

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
-from inranker_flow.manifest import read_manifest
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def check(
     for folder in labels:
         trained_on = read_manifest(folder).dataset
         best: dict[int, Leak] = {}
-        for batch in schemas.read_batches(schemas.QUERIES, folder):
+        for batch in tables.read_batches(tables.QUERIES, folder):
             looked_at += batch.num_rows
             columns = (batch.column(name).to_pylist() for name in ("query_id", "text", "origin"))
             for query_id, text, origin in zip(*columns, strict=True):
@@ -216,7 +216,7 @@ def _leak(test: JudgedQuery, similarity: float, trained_on: str, origin: str, qu
 
 def _doc_ids(folder: Path) -> set[str]:
     found: set[str] = set()
-    for batch in schemas.read_batches(schemas.CORPUS, folder):
+    for batch in tables.read_batches(tables.CORPUS, folder):
         found.update(batch.column("doc_id").to_pylist())
     return found
 
@@ -227,7 +227,7 @@ def _with_pairs(found: Mapping[JudgedQuery, Leak], collections: Mapping[str, Pat
         return []
     queries = pa.array([leak.training_query_id for leak in found.values()], pa.string())
     trained: dict[str, set[str]] = {}
-    for batch in schemas.read_batches(schemas.LABELS, folder):
+    for batch in tables.read_batches(tables.LABELS, folder):
         batch = batch.filter(pc.is_in(batch.column("query_id"), value_set=queries))
         for query_id, doc_id in zip(*(batch.column(c).to_pylist() for c in ("query_id", "doc_id")), strict=True):
             trained.setdefault(query_id, set()).add(doc_id)
@@ -247,11 +247,11 @@ def _with_pairs(found: Mapping[JudgedQuery, Leak], collections: Mapping[str, Pat
 
 def _digests(folder: Path, wanted: set[str]) -> dict[str, bytes]:
     """Document id -> digest of its normal text, for the ``wanted`` documents of a folder's corpus."""
-    from inranker_flow.corpora import default_text
+    from inranker_flow.corpora.passage import default_text
 
     found: dict[str, bytes] = {}
     ids = pa.array(sorted(wanted), pa.string())
-    for batch in schemas.read_batches(schemas.CORPUS, folder):
+    for batch in tables.read_batches(tables.CORPUS, folder):
         batch = batch.filter(pc.is_in(batch.column("doc_id"), value_set=ids))
         for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             found[doc_id] = blake2b(normal(default_text(title, text)).encode(), digest_size=16).digest()

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.storage import atomic_write
 
 _BLANK = re.compile(r"\s")
@@ -30,7 +30,7 @@ def number(ordered: pa.Table) -> pa.Table:
     sizes = np.diff(np.append(starts, ordered.num_rows))
     ranks = np.arange(ordered.num_rows) - np.repeat(starts, sizes) + 1
     columns = {name: ordered.column(name) for name in ("query_id", "doc_id", "score")}
-    return pa.table({**columns, "rank": pa.array(ranks, pa.int32())}).select(schemas.RUN.schema.names)
+    return pa.table({**columns, "rank": pa.array(ranks, pa.int32())}).select(tables.RUN.schema.names)
 
 
 def query_starts(run: pa.Table) -> np.ndarray:

@@ -19,10 +19,11 @@ from typing import overload
 
 import numpy as np
 
-from inranker_flow import schemas, scratch
+from inranker_flow.artifacts import tables
 from inranker_flow.config import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.storage import disk_errors
+from inranker_flow.store import scratch
 from inranker_flow.words import count as count_words
 from inranker_flow.words import terms
 
@@ -139,13 +140,13 @@ def sample(config: GenerateConfig, collection: Path) -> Sample:
 
 
 def _uniform(config: GenerateConfig, collection: Path, count: int) -> Sample:
-    from inranker_flow.corpora import default_text
+    from inranker_flow.corpora.passage import default_text
 
     least, most = config.min_document_words, config.max_document_words
     short = long = 0
     heap: list[tuple[int, str, tuple[int, int]]] = []  # of the negated hashes: the first is the next to leave
     file = TextFile()
-    for batch in schemas.read_batches(schemas.CORPUS, collection):
+    for batch in tables.read_batches(tables.CORPUS, collection):
         for doc_id, title, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             text = " ".join(default_text(title, body).split())
             words = count_words(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.errors import CollectionFault
 from inranker_flow.generation.prompts import Template
 from inranker_flow.words import beginning
@@ -25,14 +25,14 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
     """
     if not template.examples:
         return template
-    queries = schemas.read(schemas.QUERIES, collection)
+    queries = tables.read(tables.QUERIES, collection)
     queries = queries.filter(pc.equal(queries.column("origin"), "supervised"))
     texts = dict(zip(*(queries.column(name).to_pylist() for name in ("query_id", "text")), strict=True))
-    qrels = schemas.read(schemas.QRELS, collection)
+    qrels = tables.read(tables.QRELS, collection)
     qrels = qrels.filter(pc.greater(qrels.column("relevance"), 0))
     best: dict[str, tuple[int, str]] = {}
     for query_id, doc_id, relevance in zip(
-        *(qrels.column(name).to_pylist() for name in schemas.QRELS.schema.names), strict=True
+        *(qrels.column(name).to_pylist() for name in tables.QRELS.schema.names), strict=True
     ):
         if query_id in texts:
             best[query_id] = max(best.get(query_id, (0, "")), (relevance, doc_id))
@@ -48,10 +48,10 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
 
 
 def _beginnings(collection: Path, wanted: set[str]) -> dict[str, str]:
-    from inranker_flow.corpora import default_text
+    from inranker_flow.corpora.passage import default_text
 
     ids, found = pa.array(sorted(wanted), pa.string()), {}
-    for batch in schemas.read_batches(schemas.CORPUS, collection):
+    for batch in tables.read_batches(tables.CORPUS, collection):
         batch = batch.filter(pc.is_in(batch.column("doc_id"), value_set=ids))
         for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             found[doc_id] = " ".join(beginning(default_text(title, text), _WORDS).split())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.config import GenerateConfig, RetrieveConfig
 from inranker_flow.evaluation.leaks import Finder, normal
 from inranker_flow.generation.answers import query_in
@@ -117,10 +117,10 @@ def _finds_its_document(
     """For each query whether BM25 has its document among the best ``depth``. Its index is gone when this ends, however."""
     from inranker_flow import cpus
     from inranker_flow.retrieval.searchers import Searchers
-    from inranker_flow.retrieval.stage import PARALLEL_FROM, QUERIES, build_index, search
+    from inranker_flow.stages.retrieve import PARALLEL_FROM, QUERIES, build_index, search
 
     folder = build_index(retrieval, collection, "generate_queries")
-    much = len(queries) * schemas.count(schemas.CORPUS, collection) >= PARALLEL_FROM
+    much = len(queries) * tables.count(tables.CORPUS, collection) >= PARALLEL_FROM
     parts = [queries[first : first + QUERIES] for first in range(0, len(queries), QUERIES)]
     try:
         with Searchers(folder, retrieval, cpus.available() if much else 1) as searchers:

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import CollectionFault
-from inranker_flow.labelling.store import Labels
+from inranker_flow.labelling.label_store import Labels
 from inranker_flow.progress import Progress
-from inranker_flow.sharing import Share
+from inranker_flow.store.sharing import Share
 
 if TYPE_CHECKING:
     from inranker_flow.rankers import Job
@@ -141,7 +141,7 @@ def _scorer(
     prompts = reader.prepare(asked, read, index)
     error = {}
     if ranker and config.scoring.dtype == "int8":
-        from inranker_flow.labelling.precision import measure_error
+        from inranker_flow.labelling.int8_error import measure_error
 
         error = measure_error(config, prompts, ranker)
     if ranker and count == 1:
@@ -173,9 +173,9 @@ def texts(table: pa.Table) -> Iterator[str]:
 
 def passages(labels: Path) -> Iterator[str]:
     """The passages in ``labels`` as models read them."""
-    from inranker_flow.corpora import default_text
+    from inranker_flow.corpora.passage import default_text
 
-    for batch in schemas.read_batches(schemas.CORPUS, labels):
+    for batch in tables.read_batches(tables.CORPUS, labels):
         yield from map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())
 
 

@@ -18,7 +18,7 @@ from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.speed import Sample, Speed, Work, by_size, parameters
 
 if TYPE_CHECKING:
-    from inranker_flow.profile import Profile
+    from inranker_flow.settings.profile import Profile
 
 #: Characters of a token where the tokenizer is not here (T5's, English), tokens of a monoT5 prompt around query and
 #: document, and of a generated query.

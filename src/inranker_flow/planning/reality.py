@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inranker_flow.sharing import HELPS
+from inranker_flow.store.sharing import HELPS
 
 #: (stage, collection or "", its numbers)
 Report = tuple[str, str, Mapping[str, float]]

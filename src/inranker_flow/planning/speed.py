@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inranker_flow import schemas, tracking
+from inranker_flow import tracking
+from inranker_flow.artifacts import tables
 from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import DEMO, SIZES
@@ -245,7 +246,7 @@ def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Spe
     pairs = _pairs(by_size("train", config.checkpoint, "cpu", sample, config.batch_size).each, anyway)
     if not pairs:
         return None
-    from inranker_flow.distillation import distill
+    from inranker_flow.stages.distill import distill
 
     steps = max(3, round(pairs / config.batch_size))
     with tempfile.TemporaryDirectory(prefix="inranker-plan-") as name, _quiet(), _scratch(Path(name) / "scratch"):
@@ -280,7 +281,7 @@ def _index(pairs: int, sample: Sample) -> np.ndarray:
 
 def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
     """A training set with the sample's texts and random logits."""
-    from inranker_flow.manifest import write_manifest
+    from inranker_flow.artifacts.manifest import write_manifest
 
     asked, read = sorted(set(sample.queries)), sorted(set(sample.passages))
     queries = {f"q{number}": text for number, text in enumerate(asked)}
@@ -289,22 +290,22 @@ def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
     # Every query with as many passages as it takes.
     keys = [(query, passage) for passage in passages for query in queries][:most]
     logits = np.random.default_rng(0).normal(size=(2, len(keys)))
-    schemas.write(
-        schemas.QUERIES,
-        folder / schemas.QUERIES.filename,
+    tables.write(
+        tables.QUERIES,
+        folder / tables.QUERIES.filename,
         {
             "query_id": list(queries), "text": list(queries.values()), "origin": ["supervised"] * len(queries),
             "source_doc_id": [None] * len(queries),
         },
     )  # fmt: skip
-    schemas.write(
-        schemas.CORPUS,
-        folder / schemas.CORPUS.filename,
+    tables.write(
+        tables.CORPUS,
+        folder / tables.CORPUS.filename,
         {"doc_id": list(passages), "title": [""] * len(passages), "text": list(passages.values())},
     )
     columns: dict[str, Any] = {"query_id": [query for query, _ in keys], "doc_id": [passage for _, passage in keys]}
     columns |= {"false_logit": logits[0].tolist(), "true_logit": logits[1].tolist()}
-    schemas.write(schemas.LABELS, folder / schemas.LABELS.filename, columns)
+    tables.write(tables.LABELS, folder / tables.LABELS.filename, columns)
     write_manifest(folder, dataset="plan", stage="teacher_label")
     return folder
 

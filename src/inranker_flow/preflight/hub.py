@@ -11,9 +11,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
-from inranker_flow import web
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
+from inranker_flow.services import web
 
 _TERMS = "set HF_TOKEN (on a cluster: Secret inranker-hub) to a token of an account that was given access"
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from inranker_flow import cluster
-from inranker_flow.cluster import Cluster, Unreadable, quantity, tolerated
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
+from inranker_flow.services import kubernetes
+from inranker_flow.services.kubernetes import Cluster, Unreadable, quantity, tolerated
 
 #: Taints that come and go with a node's condition; a pod waits for them to go.
 _PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "ToBeDeletedBy", "DeletionCandidateOf")
@@ -57,7 +57,7 @@ class Need:
 
 def _cluster() -> Cluster:
     try:
-        found = cluster.of_this_pod()
+        found = kubernetes.of_this_pod()
     except Unreadable as error:
         raise Skipped(str(error)) from error
     if found is None:
@@ -109,7 +109,7 @@ def check_trainer(need: Need) -> str:
         raise Skipped("each training has one machine (cluster.nodes)")
     from inranker_flow.distillation import trainjob  # with numpy and Arrow, which other runs do without
 
-    api, namespace = _cluster(), cluster.namespace()
+    api, namespace = _cluster(), kubernetes.namespace()
     root = f"/apis/{trainjob.GROUP}/{trainjob.VERSION}"
     remedy = "or set cluster.nodes to 1"
     try:
@@ -137,9 +137,9 @@ def check_queues(need: Need) -> str:
 def check_queue(need: Need) -> str:
     """Find one Kueue queue of this namespace, and a quota behind it that admits the task."""
     name = need.queue
-    api, namespace = _cluster(), cluster.namespace()
+    api, namespace = _cluster(), kubernetes.namespace()
     if not namespace:
-        raise Skipped(f"{cluster.SERVICE_ACCOUNT}/namespace does not say which namespace this is")
+        raise Skipped(f"{kubernetes.SERVICE_ACCOUNT}/namespace does not say which namespace this is")
     try:
         group = api.get("/apis/kueue.x-k8s.io", "the API groups")
         if group is None:

@@ -9,9 +9,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import content_store, storage
+from inranker_flow import storage
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
+from inranker_flow.store import kept_rows
 
 #: Least free space on the disk of temporary files.
 LEAST_FREE = 2**30
@@ -24,7 +25,7 @@ def check_store(workers: int = 1) -> str:
     """
     store = os.environ.get("INRANKER_STORE", "")
     in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
-    if workers > 1 and (not content_store.root() or (in_pod and not store.startswith("s3://"))):
+    if workers > 1 and (not kept_rows.root() or (in_pod and not store.startswith("s3://"))):
         raise UserError(
             f"INRANKER_STORE is {store or 'not set'}, and cluster.workers {workers}: pods share their work through an s3:// "
             "prefix; set INRANKER_STORE to one in inranker-settings, or cluster.workers to 1"

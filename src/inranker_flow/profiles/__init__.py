@@ -9,7 +9,7 @@ from typing import Any
 
 from inranker_flow import text_files
 from inranker_flow.errors import UserError
-from inranker_flow.profile import SEEDED, TOP, Profile, apply, build, substitute
+from inranker_flow.settings.profile import SEEDED, TOP, Profile, apply, build, substitute
 from inranker_flow.text_files import quoted, shown
 
 PROFILES = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inranker_flow.prompts import Ragged
+from inranker_flow.rankers.monot5_prompt import Ragged
 from inranker_flow.storage import disk_errors
 
 

@@ -14,7 +14,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.rankers import templates
 from inranker_flow.rankers.checkpoints import label_token_ids, load_generator
 from inranker_flow.rankers.devices import pick_device, pick_dtype
-from inranker_flow.rankers.pairs import Frame, PairRanker, PairReader
+from inranker_flow.rankers.pair_prompts import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
     from torch import Tensor

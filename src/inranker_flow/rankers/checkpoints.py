@@ -49,7 +49,7 @@ def locate(reference: str) -> Path | None:
             raise UserError(f"{reference}: no such demo model; there is {known}")
         return folder
     if scheme == "models":
-        from inranker_flow import registry
+        from inranker_flow.model_registry import registry
 
         return registry.fetch(reference)
     if scheme in ("s3", "file"):

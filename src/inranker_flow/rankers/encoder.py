@@ -13,7 +13,7 @@ from inranker_flow.rankers import labels
 from inranker_flow.rankers.checkpoints import load_classifier, raw_config
 from inranker_flow.rankers.devices import pick_device, pick_dtype
 from inranker_flow.rankers.kinds import reads_both_ways
-from inranker_flow.rankers.pairs import Frame, PairRanker, PairReader
+from inranker_flow.rankers.pair_prompts import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,12 +11,12 @@ import numpy as np
 
 from inranker_flow.config import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.prompts import Renderer
 from inranker_flow.rankers.base import CutQueries, Ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
-from inranker_flow.rankers.plan import Plan
+from inranker_flow.rankers.monot5_pairs import Plan
+from inranker_flow.rankers.monot5_prompt import Renderer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config import RetrieveConfig
 from inranker_flow.errors import UserError
-from inranker_flow.hashing import priorities
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.storage import atomic_folder
 

@@ -11,7 +11,7 @@ from inranker_flow import tracking
 from inranker_flow.commands import console, folder
 from inranker_flow.commands.processes import Processes
 from inranker_flow.errors import UserError
-from inranker_flow.profile import Profile
+from inranker_flow.settings.profile import Profile
 from inranker_flow.workflow import pipelines
 from inranker_flow.workflow.tasks import Run
 

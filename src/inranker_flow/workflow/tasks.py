@@ -21,17 +21,12 @@ from inranker_flow.storage import atomic_write
 
 #: Task -> the stage's function.
 STAGES = {
-    "preflight": "inranker_flow.preflight:preflight",
-    "discover": "inranker_flow.discovery:discover",
-    "prepare_corpus": "inranker_flow.corpora:prepare_corpus",
-    "retrieve": "inranker_flow.retrieval:retrieve",
-    "teacher_label": "inranker_flow.labelling:teacher_label",
-    "generate_queries": "inranker_flow.generation:generate_queries",
-    "distill_phase1": "inranker_flow.distillation:distill",
-    "distill_phase2": "inranker_flow.distillation:distill",
-    "evaluate": "inranker_flow.evaluation:evaluate",
-    "promote": "inranker_flow.promote:promote",
-    "notify": "inranker_flow.notify:notify",
+    **{
+        name: f"inranker_flow.stages.{name}:{name}"
+        for name in ("preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "generate_queries")
+    },
+    **dict.fromkeys(("distill_phase1", "distill_phase2"), "inranker_flow.stages.distill:distill"),
+    **{name: f"inranker_flow.stages.{name}:{name}" for name in ("evaluate", "promote", "notify")},
 }
 #: They look at the world or change it, so they are never skipped.
 ALWAYS = frozenset({"preflight", "discover", "promote", "notify"})
@@ -97,7 +92,7 @@ class Run:
 def run_task(path: Path) -> None:
     """Run the task in the file ``path``, and write the stage's stats beside it; ends the process as `run_stage` does."""
     from inranker_flow.config import as_plain
-    from inranker_flow.stage import run_stage
+    from inranker_flow.execution.run_stage import run_stage
 
     task = json.loads(path.read_text(encoding="utf-8"))
     module, function = STAGES[task["stage"]].split(":")

@@ -1,7 +1,7 @@
 """Where collections come from: files in several layouts, ir_datasets, published soft labels, the demo world.
 
 A source yields rows in batches with the file and line of each, and reports rows that cannot be read at all. What the
-rows mean, and whether they fit together, is checked in one place for all sources: :mod:`inranker_flow.corpora.prepare`.
+rows mean, and whether they fit together, is checked in one place for all sources: :mod:`inranker_flow.stages.prepare_corpus`.
 """
 
 from __future__ import annotations

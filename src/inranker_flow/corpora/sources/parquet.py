@@ -1,4 +1,4 @@
-"""Rows of Parquet files. Columns as in :mod:`inranker_flow.schemas`, BEIR's or the hub's."""
+"""Rows of Parquet files. Columns as in :mod:`inranker_flow.artifacts.tables`, BEIR's or the hub's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.beir import DOC_NAMES, GRADE_NAMES, QUERY_NAMES
 from inranker_flow.corpora.sources.lines import BadLine, whole
@@ -81,7 +81,7 @@ def _read(
         names = [_find(schema, column, spellings, shown) for column, spellings in wanted.items()]
         extra = [_find(schema, name, (name,), shown) for name in optional if name in schema.names]
         start = 1
-        for batch in schemas.stream(file, [*names, *extra], ROWS):
+        for batch in tables.stream(file, [*names, *extra], ROWS):
             columns = [_values(batch, name, shown, start) for name in names]
             for name, default in optional.items():
                 filler = [default] * batch.num_rows

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from inranker_flow import storage
+from inranker_flow.artifacts.hashing import HashSet, hash_rows
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string
 from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
-from inranker_flow.hashing import HashSet, hash_rows
 
 
 def _logit(value: Any) -> float:

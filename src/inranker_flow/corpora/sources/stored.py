@@ -20,9 +20,9 @@ class StoredCollection:
     """A folder with documents, perhaps queries and judgements, or a Parquet file of documents.
 
     BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`, each perhaps gzipped), the hub's (folders of JSON
-    lines or Parquet), Parquet files with the tables of :mod:`inranker_flow.schemas`, and mixtures of them. A judgement in a
-    file that names no split belongs to the split that its column ``split`` names, else to its query's ``origin``, else to
-    test.
+    lines or Parquet), Parquet files with the tables of :mod:`inranker_flow.artifacts.tables`, and mixtures of them.
+    A judgement in a file that names no split belongs to the split that its column ``split`` names, else to its query's
+    ``origin``, else to test.
     """
 
     labelled_origin = "supervised"

@@ -1,0 +1,198 @@
+"""What every system reranks: the same BM25 candidates of the same judged test queries, with their texts."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow.artifacts import manifest, tables
+from inranker_flow.config import EvaluateConfig
+from inranker_flow.corpora.passage import default_text
+from inranker_flow.errors import UserError
+from inranker_flow.evaluation import runs
+from inranker_flow.reading import WHOLE, Passages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """The judged test queries of one dataset and their candidates."""
+
+    dataset: str
+    #: query id -> document id -> relevance, for every judged test query.
+    qrels: dict[str, dict[str, int]]
+    #: BM25's run (`schemas.RUN`), sorted by query and rank.
+    bm25: pa.Table
+    #: (query, passage) to score: one for each row of ``bm25``, or the passages of its document one after another.
+    pairs: list[tuple[str, str]]
+    #: The first pair of each row of ``bm25``, int64.
+    starts: np.ndarray
+    #: Texts of the judged test queries.
+    queries: dict[str, str]
+    #: Candidates dropped because they are the query itself.
+    dropped: int
+    #: Artifact -> digest of its content.
+    digests: dict[str, str]
+    #: The whole text of each document of ``bm25``, and how ``pairs`` were cut out of it.
+    documents: dict[str, str] = field(default_factory=dict)
+    passages: Passages = WHOLE
+
+    def cut(self, passages: Passages) -> JudgedSet:
+        """The same set with the pairs of a model that reads ``passages``."""
+        if passages == self.passages:
+            return self
+        ids = zip(*(self.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
+        pairs, starts = _pairs(list(ids), self.queries, self.documents, passages)
+        return replace(self, pairs=pairs, starts=starts, passages=passages)
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """The score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
+        return np.maximum.reduceat(scores, self.starts) if self.starts.size else scores
+
+
+def join(collections: Sequence[Path], candidates: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+    """(dataset, collection, candidates) in the order of ``collections``, joined by the manifests' dataset names."""
+    found = _by_dataset(candidates, "candidates")
+    joined = []
+    for dataset, collection in _by_dataset(collections, "collections").items():
+        if dataset not in found:
+            raise UserError(
+                f"{collection}: no candidates for dataset {dataset!r} (there are some for: "
+                f"{', '.join(found) or 'none'}); run retrieve on this collection"
+            )
+        joined.append((dataset, collection, found[dataset]))
+    return joined
+
+
+def _by_dataset(folders: Sequence[Path], what: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders:
+        dataset = manifest.read_manifest(folder).dataset
+        if dataset in found:
+            raise UserError(f"{folder}: the second of the {what} that is named {dataset!r}; give each its own name")
+        found[dataset] = folder
+    return found
+
+
+def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfig) -> JudgedSet | None:
+    """Read one dataset; None when it has no judged test queries.
+
+    Raises :class:`UserError` naming file and id where a candidate has no text, and for a run without any candidate of
+    a judged query or with none that is judged relevant: nothing could be told from either.
+    """
+    qrels, queries = _judged_queries(collection)
+    if not qrels:
+        return None
+    rows = [
+        batch.filter(pc.is_in(batch.column("query_id"), pa.array(list(qrels), pa.string())))
+        for batch in tables.read_batches(tables.RUN, candidates)
+    ]
+    run = pa.Table.from_batches(rows, schema=tables.RUN.schema)
+    run = run.sort_by([("query_id", "ascending"), ("rank", "ascending")])
+    passages = _passages(collection, pc.unique(run.column("doc_id")))
+    lost = next((doc_id for doc_id in run.column("doc_id").to_pylist() if doc_id not in passages), None)
+    if lost is not None:
+        raise UserError(
+            f"{candidates / tables.RUN.filename}: document {lost!r} is not in {collection / tables.CORPUS.filename}; "
+            "these candidates belong to another version of the collection: run retrieve again"
+        )
+    dropped = 0
+    if config.drop_self:
+        keep = _not_self(run, qrels, queries, passages)
+        dropped = int(run.num_rows - keep.sum())
+        run = run.filter(pa.array(keep))
+    run = runs.number(run)
+    ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
+    _check_useful(dataset, ids, qrels, collection, candidates)
+    documents = {doc_id: default_text(*passage) for doc_id, passage in passages.items()}
+    cut = Passages(config.passage_words, config.passage_stride)
+    pairs, starts = _pairs(ids, queries, documents, cut)
+    digests = {
+        "collection": manifest.read_manifest(collection).content,
+        "candidates": manifest.read_manifest(candidates).content,
+    }
+    asked = {query_id: queries[query_id] for query_id in qrels}
+    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests, documents, cut)
+
+
+def _check_useful(
+    dataset: str,
+    ids: Sequence[tuple[str, str]],
+    qrels: dict[str, dict[str, int]],
+    collection: Path,
+    candidates: Path,
+) -> None:
+    if not ids:
+        raise UserError(
+            f"{candidates / tables.RUN.filename}: no candidates for any of the {len(qrels)} judged test queries of "
+            f"{dataset}; run retrieve again, or check that queries and documents share a language"
+        )
+    if not any(qrels[query_id].get(doc_id, 0) > 0 for query_id, doc_id in ids):
+        raise UserError(
+            f"{collection / tables.QRELS.filename}: none of the {len(ids)} candidates of {dataset} is judged relevant, "
+            "so every system would get 0; do the judgements name documents of this corpus? If they do, raise "
+            "retrieval.test_depth"
+        )
+
+
+def _pairs(
+    ids: Sequence[tuple[str, str]], queries: dict[str, str], documents: dict[str, str], passages: Passages
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """What a model scores for the rows (query, document) ``ids``, and the first pair of each row."""
+    cut = {doc_id: passages.cut(text) for doc_id, text in documents.items()}
+    sizes = [len(cut[doc_id]) for _, doc_id in ids]
+    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+    return [(queries[query_id], text) for query_id, doc_id in ids for text in cut[doc_id]], starts
+
+
+def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Judgements and texts of the test queries that have judgements."""
+    texts: dict[str, str] = {}
+    for batch in tables.read_batches(tables.QUERIES, collection):
+        batch = batch.filter(pc.equal(batch.column("origin"), "test"))
+        texts.update(zip(batch.column("query_id").to_pylist(), batch.column("text").to_pylist(), strict=True))
+    wanted = pa.array(list(texts), pa.string())
+    qrels: dict[str, dict[str, int]] = {}
+    for batch in tables.read_batches(tables.QRELS, collection):
+        batch = batch.filter(pc.is_in(batch.column("query_id"), wanted))
+        for query_id, doc_id, relevance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            qrels.setdefault(query_id, {})[doc_id] = relevance
+    return qrels, texts
+
+
+def _passages(collection: Path, wanted: pa.Array) -> dict[str, tuple[str, str]]:
+    """Title and text of the ``wanted`` documents alone: the corpus streams by."""
+    texts: dict[str, tuple[str, str]] = {}
+    if len(wanted) == 0:
+        return texts
+    for batch in tables.read_batches(tables.CORPUS, collection):
+        batch = batch.filter(pc.is_in(batch.column("doc_id"), wanted))
+        for doc_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            texts[doc_id] = title, text
+    return texts
+
+
+def _not_self(
+    run: pa.Table, qrels: dict[str, dict[str, int]], queries: dict[str, str], passages: dict[str, tuple[str, str]]
+) -> np.ndarray:
+    """Mask of the rows to keep: BEIR's quirk is that a query may itself be a document (arguana, quora).
+
+    Equal ids are not enough: where both are numbered from 1 (cisi, vaswani) they mean nothing, so the passage must hold
+    the query's words as well, and not be judged relevant.
+    """
+    keep = np.ones(run.num_rows, bool)
+    for row in np.flatnonzero(pc.equal(run.column("query_id"), run.column("doc_id")).to_numpy()):
+        query_id = run.column("query_id")[int(row)].as_py()
+        texts = queries[query_id], default_text(*passages[query_id])
+        # The same words may be composed in the one and decomposed in the other.
+        query, passage = (" ".join(unicodedata.normalize("NFKC", text).lower().split()) for text in texts)
+        keep[row] = query not in passage or qrels[query_id].get(query_id, 0) > 0
+    return keep

@@ -1,0 +1,53 @@
+"""Where the students come from, as the report shows it: training curves and the counts of query generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inranker_flow.artifacts.manifest import read_manifest
+from inranker_flow.errors import UserError
+
+
+def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
+    """Student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
+    return {name: found for name, folder in students.items() if (found := _training(folder / "training.json"))}
+
+
+def _training(path: Path) -> dict[str, Any]:
+    record = _record(path)
+    if not record.get("train_loss"):
+        return {}
+    return {
+        "loss": record["config"]["loss"],
+        "steps": record["steps"],
+        "best_step": record["best_step"],
+        "train": [[each["step"], each["loss"]] for each in record["train_loss"]],
+        "heldout": [[each["step"], each["loss"], each["kendall"]] for each in record["looks"]],
+        "sets": {name.partition(" ")[2]: each["pairs"] for name, each in record["sets"].items()},
+    }
+
+
+def base(students: Sequence[Path]) -> tuple[str, str] | None:
+    """(reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
+    record = _record(students[-1] / "training.json") if students else {}
+    first = [*record.get("lineage", []), record][0]
+    _, at, revision = str(first.get("inputs", {}).get("start", "")).partition("@")
+    return (first["start"], revision if at else "") if "start" in first else None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a student's training.json says; nothing where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); the student's training must run again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def generations(candidates: Sequence[Path]) -> list[dict[str, Any]]:
+    """What became of the synthetic queries of each dataset, as `retrieve` noted it beside the pairs that it made of them."""
+    found = map(read_manifest, candidates)
+    return [{"dataset": each.dataset, **each.details["generation"]} for each in found if each.details.get("generation")]

@@ -1,0 +1,164 @@
+"""What a reranker costs to serve: the time to rerank 100 passages for one query on this device, and its files' size."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from inranker_flow.evaluation import runs
+from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.storage import digest_file
+
+#: Passages that are reranked for one query.
+PASSAGES = 100
+#: Seconds after which a slow model is timed no more: fewer queries then, at least one.
+SECONDS = 60.0
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What is timed: the first of ``lists`` warms up. ``filled``: how many of the timed queries have fewer than 100
+    candidates and were given passages of other queries too (in a small test set, the same ones again)."""
+
+    lists: list[list[Pair]]
+    filled: int
+
+
+def requests(sets: Sequence[JudgedSet], queries: int) -> Requests:
+    """``queries`` test queries with 100 passages each, from all test sets in turn and spread over each."""
+    turns = [_of_set(each, queries) for each in sets] if queries else []
+    chosen = list(islice(cycle(_in_turn(turns)), queries))
+    lists = [pairs for pairs, _ in chosen]
+    return Requests([*lists[:1], *lists], sum(filled for _, filled in chosen))
+
+
+def _in_turn(turns: Sequence[Iterator[tuple[list[Pair], bool]]]) -> Iterator[tuple[list[Pair], bool]]:
+    waiting = list(turns)
+    while waiting:
+        for turn in list(waiting):
+            found = next(turn, None)
+            if found is None:
+                waiting.remove(turn)
+            else:
+                yield found
+
+
+def _of_set(judged_set: JudgedSet, count: int) -> Iterator[tuple[list[Pair], bool]]:
+    """At most ``count`` queries of one test set, and of each whether its candidates had to be filled up."""
+    ends = np.append(judged_set.starts[runs.query_starts(judged_set.bm25)], len(judged_set.pairs))
+    step = max(1, (len(ends) - 1) // count)
+    for first in range(0, len(ends) - 1, step):
+        own = judged_set.pairs[ends[first] : ends[first + 1]][:PASSAGES]
+        passages = [passage for _, passage in own]
+        if len(own) < PASSAGES:
+            passages += islice(_others(judged_set.pairs, set(passages)), PASSAGES - len(own))
+        yield [(own[0][0], passage) for passage in islice(cycle(passages), PASSAGES)], len(own) < PASSAGES
+
+
+def _others(pairs: Sequence[Pair], known: set[str]) -> Iterator[str]:
+    for _, passage in pairs:
+        if passage not in known:
+            known.add(passage)
+            yield passage
+
+
+def latencies(score: Callable[[Sequence[Pair]], object], lists: Sequence[Sequence[Pair]]) -> list[float]:
+    """Milliseconds of each of ``lists`` but the first, which warms up; of the first alone where nothing else fits into
+    the time."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    with _quiet():
+        for pairs in lists:
+            start = time.perf_counter()
+            score(pairs)
+            times.append(1000 * (time.perf_counter() - start))
+            if time.perf_counter() - begun > SECONDS:
+                break
+    return times[1:] or times
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a line of progress for each query."""
+    progress = logging.getLogger("inranker_flow.progress")
+    before = progress.level
+    progress.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        progress.setLevel(before)
+
+
+def device_name() -> str:
+    """What models compute on here, in words."""
+    import torch
+
+    from inranker_flow.rankers import devices
+
+    if (name := devices.device_name()) != "cpu":
+        return name
+    threads = torch.get_num_threads()
+    return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or f"{platform.machine()} CPU"
+
+
+def shape(folder: Path) -> str:
+    """What of a checkpoint its speed depends on, the weights' values apart: sizes of its parts, and its tokenizer. "" where
+    its config.json does not say them."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # what is wrong with it, the loader says
+    if not isinstance(config, dict) or "model_type" not in config:
+        return ""
+    sizes = {
+        key: value
+        for key, value in sorted(config.items())
+        if key in ("model_type", "feed_forward_proj") or (type(value) is int and not key.endswith("_id"))
+    }
+    tokenizer = sorted({path for name in ("tokenizer.json", "*.model") for path in folder.glob(name)})
+    return json.dumps([sizes, [digest_file(path) for path in tokenizer]])
+
+
+def size_mb(reference: str, revision: str = "") -> float | None:
+    """Megabytes (10^6 bytes) of a checkpoint's weights, configuration and tokenizer; None for one that is no folder."""
+    folder = _folder(reference, revision)
+    if folder is None:
+        return None
+    # A folder of the hub may hold the same weights twice.
+    weights = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    beside = [path for pattern in ("*.json", "*.model", "*.txt") for path in folder.glob(pattern)]
+    return sum(path.stat().st_size for path in (*weights, *beside) if path.name != "training.json") / 1e6
+
+
+def _folder(reference: str, revision: str) -> Path | None:
+    """Where a checkpoint's files are: its folder, or the hub's cache, into which loading has put them."""
+    if reference.startswith("init:"):
+        return None
+    folder = locate(reference)
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(reference, "config.json", revision=revision or None)
+        folder = Path(found).parent if isinstance(found, str) else None
+    return folder

@@ -1,0 +1,1 @@
+"""What is around a stage: the wrapper that runs it, artifacts through a store, targets that are left out."""

@@ -1,0 +1,68 @@
+"""Artifact folders through a store, where a runner hands on nothing but local paths.
+
+On a cluster KFP's launcher carries artifacts to and from S3. KFP's local runner does not: with ``INRANKER_ARTIFACTS`` set
+to ``s3://BUCKET/PREFIX``, a finished artifact folder is uploaded there under the digest of its manifest, and what stays in
+its place is the manifest and a pointer; the stage that reads it downloads it. Unset, nothing is moved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from inranker_flow import storage
+from inranker_flow.artifacts.manifest import FILENAME
+from inranker_flow.errors import UserError
+from inranker_flow.storage import local_path
+
+#: File that stands in a folder for what was moved to the store: one line, its address.
+POINTER = "moved-to.txt"
+
+
+def publish(folder: Path) -> None:
+    """Move a complete artifact folder to the store; files and folders without a manifest stay as they are."""
+    root = os.environ.get("INRANKER_ARTIFACTS", "").rstrip("/")
+    manifest = folder / FILENAME
+    if not root or not manifest.is_file():
+        return
+    uri = f"{root}/{storage.digest_file(manifest)}"
+    storage.upload(folder, uri)
+    # The pointer is written when all is there, and only then is anything removed: killed between, both are whole.
+    with storage.atomic_write(folder / POINTER) as out:
+        out.write(f"{uri}\n".encode())
+    for each in folder.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        elif each.name not in (FILENAME, POINTER):
+            each.unlink()
+
+
+def moved(folder: Path) -> bool:
+    """True where only manifest and pointer are left of an artifact folder."""
+    return (folder / POINTER).is_file()
+
+
+def fetch(folder: Path) -> Path:
+    """Where the content of ``folder`` is on this machine: itself, or a copy of what was moved.
+
+    Raises :class:`UserError` where the pointer leads nowhere.
+    """
+    pointer = folder / POINTER
+    if not moved(folder):
+        return folder
+    remedy = f"remove {folder} and run its stage again"
+    try:
+        uri = pointer.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{pointer}: cannot be read ({error}); {remedy}") from error
+    if not uri.startswith("s3://") and not local_path(uri).is_absolute():
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address of a folder; {remedy}")
+    if "\n" in uri or "\0" in uri:
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address, but several lines; {remedy}")
+    if not storage.exists(uri):
+        raise UserError(
+            f"{pointer}: this artifact was moved to {uri}, and nothing is there; bring it back (is the store of "
+            f"INRANKER_ARTIFACTS mounted?), or {remedy}"
+        )
+    return storage.local_copy(uri)

@@ -1,0 +1,338 @@
+"""The report: one HTML file that needs no network and no script, from summary.json and, once there is one, the decision.
+
+`evaluate` renders the evidence, `promote` the same page with the verdict on top and, for a run that was planned, what became
+of the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+from inranker_flow.evaluation.measures import grouped
+from inranker_flow.report.chart import chart_svg, colours, number, title
+from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
+
+#: Below this (Holm-corrected) a difference is called significant.
+SIGNIFICANT = 0.05
+
+
+@cache
+def _template() -> Any:
+    """Compile the page's template, which takes longer than all that is filled into it: once in a process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("inranker_flow", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
+    environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
+    environment.filters |= {"capital": _capital, "amount": _amount}
+    return environment.get_template("page.html.jinja")
+
+
+def render(
+    summary: Mapping[str, Any],
+    decision: Mapping[str, Any] | None = None,
+    reality: Mapping[str, Any] | None = None,
+) -> str:
+    """The page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None: there
+    is none yet).
+
+    ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
+    for, and the planned collections that the run went "without".
+    """
+    from markupsafe import Markup
+
+    def both(draw: Callable[[int], str]) -> dict[str, Any]:
+        # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
+        return {"wide": Markup(draw(860)), "narrow": Markup(draw(360))}
+
+    systems = summary["systems"]
+    charts = {
+        "measures": both(partial(chart_svg, summary)),
+        "cost": both(partial(cost_svg, summary)),
+        "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
+        "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
+    }
+    return _template().render(
+        **{"left_out": {}, **summary},  # a summary of older code knows of none
+        decision=decision,
+        reality=reality,
+        outcome=outcome(decision) if decision else "",
+        charts=charts,
+        colours=colours(summary["systems"]),
+        sentence=headline_sentence(summary),
+        tiles=_tiles(summary),
+        rows=_rows(summary),
+        slow=_slow(summary),
+        read=_read(summary),
+        counted=_counted(summary),
+        ties=_ties(summary),
+        steps=_steps(summary),
+        leak_sentence=leak_sentence(summary["leaks"]),
+        settings=json.dumps(_settings(summary, decision), indent=2, ensure_ascii=False),
+        significant=SIGNIFICANT,
+    )
+
+
+def outcome(decision: Mapping[str, Any]) -> str:
+    """What follows from a decision, in one sentence."""
+    name, version, champion = decision["model"], decision["version"], decision["champion"]
+    if decision["verdict"] == "PROMOTE":
+        return f"{name} version {version} serves now" + (f", instead of {champion}." if champion else ", as the first.")
+    kept = f"{champion} goes on serving" if champion else "nothing serves yet"
+    codes = {each["code"] for each in decision.get("reasons", ())}
+    if "champion_gone" in codes:
+        kept = "nothing serves, because the champion is gone"
+    elif "champion_changed" in codes:
+        kept = "what became champion meanwhile goes on serving"
+    return f"{name} version {version} is registered as challenger; {kept}."
+
+
+def _settings(summary: Mapping[str, Any], decision: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**summary["config"], **({"promotion": decision["policy"]} if decision else {})}
+
+
+def _read(summary: Mapping[str, Any]) -> list[str]:
+    """How the students and the champion were read, one sentence for each way."""
+    ways: dict[str, list[str]] = {}
+    for name, model in summary["models"].items():
+        reads, served = model.get("reads"), model.get("served", {})
+        if not reads or name == "teacher":
+            continue
+        words = served.get("passage_words")
+        text = f"{reads['max_length']} tokens" + (f", passages of {words} words" if words else "")
+        text += ", cut as the reference code does" if reads["truncation"] == "reference" else ""
+        ways.setdefault(text, []).append(title(name))
+    return [f"{' and '.join(names)} read {text}, as they serve." for text, names in ways.items()]
+
+
+def _slow(summary: Mapping[str, Any]) -> list[str]:
+    """Systems of which fewer queries were timed than asked for, because a minute was over."""
+    asked = summary["latency"]["queries"]
+    timed = {name: model for name, model in summary["models"].items() if not model.get("timed_as")}
+    return [name for name, model in timed.items() if 0 < model["latency_queries"] < asked]
+
+
+def _counted(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
+    names = dict.fromkeys(name for each in summary["generation"] for name in each["counts"])
+    first, last = ("documents", "short_documents", "generated"), ("kept", "queries")
+    between = [name for name in names if name not in (*first, *last)]
+    return [name for name in (*first, *between, *last) if name in names]
+
+
+def headline_sentence(summary: Mapping[str, Any]) -> str:
+    """What the evaluation found, in one sentence that holds whichever way it went."""
+    if not summary["datasets"]:
+        return "Nothing was measured: no collection has judged test queries."
+    headline, average = summary["headline"], summary["average"]
+    best = next((name for name in reversed(summary["students"]) if name in average), "bm25")
+    value = average[best][headline]
+    datasets = _names(summary)
+    where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
+    parts = [f"{title(best)} reaches {headline} {number(value)} {where}"]
+    if best != "bm25":
+        gains = [f"{_versus(value - average[other][headline], title(other))}" for other in _before(summary, best)]
+        parts.append(" and ".join(gains))
+    if "teacher" in summary["systems"] and average["teacher"][headline] > 0:
+        parts.append(f"{100 * value / average['teacher'][headline]:.0f} % of the teacher's")
+    if "champion" in summary["systems"]:
+        parts.append(_versus(value - average["champion"][headline], "the champion"))
+    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
+def _names(summary: Mapping[str, Any]) -> list[str]:
+    """What counts as a dataset each."""
+    return list(grouped(summary["datasets"]))
+
+
+def leak_sentence(leaks: Mapping[str, Any]) -> str:
+    """What the leak check found, in one sentence."""
+    looked = (
+        f"{leaks['training_queries']:,} training queries of {', '.join(leaks['training_sets']) or 'no training set'}"
+    )
+    if not leaks["found"]:
+        return f"None of the test queries is among the {looked}."
+    return (
+        f"{leaks['queries']:,} test queries are among the {looked}: promotion is blocked unless the policy allows them."
+    )
+
+
+def _before(summary: Mapping[str, Any], system: str) -> list[str]:
+    """BM25, and the student before ``system``."""
+    students = summary["students"]
+    return ["bm25", *students[: students.index(system)][-1:]]
+
+
+def _versus(gain: float, other: str) -> str:
+    if abs(gain) < 0.0005:
+        return f"level with {other}"
+    return f"{number(abs(gain))} {'above' if gain > 0 else 'below'} {other}"
+
+
+def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few numbers that a reader wants first."""
+    if not summary["datasets"] or not summary["students"]:
+        return []
+    headline, average, models = summary["headline"], summary["average"], summary["models"]
+    best = summary["students"][-1]
+    value = average[best][headline]
+    scope = "mean over datasets" if len(_names(summary)) > 1 else _names(summary)[0]
+    tiles = [{"name": f"{headline}, {title(best)}", "value": number(value), "note": scope}]
+    ours = [row for row in summary["comparisons"] if row["measure"] == headline and row["system"] == best]
+    for other in [*_before(summary, best)[::-1], "champion"]:
+        if other not in average:
+            continue
+        rows = [row for row in ours if row["against"] == other]
+        note = _significance(rows)
+        gain = _signed(value - average[other][headline])
+        tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
+    teacher = models.get("teacher")
+    cost = "latency_median_ms" if teacher and teacher["latency_median_ms"] else "seconds"
+    if teacher and models[best][cost] and teacher[cost]:
+        ratio = teacher[cost] / models[best][cost]
+        note = "same pairs, this machine"
+        if teacher["parameters"] and models[best]["parameters"]:
+            share = teacher["parameters"] / models[best]["parameters"]
+            note = f"with 1/{share:.{0 if share >= 10 else 1}f} of its parameters" if share >= 1.05 else note
+        tiles.append({"name": "speed of the teacher", "value": f"{ratio:.1f}×", "note": note})
+    return tiles
+
+
+def _significance(rows: Sequence[Mapping[str, Any]]) -> str:
+    """On how many of the datasets a step is better and worse, beyond what may be luck."""
+    told = [row["difference"] for row in rows if row["p_holm"] < SIGNIFICANT]
+    better, worse = sum(each > 0 for each in told), sum(each < 0 for each in told)
+    if len(rows) == 1:
+        return f"significantly {'better' if better else 'worse'}" if better or worse else "not significant"
+    counts = [f"{count} {word}" for count, word in ((better, "better"), (worse, "worse")) if count]
+    if len(rows) > better + worse:
+        counts.append(f"{len(rows) - better - worse} neither")
+    return f"significantly: {', '.join(counts)}"
+
+
+def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """(dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
+    students = summary["students"]
+    before = dict(zip(students, ["bm25", *students], strict=False))
+    return {
+        (row["dataset"], row["measure"], row["system"]): "▲" if row["difference"] > 0 else "▼"
+        for row in summary["comparisons"]
+        if before[row["system"]] == row["against"] and row["p_holm"] < SIGNIFICANT
+    }
+
+
+def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of all measures: each dataset's rows, then the means over the datasets where there are several."""
+    marks = _marks(summary)
+    rows: list[dict[str, Any]] = []
+
+    def add(dataset: str, name: str, means: Mapping[str, Mapping[str, float]], best: Mapping[str, float]) -> None:
+        for place, measure in enumerate(summary["measures"]):
+            values = {system: means[system][measure] for system in summary["systems"]}
+            first = place == 0
+            cells = [
+                {
+                    "value": value,
+                    "top": value == max(values.values()),
+                    "mark": marks.get((dataset, measure, system)),
+                    "interval": summary["intervals"][system].get(dataset) if measure == summary["headline"] else None,
+                }
+                for system, value in values.items()
+            ]
+            rows.append(
+                {
+                    "name": name if first else "",
+                    "measure": measure,
+                    "cells": cells,
+                    "best": best.get(measure),
+                    "rule": first and bool(rows),
+                }
+            )
+
+    for dataset, found in summary["datasets"].items():
+        means = {system: each["means"] for system, each in found["systems"].items()}
+        add(dataset, dataset, means, found["ceiling"]["means"])
+    for family, found in summary["families"].items():
+        add(family, f"{family} (mean of {len(found['parts'])})", found["systems"], {})
+    if len(_names(summary)) > 1:
+        add("", "Mean", summary["average"], {})
+    return rows
+
+
+def _ties(summary: Mapping[str, Any]) -> dict[str, float]:
+    """System -> its largest tie rate over the datasets."""
+    return {
+        system: max((found["systems"][system]["tie_rate"] for found in summary["datasets"].values()), default=0.0)
+        for system in summary["systems"]
+    }
+
+
+def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline measure's comparisons, grouped by step."""
+    steps: dict[tuple[str, str], list[Any]] = {}
+    for row in summary["comparisons"]:
+        if row["measure"] == summary["headline"]:
+            steps.setdefault((row["system"], row["against"]), []).append(row)
+    return [{"system": system, "against": against, "rows": rows} for (system, against), rows in steps.items()]
+
+
+def _signed(value: float) -> str:
+    text = number(abs(value))
+    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def _p(value: float) -> str:
+    if value < 1e-3:
+        return "< .001"
+    return "1" if value >= 0.9995 else number(value)
+
+
+def _effect(value: float | None) -> str:
+    return "–" if value is None else f"{'−' if value < 0 else ''}{abs(value):.2f}"
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def _amount(value: float | None, quantity: str) -> str:
+    """Hours and prices have digits after the point, counts none; bytes (stored) are megabytes."""
+    if value is None:
+        return "not known"
+    if quantity == "stored":
+        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f} MB"
+    if quantity not in ("hours", "price"):
+        return f"{value:,.0f}"
+    return f"{value:,.{2 if value >= 0.1 or not value else 4}f}"
+
+
+def _capital(text: str) -> str:
+    """As a sentence begins, but for names such as nDCG@10."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
+def _bounds(bounds: Sequence[float]) -> str:
+    return f"{number(bounds[0])}–{number(bounds[1])}"
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return (
+        f"{value / 1000:,.1f} s"
+        if value >= 10_000
+        else f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f} ms"
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"

@@ -1,0 +1,1 @@
+"""Services around a run: KFP, Kubernetes, HTTP."""

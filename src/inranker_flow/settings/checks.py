@@ -1,0 +1,446 @@
+"""What the values of a profile mean together: refused where a profile is read, not hours later by a stage.
+
+Nothing is asked of anybody here (no network); checkpoints are looked at where they lie on this machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inranker_flow.config import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.errors import UserError
+from inranker_flow.text_files import quoted, shown
+
+if TYPE_CHECKING:
+    from inranker_flow.settings.profile import Profile
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Longer names do not fit into MLflow's keys, beside a measure and a system.
+_LONGEST_NAME = 100
+#: Where files lie, and what else a collection may be.
+_PLACES = ("s3", "hf", "file")
+_KINDS = ("ir_datasets", "inranker-beir", "demo")
+_PUBLISHED = "inranker-msmarco"
+#: Losses over the documents of a query, of which one alone says nothing.
+_OVER_QUERIES = ("margin_mse", "kl", "ranknet")
+
+
+def check(profile: Profile) -> None:
+    """Raise :class:`UserError` for the first thing that cannot work, naming its key."""
+    for each in _CHECKS:
+        each(profile)
+
+
+def notes(profile: Profile) -> Iterator[str]:
+    """What works, and is perhaps not what was meant: one line each."""
+    from inranker_flow.evaluation import measures
+
+    for name in profile.evaluation.measures:
+        depth = profile.retrieval.test_depth
+        if measures.cutoff(name) > depth:
+            yield (
+                f"evaluation.measures: {name} looks further down than the {depth} candidates of a query "
+                "(retrieval.test_depth), so what BM25 found beyond them counts as not found"
+            )
+    for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
+        if phase.max_steps and phase.warmup_steps >= phase.max_steps:
+            yield (
+                f"{key}.warmup_steps: {phase.warmup_steps} of {key}.max_steps {phase.max_steps}: the learning rate never "
+                "reaches its value"
+            )
+    kept, written = profile.teacher.keep_queries, profile.generation.documents * profile.generation.queries_per_document
+    if kept and kept >= written:
+        yield (
+            f"teacher.keep_queries: {kept}, and no more than {written} are written for a collection "
+            "(generation.documents x queries_per_document): all are kept"
+        )
+
+
+def name_of(corpus: CorpusConfig, where: str, given: bool) -> None:
+    """Raise :class:`UserError` where its name is none, with the remedy; ``given``: not made of the address."""
+    if _NAME.fullmatch(corpus.name) and len(corpus.name) <= _LONGEST_NAME:
+        return
+    rule = (
+        f"may hold only letters, digits, '.', '_' and '-', {_LONGEST_NAME} at most, and begins with a letter or digit"
+    )
+    if given:
+        raise UserError(f"{where}: collection name {quoted(corpus.name)} {rule}")
+    example = f"{{name: NAME, uri: {shown(corpus.uri)}}}"
+    raise UserError(
+        f"{where}: {quoted(corpus.uri)} gives the collection no name: that {rule}; give it one in a profile file of yours, "
+        f"{where}: {example if where == 'source' else f'[{example}]'}, or rename the folder"
+    )
+
+
+def _collections(profile: Profile) -> None:
+    collections = (profile.source, *profile.targets)
+    keys = ("source", *(f"targets[{number}]" for number in range(len(profile.targets))))
+    by_name: dict[str, CorpusConfig] = {}
+    for key, corpus in zip(keys, collections, strict=True):
+        scheme, _, rest = corpus.labels.partition(":")
+        if corpus.labels and (scheme != _PUBLISHED or not rest.strip()):
+            raise UserError(
+                f"{key}.labels: {quoted(corpus.labels)} is not one of the published formats; give {_PUBLISHED}:FILE.tsv"
+            )
+        if corpus.labels:
+            _stored(f"{key}.labels", rest)
+        if corpus.labels and corpus.uri.startswith("inranker-beir:"):
+            raise UserError(f"{key}.labels: {corpus.uri} brings its own labels; remove labels: {corpus.labels}")
+        if corpus.train_split == corpus.test_split:
+            raise UserError(
+                f"{key}.test_split: {quoted(corpus.test_split)} is train_split too, so every test query would be a leak; "
+                "name two splits"
+            )
+        # A folder on many a disk, and a key in many a database, is the same in either case.
+        other = by_name.setdefault(corpus.name.lower(), corpus)
+        if other is not corpus:
+            how = repr(corpus.name) if other.name == corpus.name else f"{other.name!r} and {corpus.name!r}"
+            raise UserError(
+                f"two collections are named {how} ({shown(other.uri)} and {shown(corpus.uri)}); rename a folder, or give "
+                "each a name in a profile file of yours"
+            )
+    seen: dict[tuple[str, str], str] = {}
+    for each in profile.targets:
+        if seen.setdefault((each.uri, each.test_split), each.name) != each.name:
+            raise UserError(
+                f"targets: {shown(each.uri)} is there twice ({seen[each.uri, each.test_split]} and {each.name}); name it once"
+            )
+    if profile.corpora.uri:
+        _stored("corpora.uri", profile.corpora.uri, ("s3", "file"))
+
+
+def place(key: str, uri: str) -> None:
+    """What a collection's address says by itself."""
+    from inranker_flow.corpora.sources.demo import parse_demo
+
+    kind, colon, rest = uri.partition(":")
+    if kind == "demo" and colon:
+        try:
+            parse_demo(rest)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+    elif colon and kind in _KINDS:
+        if not rest.strip():
+            raise UserError(
+                f"{key}: {quoted(uri)} names nothing; give {kind}:{'ID' if kind == 'ir_datasets' else 'FILE'}"
+            )
+        if kind == "inranker-beir":
+            _stored(key, rest)
+    else:
+        _stored(key, uri)
+
+
+def _stored(key: str, uri: str, places: tuple[str, ...] = _PLACES) -> None:
+    """An address of files: a path, or one of ``places``."""
+    scheme, colon, rest = uri.partition(":")
+    if rest.startswith("//"):
+        if scheme not in places:
+            known = ", ".join(f"{place}://" for place in places)
+            raise UserError(f"{key}: {quoted(uri)}: no such kind of address; give a path, or one of {known}")
+        if not rest.strip("/ "):
+            raise UserError(f"{key}: {quoted(uri)} names nothing; give {scheme}://...")
+        return
+    if colon and re.fullmatch(r"[A-Za-z][\w-]+", scheme) and not _exists(uri):
+        close = difflib.get_close_matches(scheme, [*_KINDS, *places], 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join([*_KINDS, *places])}, or give a path"
+        raise UserError(f"{key}: {quoted(uri)}: no such kind of address, and no such file; {hint}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user
+        return False
+
+
+def _checkpoints(profile: Profile) -> None:
+    """References, and what the files of those that lie here say."""
+    if not profile.phase1.checkpoint:
+        raise UserError("phase1.checkpoint is missing: the checkpoint that the student starts from")
+    if profile.phase2.checkpoint:
+        raise UserError("phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student")
+    _reference("teacher.checkpoint", profile.teacher.checkpoint)
+    _reference("phase1.checkpoint", profile.phase1.checkpoint)
+    if profile.generation.backend == "openai":
+        if not profile.generation.endpoint:
+            raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
+        if profile.generation.tokenizer:
+            _reference("generation.tokenizer", profile.generation.tokenizer, tokenizer=True)
+    else:
+        _reference("generation.checkpoint", profile.generation.checkpoint)
+    student = _folder(profile.phase1.checkpoint)
+    if student and (config := _config("phase1.checkpoint", student)):
+        _student(profile.phase1.checkpoint, config)
+    for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
+        _label_tokens(key, phase, student)
+    _scoring("teacher.scoring", profile.teacher.scoring, profile.teacher.checkpoint)
+    _scoring("evaluation.scoring", profile.evaluation.scoring, "")
+
+
+def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
+    from inranker_flow.rankers import checkpoints
+
+    scheme, colon, rest = reference.partition(":")
+    try:
+        if scheme == "init" and colon and not tokenizer:
+            _reference(key, checkpoints.random_options(reference)[1]["tokenizer"], tokenizer=True)
+        elif scheme == "demo" and colon:
+            checkpoints.locate(reference)
+        elif scheme == "models" and colon:
+            if not re.fullmatch(r"/*[^/:@]+(/[0-9]+|@[\w-]+)", rest):
+                raise UserError(
+                    f"{quoted(reference)}: the registry's models are models:/NAME/VERSION and models:/NAME@ALIAS"
+                )
+        elif rest.startswith("//"):
+            if scheme not in ("s3", "file"):
+                hub = re.fullmatch(r"https?://huggingface\.co/([\w.-]+/[\w.-]+)/?", reference)
+                hint = f"the hub's id is {hub[1]}" if hub else "give a folder, s3:// or a hub id"
+                raise UserError(f"{quoted(reference)}: no such kind of address; {hint}")
+            if not rest.strip("/ "):
+                raise UserError(f"{quoted(reference)} names nothing; give {scheme}://...")
+        elif not (
+            _exists(reference) or reference.startswith((".", "/", "~")) or checkpoints.HUB_ID.fullmatch(reference)
+        ):
+            raise UserError(f"{quoted(reference)}: neither a folder here nor an id of the hub (OWNER/NAME)")
+    except UserError as error:
+        raise error if str(error).startswith(key) else UserError(f"{key}: {error}") from error
+
+
+def _folder(reference: str) -> Path | None:
+    """Where the checkpoint lies on this machine; None where it does not."""
+    from inranker_flow.rankers import checkpoints
+
+    if reference.startswith("init:"):
+        return _folder(checkpoints.random_options(reference)[1]["tokenizer"])
+    if reference.startswith("demo:"):
+        return checkpoints.locate(reference)
+    path = Path(reference.removeprefix("file://")).expanduser() if _exists(reference.removeprefix("file://")) else None
+    return path if path and path.is_dir() else None
+
+
+def _json(key: str, path: Path) -> dict[str, Any]:
+    """An object in a file of a checkpoint; empty where there is no such file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "not JSON"
+        raise UserError(f"{key}: {path}: {reason}; fetch the checkpoint again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{key}: {path}: holds no object; fetch the checkpoint again")
+    return found
+
+
+def _config(key: str, folder: Path) -> dict[str, Any]:
+    return _json(key, folder / "config.json")
+
+
+def _kind(config: dict[str, Any]) -> str:
+    """Kind of a reranker that a config.json tells without transformers; "" where it does not."""
+    from inranker_flow.rankers.kinds import kind_by_name
+
+    names = config.get("architectures")
+    if not (isinstance(names, list) and names and all(isinstance(each, str) for each in names)):
+        return ""
+    return kind_by_name(names, bool(config.get("is_encoder_decoder"))) or ""
+
+
+def _student(reference: str, config: dict[str, Any]) -> None:
+    names = config.get("architectures")
+    if names and isinstance(names, list) and _kind(config) != "monot5":
+        raise UserError(
+            f"phase1.checkpoint: {shown(reference)}: a {shown(names[0])} cannot be the student; that is a T5 (an "
+            "encoder-decoder), for example google-t5/t5-small"
+        )
+
+
+def _label_tokens(key: str, phase: DistillConfig, student: Path | None) -> None:
+    """They differ, and the student's vocabulary has them."""
+    if phase.true_token == phase.false_token:
+        raise UserError(f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ")
+    vocabulary = _vocabulary(student) if student else None
+    for name in ("true_token", "false_token"):
+        token = getattr(phase, name)
+        if vocabulary is not None and token not in vocabulary:
+            raise UserError(
+                f"{key}.{name}: {quoted(token)} is not in the vocabulary of phase1.checkpoint ({student}); set true_token and "
+                "false_token to pieces that are"
+            )
+
+
+#: Size and time of tokenizer.json -> its pieces: two phases ask for them, and reading takes a twentieth of a second.
+_READ: dict[tuple[str, int, int], frozenset[str]] = {}
+
+
+def _vocabulary(folder: Path) -> frozenset[str] | None:
+    """All pieces of the tokenizer in a folder; None where only its own library can read it."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    looks = path.stat()
+    memo = (str(path), looks.st_size, looks.st_mtime_ns)
+    if memo not in _READ:
+        found = _json("phase1.checkpoint", path)
+        model, added = found.get("model"), found.get("added_tokens")
+        pieces = model.get("vocab") if isinstance(model, dict) else None
+        if not isinstance(pieces, dict | list):
+            return None
+        names = [each[0] if isinstance(each, list) and each else each for each in pieces]
+        names += [each.get("content") for each in added or [] if isinstance(each, dict)]
+        _READ[memo] = frozenset(each for each in names if isinstance(each, str))
+    return _READ[memo]
+
+
+def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
+    """Settings that do not fit the kind, where that is known."""
+    from inranker_flow.preflight.checkpoints import check_checkpoint
+    from inranker_flow.rankers import templates
+
+    if scoring.prompt:
+        try:
+            templates.load(scoring.prompt, scoring.instruction)
+        except UserError as error:
+            raise UserError(f"{key.removesuffix('scoring')}{error}") from error
+    folder = _folder(reference) if reference and not reference.startswith("init:") else None
+    config = _config(f"{key.partition('.')[0]}.checkpoint", folder) if folder else {}
+    if folder:
+        try:
+            check_checkpoint(reference)
+        except UserError as error:
+            raise UserError(f"{key.partition('.')[0]}.checkpoint: {error}") from error
+    told = _kind(config)
+    names = config.get("architectures")
+    if scoring.kind == "auto" and names and not told:
+        from inranker_flow.rankers.kinds import refusal
+
+        raise UserError(f"teacher.checkpoint: {refusal(shown(reference), names, '')}")
+    kind = told if scoring.kind == "auto" else scoring.kind
+    if told and kind != told:
+        raise UserError(f"{key}.kind: {scoring.kind}, but {shown(reference)} is of the kind {told}; set it to auto")
+    if scoring.dtype == "int8" and (kind in ("causal", "encoder") or scoring.forward == "reference"):
+        what = f"a teacher of the kind {kind}" if kind in ("causal", "encoder") else "forward: reference"
+        raise UserError(f"{key}.dtype: int8 is for the fast forward pass of monoT5, not for {what}; set it to float32")
+    if scoring.truncation == "reference" and kind in ("causal", "encoder"):
+        raise UserError(f"{key}.truncation: reference is monoT5's, and this is a teacher of the kind {kind}")
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and kind in ("causal", "encoder") and 0 < positions < scoring.max_length:
+        raise UserError(
+            f"{key}.max_length: {scoring.max_length}, but {shown(reference)} has {positions} positions; set it to at most that"
+        )
+
+
+def _prompts(profile: Profile) -> None:
+    from inranker_flow.generation import prompts
+
+    for key, prompt in (
+        ("generation.prompt", profile.generation.prompt),
+        ("source.prompt", profile.source.prompt),
+        *((f"targets[{number}].prompt", each.prompt) for number, each in enumerate(profile.targets)),
+    ):
+        if prompt:
+            try:
+                prompts.load(prompt)
+            except UserError as error:
+                raise UserError(f"{key}{str(error).removeprefix('generation.prompt')}") from error
+
+
+def _retrieval(profile: Profile) -> None:
+    from inranker_flow.retrieval import analyser
+
+    retrieval = profile.retrieval
+    try:
+        analyser.check(retrieval)
+    except UserError as error:
+        raise UserError(f"retrieval.{error}") from error
+    if retrieval.negatives > retrieval.depth:
+        raise UserError(
+            f"retrieval.negatives: {retrieval.negatives} cannot be drawn from the top {retrieval.depth} (retrieval.depth); "
+            "raise depth or draw fewer"
+        )
+
+
+def _generation(profile: Profile) -> None:
+    generation = profile.generation
+    for least, most in (("min_query_words", "max_query_words"), ("min_document_words", "max_document_words")):
+        if 0 < getattr(generation, most) < getattr(generation, least):
+            raise UserError(
+                f"generation.{least}: {getattr(generation, least)} is above generation.{most} "
+                f"({getattr(generation, most)}), so none would be left"
+            )
+
+
+def _phases(profile: Profile) -> None:
+    if profile.phase1.start != "phase1":
+        raise UserError("phase1.start: only phase 2 may go on from the champion; leave it out, or set phase2.start")
+    if profile.phase1.replay:
+        raise UserError("phase1.replay: phase 1 sees nothing but the source; leave it out, or set phase2.replay")
+    for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
+        published = profile.source.labels or profile.source.uri.startswith("inranker-beir:")
+        if phase.loss in _OVER_QUERIES and not profile.retrieval.negatives and not (key == "phase1" and published):
+            raise UserError(
+                f"{key}.loss: {phase.loss} compares the documents of a query, and with retrieval.negatives 0 there is one; "
+                "draw some, or set it to mse"
+            )
+
+
+def _evaluation(profile: Profile) -> None:
+    evaluation, promotion = profile.evaluation, profile.promotion
+    if find_spec("ir_measures") is None:
+        return  # in the image of `preflight`, which has no such library: `evaluate` looks at them before it scores
+    from inranker_flow.evaluation import measures
+
+    measures.parse(evaluation.measures)
+    if evaluation.passage_stride > evaluation.passage_words:
+        raise UserError(
+            f"evaluation.passage_stride: {evaluation.passage_stride} is above evaluation.passage_words "
+            f"({evaluation.passage_words}), so words between two passages would not be read"
+        )
+    if promotion.latency_budget_ms and not evaluation.latency_queries:
+        raise UserError(
+            f"promotion.latency_budget_ms: {promotion.latency_budget_ms:g}, but evaluation.latency_queries "
+            "is 0, so no latency would be measured and every verdict would be HOLD; time some queries or drop the budget"
+        )
+    if promotion.measure not in evaluation.measures:
+        raise UserError(
+            f"promotion.measure {quoted(promotion.measure)} is not among evaluation.measures "
+            f"({', '.join(evaluation.measures)})"
+        )
+    if not measures.tells_orders_apart(promotion.measure, profile.retrieval.test_depth):
+        raise UserError(
+            f"promotion.measure: {promotion.measure} is the same for every order of the {profile.retrieval.test_depth} "
+            "candidates of a query (retrieval.test_depth), so no model could ever win; set it to nDCG@10"
+        )
+
+
+def _cluster(profile: Profile) -> None:
+    cluster = profile.cluster
+    if cluster.gpus > cluster.node_gpus:
+        raise UserError(
+            f"cluster.gpus {cluster.gpus}: one node of the pool has {cluster.node_gpus} "
+            "(cluster.node_gpus); ask for fewer, or say what the nodes have"
+        )
+    for number, each in enumerate(cluster.gpu_tolerations):
+        where = f"cluster.gpu_tolerations[{number}]"
+        if each.operator == "Exists" and each.value:
+            raise UserError(f"{where}.value: Kubernetes takes none beside the operator Exists; set operator to Equal")
+        if each.operator == "Equal" and not each.key:
+            raise UserError(f"{where}.key: empty; only the operator Exists may go without one")
+
+
+_CHECKS: tuple[Callable[[Profile], None], ...] = (
+    _collections,
+    _checkpoints,
+    _prompts,
+    _retrieval,
+    _generation,
+    _phases,
+    _evaluation,
+    _cluster,
+)

@@ -1,0 +1,107 @@
+"""Pin what a profile only names: content digests of folders and files, absolute paths.
+
+KFP's cache sees strings, not content: with the digest beside the path, a changed corpus or checkpoint behind an
+unchanged path is seen, and an unchanged one is not paid for again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from inranker_flow import storage
+from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from inranker_flow.generation import prompts
+from inranker_flow.rankers import templates
+from inranker_flow.settings.profile import Profile
+
+Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
+
+
+def pin(profile: Profile) -> Profile:
+    """The same profile with fingerprints and revisions filled in; :class:`UserError` for what does not exist."""
+    return dataclasses.replace(
+        profile,
+        source=_corpus(profile.source, "source"),
+        targets=tuple(_corpus(target, "targets") for target in profile.targets),
+        corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
+        teacher=_template(_checkpoint(profile.teacher, "teacher")),
+        generation=_generation(profile.generation),
+        phase1=_checkpoint(profile.phase1, "phase1"),
+    )
+
+
+def _corpus(corpus: CorpusConfig, where: str) -> CorpusConfig:
+    uri, digest = _content(corpus.uri, where)
+    labels, labels_digest = _content(corpus.labels, f"{where}.labels")
+    found = "-".join(filter(None, (digest, labels_digest)))
+    return dataclasses.replace(corpus, uri=uri, labels=labels, fingerprint=corpus.fingerprint or found)
+
+
+def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
+    kind, query, options = section.checkpoint.partition("?tokenizer=")
+    if kind.startswith("init:") and query:
+        folder, *rest = options.split("&")
+        uri, digest = _content(folder, f"{where}.checkpoint")
+        random = dataclasses.replace(section, checkpoint="&".join([f"{kind}?tokenizer={uri}", *rest]))
+        return dataclasses.replace(random, revision=section.revision or digest)
+    path = Path(section.checkpoint)
+    if not section.checkpoint.startswith("s3://") and not path.is_dir():
+        if section.checkpoint.startswith((".", "/", "~")):
+            raise UserError(f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id")
+        return section
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{where}.checkpoint: {section.checkpoint}: no checkpoint: the folder holds no config.json")
+    uri, digest = _content(section.checkpoint, f"{where}.checkpoint")
+    return dataclasses.replace(section, checkpoint=uri, revision=section.revision or digest)
+
+
+def _generation(section: GenerateConfig) -> GenerateConfig:
+    """A prompt given as a path becomes its text. What a server serves has a name alone."""
+    prompts.load(section.prompt)  # a wrong one is refused before anything runs
+    if section.prompt not in prompts.names():
+        section = dataclasses.replace(section, prompt=prompts.read(section.prompt))
+    if section.backend != "openai":
+        return _checkpoint(section, "generation")
+    local = Path(section.tokenizer).is_dir() or section.tokenizer.startswith("s3://")
+    uri = _content(section.tokenizer, "generation.tokenizer")[0] if local else section.tokenizer
+    return dataclasses.replace(section, tokenizer=uri)
+
+
+def _template(section: TeacherConfig) -> TeacherConfig:
+    """A prompt given as a path becomes its text, which the cache sees and a pod can read."""
+    scoring = section.scoring
+    if not scoring.prompt:  # that of the checkpoint's family
+        return section
+    templates.load(scoring.prompt, scoring.instruction)  # a wrong one is refused before anything runs
+    if scoring.prompt in templates.names():
+        return section
+    return dataclasses.replace(section, scoring=dataclasses.replace(scoring, prompt=templates.read(scoring.prompt)))
+
+
+def _absolute(uri: str) -> str:
+    """What is looked at when the run starts, and not now."""
+    return str(Path(uri).expanduser().resolve()) if uri and "://" not in uri else uri
+
+
+def _content(uri: str, where: str) -> tuple[str, str]:
+    """Absolute form and content digest of what ``uri`` (perhaps after a ``kind:`` prefix) names."""
+    kind, colon, rest = uri.partition(":")
+    if not uri or kind in ("ir_datasets", "demo", "init"):
+        return uri, ""
+    if colon and kind in ("inranker-beir", "inranker-msmarco"):
+        inner, digest = _content(rest, where)
+        return f"{kind}:{inner}", digest
+    if colon and kind in ("s3", "file", "hf"):
+        return uri, storage.fingerprint(uri)
+    path = Path(uri).expanduser().resolve()
+    if not path.exists():
+        raise UserError(
+            f"{where}: {uri}: no such file or folder; give a folder in BEIR layout, a .parquet file, s3://, "
+            "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
+        )
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(f"{where}: {uri}: the folder is empty")
+    return str(path), storage.fingerprint(str(path))

@@ -1,0 +1,276 @@
+"""A profile: every value of one pipeline run, resolved and validated.
+
+Sections as plain data + overrides -> typed sections. `pipelines/profile.py` reads them from a file before anything is
+submitted; `preflight` takes a pipeline's arguments, for somebody may have typed them into Kubeflow's form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inranker_flow import text_files
+from inranker_flow.config import (
+    ClusterConfig,
+    CorporaConfig,
+    CorpusConfig,
+    DistillConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    PrepareConfig,
+    PromoteConfig,
+    RetrieveConfig,
+    TeacherConfig,
+    as_dict,
+    parse,
+    without_defaults,
+)
+from inranker_flow.errors import UserError
+from inranker_flow.settings import checks
+from inranker_flow.text_files import quoted, shown
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One object for each section; all but ``cluster`` are the pipeline's parameters by the same name."""
+
+    source: CorpusConfig
+    targets: tuple[CorpusConfig, ...]
+    corpora: CorporaConfig
+    corpus: PrepareConfig
+    retrieval: RetrieveConfig
+    teacher: TeacherConfig
+    generation: GenerateConfig
+    phase1: DistillConfig
+    phase2: DistillConfig
+    evaluation: EvaluateConfig
+    promotion: PromoteConfig
+    cluster: ClusterConfig
+
+    def check_for(self, pipeline: str) -> None:
+        """Raise :class:`UserError` where it does not say what ``pipeline`` needs."""
+        if pipeline == "retrain" and not self.corpora.uri:
+            raise UserError(
+                "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for"
+            )
+        if pipeline != "retrain" and not self.targets:
+            raise UserError(
+                "targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them"
+            )
+
+    def as_data(self) -> dict[str, Any]:
+        """All that decides what a run does, as plain data: every section but ``cluster``, defaults included."""
+        plain = as_dict(self)
+        del plain["cluster"]
+        return plain
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as KFP is told it: without defaults, and without a section of which nothing is left."""
+        sections = {name: getattr(self, name) for name in self.as_data()}
+        targets = [without_defaults(each) for each in sections.pop("targets")]
+        plain = {name: without_defaults(section) for name, section in sections.items()}
+        return {**{name: section for name, section in plain.items() if section}, "targets": targets}
+
+
+#: Sections whose ``seed`` follows the profile's unless they say otherwise.
+SEEDED = ("corpus", "retrieval", "generation", "phase1", "phase2")
+TOP = ("seed", "tokenizer", *(field.name for field in dataclasses.fields(Profile)))
+
+
+def build(data: dict[str, Any]) -> Profile:
+    """The profile with these sections; :class:`UserError` naming the first key that cannot be right."""
+    for section in ("source", "teacher"):
+        if not data.get(section):
+            raise UserError(f"section {section!r} is missing or empty; the demo profile shows what it holds")
+    listed = data.get("targets") or []
+    if not isinstance(listed, list):
+        raise UserError(f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}")
+    profile = Profile(
+        source=_corpus(data["source"], "source"),
+        targets=tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(listed)),
+        corpora=parse(CorporaConfig, data.get("corpora", {}), "corpora"),
+        corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
+        retrieval=parse(RetrieveConfig, data.get("retrieval", {}), "retrieval"),
+        teacher=parse(TeacherConfig, data["teacher"], "teacher"),
+        generation=parse(GenerateConfig, data["generation"], "generation"),
+        phase1=parse(DistillConfig, data.get("phase1", {}), "phase1"),
+        phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
+        evaluation=parse(EvaluateConfig, data.get("evaluation", {}), "evaluation"),
+        promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
+        cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
+    )
+    if not profile.targets and not profile.corpora.uri:
+        raise UserError("section 'targets' is missing or empty; the demo profile shows what it holds")
+    checks.check(profile)
+    return profile
+
+
+def _corpus(data: Any, where: str) -> CorpusConfig:
+    """A collection given as a mapping, or as its uri alone."""
+    if isinstance(data, str):
+        data = {"uri": data}
+    given = isinstance(data, dict) and data.get("name") is not None
+    if isinstance(data, dict) and not given:
+        uri = data.get("uri")
+        data = {**data, "name": (default_name(uri) if isinstance(uri, str) else "") or "-"}
+    corpus = parse(CorpusConfig, data, where)
+    checks.place(f"{where}.uri", corpus.uri)
+    checks.name_of(corpus, where, given)
+    return corpus
+
+
+def default_name(uri: str) -> str:
+    """A short name from where a collection is: the last part that tells it apart."""
+    parts = [part for part in re.split(r"[/:]", uri.rstrip("/")) if part and part not in ("train", "test", "dev")]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"\.(jsonl|parquet)(\.gz)?$", "", parts[-1])) if parts else uri
+
+
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted ``key`` of plain sections; :class:`UserError` where something on its way is no section."""
+    *sections, last = key.split(".")
+    for number, section in enumerate(sections):
+        if isinstance(data.get(section), str) and section == "source" and not number:
+            data[section] = {"uri": data[section]}  # a collection may be given as its address alone
+        if data.get(section) is None:
+            data[section] = {}
+        if not isinstance(data[section], dict):
+            raise UserError(f"{shown(key)}: {shown('.'.join(sections[: number + 1]))} is not a section")
+        # A section that another one was made of (YAML's *alias) stays what it is.
+        data[section] = dict(data[section])
+        data = data[section]
+    data[last] = value
+
+
+def substitute(data: Any, values: Mapping[str, str]) -> Any:
+    """``data`` with ``{name}`` in its texts replaced."""
+    if isinstance(data, dict):
+        return {key: substitute(value, values) for key, value in data.items()}
+    if isinstance(data, list):
+        return [substitute(value, values) for value in data]
+    if isinstance(data, str):
+        for key, value in values.items():
+            data = data.replace(f"{{{key}}}", value)
+    return data
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """``section.key=value`` strings -> mapping; values are read as YAML (numbers, booleans, lists)."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.[\w-]+)*", key):
+            # What follows may be a key.
+            told = f"{shown(key)}=..." if equals else shown(setting)
+            raise UserError(f"SET: {told} is not of the form section.key=value")
+        if len(value) > text_files.MOST:
+            raise UserError(f"SET: {key}: the value has {len(value):,} characters; put it into a file")
+        read = text_files.parse_yaml(value, f"SET: {key}: the value")
+        if read is None:
+            raise UserError(f"SET: {key}: has no value; give one, as in {key}=VALUE")
+        if key in found and repr(found[key]) != repr(read):
+            raise UserError(f"SET: {key} is given twice: {quoted(found[key])} and {quoted(read)}; give it once")
+        found[key] = read
+    return found
+
+
+#: Option -> key of the profile that it sets.
+OPTIONS = {
+    "seed": "seed",
+    "tokenizer": "tokenizer",
+    "source": "source",
+    "targets": "targets",
+    "teacher": "teacher.checkpoint",
+    "student": "phase1.checkpoint",
+    "generator": "generation.checkpoint",
+}
+
+
+def split(line: str) -> list[str]:
+    """The settings of make's ``SET``, split as a shell splits words. A list or mapping (``=[...]``, ``={...}``) is one word
+    as it stands: its blanks and quotes are YAML's."""
+    words, rest = [], line.strip()
+    while rest:
+        listed = re.match(r"[\w.-]+=(?=[\[{])", rest)
+        length = _balanced(rest, listed.end(), line) if listed else _word(rest, line)
+        words += [rest[:length]] if listed else shlex.split(rest[:length])
+        rest = rest[length:].lstrip()
+    return words
+
+
+def _word(text: str, line: str) -> int:
+    """Length of the word that ``text`` begins with."""
+    found = re.match(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", text, re.DOTALL)
+    length = found.end() if found else 0
+    if length < len(text) and not text[length].isspace():
+        raise UserError(
+            f"SET: {line!r}: {text[length]} is not closed; close it, or put the other kind of quotes around it"
+        )
+    return length
+
+
+def _balanced(text: str, start: int, line: str) -> int:
+    """Where the list or mapping at ``start`` ends."""
+    depth = 0
+    for found in re.finditer(r"""[\[{]|[\]}]|"(?:[^"\\]|\\.)*"|'[^']*'""", text[start:]):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return start + found.end()
+    raise UserError(f"SET: {line!r}: {text[start]} is not closed")
+
+
+def overrides(settings: Iterable[str], fields: Mapping[str, str]) -> dict[str, Any]:
+    """What settings (``section.key=value``) and ``fields`` (option -> what was typed, or nothing) ask for, by key."""
+    found = parse_overrides(settings)
+    for option, value in fields.items():
+        if not value:
+            continue
+        key, typed = OPTIONS[option], _typed(option, value)
+        if found.get(key, typed) != typed:
+            raise UserError(
+                f"{option.upper()} and SET={key} differ: {quoted(typed)} and {quoted(found[key])}; give one of them"
+            )
+        found[key] = typed
+    return found
+
+
+def resolve(sections: Mapping[str, Any], settings: str, fields: Mapping[str, str]) -> Profile:
+    """The profile of a pipeline's arguments: its ``sections``, and what was typed into the form beside them.
+
+    Raises :class:`UserError` as :func:`build` does, and for what was settled when the pipeline was compiled.
+    """
+    data = json.loads(json.dumps(sections))
+    changes = overrides(split(settings), fields)
+    for key in changes:
+        if key.partition(".")[0] in ("seed", "tokenizer", "cluster"):
+            raise UserError(
+                f"{shown(key)}: settled when the pipeline was compiled; make submit (or make compile) takes it, or set "
+                "phase1.seed, generation.seed, ..."
+            )
+    apply(data, changes)
+    return build(data)
+
+
+def apply(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set each of ``changes`` (dotted key -> value) in plain sections."""
+    # What holds another key goes first: SET=source.labels=x adds to SOURCE=y.
+    for key, value in sorted(changes.items(), key=lambda each: each[0].count(".")):
+        text_files.check_plain(value, shown(key))
+        set_key(data, key, value)
+
+
+def _typed(option: str, value: str) -> Any:
+    if option == "seed":
+        if not re.fullmatch("[0-9]{1,10}", value):
+            raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(value)}")
+        return int(value)
+    if option != "targets":
+        return value
+    listed = [each.strip() for each in value.split(",") if each.strip()]
+    if not listed:
+        raise UserError(f"TARGETS: {quoted(value)} names no collection; give them as A,B")
+    return listed

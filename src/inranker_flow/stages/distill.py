@@ -1,0 +1,171 @@
+"""The stages `distill_phase1` and `distill_phase2`: soft labels and a checkpoint in, a student out.
+
+Both are this function, with other inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inranker_flow import reading
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
+from inranker_flow.config import DistillConfig, as_dict, deciding
+from inranker_flow.distillation import trainjob
+from inranker_flow.distillation.data import load_examples, replayed
+from inranker_flow.distillation.processes import launch, nodes, started_together
+from inranker_flow.distillation.train import DistillStats, Trainer
+from inranker_flow.errors import UserError
+from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
+from inranker_flow.storage import atomic_folder
+from inranker_flow.store.scratch import scratch_folder
+
+log = logging.getLogger(__name__)
+
+
+def distill(
+    config: DistillConfig,
+    training_sets: Sequence[Path],
+    start: Path | None,
+    model: Path,
+    replay: Path | None = None,
+    champion: str = "",
+) -> DistillStats:
+    """Train the student ``start`` (or ``config.checkpoint``) on labels/ folders and write the best one to ``model``.
+
+    ``replay``: the source's labels, of which `config.replay` says how many are seen again. ``champion``: reference of
+    the registered model (models:/NAME/VERSION, or empty) that the student is instead where `config.start` asks for it.
+
+    ``model`` becomes a plain Hugging Face folder (fp32 safetensors, tokenizer) with training.json and a manifest. The
+    best step is the one with the lowest held-out *loss*: it uses every label of the held-out queries, while rank measures
+    over a few hundred queries move in jumps; Kendall's tau is reported beside it. Raises :class:`UserError` for unusable
+    input and when the loss stops being finite.
+    """
+    from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+    from inranker_flow.rankers.devices import count_processes
+
+    started = time.monotonic()
+    _check(config, model)
+    if not training_sets:
+        raise UserError("training_sets: none given; distillation needs at least one labels/ folder")
+    if config.start == "champion":
+        start = _champion(champion) or start
+    reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
+    if not reference:
+        raise UserError(
+            "checkpoint: empty and no model to start from; name a checkpoint (google-t5/t5-small, a folder)"
+        )
+    student, tokenizer = load_seq2seq(reference, revision, dropout=config.dropout if config.dropout >= 0 else None)
+    labels = label_token_ids(tokenizer, config.false_token, config.true_token)
+    renderer = Renderer(tokenizer, config.max_length, config.truncation, config.append_eos)
+    folders = [Path(folder) for folder in training_sets]
+    replay = replay if config.replay else None
+    if replay:
+        folders.append(Path(replay))
+    examples = load_examples(folders, renderer, config.centre, config.seed)
+    if replay:
+        examples = examples.select(replayed(examples, config.replay))
+    inputs = {
+        "start": checkpoint_identity(reference, revision),
+        "training_sets": [
+            {"dataset": name, "digest": read_manifest(folder).content}
+            for name, folder in zip(examples.names, folders, strict=True)
+        ],
+    }
+    # Another number of processes or smaller parts of a batch continue the same training. Where it starts is in the inputs.
+    same = {key: value for key, value in deciding(config).items() if key != "start"}
+    folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
+    count = 1 if started_together() else count_processes(config.processes, "processes")
+    elsewhere = trainjob.asked()
+    if elsewhere or count > 1 or (nodes() > 1 and not started_together()):
+        # What could be refused has been, and the texts are tokenised: the processes find them.
+        job: dict[str, Any] = {
+            "training_sets": [str(each.absolute()) for each in training_sets],
+            "start": start and str(start.absolute()),
+            "replay": replay and str(replay.absolute()),
+        }
+        job |= {"config": as_dict(config), "model": str(model.absolute())}
+        stats = DistillStats(**(trainjob.launch(elsewhere, job) if elsewhere else launch(count, job, folder)))
+    else:
+        trainer = Trainer(config, examples, student, labels)
+        trainer.run(folder / "checkpoint.pt")
+        if trainer.processes.first:
+            _write(model, trainer, tokenizer, reference, inputs)
+        trainer.processes.wait()
+        stats = trainer.stats(time.monotonic() - started)
+    if not started_together():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(examples.store, ignore_errors=True)
+    return stats
+
+
+def _champion(reference: str) -> Path | None:
+    """The serving model's folder; None, and a warning, where nothing serves yet."""
+    if not reference:
+        log.warning("start: there is no champion to go on from, so the student of phase 1 does")
+        return None
+    from inranker_flow.model_registry import registry  # with MLflow, which a bare machine does without
+
+    return registry.fetch(reference)
+
+
+def _check(config: DistillConfig, model: Path) -> None:
+    """Refuse before hours of training what would be refused after them."""
+    from inranker_flow.rankers.devices import count_processes
+
+    if model.exists() and any(model.iterdir()):
+        raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")
+    count_processes(config.processes, "processes")
+    for name in ("batch_size", "epochs"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name}: {getattr(config, name)}; it must be 1 or more")
+    if not 0 <= config.adam_beta2 < 1:
+        raise UserError(f"adam_beta2: {config.adam_beta2}; AdamW needs it from 0 to less than 1")
+    if not 0 <= config.holdout < 1:
+        raise UserError(f"holdout: {config.holdout}; it is a share of the queries, from 0 to less than 1")
+
+
+def _lineage(reference: str) -> list[dict[str, Any]]:
+    """What the phases before this one recorded, the first one first: where the student comes from and what it saw."""
+    earlier = Path(reference) / "training.json"
+    if not earlier.is_file():
+        return []
+    record = json.loads(earlier.read_text(encoding="utf-8"))
+    return [*record.get("lineage", []), {key: record[key] for key in ("start", "inputs", "sets")}]
+
+
+def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs: dict[str, Any]) -> None:
+    """The student as a plain Hugging Face folder with its record, complete or not at all."""
+    import torch
+    import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    record = {
+        "start": reference,
+        "inputs": inputs,
+        "lineage": _lineage(reference),
+        "versions": versions,
+        **trainer.record(),
+    }
+    student = trainer.student
+    # transformers 5 says "tied" for T5 v1.1 too, whose output matrix is its own; other versions would tie it on loading.
+    student.config.tie_word_embeddings = student.get_output_embeddings().weight is student.get_input_embeddings().weight
+    with atomic_folder(model) as folder:
+        student.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        reads = as_dict(reading.trained(record["config"], "config"))
+        (folder / reading.FILENAME).write_text(json.dumps(reads, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_manifest(
+            folder,
+            dataset="+".join(trainer.examples.names),
+            stage="distill",
+            start=reference,
+            best_step=record["best_step"],
+            inputs=inputs,
+        )

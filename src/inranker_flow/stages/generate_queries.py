@@ -1,0 +1,487 @@
+"""The stage `generate_queries`: sample documents, have a language model ask for each, drop what is of no use."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest, write_manifest
+from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, deciding
+from inranker_flow.errors import CollectionFault, UserError
+from inranker_flow.evaluation.leaks import normal
+from inranker_flow.generation import documents as sampling
+from inranker_flow.generation import filters, prompts
+from inranker_flow.generation.examples import with_examples
+from inranker_flow.generation.filters import Query
+from inranker_flow.generation.query_store import WrittenShards
+from inranker_flow.generation.report import markdown
+from inranker_flow.progress import Progress
+from inranker_flow.retrieval.analyser import Analyser, in_language
+from inranker_flow.storage import atomic_write
+from inranker_flow.store import sharing
+from inranker_flow.store.scratch import scratch_folder
+from inranker_flow.store.sharing import Share
+from inranker_flow.words import count as count_words
+from inranker_flow.words import spaced
+
+log = logging.getLogger(__name__)
+
+#: Queries shown in the manifest, and how much of their documents.
+_SAMPLES, _SAMPLE_CHARACTERS = 20, 200
+#: Longer queries are counted together.
+_LONGEST = 40
+#: Answers that tell enough of a model to end the stage before the last is written.
+_MANY_ANSWERS = 500
+#: Answers begin alike that share so many words; fewer documents than the next may well be alike.
+_ALIKE, _FEW_DOCUMENTS = 4, 10
+#: A simple generator may begin most questions alike, and they are questions all the same.
+_ASKING = frozenset(
+    [
+        *(
+            "what",
+            "whats",
+            "how",
+            "why",
+            "when",
+            "where",
+            "which",
+            "who",
+            "whom",
+            "whose",
+            "is",
+            "are",
+            "was",
+            "were",
+            "do",
+        ),
+        *("does", "did", "can", "could", "should", "would", "will", "has", "have", "in", "of", "for", "at", "on"),
+    ]
+)
+#: Characters of an answer in a message.
+_SHOWN = 120
+#: Settings on which the generated texts do not depend, though the kept ones do: for which documents, and what is kept.
+_BESIDE = (
+    *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
+    *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth", "max_unusable"),
+)
+
+
+@dataclass(frozen=True)
+class GenerateStats:
+    """``queries`` kept of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
+
+    ``empty``: answers without a query, such as a refusal or a thought that does not end.
+    ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
+    ``passed_through``: published synthetic queries of the collection. ``resumed_documents``: what was written for them was in
+    the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
+    """
+
+    documents: int
+    generated: int
+    queries: int
+    empty: int = 0
+    too_short: int = 0
+    too_long: int = 0
+    copied: int = 0
+    leaked: int = 0
+    duplicate: int = 0
+    inconsistent: int = 0
+    improbable: int = 0
+    short_documents: int = 0
+    long_documents: int = 0
+    cut_documents: int = 0
+    passed_through: int = 0
+    resumed_documents: int = 0
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class ShareStats:
+    """What a pod beside the one that writes the artifact wrote; ``queries`` are those before filters."""
+
+    documents: int
+    queries: int
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What was written in this process."""
+
+    documents: int
+    generated: int
+    tokens: int
+    seconds: float
+    versions: Mapping[str, str]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class _Raw:
+    queries: list[Query]
+    cut_documents: int
+    written: _Written
+
+
+#: A collection that asks for nothing of its own.
+_PLAIN = CorpusConfig(uri="", name="")
+_ANSERINI = RetrieveConfig()
+
+
+def generate_queries(
+    config: GenerateConfig,
+    collection: Path,
+    queries: Path,
+    report: Path | None = None,
+    corpus: CorpusConfig = _PLAIN,
+    retrieval: RetrieveConfig = _ANSERINI,
+) -> GenerateStats:
+    """Write the synthetic ``queries`` of a collection, each with the document that it was written for.
+
+    ``corpus``: how the collection was given; its own prompt and number of documents go before those of ``config``.
+    ``retrieval``: how the stage `retrieve` searches, for queries that must find their document.
+    ``report``: the same for people, in Markdown. Which documents are drawn depends on ids, texts and seed, not on the order
+    of the corpus. A collection that brings published synthetic queries with labels keeps those, and nothing is generated. A
+    killed run, on whatever machine, continues after its last finished shard and ends with the same queries; for a document
+    that was there before nothing is written again. Where several pods are at this work (`sharing`) this is the one that
+    writes the artifact: it waits for nobody, and writes itself what nobody has put in the store. Raises :class:`UserError`
+    for settings or a template that cannot work, where most answers are of no use, and where no query is left.
+    """
+    config = _of_corpus(config, corpus)
+    dataset = read_manifest(collection).dataset
+    known, published = _known(collection)
+    shutil.rmtree(queries, ignore_errors=True)
+    if published.num_rows:
+        log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
+        stats = GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
+        _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
+        return stats
+
+    _check(config)
+    if config.consistency_depth:
+        Analyser(
+            in_language(retrieval, corpus.language)
+        )  # settings that do not exist are said before a model is loaded
+    template, sample, shards = _plan(config, collection, dataset, sharing.of_this_pod())
+    raw = _gathered(config, template, shards, _write(config, template, shards, dataset), dataset)
+    tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
+    # What the prompts could not show cannot have been copied from there.
+    texts = sampling.Seen(sample.documents, config.max_document_tokens)
+    searched = in_language(retrieval, corpus.language)
+    kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
+    if not kept:
+        raise CollectionFault(
+            f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
+            "try another checkpoint or generation.prompt, or milder filters"
+        )
+    log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.queries):,}", _sentence(dropped))
+    stats = GenerateStats(
+        documents=len(sample.documents),
+        generated=len(raw.queries),
+        queries=len(kept),
+        short_documents=sample.short,
+        long_documents=sample.long,
+        cut_documents=raw.cut_documents,
+        resumed_documents=len(sample.documents) - raw.written.documents,
+        tokens=raw.written.tokens,
+        tokens_per_second=raw.written.tokens_per_second,
+        **dropped,
+    )
+    counted = (
+        "documents",
+        "generated",
+        "queries",
+        *filters.REASONS,
+        "short_documents",
+        "long_documents",
+        "cut_documents",
+    )
+    details = {
+        "generator": config.checkpoint,
+        "revision": config.revision,
+        "backend": config.backend,
+        "versions": dict(raw.written.versions),
+        "prompt": template.name,
+        "prompt_digest": template.digest,
+        "sampling": _sampling(config),
+        "tokens_per_second": round(stats.tokens_per_second, 1),
+        "counts": {name: getattr(stats, name) for name in counted},
+        "lengths": _lengths(kept),
+        "samples": _samples(kept, texts),
+    }
+    _write_output(queries, dataset, _table(kept), report, details)
+    shards.done()
+    return stats
+
+
+def help_generate(config: GenerateConfig, collection: Path, corpus: CorpusConfig, worker: int) -> ShareStats:
+    """Write a share of the queries that `generate_queries` is asked for, as pod ``worker`` (from 1), then of what is left.
+
+    They go into the store, where `generate_queries` finds and filters them; this pod ends when nothing is missing there.
+    Raises :class:`UserError` as `generate_queries` does.
+    """
+    share = sharing.of_this_pod(worker)
+    config = _of_corpus(config, corpus)
+    dataset = read_manifest(collection).dataset
+    if _known(collection)[1].num_rows:
+        return ShareStats(0, 0)
+    _check(config)
+    template, sample, shards = _plan(config, collection, dataset, share)
+    if shards.known == len(sample.documents):
+        return ShareStats(0, 0)
+    written = _write(config, template, shards, dataset)
+    return ShareStats(written.documents, written.generated, written.tokens, written.tokens_per_second)
+
+
+def _of_corpus(config: GenerateConfig, corpus: CorpusConfig) -> GenerateConfig:
+    """With what the collection asks for itself."""
+    return replace(config, prompt=corpus.prompt or config.prompt, documents=corpus.documents or config.documents)
+
+
+def _known(collection: Path) -> tuple[pa.Table, pa.Table]:
+    """The collection's queries; and the synthetic ones among them, where they were published with labels."""
+    known = tables.read(tables.QUERIES, collection)
+    labelled = (collection / tables.LABELS.filename).exists()
+    return known, known.filter(pc.equal(known.column("origin"), "synthetic")) if labelled else known.slice(0, 0)
+
+
+def _plan(
+    config: GenerateConfig, collection: Path, dataset: str, share: Share
+) -> tuple[prompts.Template, sampling.Sample, WrittenShards]:
+    """The prompt, the documents that queries are written for, and what of it is there already."""
+    template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
+    sample = sampling.sample(config, collection)
+    if not sample.documents:
+        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample))
+    identity = _identity(config, template)
+    aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
+    return template, sample, WrittenShards(identity, sample.documents, config.shard_documents, aside, share)
+
+
+def _write_output(
+    queries: Path, dataset: str, table: pa.Table, report: Path | None, details: Mapping[str, Any]
+) -> None:
+    """Queries, then what is told of them."""
+    tables.write(tables.QUERIES, queries / tables.QUERIES.filename, table)
+    if report is not None:
+        with atomic_write(report) as out:
+            out.write(markdown(dataset, details).encode())
+    write_manifest(queries, dataset=dataset, stage="generate_queries", **details)
+
+
+def _check(config: GenerateConfig) -> None:
+    """Settings that cannot work, before a model is loaded."""
+    if config.queries_per_document > 1 and not config.temperature:
+        raise UserError(
+            f"generation.temperature: 0 writes the same query each time, but queries_per_document is "
+            f"{config.queries_per_document}; set a temperature such as 0.7"
+        )
+    for name in ("documents", "queries_per_document", "max_document_tokens", "max_new_tokens", "batch_size"):
+        if getattr(config, name) < 1:
+            raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("generation: temperature must be 0 or more, and top_p above 0 and at most 1")
+    for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
+        if 0 < getattr(config, most) < getattr(config, least):
+            raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})")
+    if config.request_fields and config.backend != "openai":
+        raise UserError(
+            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out"
+        )
+    if config.backend == "openai" and not config.endpoint:
+        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
+
+
+def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, sample: sampling.Sample) -> str:
+    if not sample.short + sample.long:
+        return f"{collection}: {dataset} has no documents to write queries for; give a collection with documents"
+    least, most = config.min_document_words, config.max_document_words
+    told = f"{collection}: no document of {dataset} has {least} words or more ({sample.short} are shorter"
+    if most:
+        return (
+            f"{told}, {sample.long} have more than {most}); change generation.min_document_words or max_document_words"
+        )
+    return f"{told}); lower generation.min_document_words"
+
+
+def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
+    """What is written for a document depends on this and the document."""
+    from inranker_flow.rankers.checkpoints import checkpoint_identity
+
+    served = config.backend == "openai"
+    identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
+    plain = {name: value for name, value in deciding(config).items() if name not in _BESIDE}
+    # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
+    plain["keep_probable"] = bool(config.keep_probable)
+    if not config.request_fields:
+        del plain["request_fields"]  # what was written before there were any stays known
+    return [plain, template.digest, identity]
+
+
+def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards, dataset: str) -> _Written:
+    """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
+    from inranker_flow.generation.backends import load_backend
+
+    backend = load_backend(config, template)
+    progress = Progress("writing queries", len(shards.documents), "documents")
+    progress.resume(shards.known)
+    documents = generated = tokens = 0
+    start = time.monotonic()
+    for number, rows in shards.to_write():
+        part = shards.documents[rows]
+        written = backend.generate(sampling.Texts(part), _seed(config.seed, number), progress.advance)
+        table = pa.table(
+            {
+                "doc_id": [each.doc_id for each, texts in zip(part, written.texts, strict=True) for _ in texts],
+                "number": [position for texts in written.texts for position in range(len(texts))],
+                "text": [text for texts in written.texts for text in texts],
+                "log_probability": pa.array(_flat(written.log_probabilities, written.texts), pa.float64()),
+                "cut": [cut for texts, cut in zip(written.texts, written.cut, strict=True) for _ in texts],
+            }
+        )
+        shards.save(number, table)
+        documents, generated, tokens = documents + len(part), generated + table.num_rows, tokens + written.tokens
+        if table.num_rows >= _MANY_ANSWERS:  # not after the last document of many
+            _refuse_useless(config, template, [table], dataset)
+    seconds = time.monotonic() - start
+    progress.finish()
+    return _Written(documents, generated, tokens, seconds if tokens else 0.0, backend.versions)
+
+
+def _gathered(
+    config: GenerateConfig, template: prompts.Template, shards: WrittenShards, written: _Written, dataset: str
+) -> _Raw:
+    """All that was written, by whomever, in the order of the shards."""
+    parts = [shards.load(number) for number, _ in shards]
+    return _Raw(
+        queries=_refuse_useless(config, template, parts, dataset),
+        cut_documents=sum(
+            pc.count_distinct(table.filter(table.column("cut")).column("doc_id")).as_py() for table in parts
+        ),
+        written=written,
+    )
+
+
+def _refuse_useless(
+    config: GenerateConfig, template: prompts.Template, parts: Sequence[pa.Table], dataset: str
+) -> list[Query]:
+    """The queries in the answers. Refuses answers that mostly hold none, or that mostly begin alike (an unknown greeting)."""
+    queries, answers = [], []
+    for table in parts:
+        for doc_id, number, text, probability in _rows(table):
+            answers.append(text)
+            queries.append(Query(doc_id, number, filters.first_line(text, template.chat), probability))
+    most = config.max_unusable * len(queries)
+    useless = [answer for answer, query in zip(answers, queries, strict=True) if not query.text]
+    wrong = "hold no query"
+    if len(useless) <= most and (beginning := _common_beginning(queries, most)):
+        useless = [
+            answer for answer, query in zip(answers, queries, strict=True) if _beginning(query.text) == beginning
+        ]
+        wrong = f"begin alike ({' '.join(beginning)!r})"
+    if len(useless) <= most:
+        return queries
+    samples = " | ".join(_shown(each) for each in useless[:: max(len(useless) // 3, 1)][:3])
+    raise CollectionFault(
+        f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
+        "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
+        "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "
+        "the same"
+    )
+
+
+def _common_beginning(queries: Sequence[Query], most: float) -> tuple[str, ...]:
+    """With what more than so many queries begin; nothing where they are of too few documents, or questions as they come."""
+    if len({each.doc_id for each in queries}) < _FEW_DOCUMENTS:
+        return ()
+    counts = Counter(_beginning(each.text) for each in queries)
+    counts.pop((), None)
+    beginning, held = counts.most_common(1)[0] if counts else ((), 0)
+    asks = len(beginning) == _ALIKE and beginning[0] in _ASKING
+    return beginning if held > most and not asks else ()
+
+
+def _beginning(text: str) -> tuple[str, ...]:
+    """The first words of a text."""
+    return tuple(normal(spaced(text)).split()[:_ALIKE])
+
+
+def _shown(text: str) -> str:
+    """An answer on one line, shortened; "''" is none at all."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
+
+
+def _flat(means: list[list[float]] | None, texts: list[list[str]]) -> list[float | None]:
+    if means is None:
+        return [None for each in texts for _ in each]
+    return [mean for each in means for mean in each]
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[str, int, str, float | None]]:
+    names = ("doc_id", "number", "text", "log_probability")
+    yield from zip(*(table.column(name).to_pylist() for name in names), strict=True)
+
+
+def _seed(seed: int, shard: int) -> int:
+    return int.from_bytes(blake2b(f"{seed}/{shard}".encode(), digest_size=4).digest(), "big")
+
+
+def _table(kept: Sequence[Query]) -> pa.Table:
+    rows = {
+        "query_id": [f"{each.doc_id}#q{each.number}" for each in kept],
+        "text": [each.text for each in kept],
+        "origin": ["synthetic"] * len(kept),
+        "source_doc_id": [each.doc_id for each in kept],
+    }
+    return pa.table(rows, schema=tables.QUERIES.schema)
+
+
+def _sampling(config: GenerateConfig) -> dict[str, Any]:
+    """What decided how texts were drawn."""
+    names = (
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "queries_per_document",
+        "max_document_tokens",
+        "sampling",
+        "seed",
+    )
+    return {name: getattr(config, name) for name in names}
+
+
+def _lengths(kept: Sequence[Query]) -> dict[str, int]:
+    """Words of a query -> how many have so many."""
+    counts = Counter(min(count_words(each.text), _LONGEST) for each in kept)
+    return {f"{words}+" if words == _LONGEST else str(words): counts[words] for words in sorted(counts)}
+
+
+def _samples(kept: Sequence[Query], texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """A few queries, spread over the whole, beside the beginnings of their documents."""
+    step = max(len(kept) // _SAMPLES, 1)
+    return [
+        {"query": each.text, "doc_id": each.doc_id, "document": texts[each.doc_id][:_SAMPLE_CHARACTERS]}
+        for each in kept[::step][:_SAMPLES]
+    ]
+
+
+def _sentence(counts: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+    return f"{told or 'none'} dropped"

@@ -1,0 +1,169 @@
+"""The stage `notify`, the exit handler: say how the run ended, to a webhook if there is one, and close its MLflow run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import urllib.error
+from dataclasses import dataclass
+from html import escape
+from http.client import HTTPException
+
+from inranker_flow import redaction, tracking
+from inranker_flow.errors import UserError
+from inranker_flow.services import kfp_run, web
+from inranker_flow.services.kfp_run import Failure, Outcome
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the second and the third attempt at the webhook.
+PAUSES = (1.0, 3.0)
+#: The stages after which nothing follows; `discover` writes that it has ended only where there is nothing to do.
+_LAST = frozenset({"promote", "discover"})
+#: State of a run in MLflow; of one whose end nobody knows it must not be said that it went well.
+_MLFLOW_STATES = {kfp_run.SUCCEEDED: "FINISHED", kfp_run.CANCELED: "KILLED"}
+
+
+@dataclass(frozen=True)
+class NotifyStats:
+    """``succeeded`` is 1 or 0; ``state`` is SUCCEEDED, FAILED, CANCELED or UNKNOWN."""
+
+    succeeded: int
+    state: str
+
+
+def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> NotifyStats:
+    """Tell how the run ended. What cannot be told is a warning in the log: it never makes the run red.
+
+    ``state`` and ``error`` are KFP's final status of the tasks. KFP's API is asked where ``KF_PIPELINES_ENDPOINT`` names
+    it, and MLflow for what the run's own stages wrote; a failure that any of them reports is believed, because a false
+    green is the worse error. The message goes to ``INRANKER_WEBHOOK_URL`` (Slack's format) where that is set.
+    """
+    parent, wrote = _mlflow()
+    outcome = _judged(kfp_run.of_status(state, error), kfp_run.of_run(run_id, own_task="notify"), wrote)
+    told = [_verdict(outcome, run_name), *_left_out(parent), *_compared(run_id, parent)]
+    pages = [kfp_run.page(run_id), _mlflow_page(parent)]
+    lines = [*told, *filter(None, pages)]
+    for line in told:
+        log.info("%s", line)
+    if parent and tracking.own_parent():
+        _close_mlflow_run(outcome, run_name)
+    _post("\n".join(lines))
+    return NotifyStats(int(outcome.state == kfp_run.SUCCEEDED), outcome.state)
+
+
+def _judged(told: Outcome, seen: Outcome | None, wrote: Outcome | None) -> Outcome:
+    """The outcome by what KFP ``told``, what was ``seen`` of the tasks in its API, and what the stages ``wrote``.
+
+    Whoever reports a failure is believed; then whoever knows that all went well.
+    """
+    for state, witnesses in (
+        (kfp_run.FAILED, (seen, wrote)),
+        (kfp_run.CANCELED, (seen, told)),
+        (kfp_run.FAILED, (told,)),
+        (kfp_run.SUCCEEDED, (told, seen, wrote)),
+    ):
+        for each in witnesses:
+            if each and each.state == state:
+                return _reasoned(each, wrote)
+    return told
+
+
+def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
+    """The outcome with the stages' own reasons where KFP gives none."""
+    own = {each.task.partition(" ")[0]: each.reason for each in wrote.failures} if wrote else {}
+    stages = [re.sub(r"(-\d+)?( #.*)?$", "", each.task).replace("-", "_") for each in outcome.failures]
+    return Outcome(
+        outcome.state,
+        tuple(
+            Failure(each.task, each.reason or own.get(stage, ""))
+            for each, stage in zip(outcome.failures, stages, strict=True)
+        ),
+    )
+
+
+def _mlflow() -> tuple[str, Outcome | None]:
+    """Id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
+    try:
+        parent = tracking.parent_here()
+        ends = tracking.ends_of(parent)
+    except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
+        log.warning("the run in MLflow stays open: %s", redaction.line(error))
+        return "", None
+    failures = tuple(Failure(f"{each.stage} {each.dataset}".strip(), each.reason) for each in ends if each.failed)
+    if failures:
+        return parent, Outcome(kfp_run.FAILED, failures)
+    ended = {each.stage for each in ends}
+    return parent, Outcome(kfp_run.SUCCEEDED) if ended & _LAST else None
+
+
+def _mlflow_page(parent: str) -> str:
+    try:
+        return tracking.page(parent)
+    except Exception as error:  # as below
+        log.warning("no link to the run in MLflow: %s", redaction.line(error))
+        return ""
+
+
+def _verdict(outcome: Outcome, run_name: str) -> str:
+    """``FAILED NAME: TASK: REASON`` in one line."""
+    told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
+    return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
+
+
+def _left_out(parent: str) -> list[str]:
+    """One line for each target that the run went without, as far as MLflow has it."""
+    try:
+        return [f"LEFT OUT: target {name}: {reason}" for name, reason in tracking.left_out_of(parent).items()]
+    except Exception as error:  # as below
+        log.warning("the targets that were left out cannot be told: %s", redaction.line(error))
+        return []
+
+
+def _compared(run_id: str, parent: str) -> list[str]:
+    """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
+    if not parent:
+        return []
+    said = kfp_run.description(run_id)
+    if not said:
+        return []  # without the imports that the rest needs
+    from inranker_flow import planning
+    from inranker_flow.planning import reality
+
+    if not planning.read_sentence(said):
+        return []
+    try:
+        did = reality.done(tracking.stages_of(parent))
+    except Exception as error:  # as below
+        log.warning("what was planned is not compared: %s", redaction.line(error))
+        return []
+    return [said, f"computed in this run: {planning.sentence(did)}"]
+
+
+def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:
+    try:
+        tracking.close_parent(tracking.own_parent(), _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
+    except Exception as error:  # as above
+        log.warning("the run in MLflow stays open: %s", redaction.line(error))
+
+
+def _post(text: str) -> None:
+    """Send ``text`` to the webhook; its address is a secret and is in no message."""
+    url = os.environ.get("INRANKER_WEBHOOK_URL", "").strip()
+    if not url:
+        return
+    # Slack reads &, < and > as markup.
+    message = {"text": escape(redaction.redact(text), quote=False)}
+    for pause in (*PAUSES, None):
+        try:
+            web.request(url, method="POST", data=message)
+            log.info("told the webhook")
+            return
+        except (OSError, HTTPException, ValueError, UserError) as error:
+            final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
+            if pause is None or final or not isinstance(error, OSError):
+                log.warning("INRANKER_WEBHOOK_URL: the message was not delivered: %s", web.reason(error))
+                return
+        time.sleep(pause)

@@ -1,0 +1,526 @@
+"""`prepare_corpus`: read a collection, check it, bring it into one form, fingerprint it.
+
+Everything streams. What grows with the collection is numpy: 16 bytes for each document id, 8 for each text. Judgements
+and queries are held as Arrow columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow.artifacts import manifest, tables
+from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
+from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.corpora.passage import default_text
+from inranker_flow.corpora.problems import BROKEN, BadCollection, Problems, Rows
+from inranker_flow.corpora.sources import LabelSource, Source, Split, open_source
+from inranker_flow.progress import Progress
+
+log = logging.getLogger(__name__)
+
+#: Ids that TREC files, which separate columns by white space, can hold.
+_BAD_ID = r"^$|[\s\x00-\x1f]"
+
+
+@dataclass(frozen=True)
+class PrepareStats:
+    """What the collection holds, and how many rows were dropped on the way."""
+
+    documents: int
+    train_queries: int
+    synthetic_queries: int
+    test_queries: int
+    judgements: int
+    published_labels: int
+    #: Rows that a repair dropped.
+    dropped: int
+    #: Documents whose text another document has too, and queries that nobody judged: reported, not mended.
+    duplicate_texts: int
+    unjudged_queries: int
+    #: Judgements of a pair that was judged before, of which the highest grade counts.
+    repeated_judgements: int
+    fingerprint: str
+    #: Why nothing of it will be evaluated although it holds queries; "" where it will be, or holds documents alone.
+    not_evaluated: str = ""
+
+
+def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path) -> PrepareStats:
+    """Write the tables of ``corpus`` to the folder ``collection``, ended by its manifest.
+
+    Raises :class:`UserError` for a collection that is missing or empty, for one with judgements of a split of which none
+    can be used, and under ``on_problem=refuse`` for the first kind of broken row (:mod:`.problems` lists them), with file,
+    line and count. It is a :class:`.problems.BadCollection` where the fault is in what the collection holds.
+    """
+    collection.mkdir(parents=True, exist_ok=True)
+    for stale in (manifest.FILENAME, tables.LABELS.filename):
+        (collection / stale).unlink(missing_ok=True)
+    with open_source(corpus) as (source, labels):
+        return _Preparation(config, corpus, collection, source, labels).run()
+
+
+def _repeated(seen: HashSet, hashes: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Which of the ``good`` rows were seen before; adds them."""
+    repeated = np.zeros(len(hashes), bool)
+    repeated[good] = ~seen.add(hashes[good])
+    return repeated
+
+
+@dataclass
+class _Judgements:
+    """Judgements of both splits as parallel columns; ``query`` and ``doc`` are the first words of the ids' hashes."""
+
+    query_id: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
+    doc_id: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
+    relevance: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    query: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    doc: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    test: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    line: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    file: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    #: The file that each number in ``file`` stands for.
+    files: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.relevance)
+
+    def select(self, keep: np.ndarray) -> _Judgements:
+        mask = pa.array(keep)
+        ids = self.query_id.filter(mask), self.doc_id.filter(mask)
+        return _Judgements(
+            *ids, self.relevance[keep], self.query[keep], self.doc[keep], self.test[keep], self.line[keep], self.file[keep],
+            self.files,
+        )  # fmt: skip
+
+    def report(self, problems: Problems, kind: str, bad: np.ndarray, what: str) -> None:
+        """Report the rows where ``bad``; ``what`` may name {query} and {doc}."""
+        for at in np.flatnonzero(bad):
+            text = what.format(query=self.query_id[at].as_py(), doc=self.doc_id[at].as_py())
+            problems.add(kind, self.files[self.file[at]], self.line[at], text)
+
+
+def _joined(parts: list[_Judgements], files: list[str]) -> _Judgements:
+    """All rows of ``parts``, in order."""
+    return _Judgements(
+        pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
+        pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),
+        np.concatenate([part.relevance for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.doc for part in parts]),
+        np.concatenate([part.test for part in parts]),
+        np.concatenate([part.line for part in parts]),
+        np.concatenate([part.file for part in parts]),
+        files,
+    )
+
+
+@dataclass
+class _Queries:
+    """Queries that may stay, with the first word of the hash of each id."""
+
+    table: pa.Table
+    query: np.ndarray
+
+    def select(self, keep: np.ndarray) -> _Queries:
+        return _Queries(self.table.filter(pa.array(keep)), self.query[keep])
+
+
+class _Preparation:
+    """One run of the stage: the parts share the problems found and the sets of hashes."""
+
+    def __init__(
+        self, config: PrepareConfig, corpus: CorpusConfig, collection: Path, source: Source, labels: LabelSource | None
+    ) -> None:
+        self.config, self.corpus, self.collection = config, corpus, collection
+        self.source, self.labels = source, labels
+        self.problems = Problems(config.on_problem)
+        self.fingerprint = Fingerprint()
+        nothing = np.empty(0, np.uint64)
+        #: Sorted first words of the hashes of: labelled queries, all valid queries, all valid documents.
+        self.labelled = self.all_queries = self.all_documents = nothing
+        #: Rows of judgements that there were, good or not.
+        self.read: dict[Split, int] = dict.fromkeys(get_args(Split), 0)
+        self.some_id = ""
+
+    def run(self) -> PrepareStats:
+        """The order matters: judgements say which queries stay, and those say which documents must."""
+        if self.labels:
+            self.labelled = self._labelled_queries(self.labels)
+        judgements = self._judgements()
+        self.problems.check()
+        queries = self._limit(self._queries(judgements))
+        judgements.report(
+            self.problems,
+            "unknown_query",
+            ~contains(self.all_queries, judgements.query),
+            "no query has the id {query!r}",
+        )
+        self.problems.check()
+        self._check_used(judgements.select(contains(self.all_queries, judgements.query)))
+        judgements = judgements.select(contains(np.sort(queries.query), judgements.query))
+        documents = self._documents(judgements, self._labelled_documents(queries))
+        judgements = judgements.select(contains(self.all_documents, judgements.doc))
+        if not (self.config.max_train_queries or self.config.max_test_queries):  # a sample may be out of luck
+            self._check_used(judgements)
+        labels = self._write_labels(queries)
+        # A query may have lost its last judgement to a document that does not exist.
+        useful = contains(np.unique(np.concatenate([judgements.query, self.labelled])), queries.query)
+        for query_id in queries.table.filter(pa.array(~useful)).column("query_id").to_pylist():
+            self.problems.add("unjudged_query", self.corpus.uri, 0, f"query {query_id!r} lost its last judgement")
+        queries = queries.select(useful)
+        self._write_queries(queries, judgements)
+        return self._finish(queries, documents, len(judgements), labels)
+
+    def _hashes(self, ids: list[str]) -> np.ndarray:
+        return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
+
+    def _good_ids(self, rows: Rows) -> np.ndarray:
+        """Which rows have an id that files between stages can hold; the others are reported."""
+        bad = pc.match_substring_regex(pa.array(rows.columns[0], pa.string()), _BAD_ID).to_numpy(zero_copy_only=False)
+        what = "id {0!r} is empty or holds white space, which TREC files cannot"
+        self.problems.add_rows("malformed", rows, bad, what)
+        return ~bad
+
+    # --- published labels: which queries and documents they are about
+
+    def _labelled_queries(self, labels: LabelSource) -> np.ndarray:
+        found = [np.empty(0, np.uint64)]
+        for rows in labels.labels(self.problems):
+            found.append(np.unique(self._hashes(rows.columns[0])))
+        self.problems.check()
+        return np.unique(np.concatenate(found))
+
+    def _labelled_documents(self, queries: _Queries) -> np.ndarray:
+        """Documents that labels of the kept queries are about; only needed where documents are sampled."""
+        found = [np.empty(0, np.uint64)]
+        if self.labels and self.config.max_documents:
+            kept = np.sort(queries.query)
+            for rows in self.labels.labels(Problems("repair")):
+                about = contains(kept, self._hashes(rows.columns[0]))
+                found.append(np.unique(self._hashes(rows.columns[1])[about]))
+        return np.unique(np.concatenate(found))
+
+    # --- judgements and queries
+
+    def _judgements(self) -> _Judgements:
+        """Both splits, each pair once, and without the training side of a query that is in both."""
+        parts = [_Judgements()]
+        files: list[str] = []
+        for split in get_args(Split):
+            before = self._unreadable()
+            part, rows = self._split(split, files)
+            self.read[split] = rows + self._unreadable() - before
+            parts.append(part)
+        judgements = _joined(parts, files)
+        in_train, in_test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
+        leaked = ~judgements.test & contains(in_test, judgements.query)
+        first = np.zeros(len(judgements), bool)
+        first[np.unique(np.where(leaked, judgements.query, 0), return_index=True)[1]] = True
+        if np.isin(in_train, in_test).any():
+            judgements.report(
+                self.problems, "leak", leaked & first, "query {query!r} of the training split is in the test split too"
+            )
+        return judgements.select(~leaked)
+
+    def _unreadable(self) -> int:
+        return sum(self.problems.count(kind) for kind in ("malformed", "wrong_encoding", "bad_relevance"))
+
+    def _split(self, split: Split, files: list[str]) -> tuple[_Judgements, int]:
+        """The judgements of one split, and how many rows they came from; adds the names of their files to ``files``."""
+        parts, pairs, repeated = [_Judgements()], [np.empty((0, 2), np.uint64)], False
+        seen = HashSet()
+        for rows in self.source.judgements(split, self.problems):
+            query_ids, doc_ids, relevance = rows.columns
+            if not query_ids:
+                continue
+            if not files or files[-1] != rows.file:
+                files.append(rows.file)
+            pair = hash_rows(query_ids, doc_ids)
+            new = seen.add(pair)
+            what = "query {0!r} and document {1!r} are judged again, now {2}; the highest grade counts"
+            self.problems.add_rows("duplicate_judgement", rows, ~new, what)
+            repeated = repeated or not new.all()
+            pairs.append(pair)
+            parts.append(
+                _Judgements(
+                    pa.chunked_array([query_ids], pa.string()),
+                    pa.chunked_array([doc_ids], pa.string()),
+                    np.asarray(relevance, np.int32),
+                    self._hashes(query_ids),
+                    self._hashes(doc_ids),
+                    np.full(len(query_ids), split == "test"),
+                    np.asarray(rows.lines, np.int64),
+                    np.full(len(query_ids), len(files) - 1, np.int32),
+                )
+            )
+        found = _joined(parts, files)
+        if not repeated:
+            return found, len(found)
+        # The highest grade first, then as they stand.
+        keys = np.concatenate(pairs)
+        order = np.lexsort((-found.relevance.astype(np.int64), keys[:, 1], keys[:, 0]))
+        first = np.ones(len(found), bool)
+        first[1:] = (keys[order][1:] != keys[order][:-1]).any(axis=1)
+        keep = np.zeros(len(found), bool)
+        keep[order[first]] = True
+        return found.select(keep), len(found)
+
+    def _check_used(self, judgements: _Judgements) -> None:
+        """Refuse a collection that has judgements of a split of which none is used: what that split is for would be lost."""
+        for split in get_args(Split):
+            files = self.source.judged(split)
+            mine = judgements.relevance[judgements.test == (split == "test")]
+            if len(mine) or (split == "train" and self.problems.count("leak")):
+                if split == "test" and not (mine > 0).any():
+                    raise BadCollection(
+                        f"{(files or self.source.judged_together)[0]}: none of its {len(mine):,} judgements of the "
+                        f"{split} split says relevant (a grade above 0), so that every system would get 0; mend the grades, "
+                        "or take them away to go on without them"
+                    )
+                continue
+            if self.read[split]:
+                reasons = ", ".join(
+                    f"{self.problems.count(kind):,} {BROKEN[kind]}"
+                    for kind in ("malformed", "wrong_encoding", "bad_relevance", "unknown_query", "unknown_document")
+                    if self.problems.count(kind)
+                )
+                raise BadCollection(
+                    f"{(files or self.source.judged_together)[0]}: none of its {self.read[split]:,} judgements of the {split} "
+                    f"split can be used ({reasons}); {self._ids()}mend them, or take them away to go on without them"
+                )
+            if files and (split == "test" or not self.read["test"]):
+                raise BadCollection(
+                    f"{files[0]}: holds no judgement; fill it, or take it away to go on without a {split} split"
+                )
+        together = self.source.judged_together
+        if together and not any(self.read.values()) and len(self.all_queries):
+            raise BadCollection(f"{together[0]}: holds no judgement; fill it, or take it away to go on without")
+
+    def _ids(self) -> str:
+        """What ids look like, where judgements name others."""
+        unknown = self.problems.found.get("unknown_query")
+        if not unknown or not self.some_id:
+            return ""
+        return f"{unknown.examples[0]['what']}, they are like {self.some_id!r}; "
+
+    def _queries(self, judgements: _Judgements) -> _Queries:
+        """Queries that are judged or labelled, each with its origin."""
+        supervised, test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
+        seen, kept, hashes = HashSet(), [tables.QUERIES.schema.empty_table()], [np.empty(0, np.uint64)]
+        for rows in self.source.queries(self.problems):
+            ids, texts = rows.columns
+            if not ids:
+                continue
+            good = self._good_ids(rows)
+            empty = good & np.array([not text.strip() for text in texts])
+            self.problems.add_rows("empty_query", rows, empty, "query {0!r} has no text")
+            good &= ~empty
+            both = hash_rows(ids)
+            repeated = _repeated(seen, both, good)
+            self.problems.add_rows("duplicate_query_id", rows, repeated, "query id {0!r} is used again")
+            self.some_id = self.some_id or ids[0][:40]
+            mine = both[:, 0]
+            is_test, is_labelled = contains(test, mine), contains(self.labelled, mine)
+            is_supervised = contains(supervised, mine)
+            good &= ~repeated
+            useful = is_test | is_supervised | is_labelled
+            self.problems.add_rows("unjudged_query", rows, good & ~useful, "query {0!r} has no judgement")
+            good &= useful
+            origin = np.where(is_test, "test", np.where(is_supervised, "supervised", self.source.labelled_origin))
+            columns = {"query_id": ids, "text": texts, "origin": origin.tolist(), "source_doc_id": [None] * len(ids)}
+            kept.append(pa.table(columns, schema=tables.QUERIES.schema).filter(pa.array(good)))
+            hashes.append(mine[good])
+        self.all_queries = seen.first_words()
+        self.problems.check()
+        return _Queries(pa.concat_tables(kept), np.concatenate(hashes))
+
+    def _limit(self, queries: _Queries) -> _Queries:
+        """A random sample of the training and of the test queries, the same whatever their order in the file."""
+        is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
+        keep = np.ones(len(queries.query), bool)
+        for side, what in ((~is_test, "train"), (is_test, "test")):
+            at, limit = np.flatnonzero(side), getattr(self.config, f"max_{what}_queries")
+            if limit and len(at) > limit:
+                self._tell_limit(f"max_{what}_queries", limit, len(at), f"{what} queries")
+                ids = queries.table.column("query_id").take(pa.array(at)).to_pylist()
+                keep[at[np.argsort(priorities(self.config.seed, ids), kind="stable")[limit:]]] = False
+        return queries.select(keep)
+
+    def _write_queries(self, queries: _Queries, judgements: _Judgements) -> None:
+        with tables.TableWriter(self.collection / tables.QUERIES.filename, tables.QUERIES) as writer:
+            writer.write(queries.table)
+        qrels = pa.table(
+            {"query_id": judgements.query_id, "doc_id": judgements.doc_id, "relevance": judgements.relevance},
+            schema=tables.QRELS.schema,
+        )
+        with tables.TableWriter(self.collection / tables.QRELS.filename, tables.QRELS) as writer:
+            writer.write(qrels)
+        for name, table, keys in (
+            ("queries", queries.table, ("query_id", "text", "origin")),
+            ("qrels", qrels, ("query_id", "doc_id", "relevance")),
+        ):
+            for batch in table.to_batches(max_chunksize=tables.BATCH_ROWS):
+                columns = [pc.cast(batch.column(key), pa.string()).to_pylist() for key in keys]
+                self.fingerprint.add(name, hash_rows(*columns))
+
+    # --- documents
+
+    def _documents(self, judgements: _Judgements, labelled: np.ndarray) -> int:
+        """Write corpus.parquet; returns its rows."""
+        needed = np.unique(np.concatenate([judgements.doc, labelled]))
+        limit = self._priority_limit(needed) if self.config.max_documents else None
+        seen, texts = HashSet(), HashSet()
+        progress = Progress(f"reading {self.corpus.name}", self.source.total, self.source.unit)
+        with tables.TableWriter(self.collection / tables.CORPUS.filename, tables.CORPUS) as writer:
+            for rows in self._good_documents(self.problems, seen, texts):
+                ids, titles, bodies = rows.columns
+                if limit is not None and ids:
+                    keep = contains(needed, self._hashes(ids)) | (priorities(self.config.seed, ids) < limit)
+                    ids, titles, bodies = rows.select(keep).columns
+                if ids:
+                    self.fingerprint.add("corpus", hash_rows(ids, titles, bodies))
+                    writer.write({"doc_id": ids, "title": titles, "text": bodies})
+                progress.advance(rows.amount, f"{writer.rows:,} documents")
+            self.all_documents = seen.first_words()
+            self.problems.check()
+            if not writer.rows:
+                raise BadCollection(f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text")
+            unknown = ~contains(self.all_documents, judgements.doc)
+            judgements.report(self.problems, "unknown_document", unknown, "no document has the id {doc!r}")
+            self.problems.check()
+        progress.finish()
+        return writer.rows
+
+    def _good_documents(self, problems: Problems, seen: HashSet, texts: HashSet) -> Iterator[Rows]:
+        """Batches without broken rows; ``seen`` gathers ids, ``texts`` what makes a repeated text noticeable."""
+        for rows in self.source.documents(problems):
+            ids, titles, bodies = rows.columns
+            if not ids:
+                yield rows
+                continue
+            good = self._good_ids(rows)
+            passages = [default_text(title, body) for title, body in zip(titles, bodies, strict=True)]
+            empty = good & np.array([not passage for passage in passages])
+            problems.add_rows("empty_document", rows, empty, "document {0!r} has no text")
+            good &= ~empty
+            repeated = _repeated(seen, hash_rows(ids), good)
+            problems.add_rows("duplicate_document_id", rows, repeated, "document id {0!r} is used again")
+            good &= ~repeated
+            # Python's own hash differs between processes and is ten times as fast; it never leaves this one.
+            hashes = np.fromiter(map(hash, passages), np.int64, len(passages)).view(np.uint64)[:, None]
+            same = _repeated(texts, hashes, good)
+            problems.add_rows("duplicate_text", rows, same, "document {0!r} repeats another's text")
+            yield rows.select(good)
+
+    def _priority_limit(self, needed: np.ndarray) -> np.uint64 | None:
+        """Priority below which a document that nobody needs is in the sample; None where all are. Reads all ids."""
+        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        quiet, self.problems = self.problems, Problems("repair")
+        for rows in self._good_documents(self.problems, HashSet(), HashSet()):
+            hashes.append(self._hashes(rows.columns[0]))
+            numbers.append(priorities(self.config.seed, rows.columns[0]))
+        self.problems = quiet
+        others = ~contains(needed, np.concatenate(hashes))
+        free = max(self.config.max_documents - int((~others).sum()), 0)
+        candidates = np.concatenate(numbers)[others]
+        if len(candidates) <= free:
+            return None
+        self._tell_limit("max_documents", free + int((~others).sum()), len(others), "documents")
+        return np.partition(candidates, free)[free]
+
+    def _tell_limit(self, setting: str, kept: int, there: int, what: str) -> None:
+        log.info(
+            "%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting
+        )
+
+    # --- published labels: the table
+
+    def _write_labels(self, queries: _Queries) -> int:
+        """Write labels.parquet with the labels of the kept queries, as published; returns its rows."""
+        if not self.labels:
+            return 0
+        is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
+        test, train = np.sort(queries.query[is_test]), np.sort(queries.query[~is_test])
+        pairs, given = HashSet(), 0
+        progress = Progress(f"labels of {self.corpus.name}", self.labels.total, self.labels.unit)
+        with tables.TableWriter(self.collection / tables.LABELS.filename, tables.LABELS) as writer:
+            for rows in self.labels.labels(Problems("repair")):  # unreadable lines are reported already
+                if not rows.columns[0]:
+                    continue
+                query_ids, doc_ids, *_ = rows.columns
+                query, doc = self._hashes(query_ids), self._hashes(doc_ids)
+                known, good = contains(self.all_documents, doc), contains(train, query)
+                for kind, bad, what in (
+                    ("label_of_test_query", contains(test, query), "query {0!r} is a test query"),
+                    ("label_unknown_query", ~contains(self.all_queries, query), "no query has the id {0!r}"),
+                    ("label_unknown_document", good & ~known, "no document has the id {1!r}"),
+                ):
+                    self.problems.add_rows(kind, rows, bad, what)
+                good &= known
+                repeated = _repeated(pairs, hash_rows(query_ids, doc_ids), good)
+                what = "query {0!r} and document {1!r} are labelled a second time"
+                self.problems.add_rows("duplicate_label", rows, repeated, what)
+                good &= ~repeated
+                table = pa.table(list(rows.columns), schema=tables.LABELS.schema).filter(pa.array(good))
+                writer.write(table)
+                columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]
+                self.fingerprint.add("labels", hash_rows(*columns) if len(table) else np.empty((0, 2), np.uint64))
+                given += len(query_ids)
+                progress.advance(rows.amount, f"{writer.rows:,} labels")
+            self.problems.check()
+            limited = self.config.max_train_queries or self.config.max_documents
+            if not writer.rows and not (given and limited):
+                raise BadCollection(
+                    f"{self.labels.shown}: none of its {given:,} soft labels belongs to a training query and a document of "
+                    f"{self.corpus.uri}; give the labels of this collection, or remove the setting labels"
+                )
+        progress.finish()
+        return writer.rows
+
+    def _finish(self, queries: _Queries, documents: int, judgements: int, labels: int) -> PrepareStats:
+        origins = queries.table.column("origin").value_counts().to_pylist()
+        count = {each["values"]: each["counts"] for each in origins}
+        self.problems.log()
+        reason = "" if count.get("test") else self.source.not_evaluated
+        if self.read["test"] and not count.get("test"):
+            reason = "the test queries that max_test_queries drew lost their judgements; draw more"
+        if reason:
+            log.warning("%s will NOT be evaluated: %s", self.corpus.name, reason)
+        stats = PrepareStats(
+            documents=documents,
+            train_queries=count.get("supervised", 0),
+            synthetic_queries=count.get("synthetic", 0),
+            test_queries=count.get("test", 0),
+            judgements=judgements,
+            published_labels=labels,
+            dropped=self.problems.dropped,
+            duplicate_texts=self.problems.count("duplicate_text"),
+            unjudged_queries=self.problems.count("unjudged_query"),
+            repeated_judgements=self.problems.count("duplicate_judgement"),
+            fingerprint=self.fingerprint.hexdigest(),
+            not_evaluated=reason,
+        )
+        manifest.write_manifest(
+            self.collection,
+            dataset=self.corpus.name,
+            stage="prepare_corpus",
+            uri=self.corpus.uri,
+            licence=self.corpus.licence,
+            refused=self.corpus.refused,
+            fingerprint=stats.fingerprint,
+            counts={
+                name: value
+                for name in PrepareStats.__dataclass_fields__
+                if isinstance(value := getattr(stats, name), int)
+            },
+            problems=self.problems.as_list(),
+            not_evaluated=reason,
+        )
+        return stats

@@ -1,0 +1,262 @@
+"""The stage `promote`: ask the gate, register the student, move the alias."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inranker_flow import tracking
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import check, read_manifest, write_manifest
+from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
+from inranker_flow.errors import UserError
+from inranker_flow.evaluation import gate
+from inranker_flow.model_registry import history, model_card, registry
+from inranker_flow.model_registry.registry import Version
+from inranker_flow.report.page import render
+from inranker_flow.services import kfp_run
+from inranker_flow.stages import discover as discovery
+from inranker_flow.storage import atomic_write
+
+log = logging.getLogger(__name__)
+
+#: The system of the evaluation that may become champion.
+CHALLENGER = "phase2"
+#: What `distill` and `evaluate` always write, and a verdict, a model card or the page is made from.
+_TRAINING = ("start", "inputs", "config", "versions", "steps", "best_step")
+_SUMMARY = (
+    *("headline", "measures", "systems", "students", "models", "latency", "unmeasured", "datasets", "skipped", "leaks"),
+    *("config", "families", "average", "intervals", "comparisons", "cases", "training", "generation", "licences"),
+)
+
+
+@dataclass(frozen=True)
+class PromoteStats:
+    """``promoted`` is 1 or 0; ``version`` is the registered version."""
+
+    promoted: int
+    verdict: str
+    version: str
+
+
+def promote(
+    config: PromoteConfig,
+    student: Path,
+    evaluation: Path,
+    champion: str,
+    run_key: str,
+    targets: tuple[CorpusConfig, ...],
+    work_key: str,
+    decision: Path,
+    report: Path,
+) -> PromoteStats:
+    """Register ``student`` with its verdict and model card; it becomes champion only if the gate says PROMOTE.
+
+    ``report`` becomes the evaluation's page with the verdict on top, which is kept in the MLflow run too that holds the
+    model. ``champion`` is the reference (models:/NAME/VERSION, or
+    empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
+    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Where
+    targets were left out, the version says so: it was not trained on them, its work is not that of ``run_key``, and a repeat
+    is measured against it. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
+    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or
+    does not answer.
+    """
+    name = config.model_name
+    # Nothing that was changed after it was measured decides.
+    check(student, whole=True)
+    check(evaluation, whole=True)
+    training, summary = (
+        _read_json(student / "training.json", _TRAINING),
+        _read_json(evaluation / "summary.json", _SUMMARY),
+    )
+    left_out: dict[str, str] = summary.get("left_out", {})
+    if left_out:
+        run_key = f"{run_key} without {', '.join(sorted(left_out))}"[:1000]
+        targets = tuple(each for each in targets if each.name not in left_out)
+    state = history.settle(name)
+    decided = _decide(config, evaluation, summary, champion)
+
+    digest = model_digest(student)
+    current = registry.champion(name)
+    serving = _serving(training, summary)
+    known = registry.registered(name, digest, registry.identity(student, serving.scoring))
+    if gone := history.gone(name):
+        decided = _held(decided, _champion_gone(gone))
+    if current and current.reference != champion and not (known and known.version == current.version):
+        decided = _held(decided, _champion_changed(current.reference))
+    taken_out = state.taken_out(known) if known else None
+    if known and taken_out and decided.verdict == "PROMOTE":
+        decided = _held(decided, _taken_out(known, taken_out))
+
+    run_id = tracking.current_run_id(name)
+    tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
+    tags |= discovery.trained_on(targets, work_key, left_out)
+    tracking.note_left_out(tracking.parent_of(run_id), left_out)
+    about = model_card.describe(name, CHALLENGER, training, summary)
+    card = model_card.write(name, CHALLENGER, training, summary)
+    version = registry.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
+    own = current is not None and current.version == version.version
+    if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
+        # Of this verdict, also where an earlier attempt registered the same model.
+        registry.set_tags(version, {**tags, **_verdict(decided)})
+    # else the champion was made again: it keeps the record of its own promotion
+    registry.set_alias(version, registry.CHALLENGER)
+    if decided.verdict == "PROMOTE":
+        why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
+        expected = champion.rpartition("/")[2]
+        registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
+        if not history.move(version, "PROMOTE", _who(), why, details, expected):
+            faster = registry.champion(name)
+            gone = history.gone(name)
+            changed = _champion_changed(faster.reference if faster else "another version")
+            decided = _held(decided, _champion_gone(gone) if gone else changed)
+            registry.set_tags(Version(name, version.version, {}), _verdict(decided))
+    log.info("%s: %s", decided.verdict, decided.reasons[0].message)
+
+    record = {
+        "model": name,
+        "version": version.version,
+        "champion": champion,
+        **asdict(decided),
+        "left_out": left_out,
+        "policy": as_dict(config),
+    }
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(report) as out:
+        out.write(render(summary, record, _reality(run_id, [each.name for each in targets])).encode())
+    tracking.log_file(run_id, report, "report.html")
+    decision.mkdir(parents=True, exist_ok=True)
+    with atomic_write(decision / "decision.json") as out:
+        out.write(json.dumps(record, indent=1).encode())
+    write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
+    return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
+
+
+def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
+    """What was planned for this run and what its stages did, for the page; None where nothing was planned.
+
+    The plan is that of the parent run in MLflow, which `make run` keeps there, or of the KFP run's description, which `make
+    submit` writes. The verdict does not depend on it: where it cannot be read, a warning says so.
+    """
+    from inranker_flow import planning
+    from inranker_flow.planning import reality
+
+    try:
+        parent = tracking.parent_of(run_id)
+        plan = tracking.read_plan(parent) if parent else {}
+        if parent and not plan:
+            promised = planning.read_sentence(kfp_run.description(os.environ.get("INRANKER_KFP_RUN_ID", "")))
+            plan = reality.of_sentence(promised, len(targets)) if promised else {}
+        if not plan:
+            return None
+        without = reality.left_out(plan, targets)
+        compared = reality.compare(plan, tracking.stages_of(parent), without)
+    except Exception as error:  # MLflow's errors have no common base, and the page is whole without this section
+        log.warning("the report does not hold the plan against reality: %s", " ".join(str(error).split())[:300])
+        return None
+    return {"rows": compared, "device": plan.get("device", ""), "without": without}
+
+
+def model_digest(student: Path) -> str:
+    """Digest of the weights alone: the same model is recognised whatever is written beside it."""
+    digest = registry.weights_digest(read_manifest(student).files)
+    if not digest:
+        raise UserError(f"{student}: holds no weights (*.safetensors), so there is nothing to register")
+    return digest
+
+
+def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], champion: str) -> gate.Decision:
+    measures = tables.read(tables.MEASURES, evaluation)
+    challenger, serving, baseline = (
+        gate.from_measures(measures, system, config.measure) for system in (CHALLENGER, "champion", "bm25")
+    )
+    if champion and challenger and not serving:
+        # A champion that cannot be measured is never beaten by default.
+        why = summary.get("unmeasured", {}).get("champion") or f"the evaluation holds no {config.measure} of it"
+        message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
+        return gate.Decision("HOLD", (gate.Reason("champion_unmeasured", "", message),), "champion")
+    evidence = gate.evidence_of(summary, CHALLENGER)
+    return gate.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+
+
+def _held(decided: gate.Decision, reason: gate.Reason) -> gate.Decision:
+    return replace(decided, verdict="HOLD", reasons=(reason, *decided.reasons))
+
+
+def _champion_gone(gone: str) -> gate.Reason:
+    # Better than BM25 is not better than what served.
+    return gate.Reason("champion_gone", "", gone)
+
+
+def _champion_changed(reference: str) -> gate.Reason:
+    text = f"{reference} became champion after this evaluation began; run again to be measured against it"
+    return gate.Reason("champion_changed", "", text)
+
+
+def _taken_out(version: Version, by: history.Entry) -> gate.Reason:
+    text = (
+        f"version {version.version} is this very model, and {by.who} took it out of service ({by.why}); to bring it back: "
+        f"make promote VERSION={version.version} WHY=..."
+    )
+    return gate.Reason("taken_out", "", text)
+
+
+def _tags(
+    student: Path,
+    evaluation: Path,
+    training: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    champion: str,
+    run_key: str,
+    run_id: str,
+) -> dict[str, str]:
+    """Where the version comes from."""
+    teacher = summary["config"]["teacher"]
+    phases = [*training.get("lineage", []), training]
+    tags = {
+        "inranker.against": champion,
+        "inranker.datasets": read_manifest(student).dataset,
+        "inranker.code": tracking.code_version(),
+        "inranker.git": os.environ.get("INRANKER_GIT_REVISION", ""),
+        "inranker.teacher": "@".join(filter(None, (teacher["checkpoint"], teacher.get("revision", "")))),
+        "inranker.mlflow_run": run_id,
+        "inranker.kfp_run": os.environ.get("INRANKER_KFP_RUN_ID", ""),
+        "run_key": run_key,
+        "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
+    }
+    for phase in phases:
+        tags |= {f"{discovery.DATA_TAG}{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
+    return {key: value for key, value in tags.items() if value or key == "inranker.against"}
+
+
+def _verdict(decided: gate.Decision) -> dict[str, str]:
+    return {"inranker.verdict": decided.verdict, "inranker.reason": decided.reasons[0].message[:1000]}
+
+
+def _who() -> str:
+    run = os.environ.get("INRANKER_KFP_RUN_ID")
+    return f"pipeline run {run}" if run else f"a run of {history.person()}"
+
+
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
+    """With what the student was measured it is served; where its folder says how it reads, that decides in both."""
+    measured = summary["models"].get(CHALLENGER, {})
+    return registry.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
+
+
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The object in a JSON file that holds at least ``keys``."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); the stage that writes it must run again") from error
+    missing = [f"no {key!r}" for key in keys if key not in found] if isinstance(found, dict) else ["no JSON object"]
+    if missing:
+        raise UserError(f"{path}: holds {missing[0]}, so it is not complete; the stage that writes it must run again")
+    return dict(found)
