@@ -17,7 +17,16 @@ CARRIERS = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("api", "cli", "commands", "cpus", "environment", "errors", "lifeline", "markdown", "progress", "redaction"),
-        *("reranker", "storage", "text_files", "tracking", "workflow", "artifacts.manifest", "evaluation.gate"),
+        *(
+            "reranker",
+            "scratch",
+            "storage",
+            "text_files",
+            "tracking",
+            "workflow",
+            "artifacts.manifest",
+            "evaluation.gate",
+        ),
         *(
             "execution",
             "model_registry",
@@ -28,7 +37,7 @@ CARRIERS = frozenset(
             "settings",
             "stages.discover",
         ),
-        *(f"store.{each}" for each in ("claims", "conditions", "kept_rows", "scratch", "sharing", "stage_results")),
+        *(f"store.{each}" for each in ("claims", "conditions", "kept_rows", "sharing", "stage_results")),
     )
 )
 

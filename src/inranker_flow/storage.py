@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from inranker_flow import environment
+from inranker_flow import environment, scratch
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import credentials_in, line, redact
-from inranker_flow.store import scratch
 
 T = TypeVar("T")
 

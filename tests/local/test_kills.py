@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import lifeline, storage
+from inranker_flow import lifeline, scratch, storage
 from inranker_flow.commands import folder as runs_folder
 from inranker_flow.errors import UserError
-from inranker_flow.store import scratch
 from tests.processes import alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time

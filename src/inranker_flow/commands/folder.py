@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from inranker_flow import lifeline
+from inranker_flow import lifeline, scratch
 from inranker_flow.errors import UserError
-from inranker_flow.store import scratch
 
 #: What makes a folder one of ours: `make clean` touches no other.
 MARKER = ".inranker-run"

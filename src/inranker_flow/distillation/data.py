@@ -23,8 +23,8 @@ from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Ragged, Renderer, common
+from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_folder, digest_file
-from inranker_flow.store.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from inranker_flow import environment, redaction, storage
+from inranker_flow import environment, redaction, scratch, storage
 from inranker_flow.config import DistillConfig, parse
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
-from inranker_flow.store import scratch
 
 log = logging.getLogger(__name__)
 

@@ -117,7 +117,7 @@ def _finds_its_document(
     """For each query whether BM25 has its document among the best ``depth``. Its index is gone when this ends, however."""
     from inranker_flow import cpus
     from inranker_flow.retrieval.searchers import Searchers
-    from inranker_flow.stages.retrieve import PARALLEL_FROM, QUERIES, build_index, search
+    from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
 
     folder = build_index(retrieval, collection, "generate_queries")
     much = len(queries) * tables.count(tables.CORPUS, collection) >= PARALLEL_FROM

@@ -25,13 +25,12 @@ from types import TracebackType
 
 import numpy as np
 
-from inranker_flow import cpus, lifeline
+from inranker_flow import cpus, lifeline, scratch
 from inranker_flow.config import TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import Prompts, arrays, load_ranker
 from inranker_flow.rankers.batches import Batches
-from inranker_flow.store import scratch
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from inranker_flow.distillation.processes import launch, nodes, started_together
 from inranker_flow.distillation.train import DistillStats, Trainer
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
+from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_folder
-from inranker_flow.store.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 

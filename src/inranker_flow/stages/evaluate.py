@@ -40,8 +40,8 @@ from inranker_flow.rankers import Ranker, load_ranker
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.reading import WHOLE, Passages, Served
 from inranker_flow.report.page import render
+from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write, digest_file
-from inranker_flow.store.scratch import scratch_folder
 from inranker_flow.tracking import code_version
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from inranker_flow.generation.query_store import WrittenShards
 from inranker_flow.generation.report import markdown
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval.analyser import Analyser, in_language
+from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage import atomic_write
 from inranker_flow.store import sharing
-from inranker_flow.store.scratch import scratch_folder
 from inranker_flow.store.sharing import Share
 from inranker_flow.words import count as count_words
 from inranker_flow.words import spaced

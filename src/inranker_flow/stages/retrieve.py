@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from inranker_flow import cpus, storage
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.config import RetrieveConfig
-from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
@@ -27,23 +26,17 @@ from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.negative_sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
+from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
 from inranker_flow.store.negatives import drawn_by, kept_negatives
-from inranker_flow.store.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
 #: Generated queries that the report shows.
 _SAMPLES = 5
-#: Queries that are searched, and rows that are held, at a time.
-QUERIES = 256
-
 #: A share of queries without a hit that is worth a word.
 _MANY = 0.5
 #: Characters of a query in a message.
 _SHOWN = 80
-
-#: Queries times passages from which on it pays to start processes: about five seconds of one CPU.
-PARALLEL_FROM = 10**10
 
 
 @dataclass(frozen=True)
@@ -126,33 +119,6 @@ def noted(queries: Path) -> dict[str, Any]:
         "samples": details.get("samples", [])[:_SAMPLES],
         "tokens_per_second": details.get("tokens_per_second"),
     }
-
-
-def build_index(config: RetrieveConfig, collection: Path, stage: str = "retrieve") -> Path:
-    """The index of a collection, in the scratch folder of the ``stage``: built now, or by an attempt before this one.
-
-    The stage removes that folder, the index's parent.
-    """
-    corpus = manifest.read_manifest(collection).files.get(tables.CORPUS.filename, "")
-    folder = scratch_folder(stage, index.settings(config), corpus) / "index"
-    if folder.exists():
-        log.info("the index is there already")
-        return folder
-    progress = Progress("indexing", tables.count(tables.CORPUS, collection), "documents")
-
-    def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
-        for batch in tables.read_batches(tables.CORPUS, collection):
-            columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
-            yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
-            progress.advance(batch.num_rows)
-
-    try:
-        index.build_in(folder, passages(), config)
-    except UserError:
-        if not folder.exists():  # else another process has just finished the same
-            raise
-    progress.finish()
-    return folder
 
 
 class _Retrieval:
@@ -429,10 +395,3 @@ def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
     doc_ids = bm25.doc_ids.take(pa.array(hits[order])).to_pylist()
     ends = np.searchsorted(which, np.arange(len(sizes) + 1)).tolist()
     return [doc_ids[first:last] for first, last in pairwise(ends)]
-
-
-def search(bm25: BM25, task: tuple[list[str], int]) -> list[tuple[list[str], np.ndarray]]:
-    """For each query (text) the doc_ids of its best hits, as many as the task's second, and their scores."""
-    queries, depth = task
-    found = bm25.find(queries, depth)
-    return [(bm25.doc_ids.take(pa.array(places)).to_pylist(), scores) for places, scores in found]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from inranker_flow import scratch
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
@@ -21,9 +22,9 @@ from inranker_flow.labelling.keep_queries import keep_relevant
 from inranker_flow.labelling.label_store import LOGITS, Labels, label_identity, open_store
 from inranker_flow.labelling.scoring import Scored, passages, places, score_missing, texts
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
-from inranker_flow.store import negatives, scratch, sharing
+from inranker_flow.scratch import scratch_folder
+from inranker_flow.store import negatives, sharing
 from inranker_flow.store.kept_rows import combine
-from inranker_flow.store.scratch import scratch_folder
 from inranker_flow.store.sharing import Share
 
 log = logging.getLogger(__name__)
