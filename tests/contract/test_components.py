@@ -12,24 +12,33 @@ from typing import get_args, get_type_hints
 import pytest
 
 from components import COMPONENTS, readme
-from inranker_flow import corpora, distillation, evaluation, generation, labelling, preflight, retrieval
-from inranker_flow.stages import discover as discovery
-from inranker_flow.stages import notify, promote
+from inranker_flow.stages import (
+    discover,
+    distill,
+    evaluate,
+    generate_queries,
+    notify,
+    preflight,
+    prepare_corpus,
+    promote,
+    retrieve,
+    teacher_label,
+)
 from pipelines.placement import PLACEMENT
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
     "preflight": preflight.preflight,
-    "discover": discovery.discover,
-    "prepare_corpus": corpora.prepare_corpus,
-    "retrieve": retrieval.retrieve,
-    "teacher_label": labelling.teacher_label,
-    "help_label": labelling.help_label,
-    "generate_queries": generation.generate_queries,
-    "help_generate": generation.help_generate,
-    "distill_phase1": distillation.distill,
-    "distill_phase2": distillation.distill,
-    "evaluate": evaluation.evaluate,
+    "discover": discover.discover,
+    "prepare_corpus": prepare_corpus.prepare_corpus,
+    "retrieve": retrieve.retrieve,
+    "teacher_label": teacher_label.teacher_label,
+    "help_label": teacher_label.help_label,
+    "generate_queries": generate_queries.generate_queries,
+    "help_generate": generate_queries.help_generate,
+    "distill_phase1": distill.distill,
+    "distill_phase2": distill.distill,
+    "evaluate": evaluate.evaluate,
     "promote": promote.promote,
     "notify": notify.notify,
 }

@@ -11,8 +11,9 @@ from types import ModuleType
 import pytest
 
 from inranker_flow import planning
+from inranker_flow.commands import plan
 from inranker_flow.settings.profile import Profile
-from pipelines import kfp_api, plan, release
+from pipelines import kfp_api, release
 from pipelines.compile import compile_pipeline
 from tests import models
 from tests.kfp_api import KfpApi
