@@ -5,7 +5,7 @@
 Values are like nDCG@10: the champion's are spread over [0, 1], and the challenger is level with it on four queries of
 ten and differs on the others (Laplace), so that the differences have the given standard deviation. 0.1 is usual between
 two rerankers of a kind, 0.2 between very different ones. The gain is the true mean difference. Every draw is a whole
-`promotion.decide`; max_loss is off, so that what is counted is the test of significance.
+`gate.decide`; max_loss is off, so that what is counted is the test of significance.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`make versions`: which sources each reused stage's version stands for, so that none changes unnoticed.
 
     inranker versions          # says which stages' sources have changed; status 1 then
-    inranker versions --write  # the versions in `reuse.VERSIONS` stand for the sources as they are now
+    inranker versions --write  # the versions in `stage_results.VERSIONS` stand for the sources as they are now
 
 A result that is kept is used again until its stage's version is raised. The lock holds a digest of the sources behind each
 version, which are found from the stage's imports (`sources`). A test compares them. Whoever changes a stage decides: other
@@ -45,7 +45,7 @@ def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
     for stage, found in now.items():
         known = locked.get(stage, {})
         if known.get("sources") != found["sources"] and known.get("version") == found["version"]:
-            where = "prompts.RENDERER_VERSION" if stage == "labels" else f"reuse.VERSIONS[{stage!r}]"
+            where = "monot5_prompt.RENDERER_VERSION" if stage == "labels" else f"stage_results.VERSIONS[{stage!r}]"
             lines.append(
                 f"{stage}: its sources have changed. If its results can be others than before for the same input, raise "
                 f"{where}; then: make versions"

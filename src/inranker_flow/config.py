@@ -505,7 +505,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PromoteConfig:
-    """Policy of the gate (`promotion.decide`) and where the model is registered."""
+    """Policy of the gate (`gate.decide`) and where the model is registered."""
 
     #: Name of the registered model.
     model_name: ModelName = "inranker"

@@ -437,7 +437,7 @@ def test_the_runner_may_do_what_stages_and_executors_do_and_nothing_more(manifes
         "localqueues": ("kueue.x-k8s.io", "localqueues", "get", QUEUE),
         "clusterqueues": ("kueue.x-k8s.io", "clusterqueues", "get", ""),
     }
-    assert _calls(r'f"(\w+)/\{quote', library / "run_state.py") == {"runs", "recurringruns"}
+    assert _calls(r'f"(\w+)/\{quote', library / "services" / "kfp_run.py") == {"runs", "recurringruns"}
     expected = {
         *(preflight[path] for path in paths - {"trainingruntimes"}),
         (*preflight["localqueues"][:3], CPU_QUEUE),

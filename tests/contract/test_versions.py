@@ -20,7 +20,7 @@ def test_a_change_of_the_sources_asks_for_a_decision_and_a_new_version_for_its_r
     other = copy.deepcopy(now)
     other["retrieve"]["sources"] = "another"
     [line] = versions.changed(now, other)
-    assert line.startswith("retrieve: its sources have changed.") and "reuse.VERSIONS['retrieve']" in line
+    assert line.startswith("retrieve: its sources have changed.") and "stage_results.VERSIONS['retrieve']" in line
     other["retrieve"]["version"] = "9"
     [line] = versions.changed(now, other)
     assert line == "retrieve: version 9 is not in pipelines/versions.lock; run: make versions"

@@ -104,7 +104,7 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         (students[0] / "model.safetensors").stat().st_size,
         weights,
     ]
-    assert {"MLmodel", "serving.py", "code", "artifacts/checkpoint/tokenizer.json"} < set(files)
+    assert {"MLmodel", "pyfunc.py", "code", "artifacts/checkpoint/tokenizer.json"} < set(files)
     assert "artifacts/checkpoint/README.md" not in files, "a card may be written better"
     assert tags == {
         "inranker.verdict": "PROMOTE",
@@ -216,12 +216,12 @@ def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_
     assert {"config.json", "tokenizer.json", "generation_config.json", "training.json"} < {
         each.name for each in decisive
     }
-    outside = [model / name for name in ("MLmodel", "serving.py", "code/inranker_flow/rankers/monot5.py")]
+    outside = [model / name for name in ("MLmodel", "pyfunc.py", "code/inranker_flow/rankers/monot5.py")]
     for path in (*decisive, *outside):
         kept = path.read_bytes()
         for what in DAMAGES if path.name == "config.json" else ("changed", "gone"):
             DAMAGES[what](path)
-            name = "code" if path.suffix == ".py" and path.name != "serving.py" else path.name
+            name = "code" if path.suffix == ".py" and path.name != "pyfunc.py" else path.name
             expected = f"models:/whole/1: {name} {'is gone' if what == 'gone' and name != 'code' else 'has changed'}"
             message = said()
             assert expected in message or (path.suffix == ".safetensors" and "are not those" in message), (path, what)

@@ -95,7 +95,7 @@ def _table(path: Path) -> dict[str, Any]:
         return {**about, "rows": file.metadata.num_rows, "columns": columns, "digest": _rows_digest(file)}
 
 
-#: What `schemas` writes into a table's own metadata.
+#: What `tables` writes into a table's own metadata.
 _ABOUT = (b"table", b"version")
 
 

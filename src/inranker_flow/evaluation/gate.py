@@ -228,7 +228,7 @@ def _gain(
 
 
 def from_measures(table: pa.Table, system: str, measure: str) -> dict[str, dict[str, float]]:
-    """The values of one ``system`` and ``measure`` out of a measures table (`schemas.MEASURES`), for :func:`decide`.
+    """The values of one ``system`` and ``measure`` out of a measures table (`tables.MEASURES`), for :func:`decide`.
 
     Empty when the table does not hold them: a missing champion is ``from_measures(...) or None``.
     """

@@ -29,7 +29,7 @@ class JudgedSet:
     dataset: str
     #: query id -> document id -> relevance, for every judged test query.
     qrels: dict[str, dict[str, int]]
-    #: BM25's run (`schemas.RUN`), sorted by query and rank.
+    #: BM25's run (`tables.RUN`), sorted by query and rank.
     bm25: pa.Table
     #: (query, passage) to score: one for each row of ``bm25``, or the passages of its document one after another.
     pairs: list[tuple[str, str]]

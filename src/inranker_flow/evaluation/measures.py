@@ -153,7 +153,7 @@ def per_query(
 ) -> dict[str, dict[str, float]]:
     """Measure name -> query id -> value, for every judged query; 0 for one without candidates.
 
-    ``run`` is a `schemas.RUN` table; its ranks decide.
+    ``run`` is a `tables.RUN` table; its ranks decide.
     """
     import ir_measures
 

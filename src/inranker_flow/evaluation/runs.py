@@ -15,7 +15,7 @@ _BLANK = re.compile(r"\s")
 
 
 def rank(query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray, scores: np.ndarray) -> pa.Table:
-    """A `schemas.RUN` table from equally long columns: best score first, equal scores by document id.
+    """A `tables.RUN` table from equally long columns: best score first, equal scores by document id.
 
     Tables of 32-bit ranks and 64-bit scores, sorted by query id, then rank.
     """

@@ -64,7 +64,7 @@ def run_stage(
     annotation names. ``inputs`` / ``outputs``: parameter name -> KFP artifact, list or mapping of artifacts, or None;
     the stage gets paths. ``values`` are passed as they are; a parameter ``left_out`` gets
     the targets that the lists of ``inputs`` go without, and why. ``metrics`` is the KFP metrics artifact. Not ``tracked``:
-    without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `reuse` knows, and
+    without an MLflow run of its own, for a stage that must work where MLflow does not. A stage that `stage_results` knows, and
     that has done the same work before, gives what it gave then. A target that is refused, or was by a stage before, is left
     out where it may be (`left_out`): the stats are then :class:`LeftOutStats`, and the process goes on.
     """

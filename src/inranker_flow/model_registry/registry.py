@@ -514,7 +514,7 @@ def save_pyfunc(path: Path, student: Path, serving: Serving, card: str) -> None:
 
 
 def _requirements(versions: Mapping[str, str]) -> list[str]:
-    """What `serving.Reranker` imports: the training's versions, and those of what is installed here."""
+    """What `pyfunc.Reranker` imports: the training's versions, and those of what is installed here."""
     from importlib.metadata import version
 
     import mlflow

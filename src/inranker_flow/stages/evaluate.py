@@ -162,7 +162,7 @@ def evaluate(
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
-    ``evaluation``: measures.parquet (`schemas.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is
+    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is
     one HTML file with the evidence, which `promote` writes again with the decision. ``left_out``: targets of the run of which
     nothing is here, and why.
 

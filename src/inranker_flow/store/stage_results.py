@@ -2,7 +2,7 @@
 
 KFP's caches have image, run and artifact ids in their keys: a rebuilt image misses them all. Here the key is what a result
 follows from: the stage and the version of its code, the settings that change a result, the content of its inputs, and what
-computes it (`computing`). The outputs are
+computes it (`conditions`). The outputs are
 kept below ``INRANKER_STORE``, each file once under its digest, which is compared when it is used again.
 """
 
