@@ -80,7 +80,7 @@ def test_a_training_goes_on_where_it_was_killed(tmp_path, toy, monkeypatch):
     changes = {"dropout": 0.1, "save_every": 7}
     whole, _ = trained(tmp_path, toy, "whole", **changes)
     with monkeypatch.context() as patched:
-        patched.setattr("inranker_flow.distillation.train._write", fail)
+        patched.setattr("inranker_flow.stages.distill._write", fail)
         with pytest.raises(OSError, match="disk full"):
             trained(tmp_path, toy, "model", **changes)
     continued, _ = trained(tmp_path, toy, "model", **changes)

@@ -24,21 +24,7 @@ pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 SEED = "11"
 #: Module that holds each stage.
-MODULES = {
-    "preflight": "preflight",
-    "discover": "discovery",
-    "prepare_corpus": "corpora",
-    "retrieve": "retrieval",
-    "teacher_label": "labelling",
-    "help_label": "labelling",
-    "generate_queries": "generation",
-    "help_generate": "generation",
-    "distill_phase1": "distillation",
-    "distill_phase2": "distillation",
-    "evaluate": "evaluation",
-    "promote": "promote",
-    "notify": "notify",
-}
+MODULES = {**{stage: stage for stage in PLACEMENT}, **HELPS, "distill_phase1": "distill", "distill_phase2": "distill"}
 
 
 def in_image(name: str, script: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +52,7 @@ def test_every_stage_imports_in_its_image(images, stage):
 import importlib.util, os, subprocess, sys
 os.environ['_KFP_RUNTIME'] = 'true'
 import kfp.dsl.executor_main, inranker_flow.execution.run_stage, inranker_flow.model_registry.registry, mlflow.pyfunc
-from inranker_flow.{MODULES[stage]} import {"distill" if "distill" in stage else stage}
+from inranker_flow.stages.{MODULES[stage]} import {"distill" if "distill" in stage else stage}
 assert (importlib.util.find_spec('torch') is None) == {name == "base"}
 open('/tmp/written', 'w').close()
 print(os.getuid(), os.path.expanduser('~'))

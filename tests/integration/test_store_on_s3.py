@@ -77,7 +77,7 @@ def test_two_label_pods_at_once_share_one_store(s3, tmp_path, inputs, monkeypatc
 import sys
 from pathlib import Path
 from inranker_flow.config import TeacherConfig
-from inranker_flow.labelling import teacher_label
+from inranker_flow.stages.teacher_label import teacher_label
 config = TeacherConfig(checkpoint={models.t5()!r}, shard_pairs=5)
 print("ready", flush=True)
 sys.stdin.readline()

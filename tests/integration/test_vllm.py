@@ -34,7 +34,7 @@ OFFLINE = """
 import json, sys
 from pathlib import Path
 from inranker_flow.config import GenerateConfig, parse
-from inranker_flow.generation import generate_queries
+from inranker_flow.stages.generate_queries import generate_queries
 if __name__ == "__main__":
     config = parse(GenerateConfig, json.loads(sys.argv[1]), "generation")
     generate_queries(config, Path(sys.argv[2]), Path(sys.argv[3]))

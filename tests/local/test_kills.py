@@ -67,7 +67,7 @@ def test_stages_and_their_workers_end_with_a_run_that_is_killed(tmp_path):
 
 def test_a_stage_alone_holds_the_lock_of_its_folder(tmp_path, monkeypatch):
     """Also where it is none of ours, and follows nobody."""
-    text = RUN.replace("inranker_flow", "os").replace("import os; from", "from")
+    text = RUN.replace("time, inranker_flow;", "time;")
     child = script(text, str(tmp_path / "runs"))
     wait_for((tmp_path / "runs" / "worker").exists, child)
     child.kill()
@@ -118,7 +118,7 @@ def test_a_search_process_ends_with_the_stage_that_opened_it(tmp_path):
 WRITERS = {
     "file": "with storage.atomic_write(path) as out: out.write(b'x' * 100_000); out.flush(); ready()",
     "folder": "with storage.atomic_folder(path) as out: (out / 'big').write_bytes(b'x' * 100_000); ready()",
-    "table": "writer = schemas.TableWriter(path, schemas.CORPUS); ready()",
+    "table": "writer = tables.TableWriter(path, tables.CORPUS); ready()",
     "worker": "with scratch.aside(path, folder=True) as out: (out / 'big').write_bytes(b'x' * 100_000); ready()",
 }
 
@@ -128,7 +128,8 @@ def test_a_disk_does_not_fill_with_each_writer_that_is_killed(tmp_path, kind):
     text = f"""
         import sys, time
         from pathlib import Path
-        from inranker_flow import schemas, scratch, storage
+        from inranker_flow import scratch, storage
+        from inranker_flow.artifacts import tables
 
         def ready():
             print("ready", flush=True)

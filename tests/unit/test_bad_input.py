@@ -168,7 +168,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     (out / "corpus.parquet").unlink()
     program = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from inranker_flow.config import CorpusConfig, PrepareConfig\nfrom inranker_flow.corpora import prepare_corpus\n"
+        "from inranker_flow.config import CorpusConfig, PrepareConfig\n"
+        "from inranker_flow.stages.prepare_corpus import prepare_corpus\n"
         "from inranker_flow.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"

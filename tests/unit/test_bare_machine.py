@@ -15,7 +15,7 @@ for name in ("boto3", "mlflow", "bm25s", "kfp", "scipy", "pandas", "ir_measures"
 
 import pytest
 from inranker_flow.config import ScoringConfig, TeacherConfig
-from inranker_flow.labelling import teacher_label
+from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.rankers import load_ranker
 
 if __name__ == "__main__":

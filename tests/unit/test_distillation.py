@@ -46,7 +46,7 @@ DISTILL = """
 import json, sys, torch
 from pathlib import Path
 from inranker_flow.config import DistillConfig, parse
-from inranker_flow.distillation import distill
+from inranker_flow.stages.distill import distill
 torch.set_num_threads(1)
 config, labels, model = sys.argv[1:]
 distill(parse(DistillConfig, json.loads(config), "config"), [Path(labels)], None, Path(model))

@@ -228,7 +228,7 @@ def test_a_document_that_the_server_finds_too_long_is_cut_and_counted(tmp_path):
 def test_it_needs_no_torch(collection, tmp_path):
     program = (
         "import sys; from pathlib import Path; from inranker_flow.config import GenerateConfig;"
-        "from inranker_flow.generation import generate_queries;"
+        "from inranker_flow.stages.generate_queries import generate_queries;"
         "config = GenerateConfig('writer', backend='openai', endpoint=sys.argv[1], prompt='inpars-v1', documents=5);"
         "print(generate_queries(config, Path(sys.argv[2]), Path(sys.argv[3])).queries);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

@@ -91,11 +91,11 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 import random
-from inranker_flow import schemas
+from inranker_flow.artifacts import tables
 from inranker_flow.errors import UserError
 rows = [str(random.random()) for _ in range(200_000)]
 try:
-    schemas.write(schemas.CORPUS, {str(tmp_path / "corpus.parquet")!r}, {{"doc_id": rows, "title": rows, "text": rows}})
+    tables.write(tables.CORPUS, {str(tmp_path / "corpus.parquet")!r}, {{"doc_id": rows, "title": rows, "text": rows}})
 except UserError as error:
     print(error)
     sys.exit(3)

@@ -172,7 +172,7 @@ function(config, *given)
 
 def pod(tmp_path: Path, kind: str, stage: str, config: dict, *given: object) -> subprocess.Popen[bytes]:
     """A process with scratch of its own, as another machine has."""
-    module = {"label": "inranker_flow.labelling", "generate": "inranker_flow.generation"}[kind]
+    module = {"label": "inranker_flow.stages.teacher_label", "generate": "inranker_flow.stages.generate_queries"}[kind]
     scratch = tmp_path / f"scratch-{time.monotonic_ns()}"
     environment = {**os.environ, sharing.VARIABLE: "3", "INRANKER_SCRATCH": str(scratch), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
