@@ -263,7 +263,10 @@ def content_tag() -> str:
     adapters = [path for path in (ROOT / "components").rglob("*.py") if path.name != "readme.py"]
     for path in sorted([*(ROOT / "src").rglob("*"), *adapters, *(ROOT / "images").rglob("*")]):
         made = path.name in ("images.lock", "README.md") and path.is_relative_to(ROOT / "images")
-        unneeded = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
+        # A profile is what a run is started with; no stage reads one, so another value in it needs no other image.
+        unneeded = path.parent.name in ("__pycache__", "profiles") or any(
+            part.endswith(".egg-info") for part in path.parts
+        )
         if path.is_file() and not made and not unneeded:
             digest.update(f"{path.relative_to(ROOT)}\0".encode())
             digest.update(path.read_bytes())

@@ -147,7 +147,9 @@ def test_the_tag_is_that_of_what_is_in_the_image(tmp_path, monkeypatch):
     project = tmp_path / "pyproject.toml"
     project.write_text(project.read_text().replace('"ruff>=0.14"', '"ruff>=0.15"'))
     (tmp_path / "images" / "images.lock").write_text('{"digests": {}}')
-    assert tag() == before, "a tool of development and the record of a push change nothing"
+    with open(tmp_path / "src" / "inranker_flow" / "profiles" / "demo.yaml", "a") as profile:
+        profile.write("# mine\n")
+    assert tag() == before, "a tool of development, the record of a push and a profile change nothing"
     with open(tmp_path / "images" / "base" / "requirements.lock", "a") as lock:
         lock.write("left-pad==1.0\n")
     assert tag() != before

@@ -8,6 +8,7 @@ import pytest
 
 from inranker_flow.commands import settings
 from inranker_flow.profiles import load
+from inranker_flow.settings.keys import keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,3 +65,21 @@ def test_rows(key, type_, default, range_):
 def test_a_section_that_is_not_there_is_refused(capsys):
     assert settings.main(["fase1"]) == 2
     assert "no such section or setting; there is: seed" in capsys.readouterr().err
+
+
+#: Another value of each setting that changes no result.
+OTHER = {
+    "processes": 2, "batch_tokens": 999, "shard_pairs": 7, "endpoint": "http://other:1/v1", "concurrency": 3,
+    "request_timeout": 9.0, "retries": 1, "micro_batch_tokens": 512, "gradient_checkpointing": True, "save_every": 5,
+}  # fmt: skip
+
+
+def test_settings_that_change_no_result_are_in_no_key():
+    free = {each.key for each in settings.settings() if not each.decides and "[]" not in each.key}
+    assert {key.rpartition(".")[2] for key in free} == set(OTHER)
+    usual = load("demo")
+    for key in free:
+        other = load("demo", {key: OTHER[key.rpartition(".")[2]]})
+        assert other != usual and keys("inranker", other, "code") == keys("inranker", usual, "code"), key
+    changed = load("demo", {"phase1.learning_rate": 0.5})
+    assert keys("inranker", changed, "code")["work_key"] != keys("inranker", usual, "code")["work_key"]
