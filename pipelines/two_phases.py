@@ -14,7 +14,7 @@ from components import (
     promote,
     retrieve,
 )
-from pipelines import workers
+from pipelines.workers import generate, label
 
 
 def two_phases(
@@ -40,7 +40,7 @@ def two_phases(
     source_pairs = retrieve(
         collection=supervised.outputs["collection"], config=retrieval, corpus=source
     ).set_display_name("Retrieve for source")
-    source_labels = workers.label(
+    source_labels = label(
         "source",
         collection=supervised.outputs["collection"],
         candidates=source_pairs.outputs["candidates"],
@@ -53,7 +53,7 @@ def two_phases(
     with dsl.ParallelFor(targets, name="targets") as target:
         # After the source: one that is refused ends the run before a language model has worked for the targets.
         prepared = prepare_corpus(corpus=target, config=corpus).after(supervised).set_display_name("Prepare target")
-        synthetic = workers.generate(
+        synthetic = generate(
             collection=prepared.outputs["collection"], config=generation, corpus=target, retrieval=retrieval
         )
         pairs = retrieve(
@@ -62,7 +62,7 @@ def two_phases(
             config=retrieval,
             corpus=target,
         ).set_display_name("Retrieve for target")
-        labelled = workers.label(
+        labelled = label(
             "target",
             collection=prepared.outputs["collection"],
             candidates=pairs.outputs["candidates"],
