@@ -144,7 +144,7 @@ def place(task: Any, cluster: ClusterConfig) -> None:
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")
     kubernetes.use_config_map_as_volume(task, SETTINGS, str(MOUNTS / "settings"), optional=True)
     for name in (*SECRETS, *STAGE_SECRETS.get(stage, ())):
-        place = MOUNTS / "secrets" / name.removeprefix("inranker-")
+        place = MOUNTS / name.removeprefix("inranker-")
         kubernetes.use_secret_as_volume(task, name, str(place), optional=True)
     # KFP's SDK writes each name twice, once as what could be a parameter; its backend takes either.
     for volumes in ("configMapAsVolume", "secretAsVolume"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import SECRET_NAMES
 
-#: Where `placement.py` mounts: ``settings``, and ``secrets/NAME`` for each Secret of the stage.
+#: Where `placement.py` mounts: ``settings``, and a folder for each Secret of the stage.
 MOUNTS = Path("/etc/inranker")
 #: Variables of whom an empty one means that it is not set; their libraries take "" for a value.
 _BLANK_IS_UNSET = re.compile(r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI|INRANKER)_|(REQUESTS|CURL)_CA_BUNDLE$|SSL_CERT_")
@@ -31,7 +31,7 @@ def settle() -> None:
     Also forgets empty variables.
     """
     forget_blanks()
-    secrets = {name: value for folder in _folders(MOUNTS / "secrets") for name, value in _read(folder)}
+    secrets = {name: value for folder in _secrets() for name, value in _read(folder)}
     for name, value in [*secrets.items(), *_read(MOUNTS / "settings")]:
         os.environ.setdefault(name, value)
     if secrets:
@@ -48,8 +48,9 @@ def forget_blanks() -> None:
             del os.environ[name]
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(each for each in _listed(parent) if each.is_dir())
+def _secrets() -> list[Path]:
+    """All but the settings; a level of folders more would be repeated in each task's part of the workflow's status."""
+    return sorted(each for each in _listed(MOUNTS) if each.is_dir() and each.name != "settings")
 
 
 def _read(folder: Path) -> Iterator[tuple[str, str]]:

@@ -613,7 +613,7 @@ def test_a_machine_of_a_training_is_a_pod_like_those_of_the_stage_that_asks_for_
     volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
     assert volumes[mounts[str(MOUNTS / "settings")]]["configMap"]["name"] == SETTINGS
     for secret in ("inranker-s3", *STAGE_SECRETS["distill_phase1"]):
-        place = str(MOUNTS / "secrets" / secret.removeprefix("inranker-"))
+        place = str(MOUNTS / secret.removeprefix("inranker-"))
         assert volumes[mounts[place]]["secret"] == {"secretName": secret, "optional": True}
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["sizeLimit"] == PLACEMENT["distill_phase1"].shm
     assert pod["spec"]["nodeSelector"] == ClusterConfig().gpu_pool

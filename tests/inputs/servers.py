@@ -330,7 +330,7 @@ def mounted(**keys: bytes) -> Callable[[Path], int]:
     def act(here: Path) -> int:
         from inranker_flow import environment
 
-        folder = here / "etc" / "secrets" / "inranker-mlflow"
+        folder = here / "etc" / "inranker-mlflow"
         folder.mkdir(parents=True)
         for name, content in keys.items():
             (folder / name).write_bytes(content)

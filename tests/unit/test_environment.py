@@ -46,8 +46,8 @@ def test_every_key_is_a_variable_and_files_of_other_names_stay_files(mounts, mon
             "ca.crt": b"\xff\x00",
         },
     )
-    mount(mounts / "secrets" / "inranker-s3", AWS_ACCESS_KEY_ID="id", AWS_SESSION_TOKEN="token-of-the-session")
-    mount(mounts / "secrets" / "inranker-mlflow", MLFLOW_TRACKING_USERNAME="anna", ODD="hidden as well")
+    mount(mounts / "inranker-s3", AWS_ACCESS_KEY_ID="id", AWS_SESSION_TOKEN="token-of-the-session")
+    mount(mounts / "inranker-mlflow", MLFLOW_TRACKING_USERNAME="anna", ODD="hidden as well")
     environment.settle()
     assert os.environ["AWS_REGION"] == "of-the-pod", "what is set already stays"
     assert os.environ["HF_ENDPOINT"] == "https://hub.example"
@@ -62,7 +62,7 @@ def test_every_key_is_a_variable_and_files_of_other_names_stay_files(mounts, mon
 
 def test_a_secret_decides_before_the_settings(mounts):
     mount(mounts / "settings", MLFLOW_TRACKING_TOKEN="of-the-map")
-    mount(mounts / "secrets" / "inranker-mlflow", MLFLOW_TRACKING_TOKEN="of-the-secret")
+    mount(mounts / "inranker-mlflow", MLFLOW_TRACKING_TOKEN="of-the-secret")
     environment.settle()
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of-the-secret"
 
@@ -83,7 +83,7 @@ def test_without_mounts_nothing_changes(mounts):
     ("content", "says"), [(b"a\0b", "holds a zero byte"), (b"\xff\xfe\xfa", "is no UTF-8 text")], ids=["zero", "binary"]
 )
 def test_what_can_be_no_variable_is_said_in_one_line(mounts, content, says):
-    mount(mounts / "secrets" / "inranker-hub", HF_KEYSTORE=content)
+    mount(mounts / "inranker-hub", HF_KEYSTORE=content)
     with pytest.raises(UserError, match=f"HF_KEYSTORE: {says}"):
         environment.settle()
 
