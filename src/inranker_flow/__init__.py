@@ -21,8 +21,8 @@ if os.environ.get("INRANKER_RUN_FILE"):
 
 #: Public name -> its module, which is imported when the name is first asked for: a stage needs neither.
 _PUBLIC = {
-    "Distilled": "distil",
-    "distil": "distil",
+    "Distilled": "api",
+    "distil": "api",
     "Ranked": "reranker",
     "Reranker": "reranker",
     "UserError": "errors",

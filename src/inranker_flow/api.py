@@ -53,21 +53,23 @@ def distil(
     teacher: str = "",
     student: str = "",
     generator: str = "",
-    profile: str | Path = "demo",
+    profile: str | Path = "",
     **settings: Any,
 ) -> Distilled:
     """Distil ``teacher`` into ``student`` for the ``targets``, in two phases, and return what came out.
 
     ``source``: collection with supervised queries; ``targets``: collections without any (folders in BEIR layout,
     ``s3://...``, ``ir_datasets:ID``). ``teacher``, ``student``, ``generator``: hub ids, folders or ``s3://...``. What is
-    not given, the ``profile`` says: demo, smoke, small, paper, or a YAML file. ``settings`` replace its values by section:
-    ``seed=3, phase1={"max_steps": 2000}, generation={"documents": 500}``.
+    not given, the ``profile`` says: demo, smoke, small, paper, or a YAML file. By default it is smoke for collections of
+    your own (minutes, random models: does the data go through?), otherwise demo. ``settings`` replace its values by
+    section: ``seed=3, phase1={"max_steps": 2000}, generation={"documents": 500}``.
 
     Everything is kept below the folder ``out``. The same call continues after a failure or a kill, and does nothing twice.
     Log lines go to standard output. The stages are processes of their own: nothing of this process is changed. Raises
     :class:`UserError` with the one line that says what is wrong and what to do.
     """
     folder = Path(out).expanduser().absolute()
+    profile = profile or ("smoke" if str(source) or targets else "demo")
     fields = {"source": source, "teacher": teacher, "student": student, "generator": generator, "profile": profile}
     options = [f"--{name}={value}" for name, value in fields.items() if str(value)]
     if isinstance(targets, str | Path):
