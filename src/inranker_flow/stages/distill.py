@@ -157,6 +157,7 @@ def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs
     student.config.tie_word_embeddings = student.get_output_embeddings().weight is student.get_input_embeddings().weight
     with atomic_folder(model) as folder:
         student.save_pretrained(folder)
+        tokenizer.init_kwargs.pop("local_files_only", None)  # whether a hub was at hand is nothing of the student's
         tokenizer.save_pretrained(folder)
         reads = as_dict(reading.trained(record["config"], "config"))
         (folder / reading.FILENAME).write_text(json.dumps(reads, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
