@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -553,19 +554,21 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
     mlflow_client = client()
     tags = {"inranker.code": code_version(), **({LOCAL_RUN: local_run()} if local_run() else {})}
-    run_id = ""
+    begun: Future[Any] | None = None
     try:
         experiment = experiment_id(mlflow_client)
-        with explained(f"start the run {name}"):
-            run_id = mlflow_client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        with explained(f"start the run {name}"), ThreadPoolExecutor(1) as beside:
+            # A signal interrupts this thread and not that one: a run that MLflow has begun has an id here, and gets an end.
+            begun = beside.submit(mlflow_client.create_run, experiment, tags=tags, run_name=name)
+            run_id = begun.result().info.run_id
             mlflow_client.log_dict(run_id, _hidden(dict(parameters)), "parameters.json")
         StageRun(mlflow_client, run_id, "").log_config(parameters)
         os.environ["INRANKER_PARENT_RUN_ID"] = run_id
         yield run_id
     except BaseException:
         with suppress(Exception):  # as in `stage_run`
-            if run_id:
-                mlflow_client.set_terminated(run_id, "FAILED")
+            if begun:
+                mlflow_client.set_terminated(begun.result().info.run_id, "FAILED")
             close_killed(local_run())
         raise
     finally:
