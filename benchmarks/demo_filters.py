@@ -17,6 +17,7 @@ from pathlib import Path
 from inranker_flow.artifacts import tables
 from inranker_flow.demo.world import answers
 from inranker_flow.evaluation.gate import from_measures
+from tests.processes import MAKE_RUN
 
 #: Every passage of the demo's target has two queries, 2,400 in all. All rows but the last are with more wrong queries than the
 #: profile's own temperature gives, so that there is something to filter.
@@ -43,11 +44,7 @@ def main(seeds: list[str]) -> None:
             for settings in VARIANTS:
                 options = [part for setting in settings for part in ("--set", setting)]
                 command = [
-                    sys.executable,
-                    "-m",
-                    "inranker_flow",
-                    "run",
-                    "--runner=process",
+                    *MAKE_RUN,
                     "inranker",
                     "--run-dir",
                     folder,

@@ -21,6 +21,7 @@ from scipy.stats import ttest_rel
 
 from inranker_flow.artifacts import tables
 from inranker_flow.evaluation.gate import from_measures
+from tests.processes import MAKE_RUN
 
 SYSTEMS = ("bm25", "phase1", "phase2", "teacher")
 
@@ -34,11 +35,7 @@ def main(seeds: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
             command = [
-                sys.executable,
-                "-m",
-                "inranker_flow",
-                "run",
-                "--runner=process",
+                *MAKE_RUN,
                 "inranker",
                 "--run-dir",
                 folder,

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inranker_flow.artifacts.manifest import read_manifest
-from tests.processes import alive
+from tests.processes import MAKE_RUN, alive
 
 #: Shards of seconds, on a teacher that needs some.
 SETTINGS = (
@@ -41,11 +41,7 @@ def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         "inranker",
         "--profile",
         "smoke",

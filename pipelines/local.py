@@ -127,11 +127,6 @@ def _tasks(run: folder.Run, runner: str) -> Iterator[None]:
         docker_task_handler.run_docker_container = plain_container
 
 
-def tidy(name: str) -> int:
-    """Remove the containers that a killed run left."""
-    return remove_containers(name)
-
-
 def remove_containers(name: str) -> int:
     """Remove the containers of the run with the file ``name``, running or not; returns how many there were."""
     import docker

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from inranker_flow.settings.keys import keys
-from inranker_flow.settings.profile import Profile
+from inranker_flow.settings.profile import FIELDS, Profile
 from pipelines.placement import content_tag
-
-#: Parameters that stand on top of Kubeflow's form: what a person types there, as make's variables of these names.
-FIELDS = ("source", "targets", "teacher", "student", "generator", "settings")
 
 
 def arguments(pipeline: str, resolved: Profile) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""What is alive on this machine because of a folder: how a test sees an orphan."""
+"""How a test starts a run, and sees what is alive on this machine because of its folder."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+#: `make run`, without make: options follow.
+MAKE_RUN = [sys.executable, "-m", "inranker_flow", "run", "--runner=process"]
 
 
 def alive(folder: Path) -> dict[int, str]:

@@ -9,7 +9,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inranker_flow.api import Distilled, distil
+    from inranker_flow.api import distil
+    from inranker_flow.commands.outcome import Distilled
     from inranker_flow.errors import UserError
     from inranker_flow.reranker import Ranked, Reranker
 
@@ -21,7 +22,7 @@ if os.environ.get("INRANKER_RUN_FILE"):
 
 #: Public name -> its module, which is imported when the name is first asked for: a stage needs neither.
 _PUBLIC = {
-    "Distilled": "api",
+    "Distilled": "commands.outcome",
     "distil": "api",
     "Ranked": "reranker",
     "Reranker": "reranker",

@@ -7,42 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.commands import outcome
+from inranker_flow.commands.outcome import Distilled
 from inranker_flow.errors import UserError
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """What came out. ``verdict``: PROMOTE, or HOLD where the student is not shown to be better; ``reason`` says why.
-
-    ``measures``: data set -> system (bm25, phase1, phase2, teacher, champion) -> mean of ``measure``. ``student``: the
-    student's folder, which :class:`inranker_flow.Reranker` and `transformers` load. ``report``: the page with the evidence,
-    HTML. ``model`` and ``version``: its name and number in the MLflow registry.
-    """
-
-    verdict: str
-    reason: str
-    measure: str
-    measures: Mapping[str, Mapping[str, float]] = field(repr=False)
-    student: Path
-    report: Path
-    model: str
-    version: str
-
-    @property
-    def table(self) -> str:
-        """The measures as text: a row for each data set, a column for each system."""
-        from inranker_flow.commands.console import table
-
-        systems = list(dict.fromkeys(system for means in self.measures.values() for system in means))
-        rows = [
-            [name, *(f"{means[s]:.4f}" if s in means else "-" for s in systems)]
-            for name, means in self.measures.items()
-        ]
-        return table([[self.measure, *systems], *rows])
 
 
 def distil(
@@ -79,8 +49,7 @@ def distil(
         options.append(f"--set=targets={json.dumps(named)}")
     options += [f"--set={key}={json.dumps(value)}" for key, value in _flat(settings)]
     _run([sys.executable, "-m", "inranker_flow", "run", f"--run-dir={folder}", *options])
-    found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    return Distilled(**{**found, "student": Path(found["student"]), "report": Path(found["report"])})
+    return outcome.read(folder)
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

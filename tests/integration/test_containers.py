@@ -16,6 +16,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.store.sharing import HELPS
 from pipelines.images import BUDGETS, NAMES, reference
 from pipelines.placement import PLACEMENT, UID, content_tag
+from tests.processes import MAKE_RUN
 from tests.servers import free_ports, running
 from tests.stack import Stack, docker, lacks, let_pass
 
@@ -81,11 +82,7 @@ print('ok')
 
 def run_pipeline(folder: Path, *options: str) -> list[str | Path]:
     return [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         "inranker",
         "--run-dir",
         folder,

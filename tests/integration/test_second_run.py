@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from inranker_flow.demo.world import make_world, write_beir
 from inranker_flow.store import stage_results
 from tests.models import DATA
+from tests.processes import MAKE_RUN
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -40,11 +40,7 @@ def run(folder: Path, store: Path, pipeline: str = "inranker", options: Sequence
     """What a run in ``folder`` printed."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     command = [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         pipeline,
         "--profile",
         "smoke",

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.store.sharing import HELPS
 from pipelines.placement import PLACEMENT
+from tests.processes import MAKE_RUN
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for a whole run, and the machine may be busy
 
@@ -27,11 +27,7 @@ CACHED = [stage for stage, row in PLACEMENT.items() if row.cache and stage not i
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     command = [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         "inranker",
         "--run-dir",
         str(folder / "run"),

@@ -16,7 +16,7 @@ from inranker_flow import storage, tracking
 from inranker_flow.commands import folder
 from inranker_flow.demo.world import make_world, write_beir
 from inranker_flow.errors import UserError
-from tests.processes import alive, wait_for
+from tests.processes import MAKE_RUN, alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
 
@@ -26,11 +26,7 @@ ROOT = Path(__file__).parents[2]
 def start(folder: Path, *options: str, **more: str) -> subprocess.Popen[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     command = [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         "inranker",
         "--profile",
         "smoke",

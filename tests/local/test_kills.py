@@ -15,7 +15,7 @@ import pytest
 from inranker_flow import lifeline, scratch, storage
 from inranker_flow.commands import folder as runs_folder
 from inranker_flow.errors import UserError
-from tests.processes import alive, wait_for
+from tests.processes import MAKE_RUN, alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
 
@@ -202,7 +202,7 @@ def test_a_run_that_is_killed_and_the_next_one_that_is_told_to_end(tmp_path):
     options = ["--profile", "smoke", "--run-dir", str(path)]
     with open(log, "w") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "inranker_flow", "run", "--runner=process", *options],
+            [*MAKE_RUN, *options],
             cwd=ROOT,
             env=env,
             stdout=out,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from inranker_flow.demo.world import make_world, write_beir
+from tests.processes import MAKE_RUN
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -19,11 +19,7 @@ ROOT = Path(__file__).parents[2]
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "INRANKER_"))}
     command = [
-        sys.executable,
-        "-m",
-        "inranker_flow",
-        "run",
-        "--runner=process",
+        *MAKE_RUN,
         "retrain",
         "--profile",
         "smoke",

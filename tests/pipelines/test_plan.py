@@ -227,7 +227,7 @@ def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
-    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)
+    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
     tracking.open_parent("kfp-1", "demo")
     for stage, numbers in (
         ("teacher_label", {"pairs": 40.0, "tokens": 900.0, "seconds": 36.0}),

@@ -502,7 +502,7 @@ def test_a_run_whose_workflow_was_deleted_is_told_as_such(server, kubernetes, ru
 
 def test_following_ends_where_the_workflow_is_deleted(server, kubernetes, run, monkeypatch):
     failed(server, run, state="RUNNING")
-    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
     monkeypatch.setattr(follow, "STILL", 0.0)
     with pytest.raises(UserError, match="its workflow was deleted"):
         follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"])
@@ -524,7 +524,7 @@ def test_waiting_for_a_node_is_said_while_the_run_is_followed(server, kubernetes
     kubernetes.add(unscheduled)
     kubernetes.add(workflow(run))
     server.play(run["run_id"], {}, {}, {}, {"state": "SUCCEEDED"})
-    monkeypatch.setattr(follow, "PAUSE", 0.01)
+    monkeypatch.setattr(follow, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
     monkeypatch.setattr(follow, "STILL", 0.0)
     assert follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "waits for" in line]

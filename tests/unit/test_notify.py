@@ -44,7 +44,7 @@ def went_well(**but: str) -> dict:
 
 @pytest.fixture
 def kfp(monkeypatch, tmp_path):
-    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)
+    monkeypatch.setattr(kfp_run, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
     (tmp_path / "token").write_text("pod-token\n")
     with HttpServer() as server:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)

@@ -61,14 +61,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def results_table(summary: Mapping[str, Any]) -> str:
-    """Rows datasets, columns systems: mean of the headline measure."""
-    headline = summary["headline"]
-    systems = summary["systems"]
-    rows = [[f"{headline}", *systems]]
-    for dataset, found in summary["datasets"].items():
-        means = found["systems"]
-        rows.append([dataset, *(f"{means[s]['means'][headline]:.4f}" if s in means else "-" for s in systems)])
+def results_table(measure: str, systems: Sequence[str], means: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows data sets, columns ``systems``: ``means`` of ``measure``, by data set and system."""
+    rows = [[measure, *systems]]
+    for dataset, found in means.items():
+        rows.append([dataset, *(f"{found[system]:.4f}" if system in found else "-" for system in systems)])
     return table(rows)
 
 

@@ -17,15 +17,15 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from inranker_flow import planning, tracking
 from inranker_flow.artifacts.manifest import check
-from inranker_flow.commands import console, folder, plan
+from inranker_flow.commands import console, folder, outcome, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
 from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.commands.outcome import Distilled
 from inranker_flow.errors import UserError
 from inranker_flow.execution import artifact_transfer
 from inranker_flow.generation.backends import check_here
@@ -35,13 +35,10 @@ from inranker_flow.redaction import credentials_in, redact
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import Profile
-from inranker_flow.storage import atomic_write
 from inranker_flow.workflow.tasks import ALWAYS, STAGES
 
 #: RUNNER -> the module that runs a pipeline so (:class:`Runner`); those with KFP are in a checkout alone.
 RUNNERS = {"plain": "inranker_flow.workflow.runner", "process": "pipelines.local", "docker": "pipelines.local"}
-#: What a run leaves for programs: :class:`Outcome` as JSON.
-OUTCOME = "outcome.json"
 
 
 class Runner(Protocol):
@@ -67,27 +64,6 @@ class Runner(Protocol):
     ) -> None:
         """Run all stages. Raises RuntimeError when one fails, after `notify`."""
         ...
-
-    def tidy(self, name: str) -> int:
-        """Remove what a killed run ``name`` left beside its folder; returns how many containers there were."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. ``verdict``: PROMOTE, HOLD or NOTHING (no corpus was new); ``reason`` says why.
-
-    ``measures``: data set -> system -> mean of ``measure``. ``student``: folder of the student, ``report``: the page.
-    """
-
-    verdict: str
-    reason: str
-    model: str = ""
-    version: str = ""
-    measure: str = ""
-    measures: dict[str, dict[str, float]] = field(default_factory=dict)
-    student: str = ""
-    report: str = ""
 
 
 @command
@@ -118,9 +94,9 @@ def run(
         return _run(pipeline, resolved, label, hold, runner, verbose, start)
 
 
-def _runner(name: str) -> Runner:
+def _runner(name: str) -> Any:
     try:
-        found: Runner = importlib.import_module(RUNNERS[name])
+        found = importlib.import_module(RUNNERS[name])
     except ModuleNotFoundError as error:
         raise UserError(
             f"RUNNER={name}: needs a checkout of InRanker Flow with its environment ({error}); make run has both, and "
@@ -132,12 +108,13 @@ def _runner(name: str) -> Runner:
 def _run(
     pipeline: str, resolved: Profile, label: str, hold: folder.Run, runner: str, verbose: bool, start: float
 ) -> int:
-    run_dir, engine = hold.folder, _runner(runner)
+    run_dir = hold.folder
+    engine: Runner = _runner(runner)
     # Containers see nothing of the run's folder but this.
     root = run_dir / "artifacts"
     _environment(run_dir, root, engine.code_version())
     _tidy(hold)
-    (run_dir / OUTCOME).unlink(missing_ok=True)
+    (run_dir / outcome.FILENAME).unlink(missing_ok=True)
     known_by = keys(pipeline, resolved, engine.code_version())
     with folder.of_runs(run_dir):
         prepared = engine.prepare(pipeline, resolved, hold, runner)
@@ -169,9 +146,7 @@ def _run(
         return FAILED
     did = reality.done(tracking.stages_of(parent)) if planned else {}
     seconds = time.monotonic() - start
-    outcome = _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds)
-    with atomic_write(run_dir / OUTCOME) as out:
-        out.write(json.dumps(asdict(outcome), indent=1).encode())
+    _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds).write(run_dir)
     return 0
 
 
@@ -189,7 +164,7 @@ def _tidy(hold: folder.Run) -> None:
     """Remove what killed runs left in the folder, and give their runs in MLflow an end."""
     for file, known in folder.tidy(hold).items():
         closed = tracking.close_killed(file.name)
-        removed = _runner("docker").tidy(file.name) if known.get("runner") == "docker" else 0
+        removed = _runner("docker").remove_containers(file.name) if known.get("runner") == "docker" else 0
         print(f"A run was killed here: {closed} of its runs in MLflow are KILLED now", end="")
         print(f", {removed} containers removed" if removed else "", flush=True)
         file.unlink()
@@ -218,13 +193,13 @@ def _report(
     run_dir: Path,
     model_name: str,
     seconds: float,
-) -> Outcome:
+) -> Distilled:
     discovered = [event for event in events if event["stage"] == "discover"]
     # Promote is never cached, so its record is there, and it names what the decision rests on.
     promoted = next((event for event in events if event["stage"] == "promote"), None)
     if promoted is None:
         print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
-        return Outcome("NOTHING", discovered[0]["reason"])
+        return Distilled("NOTHING", discovered[0]["reason"])
     evaluation, decided = (
         artifact_transfer.fetch(Path(path))
         for path in (promoted["inputs"]["evaluation"], promoted["outputs"]["decision"])
@@ -238,7 +213,12 @@ def _report(
     uri = os.environ["MLFLOW_TRACKING_URI"]
     served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     python = shlex.quote(sys.executable)
-    print(f"\n{console.results_table(summary)}\n")
+    headline = summary["headline"]
+    means = {
+        name: {system: each["means"][headline] for system, each in found["systems"].items()}
+        for name, found in summary["datasets"].items()
+    }
+    print(f"\n{console.results_table(headline, summary['systems'], means)}\n")
     # What is always done and has no record is no part of this pipeline.
     ran = {event["stage"] for event in events}
     print(f"{console.stages_table([stage for stage in STAGES if stage not in ALWAYS or stage in ran], events)}\n")
@@ -259,18 +239,13 @@ def _report(
             '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
         )
     print(f"\nDone in {seconds:.0f} s.")
-    means = {
-        name: {system: each["means"][summary["headline"]] for system, each in found["systems"].items()}
-        for name, found in summary["datasets"].items()
-    }
-    student = artifact_transfer.fetch(Path(promoted["inputs"]["student"]))
-    return Outcome(
+    return Distilled(
         decision["verdict"],
         decision["reasons"][0]["message"],
+        headline,
+        means,
+        artifact_transfer.fetch(Path(promoted["inputs"]["student"])),
+        report,
         model_name,
         decision["version"],
-        summary["headline"],
-        means,
-        str(student),
-        str(report),
     )

@@ -77,6 +77,10 @@ class Profile:
         return {**{name: section for name, section in plain.items() if section}, "targets": targets}
 
 
+#: Sections that a pipeline is started with: all but ``cluster``, which is compiled in.
+SECTIONS = tuple(each.name for each in dataclasses.fields(Profile) if each.name != "cluster")
+#: Parameters that stand on top of Kubeflow's form: what a person types there, as make's variables of these names.
+FIELDS = ("source", "targets", "teacher", "student", "generator", "settings")
 #: Sections whose ``seed`` follows the profile's unless they say otherwise.
 SEEDED = ("corpus", "retrieval", "generation", "phase1", "phase2")
 TOP = ("seed", "tokenizer", *(field.name for field in dataclasses.fields(Profile)))

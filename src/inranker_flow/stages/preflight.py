@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
-from inranker_flow.settings.profile import Profile, resolve
+from inranker_flow.settings.profile import SECTIONS, Profile, resolve
 from inranker_flow.storage import atomic_write
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,9 @@ class PreflightStats:
 
     @property
     def found(self) -> tuple[Any, ...]:
-        """What later stages are told."""
+        """What later stages are told, in the order of the component's outputs."""
         given = (self.sections.get(name, {}) for name in SECTIONS)
         return ("yes", *given, self.champion, self.start, self.keys["run_key"], self.keys["work_key"])
-
-
-#: What `preflight` hands on, in the order of its component's outputs.
-SECTIONS = tuple(each.name for each in fields(Profile) if each.name != "cluster")
 
 
 def preflight(

@@ -11,17 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.settings.profile import FIELDS, SECTIONS
 from inranker_flow.workflow.tasks import Run
 
-#: Parameters of `preflight` that Kubeflow's form has, and that are resolved here already.
-_FORM = ("source", "targets", "teacher", "student", "generator", "settings")
 #: What the largest task asks of a node, for preflight: nothing, for there is no cluster.
 _NEED = {"stage": "", "cpu": "0", "memory": "0", "queue": ""}
-#: Sections of a profile that the stages read; one of which nothing is set is empty.
-SECTIONS = (
-    *("source", "targets", "corpora", "corpus", "retrieval", "teacher"),
-    *("generation", "phase1", "phase2", "evaluation", "promotion"),
-)
 
 
 def inranker(run: Run, values: Mapping[str, Any], keys: Mapping[str, str]) -> None:
@@ -50,7 +44,7 @@ def retrain(run: Run, values: Mapping[str, Any], keys: Mapping[str, str]) -> Non
 
 def _preflight(run: Run, pipeline: str, values: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
     """What was asked for, checked: the sections, the keys, and the champion."""
-    given: dict[str, Any] = {"values": values, "need": _NEED, **keys, **dict.fromkeys(_FORM, "")}
+    given: dict[str, Any] = {"values": values, "need": _NEED, **keys, **dict.fromkeys(FIELDS, "")}
     found = run("preflight", outputs=("report",), pipeline=pipeline, **given).stats
     sections = {name: found["sections"].get(name, {}) for name in SECTIONS}
     return {**sections, **found["keys"], "champion": found["champion"], "start": found["start"]}

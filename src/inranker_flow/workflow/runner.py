@@ -52,8 +52,3 @@ def execute(
         finally:
             if not processes.over:
                 run("notify", state=state, error=error, run_id=name, run_name=name)
-
-
-def tidy(name: str) -> int:
-    """Return 0: there is nothing but processes, which end with the run."""
-    return 0
