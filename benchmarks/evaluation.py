@@ -26,7 +26,7 @@ import numpy as np
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.stages.evaluate import compare

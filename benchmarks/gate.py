@@ -18,7 +18,7 @@ from random import Random
 
 import numpy as np
 
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.evaluation import significance
 from inranker_flow.evaluation.gate import decide
 from inranker_flow.evaluation.leaks import Finder

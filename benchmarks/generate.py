@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.generation import prompts
 
 CONCURRENCY = 64

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from inranker_flow.config import DistillConfig, ScoringConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import DistillConfig, ScoringConfig
 from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
 

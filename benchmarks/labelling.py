@@ -119,7 +119,7 @@ def ctranslate2(_, checkpoint):
 def ours(variant, checkpoint):
     import torch
 
-    from inranker_flow.config import ScoringConfig
+    from inranker_flow.config.sections import ScoringConfig
     from inranker_flow.rankers import load_ranker
 
     torch.set_num_threads(1)
@@ -305,7 +305,7 @@ def memory(pairs: int) -> None:
 
     from inranker_flow.artifacts import tables
     from inranker_flow.artifacts.manifest import write_manifest
-    from inranker_flow.config import ScoringConfig, TeacherConfig
+    from inranker_flow.config.sections import ScoringConfig, TeacherConfig
     from inranker_flow.rankers import load_ranker
     from inranker_flow.rankers.monot5 import MonoT5Ranker
     from inranker_flow.stages.teacher_label import teacher_label
@@ -377,7 +377,7 @@ def processes(count: int, queries: int, rounds: int) -> None:
     import numpy as np
 
     from inranker_flow import cpus
-    from inranker_flow.config import TeacherConfig
+    from inranker_flow.config.sections import TeacherConfig
     from inranker_flow.labelling.workers import Workers
     from inranker_flow.progress import Progress
     from inranker_flow.rankers import load_reader

@@ -52,7 +52,7 @@ def work(stage: str, folder: Path) -> None:
     import torch
     import transformers  # noqa: F401
 
-    from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
+    from inranker_flow.config.sections import DistillConfig, GenerateConfig, TeacherConfig
     from inranker_flow.stages.distill import distill
     from inranker_flow.stages.generate_queries import generate_queries
     from inranker_flow.stages.teacher_label import teacher_label

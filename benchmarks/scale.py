@@ -44,7 +44,7 @@ def make(folder: Path, passages: int) -> None:
 
 def work(stage: str, folder: Path) -> None:
     """One stage in this process; prints its CPU seconds and its numbers."""
-    from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
+    from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 
     before = _cpu()
     if stage == "prepare_corpus":

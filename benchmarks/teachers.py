@@ -25,7 +25,7 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers import load_ranker, templates
 from inranker_flow.rankers.causal import CausalRanker
 from tests import models, teachers

@@ -149,7 +149,8 @@ def as_old(folder: Path) -> Path:
 
 def trainer(folder: Path, labels: Path, changes: dict[str, Any]) -> Any:
     """Our trainer on ``labels`` with the paper's settings and ``changes``."""
-    from inranker_flow.config import DistillConfig, parse
+    from inranker_flow.config.parsing import parse
+    from inranker_flow.config.sections import DistillConfig
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
     from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
@@ -204,7 +205,7 @@ def steps(arguments: argparse.Namespace, folder: Path) -> None:
 def data(arguments: argparse.Namespace, folder: Path) -> None:
     import torch
 
-    from inranker_flow.config import DistillConfig
+    from inranker_flow.config.sections import DistillConfig
     from inranker_flow.distillation.batch_sampling import Sampler
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.rankers.checkpoints import load_tokenizer

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from inranker_flow.config import ClusterConfig
+from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from pipelines import kubeconfig
 from pipelines.placement import COMPONENT_LABEL
@@ -157,7 +158,7 @@ def check_gpus(config: ClusterConfig) -> list[str]:
 
     Raises :class:`UserError`.
     """
-    if not config.gpus or not (kubeconfig.in_cluster() or kubeconfig.exists()):
+    if not config.gpus or not (variables.in_cluster() or kubeconfig.exists()):
         return []
     pool = ",".join(f"{key}={value}" for key, value in config.gpu_pool.items()) or "(any)"
     try:

@@ -23,9 +23,10 @@ from kfp.dsl import pipeline_task
 
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.options import add_options, resolve
-from inranker_flow.config import ClusterConfig
+from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 from pipelines import placement, submission
 
 #: Pipelines that `make` knows, by module name, and what Kubeflow's UI calls them.
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build"))
     options = parser.parse_args(arguments)
     resolved = resolve(options)
-    if placement.registry() == "localhost":
+    if variables.registry() == "localhost":
         print(
             "warning: REGISTRY is not set, so the images are localhost/...: right for make run, and no cluster pulls them",
             file=sys.stderr,

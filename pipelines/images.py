@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inranker_flow.commands.command import Parser, command
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write
-from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images, registry
+from inranker_flow.storage.local import atomic_write
+from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images
 
 #: Megabytes that an image should have beside its base image, at most: with the CPU build of torch, and with CUDA's.
 BUDGETS = {"base": (300, 300), "train": (1400, 8900), "generate": (1400, 15900)}
@@ -33,7 +33,7 @@ NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
 
 def reference(name: str) -> str:
     """Tagged reference under which image ``name`` is built and pushed."""
-    return f"{registry()}/inranker-flow-{name}:{content_tag()}"
+    return f"{variables.registry()}/inranker-flow-{name}:{content_tag()}"
 
 
 def build(name: str, python_image: str = "", cpu: bool = False) -> int:
@@ -81,7 +81,7 @@ def _largest(name: str) -> str:
 
 def git_revision() -> str:
     """Commit of these sources (``-dirty`` with changes), as the Makefile says it or git does; "" outside of a checkout."""
-    told = os.environ.get("INRANKER_GIT_REVISION", "")
+    told = variables.git_revision()
     git = shutil.which("git")
     if told or not git:
         return told
@@ -91,7 +91,7 @@ def git_revision() -> str:
 
 def push(name: str) -> str:
     """Push one image and record its digest in images.lock; returns the digest. Raises :class:`UserError`."""
-    if registry() == "localhost":
+    if variables.registry() == "localhost":
         raise UserError("REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team")
     _docker("push", "--quiet", reference(name))
     repository = reference(name).rpartition(":")[0]
@@ -184,7 +184,7 @@ def _docker(*arguments: str) -> str:
     """Output of a docker command; :class:`UserError` with its last words where it fails."""
     if not shutil.which("docker"):
         raise UserError("docker is not installed here; images are built and pushed with it")
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     if done.returncode:
         words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise UserError(f"docker {arguments[0]} failed: {' '.join(words[-3:])[-600:]}")

@@ -6,14 +6,15 @@ Argo ``ARCHIVE/NAMESPACE/WORKFLOW/YEAR/MONTH/DAY/POD/main.log``, drivers too. Th
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
 from inranker_flow.services.kfp_nodes import Task
+from inranker_flow.storage import uris
+from inranker_flow.storage.listing import FileInfo
 from pipelines.cluster import telling
 from pipelines.compile import PIPELINES
 
@@ -29,9 +30,9 @@ def of_tasks(root: str, namespace: str, run_id: str, workflow: str, tasks: list[
     ``root`` is the pipelines' ("" where it is not known). Raises :class:`UserError` where a store cannot be read.
     """
     yield from _of_launcher(root, run_id, {task.name for task in tasks})
-    archive = os.environ.get("KF_PIPELINES_ARCHIVE", "")
+    archive = variables.kfp_archive()
     # At an address of S3's own the default would be somebody else's bucket.
-    named = archive or (ARCHIVE if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") else "")
+    named = archive or (ARCHIVE if variables.has_own_s3() else "")
     if workflow and tasks and named:
         try:
             yield from _of_argo(f"{named}/{namespace}/{workflow}/", tasks)
@@ -45,7 +46,7 @@ def _of_launcher(root: str, run_id: str, names: set[str]) -> Iterator[tuple[str,
         return
     for pipeline in PIPELINES:
         start = f"{root.rstrip('/').partition('?')[0]}/{pipeline}/{run_id}/"
-        logs = [file for file in storage.list_files(start) if "/executor-logs" in file.uri]
+        logs = [file for file in uris.list_files(start) if "/executor-logs" in file.uri]
         for file in logs[:MOST]:
             task = file.uri.removeprefix(start).partition("/")[0]
             if task in names or not names:
@@ -55,13 +56,13 @@ def _of_launcher(root: str, run_id: str, names: set[str]) -> Iterator[tuple[str,
 def _of_argo(start: str, tasks: list[Task]) -> Iterator[tuple[str, str]]:
     # A pod's name ends with the number of its node's id.
     numbers = {number: task.label for task in tasks for number in kfp_nodes.pod_numbers(task)}
-    logs = [file for file in storage.list_files(start) if file.uri.endswith("/main.log")]
+    logs = [file for file in uris.list_files(start) if file.uri.endswith("/main.log")]
     for file in logs:
         found = re.search(r"-(\d+)/main\.log$", file.uri)
         if found and found[1] in numbers:
             yield numbers[found[1]], _end(file)
 
 
-def _end(file: storage.FileInfo) -> str:
+def _end(file: FileInfo) -> str:
     start = max(0, file.size - TAIL)
-    return telling(storage.read_part(file.uri, start, file.size - start).decode(errors="replace"))
+    return telling(uris.read_part(file.uri, start, file.size - start).decode(errors="replace"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -19,9 +18,10 @@ from urllib.parse import urlsplit
 import kfp_server_api
 import urllib3
 
-from inranker_flow import tracking
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import credentials_in, line, refuse_credentials
+from inranker_flow.tracking import connection
 from pipelines import kubeconfig
 
 #: Seconds to connect, and to wait for an answer.
@@ -67,19 +67,19 @@ class Api:
         configuration.retries = urllib3.Retry(
             total=None, connect=0, read=0, redirect=0, status=0, other=0, raise_on_redirect=False
         )
-        configuration.ssl_ca_cert = os.environ.get("SSL_CERT_FILE")
-        found = host or os.environ.get("KF_PIPELINES_ENDPOINT", "")
+        configuration.ssl_ca_cert = variables.certificate_file()
+        found = host or variables.kfp_endpoint()
         if found:
             configuration.host = _address(found)
-        elif kubeconfig.in_cluster():
-            configuration.host = f"http://ml-pipeline.{kubeconfig.kfp_namespace()}.svc.cluster.local:8888"
+        elif variables.in_cluster():
+            configuration.host = f"http://ml-pipeline.{variables.kfp_namespace()}.svc.cluster.local:8888"
         else:
             kubeconfig.through_proxy(configuration)
         self.host: str = configuration.host
         self._named = bool(found)
-        if found or kubeconfig.in_cluster():
+        if found or variables.in_cluster():
             _identify(configuration)
-        cookie = _header("KF_PIPELINES_COOKIES", os.environ.get("KF_PIPELINES_COOKIES", ""))
+        cookie = _header("KF_PIPELINES_COOKIES", variables.kfp_cookies())
         self._client = kfp_server_api.ApiClient(configuration, cookie=cookie or None)
         self._pipelines = kfp_server_api.PipelineServiceApi(self._client)
         self._uploads = kfp_server_api.PipelineUploadServiceApi(self._client)
@@ -96,12 +96,12 @@ class Api:
     @property
     def pod_namespace(self) -> str:
         """Where the pods of runs are."""
-        return self.namespace if self.multi_user else kubeconfig.kfp_namespace()
+        return self.namespace if self.multi_user else variables.kfp_namespace()
 
     @cached_property
     def ui(self) -> str:
         """Address of the UI: ``KF_PIPELINES_UI_ENDPOINT``, or that of the API where a browser gets a page there; else empty."""
-        named = os.environ.get("KF_PIPELINES_UI_ENDPOINT", "").strip().rstrip("/")
+        named = variables.kfp_ui()
         return named or (self.host if self._named and _serves_pages(self.host) else "")
 
     def link(self, run_id: str) -> str:
@@ -111,7 +111,7 @@ class Api:
     @property
     def ui_hint(self) -> str:
         """What makes :meth:`link` work where no address of the UI is known; else empty."""
-        forward = f"kubectl port-forward -n {kubeconfig.kfp_namespace()} svc/ml-pipeline-ui 8080:80"
+        forward = f"kubectl port-forward -n {variables.kfp_namespace()} svc/ml-pipeline-ui 8080:80"
         return "" if self.ui else f"(links: {forward}; or set KF_PIPELINES_UI_ENDPOINT)"
 
     # Get or create
@@ -344,7 +344,7 @@ class Api:
         if isinstance(cause, never_connected):
             return UserError(
                 f"KF_PIPELINES_ENDPOINT: {self.host}: nobody answers ({_short(cause)}); check the address, or: "
-                f"kubectl port-forward -n {kubeconfig.kfp_namespace()} svc/ml-pipeline 8888:8888"
+                f"kubectl port-forward -n {variables.kfp_namespace()} svc/ml-pipeline 8888:8888"
             )
         return Unanswered(f"no answer ({_short(cause)})")
 
@@ -386,7 +386,7 @@ def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
 
     def made() -> Any:
         try:
-            return make(plugins_input={"mlflow": {"experiment_name": tracking.experiment_name()}})
+            return make(plugins_input={"mlflow": {"experiment_name": connection.experiment_name()}})
         except UserError as error:
             if "plugin" not in str(error).lower():
                 raise
@@ -397,7 +397,7 @@ def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
 
 def _serves_pages(address: str) -> bool:
     """Whether a browser gets a page at an address, or is sent to where it logs in: KFP's API alone has none."""
-    pool = urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE"), retries=False, timeout=TIMEOUT[0])
+    pool = urllib3.PoolManager(ca_certs=variables.certificate_file(), retries=False, timeout=TIMEOUT[0])
     try:
         answer = pool.request("GET", f"{address}/", redirect=False)
     except urllib3.exceptions.HTTPError:
@@ -432,8 +432,8 @@ def _identify(configuration: Any) -> None:
     Files are read anew each time, because they are renewed under us. A token of the environment that has run out is
     renewed through the kubeconfig, where it is a service account's.
     """
-    token = os.environ.get("KF_PIPELINES_TOKEN", "").strip()
-    named = os.environ.get("KF_PIPELINES_TOKEN_FILE") or os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
+    token = variables.kfp_token()
+    named = variables.kfp_token_file()
     if not token and named and not Path(named).is_file():
         raise UserError(f"KF_PIPELINES_TOKEN_FILE, KF_PIPELINES_SA_TOKEN_PATH: {named}: no such file")
     path = Path(named or TOKEN_PATH)

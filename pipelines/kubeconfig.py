@@ -13,6 +13,7 @@ from typing import Any
 
 import urllib3
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import line
 
@@ -22,16 +23,6 @@ log = logging.getLogger(__name__)
 RENEW, TIMEOUT = 300, (3, 10)
 
 
-def in_cluster() -> bool:
-    """Whether this is a pod."""
-    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-
-
-def kfp_namespace() -> str:
-    """Where KFP itself is installed."""
-    return os.environ.get("KF_PIPELINES_NAMESPACE", "kubeflow")
-
-
 def exists() -> bool:
     """Whether there is a kubeconfig."""
     return any(Path(path).is_file() for path in _paths().split(os.pathsep) if path)
@@ -39,7 +30,7 @@ def exists() -> bool:
 
 def _paths() -> str:
     """Kubernetes' client takes the variable as it was when it was imported."""
-    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    return variables.kubeconfig()
 
 
 def load(configuration: Any) -> str:
@@ -51,7 +42,7 @@ def load(configuration: Any) -> str:
     from kubernetes import config
 
     try:
-        if in_cluster():
+        if variables.in_cluster():
             config.load_incluster_config(client_configuration=configuration)
             return "in-cluster"
         if not exists():
@@ -74,7 +65,13 @@ def renewed(token: str) -> str:
     held = _claims(token)
     account = re.fullmatch(r"system:serviceaccount:([^:]+):([^:]+)", str(held.get("sub") or ""))
     ends = held.get("exp")
-    if not account or not isinstance(ends, int | float) or ends - time.time() > RENEW or in_cluster() or not exists():
+    if (
+        not account
+        or not isinstance(ends, int | float)
+        or ends - time.time() > RENEW
+        or variables.in_cluster()
+        or not exists()
+    ):
         return token
     audience = held.get("aud") or []
     request = client.AuthenticationV1TokenRequest(
@@ -111,7 +108,7 @@ def through_proxy(configuration: Any) -> None:
         raise UserError(
             f"KF_PIPELINES_ENDPOINT is not set (or HOST=https://.../pipeline), and there is no other way to KFP: {error}"
         ) from error
-    proxy = f"{configuration.host.rstrip('/')}/api/v1/namespaces/{kfp_namespace()}/services/ml-pipeline:http/proxy"
+    proxy = f"{configuration.host.rstrip('/')}/api/v1/namespaces/{variables.kfp_namespace()}/services/ml-pipeline:http/proxy"
     renew = configuration.refresh_api_key_hook
 
     def refresh(asked: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from inranker_flow.commands import console, folder
 from inranker_flow.commands.command import TERMINATED
 from inranker_flow.commands.processes import Processes
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.settings.profile import Profile
 from pipelines import submission
@@ -153,7 +154,7 @@ def _containers(root: Path, run: folder.Run) -> Any:
         raise UserError(
             f"RUNNER=docker: no docker engine answers ({error}); start it, or use RUNNER=process"
         ) from error
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = variables.tracking_uri()
     if not uri.startswith("http"):
         raise UserError(f"RUNNER=docker: containers reach no SQLite file ({uri}); set MLFLOW_TRACKING_URI to a server")
     user, group = os.getuid(), os.getgid()
@@ -164,9 +165,9 @@ def _containers(root: Path, run: folder.Run) -> Any:
         root.chmod(0o777)
     return local.DockerRunner(
         user=f"{user}:{group}",
-        network_mode=os.environ.get("INRANKER_DOCKER_NETWORK", "host"),
+        network_mode=variables.docker_network(),
         labels={LABEL: run.file.name},
-        environment=passed_on(os.environ),
+        environment=passed_on(variables.everything()),
         read_only=True,
         tmpfs={"/tmp": "mode=1777"},
         cap_drop=["ALL"],

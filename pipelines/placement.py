@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.config import ClusterConfig, as_dict
-from inranker_flow.environment import MOUNTS
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.environment import variables
+from inranker_flow.environment.mounted import MOUNTS
+from inranker_flow.environment.variables import WORKERS
 from inranker_flow.services.kubernetes import quantity
 from inranker_flow.store.sharing import HELPS
-from inranker_flow.store.sharing import VARIABLE as WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +72,7 @@ PLACEMENT: dict[str, Placement] = {
     "notify": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
 }
 
-#: ConfigMap whose every key is a variable of every pod (`environment.settle` reads what is mounted here).
+#: ConfigMap whose every key is a variable of every pod (`mounted.settle` reads what is mounted here).
 SETTINGS = "inranker-settings"
 #: Secrets whose every key is a variable of every pod, for every stage reads or writes the store and speaks to MLflow. Each
 #: is optional: roles (IRSA) need none.
@@ -234,14 +235,9 @@ def image(stage: str) -> str:
 
 def image_reference(name: str) -> str:
     """``REGISTRY/inranker-flow-NAME@sha256:...`` when `images/images.lock` has it, else ``...:TAG``."""
-    repository = f"{registry()}/inranker-flow-{name}"
+    repository = f"{variables.registry()}/inranker-flow-{name}"
     pushed = pushed_images().get(f"{repository}:{content_tag()}")
     return f"{repository}@{pushed}" if pushed else f"{repository}:{content_tag()}"
-
-
-def registry() -> str:
-    """Where images are pushed to (``INRANKER_REGISTRY``); localhost means nowhere."""
-    return os.environ.get("INRANKER_REGISTRY") or "localhost"
 
 
 def pushed_images() -> dict[str, str]:

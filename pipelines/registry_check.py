@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import urllib.error
 import urllib.parse
@@ -11,8 +10,8 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import web
 
@@ -127,7 +126,7 @@ def _token(challenge: dict[str, str], stored: str) -> str:
 
 def _stored_login(registry: str) -> str:
     """What `docker login` stored for a registry (base64 of user:password), or nothing."""
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    folder = variables.docker_config()
     try:
         logins = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auths", {})
     except (OSError, ValueError):

@@ -6,11 +6,12 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from inranker_flow import tracking
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.records import left_out_by_kfp_run
 from pipelines import kfp_api, why, workflows
 from pipelines.kfp_api import Api
 
@@ -41,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _left_out() -> tuple[dict[str, list[str]], str]:
     """Id of each run that went without targets -> their names, as MLflow has it; and why it could not be asked."""
-    if not tracking.configured_uri():
+    if not connection.configured_uri():
         return {}, ""
     try:
-        return tracking.left_out_by_kfp_run(), ""
+        return left_out_by_kfp_run(), ""
     except UserError as error:
         return {}, f"whether targets were left out is not known: {error}"
 

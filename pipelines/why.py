@@ -5,18 +5,20 @@ Pods and workflow are deleted an hour after the end; then the logs in S3 and the
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import kfp_server_api
 
-from inranker_flow import tracking
 from inranker_flow.commands.command import Parser, listing
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
 from inranker_flow.services.kfp_nodes import Task
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import parent_of_kfp
+from inranker_flow.tracking.records import ends_of, left_out_of
 from pipelines import kept_logs, kfp_api, workflows
 from pipelines.cluster import Kubernetes, Pod, Unasked, most_telling
 from pipelines.kfp_api import Api
@@ -89,10 +91,10 @@ def explain(api: Api, run: dict[str, Any]) -> str:
 
 def _left_out(run: dict[str, Any]) -> str:
     """The targets that a run went without, as MLflow has it; "" where there are none, or nobody to ask."""
-    if not tracking.configured_uri():
+    if not connection.configured_uri():
         return ""
     try:
-        found = tracking.left_out_of(tracking.parent_of_kfp(run["run_id"]))
+        found = left_out_of(parent_of_kfp(run["run_id"]))
     except UserError as error:
         return f"every task ended well. Was a target left out? MLflow could not be asked ({error})"
     told = "; ".join(f"{target}: {reason}" for target, reason in found.items())
@@ -172,9 +174,9 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
             return telling[-1][0], f"its log that is kept says {telling[-1][1]}"
     except UserError as error:
         asked.append(f"its log that is kept cannot be read ({error})")
-    if tracking.configured_uri():
+    if connection.configured_uri():
         try:
-            ends = [each for each in tracking.ends_of(tracking.parent_of_kfp(run["run_id"])) if each.failed]
+            ends = [each for each in ends_of(parent_of_kfp(run["run_id"])) if each.failed]
         except UserError as error:
             return "", "; ".join([*asked, f"MLflow could not be asked ({error})"])
         stages = {re.sub(r"-\d+$", "", task.name).replace("-", "_") for task in concerned}
@@ -186,7 +188,7 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
 
 def _root(api: Api, run: dict[str, Any]) -> str:
     """Where the run's artifacts are: as it was started, by ``KF_PIPELINES_ROOT``, or as the namespace has it."""
-    given = str((run.get("runtime_config") or {}).get("pipeline_root") or os.environ.get("KF_PIPELINES_ROOT") or "")
+    given = str((run.get("runtime_config") or {}).get("pipeline_root") or variables.kfp_root())
     if given:
         return given
     try:

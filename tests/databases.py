@@ -6,7 +6,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from inranker_flow import tracking
+from inranker_flow.tracking import connection
 from tests import models
 
 
@@ -17,12 +17,12 @@ def _empty() -> Path:
     # With each database that MLflow opens it reads all of its migrations, for the number of the newest: a tenth of a second.
     utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
     path = models.folder() / "mlflow.db"
-    tracking.create_database(path)
+    connection.create_database(path)
     return path
 
 
 def new_database(path: Path) -> str:
-    """What `tracking.create_database` makes at ``path``; returns its address."""
+    """What `connection.create_database` makes at ``path``; returns its address."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_empty(), path)
-    return tracking.database_uri(path)
+    return connection.database_uri(path)

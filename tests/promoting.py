@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import CorpusConfig, PromoteConfig
+from inranker_flow.config.sections import CorpusConfig, PromoteConfig
 from inranker_flow.stages import promote as stage
 from tests.databases import new_database
 

@@ -169,11 +169,11 @@ def nobody(kind: str) -> Iterator[str]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """An empty prefix of the server's bucket, with the environment, client and download cache of this test alone."""
-    from inranker_flow import storage
+    from inranker_flow.storage import s3_client
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("INRANKER_CACHE", str(tmp_path / "download-cache"))
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     yield f"s3://{s3_server.bucket}/{tmp_path.name}-{os.getpid()}"
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()

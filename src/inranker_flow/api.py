@@ -12,6 +12,7 @@ from typing import Any
 
 from inranker_flow.commands import outcome
 from inranker_flow.commands.outcome import Distilled
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 
 
@@ -66,8 +67,8 @@ def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _run(command: Sequence[str]) -> None:
     """Run it, print its lines as they come. Raises :class:`UserError` with the line in which it failed."""
     package = str(Path(__file__).parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    paths = [package, *filter(None, [variables.python_path()])]
+    environment = changes.for_child({"PYTHONPATH": os.pathsep.join(paths)})
     failed = ""
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-VARIABLE = "INRANKER_RUN_FILE"
+from inranker_flow.environment import variables
 
 
 def follow() -> None:
     """End this process when the run that ``INRANKER_RUN_FILE`` names has ended."""
-    path = os.environ.get(VARIABLE, "")
+    path = variables.run_file()
     if path:
         _in_thread(lambda: _wait_for(path))
 
@@ -57,7 +57,7 @@ def processes(path: Path) -> list[int]:
 
     Found by their environment in /proc; where there is none (macOS) the list is empty.
     """
-    wanted = f"{VARIABLE}={path}".encode()
+    wanted = f"{variables.RUN_FILE}={path}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

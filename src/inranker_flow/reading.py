@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inranker_flow.config import Count, DistillConfig, Positive, ScoringConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import DistillConfig, ScoringConfig
+from inranker_flow.config.values import Count, Positive
 from inranker_flow.errors import UserError
 from inranker_flow.words import split
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 from base64 import b64encode
@@ -18,12 +17,12 @@ from html import escape
 from typing import Any, TextIO, cast
 from urllib.parse import quote, quote_plus, unquote
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 
 #: Stands for what was secret.
 HIDDEN = "***"
 #: Environment variable: names, separated by commas, of the variables that came out of mounted Secrets.
-SECRET_NAMES = "INRANKER_SECRET_NAMES"
 
 #: A shorter value of the environment is a switch or a word of every text.
 _LEAST = 4
@@ -114,7 +113,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 def redact(text: str) -> str:
     """``text`` with everything that is secret in it replaced: by its form, and as a value of this environment."""
-    for value in _values(os.environ):
+    for value in _values(variables.everything()):
         if value in text:
             text = text.replace(value, HIDDEN) if len(value) >= _LONG else _alone(value).sub(HIDDEN, text)
     return _by_form(text)
@@ -204,10 +203,10 @@ def _values(environment: Mapping[str, str]) -> list[str]:
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    mounted = set(environment.get(SECRET_NAMES, "").split(","))
+    mounted = set(environment.get(variables.SECRET_NAMES, "").split(","))
     for name, content in environment.items():
         value = content.strip()
-        if name == SECRET_NAMES or len(value) < _LEAST or (value.isdigit() and len(value) < _LONG):
+        if name == variables.SECRET_NAMES or len(value) < _LEAST or (value.isdigit() and len(value) < _LONG):
             continue
         if value.lower() not in _SWITCHES and _is_secret(name, name in mounted and len(value) >= _LONG):
             yield value

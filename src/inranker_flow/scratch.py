@@ -21,12 +21,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.environment import variables
+
 SUFFIX = ".tmp"
 
 
 def root() -> Path:
     """The folder of all unfinished work, made where it is missing."""
-    path = Path(os.environ.get("INRANKER_SCRATCH") or Path(tempfile.gettempdir()) / "inranker-scratch")
+    path = variables.scratch()
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,14 +45,35 @@ UPWARD = {
     "planning.speed": ("stages", "a training is measured by training"),
     "commands.run": ("workflow", "the table of tasks names the rows of the last table"),
 }
+#: Files and functions above the limits, and why: none is to be added.
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 80
+LONG = {
+    "stages.evaluate": "its parts are moved apart",
+    "distillation.train": "its parts are moved apart",
+}
+LONG_FUNCTIONS = {
+    ("stages.promote", "promote"),
+    ("stages.generate_queries", "generate_queries"),
+    ("execution.run_stage", "_run_stage"),
+    ("model_registry.model_card", "_loading"),
+}
+#: Modules that touch the process' environment beside those of the room `environment`, and why.
+ENVIRONMENT = {
+    "": "the face of the package imports nothing unless a local run is to be followed",
+}
 #: Programs of their own, which stand above all rooms: `python -m inranker_flow.NAME`.
 PROGRAMS = {"distillation.__main__", "distillation.node"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
+    for name, path in files():
+        yield name or "__init__", ast.parse(path.read_text())
+
+
+def files() -> Iterator[tuple[str, Path]]:
     for path in sorted(SRC.rglob("*.py")):
         parts = path.relative_to(SRC).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), ast.parse(path.read_text())
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -115,6 +137,41 @@ def test_stages_hold_one_file_for_each_task_and_parts_hold_none():
     files = {f"{PACKAGE}.stages.{each.stem}" for each in (SRC / "stages").glob("*.py") if each.stem != "__init__"}
     assert {each.partition(":")[0] for each in STAGES.values()} == files
     assert not list(SRC.rglob("stage.py"))
+
+
+def test_no_file_and_no_function_is_long():
+    long = {name for name, path in files() if len(path.read_text().splitlines()) > MOST_LINES}
+    assert long == set(LONG)
+    functions = {
+        (name, node.name)
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    }
+    assert functions == LONG_FUNCTIONS
+
+
+def test_the_environment_is_touched_in_its_room_alone():
+    elsewhere = {name for name, path in files() if not name.startswith("environment.")} & {
+        name
+        for name, path in files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv", "unsetenv"))
+        or (isinstance(node, ast.alias) and node.name in ("environ", "environb", "getenv", "putenv", "unsetenv"))
+    }
+    assert elsewhere == set(ENVIRONMENT)
+    for path in (ROOT / "pipelines").rglob("*.py"):
+        assert not re.search(r"\benviron\b|\bgetenv\b", path.read_text()), path
+
+
+def test_every_variable_has_a_function_that_says_what_it_is():
+    tree = dict(modules())["environment.variables"]
+    readers = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name not in ("_text", "everything")
+    ]
+    for node in readers:
+        said = ast.get_docstring(node)
+        assert node.returns and said and re.search(r"``[A-Z_]{4,}``", said), node.name
 
 
 def test_faces_of_rooms_are_empty():

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from inranker_flow.config import ClusterConfig
+from inranker_flow.config.sections import ClusterConfig
 from inranker_flow.distillation import trainjob
-from inranker_flow.environment import MOUNTS
+from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.services import kfp_run
 from pipelines.placement import (
     COMPONENT_LABEL,

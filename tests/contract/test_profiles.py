@@ -9,7 +9,8 @@ import pytest
 
 from inranker_flow import profiles
 from inranker_flow.commands.run import main as run_main
-from inranker_flow.config import CorpusConfig, TeacherConfig, parse, without_defaults
+from inranker_flow.config.parsing import parse, without_defaults
+from inranker_flow.config.sections import CorpusConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import kfp_server_api
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.profiles import load
 from inranker_flow.stages.discover import discover
+from inranker_flow.storage import uris
 from pipelines.compile import compile_pipeline
 from tests import beir
 from tests.contract.manifests import K8S
@@ -82,7 +82,7 @@ def test_of_the_schedules_run_and_the_events_run_at_the_same_moment_one_trains(s
     use_database(tmp_path)
     corpus = beir.write(tmp_path / "corpus")
     (corpus / "_SUCCESS").touch()
-    storage.upload(corpus, f"{s3}/corpora/animals")
+    uris.upload(corpus, f"{s3}/corpora/animals")
     settings = {"corpora.uri": f"{s3}/corpora", "promotion.model_name": "twice"}
     made = _schedule(server, tmp_path, monkeypatch, "retrain", **settings)
     assert "started run" in _run(server.url, tmp_path, name="retrain-demo").stdout

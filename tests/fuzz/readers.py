@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import FILENAME, read_manifest
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 

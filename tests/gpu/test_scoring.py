@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import workers
 from inranker_flow.progress import Progress

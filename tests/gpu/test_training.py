@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from inranker_flow.config import DistillConfig
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.data import load_examples
 from inranker_flow.distillation.label_logits import LabelLogits
 from inranker_flow.distillation.train import Trainer

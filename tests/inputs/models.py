@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, GenerateConfig, TeacherConfig
 from tests import models, teachers
 from tests.inputs.table import Input, stage
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import tracking
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import FILENAME, write_manifest
 from inranker_flow.model_registry import history, registry
+from inranker_flow.tracking import connection
 from tests.databases import new_database
 from tests.inputs.table import Artifact, Input, command, stage
 
@@ -39,7 +39,7 @@ def _registry(here: Path) -> Iterator[Any]:
     os.environ["MLFLOW_TRACKING_URI"] = new_database(here / "mlflow.db")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
-        yield tracking.client()
+        yield connection.client()
     finally:
         mlflow.set_tracking_uri(before)
         if told is None:

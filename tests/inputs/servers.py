@@ -23,15 +23,16 @@ class Done:
 @contextmanager
 def told(**environment: str) -> Iterator[None]:
     """The environment with these variables; what this process remembers of servers is forgotten before and after."""
-    from inranker_flow import storage, tracking
+    from inranker_flow.storage import s3_client
+    from inranker_flow.tracking import connection
 
     def forget() -> None:
         import mlflow
 
         mlflow.set_tracking_uri(None)
-        tracking._answered.clear()
-        storage._answered.clear()
-        storage.s3.cache_clear()  # type: ignore[attr-defined]
+        connection._answered.clear()
+        s3_client._answered.clear()
+        s3_client.client.cache_clear()  # type: ignore[attr-defined]
 
     before = dict(os.environ)
     forget()  # first: MLflow unsets its variable where another test has set an address
@@ -49,9 +50,9 @@ def told(**environment: str) -> Iterator[None]:
 
 def mlflow_stage() -> Done:
     """What `preflight` asks first."""
-    from inranker_flow import tracking
+    from inranker_flow.tracking import connection
 
-    mlflow_client = tracking.client()
+    mlflow_client = connection.client()
     mlflow_client.search_experiments()
     return Done(1)
 
@@ -87,10 +88,10 @@ def experiment(number: str) -> Callable[[Path], int]:
     """Ask for an experiment by its number, of a server that has none."""
 
     def act(here: Path) -> int:
-        from inranker_flow import tracking
+        from inranker_flow.tracking import connection
 
         def ask() -> Done:
-            tracking.experiment_id(tracking.client())
+            connection.experiment_id(connection.client())
             return Done(1)
 
         with HttpServer() as server:
@@ -186,9 +187,9 @@ def refusal(status: int, code: str, message: str = "no") -> Answer:
 
 
 def copy() -> Done:
-    from inranker_flow import storage
+    from inranker_flow.storage import uris
 
-    storage.local_copy("s3://corpora/inns")
+    uris.local_copy("s3://corpora/inns")
     return Done(1)
 
 
@@ -328,18 +329,18 @@ S3 = [
 
 def mounted(**keys: bytes) -> Callable[[Path], int]:
     def act(here: Path) -> int:
-        from inranker_flow import environment
+        from inranker_flow.environment import mounted
 
         folder = here / "etc" / "inranker-mlflow"
         folder.mkdir(parents=True)
         for name, content in keys.items():
             (folder / name).write_bytes(content)
-        before, environment.MOUNTS = environment.MOUNTS, here / "etc"
+        before, mounted.MOUNTS = mounted.MOUNTS, here / "etc"
         try:
             with told():
                 return stage(leak, configs={})
         finally:
-            environment.MOUNTS = before
+            mounted.MOUNTS = before
 
     return act
 

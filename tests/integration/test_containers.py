@@ -128,8 +128,8 @@ def test_containers_give_the_measures_of_the_process_runner(contained, stack, tm
     fetched = tmp_path / "fetched"
     pointer = next((folder / "artifacts").rglob("*/evaluation/moved-to.txt")).read_text().strip()
     stack.python(
-        "from inranker_flow import storage; import shutil; "
-        f"shutil.copytree(storage.local_copy({pointer!r}), {str(fetched / 'artifacts' / 'x' / 'evaluation')!r})"
+        "from inranker_flow.storage import uris; import shutil; "
+        f"shutil.copytree(uris.local_copy({pointer!r}), {str(fetched / 'artifacts' / 'x' / 'evaluation')!r})"
     )
     here, there = measures(tmp_path), measures(fetched)
     assert here.keys() == there.keys() and len(here) > 1000
@@ -141,7 +141,7 @@ def test_every_artifact_went_through_s3_and_left_the_shared_folder(contained, st
     left = [path for path in (folder / "artifacts").rglob("*.parquet") if "scratch" not in path.parts]
     left += (folder / "artifacts").rglob("*.safetensors")
     assert not left
-    script = "from inranker_flow import storage; print(*[each.uri for each in storage.list_files('s3://inranker')])"
+    script = "from inranker_flow.storage import uris; print(*[each.uri for each in uris.list_files('s3://inranker')])"
     stored = stack.python(script).split()
     for name, least in (
         ("labels.parquet", 2),
@@ -284,9 +284,9 @@ def test_notify_in_its_container_judges_what_kfp_answered_and_mlflows_parent_get
     stack, name, word, state, end
 ):
     run_id = f"kfp-{name}"
-    parent = stack.python(f"from inranker_flow import tracking; print(tracking.open_parent({run_id!r}, 'x'))").split()[
-        -1
-    ]
+    parent = stack.python(
+        f"from inranker_flow.tracking.parents import open_parent; print(open_parent({run_id!r}, 'x'))"
+    ).split()[-1]
     known = {
         "MLFLOW_TRACKING_URI": stack.environment["MLFLOW_TRACKING_URI"],
         "INRANKER_KFP_RUN_ID": run_id,

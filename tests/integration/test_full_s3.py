@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import as_dict
+from inranker_flow.config.parsing import as_dict
 from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.stages.teacher_label import teacher_label
+from inranker_flow.storage import s3_client, uris
 from tests.integration.test_store_on_s3 import config, label_files, rows_in
 from tests.integration.test_store_on_s3 import inputs as inputs
 from tests.servers import running_s3
@@ -54,7 +54,7 @@ class Server:
     def _start(self, changes: dict[str, object]) -> None:
         server = self._stack.enter_context(running_s3(self.folder, changes=changes))
         os.environ.update(server.environment)
-        storage.s3.cache_clear()
+        s3_client.client.cache_clear()
 
     def fill(self) -> None:
         """Put files until not even a small one goes in."""
@@ -95,7 +95,7 @@ def server(request, tmp_path, monkeypatch):
     server = Server(request.param, tmp_path / "seaweedfs")
     yield server
     server.close()
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
 
 
 def run(inputs, labels):
@@ -120,7 +120,7 @@ def test_a_store_that_is_full_ends_the_stage_in_one_line_and_loses_nothing(
     teacher_label(config(), *inputs, tmp_path / "alone")
     store = "s3://inranker/store"
     monkeypatch.setenv("INRANKER_STORE", store)
-    inner, stored = storage.put_if_absent, []
+    inner, stored = uris.put_if_absent, []
 
     def full_after_a_while(data, uri):
         if len(stored) > BEFORE:  # the identity is the first
@@ -130,9 +130,9 @@ def test_a_store_that_is_full_ends_the_stage_in_one_line_and_loses_nothing(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "put_if_absent", full_after_a_while)
+        patch.setattr(uris, "put_if_absent", full_after_a_while)
         if server.kind == "disk":  # once with all its patience is enough
-            patch.setattr(storage, "PAUSE", 0.01)
+            patch.setattr(s3_client, "PAUSE", 0.01)
         with pytest.raises(SystemExit) as ended:
             run(inputs, tmp_path / "labels")
     assert ended.value.code == 2
@@ -165,4 +165,4 @@ def check_files(store: str, count: int) -> None:
     files = label_files(store)
     assert len(files) == count
     for uri in files:
-        assert sha256(storage.read(uri)).hexdigest() == uri.rpartition("/")[2].removesuffix(".parquet")
+        assert sha256(uris.read(uri)).hexdigest() == uri.rpartition("/")[2].removesuffix(".parquet")

@@ -10,7 +10,7 @@ import torch
 
 from inranker_flow import cpus
 from inranker_flow.artifacts import tables
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers

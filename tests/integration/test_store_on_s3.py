@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling.label_store import SCHEMA
 from inranker_flow.stages.teacher_label import teacher_label
+from inranker_flow.storage import s3_client, uris
 from inranker_flow.store import stage_results
 from inranker_flow.store.kept_rows import ContentStore
 from tests import models
@@ -41,10 +41,10 @@ def proxy(s3, s3_server, monkeypatch):
     """The server behind a proxy that lets everything through, until the test says otherwise; short pauses."""
     with S3Faults(s3_server.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setattr(storage, "PAUSE", 0.01)
+        monkeypatch.setattr(s3_client, "PAUSE", 0.01)
         # The client's own pauses, not whether or how often it tries again.
         monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-        storage.s3.cache_clear()
+        s3_client.client.cache_clear()
         yield server
 
 
@@ -53,12 +53,12 @@ def config(**changes):
 
 
 def label_files(s3):
-    return [each.uri for each in storage.list_files(f"{s3}/labels") if each.uri.endswith(".parquet")]
+    return [each.uri for each in uris.list_files(f"{s3}/labels") if each.uri.endswith(".parquet")]
 
 
 def rows_in(s3):
     """Keys of all rows in the store, as often as they are there."""
-    tables = [pq.read_table(pa.BufferReader(storage.read(uri))) for uri in label_files(s3)]
+    tables = [pq.read_table(pa.BufferReader(uris.read(uri))) for uri in label_files(s3)]
     return [key for table in tables for key in table.column("key").to_pylist()]
 
 
@@ -76,7 +76,7 @@ def test_two_label_pods_at_once_share_one_store(s3, tmp_path, inputs, monkeypatc
     script = f"""
 import sys
 from pathlib import Path
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.stages.teacher_label import teacher_label
 config = TeacherConfig(checkpoint={models.t5()!r}, shard_pairs=5)
 print("ready", flush=True)
@@ -131,11 +131,11 @@ def test_each_fault_alone_loses_and_doubles_nothing(s3, proxy, monkeypatch, kind
     for start in range(0, 40, 10):
         assert store.put(*rows([f"k{start + i}" for i in range(10)])), "the lost answer to one's own write is found out"
     store.put(*rows([f"k{i}" for i in range(10)]))
-    assert len(storage.names(f"{s3}/store")) == 4, "the same rows are one file"
+    assert len(uris.names(f"{s3}/store")) == 4, "the same rows are one file"
     found, table = ContentStore(f"{s3}/store", SCHEMA).find(hash_rows([f"k{i}" for i in range(50)]))
     assert found.tolist() == [True] * 40 + [False] * 10
     assert table.column("true_logit").to_pylist() == [float(i % 10) for i in range(40)]
-    assert store.compact(2) == 4 and len(storage.names(f"{s3}/store")) == 1
+    assert store.compact(2) == 4 and len(uris.names(f"{s3}/store")) == 1
 
 
 def test_a_server_that_stays_in_trouble_is_one_line_and_what_is_stored_stays(s3, tmp_path, inputs, monkeypatch, proxy):
@@ -144,8 +144,8 @@ def test_a_server_that_stays_in_trouble_is_one_line_and_what_is_stored_stays(s3,
         (503, "SlowDown") if method == "PUT" and len(label_files_seen) > 3 else None
     )
     label_files_seen: list[str] = []
-    inner = storage.put_if_absent
-    monkeypatch.setattr(storage, "put_if_absent", lambda data, uri: label_files_seen.append(uri) or inner(data, uri))
+    inner = uris.put_if_absent
+    monkeypatch.setattr(uris, "put_if_absent", lambda data, uri: label_files_seen.append(uri) or inner(data, uri))
     with pytest.raises(
         UserError, match=r"labels/.*answered SlowDown: said the test \(tried again for \d+ s\)"
     ) as error:
@@ -165,10 +165,10 @@ def test_an_upload_that_is_refused_names_what_the_server_said_and_what_it_may_me
     with pytest.raises(
         UserError, match=rf"^{s3}/file: .*answered InternalError: said the test \(tried again for \d+ s\); .*free space"
     ) as error:
-        storage.upload(tmp_path / "file", f"{s3}/file")
+        uris.upload(tmp_path / "file", f"{s3}/file")
     assert "\n" not in str(error.value)
     proxy.refuse = lambda *_: None
-    assert storage.names(s3) == {}
+    assert uris.names(s3) == {}
 
 
 @pytest.mark.parametrize(("status", "code"), [(507, "InsufficientStorage"), (403, "QuotaExceeded")])
@@ -212,16 +212,16 @@ def test_credentials_that_expire_midway_and_are_renewed_cost_nothing(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("INRANKER_STORE", s3)
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     expire(proxy, keys[0], after=4)
-    inner, renewed = storage._passes, []
+    inner, renewed = s3_client._passes, []
 
     def renew(error):
         write("inranker-second", "inranker-second-secret")
         renewed.append(str(error))
         return inner(error)
 
-    monkeypatch.setattr(storage, "_passes", renew)
+    monkeypatch.setattr(s3_client, "_passes", renew)
     stats = teacher_label(config(), *inputs, tmp_path / "labels")
     assert stats.pairs == 120 and len(renewed) == 1 and "ExpiredToken" in renewed[0]
     assert len(rows_in(s3)) == 120
@@ -252,18 +252,18 @@ def test_stages_are_reused_through_s3_and_through_faults(s3, tmp_path, inputs, m
         )
         assert restored == stats
         assert read_manifest(tmp_path / f"back{number}") == read_manifest(labels)
-    name = next(iter(storage.names(f"{s3}/content")))
-    storage.put(b"other bytes", f"{s3}/content/{name}")
+    name = next(iter(uris.names(f"{s3}/content")))
+    uris.put(b"other bytes", f"{s3}/content/{name}")
     assert stage_results.work("teacher_label", *arguments).restore(type(stats), {"labels": tmp_path / "bad"}) is None
     assert not (tmp_path / "bad").exists()
 
 
 def test_a_conditional_put_of_the_same_bytes_by_two_is_won_by_one(s3):
-    assert storage.put_if_absent(b"lock", f"{s3}/lock") and not storage.put_if_absent(b"lock", f"{s3}/lock")
-    storage.put(b"new", f"{s3}/lock")
-    assert storage.read(f"{s3}/lock") == b"new" and storage.names(s3) == {"lock": 3}
-    storage.delete(f"{s3}/lock")
-    storage.delete(f"{s3}/lock")
+    assert uris.put_if_absent(b"lock", f"{s3}/lock") and not uris.put_if_absent(b"lock", f"{s3}/lock")
+    uris.put(b"new", f"{s3}/lock")
+    assert uris.read(f"{s3}/lock") == b"new" and uris.names(s3) == {"lock": 3}
+    uris.delete(f"{s3}/lock")
+    uris.delete(f"{s3}/lock")
     with pytest.raises(FileNotFoundError):
-        storage.read(f"{s3}/lock")
-    assert storage.names(s3) == {} and np.array(storage.names(f"{s3}/none")).size == 1
+        uris.read(f"{s3}/lock")
+    assert uris.names(s3) == {} and np.array(uris.names(f"{s3}/none")).size == 1

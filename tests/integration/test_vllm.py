@@ -18,7 +18,8 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, GenerateConfig, PrepareConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.stages.generate_queries import generate_queries
 from inranker_flow.stages.prepare_corpus import prepare_corpus
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parents[2]
 OFFLINE = """
 import json, sys
 from pathlib import Path
-from inranker_flow.config import GenerateConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.stages.generate_queries import generate_queries
 if __name__ == "__main__":
     config = parse(GenerateConfig, json.loads(sys.argv[1]), "generation")

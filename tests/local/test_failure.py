@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import storage, tracking
 from inranker_flow.commands import folder
 from inranker_flow.demo.world import make_world, write_beir
 from inranker_flow.errors import UserError
+from inranker_flow.storage.local import disk_errors
+from inranker_flow.tracking import connection
 from tests.processes import MAKE_RUN, alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
@@ -138,7 +139,8 @@ def test_a_database_that_was_not_finished_is_never_under_its_name(tmp_path):
     """Killed at any moment of MLflow's first migration, the next attempt starts anew."""
     path = tmp_path / "mlflow.db"
     script = (
-        f"from pathlib import Path; from inranker_flow import tracking; tracking.create_database(Path({str(path)!r}))"
+        "from pathlib import Path; from inranker_flow.tracking import connection; "
+        f"connection.create_database(Path({str(path)!r}))"
     )
     child = subprocess.Popen([sys.executable, "-c", script])
     while not list(tmp_path.iterdir()) and child.poll() is None:
@@ -146,7 +148,7 @@ def test_a_database_that_was_not_finished_is_never_under_its_name(tmp_path):
     child.kill()
     child.wait()
     # Killed a moment later it may have been whole: what is under the name never is less.
-    assert tracking.create_database(path) == f"sqlite:///{path}"
+    assert connection.create_database(path) == f"sqlite:///{path}"
     with sqlite3.connect(path) as database:
         assert database.execute("select count(*) from alembic_version").fetchone() == (1,)
 
@@ -157,7 +159,7 @@ def test_a_database_that_was_not_finished_is_never_under_its_name(tmp_path):
 def test_a_full_disk_behind_another_librarys_error_is_told(said):
     with (
         pytest.raises(UserError, match=r"out: cannot be written: .* nothing is left"),
-        storage.disk_errors("out"),
+        disk_errors("out"),
     ):
         try:
             raise RuntimeError(said)

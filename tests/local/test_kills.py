@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import lifeline, scratch, storage
+from inranker_flow import lifeline, scratch
 from inranker_flow.commands import folder as runs_folder
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 from tests.processes import MAKE_RUN, alive, wait_for
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
@@ -116,8 +117,8 @@ def test_a_search_process_ends_with_the_stage_that_opened_it(tmp_path):
 
 
 WRITERS = {
-    "file": "with storage.atomic_write(path) as out: out.write(b'x' * 100_000); out.flush(); ready()",
-    "folder": "with storage.atomic_folder(path) as out: (out / 'big').write_bytes(b'x' * 100_000); ready()",
+    "file": "with local.atomic_write(path) as out: out.write(b'x' * 100_000); out.flush(); ready()",
+    "folder": "with local.atomic_folder(path) as out: (out / 'big').write_bytes(b'x' * 100_000); ready()",
     "table": "writer = tables.TableWriter(path, tables.CORPUS); ready()",
     "worker": "with scratch.aside(path, folder=True) as out: (out / 'big').write_bytes(b'x' * 100_000); ready()",
 }
@@ -128,8 +129,9 @@ def test_a_disk_does_not_fill_with_each_writer_that_is_killed(tmp_path, kind):
     text = f"""
         import sys, time
         from pathlib import Path
-        from inranker_flow import scratch, storage
+        from inranker_flow import scratch
         from inranker_flow.artifacts import tables
+        from inranker_flow.storage import local
 
         def ready():
             print("ready", flush=True)
@@ -150,7 +152,7 @@ def test_a_disk_does_not_fill_with_each_writer_that_is_killed(tmp_path, kind):
         for each in (child, living):
             each.kill()
             each.communicate()
-    storage.put(b"done", str(tmp_path / "out" / "other"))
+    uris.put(b"done", str(tmp_path / "out" / "other"))
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["other"]
     assert other.exists(), "another folder is not this writer's business"
 

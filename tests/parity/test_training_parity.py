@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from inranker_flow.config import DistillConfig
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.data import load_examples
 from inranker_flow.distillation.train import Trainer, learning_rate
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq

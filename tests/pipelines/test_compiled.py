@@ -13,9 +13,9 @@ import pytest
 from kfp import dsl
 from kfp.dsl import pipeline_task
 
-from inranker_flow.config import ClusterConfig, Resources, Toleration
-from inranker_flow.distillation import trainjob
+from inranker_flow.config.sections import ClusterConfig, Resources, Toleration
 from inranker_flow.distillation.trainjob import Asked
+from inranker_flow.environment import variables
 from inranker_flow.preflight.pool import Need
 from inranker_flow.services import kfp_nodes
 from pipelines import placement
@@ -403,7 +403,7 @@ def test_a_training_over_several_machines_waits_without_gpus_and_says_what_it_as
         container = executors[f"exec-{phase}"]["container"]
         [told] = container["env"]
         asked = Asked(**json.loads(told["value"]))
-        assert told["name"] == trainjob.VARIABLE and asked.image == container["image"]
+        assert told["name"] == variables.NODES and asked.image == container["image"]
         assert (asked.nodes, asked.gpus, asked.cpu, asked.memory, asked.queue) == (3, 2, "8", "32Gi", QUEUE)
         assert "accelerator" not in container["resources"]
         assert settings[f"exec-{phase}"]["podMetadata"]["labels"][QUEUE_LABEL] == CPU_QUEUE

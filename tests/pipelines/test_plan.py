@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.commands import run
 from inranker_flow.profiles import load
 from inranker_flow.rankers.devices import device_name
 from inranker_flow.services import kfp_run
 from inranker_flow.stages import notify
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import open_parent
+from inranker_flow.tracking.runs import DEVICE, pipeline_run, stage_run
 from pipelines import plan, submit
 from tests import beir, promoting
 from tests.databases import new_database
@@ -54,9 +56,9 @@ def test_stages_that_compute_record_their_device(tmp_path, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
-    with tracking.stage_run("evaluate") as run:
+    with stage_run("evaluate") as run:
         run.log_device()
-    assert tracking.client().get_run(run.run_id).data.tags[tracking.DEVICE] == device_name()
+    assert connection.client().get_run(run.run_id).data.tags[DEVICE] == device_name()
 
 
 def test_another_device_is_reckoned_by_size_and_priced(capsys):
@@ -157,12 +159,12 @@ def report(student: Path, folder: Path, name: str) -> str:
     """The texts of the page that `promote` writes, as a stage of the run that the environment names."""
     evaluation = promoting.evaluation(folder / name, bm25=0.2, phase2=0.6)
     for stage, collection, numbers in DID:
-        with tracking.stage_run(stage, collection) as stage_run:
-            stage_run.log_metrics(numbers, {})
-    with suppress(ZeroDivisionError), tracking.stage_run("distill_phase1", "inns") as failed:
+        with stage_run(stage, collection) as run:
+            run.log_metrics(numbers, {})
+    with suppress(ZeroDivisionError), stage_run("distill_phase1", "inns") as failed:
         failed.log_metrics({"seconds": 3600.0}, {})
         raise ZeroDivisionError
-    with tracking.stage_run("promote", "medicines"):
+    with stage_run("promote", "medicines"):
         stats = promoting.promote(name, student, evaluation)
     assert stats.verdict == "PROMOTE"
     page = evaluation.with_name(f"{name}.html").read_text(encoding="utf-8")
@@ -170,7 +172,7 @@ def report(student: Path, folder: Path, name: str) -> str:
 
 
 def test_the_report_of_a_run_holds_its_plan_against_what_its_stages_did(registry, student):
-    with tracking.pipeline_run("demo", {}) as parent:
+    with pipeline_run("demo", {}) as parent:
         promised = run._plan("inranker", load("demo", {}), registry, parent)
         text = report(student, registry, "planned")
     assert promised["queries"] == 2400 and promised["pairs"] == 13_600
@@ -193,7 +195,7 @@ def test_the_report_of_a_submitted_run_holds_the_plan_of_its_description_against
     registry, student, monkeypatch, caplog
 ):
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
-    tracking.open_parent("kfp-1", "demo")
+    open_parent("kfp-1", "demo")
     said = "planned without reuse: 2,400 queries, 13,600 pairs, 230,000 tokens, 0.3000 hours"
     with HttpServer() as kfp:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp.url)
@@ -210,10 +212,10 @@ def test_the_report_of_a_submitted_run_holds_the_plan_of_its_description_against
 def test_without_a_plan_or_with_one_that_cannot_be_read_there_is_a_report_without_the_section(
     registry, student, caplog
 ):
-    with tracking.pipeline_run("by schedule", {}):
+    with pipeline_run("by schedule", {}):
         assert "Plan and reality" not in report(student, registry, "unplanned")
     assert not [each for each in caplog.records if each.levelname == "WARNING"], "nothing is wrong"
-    with tracking.pipeline_run("damaged", {}) as parent:
+    with pipeline_run("damaged", {}) as parent:
         run._plan("inranker", load("demo", {}), registry, parent)
         (file,) = (registry / "mlartifacts").rglob("plan.json")
         file.unlink()
@@ -228,12 +230,12 @@ def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "kfp-1")
     monkeypatch.setattr(kfp_run, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
-    tracking.open_parent("kfp-1", "demo")
+    open_parent("kfp-1", "demo")
     for stage, numbers in (
         ("teacher_label", {"pairs": 40.0, "tokens": 900.0, "seconds": 36.0}),
         ("generate_queries", {"queries": 9.0, "tokens": 100.0, "seconds": 36.0}),
     ):
-        with tracking.stage_run(stage, "sample") as run:
+        with stage_run(stage, "sample") as run:
             run.log_metrics(numbers, {})
     details = {"task_details": nodes("inranker-x7k2q", {"evaluate": "SUCCEEDED"})}
     body = {"run_id": "kfp-1", "state": "RUNNING", "run_details": details}

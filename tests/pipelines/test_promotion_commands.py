@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.commands import champion
-from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry import history, registry, stored_files
+from inranker_flow.tracking import connection
 from tests.promoting import evaluation, promote, student, use_database
 
 ROOT = Path(__file__).parents[2]
@@ -124,8 +124,8 @@ def test_what_serves_already_is_said_and_not_recorded(at_home, capsys):
 
 @pytest.mark.parametrize("damage", ["weights", "config", "tokenizer", "training"])
 def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
-    registry._fetched.clear()
-    run_id = tracking.client().get_model_version("inranker", "2").run_id
+    stored_files._fetched.clear()
+    run_id = connection.client().get_model_version("inranker", "2").run_id
     (folder,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint")
     name = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}.get(
         damage, "training.json"
@@ -136,7 +136,7 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
         assert champion.main(["promote", "--version", "2", "--why", "w"]) == 2
     finally:
         (folder / name).write_bytes(whole)
-        registry._fetched.clear()
+        stored_files._fetched.clear()
     err = capsys.readouterr().err
     assert err.startswith("FAILED: ") and err.count("\n") == 1
     expected = (
@@ -148,16 +148,16 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
 
 def test_a_rollback_goes_past_what_is_damaged_and_says_so(at_home, capsys):
     assert champion.main(["promote", "--version", "2", "--why", "w"]) == 0
-    run_id = tracking.client().get_model_version("inranker", "3").run_id
+    run_id = connection.client().get_model_version("inranker", "3").run_id
     (path,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/generation_config.json")
     whole = path.read_bytes()
     path.unlink()
-    registry._fetched.clear()
+    stored_files._fetched.clear()
     try:
         assert champion.main(["rollback", "--why", "w"]) == 0
     finally:
         path.write_bytes(whole)
-        registry._fetched.clear()
+        stored_files._fetched.clear()
     assert capsys.readouterr().out.endswith(
         "inranker: version 1 serves now, in place of 2; skipped: version 3: generation_config.json is gone since it was "
         "registered\n"

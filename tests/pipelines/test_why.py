@@ -13,10 +13,14 @@ import mlflow
 import pytest
 import yaml
 
-from inranker_flow import storage, tracking
-from inranker_flow.config import ClusterConfig
+from inranker_flow.config.sections import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
+from inranker_flow.storage import uris
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import open_parent
+from inranker_flow.tracking.records import note_left_out
+from inranker_flow.tracking.runs import stage_run
 from pipelines import cluster, follow, kfp_api, runs, submit, why
 from pipelines.placement import COMPONENT_LABEL
 from tests.databases import new_database
@@ -405,7 +409,7 @@ def test_the_root_is_the_one_that_the_namespace_has_and_may_lie_on_s3(server, ku
     metadata = {"name": "kfp-launcher", "namespace": NAMESPACE}
     kubernetes.add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     log_uri = f"{s3}/kfp/inranker/{run['run_id']}/preflight/60065799/executor-logs-0"
-    storage.put(log("a stage that failed").encode(), log_uri)
+    uris.put(log("a stage that failed").encode(), log_uri)
     assert "task preflight" in (found := sentence(capsys)) and "FAILED: node pool: none of the 1 nodes" in found
 
 
@@ -430,8 +434,8 @@ def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, k
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
         monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])
-        tracking.open_parent(run["run_id"], "x")
-        with pytest.raises(UserError), tracking.stage_run("teacher_label", "inns"):
+        open_parent(run["run_id"], "x")
+        with pytest.raises(UserError), stage_run("teacher_label", "inns"):
             raise UserError("teacher.checkpoint: the hub cannot be reached")
         assert sentence(capsys).endswith("MLflow has: FAILED: teacher.checkpoint: the hub cannot be reached.")
     finally:
@@ -441,15 +445,15 @@ def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, k
 def test_a_run_that_went_without_a_target_says_so_and_why(server, kubernetes, run, capsys, tmp_path, monkeypatch):
     server.set_run(run["run_id"], state="SUCCEEDED")
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])
-    use(tracking.create_database(tmp_path / "mlflow.db"), tmp_path)
+    use(connection.create_database(tmp_path / "mlflow.db"), tmp_path)
     try:
-        parent = tracking.open_parent(run["run_id"], "x")
+        parent = open_parent(run["run_id"], "x")
         assert sentence(capsys).endswith("SUCCEEDED: every task ended well.")
-        with tracking.stage_run("prepare_corpus", "inns") as stage:
+        with stage_run("prepare_corpus", "inns") as stage:
             stage.leave_out("prepare_corpus: corpus.jsonl line 2: not JSON")
         told = "without targets that were left out: inns: prepare_corpus: corpus.jsonl line 2: not JSON."
         assert sentence(capsys).endswith(f"SUCCEEDED: {told}")
-        tracking.note_left_out(parent, {"inns": "prepare_corpus: corpus.jsonl line 2: not JSON"})
+        note_left_out(parent, {"inns": "prepare_corpus: corpus.jsonl line 2: not JSON"})
         assert runs.main(["--namespace", NAMESPACE]) == 0
         assert "SUCCEEDED without inns" in capsys.readouterr().out
     finally:

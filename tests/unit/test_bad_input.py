@@ -10,7 +10,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     (out / "corpus.parquet").unlink()
     program = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from inranker_flow.config import CorpusConfig, PrepareConfig\n"
+        "from inranker_flow.config.sections import CorpusConfig, PrepareConfig\n"
         "from inranker_flow.stages.prepare_corpus import prepare_corpus\n"
         "from inranker_flow.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -14,7 +14,7 @@ for name in ("boto3", "mlflow", "bm25s", "kfp", "scipy", "pandas", "ir_measures"
     assert importlib.util.find_spec(name) is None, name
 
 import pytest
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.rankers import load_ranker
 

@@ -10,7 +10,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import EvaluateConfig, TeacherConfig
+from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
 from inranker_flow.evaluation import provenance, significance
 from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.model_registry import licences

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inranker_flow.config import DistillConfig, GenerateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, GenerateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_student, check_teacher

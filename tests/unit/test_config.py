@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow.config import CorpusConfig, DistillConfig, EvaluateConfig, TeacherConfig, as_dict, parse
+from inranker_flow.config.parsing import as_dict, parse
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, EvaluateConfig, TeacherConfig
 from inranker_flow.errors import UserError
 
 

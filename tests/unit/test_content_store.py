@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts.hashing import hash_rows
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows
 from inranker_flow.store.kept_rows import ContentStore, combine, distinct, numbers
 
@@ -142,17 +142,17 @@ def test_a_file_that_is_none_of_the_stores_is_left_out(store, caplog):
 def test_a_reader_misses_nothing_while_files_are_put_together(store, monkeypatch):
     for name in "abcdef":
         store.put(keys(name), table(float(ord(name))))
-    reader, inner = ContentStore(store.uri, SCHEMA), storage.read
+    reader, inner = ContentStore(store.uri, SCHEMA), uris.read
     first = files(store.uri)[-1].name
 
     def read(uri):
         if uri.endswith(first):  # the reader has listed all six, and read none
-            monkeypatch.setattr(storage, "read", inner)
+            monkeypatch.setattr(uris, "read", inner)
             assert store.compact(2) == 6
         return inner(uri)
 
     monkeypatch.setattr(kept_rows, "_AT_ONCE", 1)
-    monkeypatch.setattr(storage, "read", read)
+    monkeypatch.setattr(uris, "read", read)
     assert found(reader, *"abcdef") == {name: float(ord(name)) for name in "abcdef"}
     assert len(files(store.uri)) == 1
 

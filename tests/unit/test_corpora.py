@@ -14,7 +14,7 @@ import pytest
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import EvaluateConfig, PromoteConfig
+from inranker_flow.config.sections import EvaluateConfig, PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs, serving_cost
 from inranker_flow.evaluation.judged_sets import JudgedSet

@@ -11,7 +11,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import EvaluateConfig
+from inranker_flow.config.sections import EvaluateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import serving_cost
 from inranker_flow.generation import report as generation_report

@@ -14,21 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import storage, tracking
-from inranker_flow.config import (
-    CorporaConfig,
-    CorpusConfig,
-    DistillConfig,
-    PrepareConfig,
-    PromoteConfig,
-    as_dict,
-    without_defaults,
-)
+from inranker_flow.config.parsing import as_dict, without_defaults
+from inranker_flow.config.sections import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.model_registry import registry
+from inranker_flow.model_registry.trained_on import DATA_TAG, identity, trained_on
 from inranker_flow.stages import discover as discovery
-from inranker_flow.stages.discover import DiscoverStats, discover, identity, trained_on
+from inranker_flow.stages.discover import DiscoverStats, discover
+from inranker_flow.storage import uris
 from inranker_flow.store import claims
+from inranker_flow.tracking import connection
 from tests.http_server import Answer, HttpServer
 from tests.promoting import use_database
 
@@ -91,10 +86,10 @@ def train(
     digests of training sets."""
     targets = [CorpusConfig(**each) for each in found.targets if each["name"] != left_out]
     without = {left_out: "generate_queries: no usable query"} if left_out else {}
-    client = tracking.client()
-    registry._create_model(look.name, "")
+    client = connection.client()
+    registry.create_model(look.name, "")
     tags = {**trained_on(targets, work, without), "inranker.against": against, "run_key": found.run_key}
-    tags |= {f"{discovery.DATA_TAG}{name}": digest for name, digest in data.items()}
+    tags |= {f"{DATA_TAG}{name}": digest for name, digest in data.items()}
     made = client.create_model_version(look.name, "file:///nowhere", tags=tags)
     client.set_registered_model_alias(look.name, registry.CHALLENGER, made.version)
     if promoted:
@@ -149,7 +144,7 @@ def test_an_unchanged_corpus_is_not_read_again(look, monkeypatch):
     corpus(look.corpora / "a", "text")
     train(look, look())
     read = []
-    monkeypatch.setattr(storage, "digest_folder", lambda path: read.append(path) or "")
+    monkeypatch.setattr(discovery, "digest_folder", lambda path: read.append(path) or "")
     monkeypatch.setattr(discovery, "prepare_corpus", lambda *_: read.append("prepare"))
     assert look().go == "no" and read == []
 
@@ -171,7 +166,7 @@ def test_corpora_know_the_training_set_that_was_made_of_them_before(look, tmp_pa
     assert {each.get("earlier", "") for each in first.targets} == {""} == {first.source.get("earlier", "")}
     kept = {"a": "1" * 64, "medicines": "2" * 64, "inns": "3" * 64}
     for digest in kept.values():
-        storage.put_if_absent(b"a record", str(tmp_path / "store" / "pairs" / f"{digest}.parquet"))
+        uris.put_if_absent(b"a record", str(tmp_path / "store" / "pairs" / f"{digest}.parquet"))
     train(look, first, **kept, b="4" * 64)  # of which nothing is stored
     corpus(look.corpora / "a", "text of a", "and more")
     found = look(targets=[FIXED])
@@ -192,7 +187,7 @@ def test_what_was_held_against_this_champion_is_not_tried_again_every_night(look
     held = train(look, found, promoted=False, against=champion.reference)
     assert look().reason.startswith(f"{held.reference} was trained in this way")
     # Another champion is another question.
-    tracking.client().set_registered_model_alias(look.name, registry.CHAMPION, train(look, found, "x").version)
+    connection.client().set_registered_model_alias(look.name, registry.CHAMPION, train(look, found, "x").version)
     assert look().go == "yes"
 
 
@@ -328,9 +323,7 @@ def test_a_known_corpus_that_cannot_be_read_is_waited_for(look, monkeypatch):
     champion = train(look, look())
     corpus(look.corpora / "c", "text")
     (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "another"}')
-    monkeypatch.setattr(
-        discovery.storage, "digest_folder", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk"))
-    )
+    monkeypatch.setattr(discovery, "digest_folder", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk")))
     found = look()
     assert (found.go, found.removed) == ("no", 0)
     assert found.reason.endswith(
@@ -418,17 +411,17 @@ def test_nothing_there_is_said_and_a_wrong_address_is_refused(look, tmp_path):
 
 def test_corpora_on_s3_by_their_etags(look, s3, tmp_path):
     where = f"{s3}/corpora"
-    storage.upload(corpus(tmp_path / "a", "text"), f"{where}/a")
+    uris.upload(corpus(tmp_path / "a", "text"), f"{where}/a")
     packed = corpus(tmp_path / "b", "text")
     with gzip.open(packed / "corpus.jsonl.gz", "wt") as file:
         file.write((packed / "corpus.jsonl").read_text())
     (packed / "corpus.jsonl").unlink()
-    storage.upload(packed, f"{where}/b")
+    uris.upload(packed, f"{where}/b")
     found = look(uri=f"{where}/")
     assert (found.go, names(found)) == ("yes", ["a", "b"]) and found.targets[0]["uri"] == f"{where}/a"
     train(look, found)
     assert look(uri=where).go == "no"
-    storage.upload(corpus(tmp_path / "a", "text", "more"), f"{where}/a")
+    uris.upload(corpus(tmp_path / "a", "text", "more"), f"{where}/a")
     assert look(uri=where).changed == 1
 
 

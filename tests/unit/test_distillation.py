@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import DistillConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.batch_sampling import Sampler
 from inranker_flow.distillation.data import Examples, hold_out, load_examples
 from inranker_flow.distillation.label_logits import LabelLogits
@@ -28,7 +29,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
 from inranker_flow.rankers.monot5_prompt import Ragged, Renderer
 from inranker_flow.stages.distill import distill
-from inranker_flow.storage import digest_file
+from inranker_flow.storage.local import digest_file
 from tests import bare, models
 
 #: The toy teacher likes these words: a passage's delta is the sum of their weights.
@@ -45,7 +46,8 @@ CONFIG = DistillConfig(
 DISTILL = """
 import json, sys, torch
 from pathlib import Path
-from inranker_flow.config import DistillConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.stages.distill import distill
 torch.set_num_threads(1)
 config, labels, model = sys.argv[1:]
@@ -626,11 +628,11 @@ def test_selected_pairs_have_the_prompts_that_they_had(tmp_path, examples, rende
 
 
 def test_phase_2_goes_on_from_the_champion_where_it_shall(tmp_path, toy, monkeypatch, caplog):
-    from inranker_flow.model_registry import registry
+    from inranker_flow.model_registry import stored_files
 
     for name, seed in (("phase1", 0), ("champion", 1)):
         train(tmp_path / name, toy, max_steps=2, seed=seed)
-    monkeypatch.setattr(registry, "fetch", lambda reference: {"models:/m/3": tmp_path / "champion"}[reference])
+    monkeypatch.setattr(stored_files, "fetch", lambda reference: {"models:/m/3": tmp_path / "champion"}[reference])
     config = replace(CONFIG, learning_rate=1e-12, max_steps=1, start="champion")
     distill(config, [toy], tmp_path / "phase1", tmp_path / "onward", champion="models:/m/3")
     distill(config, [toy], tmp_path / "phase1", tmp_path / "first", champion="")

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from inranker_flow import environment, redaction
+from inranker_flow import redaction
+from inranker_flow.environment import mounted
 from inranker_flow.errors import UserError
 from tests.inputs.table import stage
 
@@ -14,7 +15,7 @@ from tests.inputs.table import stage
 @pytest.fixture
 def mounts(tmp_path, monkeypatch):
     """An empty place of mounts; what becomes a variable is gone after the test."""
-    monkeypatch.setattr(environment, "MOUNTS", tmp_path / "etc")
+    monkeypatch.setattr(mounted, "MOUNTS", tmp_path / "etc")
     before = dict(os.environ)
     yield tmp_path / "etc"
     for name in set(os.environ) - set(before):
@@ -48,7 +49,7 @@ def test_every_key_is_a_variable_and_files_of_other_names_stay_files(mounts, mon
     )
     mount(mounts / "inranker-s3", AWS_ACCESS_KEY_ID="id", AWS_SESSION_TOKEN="token-of-the-session")
     mount(mounts / "inranker-mlflow", MLFLOW_TRACKING_USERNAME="anna", ODD="hidden as well")
-    environment.settle()
+    mounted.settle()
     assert os.environ["AWS_REGION"] == "of-the-pod", "what is set already stays"
     assert os.environ["HF_ENDPOINT"] == "https://hub.example"
     assert os.environ["HTTPS_PROXY"] == "http://proxy:3128"
@@ -63,19 +64,19 @@ def test_every_key_is_a_variable_and_files_of_other_names_stay_files(mounts, mon
 def test_a_secret_decides_before_the_settings(mounts):
     mount(mounts / "settings", MLFLOW_TRACKING_TOKEN="of-the-map")
     mount(mounts / "inranker-mlflow", MLFLOW_TRACKING_TOKEN="of-the-secret")
-    environment.settle()
+    mounted.settle()
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of-the-secret"
 
 
 def test_what_is_too_long_for_a_variable_stays_a_file(mounts):
     mount(mounts / "settings", CA_BUNDLE="c" * 200_000)
-    environment.settle()
+    mounted.settle()
     assert "CA_BUNDLE" not in os.environ
 
 
 def test_without_mounts_nothing_changes(mounts):
     before = dict(os.environ)
-    environment.settle()
+    mounted.settle()
     assert dict(os.environ) == before
 
 
@@ -85,7 +86,7 @@ def test_without_mounts_nothing_changes(mounts):
 def test_what_can_be_no_variable_is_said_in_one_line(mounts, content, says):
     mount(mounts / "inranker-hub", HF_KEYSTORE=content)
     with pytest.raises(UserError, match=f"HF_KEYSTORE: {says}"):
-        environment.settle()
+        mounted.settle()
 
 
 @pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "REQUESTS_CA_BUNDLE"])
@@ -93,7 +94,7 @@ def test_what_can_be_no_variable_is_said_in_one_line(mounts, content, says):
 def test_an_empty_variable_is_as_if_unset(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     monkeypatch.setenv("OTHER", value)
-    environment.forget_blanks()
+    mounted.forget_blanks()
     assert name not in os.environ and os.environ["OTHER"] == value
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, runs
 from inranker_flow.evaluation.gate import decide, evidence_of, from_measures

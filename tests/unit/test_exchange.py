@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.execution import artifact_transfer
+from inranker_flow.storage import uris
+from inranker_flow.storage.local import atomic_write
 
 
 def artifact(folder):
@@ -47,7 +48,7 @@ def test_an_upload_that_breaks_leaves_the_artifact_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("INRANKER_ARTIFACTS", f"file://{tmp_path}/store")
     folder = artifact(tmp_path / "labels")
     before = content(folder)
-    real, seen = storage.atomic_write, []
+    real, seen = atomic_write, []
 
     def full_disk(path):
         seen.append(path)
@@ -55,7 +56,7 @@ def test_an_upload_that_breaks_leaves_the_artifact_whole(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(path)
 
-    monkeypatch.setattr(storage, "atomic_write", full_disk)  # a fault in the middle, around the real code
+    monkeypatch.setattr(uris, "atomic_write", full_disk)  # a fault in the middle, around the real code
     with pytest.raises(OSError, match="No space"):
         artifact_transfer.publish(folder)
     assert content(folder) == before and artifact_transfer.fetch(folder) == folder

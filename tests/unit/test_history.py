@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
-from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.model_registry.history import Entry, replay
+from inranker_flow.tracking import connection
 from tests.promoting import evaluation, promote, reasons, student, use, use_database
 from tests.stack import postgresql
 
@@ -104,7 +104,7 @@ def database(tmp_path, monkeypatch):
 
 def _versions(name: str, count: int) -> list[registry.Version]:
     """Versions without files: the history looks at none."""
-    client = tracking.client()
+    client = connection.client()
     client.create_registered_model(name)
     made = [client.create_model_version(name, f"s3://nowhere/{number}") for number in range(count)]
     return [registry.Version(name, str(each.version), {}) for each in made]
@@ -126,7 +126,7 @@ def test_changes_are_recorded_with_who_when_and_why(database):
     assert first.when <= second.when and second.when > 1_700_000_000_000
     assert registry.champion("m").version == "2"
     assert (
-        tracking.client().get_model_version("m-history", "2").description.startswith("MANUAL: version 1 -> 2, by ann")
+        connection.client().get_model_version("m-history", "2").description.startswith("MANUAL: version 1 -> 2, by ann")
     )
 
 
@@ -145,10 +145,10 @@ def test_an_alias_that_was_moved_elsewhere_is_recorded_and_accepted(database):
     registry.set_alias(one, registry.CHAMPION)  # in MLflow's UI
     assert not history.move(three, "PROMOTE", "me", "w", {}, expected="2")
     assert registry.champion("m").version == "1", "a person's choice is not undone"
-    tracking.client().delete_registered_model_alias("m", "champion")
+    connection.client().delete_registered_model_alias("m", "champion")
     assert history.settle("m").serving == ""
     assert history.previous("m")[1] == "1", "what served last, also where nothing serves"
-    tracking.client().delete_model_version("m", "1")
+    connection.client().delete_model_version("m", "1")
     assert history.previous("m")[1] == "2", "what is gone is skipped"
     assert _log("m") == [("FOUND", "", "1"), ("PROMOTE", "1", "2"), ("FOUND", "2", "1"), ("FOUND", "1", "")]
     assert "2" in history.settle("m").barred
@@ -197,7 +197,7 @@ def test_a_version_that_a_person_took_out_is_not_promoted_again_by_the_gate(data
 
 def _champion_gone(name: str, how: str) -> None:
     """Take away the champion, version 2, which replaced version 1; as people do it in MLflow's UI."""
-    client = tracking.client()
+    client = connection.client()
     if how == "alias":
         client.delete_registered_model_alias(name, "champion")
     elif how == "version":
@@ -240,7 +240,7 @@ def _move(version: registry.Version, kind: str = "PROMOTE") -> None:
 
 def _made(name: str, *digests: str) -> list[registry.Version]:
     """Versions with these digests in their tags."""
-    client = tracking.client()
+    client = connection.client()
     with contextlib.suppress(Exception):
         client.create_registered_model(name)
     made = [client.create_model_version(name, "s3://nowhere/x", tags={registry.DIGEST: each}) for each in digests]
@@ -251,7 +251,7 @@ def test_a_rollback_skips_what_is_gone_and_goes_further_back_from_there(database
     versions = _made("m", "a", "b", "c", "d")
     for each in versions:
         _move(each)
-    client = tracking.client()
+    client = connection.client()
     client.delete_model_version("m", "3")
     way = history.leads_back("m", history.settle("m"))
     assert [version.version if version else why for version, why in way] == ["version 3 is gone", "2", "1"]
@@ -271,7 +271,7 @@ def test_a_rollback_skips_what_is_gone_and_goes_further_back_from_there(database
 def test_a_model_that_was_made_anew_is_not_the_one_of_its_number(database):
     for each in _made("m", "a", "b", "c"):
         _move(each)
-    tracking.client().delete_registered_model("m")
+    connection.client().delete_registered_model("m")
     new = _made("m", "x", "b", "z")
     assert "version 3 is another model now" in history.gone("m")
     registry.set_alias(new[2], registry.CHAMPION)  # in MLflow's UI: the number that serves is what it was
@@ -291,7 +291,7 @@ def test_a_change_to_a_version_that_was_deleted_meanwhile_is_in_nobodys_way(data
     one, _, three = _made("m", "a", "b", "c")
     _move(one)
     history._append("m", history.settle("m"), "PROMOTE", "2", "me", "w", {"digest": "b"})  # and killed
-    tracking.client().delete_model_version("m", "2")
+    connection.client().delete_model_version("m", "2")
     assert history.settle("m").serving == "1"
     assert history.read("m")[-1].why == "version 2 is gone, so this serves instead"
     assert history.move(three, "PROMOTE", "me", "w", {}, expected="1") and registry.champion("m").version == "3"
@@ -302,7 +302,7 @@ def test_a_rollback_does_not_lead_to_what_serves(database):
     one, two = _made("m", "a", "b")
     for each in (one, two):
         _move(each)
-    tracking.client().delete_registered_model_alias("m", "champion")
+    connection.client().delete_registered_model_alias("m", "champion")
     history.settle("m")
     _move(two, "MANUAL")
     assert history.previous("m")[1] == "1"
@@ -446,8 +446,8 @@ class _Deadly:
 
 def _promote_until(uri: str, folder: str, args: tuple, fatal: int, results) -> None:
     use(uri, Path(folder))
-    real = tracking.client
-    tracking.client = lambda: _Deadly(real(), fatal)  # type: ignore[method-assign]
+    real = connection.client
+    connection.client = lambda: _Deadly(real(), fatal)  # type: ignore[method-assign]
     verdict = promote("m", *args).verdict
     results.write_text(json.dumps([verdict, _Deadly.count]))
 
@@ -507,7 +507,7 @@ def _look(uri: str) -> dict:
     champion = client.get_model_version_by_alias("m", "champion")
     challenger = client.get_model_version_by_alias("m", "challenger")
     log = client.search_model_versions("name = 'm-history'")
-    registry._fetched.clear()
+    stored_files._fetched.clear()
     return {
         "champion": str(champion.version),
         "challenger": str(challenger.version),
@@ -515,5 +515,5 @@ def _look(uri: str) -> dict:
         "versions": len(client.search_model_versions("name = 'm'")),
         "entries": len(log),
         "applied": all(each.tags["inranker.applied"] == "true" for each in log),
-        "loads": (registry.fetch(f"models:/m/{champion.version}") / "model.safetensors").is_file(),
+        "loads": (stored_files.fetch(f"models:/m/{champion.version}") / "model.safetensors").is_file(),
     }

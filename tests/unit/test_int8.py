@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import devices, kernels, load_ranker
 from inranker_flow.stages.teacher_label import teacher_label

@@ -9,7 +9,8 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, PrepareConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.sources import irdatasets
 from inranker_flow.errors import UserError
 from inranker_flow.planning.counting import count

@@ -15,7 +15,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
@@ -409,12 +409,12 @@ def test_other_files_are_none_of_its_business(tmp_path, name):
 
 
 def test_layouts_lie_in_s3_too(s3, tmp_path):
-    from inranker_flow import storage
+    from inranker_flow.storage import uris
 
     folder = beir.write(tmp_path / "in", {"data/test-00000-of-00001.parquet": judged(beir.TEST)}, train=None, test=None)
-    storage.upload(folder, f"{s3}/hub")
+    uris.upload(folder, f"{s3}/hub")
     assert check_collection(CorpusConfig(uri=f"{s3}/hub", name="x")) == f"{s3}/hub: readable"
     assert prepare(f"{s3}/hub", tmp_path / "out").test_queries == 1
-    storage.upload(beir.write(tmp_path / "empty", test=beir.tsv([])), f"{s3}/empty")
+    uris.upload(beir.write(tmp_path / "empty", test=beir.tsv([])), f"{s3}/empty")
     with pytest.raises(UserError, match=r"qrels/test.tsv: holds no judgement that can be read"):
         check_collection(CorpusConfig(uri=f"{s3}/empty", name="x"))

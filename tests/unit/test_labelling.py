@@ -12,7 +12,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import label_store
 from inranker_flow.labelling.label_store import label_identity

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from inranker_flow import profiles, storage, tracking
+from inranker_flow import profiles
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import content_digest, read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.execution import left_out
 from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.stages.distill import distill
@@ -23,6 +23,10 @@ from inranker_flow.stages.preflight import preflight
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
 from inranker_flow.stages.teacher_label import teacher_label
+from inranker_flow.storage import uris
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.records import ends_of, left_out_of
+from inranker_flow.tracking.runs import pipeline_run
 from pipelines import submission
 from tests import models
 from tests.promoting import student, use
@@ -301,28 +305,28 @@ def test_who_is_left_out_is_the_profiles_to_say_and_each_targets(here):
 
 
 def test_mlflow_knows_how_the_stage_ended(here):
-    use(tracking.create_database(here / "mlflow.db"), here)
-    with tracking.pipeline_run("inranker", {}) as parent:
+    use(connection.create_database(here / "mlflow.db"), here)
+    with pipeline_run("inranker", {}) as parent:
         corpus = {"uri": str(broken(here)), "name": "medicines", "refused": "leave_out"}
         folder = call(prepare_corpus, here, "collection", configs={"corpus": corpus, "config": {}}, tracked=True)
         call(
             teacher_label, here, "labels", tracked=True, configs={"config": {"checkpoint": "no/such"}},
             inputs={"collection": folder, "candidates": marker(here / "k", "retrieve")},
         )  # fmt: skip
-    ends = tracking.ends_of(parent)
+    ends = ends_of(parent)
     assert {(each.stage, each.dataset, each.failed, each.left_out) for each in ends} == {
         ("prepare_corpus", "medicines", False, True), ("teacher_label", "medicines", False, True),
     }  # fmt: skip
-    assert list(tracking.left_out_of(parent)) == ["medicines"]
-    assert "line 2: not JSON" in tracking.left_out_of(parent)["medicines"]
-    client = tracking.client()
-    assert {run.info.status for run in client.search_runs([tracking.experiment_id(client)])} == {"FINISHED"}
+    assert list(left_out_of(parent)) == ["medicines"]
+    assert "line 2: not JSON" in left_out_of(parent)["medicines"]
+    client = connection.client()
+    assert {run.info.status for run in client.search_runs([connection.experiment_id(client)])} == {"FINISHED"}
 
 
 def test_preflight_settles_what_becomes_of_each_target(here, monkeypatch):
-    use(tracking.create_database(here / "mlflow.db"), here)
+    use(connection.create_database(here / "mlflow.db"), here)
     targets = "targets=[{name: a, uri: 'demo:target/1'}, {name: b, uri: 'demo:target/2', refused: end}]"
-    storage.put(b"0a1b2c3d", str(here / "store" / "left-out" / "a"))
+    uris.put(b"0a1b2c3d", str(here / "store" / "left-out" / "a"))
     arguments = submission.arguments("inranker", profiles.load("smoke"))
     stats = preflight(
         "inranker", arguments["values"], "", "", "", "", "", targets, {"stage": "x", "cpu": "1", "memory": "1Gi", "queue": "q",

@@ -16,8 +16,8 @@ import numpy as np
 import pandas
 import pytest
 
-from inranker_flow.config import ScoringConfig
-from inranker_flow.model_registry import registry
+from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.model_registry import stored_files
 from inranker_flow.rankers import Ranker, load_ranker
 from tests.models import DATA, real_t5_tokenizer
 from tests.promoting import evaluation, promote, student, use_database
@@ -73,7 +73,7 @@ def logistic(scores: np.ndarray) -> np.ndarray:
 
 def load(name: str, max_length: int, monkeypatch) -> Loaded:
     """Run the four pieces of code of the champion's card."""
-    folder = registry.fetch(f"models:/{name}@champion")
+    folder = stored_files.fetch(f"models:/{name}@champion")
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 4
     made = []

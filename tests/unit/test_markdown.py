@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from inranker_flow.corpora.folders import Folder
 from inranker_flow.generation import report
 from inranker_flow.markdown import code, escape
 from inranker_flow.preflight import checks
@@ -13,7 +14,7 @@ EVIL = "x|y <img src=x onerror=alert(1)> [here](javascript:alert(1)) **b** `c`\n
 
 
 def pages() -> dict[str, str]:
-    folder = discovery.Folder(EVIL, "s3://b/x", [], state="quarantined", reason=EVIL)
+    folder = Folder(EVIL, "s3://b/x", [], state="quarantined", reason=EVIL)
     return {
         "discover": discovery._markdown([folder], [], [EVIL], EVIL, True),
         "preflight": checks.markdown([checks.Result(EVIL, "FAILED", EVIL)]),

@@ -6,9 +6,9 @@ import ir_measures
 import pyarrow as pa
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures
+from inranker_flow.tracking.values import metric_name
 
 ACCEPTED = (
     "nDCG@10", "nDCG", "nDCG(judged_only=True)@5", "nDCG(gains={0:0,1:1,2:3})@10", "P(rel=2)@10", "P@1", "RR@10", "RR", "R@100",
@@ -55,10 +55,10 @@ def test_all_accepted_names_are_names_of_mlflow_and_differ_there():
 
     for name in measures.parse(ACCEPTED):
         for key in (name, f"{name}/mean/phase 2/a.b", f"{name}/mean/bm25/c-d_e"):
-            _validate_metric_name(tracking.metric_name(key))
-    assert len({tracking.metric_name(name) for name in ACCEPTED}) == len(ACCEPTED)
-    assert tracking.metric_name("nDCG@10/mean/phase2") == "nDCG_at_10/mean/phase2"
-    assert tracking.metric_name("P(rel=2)@10") == "P_rel_2_at_10"
+            _validate_metric_name(metric_name(key))
+    assert len({metric_name(name) for name in ACCEPTED}) == len(ACCEPTED)
+    assert metric_name("nDCG@10/mean/phase2") == "nDCG_at_10/mean/phase2"
+    assert metric_name("P(rel=2)@10") == "P_rel_2_at_10"
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes, kfp_run
 from inranker_flow.services.kfp_run import Failure, Outcome
 from inranker_flow.stages.notify import NotifyStats, notify
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import open_parent
+from inranker_flow.tracking.records import note_end, note_left_out, run_page
+from inranker_flow.tracking.runs import stage_run
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.kfp_api import nodes
@@ -175,7 +178,7 @@ def mlflow_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", RUN)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    yield tracking.open_parent(RUN, "inranker")
+    yield open_parent(RUN, "inranker")
     mlflow.set_tracking_uri(None)
 
 
@@ -191,10 +194,10 @@ def test_what_kfp_really_answered_is_judged_rightly_and_mlflow_gets_its_end(
     monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH")
     kfp.answers[PATH] = [Answer(200, recorded(name)) if api == "answers" else Answer(401, b"no user identity header")]
     if right == "SUCCEEDED":
-        with tracking.stage_run("promote"):
+        with stage_run("promote"):
             pass
     assert notify(word, None, RUN, name).state == right
-    info = tracking.client().get_run(mlflow_run).info
+    info = connection.client().get_run(mlflow_run).info
     assert info.status == {"SUCCEEDED": "FINISHED", "FAILED": "FAILED"}[right]
     if right == "FAILED" and api == "answers":
         (failure,) = kfp_run.judge(recorded(name), "notify").failures
@@ -219,24 +222,24 @@ def test_links_are_those_that_a_browser_opens(mlflow_run, monkeypatch, settings,
         monkeypatch.setenv(name, value)
     page = f"{opens}/#/runs/details/{RUN}" if opens else ""
     assert kfp_run.page(RUN) == page
-    made = tracking.client().get_run(tracking.open_parent(f"{RUN}-2", "x"))
+    made = connection.client().get_run(open_parent(f"{RUN}-2", "x"))
     assert made.data.tags.get("mlflow.note.content", "") == (
         f"[The run in Kubeflow Pipelines]({page}-2)" if opens else ""
     )
-    assert tracking.page(mlflow_run) == "", "a database has no page"
+    assert run_page(mlflow_run) == "", "a database has no page"
 
 
 def test_kfps_running_alone_says_nothing(kfp, mlflow_run):
     """Neither does a record that stands still."""
     kfp.answers[PATH] = [Answer(200, recorded("run-frozen-while-notify-runs"))]
     assert notify("RUNNING", None, RUN, "x").state == "UNKNOWN"
-    tracking.note_end("discover")
+    note_end("discover")
     assert notify("RUNNING", None, RUN, "x").state == "SUCCEEDED", "a retraining that had nothing to do"
 
 
 def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kfp, webhook, mlflow_run):
     def stage(outcome: Exception | None) -> None:
-        with contextlib.suppress(UserError), tracking.stage_run("teacher_label", "inns"):
+        with contextlib.suppress(UserError), stage_run("teacher_label", "inns"):
             if outcome:
                 raise outcome
 
@@ -249,12 +252,12 @@ def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kf
     assert "FAILED x: teacher_label inns: teacher.checkpoint" in texts(webhook)[1]
     stage(None)  # a later attempt
     assert notify("COMPLETE", None, RUN, "x").state == "SUCCEEDED"
-    tracking.note_end("preflight", "disk: full")
+    note_end("preflight", "disk: full")
     assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
 
 
 def test_targets_that_were_left_out_are_told(kfp, webhook, mlflow_run):
-    with tracking.stage_run("generate_queries", "medicines") as stage:
+    with stage_run("generate_queries", "medicines") as stage:
         stage.leave_out("generate_queries: none of its 20 queries can be used")
     kfp.answers[PATH] = [Answer(200, went_well())]
     assert notify("COMPLETE", None, RUN, "x").state == "SUCCEEDED"
@@ -265,14 +268,14 @@ def test_targets_that_were_left_out_are_told(kfp, webhook, mlflow_run):
 
 
 def test_targets_that_a_cache_left_out_are_told_by_what_promote_kept(kfp, webhook, mlflow_run):
-    tracking.note_left_out(mlflow_run, {f"t{n}": "why " * 1000 for n in range(60)})
+    note_left_out(mlflow_run, {f"t{n}": "why " * 1000 for n in range(60)})
     kfp.answers[PATH] = [Answer(200, went_well())]
     notify("COMPLETE", None, RUN, "x")
     assert texts(webhook)[0].count("LEFT OUT: target t") == 60
 
 
 def test_the_run_of_kfps_plugin_is_asked_and_not_closed(kfp, mlflow_run, monkeypatch):
-    client = tracking.client()
+    client = connection.client()
     experiment = client.get_run(mlflow_run).info.experiment_id
     nested = {
         name: client.create_run(experiment, tags={"mlflow.parentRunId": mlflow_run}).info.run_id
@@ -284,7 +287,7 @@ def test_the_run_of_kfps_plugin_is_asked_and_not_closed(kfp, mlflow_run, monkeyp
     for name in nested:
         monkeypatch.setenv("MLFLOW_RUN_ID", nested[name])
         if name == "promote":
-            with tracking.stage_run("promote"):
+            with stage_run("promote"):
                 pass
         else:
             assert notify("RUNNING", None, RUN, "x").state == "SUCCEEDED"
@@ -325,7 +328,7 @@ def test_a_bad_webhook_address_is_not_repeated(monkeypatch, caplog, capfd, url):
 
 
 def test_the_parent_run_in_mlflow_gets_its_end(mlflow_run, monkeypatch):
-    client = tracking.client()
+    client = connection.client()
     for state, expected in (("FAILED", "FAILED"), ("CANCELLED", "KILLED"), (None, "FAILED"), ("SUCCESS", "FINISHED")):
         notify(state, None, RUN, "inranker small")
         info = client.get_run(mlflow_run).info

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import GenerateConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import endpoint, load_backend
@@ -227,7 +228,7 @@ def test_a_document_that_the_server_finds_too_long_is_cut_and_counted(tmp_path):
 
 def test_it_needs_no_torch(collection, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from inranker_flow.config import GenerateConfig;"
+        "import sys; from pathlib import Path; from inranker_flow.config.sections import GenerateConfig;"
         "from inranker_flow.stages.generate_queries import generate_queries;"
         "config = GenerateConfig('writer', backend='openai', endpoint=sys.argv[1], prompt='inpars-v1', documents=5);"
         "print(generate_queries(config, Path(sys.argv[2]), Path(sys.argv[3])).queries);"

@@ -11,7 +11,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import load_ranker, templates
 from inranker_flow.rankers.causal import CausalRanker

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import planning, storage, tracking
+from inranker_flow import planning
 from inranker_flow.commands.plan import with_corpora
-from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.planning import counting, reality, speed
 from inranker_flow.planning.counting import count
@@ -19,6 +19,9 @@ from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.profiles import load
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
+from inranker_flow.storage import uris
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.runs import DEVICE, stage_run
 from tests import beir
 from tests.databases import new_database
 
@@ -58,12 +61,12 @@ def test_of_large_files_parts_are_read_and_the_rest_is_estimated(tmp_path, monke
     folder = str(many(tmp_path / "many", 20_000, 3_000))
     if where == "s3":
         prefix = request.getfixturevalue("s3")
-        storage.upload(folder, f"{prefix}/many")
+        uris.upload(folder, f"{prefix}/many")
         folder = f"{prefix}/many"
     monkeypatch.setattr(counting, "PART", 2**14)
     monkeypatch.setattr(counting, "WHOLE", 2**15)
-    read, read_part = [], storage.read_part
-    monkeypatch.setattr(storage, "read_part", lambda uri, start, size: read.append(size) or read_part(uri, start, size))
+    read, read_part = [], uris.read_part
+    monkeypatch.setattr(uris, "read_part", lambda uri, start, size: read.append(size) or read_part(uri, start, size))
     found = counted(folder)
     for estimate, truth in zip(numbers(found), (20_000, 3_000, 3_000), strict=False):
         assert abs(estimate / truth - 1) < 0.05, found
@@ -221,14 +224,14 @@ def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(database))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     for device, rate in (("NVIDIA H100 80GB HBM3", 5000.0), ("NVIDIA H100 80GB HBM3", 6000.0), ("cpu", 7.0)):
-        with tracking.stage_run("teacher_label", "sample") as run:
+        with stage_run("teacher_label", "sample") as run:
             run.log_config({"config": {"checkpoint": "x/teacher"}})
             run.log_metrics({"tokens_per_second": rate}, {})
-            tracking.client().set_tag(run.run_id, tracking.DEVICE, device)
-    with tracking.stage_run("generate_queries", "sample") as run:
+            connection.client().set_tag(run.run_id, DEVICE, device)
+    with stage_run("generate_queries", "sample") as run:
         run.log_config({"config": {"checkpoint": "x/generator"}})
         run.log_metrics({"tokens_per_second": 100.0, "tokens": 500.0, "generated": 50.0}, {})
-        tracking.client().set_tag(run.run_id, tracking.DEVICE, "cpu")
+        connection.client().set_tag(run.run_id, DEVICE, "cpu")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     found = speed.by_history("score", "x/teacher", "H100", database)
     assert found and found.each == 6000 and "as in MLflow's run" in found.how

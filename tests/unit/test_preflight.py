@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from components import preflight as component
-from inranker_flow import profiles, storage, tracking
-from inranker_flow.config import (
+from inranker_flow import profiles
+from inranker_flow.config.sections import (
     CorpusConfig,
     DistillConfig,
     GenerateConfig,
@@ -23,6 +23,7 @@ from inranker_flow.config import (
     ScoringConfig,
     TeacherConfig,
 )
+from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.model_registry import registry
 from inranker_flow.preflight import checks, stores
@@ -36,6 +37,10 @@ from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.services.kubernetes import quantity
 from inranker_flow.settings.keys import keys
 from inranker_flow.stages.preflight import check_run
+from inranker_flow.storage import s3_client, uris
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import close_parent
+from inranker_flow.tracking.runs import stage_run
 from tests import models
 from tests.databases import new_database
 from tests.generation_server import GenerationServer
@@ -56,7 +61,7 @@ BIG = {"cpu": "15900m", "memory": "64Gi", GPU: "4"}
 def test_the_store_is_written_read_and_left_clean(s3, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", s3)
     assert check_store() == f"{s3}: put, get, delete and conditional put work"
-    assert storage.list_files(s3) == []
+    assert uris.list_files(s3) == []
 
 
 @pytest.mark.parametrize("store", ["", "file:///srv/store", "/srv/store"])
@@ -71,11 +76,11 @@ def test_a_store_that_refuses_is_told_with_the_remedy(s3, monkeypatch):
         stores.readable("s3://nobodys-bucket/corpus")
     monkeypatch.setenv("INRANKER_STORE", s3)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(UserError, match=r"; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY .*Secret inranker-s3"):
         check_store()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(UserError, match=r"no S3 server answers at http://127.0.0.1:1; check AWS_ENDPOINT_URL"):
         check_store()
 
@@ -88,7 +93,7 @@ def test_a_missing_right_is_named(s3, monkeypatch):
         server.answer = lambda request: denied if "list-type" in request.path else answers[request.method]
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("INRANKER_STORE", s3)
-        storage.s3.cache_clear()
+        s3_client.client.cache_clear()
         with pytest.raises(
             UserError, match=r"AccessDenied.*\(DeleteObject\); grant s3:DeleteObject on it to the access"
         ):
@@ -189,7 +194,7 @@ def test_a_teacher_that_is_no_reranker_is_refused_before_a_gpu_is_asked_for(hub,
     (tmp_path / "model").mkdir()
     models.stub_files(tmp_path / "model", CONFIGS[kind])
     hub.answers["/org/model/resolve/main/config.json"] = [Answer(200, json.dumps(CONFIGS[kind]).encode())]
-    storage.upload(tmp_path / "model", f"{s3}/model")
+    uris.upload(tmp_path / "model", f"{s3}/model")
     reference = {"folder": str(tmp_path / "model"), "hub": "org/model", "s3": f"{s3}/model"}[place]
     if name in ("BertForMaskedLM", "T5ForSequenceClassification"):
         with pytest.raises(UserError, match=f"{reference}: a {name} is no reranker that is understood here"):
@@ -232,7 +237,7 @@ def test_what_lies_on_s3_is_read(s3, tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("{}")
     models.stub_files(tmp_path / "model", {})
-    storage.upload(tmp_path, s3)
+    uris.upload(tmp_path, s3)
     assert check_checkpoint(f"{s3}/model") == f"{s3}/model: readable"
     assert "readable" in check_checkpoint(f"init:tiny?tokenizer={s3}/tokenizer")
     assert check_collection(CorpusConfig(uri=f"{s3}/beir", name="x")) == f"{s3}/beir: readable"
@@ -307,13 +312,13 @@ def mlflow_server(tmp_path_factory):
 def test_mlflow_takes_a_scratch_model_and_keeps_nothing_of_it(database, mlflow_at):
     mlflow_at(database)
     assert "version and alias can be written" in check_mlflow()
-    assert tracking.client().search_registered_models() == []
+    assert connection.client().search_registered_models() == []
 
 
 def test_a_real_mlflow_server_is_checked_and_its_host_rule_explained(mlflow_server, mlflow_at):
     mlflow_at(f"http://localhost:{mlflow_server}")
     assert "version and alias can be written" in check_mlflow()
-    assert tracking.client().search_registered_models() == []
+    assert connection.client().search_registered_models() == []
     mlflow_at(f"http://127.0.0.1:{mlflow_server}")
     with pytest.raises(UserError, match=r"cannot be used as MLflow's server: .*--allowed-hosts and the host of this"):
         check_mlflow()
@@ -570,7 +575,7 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     kubernetes.add(node("big", POOL, BIG))
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
-    client = tracking.client()
+    client = connection.client()
     client.create_registered_model("served")
     for tags in ({"run_key": "first"}, {"run_key": "second", "inranker.against": "models:/served/1"}):
         version = client.create_model_version("served", "s3://bucket/model", tags=tags).version
@@ -595,7 +600,7 @@ def test_all_failures_are_told_in_one_line(hub, mlflow_at, kubernetes, monkeypat
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     kubernetes.add(node("small", POOL, {"cpu": "2", "memory": "4Gi", GPU: "1"}))
     kubernetes.install("kueue.x-k8s.io/v1beta2", "LocalQueue")
     with pytest.raises(UserError) as refused:
@@ -604,7 +609,7 @@ def test_all_failures_are_told_in_one_line(hub, mlflow_at, kubernetes, monkeypat
             targets=(CorpusConfig(uri="ir_datasets:none", name="a"), CorpusConfig(uri="ir_datasets:none", name="b")),
             teacher=TeacherConfig(checkpoint="org/gated"),
         )
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     line = str(refused.value)
     assert "\n" not in line
     for part in (
@@ -624,14 +629,14 @@ def test_on_a_cluster_the_parent_run_is_opened_once_and_stages_nest_under_it(
     mlflow_at(database)
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "0a1b2c3d-run")
     run_preflight(tmp_path / "report.md")
-    client = tracking.client()
-    (parent,) = client.search_runs([tracking.experiment_id(client)], "tags.`inranker.kfp_run_id` = '0a1b2c3d-run'")
+    client = connection.client()
+    (parent,) = client.search_runs([connection.experiment_id(client)], "tags.`inranker.kfp_run_id` = '0a1b2c3d-run'")
     assert (parent.info.run_name, parent.info.status) == ("inranker 0a1b2c3d", "RUNNING")
-    with tracking.stage_run("retrieve", "inns") as child:
+    with stage_run("retrieve", "inns") as child:
         assert child.parent_id == parent.info.run_id
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
 
-    tracking.close_parent("0a1b2c3d-run", "FAILED", "inranker-small")
+    close_parent("0a1b2c3d-run", "FAILED", "inranker-small")
     assert client.get_run(parent.info.run_id).info.status == "FAILED"
     run_preflight(tmp_path / "report.md")  # the run is tried again
     assert client.get_run(parent.info.run_id).info.status == "RUNNING"
@@ -639,9 +644,9 @@ def test_on_a_cluster_the_parent_run_is_opened_once_and_stages_nest_under_it(
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "other-run")
     with pytest.raises(UserError):  # it fails, and is still to be seen in MLflow
         run_preflight(tmp_path / "report.md", source=CorpusConfig(uri="ir_datasets:none", name="x"))
-    found = client.search_runs([tracking.experiment_id(client)], "tags.`inranker.kfp_run_id` = 'other-run'")
+    found = client.search_runs([connection.experiment_id(client)], "tags.`inranker.kfp_run_id` = 'other-run'")
     assert len(found) == 1
-    with tracking.stage_run("retrieve") as orphan:
+    with stage_run("retrieve") as orphan:
         assert orphan.parent_id == found[0].info.run_id
 
 
@@ -711,7 +716,7 @@ print(json.dumps(found))
     assert {name: found[name] for name in asked.arguments()} == {**asked.arguments(), "targets": targets}
     assert (found["champion"], found["start"]) == ("", "")
     # As `make submit` gives them, where code of one tag runs.
-    assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, tracking.code_version())
+    assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, code_version())
     assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert event["stats"]["checks"] == 11 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from inranker_flow.artifacts import tables
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.gate import Decision, Evidence, decide, evidence_of, from_measures
 

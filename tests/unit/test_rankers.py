@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import devices, load_ranker
 from inranker_flow.rankers.batches import Batches

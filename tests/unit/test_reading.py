@@ -10,16 +10,17 @@ import numpy as np
 import pandas
 import pytest
 
-from inranker_flow import reading, tracking
+from inranker_flow import reading
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import DistillConfig, EvaluateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.model_registry import registry
+from inranker_flow.model_registry import registration, registry
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
 from inranker_flow.stages.distill import distill
 from inranker_flow.stages.evaluate import evaluate
 from inranker_flow.stages.promote import model_digest
+from inranker_flow.tracking.runs import current_run_id
 from tests import models
 from tests.promoting import VERSIONS, use_database
 from tests.unit.test_distillation import training_set
@@ -108,10 +109,10 @@ def served(tmp_path: Path, student: Path, summary: dict, docs: dict[str, str]) -
     """Document -> what the registered pyfunc predicts; and the version's reference."""
     import mlflow
 
-    serving = registry.Serving(summary["models"]["phase2"]["served"], VERSIONS)
+    serving = registration.Serving(summary["models"]["phase2"]["served"], VERSIONS)
     name = tmp_path.name
     digest = model_digest(student)
-    version = registry.register(name, student, digest, {}, serving, tracking.current_run_id(name), "card", "about")
+    version = registration.register(name, student, digest, {}, serving, current_run_id(name), "card", "about")
     model = mlflow.pyfunc.load_model(version.reference)
     names = {query: [name for name in docs if name.startswith(query)] for query in QUERIES}
     rows = [{"query": QUERIES[query], "passages": [docs[name] for name in names[query]]} for query in QUERIES]
@@ -206,10 +207,12 @@ def test_a_damaged_record_is_one_line(tmp_path, content, message):
 
 
 def test_equal_weights_that_are_served_otherwise_are_another_version(tmp_path, database, following):
-    run = tracking.current_run_id("m")
+    run = current_run_id("m")
     plain, passages = ({}, {"passage_words": 30, "dtype": "auto"})
     versions = [
-        registry.register("m", following, "digest", {}, registry.Serving(each, VERSIONS), run, "card", "about").version
+        registration.register(
+            "m", following, "digest", {}, registration.Serving(each, VERSIONS), run, "card", "about"
+        ).version
         for each in (plain, passages, plain, passages)
     ]
     assert versions == ["1", "2", "1", "2"]

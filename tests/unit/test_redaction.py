@@ -12,6 +12,7 @@ import pytest
 
 from inranker_flow import redaction
 from inranker_flow.commands import console
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import HIDDEN, credentials_in, redact
 
@@ -163,7 +164,7 @@ def test_what_is_public_in_the_environment_stays(name, value, monkeypatch):
 def test_everything_out_of_mounted_secrets(monkeypatch):
     monkeypatch.setenv("ODD", "certificate-body")
     assert redact("certificate-body") == "certificate-body"
-    monkeypatch.setenv(redaction.SECRET_NAMES, "OTHER,ODD")
+    monkeypatch.setenv(variables.SECRET_NAMES, "OTHER,ODD")
     assert redact("certificate-body") == HIDDEN
 
 

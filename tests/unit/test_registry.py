@@ -9,13 +9,15 @@ import sys
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config import CorpusConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation.serving_cost import Requests
-from inranker_flow.model_registry import history, registry
-from inranker_flow.stages import discover as discovery
+from inranker_flow.model_registry import history, registration, registry, stored_files
+from inranker_flow.model_registry.trained_on import identity
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.records import left_out_of
+from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
 #: Without test sets there is nothing to time.
@@ -52,8 +54,8 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     assert serving.reference == "models:/toy/1"
     decision = json.loads((tmp_path / "e1-decision" / "decision.json").read_text())
     assert decision["verdict"] == "PROMOTE" and decision["against"] == "bm25" and decision["reasons"]
-    run_id = tracking.client().get_model_version("toy", "1").run_id
-    kept = [each.path for each in tracking.client().list_artifacts(run_id)]
+    run_id = connection.client().get_model_version("toy", "1").run_id
+    kept = [each.path for each in connection.client().list_artifacts(run_id)]
     assert "report.html" in kept, "the evidence stays beside"
     page = (tmp_path / "e1.html").read_text()
     assert "<strong>PROMOTE</strong>" in page and "toy version 1 serves now, as the first." in page
@@ -62,7 +64,7 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     stats = promote("toy", second, worse, "models:/toy/1", "k2")
     assert (stats.verdict, stats.version) == ("REJECT", "2")
     assert registry.champion("toy").version == "1"
-    assert tracking.client().get_model_version_by_alias("toy", "challenger").version in ("2", 2)
+    assert connection.client().get_model_version_by_alias("toy", "challenger").version in ("2", 2)
 
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
     stats = promote("toy", third, better, "models:/toy/1", "k3")
@@ -95,10 +97,10 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
     monkeypatch.setenv("INRANKER_GIT_REVISION", "9b0e2c4-dirty")
     measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
     promote("tagged", students[0], measured, "", "k1")
-    found = tracking.client().get_model_version_by_alias("tagged", "champion")
+    found = connection.client().get_model_version_by_alias("tagged", "champion")
     weights = json.loads((students[0] / "manifest.json").read_text())["files"]["model.safetensors"]
     tags = dict(found.tags)
-    files = json.loads(tags.pop(registry.FILES))
+    files = json.loads(tags.pop(stored_files.FILES))
     assert len(tags.pop(registry.IDENTITY)) == 64
     assert files["artifacts/checkpoint/model.safetensors"] == [
         (students[0] / "model.safetensors").stat().st_size,
@@ -117,7 +119,7 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         "inranker.mlflow_run": found.run_id,
         "inranker.kfp_run": "run-7",
         "run_key": "k1",
-        "inranker.corpus.medicines": discovery.identity(CorpusConfig("demo:target/1", "medicines")),
+        "inranker.corpus.medicines": identity(CorpusConfig("demo:target/1", "medicines")),
         "inranker.work": "work",
         "digest.evaluation": json.loads((measured / "manifest.json").read_text())["files"]["measures.parquet"],
         "digest.data.inns": "a" * 64,
@@ -133,7 +135,7 @@ def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, st
     targets = tuple(CorpusConfig(uri=f"demo:target/{n}", name=name) for n, name in enumerate(("medicines", "lamps"), 1))
     why = {"lamps": "prepare_corpus: corpus.jsonl line 2: not JSON"}
     measured = evaluation(tmp_path / "e1", left_out=why, bm25=0.2, phase2=0.6)
-    with tracking.pipeline_run("inranker", {}) as parent, tracking.stage_run("promote"):
+    with pipeline_run("inranker", {}) as parent, stage_run("promote"):
         assert promote("partial", students[0], measured, "", "k1", targets=targets).verdict == "PROMOTE"
     version = registry.champion("partial")
     assert version is not None
@@ -142,11 +144,11 @@ def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, st
     [entry] = history.read("partial")
     assert entry.why.endswith("; left out: lamps")
     assert "to be adapted to lamps too, which was left out: prepare\\_corpus: corpus.jsonl line 2" in (
-        tracking.client().get_model_version("partial", version.version).description
+        connection.client().get_model_version("partial", version.version).description
     )
     decision = json.loads((tmp_path / "e1-decision" / "decision.json").read_text())
     assert decision["left_out"] == why and "Left out: lamps" in (tmp_path / "e1.html").read_text()
-    assert tracking.left_out_of(parent) == why
+    assert left_out_of(parent) == why
     # The same work again, with the target mended: measured against what serves, and not against what served before it.
     assert registry.opponent("partial", "k1") == version.reference
     better = evaluation(tmp_path / "e2", bm25=0.2, champion=0.6, phase2=0.8)
@@ -158,9 +160,9 @@ def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, st
 
 def test_the_card_lies_in_the_folder_and_does_not_change_the_model(database, students, tmp_path):
     promote("carded", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
-    card = (registry.fetch("models:/carded/1") / "README.md").read_text(encoding="utf-8")
+    card = (stored_files.fetch("models:/carded/1") / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\n") and "pipeline_tag: text-ranking" in card and "| medicines | 30 |" in card
-    assert "medicines" in tracking.client().get_model_version("carded", "1").description
+    assert "medicines" in connection.client().get_model_version("carded", "1").description
     assert not (students[0] / "README.md").exists(), "the artifact of phase 2 is left as it was"
     again = promote("carded", students[0], evaluation(tmp_path / "e2", bm25=0.3, phase2=0.7), "", "k2")
     assert again.version == "1", "other numbers, another card, the same weights"
@@ -177,17 +179,17 @@ def test_a_champion_that_could_not_be_measured_is_held_and_named(database, stude
 
 def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     promote("damaged", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = tracking.client().get_model_version("damaged", "1").run_id
+    run_id = connection.client().get_model_version("damaged", "1").run_id
     (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
-    registry._fetched.clear()  # as in another process, which has not looked at it yet
+    stored_files._fetched.clear()  # as in another process, which has not looked at it yet
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(UserError, match=r"models:/damaged/1: its stored weights are not those that were registered"):
-        registry.fetch("models:/damaged@champion")
+        stored_files.fetch("models:/damaged@champion")
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert (registry.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
+    assert (stored_files.fetch("models:/damaged@champion") / weights.name).read_bytes() == content
 
 
 #: What a person, a disk or an interrupted copy does to a file.
@@ -201,14 +203,14 @@ DAMAGES = {
 
 def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_path):
     promote("whole", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = tracking.client().get_model_version("whole", "1").run_id
+    run_id = connection.client().get_model_version("whole", "1").run_id
     model = database / "mlartifacts" / run_id / "artifacts" / "model"
     checkpoint = model / "artifacts" / "checkpoint"
 
     def said() -> str:
-        registry._fetched.clear()  # as in another process, which has not looked at it yet
-        with pytest.raises(registry.Damaged) as caught:
-            registry.fetch("models:/whole/1")
+        stored_files._fetched.clear()  # as in another process, which has not looked at it yet
+        with pytest.raises(stored_files.Damaged) as caught:
+            stored_files.fetch("models:/whole/1")
         assert "\n" not in str(caught.value) and str(caught.value).endswith("make rollback WHY=...")
         return str(caught.value)
 
@@ -225,7 +227,7 @@ def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_
             expected = f"models:/whole/1: {name} {'is gone' if what == 'gone' and name != 'code' else 'has changed'}"
             message = said()
             assert expected in message or (path.suffix == ".safetensors" and "are not those" in message), (path, what)
-            listed = registry.damage("models:/whole/1")
+            listed = stored_files.damage("models:/whole/1")
             assert bool(listed) == (path.parent == checkpoint and what != "changed"), (path, what, listed)
             path.write_bytes(kept)
     for path in (checkpoint / "adapter_config.json", checkpoint / "pytorch_model.bin", model / "code" / "torch.py"):
@@ -237,31 +239,33 @@ def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_
     (checkpoint / "README.md").write_text("A better card.")
     (model / "code" / "inranker_flow" / "__pycache__").mkdir()
     (model / "code" / "inranker_flow" / "__pycache__" / "x.pyc").write_bytes(b"x")
-    registry._fetched.clear()
-    assert (registry.fetch("models:/whole/1") / "config.json").is_file() and not registry.damage("models:/whole/1")
+    stored_files._fetched.clear()
+    assert (stored_files.fetch("models:/whole/1") / "config.json").is_file() and not stored_files.damage(
+        "models:/whole/1"
+    )
 
-    tracking.client().set_model_version_tag("whole", "1", registry.FILES, '{"MLmodel": 3}')
-    assert f"its tag {registry.FILES} was changed" in said()
+    connection.client().set_model_version_tag("whole", "1", stored_files.FILES, '{"MLmodel": 3}')
+    assert f"its tag {stored_files.FILES} was changed" in said()
 
 
 def test_of_a_version_of_older_code_the_weights_are_compared_and_that_is_said(database, students, tmp_path, caplog):
     promote("older", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    for tag in (registry.FILES, registry.IDENTITY):
-        tracking.client().delete_model_version_tag("older", "1", tag)
-    registry._fetched.clear()
+    for tag in (stored_files.FILES, registry.IDENTITY):
+        connection.client().delete_model_version_tag("older", "1", tag)
+    stored_files._fetched.clear()
     with caplog.at_level("INFO", "inranker_flow"):
-        assert (registry.fetch("models:/older/1") / "config.json").is_file()
+        assert (stored_files.fetch("models:/older/1") / "config.json").is_file()
     assert "models:/older/1 was registered before all its files were recorded: its weights alone" in caplog.text
     assert registry.digest("models:/older/1") == registry.version("older", "1").tags[registry.DIGEST]
     again = promote("older", students[0], evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6), "", "k1")
     assert again.version == "1", "the same model is recognised"
     [weights] = database.glob(
-        f"mlartifacts/{tracking.client().get_model_version('older', '1').run_id}/**/checkpoint/model.safetensors"
+        f"mlartifacts/{connection.client().get_model_version('older', '1').run_id}/**/checkpoint/model.safetensors"
     )
     weights.write_bytes(b"x" * weights.stat().st_size)
-    registry._fetched.clear()
-    with pytest.raises(registry.Damaged, match="its stored weights are not those"):
-        registry.fetch("models:/older/1")
+    stored_files._fetched.clear()
+    with pytest.raises(stored_files.Damaged, match="its stored weights are not those"):
+        stored_files.fetch("models:/older/1")
 
 
 def test_the_same_weights_with_another_tokenizer_or_length_are_another_model(database, students, tmp_path):
@@ -327,7 +331,7 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
     promote("upload", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
     worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
     assert promote("upload", students[1], worse, "models:/upload/1", "k2").verdict == "HOLD"
-    run_id = tracking.client().get_model_version("upload", "2").run_id
+    run_id = connection.client().get_model_version("upload", "2").run_id
     (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
@@ -343,9 +347,9 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
 
     name = f"broken-{damage}"
     promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = tracking.client().get_model_version(name, "1").run_id
+    run_id = connection.client().get_model_version(name, "1").run_id
     folder = database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
-    registry._fetched.clear()  # as in another process, which has not looked at it yet
+    stored_files._fetched.clear()  # as in another process, which has not looked at it yet
     if damage == "gone":
         shutil.rmtree(folder)
     else:
@@ -378,32 +382,32 @@ def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_p
 
 def test_what_is_not_in_the_registry_is_told_in_one_line(database):
     with pytest.raises(UserError, match="models:/nobody/7: not in the model registry at sqlite"):
-        registry.fetch("models:/nobody/7")
+        stored_files.fetch("models:/nobody/7")
     with pytest.raises(UserError, match="models are named models:/NAME/VERSION"):
-        registry.fetch("models:/nobody")
+        stored_files.fetch("models:/nobody")
     with pytest.raises(UserError, match="cannot find models:/nobody@champion"):
-        registry.fetch("models:/nobody@champion")
+        stored_files.fetch("models:/nobody@champion")
     assert registry.champion("nobody") is None and registry.registered("nobody", "x", "y") is None
 
 
 def test_weights_in_several_files_have_one_digest_too():
-    one = registry.weights_digest({"model.safetensors": "aa", "config.json": "c1", "README.md": "r1"})
-    assert one == "aa" == registry.weights_digest({"model.safetensors": "aa", "README.md": "r2"})
+    one = stored_files.weights_digest({"model.safetensors": "aa", "config.json": "c1", "README.md": "r1"})
+    assert one == "aa" == stored_files.weights_digest({"model.safetensors": "aa", "README.md": "r2"})
     parts = {"model-1-of-2.safetensors": "aa", "model-2-of-2.safetensors": "bb"}
     swapped = {"model-1-of-2.safetensors": "bb", "model-2-of-2.safetensors": "aa"}
-    assert len(registry.weights_digest(parts)) == 64 and registry.weights_digest(parts) != registry.weights_digest(
-        swapped
-    )
-    assert registry.weights_digest({"pytorch_model.bin": "aa"}) == ""
+    assert len(stored_files.weights_digest(parts)) == 64 and stored_files.weights_digest(
+        parts
+    ) != stored_files.weights_digest(swapped)
+    assert stored_files.weights_digest({"pytorch_model.bin": "aa"}) == ""
 
 
 def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(database, students, tmp_path):
     """In a fresh process that has no project on its path: the registered model brings its own code."""
     from inranker_flow.rankers import load_ranker
 
-    serving = registry.Serving({"max_length": 128}, VERSIONS)
-    run_id = tracking.current_run_id("served")
-    version = registry.register("served", students[4], "", {}, serving, run_id, "card", "about")
+    serving = registration.Serving({"max_length": 128}, VERSIONS)
+    run_id = current_run_id("served")
+    version = registration.register("served", students[4], "", {}, serving, run_id, "card", "about")
     registry.set_alias(version, registry.CHAMPION)
     script = f"""
 import json, mlflow, pandas
@@ -424,9 +428,9 @@ print(json.dumps(model.predict(rows)))
 
 def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(database, students, monkeypatch):
     """As the slower of the two sees it: nothing there when it looked, a version of the other when it has written."""
-    serving = registry.Serving({"max_length": 128}, VERSIONS)
-    run_id = tracking.current_run_id("twice")
-    first = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    serving = registration.Serving({"max_length": 128}, VERSIONS)
+    run_id = current_run_id("twice")
+    first = registration.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
     real, looks = registry.registered, []
 
     def late(name, digest, identity):
@@ -434,6 +438,6 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
         return None if len(looks) == 1 else real(name, digest, identity)
 
     monkeypatch.setattr(registry, "registered", late)
-    second = registry.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    second = registration.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
     assert second.version == first.version == "1"
-    assert [each.version for each in tracking.client().search_model_versions("name = 'twice'")] in (["1"], [1])
+    assert [each.version for each in connection.client().search_model_versions("name = 'twice'")] in (["1"], [1])

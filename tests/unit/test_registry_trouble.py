@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
-from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry import history, registry, stored_files
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.runs import stage_run
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.promoting import evaluation, promote, student, use, use_database
@@ -108,12 +109,12 @@ MOMENTS = {
 def test_a_server_that_dies_in_between_leaves_the_old_champion_and_is_told_in_one_line(
     server, students, tmp_path, monkeypatch
 ):
-    real = tracking.client
+    real = connection.client
     for name, when in MOMENTS.items():
         promote(name, students[0], evaluation(tmp_path / f"{name}1", bm25=0.2, phase2=0.6), "", "k1")
         better = evaluation(tmp_path / f"{name}2", bm25=0.2, phase2=0.7, champion=0.6)
         with monkeypatch.context() as patch:
-            patch.setattr(tracking, "client", lambda when=when: _Fatal(real(), server, when))
+            patch.setattr(connection, "client", lambda when=when: _Fatal(real(), server, when))
             with pytest.raises(UserError) as caught:
                 promote(name, students[1], better, f"models:/{name}/1", "k2")
         message = str(caught.value)
@@ -121,15 +122,15 @@ def test_a_server_that_dies_in_between_leaves_the_old_champion_and_is_told_in_on
         assert message.endswith("start that server and run again"), message
         server.start()
         assert registry.champion(name).version == "1"
-        assert (registry.fetch(f"models:/{name}@champion") / "model.safetensors").is_file()
+        assert (stored_files.fetch(f"models:/{name}@champion") / "model.safetensors").is_file()
         assert promote(name, students[1], better, f"models:/{name}/1", "k2").verdict == "PROMOTE"
         assert registry.champion(name).version == "2"
         assert [(each.source, each.target) for each in history.read(name)] == [("", "1"), ("1", "2")]
-        assert len(tracking.client().search_model_versions(f"name = '{name}'")) == 2
+        assert len(connection.client().search_model_versions(f"name = '{name}'")) == 2
 
 
 def test_a_stage_says_why_it_failed_also_when_the_server_that_should_hear_it_is_gone(server):
-    with pytest.raises(UserError, match="the reason"), tracking.stage_run("promote"):
+    with pytest.raises(UserError, match="the reason"), stage_run("promote"):
         server.kill()
         raise UserError("the reason")
 
@@ -137,7 +138,7 @@ def test_a_stage_says_why_it_failed_also_when_the_server_that_should_hear_it_is_
 def test_a_database_that_may_not_be_written_is_told_in_one_line_and_serves_on(students, tmp_path):
     use_database(tmp_path)
     promote("m", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
-    tracking.client().create_model_version("m", "s3://nowhere/2")
+    connection.client().create_model_version("m", "s3://nowhere/2")
     use(f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true", tmp_path)
     with pytest.raises(UserError, match=r"cannot .*readonly database.*; grant it to the account of the runs") as caught:
         promote("m", students[1], evaluation(tmp_path / "e2", bm25=0.2, phase2=0.7, champion=0.6), "models:/m/1", "k2")

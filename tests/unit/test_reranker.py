@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inranker_flow import Reranker, UserError
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers import load_ranker
 from inranker_flow.reading import Passages
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from inranker_flow import cpus
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import priorities
-from inranker_flow.config import CorpusConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval import index as indexes

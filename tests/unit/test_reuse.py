@@ -12,7 +12,7 @@ from kfp import dsl
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import content_digest, read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig, RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
 from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.store import stage_results
 
@@ -238,11 +238,11 @@ def test_reuse_does_not_hide_that_the_store_is_unreachable(run, monkeypatch, cap
     monkeypatch.setenv("INRANKER_STORE", "s3://inranker/store")
     for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    from inranker_flow import storage
+    from inranker_flow.storage import s3_client
 
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     out, _, reused = run()
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     assert not reused and (out / "candidates" / "manifest.json").is_file()
     assert "no S3 server answers at http://127.0.0.1:9" in capsys.readouterr().out
     shutil.rmtree(out)

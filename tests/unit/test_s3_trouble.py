@@ -7,11 +7,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts import manifest
 from inranker_flow.errors import UserError
 from inranker_flow.execution import artifact_transfer
 from inranker_flow.preflight import stores
+from inranker_flow.storage import s3_client, uris
 from inranker_flow.store import stage_results
 from tests.http_server import Answer, HttpServer
 from tests.servers import nobody
@@ -72,18 +72,18 @@ def environment(monkeypatch, tmp_path):
     for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
         monkeypatch.setenv(name, "when_required")
     monkeypatch.setenv("INRANKER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage, "_answered", set())
-    monkeypatch.setattr(storage, "PAUSE", 0.001)
-    storage.s3.cache_clear()
+    monkeypatch.setattr(s3_client, "_answered", set())
+    monkeypatch.setattr(s3_client, "PAUSE", 0.001)
+    s3_client.client.cache_clear()
     yield
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
 
 
 @pytest.fixture
 def use(monkeypatch):
     def point(address: str) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        storage.s3.cache_clear()
+        s3_client.client.cache_clear()
 
     return point
 
@@ -107,7 +107,7 @@ def test_a_key_that_would_lie_elsewhere_is_refused_before_the_first_byte(name, u
         use(server.url)
         before = files(tmp_path)
         with pytest.raises(UserError, match=r"^s3://b/col: the name '.*nothing was copied") as caught:
-            storage.local_copy("s3://b/col")
+            uris.local_copy("s3://b/col")
         assert name[:100].replace("\\", "\\\\") in str(caught.value) and "\n" not in str(caught.value)
         assert files(tmp_path) == before
         assert not [each for each in server.requests if "list-type" not in each.path], "not even asked for"
@@ -118,22 +118,22 @@ def test_a_key_that_is_file_and_folder_is_refused(keys, use):
     with Bucket({f"col/{name}": b"x" for name in keys}) as server:
         use(server.url)
         with pytest.raises(UserError, match="which is a file: nothing was copied"):
-            storage.local_copy("s3://b/col")
+            uris.local_copy("s3://b/col")
 
 
 def test_a_key_equal_to_the_prefix(use):
     with Bucket({"col": b"file", "col/corpus.jsonl": b"{}"}) as server:
         use(server.url)
         with pytest.raises(UserError, match="has an empty part"):
-            storage.local_copy("s3://b/col")
-        assert files(storage.local_copy("s3://b/col/")) == ["corpus.jsonl"], "with a slash only the folder is meant"
+            uris.local_copy("s3://b/col")
+        assert files(uris.local_copy("s3://b/col/")) == ["corpus.jsonl"], "with a slash only the folder is meant"
 
 
 def test_keys_of_tidy_names_are_copied(use):
     names = ["corpus.jsonl", "qrels/test.tsv", "a b/ünï.txt", "..x", "x..", "...", "-", "100%", "a:b", "~root", "$HOME"]
     with Bucket({**{f"col/{name}": name.encode() for name in names}, "col/": b"", "col/empty/": b""}) as server:
         use(server.url)
-        copied = storage.local_copy("s3://b/col")
+        copied = uris.local_copy("s3://b/col")
         assert {name: (copied / name).read_bytes().decode() for name in names} == {name: name for name in names}
         assert files(copied) == sorted(names)
 
@@ -177,18 +177,18 @@ def test_a_link_that_leads_out_of_a_folder_is_not_uploaded(use, tmp_path):
     (tmp_path / "labels" / "inside").symlink_to("a")
     with Bucket() as server:
         use(server.url)
-        storage.upload(tmp_path / "labels", "s3://b/x")
+        uris.upload(tmp_path / "labels", "s3://b/x")
         assert sorted(server.keys) == ["x/a", "x/inside"]
         (tmp_path / "labels" / "out").symlink_to(tmp_path / "secret")
         with pytest.raises(UserError, match=r"labels/out: is a link to .*secret, outside of its folder"):
-            storage.upload(tmp_path / "labels", "s3://b/y")
+            uris.upload(tmp_path / "labels", "s3://b/y")
         assert not [key for key in server.keys if key.startswith("y")]
 
 
 @pytest.mark.parametrize("uri", ["hf://o/d/../../x", "hf://o/d//etc/passwd", "hf://o/d/a/./b"])
 def test_addresses_on_the_hub_are_plain(uri):
     with pytest.raises(UserError, match="has an empty part"):
-        storage.local_copy(uri)
+        uris.local_copy(uri)
 
 
 # Conditional puts
@@ -272,38 +272,38 @@ def test_what_a_server_answers_is_one_line_with_a_remedy(kind, use):
     with Bucket(refuse=lambda request: answer) as server:
         use(server.url)
         with pytest.raises(UserError) as caught:
-            storage.local_copy("s3://b/col")
+            uris.local_copy("s3://b/col")
         assert says in str(caught.value) and "\n" not in str(caught.value)
         if kind != "another region":  # botocore looks for it by itself
-            assert len(server.requests) <= 2 * storage.FIRST_ATTEMPTS + 2, "an unknown server is not waited for"
+            assert len(server.requests) <= 2 * s3_client.FIRST_ATTEMPTS + 2, "an unknown server is not waited for"
 
 
 def test_a_right_to_list_is_none_to_read(use):
     with Bucket({"col/corpus.jsonl": b"{}"}) as server:
         use(server.url)
         server.refuse = lambda request: None if "list-type" in request.path else error(403, "AccessDenied")
-        for read in (storage.local_copy, stores.readable):
+        for read in (uris.local_copy, stores.readable):
             with pytest.raises(UserError, match=r"(AccessDenied|403).*grant s3:GetObject on it"):
                 read("s3://b/col")
 
 
 @pytest.mark.parametrize("kind", ["silent", "cut", "refused"])
 def test_nobody_there_is_told_at_once(kind, use, monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_TIMEOUT", 0.5)
+    monkeypatch.setattr(s3_client, "FIRST_TIMEOUT", 0.5)
     with nobody(kind) as url:
         use(url)
         with pytest.raises(UserError, match=r"s3://b/col: (no S3 server answers at|S3 at http://127)") as caught:
-            storage.local_copy("s3://b/col")
+            uris.local_copy("s3://b/col")
     assert "\n" not in str(caught.value)
 
 
 def test_a_server_that_has_answered_is_waited_for(use):
     with Bucket({"col": b"x"}) as server:
         use(server.url)
-        first = storage.s3()
-        storage.read("s3://b/col")
-        assert storage.s3() is not first and storage.s3().meta.config.read_timeout == storage.TIMEOUT
-        assert first.meta.config.read_timeout == storage.FIRST_TIMEOUT
+        first = s3_client.client()
+        uris.read("s3://b/col")
+        assert s3_client.client() is not first and s3_client.client().meta.config.read_timeout == s3_client.TIMEOUT
+        assert first.meta.config.read_timeout == s3_client.FIRST_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -331,9 +331,9 @@ def test_settings_that_make_no_client_are_told_in_one_line(variables, says, monk
             monkeypatch.setenv(name, value)
     if "AWS_ENDPOINT_URL" not in variables:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    storage.s3.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(UserError, match=says) as caught:
-        storage.local_copy("s3://b/col")
+        uris.local_copy("s3://b/col")
     assert "\n" not in str(caught.value) and PASSWORD not in str(caught.value)
 
 
@@ -342,7 +342,7 @@ def test_an_empty_variable_is_none(name, use, monkeypatch):
     with Bucket({"col": b"x"}) as server:
         monkeypatch.setenv(name, " ")
         use(server.url)
-        assert storage.read("s3://b/col") == b"x"
+        assert uris.read("s3://b/col") == b"x"
 
 
 def test_blanks_around_a_key_are_not_sent(use, monkeypatch):
@@ -350,7 +350,7 @@ def test_blanks_around_a_key_are_not_sent(use, monkeypatch):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret\n")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", " id ")
         use(server.url)
-        assert storage.read("s3://b/col") == b"x"
+        assert uris.read("s3://b/col") == b"x"
         assert "Credential=id/" in server.requests[0].headers["Authorization"]
 
 
@@ -358,4 +358,4 @@ def test_the_region_is_that_of_aws_region(use, monkeypatch):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     use("http://127.0.0.1:9")
-    assert storage.s3().meta.region_name == "eu-west-1"
+    assert s3_client.client().meta.region_name == "eu-west-1"

@@ -10,9 +10,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from inranker_flow import config
+from inranker_flow.config import sections
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.rules import Above, Below, Range, Text
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherConfig
+from inranker_flow.corpora.folders import Wishes
 from inranker_flow.errors import UserError
-from inranker_flow.stages.discover import Wishes
 
 _ITSELF: list[Any] = []
 _ITSELF.append(_ITSELF)
@@ -59,8 +62,8 @@ HOSTILE: tuple[Any, ...] = (
     _ITSELF,
     object(),
 )
-SECTIONS = [each for each in vars(config).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
-RULES = (config.Range, config.Above, config.Below, config.Text)
+SECTIONS = [each for each in vars(sections).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
+RULES = (Range, Above, Below, Text)
 CONFIGS = [*(each for each in SECTIONS if not issubclass(each, RULES)), Wishes]
 #: What a section cannot be without.
 NEEDED = {"uri": "x", "name": "x", "checkpoint": "x", "key": "x"}
@@ -87,7 +90,7 @@ def base(hint: Any) -> Any:
 def try_value(kind: type[Any], name: str, value: Any) -> tuple[Any, str]:
     """What it is parsed to, and the message where it is refused."""
     try:
-        return getattr(config.parse(kind, {**needed(kind), name: value}, "section"), name), ""
+        return getattr(parse(kind, {**needed(kind), name: value}, "section"), name), ""
     except UserError as error:
         return None, str(error)
 
@@ -184,9 +187,9 @@ def test_every_number_has_a_rule():
 )
 def test_limits(kind, name, taken, refused):
     for value in taken:
-        assert not try_value(getattr(config, kind), name, value)[1], value
+        assert not try_value(getattr(sections, kind), name, value)[1], value
     for value in refused:
-        assert try_value(getattr(config, kind), name, value)[1], value
+        assert try_value(getattr(sections, kind), name, value)[1], value
 
 
 @pytest.mark.parametrize(
@@ -202,9 +205,9 @@ def test_limits(kind, name, taken, refused):
 )
 def test_an_address_with_a_password_is_refused_without_repeating_it(address):
     for kind, name in (
-        (config.GenerateConfig, "endpoint"),
-        (config.CorpusConfig, "uri"),
-        (config.TeacherConfig, "checkpoint"),
+        (GenerateConfig, "endpoint"),
+        (CorpusConfig, "uri"),
+        (TeacherConfig, "checkpoint"),
     ):
         message = try_value(kind, name, address)[1]
         assert message.startswith(f"section.{name}: holds a user's name") and "s3cret" not in message

@@ -1,4 +1,4 @@
-"""The table of settings says of each one what `config.py` does."""
+"""The table of settings says of each one what `config/sections.py` does."""
 
 from __future__ import annotations
 

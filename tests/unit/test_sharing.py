@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import storage
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config import CorpusConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends.transformers import TransformersBackend
 from inranker_flow.labelling import label_store
 from inranker_flow.stages.generate_queries import generate_queries, help_generate
 from inranker_flow.stages.teacher_label import help_label, teacher_label
+from inranker_flow.storage import uris
 from inranker_flow.store import sharing
 from inranker_flow.store.sharing import Share
 from tests import models
@@ -54,7 +55,7 @@ def inputs(tmp_path):
 
 def label(inputs, tmp_path, monkeypatch, workers: int, numbers: list[int], name: str) -> str:
     """The labels' digest with so many pods, of which those with ``numbers`` work first, one after another."""
-    monkeypatch.setenv(sharing.VARIABLE, str(workers))
+    monkeypatch.setenv(variables.WORKERS, str(workers))
     config = replace(TEACHER, checkpoint=models.t5())
     for number in numbers:
         help_label(config, *inputs, number)
@@ -63,7 +64,7 @@ def label(inputs, tmp_path, monkeypatch, workers: int, numbers: list[int], name:
 
 
 def write(collection, tmp_path, monkeypatch, workers: int, numbers: list[int], name: str) -> str:
-    monkeypatch.setenv(sharing.VARIABLE, str(workers))
+    monkeypatch.setenv(variables.WORKERS, str(workers))
     config = replace(GENERATION, checkpoint=models.t5())
     for number in numbers:
         help_generate(config, collection, CORPUS, number)
@@ -81,7 +82,7 @@ def test_every_pod_takes_every_shard_its_own_first():
 
 def test_labels_are_the_same_bits_with_one_pod_and_with_many(inputs, tmp_path, monkeypatch, store):
     alone = label(inputs, tmp_path, monkeypatch, 1, [], "alone")
-    storage.local_path(str(store)).rename(tmp_path / "first")
+    uris.local_path(str(store)).rename(tmp_path / "first")
     assert label(inputs, tmp_path, monkeypatch, 3, [2, 1], "many") == alone
 
 
@@ -95,7 +96,7 @@ def test_a_pod_begins_with_its_share_and_helps_with_the_rest(inputs, tmp_path, m
         if len(kept) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setenv(sharing.VARIABLE, "4")
+    monkeypatch.setenv(variables.WORKERS, "4")
     config = replace(TEACHER, checkpoint=models.t5())
     with monkeypatch.context() as patched:
         patched.setattr(label_store.Labels, "keep", noted)
@@ -112,14 +113,14 @@ def test_a_pod_begins_with_its_share_and_helps_with_the_rest(inputs, tmp_path, m
 
 def test_queries_are_the_same_with_one_pod_and_with_many(inputs, tmp_path, monkeypatch, store):
     alone = write(inputs[0], tmp_path, monkeypatch, 1, [], "alone")
-    storage.local_path(str(store)).rename(tmp_path / "first")
+    uris.local_path(str(store)).rename(tmp_path / "first")
     assert write(inputs[0], tmp_path, monkeypatch, 3, [2, 1], "many") == alone
     assert not list((store / "queries" / "plans").iterdir()), "the plan goes when the artifact is written"
 
 
 def test_a_lost_generation_pod_changes_no_text(inputs, tmp_path, monkeypatch, store):
     alone = write(inputs[0], tmp_path, monkeypatch, 1, [], "alone")
-    storage.local_path(str(store)).rename(tmp_path / "first")
+    uris.local_path(str(store)).rename(tmp_path / "first")
     inner, calls = TransformersBackend.generate, []
 
     def dies(*arguments):
@@ -128,7 +129,7 @@ def test_a_lost_generation_pod_changes_no_text(inputs, tmp_path, monkeypatch, st
             raise KeyboardInterrupt
         return inner(*arguments)
 
-    monkeypatch.setenv(sharing.VARIABLE, "3")
+    monkeypatch.setenv(variables.WORKERS, "3")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(TransformersBackend, "generate", dies)
         help_generate(replace(GENERATION, checkpoint=models.t5()), inputs[0], CORPUS, 1)
@@ -138,7 +139,7 @@ def test_a_lost_generation_pod_changes_no_text(inputs, tmp_path, monkeypatch, st
 
 @pytest.mark.parametrize("count", ["", "many", "1", "-3"])
 def test_a_number_of_pods_that_cannot_be(count, monkeypatch):
-    monkeypatch.setenv(sharing.VARIABLE, count)
+    monkeypatch.setenv(variables.WORKERS, count)
     with pytest.raises(
         UserError, match=r"INRANKER_WORKERS: .* is no number of pods above 1; compile the pipeline anew"
     ):
@@ -146,7 +147,7 @@ def test_a_number_of_pods_that_cannot_be(count, monkeypatch):
 
 
 def test_without_a_store_to_share_it_is_refused(inputs, tmp_path, monkeypatch):
-    monkeypatch.setenv(sharing.VARIABLE, "2")
+    monkeypatch.setenv(variables.WORKERS, "2")
     monkeypatch.setenv("INRANKER_STORE", "off")
     with pytest.raises(
         UserError, match=r"cluster.workers: 2 pods share their work through INRANKER_STORE, which is off"
@@ -158,7 +159,8 @@ def test_without_a_store_to_share_it_is_refused(inputs, tmp_path, monkeypatch):
 POD = """
 import importlib, json, sys
 from pathlib import Path
-from inranker_flow.config import CorpusConfig, GenerateConfig, TeacherConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherConfig
 module, name, kind, config, *rest = sys.argv[1:]
 given = [Path(each) if "/" in each else int(each) for each in rest]
 kind = {"label": TeacherConfig, "generate": GenerateConfig}[kind]
@@ -174,7 +176,7 @@ def pod(tmp_path: Path, kind: str, stage: str, config: dict, *given: object) -> 
     """A process with scratch of its own, as another machine has."""
     module = {"label": "inranker_flow.stages.teacher_label", "generate": "inranker_flow.stages.generate_queries"}[kind]
     scratch = tmp_path / f"scratch-{time.monotonic_ns()}"
-    environment = {**os.environ, sharing.VARIABLE: "3", "INRANKER_SCRATCH": str(scratch), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, variables.WORKERS: "3", "INRANKER_SCRATCH": str(scratch), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", POD, module, stage, kind, json.dumps(config), *map(str, given)], env=environment
     )
@@ -195,7 +197,7 @@ def test_three_processes_at_once_of_which_one_is_killed_give_what_one_gives(inpu
         alone = write(inputs[0], tmp_path, monkeypatch, 1, [], "alone")
         names, config, given = ("generate_queries", "help_generate"), GENERATION, inputs[:1]
     store.rename(tmp_path / "first")
-    from inranker_flow.config import as_dict
+    from inranker_flow.config.parsing import as_dict
 
     plain = as_dict(replace(config, checkpoint=models.t5()))
     lost = pod(tmp_path, kind, names[1], plain, *given, 1)

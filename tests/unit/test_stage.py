@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from inranker_flow import tracking
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig, RetrieveConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import close_parent, open_parent, own_parent
+from inranker_flow.tracking.runs import pipeline_run, stage_run
 from tests.databases import new_database
 
 
@@ -76,7 +79,7 @@ def _events(folder: Path) -> list[dict]:
 def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, collection):
     out, page = dsl.Dataset(uri=str(tracked / "o" / "candidates")), dsl.HTML(uri=str(tracked / "o" / "page"))
     metrics = dsl.Metrics(uri=str(tracked / "o" / "metrics"))
-    with tracking.pipeline_run("inranker", {"seed": 1}) as parent:
+    with pipeline_run("inranker", {"seed": 1}) as parent:
         run_stage(
             toy,
             configs={"config": {"depth": 30.0}},
@@ -88,8 +91,8 @@ def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, colle
     assert out.metadata["dataset"] == "vaswani" and len(out.metadata["digest"]) == 16
     assert metrics.metadata["rows"] == 1 and json.loads(Path(metrics.path).read_text())["speed"] == 2.5
 
-    client = tracking.client()
-    runs = client.search_runs([tracking.experiment_id(client)])
+    client = connection.client()
+    runs = client.search_runs([connection.experiment_id(client)])
     child = next(run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent)
     assert len(runs) == 2 and {run.info.status for run in runs} == {"FINISHED"}
     assert child.data.params["config.depth"] == "30"
@@ -106,8 +109,8 @@ def test_a_stage_gets_paths_and_leaves_metrics_metadata_and_a_run(tracked, colle
 
 
 def test_a_run_that_kfp_injected_is_joined(tracked, collection, monkeypatch):
-    client = tracking.client()
-    run_id = client.create_run(tracking.experiment_id(client)).info.run_id
+    client = connection.client()
+    run_id = client.create_run(connection.experiment_id(client)).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     out, page = dsl.Dataset(uri=str(tracked / "candidates")), dsl.HTML(uri=str(tracked / "page"))
     run_stage(
@@ -116,7 +119,7 @@ def test_a_run_that_kfp_injected_is_joined(tracked, collection, monkeypatch):
         inputs={"collection": collection, "extra": []},
         outputs={"candidates": out, "page": page},
     )
-    (run,) = client.search_runs([tracking.experiment_id(client)])
+    (run,) = client.search_runs([connection.experiment_id(client)])
     assert run.info.run_id == run_id and run.data.metrics["rows"] == 1
     assert run.info.status == "RUNNING", "whoever started the run ends it"
 
@@ -136,16 +139,16 @@ def test_a_failure_is_one_last_line_and_a_status(tracked, collection, capsys, st
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert "FAILED: " in last and message in last
     assert message in _events(tracked)[-1]["error"]
-    client = tracking.client()
-    assert {run.info.status for run in client.search_runs([tracking.experiment_id(client)])} <= {"FAILED"}
+    client = connection.client()
+    assert {run.info.status for run in client.search_runs([connection.experiment_id(client)])} <= {"FAILED"}
 
 
 def test_a_list_of_sections_is_parsed_and_the_stats_come_back(tracked):
     corpora = [{"uri": "demo:source/1", "name": "inns"}, {"uri": "demo:target/1", "name": "medicines"}]
     stats = run_stage(listing, configs={"corpora": corpora}, room={"cpu": "8"})
     assert stats == Stats(2, 0.5, "inns,medicines,cpu")
-    client = tracking.client()
-    (run,) = client.search_runs([tracking.experiment_id(client)])
+    client = connection.client()
+    (run,) = client.search_runs([connection.experiment_id(client)])
     logged = json.loads(run.data.params["corpora"])
     assert logged == [as_dict(CorpusConfig(**each)) for each in corpora], "with the defaults, which KFP is not told"
 
@@ -172,26 +175,26 @@ def test_an_untracked_stage_works_where_mlflow_does_not(tracked, monkeypatch):
 
 
 def test_stages_of_a_cluster_run_find_their_parent_and_those_of_others_do_not(tracked, collection, monkeypatch):
-    parent = tracking.open_parent("run-1", "inranker run-1")
-    assert tracking.open_parent("run-1", "again") == parent
+    parent = open_parent("run-1", "inranker run-1")
+    assert open_parent("run-1", "again") == parent
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-1")
-    with tracking.stage_run("retrieve") as ours:
+    with stage_run("retrieve") as ours:
         ours.log_metrics({"rows": 1}, headline={"nDCG@10": 0.5})
-    client = tracking.client()
+    client = connection.client()
     assert client.get_run(parent).data.metrics == {"nDCG_at_10": 0.5}, "headlines are the parent's too"
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-2")
-    with tracking.stage_run("retrieve") as others:
+    with stage_run("retrieve") as others:
         assert (ours.parent_id, others.parent_id) == (parent, "")
-    tracking.close_parent("run-2", "FINISHED")  # nobody opened one
+    close_parent("run-2", "FINISHED")  # nobody opened one
     assert client.get_run(parent).info.status == "RUNNING"
     monkeypatch.setenv("INRANKER_PARENT_RUN_ID", others.run_id)
-    assert tracking.own_parent() == "", "`make run` brings its own"
-    with tracking.stage_run("retrieve") as local:
+    assert own_parent() == "", "`make run` brings its own"
+    with stage_run("retrieve") as local:
         assert local.parent_id == others.run_id
 
 
 def test_an_mlflow_server_that_does_not_answer_is_told_in_seconds(tmp_path):
-    script = "from inranker_flow import tracking; tracking.client()"
+    script = "from inranker_flow.tracking import connection; connection.client()"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         env={**__import__("os").environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},

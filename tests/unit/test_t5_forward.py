@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers import kernels, load_ranker
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.rankers.t5_forward import T5Forward, unsupported

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from inranker_flow import profiles, text_files
+from inranker_flow.corpora.folders import WISHES, Folder, read_wishes
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import templates
-from inranker_flow.stages.discover import WISHES, Folder, read_wishes
-from inranker_flow.storage import FileInfo
+from inranker_flow.storage.listing import FileInfo
 
 TEXT = "Frage: Was weiß man über 文書?\nzweite Zeile\n"
 ENCODINGS = {

@@ -12,9 +12,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.mlflow_server import check_mlflow
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.runs import pipeline_run, stage_run
+from inranker_flow.tracking.values import metric_name
 from tests.http_server import Answer, HttpServer
 from tests.servers import nobody
 
@@ -25,13 +27,13 @@ PASSWORD = "s3cret-of-anna"
 def made(tmp_path_factory):
     """A database of MLflow; making one takes seconds, so tests copy it."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.create_database(path)
+    connection.create_database(path)
     return path.read_bytes()
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
-    monkeypatch.setattr(tracking, "_answered", set())
+    monkeypatch.setattr(connection, "_answered", set())
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     mlflow.set_tracking_uri(None)
@@ -49,7 +51,7 @@ def database(made, tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.database_uri(path))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", connection.database_uri(path))
         monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
         return path
 
@@ -88,7 +90,7 @@ def test_what_a_server_says_is_one_line_with_a_remedy(kind, monkeypatch):
     with answering(answer) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         with pytest.raises(UserError) as caught:
-            tracking.client()
+            connection.client()
     message = str(caught.value)
     assert message.startswith(f"MLFLOW_TRACKING_URI: {server.url}: ") and said in message and remedy in message
     assert "\n" not in message and len(message) < 700
@@ -107,7 +109,7 @@ def test_a_redirect_that_keeps_the_request_is_followed(monkeypatch):
         location = f"{behind.url}/api/2.0/mlflow/experiments/search"
         with answering(Answer(308, b"", {"Location": location})) as server:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-            tracking.client()
+            connection.client()
     assert [request.method for request in behind.requests] == ["POST"]
 
 
@@ -120,28 +122,28 @@ def test_nobody_there_is_told_after_two_attempts(kind, monkeypatch):
         with pytest.raises(
             UserError, match=r"no MLflow server answers at http://.*; start it, correct the address, or unset it"
         ):
-            tracking.client()
+            connection.client()
 
 
 def test_the_first_request_is_short_and_later_ones_are_patient_unless_somebody_has_set_it(monkeypatch):
     seen = []
 
     def look(request):
-        seen.append({name: os.environ.get(name) for name in tracking._FIRST})
+        seen.append({name: os.environ.get(name) for name in connection._FIRST})
         return Answer(200, {"experiments": []})
 
     with answering(look) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        client = tracking.client()
+        client = connection.client()
         client.search_experiments()
-        monkeypatch.setattr(tracking, "_answered", set())  # as in a process of this one, which inherits
-        tracking.client()
-        assert seen[0] == seen[2] == tracking._FIRST
-        assert seen[1] == {**tracking._LATER, "MLFLOW_ALLOW_HTTP_REDIRECTS": None}
-        monkeypatch.setattr(tracking, "_answered", set())
+        monkeypatch.setattr(connection, "_answered", set())  # as in a process of this one, which inherits
+        connection.client()
+        assert seen[0] == seen[2] == connection._FIRST
+        assert seen[1] == {**connection._LATER, "MLFLOW_ALLOW_HTTP_REDIRECTS": None}
+        monkeypatch.setattr(connection, "_answered", set())
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-        tracking.client()
+        connection.client()
         assert seen[3]["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33" and seen[3]["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
 
 
@@ -166,13 +168,13 @@ def test_credentials_are_those_that_mlflow_knows_and_no_message_shows_them(way, 
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
         if way == "token":
             monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", PASSWORD)
-        assert tracking.client().search_experiments() == []
-        monkeypatch.setattr(tracking, "_answered", set())
+        assert connection.client().search_experiments() == []
+        monkeypatch.setattr(connection, "_answered", set())
         server.answer = lambda request: Answer(
             401, f"not {request.headers.get('Authorization')} of {PASSWORD}".encode()
         )
         with pytest.raises(UserError) as caught:
-            tracking.client()
+            connection.client()
         assert PASSWORD not in str(caught.value) and basic.split()[1] not in str(caught.value)
 
 
@@ -193,7 +195,7 @@ def test_credentials_are_those_that_mlflow_knows_and_no_message_shows_them(way, 
 def test_an_address_of_another_form_is_told_with_those_that_are_right(uri, says, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError) as caught:
-        tracking.client()
+        connection.client()
     assert says in str(caught.value) and "\n" not in str(caught.value) and PASSWORD not in str(caught.value)
 
 
@@ -207,8 +209,8 @@ NAMES = ["a b", "a%20b", "100%", "what?", "a#b", "ünï", "a@b:c", "a+b&c=d", "q
 @pytest.mark.parametrize("name", NAMES)
 def test_a_database_may_lie_in_a_folder_of_any_name(name, database, tmp_path):
     path = database(name=f"{name}/mlflow.db")
-    mlflow_client = tracking.client()
-    run = mlflow_client.create_run(tracking.experiment_id(mlflow_client)).info.run_id
+    mlflow_client = connection.client()
+    run = mlflow_client.create_run(connection.experiment_id(mlflow_client)).info.run_id
     mlflow_client.set_terminated(run)
     assert names(tmp_path) == [name] and names(tmp_path / name) == ["mlflow.db"], "no folder of another name"
     with contextlib.closing(sqlite3.connect(path)) as opened:
@@ -217,16 +219,16 @@ def test_a_database_may_lie_in_a_folder_of_any_name(name, database, tmp_path):
 
 def test_a_relative_path_is_that_of_the_current_folder(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tracking.database_uri(Path("run/mlflow.db")) == f"sqlite:///{tmp_path}/run/mlflow.db"
+    assert connection.database_uri(Path("run/mlflow.db")) == f"sqlite:///{tmp_path}/run/mlflow.db"
 
 
 @pytest.mark.parametrize("name", ["a b%20?#ü"])
 def test_a_new_database_too(name, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
-    uri = tracking.create_database(tmp_path / name / "mlflow.db")
+    uri = connection.create_database(tmp_path / name / "mlflow.db")
     assert names(tmp_path) == [name] and names(tmp_path / name) == ["mlflow.db"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.client().search_experiments()
+    assert connection.client().search_experiments()
 
 
 def damaged(made: bytes) -> dict[str, bytes]:
@@ -242,20 +244,20 @@ def damaged(made: bytes) -> dict[str, bytes]:
 def test_a_damaged_database_is_told_with_the_ways_out(kind, database, made):
     database(damaged(made)[kind])
     with pytest.raises(UserError, match="damaged or no database: restore a copy of it, or move it away") as caught:
-        tracking.client()
+        connection.client()
     assert "\n" not in str(caught.value) and "SQL:" not in str(caught.value)
 
 
 def test_a_folder_and_a_file_on_the_way_are_told(database, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")
     with pytest.raises(UserError, match="is a folder; give the database's file"):
-        tracking.client()
+        connection.client()
     path = database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}/below/mlflow.db")
     with pytest.raises(UserError, match="is a file; give another path"):
-        tracking.client()
+        connection.client()
     with pytest.raises(UserError, match="is a file; give another path"):
-        tracking.create_database(path / "below" / "mlflow.db")
+        connection.create_database(path / "below" / "mlflow.db")
 
 
 def test_a_database_of_another_version_is_told(database):
@@ -264,7 +266,7 @@ def test_a_database_of_another_version_is_told(database):
         opened.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
         opened.commit()
     with pytest.raises(UserError, match="another version of MLflow made it"):
-        tracking.client()
+        connection.client()
 
 
 def test_a_locked_database_is_told(database):
@@ -272,13 +274,13 @@ def test_a_locked_database_is_told(database):
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match="another program holds it"):
-            tracking.client()
+            connection.client()
 
 
 def test_a_database_that_may_only_be_read_is_told_when_it_is_to_be_written(database, monkeypatch):
     path = database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{path}?mode=ro&uri=true")
-    with pytest.raises(UserError, match=r"readonly database.*grant it"), tracking.pipeline_run("x", {}):
+    with pytest.raises(UserError, match=r"readonly database.*grant it"), pipeline_run("x", {}):
         pass
 
 
@@ -287,8 +289,8 @@ def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path)
     database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
     monkeypatch.chdir(tmp_path)
-    assert tracking.configured_uri() == ""
-    assert tracking.client().search_experiments(), "in MLflow's own default, ./mlflow.db"
+    assert connection.configured_uri() == ""
+    assert connection.client().search_experiments(), "in MLflow's own default, ./mlflow.db"
     assert "MLFLOW_TRACKING_URI" not in os.environ
     monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "x")
@@ -301,23 +303,23 @@ def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path)
 
 def test_a_deleted_experiment_is_told_with_the_way_back_before_anything_runs(database):
     database()
-    mlflow_client = tracking.client()
-    number = mlflow_client.create_experiment(tracking.EXPERIMENT)
+    mlflow_client = connection.client()
+    number = mlflow_client.create_experiment(connection.EXPERIMENT)
     mlflow_client.delete_experiment(number)
-    for attempt in (check_mlflow, lambda: tracking.pipeline_run("x", {}).__enter__()):
+    for attempt in (check_mlflow, lambda: pipeline_run("x", {}).__enter__()):
         with pytest.raises(
             UserError,
             match=f"experiment inranker is deleted: .*restore --experiment-id {number}.*MLFLOW_EXPERIMENT_NAME",
         ):
             attempt()
-    with pytest.raises(UserError, match="is deleted"), tracking.stage_run("retrieve"):
+    with pytest.raises(UserError, match="is deleted"), stage_run("retrieve"):
         pass
 
 
 def test_another_experiment_is_the_way_round(database, monkeypatch):
     database()
-    mlflow_client = tracking.client()
-    mlflow_client.delete_experiment(mlflow_client.create_experiment(tracking.EXPERIMENT))
+    mlflow_client = connection.client()
+    mlflow_client.delete_experiment(mlflow_client.create_experiment(connection.EXPERIMENT))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     assert "can be written" in check_mlflow()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
@@ -329,20 +331,20 @@ def test_a_parent_that_is_deleted_meanwhile_does_not_cost_the_stage(database, ca
     database()
     with (
         caplog.at_level(logging.WARNING),
-        tracking.pipeline_run("x", {}) as parent,
-        tracking.stage_run("retrieve") as stage,
+        pipeline_run("x", {}) as parent,
+        stage_run("retrieve") as stage,
     ):
-        tracking.client().delete_run(parent)
+        connection.client().delete_run(parent)
         stage.log_metrics({"rows": 1}, headline={"nDCG@10": 0.5})
     assert f"run {parent} is deleted in MLflow" in caplog.text
-    found = tracking.client().get_run(stage.run_id)
+    found = connection.client().get_run(stage.run_id)
     assert found.info.status == "FINISHED" and found.data.metrics == {"rows": 1, "nDCG_at_10": 0.5}
 
 
 def test_a_stage_whose_own_run_is_deleted_meanwhile_goes_on(database, caplog):
     database()
-    with caplog.at_level(logging.WARNING), tracking.stage_run("retrieve") as stage:
-        tracking.client().delete_run(stage.run_id)
+    with caplog.at_level(logging.WARNING), stage_run("retrieve") as stage:
+        connection.client().delete_run(stage.run_id)
         stage.log_config({"a": {"b": 1}})
         stage.log_inputs({"source": {"inns": "0" * 64}})
         stage.log_metrics({"rows": 1}, headline={})
@@ -353,16 +355,16 @@ def test_a_stage_whose_own_run_is_deleted_meanwhile_goes_on(database, caplog):
 
 def test_a_run_that_was_ended_meanwhile_is_written_on(database):
     database()
-    with tracking.stage_run("retrieve") as stage:
-        tracking.client().set_terminated(stage.run_id, "KILLED")
+    with stage_run("retrieve") as stage:
+        connection.client().set_terminated(stage.run_id, "KILLED")
         stage.log_metrics({"rows": 1}, headline={})
-    assert tracking.client().get_run(stage.run_id).info.status == "FINISHED"
+    assert connection.client().get_run(stage.run_id).info.status == "FINISHED"
 
 
 def test_a_run_of_kfps_plugin_that_is_not_there_is_told(database, monkeypatch):
     database()
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(UserError, match="MLFLOW_RUN_ID"), tracking.stage_run("retrieve"):
+    with pytest.raises(UserError, match="MLFLOW_RUN_ID"), stage_run("retrieve"):
         pass
 
 
@@ -377,25 +379,23 @@ def test_a_run_of_kfps_plugin_that_is_not_there_is_told(database, monkeypatch):
 def test_every_name_is_one_that_mlflow_takes(name):
     from mlflow.utils.validation import _validate_metric_name, _validate_param
 
-    _validate_metric_name(tracking.metric_name(name))
-    _validate_param(tracking.metric_name(name), "x")
+    _validate_metric_name(metric_name(name))
+    _validate_param(metric_name(name), "x")
 
 
 def test_names_stay_recognisable_and_different():
-    assert (
-        tracking.metric_name("nDCG@10") == "nDCG_at_10" and tracking.metric_name("planned.seconds") == "planned.seconds"
-    )
-    assert tracking.metric_name("P(rel=2)@5") == "P_rel_2_at_5"
+    assert metric_name("nDCG@10") == "nDCG_at_10" and metric_name("planned.seconds") == "planned.seconds"
+    assert metric_name("P(rel=2)@5") == "P_rel_2_at_5"
     names = ["P(rel=2)@5", "P[rel=2]@5", "P(rel=2)_5", "x" * 400, "x" * 399, "a//b", "a/b", "/a/b", "", "."]
-    assert len({tracking.metric_name(name) for name in names}) == len(names)
+    assert len({metric_name(name) for name in names}) == len(names)
 
 
 def test_odd_names_and_many_settings_are_written(database):
     database()
     many = {f"setting {i}": i for i in range(230)} | {"P(rel=2)@5": "http://anna:s3cret-of-anna@host"}
-    with tracking.stage_run("evaluate") as stage:
+    with stage_run("evaluate") as stage:
         stage.log_config({"odd": many})
         stage.log_metrics({"P(rel=2)@5": 0.5, "": 1.0}, headline={})
-    found = tracking.client().get_run(stage.run_id).data
+    found = connection.client().get_run(stage.run_id).data
     assert len(found.params) == 231 and len(found.metrics) == 2
     assert PASSWORD not in str(found.params)

@@ -21,6 +21,7 @@ import torch
 
 from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.trainjob import Asked
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 from inranker_flow.preflight.pool import Need, check_trainer
@@ -59,7 +60,7 @@ class Trainer(LoopbackServer):
         (port,) = free_ports(1)
         for number in range(trainer["numNodes"]):
             environment = {
-                **{key: value for key, value in os.environ.items() if key != trainjob.VARIABLE},
+                **{key: value for key, value in os.environ.items() if key != variables.NODES},
                 "PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
                 "PET_NODE_RANK": str(number), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port),
                 "INRANKER_SCRATCH": str(self.folder / f"machine-{number}"), "GLOO_SOCKET_IFNAME": "lo",
@@ -146,7 +147,7 @@ def config():
 
 
 def asks(monkeypatch):
-    monkeypatch.setenv(trainjob.VARIABLE, json.dumps(ASKED.__dict__))
+    monkeypatch.setenv(variables.NODES, json.dumps(ASKED.__dict__))
 
 
 def read(folder):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from inranker_flow import words
-from inranker_flow.config import CorpusConfig, RetrieveConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25

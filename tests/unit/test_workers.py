@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from inranker_flow import lifeline
-from inranker_flow.config import ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import workers
 from inranker_flow.labelling.workers import Workers
@@ -186,7 +186,7 @@ def test_what_a_process_refuses_is_the_parents_line(plan, tmp_path):
 def test_nothing_outlives_a_killed_parent(plan, tmp_path, how):
     script = """
 import pathlib, sys
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.labelling import workers
 from inranker_flow.progress import Progress
 from tests.unit import test_workers

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import tracking
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.profiles import load
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import parse_overrides
+from inranker_flow.tracking import connection
 from inranker_flow.workflow import pipelines, runner
 from inranker_flow.workflow.tasks import STAGES, Run, run_task
 from tests import beir
@@ -35,7 +35,7 @@ def in_process(command):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", connection.create_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "mlartifacts").as_uri())
     monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("INRANKER_EVENTS", str(tmp_path / "events"))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.storage import atomic_write, check_names, digest_file, digest_folder
+from inranker_flow.storage.listing import check_names
+from inranker_flow.storage.local import atomic_write, digest_file, digest_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

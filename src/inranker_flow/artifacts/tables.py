@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from inranker_flow import scratch
 from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.errors import UserError
-from inranker_flow.storage import disk_errors
+from inranker_flow.storage.local import disk_errors
 
 #: Rows in one row group, and so the most that a reader or writer holds as Arrow memory at a time.
 BATCH_ROWS = 65_536

@@ -8,21 +8,22 @@ They work on the registry of ``MLFLOW_TRACKING_URI``, or else on that of the loc
 from __future__ import annotations
 
 import datetime
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from inranker_flow import reading, tracking
+from inranker_flow import reading
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
-from inranker_flow.config import PromoteConfig, ScoringConfig
+from inranker_flow.config.sections import PromoteConfig, ScoringConfig
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
-from inranker_flow.model_registry import history, registry
+from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.model_registry.history import Entry, Kind, State
 from inranker_flow.model_registry.registry import Version
+from inranker_flow.tracking import connection
 
 
 @command
@@ -81,7 +82,7 @@ def rollback(model: str, why: str) -> str:
             continue
         try:
             check(version)
-        except registry.Damaged as error:
+        except stored_files.Damaged as error:
             skipped.append(f"version {str(error).removeprefix(f'models:/{model}/').rpartition('; ')[0]}")
             continue
         text = _move(version, "ROLLBACK", why, state.serving, expected=state.serving)
@@ -100,7 +101,7 @@ def check(version: Version) -> None:
     """Load a version and score a pair with it: :class:`UserError` where that fails or its weights have changed."""
     from inranker_flow.rankers import load_ranker
 
-    folder = registry.fetch(version.reference)
+    folder = stored_files.fetch(version.reference)
     if reading.of_folder(folder) is None:
         raise UserError(f"{version.reference}: not a model of this project: no usable training.json")
     ranker = load_ranker(str(folder), reading.scoring_of(folder, ScoringConfig()))
@@ -162,7 +163,7 @@ def _check_why(command: str, why: str) -> None:
 
 
 def _use_registry(run_dir: Path) -> None:
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+    if variables.tracking_uri():
         return
     database = run_dir / "mlflow.db"
     if not database.is_file():
@@ -170,4 +171,4 @@ def _use_registry(run_dir: Path) -> None:
             f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR"
         )
     folder.check_database(database)
-    os.environ["MLFLOW_TRACKING_URI"] = tracking.database_uri(database)
+    changes.put(variables.TRACKING_URI, connection.database_uri(database))

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import redact
-from inranker_flow.storage import disk_errors
+from inranker_flow.storage.local import disk_errors
 
 #: A line that `inranker_flow.execution.run_stage.start_logging` wrote.
 _STAGE_LINE = re.compile(r"\d\d:\d\d:\d\d \[[^\]]+\] ")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inranker_flow import lifeline, scratch
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 
 #: What makes a folder one of ours: `make clean` touches no other.
@@ -116,21 +117,13 @@ def working(folder: Path) -> Iterator[Run]:
 @contextmanager
 def _environment(run: Run) -> Iterator[None]:
     """What everything that the run starts is told: which run it is of, and where its temporary files go."""
-    cache = str(Path(tempfile.gettempdir()) / "inranker-cache")  # downloads outlive a run
-    told = {lifeline.VARIABLE: str(run.file), "TMPDIR": str(run.temporary)}
-    told.setdefault("INRANKER_CACHE", os.environ.get("INRANKER_CACHE") or cache)
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    tempfile.tempdir = str(run.temporary)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = None
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    cache = str(variables.cache())  # downloads outlive a run
+    with changes.temporarily({variables.RUN_FILE: str(run.file), "TMPDIR": str(run.temporary), variables.CACHE: cache}):
+        tempfile.tempdir = str(run.temporary)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
 
 
 def _own_file(folder: Path) -> tuple[IO[str], Path]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from inranker_flow import tracking
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.errors import UserError
+from inranker_flow.tracking import connection
 
 
 @command
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not database.is_file():
         raise UserError(f"RUN_DIR: no local run has made {database}; make run makes it, or give another RUN_DIR")
     folder.check_database(database)
-    uri = tracking.database_uri(database)
+    uri = connection.database_uri(database)
     print(f"MLflow's UI on {database}", flush=True)
     shown = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri", uri]
     os.execv(sys.executable, shown)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from inranker_flow.commands.console import results_table
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 
 FILENAME = "outcome.json"
 

@@ -16,13 +16,14 @@ from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.folder import DEFAULT, checked
 from inranker_flow.commands.options import add_options, resolve
-from inranker_flow.config import ClusterConfig, CorporaConfig, CorpusConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import ClusterConfig, CorporaConfig, CorpusConfig
+from inranker_flow.corpora.folders import look_below, read_wishes
 from inranker_flow.errors import UserError
 from inranker_flow.planning import Plan, Row, speed
 from inranker_flow.planning.speed import Sample, Speed, Work
 from inranker_flow.settings.profile import Profile
-from inranker_flow.stages import discover as discovery
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 
 HERE = "here"
 
@@ -82,9 +83,9 @@ def with_corpora(pipeline: str, profile: Profile) -> tuple[Profile, list[str]]:
 def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
     """The corpora below a prefix as `discover` will read them, and what will be left out."""
     found, notes = [], []
-    for folder in discovery.look(config):
+    for folder in look_below(config):
         try:
-            wishes = discovery.read_wishes(folder)
+            wishes = read_wishes(folder)
         except UserError as error:
             notes.append(f"{folder.name}: left out, as discover will: {error}")
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from inranker_flow import lifeline
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import TERMINATED, stopping
+from inranker_flow.environment import changes
 
 
 class Processes:
@@ -26,7 +26,7 @@ class Processes:
             return TERMINATED
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            errors="backslashreplace", env={**os.environ, **(variables or {})}, pass_fds=[self._run.lock],
+            errors="backslashreplace", env=changes.for_child(variables or {}), pass_fds=[self._run.lock],
         ) as task:  # fmt: skip
             if self.over:
                 task.kill()

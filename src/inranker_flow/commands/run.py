@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -20,12 +19,13 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from inranker_flow import planning, tracking
+from inranker_flow import planning
 from inranker_flow.artifacts.manifest import check
 from inranker_flow.commands import console, folder, outcome, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
 from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.commands.outcome import Distilled
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.execution import artifact_transfer
 from inranker_flow.generation.backends import check_here
@@ -35,6 +35,9 @@ from inranker_flow.redaction import credentials_in, redact
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import Profile
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.records import log_plan, stages_of
+from inranker_flow.tracking.runs import close_killed, pipeline_run
 from inranker_flow.workflow.tasks import ALWAYS, STAGES
 
 #: RUNNER -> the module that runs a pipeline so (:class:`Runner`); those with KFP are in a checkout alone.
@@ -126,12 +129,12 @@ def _run(
             each.parent.mkdir(parents=True, exist_ok=True)
             each.touch()
         events.chmod(0o666)  # a container's user is another one
-    os.environ["INRANKER_EVENTS"] = str(events)
+    changes.put(variables.EVENTS, str(events))
     print(f"{name}: log in {log}", flush=True)
     try:
         with (
             logging_to(log),
-            tracking.pipeline_run(name, {"label": label, **resolved.as_data(), **known_by}) as parent,
+            pipeline_run(name, {"label": label, **resolved.as_data(), **known_by}) as parent,
         ):
             planned = _plan(pipeline, resolved, run_dir, parent)
             engine.execute(prepared, pipeline, resolved, known_by, hold, log, verbose)
@@ -144,7 +147,7 @@ def _run(
             reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; run again to continue"
         print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
         return FAILED
-    did = reality.done(tracking.stages_of(parent)) if planned else {}
+    did = reality.done(stages_of(parent)) if planned else {}
     seconds = time.monotonic() - start
     _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds).write(run_dir)
     return 0
@@ -156,14 +159,14 @@ def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> dict[
         made = plan.outline(pipeline, resolved, run_dir / "mlflow.db")
     except (UserError, OSError):
         return {}
-    tracking.log_plan(parent, made.as_data(), made.promised)
+    log_plan(parent, made.as_data(), made.promised)
     return made.promised
 
 
 def _tidy(hold: folder.Run) -> None:
     """Remove what killed runs left in the folder, and give their runs in MLflow an end."""
     for file, known in folder.tidy(hold).items():
-        closed = tracking.close_killed(file.name)
+        closed = close_killed(file.name)
         removed = _runner("docker").remove_containers(file.name) if known.get("runner") == "docker" else 0
         print(f"A run was killed here: {closed} of its runs in MLflow are KILLED now", end="")
         print(f", {removed} containers removed" if removed else "", flush=True)
@@ -172,18 +175,18 @@ def _tidy(hold: folder.Run) -> None:
 
 def _environment(run_dir: Path, root: Path, code: str) -> None:
     """Defaults for what the stages inherit; whatever is set already wins."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not variables.tracking_uri():
         with folder.of_runs(run_dir):
             folder.check_database(run_dir / "mlflow.db")
-            os.environ["MLFLOW_TRACKING_URI"] = tracking.create_database(run_dir / "mlflow.db")
-    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite"):
-        os.environ.setdefault("INRANKER_ARTIFACT_ROOT", (run_dir / "mlartifacts").as_uri())
-    os.environ.setdefault("INRANKER_SCRATCH", str(root / "scratch"))
-    os.environ.setdefault("INRANKER_STORE", str(root / "store"))
-    os.environ["INRANKER_CODE_VERSION"] = code
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            changes.put(variables.TRACKING_URI, connection.create_database(run_dir / "mlflow.db"))
+    if variables.tracking_uri().startswith("sqlite"):
+        changes.default(variables.ARTIFACT_ROOT, (run_dir / "mlartifacts").as_uri())
+    changes.default(variables.SCRATCH, str(root / "scratch"))
+    changes.default(variables.STORE, str(root / "store"))
+    changes.put(variables.CODE_VERSION, code)
+    changes.default("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait sleep instead of spinning: on a busy machine spinning slows every small operation a hundredfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    changes.default("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _report(
@@ -210,7 +213,7 @@ def _report(
     decision = json.loads((decided / "decision.json").read_text())
     report = run_dir / "report.html"
     shutil.copyfile(promoted["outputs"]["report"], report)
-    uri = os.environ["MLFLOW_TRACKING_URI"]
+    uri = variables.tracking_uri()
     served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     python = shlex.quote(sys.executable)
     headline = summary["headline"]

@@ -4,7 +4,7 @@
     inranker settings phase1           # those of a section, or one: phase1.loss
     inranker settings --markdown       # docs/settings.md
 
-The table is read from `config.py` itself: the fields, their types and the comments above them.
+The table is read from `config/sections.py` itself: the fields, their types and the comments above them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from inranker_flow import config
 from inranker_flow.commands.command import Parser, listing
+from inranker_flow.config.parsing import as_plain
+from inranker_flow.config.rules import NO_RESULT, Above, Below, Range, Text
 from inranker_flow.errors import UserError
 from inranker_flow.settings.profile import Profile
 
@@ -83,7 +84,7 @@ def _rows(prefix: str, hint: Any) -> Iterator[Setting]:
         if dataclasses.is_dataclass(kind):
             yield from _rows(key, kind)
             continue
-        decides = config.NO_RESULT not in get_args(kind)
+        decides = NO_RESULT not in get_args(kind)
         yield Setting(key, _type(kind), _default(field), _range(kind), meanings.get(field.name, ""), decides)
         if get_origin(kind) is tuple and dataclasses.is_dataclass(get_args(kind)[0]):
             yield from _rows(f"{key}[]", get_args(kind)[0])
@@ -134,15 +135,15 @@ def _range(hint: Any) -> str:
         return _range(get_args(hint)[-1] if get_origin(hint) is dict else get_args(hint)[0])
     if get_origin(hint) is not Annotated:
         return ""
-    rule = next((mark for mark in get_args(hint)[1:] if isinstance(mark, config.Range | config.Text)), None)
+    rule = next((mark for mark in get_args(hint)[1:] if isinstance(mark, Range | Text)), None)
     if rule is None:
         return ""
-    if isinstance(rule, config.Text):
+    if isinstance(rule, Text):
         return re.sub(r"^(is no|is|may hold) ", "", rule.says)
-    least = f"above {rule.least:,.10g}" if isinstance(rule, config.Above) else f"{rule.least:,.10g}"
+    least = f"above {rule.least:,.10g}" if isinstance(rule, Above) else f"{rule.least:,.10g}"
     most = "" if rule.most in (math.inf, 2**31 - 1) else f"{rule.most:,.10g}"
-    below = f"below {most}" if isinstance(rule, config.Below) else f"to {most}"
-    text = f"{least} {below}" if most else (least if isinstance(rule, config.Above) else f"{least} or more")
+    below = f"below {most}" if isinstance(rule, Below) else f"to {most}"
+    text = f"{least} {below}" if most else (least if isinstance(rule, Above) else f"{least} or more")
     return ", or ".join([text, *(f"{each:g}" for each in rule.also)])
 
 
@@ -155,7 +156,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:g}"
-    return json.dumps(config.as_plain(value), ensure_ascii=False)
+    return json.dumps(as_plain(value), ensure_ascii=False)
 
 
 def _text(setting: Setting) -> str:

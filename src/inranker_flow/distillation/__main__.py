@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from inranker_flow.config import DistillConfig, parse
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import DistillConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.stages.distill import distill
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("FAILED: usage: accelerate launch ... -m inranker_flow.distillation JOB.json", file=sys.stderr)
         return 2
-    first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    first, first_here = variables.is_first(), variables.is_first_here()
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     answer = ""
     try:

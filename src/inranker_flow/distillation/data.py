@@ -24,7 +24,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Ragged, Renderer, common
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_folder, digest_file
+from inranker_flow.storage.local import atomic_folder, digest_file
 
 log = logging.getLogger(__name__)
 

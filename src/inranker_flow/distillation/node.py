@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from inranker_flow import environment, redaction, scratch, storage
-from inranker_flow.config import DistillConfig, parse
+from inranker_flow import redaction, scratch
+from inranker_flow.config.parsing import parse
+from inranker_flow.config.sections import DistillConfig
+from inranker_flow.environment import mounted, variables
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
+from inranker_flow.storage import uris
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +28,11 @@ def train(uri: str) -> None:
     """Do this machine's part of the training at ``uri``."""
     from inranker_flow.stages.distill import distill
 
-    job = json.loads(storage.read(f"{uri}/job.json"))
-    first = os.environ.get("PET_NODE_RANK", "0") == "0"
+    job = json.loads(uris.read(f"{uri}/job.json"))
+    first = variables.node() == "0"
 
     def here(name: str) -> Path:
-        return storage.local_copy(f"{uri}/{name}")
+        return uris.local_copy(f"{uri}/{name}")
 
     with scratch.aside(scratch.root() / "node", folder=True) as folder:
         model = folder / "model"
@@ -42,21 +44,21 @@ def train(uri: str) -> None:
             here(job["replay"]) if job["replay"] else None,
         )
         if first:
-            storage.upload(model, f"{uri}/model")
-            storage.put(json.dumps(asdict(stats)).encode(), f"{uri}/answer.json")
+            uris.upload(model, f"{uri}/model")
+            uris.put(json.dumps(asdict(stats)).encode(), f"{uri}/answer.json")
         shutil.rmtree(model, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:
     """Train; returns the exit status."""
-    environment.settle()
+    mounted.settle()
     with redaction.hidden_in_output():
-        start_logging(f"distill node {os.environ.get('PET_NODE_RANK', '0')}")
+        start_logging(f"distill node {variables.node()}")
         try:
             train(arguments[0])
         except UserError as error:
             line = " ".join(redaction.redact(str(error)).split())
-            storage.put_if_absent(line.encode(), f"{arguments[0]}/error.txt")
+            uris.put_if_absent(line.encode(), f"{arguments[0]}/error.txt")
             log.error("FAILED: %s", line)
             return 2
     return 0

@@ -17,6 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inranker_flow.environment import changes, variables
+from inranker_flow.environment.variables import started_together
 from inranker_flow.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Processes:
         from inranker_flow.rankers.devices import pick_device
 
         for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            if variables.accelerate_uses(name):
                 raise UserError(
                     f"distill: started by accelerate with {name}, which splits the weights; a student is small enough for "
                     "each GPU to hold all of it, so use `accelerate launch --multi_gpu` (and gradient_checkpointing: true "
@@ -91,16 +93,6 @@ class Processes:
         return values
 
 
-def started_together() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
-def nodes() -> int:
-    """Machines of this training, as Kubeflow Trainer tells each of them (torchrun's own variables); 1 without."""
-    return int(os.environ.get("PET_NNODES", "1"))
-
-
 def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run ``job`` (see `distillation.__main__`) in ``count`` processes on this machine; returns its stats.
 
@@ -116,10 +108,12 @@ def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     log.info("training in %s processes", count)
     # What `accelerate launch --multi_gpu` runs, without what a configuration file of the user's would add to it.
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"]
-    launcher += ["--standalone"] if nodes() == 1 else []
-    environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1)), **os.environ}
+    launcher += ["--standalone"] if variables.nodes() == 1 else []
+    threads = {} if variables.threads_are_set() else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))}
     done = subprocess.run(
-        [sys.executable, *launcher, "-m", "inranker_flow.distillation", str(request)], env=environment, check=False
+        [sys.executable, *launcher, "-m", "inranker_flow.distillation", str(request)],
+        env=changes.for_child(threads),
+        check=False,
     )
     told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
     if "error" in told:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inranker_flow.config import DistillConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.batch_sampling import Sampler, batches_by_length
 from inranker_flow.distillation.data import (
     Batch,
@@ -29,7 +30,7 @@ from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kend
 from inranker_flow.distillation.processes import Processes
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import time
@@ -22,16 +21,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kubernetes
 from inranker_flow.services.kubernetes import Cluster, Unreadable
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows
 
 log = logging.getLogger(__name__)
 
 #: Where the pipeline was compiled with `cluster.nodes`: :class:`Asked` as JSON.
-VARIABLE = "INRANKER_NODES"
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 RUNTIME = "inranker-distill"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -56,7 +55,7 @@ class Asked:
 
 def asked() -> Asked | None:
     """What this pod was told; None where it trains by itself."""
-    told = os.environ.get(VARIABLE)
+    told = variables.training_nodes()
     return Asked(**json.loads(told)) if told else None
 
 
@@ -110,12 +109,12 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
         _send(uri, job)
         with _created(api, namespace, manifest(asked, name, uri, _owner(api, namespace))):
             _wait(api, namespace, name, uri)
-        stats: dict[str, Any] = json.loads(storage.read(f"{uri}/answer.json"))
-        for file in storage.list_files(f"{uri}/model"):
-            storage.download(file.uri, model / file.uri.partition(f"{name}/model/")[2])
+        stats: dict[str, Any] = json.loads(uris.read(f"{uri}/answer.json"))
+        for file in uris.list_files(f"{uri}/model"):
+            uris.download(file.uri, model / file.uri.partition(f"{name}/model/")[2])
     finally:
-        for file in storage.list_files(uri):
-            storage.delete(file.uri)
+        for file in uris.list_files(uri):
+            uris.delete(file.uri)
     return stats
 
 
@@ -124,13 +123,13 @@ def _send(uri: str, job: dict[str, Any]) -> None:
     names = {}
     for number, folder in enumerate(filter(None, [*job["training_sets"], job["start"], job["replay"]])):
         names[folder] = f"inputs/{number}"
-        storage.upload(folder, f"{uri}/{names[folder]}")
+        uris.upload(folder, f"{uri}/{names[folder]}")
     told = {
         "config": {**job["config"], "start": "phase1"},  # the champion has been found
         "training_sets": [names[each] for each in job["training_sets"]],
         **{key: names[job[key]] if job[key] else "" for key in ("start", "replay")},
     }
-    storage.put(json.dumps(told).encode(), f"{uri}/job.json")
+    uris.put(json.dumps(told).encode(), f"{uri}/job.json")
 
 
 def _owner(api: Cluster, namespace: str) -> dict[str, str] | None:
@@ -216,7 +215,7 @@ def _follow(api: Cluster, namespace: str, name: str, said: int) -> int:
 def _why(uri: str) -> str:
     """The line of the machine that refused, if one has."""
     try:
-        return storage.read(f"{uri}/error.txt").decode()
+        return uris.read(f"{uri}/error.txt").decode()
     except FileNotFoundError:
         return ""
 

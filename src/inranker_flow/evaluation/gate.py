@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow.config import PromoteConfig
+from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, significance
 from inranker_flow.evaluation.significance import Part

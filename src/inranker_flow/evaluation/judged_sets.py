@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import manifest, tables
-from inranker_flow.config import EvaluateConfig
+from inranker_flow.config.sections import EvaluateConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from inranker_flow import tracking
 from inranker_flow.errors import UserError
 from inranker_flow.text_files import quoted, shown
+from inranker_flow.tracking.values import metric_name
 
 _FAMILY = "cqadupstack"
 
@@ -78,13 +78,13 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
     same: dict[str, str] = {}
     for name in names:
         measure = _parse(name)
-        for key in (str(measure), tracking.metric_name(name)):
+        for key in (str(measure), metric_name(name)):
             if key in same:
                 raise UserError(
                     f"evaluation.measures: {shown(same[key])} and {shown(name)} are one measure, or one name in MLflow; "
                     "leave one out"
                 )
-        same |= {str(measure): name, tracking.metric_name(name): name}
+        same |= {str(measure): name, metric_name(name): name}
         parsed[name] = measure
     if not parsed:
         raise UserError("evaluation.measures: empty; name at least one, the first is the headline (nDCG@10)")

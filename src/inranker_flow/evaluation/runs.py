@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts import tables
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 
 _BLANK = re.compile(r"\s")
 

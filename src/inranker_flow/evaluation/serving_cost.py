@@ -17,7 +17,7 @@ import numpy as np
 from inranker_flow.evaluation import runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.storage import digest_file
+from inranker_flow.storage.local import digest_file
 
 #: Passages that are reranked for one query.
 PASSAGES = 100

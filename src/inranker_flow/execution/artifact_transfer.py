@@ -7,14 +7,15 @@ its place is the manifest and a pointer; the stage that reads it downloads it. U
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from inranker_flow import storage
 from inranker_flow.artifacts.manifest import FILENAME
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.storage import local_path
+from inranker_flow.storage import uris
+from inranker_flow.storage.local import atomic_write, digest_file
+from inranker_flow.storage.uris import local_path
 
 #: File that stands in a folder for what was moved to the store: one line, its address.
 POINTER = "moved-to.txt"
@@ -22,14 +23,14 @@ POINTER = "moved-to.txt"
 
 def publish(folder: Path) -> None:
     """Move a complete artifact folder to the store; files and folders without a manifest stay as they are."""
-    root = os.environ.get("INRANKER_ARTIFACTS", "").rstrip("/")
+    root = variables.artifacts()
     manifest = folder / FILENAME
     if not root or not manifest.is_file():
         return
-    uri = f"{root}/{storage.digest_file(manifest)}"
-    storage.upload(folder, uri)
+    uri = f"{root}/{digest_file(manifest)}"
+    uris.upload(folder, uri)
     # The pointer is written when all is there, and only then is anything removed: killed between, both are whole.
-    with storage.atomic_write(folder / POINTER) as out:
+    with atomic_write(folder / POINTER) as out:
         out.write(f"{uri}\n".encode())
     for each in folder.iterdir():
         if each.is_dir():
@@ -60,9 +61,9 @@ def fetch(folder: Path) -> Path:
         raise UserError(f"{pointer}: {uri[:100]!r} is no address of a folder; {remedy}")
     if "\n" in uri or "\0" in uri:
         raise UserError(f"{pointer}: {uri[:100]!r} is no address, but several lines; {remedy}")
-    if not storage.exists(uri):
+    if not uris.exists(uri):
         raise UserError(
             f"{pointer}: this artifact was moved to {uri}, and nothing is there; bring it back (is the store of "
             f"INRANKER_ARTIFACTS mounted?), or {remedy}"
         )
-    return storage.local_copy(uri)
+    return uris.local_copy(uri)

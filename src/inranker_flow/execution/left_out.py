@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inranker_flow import storage
 from inranker_flow.artifacts.manifest import FILENAME, Manifest, read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
+from inranker_flow.storage.local import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def write(outputs: Mapping[str, Path], dataset: str, stage: str, reason: Reason)
     for name, path in outputs.items():
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         if name in _PAGES:
-            with storage.atomic_write(path) as out:
+            with atomic_write(path) as out:
                 out.write(f"**Left out** by {reason}\n".encode())
         else:
             path.mkdir(parents=True)
@@ -130,7 +131,7 @@ def note(dataset: str) -> None:
     if not place:
         return
     try:
-        storage.put(secrets.token_hex(4).encode(), place)
+        uris.put(secrets.token_hex(4).encode(), place)
     except (UserError, OSError) as error:
         log.warning("that %s was left out is not kept for the next run: %s", dataset, error)
 
@@ -139,7 +140,7 @@ def _again(dataset: str) -> str:
     """Another text for each time that ``dataset`` was left out; "" where it never was, or there is no store."""
     place = _place(dataset)
     try:
-        return storage.read(place).decode() if place else ""
+        return uris.read(place).decode() if place else ""
     except OSError:
         return ""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import sys
 import time
 import traceback
@@ -19,14 +18,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from inranker_flow import config as configuration
-from inranker_flow import environment, redaction, tracking
+from inranker_flow import redaction
 from inranker_flow.artifacts.manifest import FILENAME, Manifest, check, content_digest, made_from, read_manifest
+from inranker_flow.config.parsing import as_plain, parse
+from inranker_flow.environment import mounted, variables
 from inranker_flow.errors import REFUSALS, CollectionFault, UserError, of_system
 from inranker_flow.execution import artifact_transfer, left_out
 from inranker_flow.execution.left_out import LeftOutStats, Reason
-from inranker_flow.storage import atomic_write, disk_errors
+from inranker_flow.storage.local import atomic_write, disk_errors
 from inranker_flow.store import stage_results
+from inranker_flow.tracking.runs import StageRun, stage_run
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _run_stage(
     start = time.monotonic()
     dataset = ""
     try:
-        environment.settle()
+        mounted.settle()
         hints = get_type_hints(stage)
         parsed = {key: _parse(hints[key], data, key) for key, data in configs.items()}
         _check_given(inputs)
@@ -103,7 +104,7 @@ def _run_stage(
         disk = disk_errors(next(iter(_paths(outputs).values()), "the output"))
         with disk, _record(tracked, name, dataset) as run:
             if run:
-                run.log_config({key: configuration.as_plain(value) for key, value in parsed.items()})
+                run.log_config({key: as_plain(value) for key, value in parsed.items()})
                 run.log_inputs({key: _digests(value) for key, value in given.items()})
             left_out.check(given, dropped)
             handed_on = left_out.handed_on(given)
@@ -192,17 +193,17 @@ def start_logging(label: str) -> None:
     logging.getLogger("inranker_flow").setLevel(logging.INFO)
 
 
-def _record(tracked: bool, name: str, dataset: str) -> AbstractContextManager[tracking.StageRun | None]:
-    return tracking.stage_run(name, dataset) if tracked else nullcontext()
+def _record(tracked: bool, name: str, dataset: str) -> AbstractContextManager[StageRun | None]:
+    return stage_run(name, dataset) if tracked else nullcontext()
 
 
 def _parse(hint: Any, data: Any, where: str) -> Any:
     """One section, or (``tuple[Section, ...]``) a list of them."""
     if get_origin(hint) is not tuple:
-        return configuration.parse(hint, data, where)
+        return parse(hint, data, where)
     if not isinstance(data, list | tuple):
         raise UserError(f"{where}: expected a list, got {data!r}")
-    return tuple(configuration.parse(get_args(hint)[0], each, f"{where}[{i}]") for i, each in enumerate(data))
+    return tuple(parse(get_args(hint)[0], each, f"{where}[{i}]") for i, each in enumerate(data))
 
 
 def _fail(name: str, dataset: str, start: float, message: str) -> NoReturn:
@@ -345,7 +346,7 @@ def _write_metrics(metrics: Any, numbers: Mapping[str, float]) -> None:
 
 def _event(name: str, dataset: str, **details: Any) -> None:
     """Append one line to the local run's record (``INRANKER_EVENTS``), from which `make run` prints its tables."""
-    path = os.environ.get("INRANKER_EVENTS")
+    path = variables.events()
     if path:
         with open(path, "a", encoding="utf-8") as events:
             events.write(json.dumps({"stage": name, "dataset": dataset, **details}) + "\n")

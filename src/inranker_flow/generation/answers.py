@@ -7,59 +7,11 @@ around the whole, a bullet with a blank after it.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from typing import Any
 
-# --- thoughts ---------------------------------------------------------------------------------------------------------
-
-_THOUGHT = (
-    r"(?:\w{1,12}:)?(?:think(?:ing)?|thoughts?|thought_process|reason(?:ing)?|reflection|analysis|scratch_?pad|plan)"
-)
-#: <think>, [THINK], ◁think▷, <|thinking|>, <|begin_of_thought|>, <|START_THINKING|>.
-_OPENING = rf"(?:<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_|start_)?{_THOUGHT}\|>)"
-_CLOSING = (
-    rf"(?:</\s?{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_|end_){_THOUGHT}\|>|<\|START_RESPONSE\|>)"
-)
-_CLOSED = re.compile(_CLOSING, re.IGNORECASE)
-_OPENED = re.compile(rf"^\s*{_OPENING}", re.IGNORECASE | re.MULTILINE)
-#: OpenAI's harmony: what is said on the channel `final` is the answer.
-_CHANNEL = re.compile(r"<\|channel\|?>\s*(\w+)(?:(?!<\|channel)[^\n]){0,80}?(?:<\|message\|>|<channel\|>|\n)")
-_CHANNEL_END = re.compile(r"<\|(?:end|return|start|call|channel)\|?>|<channel\|>")
-#: The same without its special tokens, as decoders leave it.
-_BARE_CHANNELS = re.compile(
-    r"\Aanalysis(?=[A-Z\"'“(]|\n.*assistantfinal)(?:.*(?:assistantfinal\s*|final)(?=\S))?", re.DOTALL
-)
-#: Granite's.
-_PROCESS = re.compile(r"\A\s*here is my thought process:.*?(?:here is my response:|\Z)", re.DOTALL | re.IGNORECASE)
-
-
-def _without_thoughts(text: str) -> str:
-    """What is said after the last thought; nothing where a thought does not end."""
-    if channels := list(_CHANNEL.finditer(text)):
-        last = channels[-1]
-        if last[1] != "final" and (ended := text.rfind("<channel|>")) >= last.end():  # Gemma's
-            return text[ended + len("<channel|>") :]
-        if len(channels) == 1 and last[1] != "final" and "<channel|>" in last[0]:
-            return text[last.end() :]
-        return _CHANNEL_END.split(text[last.end() :])[0] if last[1] == "final" else ""
-    text = _PROCESS.sub("", text)
-    if bare := _BARE_CHANNELS.match(text):
-        return text[bare.end() :] if bare.end() > len("analysis") else ""
-    marks = list(_CLOSED.finditer(text))
-    for number, mark in reversed(list(enumerate(marks))):
-        before, after = text[: mark.start()], text[mark.end() :]
-        # "what does </think> mean" speaks of the mark.
-        alone = "\n" not in text.strip() and not _OPENED.search(text)
-        if not ((alone or number) and before[-1:] == " " and after[:1] == " "):
-            text = after
-            break
-    opened = _OPENED.search(text)
-    return text[: opened.start()] if opened else text
-
-
-# --- what surrounds it ------------------------------------------------------------------------------------------------
+from inranker_flow.generation.json_answers import in_json
+from inranker_flow.generation.refusals import ANNOUNCEMENT, NOTHING, refuses
+from inranker_flow.generation.thoughts import without_thoughts
 
 #: Ends, beginnings and paddings of texts, turns and boxes.
 _TOKEN = (
@@ -90,8 +42,6 @@ _CALLED = re.compile(r"\A\w*search\w*\((?:\w+\s*=\s*)?([\"'])(.*)\1\)\Z", re.IGN
 _ENCLOSED = re.compile(r"\A(?:\(([^()\n]*)\)|\[([^\[\]\n]*)\]|\{([^{}:\n]*)\})\Z")
 _BOXED = re.compile(r"\A\$*\\boxed\{(?:\\text\{)?([^{}]*)\}+\$*\Z", re.DOTALL)
 _LOOSE_TAGS = re.compile(rf"\A<{_ANSWER_TAG}>\s*|\s*</{_ANSWER_TAG}>\s*\Z", re.IGNORECASE)
-
-# --- words about it ---------------------------------------------------------------------------------------------------
 
 _QUERY = (
     r"(?:(?:search|web|user|retrieval|information|google) )?(?:quer(?:y|ies)|questions?|search (?:terms?|phrase|string)|"
@@ -221,137 +171,6 @@ _PAIRS = {
     "‘": "’", "‚": "‘’", "'": "'", "’": "’", "`": "`´'", "＂": "＂", "″": "″", "｢": "｣", "❝": "❞",
 }  # fmt: skip
 _EMPHASES = ("***", "**", "__", "*", "~~", "_")
-_JSON_KEYS = (
-    "query",
-    "queries",
-    "search_query",
-    "question",
-    "questions",
-    "search",
-    "text",
-    "answer",
-    "output",
-    "response",
-)
-
-# --- none -------------------------------------------------------------------------------------------------------------
-
-_NOTHING = re.compile(
-    r"\A\W*(?:none|n/?a|nil|null|nan|undefined|empty|nothing|no(?: (?:relevant|suitable|valid|search))* (?:query|"
-    r"question|answer|output|"
-    r"response)|(?:query|question|not) (?:here|available|applicable|found|provided))\W*\Z",
-    re.IGNORECASE,
-)
-#: A greeting after which nothing comes.
-_ANNOUNCEMENT = re.compile(
-    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok)(?:[!.]|[,!.].*\b(?:help|assist)\b.*)|"
-    r"here(?:['’]s| is| are) (?:a|an|the|your|some) (?:\w+ ){0,3}(?:quer(?:y|ies)|questions?)\W*)\Z",
-    re.IGNORECASE,
-)
-_CANNOT = r"(?:can ?not|can['’]?t|could ?n['’]?t|could not|am (?:unable|not able)|['’]?m (?:unable|not able)|won['’]?t|will not)"
-_NOT = rf"(?:{_CANNOT}|do(?:n['’]?t| not) (?:have|see|find))"
-_TASK = (
-    r"(?:help (?:you )?with (?:that|this|your)|assist|fulfil\w*|comply|generat\w+|provid\w+|creat\w+|produc\w+|"
-    r"formulat\w+|writ\w+|answer\w*|"
-    r"determin\w+|access|engag\w+|process\w*|complet\w+|continu\w+|see|find|discuss\w*|suggest\w*|offer\w*|craft\w*|"
-    r"give|do (?:that|this)|"
-    r"have|identif\w+|com(?:e|ing) up)"
-)
-_MATTER = (
-    r"\b(?:quer(?:y|ies)|questions?|content|information)\b.{0,40}\b(?:passage|document|text|this|that|provided|"
-    r"given|you|your|request)|"
-    r"\b(?:this|your|that|the (?:provided|given)) (?:request|passage|document|question|query|text|prompt)|"
-    r"\bwith (?:that|this)"
-)
-_SORRY = (
-    r"(?:(?:i['’]?m|i am|we['’]?re) (?:so |very |really |truly )?(?:sorry|afraid)|(?:my )?apologies|i apologi[sz]e|"
-    r"sorry|unfortunately|regrettably)"
-)
-_REFUSAL = re.compile(
-    "|".join(
-        (
-            # "I'm sorry, but I cannot ..."; songs go on otherwise.
-            rf"\A{_SORRY}(?:[,.!;:–—-]+ ?| )(?:but |however,? |for (?:the|any) (?:confusion|"
-            rf"inconvenience),? (?:but )?)?(?:as an? [^,]{{0,40}}, ?)?"
-            rf"(?:i|we)(?: |(?=['’])){_NOT}\b(?: {_TASK}| to| enough|\W*\Z| the\b| a\b| any\b)",
-            rf"\A{_SORRY}[,.!;:]* (?:but |that )?(?:the (?:passage|document|text|provided|given|input|content)|"
-            rf"this (?:passage|document|text|request)|"
-            r"there (?:is|are|was|seems?) (?:no|not)|your (?:request|message|input)|no )",
-            rf"\A{_SORRY}[.!]?\Z",
-            rf"\A(?:i|we)(?: |(?=['’])){_CANNOT}(?: to)? {_TASK}\b.{{0,60}}(?:\bquer(?:y|ies)\W*\Z|{_MATTER}\b)",
-            r"\Aas an? (?:ai|a\.i\.|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|"
-            r"assistant|chatbot))?(?: developed by [^,]+)?"
-            r"(?:, ?| )(?:i|my|it)\b",
-        )
-    ),
-    re.IGNORECASE | re.DOTALL,
-)
-#: These begin queries too ("the document does not contain any pages error"), so they refuse only as a sentence does.
-_REFUSING_SENTENCE = re.compile(
-    "|".join(
-        (
-            r"\A(?:the|this) (?:(?:provided|given|above|input) )?(?:passage|document|text|content|"
-            r"input)(?: provided| given)? (?:does(?:n['’]t| not)|"
-            r"is (?:empty|missing|too short|incomplete|not)|contains? no|provides? no|has no|seems? to be (?:empty|"
-            r"missing|incomplete))",
-            rf"\A(?:i|we)(?: |(?=['’])){_CANNOT}(?: to| be able to)? {_TASK}\b",
-            r"\Ai (?:must|have to) decline\b|\Ai am programmed\b|\Aas an? \w+ assistant\b",
-            r"\Ahow (?:can|may) i (?:help|assist) you\b",
-            r"\A(?:no|unable to|cannot|could not|can['’]t)\b.{0,40}\b(?:query|question|passage|document)\b",
-            r"\Ayou have(?:n['’]t| not) (?:provided|given|shared)\b|\Ai['’]?(?:d| would) be (?:happy|glad) to\b",
-            r"\Athank you for\b",
-            r"\Athere (?:is|are|was) (?:no|not enough|insufficient) (?:\w+ )?(?:quer(?:y|ies)|questions?|passages?|"
-            r"documents?|context|information|text)\b"
-            r".{0,60}(?:passage|document|text|provided|given|\Z)",
-            r"\A(?:please|kindly|(?:could|can|would) you(?: please)?) (?:provide|share|paste|give|send|"
-            r"specify)(?: me)?(?: with)? (?:the|a|your|more|some)\b"
-            r".{0,40}\b(?:passage|document|text|context|content|information)\b",
-            r"\A(?:i|we)(?: need|['’]d need| require| don['’]t see| do not see) (?:the|a|any|"
-            r"more)\b.{0,30}\b(?:passage|document|text|context)\b",
-            r"\Ai do(?:n['’]t| not) (?:have|see|find|understand) (?:enough|any|access|the|a|"
-            r"sufficient)\b.{0,60}\b(?:information|context|"
-            r"passage|(?:provided|given) (?:document|text))\b",
-            r"\Ait (?:seems|appears|looks)(?: like| that)? (?:the|your|you|there|that)\b.{0,60}\b(?:passage|"
-            r"document|text|message|input)\b",
-            # The same elsewhere.
-            r"\A(?:es )?tut mir leid[,.!]? (?:aber|ich|doch)\b.{0,20}\b(?:nicht|kein)",
-            r"\A(?:es )?tut mir leid, aber\b|\Aich kann (?:dir|ihnen|diese|keine)\b.{0,40}\b(?:anfrage|frage|helfen|"
-            r"erstellen)",
-            r"\Aje (?:suis|ne peux|m['’]excuse)\b.{0,12}(?:désolée?,? mais|pas (?:vous|générer|fournir|répondre|"
-            r"créer))|\Adésolée?, (?:mais )?je ne",
-            r"\Alo siento,? (?:pero|no puedo)|\A(?:desculpe|sinto muito|lamento),? (?:mas|não posso)|"
-            r"\Ami dispiace,? (?:ma|non posso)",
-            r"\Aals (?:ki|k\.i\.|sprachmodell)\b.{0,20},? (?:kann|bin|habe) ich|\Aen tant qu['’](?:ia|"
-            r"intelligence artificielle|assistant)\b|"
-            r"\Acomo (?:una? )?(?:modelo de (?:lenguaje|linguagem)|ia\b|inteligencia artificial),?",
-            r"\A(?:извините|простите|к сожалению)[,!.]? (?:но )?я не\b|\Aкак (?:ии|искусственный интеллект|"
-            r"языковая модель)",
-            r"\A(?:非常|很)?(?:对不起|抱歉|對不起)[，,。!！ ]*(?:但)?(?:我|作为|作為)?(?:无法|不能|無法|没有|沒有|"
-            r"未能)|\A(?:作为|作為)(?:一个|一個|一名)?\s?(?:ai|人工智能|人工智慧|语言模型|大?型?语言模型)",
-            r"\A(?:大変)?申し訳(?:ありません|ございません|ないのですが)|\A죄송(?:합니다|하지만)|\A(?:عذرا|عذرًا|"
-            r"آسف)[،, ].{0,12}(?:لا|لم)",
-            r"\A(?:मुझे खेद है|क्षमा करें|माफ़ करें)[,; ]",
-        )
-    ),
-    re.IGNORECASE | re.DOTALL,
-)
-#: The same of other languages; a question is none of them.
-_REFUSING_ELSEWHERE = re.compile(
-    r"\A(?:(?:es )?tut mir leid|ich kann .{0,30}(?:nicht|keine?) .{0,20}(?:helfen|beantworten|erstellen)|"
-    r"(?:je suis )?désolée?|je ne peux pas (?:vous|t['’]|répondre|générer|fournir|aider)|"
-    r"(?:lo siento|lamento|lo lamento)|no puedo (?:ayud|respond|gener|proporcion|cumpl|continu)\w+|"
-    r"(?:desculpe|sinto muito)|não posso (?:ajud|respond|ger|forne)\w+|(?:mi dispiace|spiacente)|"
-    r"non posso (?:aiut|rispond|gener|forn)\w+|het spijt me|helaas|извините|простите|к сожалению|"
-    r"я не могу (?:помочь|ответить|создать|предоставить|сгенерировать|выполнить)|przykro mi|przepraszam|niestety|omlouvám se|"
-    r"bohužel|je mi líto|üzgünüm|maalesef|maaf|(?:tôi )?xin lỗi|(?:很)?抱歉|"
-    r"すみません|申し訳|متأسفم|متاسفم|(?:אני )?מצטער|माफ़? (?:करें|कीजिए)|দুঃখিত|மன்னிக்கவும்|λυπάμαι|"
-    r"συγγνώμη|δυστυχώς|tyvärr|jag är ledsen|beklager|olen pahoillani|valitettavasti|sajnálom|sajnos|îmi pare rău|"
-    r"вибачте|на жаль)[, ،，、；;が。.!].*(?<![?？])\Z|"
-    r"\A我(?:无法|不能|無法)(?:回答|提供|生成|协助|協助|帮助|幫助|满足|滿足|继续|创建).*(?<![?？])\Z|"
-    r"\A(?:ขออภัย|ขอโทษ).{0,40}ไม่(?:สามารถ|ได้)",
-    re.IGNORECASE | re.DOTALL,
-)
-_SENTENCE_END, _PAUSE = ".!?…。！？।۔", "，、،"
 
 
 def query_in(answer: str, chat: bool) -> str:
@@ -360,7 +179,7 @@ def query_in(answer: str, chat: bool) -> str:
     A completion's is what stands before the first line end, as the prompt goes on after it; a chat's is the first line that
     says something.
     """
-    text = _without_thoughts(answer)
+    text = without_thoughts(answer)
     if not chat and text == answer and not text.partition("\n")[0].strip():
         return ""
     text = text.strip().lstrip("\ufeff\u200b")
@@ -368,24 +187,12 @@ def query_in(answer: str, chat: bool) -> str:
     for _ in range(12):  # each round takes one shell away; more are none that a model has
         before = text
         text = _shelled(text, chat)
-        refused = refused or _refuses(_line(text))
+        refused = refused or refuses(_line(text))
         if text == before:
             break
     line = _line(text)
-    none = refused or not any(map(str.isalnum, line)) or _NOTHING.match(line) or _ANNOUNCEMENT.match(line)
+    none = refused or not any(map(str.isalnum, line)) or NOTHING.match(line) or ANNOUNCEMENT.match(line)
     return "" if none else line
-
-
-def _refuses(line: str) -> bool:
-    """Whether a line says that there will be no query; a person who searches writes no sentence."""
-    ended = line.rstrip("\"'*_”’)").endswith(tuple(_SENTENCE_END))
-    if _REFUSAL.match(line):
-        return ended or not line[:1].islower()
-    if _REFUSING_ELSEWHERE.match(line) and (ended or line.startswith("ข")):
-        return True
-    return bool(_REFUSING_SENTENCE.match(line)) and (
-        ended or (not line[:1].islower() and (len(line) > 60 or any(mark in line for mark in _PAUSE)))
-    )
 
 
 def _line(text: str) -> str:
@@ -430,7 +237,7 @@ def _shelled(text: str, chat: bool) -> str:
     if text.startswith(("```", "~~~")) and (fence := _FENCE.match(text)):
         return fence[2].strip()
     if text[:1] in ("{", "["):
-        held = _in_json(text)
+        held = in_json(text)
         if held is not None:
             return held
     if tagged := _TAGGED.match(text) or _BOXED.match(text) or _CALLED.match(text):
@@ -485,57 +292,3 @@ def _unwrapped(line: str) -> str:
     if line[-1] == '"' and line.count('"') == 1 and not line[-2].isdigit():
         return line[:-1].strip()
     return line
-
-
-# --- JSON -------------------------------------------------------------------------------------------------------------
-
-_KEY = re.compile(
-    r"""["']?(?:search[_ ]?)?(?:quer(?:y|ies)|questions?)["']?\s*:\s*\[?\s*(["'])((?:\\.|(?!\1)[^\\])*)""",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-def _in_json(text: str) -> str | None:
-    """The first query in an object or a list; "" for one without, and None where the text is neither."""
-    try:
-        held, end = json.JSONDecoder(strict=False).raw_decode(text)
-    except (ValueError, RecursionError):
-        held, end = _python(text), len(text)
-        if held is None:  # cut, or with keys that are not quoted
-            cut = _KEY.search(text) or re.match(r"\[\s*(\")((?:\\.|[^\"\\])+)(?:\"\s*,|\"?\Z)", text)
-            return cut[2].replace('\\"', '"').replace("\\n", " ").strip() if cut else None
-    # '["a", "b"] in javascript' is a query.
-    if text[end:].strip() and not text[end:].lstrip(" \t`").startswith("\n"):
-        return None
-    found = _first_text(held)
-    if found is None:
-        return "" if isinstance(held, dict) or not held else None
-    return found.strip()
-
-
-def _python(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
-
-
-def _first_text(held: Any) -> str | None:
-    """The first text in nested data: by the names that a query has, else the only one that there is."""
-    if isinstance(held, str):
-        return held
-    if isinstance(held, list | tuple):
-        return next((found for each in held if (found := _first_text(each))), None)
-    if not isinstance(held, dict):
-        return None
-    named = {str(key).lower(): value for key, value in held.items()}
-    keys = [key for key in _JSON_KEYS if key in named]
-    keys += [key for key in named if key not in keys and re.search("quer|question", key)]
-    for key in keys:
-        if found := _first_text(named[key]):
-            return found
-    nested = [found for value in named.values() if isinstance(value, dict) and (found := _first_text(value))]
-    if len(nested) == 1 and not keys:  # the arguments of a call
-        return nested[0]
-    others = [found for key, value in named.items() if key not in keys and (found := _first_text(value))]
-    return others[0] if len(others) == 1 and not keys else None

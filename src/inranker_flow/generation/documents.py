@@ -21,9 +21,9 @@ import numpy as np
 
 from inranker_flow import scratch
 from inranker_flow.artifacts import tables
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
-from inranker_flow.storage import disk_errors
+from inranker_flow.storage.local import disk_errors
 from inranker_flow.words import count as count_words
 from inranker_flow.words import terms
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inranker_flow.artifacts import tables
-from inranker_flow.config import GenerateConfig, RetrieveConfig
+from inranker_flow.config.sections import GenerateConfig, RetrieveConfig
 from inranker_flow.evaluation.leaks import Finder, normal
 from inranker_flow.generation.answers import query_in
 from inranker_flow.words import count, spaced

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow import storage
 from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.generation.documents import Document, Texts
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows, sharing
 from inranker_flow.store.kept_rows import ContentStore
 from inranker_flow.store.sharing import Share
@@ -115,7 +115,7 @@ class WrittenShards:
         """The stage's output is complete."""
         self._store.compact()
         if self._share.shared:
-            storage.delete(self._plan)
+            uris.delete(self._plan)
         shutil.rmtree(self._aside, ignore_errors=True)
 
     def _look(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.rankers import Prompts, Ranker, load_ranker
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow import storage
-from inranker_flow.config import ScoringConfig, TeacherConfig, deciding
+from inranker_flow.config.parsing import deciding
+from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows, sharing
 from inranker_flow.store.kept_rows import ContentStore, distinct
 from inranker_flow.store.sharing import Share
@@ -61,7 +62,7 @@ def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
     text = json.dumps(identity, indent=1, sort_keys=True).encode()
     uri = f"{root}/labels/{sha256(text).hexdigest()[:32]}"
     try:
-        storage.put_if_absent(text, f"{uri}/identity.json")  # for people
+        uris.put_if_absent(text, f"{uri}/identity.json")  # for people
     except OSError as error:
         raise UserError(
             f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off"
@@ -115,7 +116,7 @@ class Labels:
     def forget(self, share: Share) -> None:
         """All is labelled: nobody needs the plan any more."""
         if share.shared:
-            storage.delete(self._plan)
+            uris.delete(self._plan)
 
     def shards(
         self, order: np.ndarray, size: int, share: Share, done: Callable[[slice], None]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.labelling.label_store import Labels
 from inranker_flow.progress import Progress

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -26,7 +25,8 @@ from types import TracebackType
 import numpy as np
 
 from inranker_flow import cpus, lifeline, scratch
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import Prompts, arrays, load_ranker
@@ -306,7 +306,7 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
     logging.basicConfig(level=logging.INFO if number == 0 else logging.WARNING, format="%(message)s")
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not variables.threads_are_set():
         torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number)

@@ -31,10 +31,10 @@ def of_checkpoint(reference: str, revision: str = "") -> str:
 
 def _from_s3(reference: str, name: str) -> Path:
     """A copy of one file: the weights are not wanted."""
-    from inranker_flow import storage
+    from inranker_flow.storage import uris
 
     try:
-        return storage.local_copy(f"{reference.rstrip('/')}/{name}")
+        return uris.local_copy(f"{reference.rstrip('/')}/{name}")
     except UserError:
         return Path(name)  # of no file: a checkpoint need not have it
 

@@ -281,7 +281,7 @@ scores = model.predict(pandas.DataFrame([{{"query": QUERY, "passages": PASSAGES}
 **InRanker Flow**:
 
 ```python
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers import load_ranker
 
 ranker = load_ranker(FOLDER, ScoringConfig({scoring}))

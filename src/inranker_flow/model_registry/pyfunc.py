@@ -21,7 +21,8 @@ class Reranker(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from pathlib import Path
 
         from inranker_flow import reading
-        from inranker_flow.config import ScoringConfig, parse
+        from inranker_flow.config.parsing import parse
+        from inranker_flow.config.sections import ScoringConfig
         from inranker_flow.rankers import load_ranker
         from inranker_flow.reranker import Reranker as Scorer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inranker_flow.config import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.speed import Sample, Speed, Work, by_size, parameters
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inranker_flow import storage
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.sources import beir, irdatasets, layout
 from inranker_flow.corpora.sources.lines import BadLine
 from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
-from inranker_flow.storage import FileInfo
+from inranker_flow.storage import uris
+from inranker_flow.storage.listing import FileInfo
 
 #: Bytes of one part of a file. Up to `WHOLE` it is read whole, and counted exactly; of a larger one `PARTS` are read.
 PART = 2**20
@@ -142,9 +142,9 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
 def _stored(corpus: CorpusConfig) -> Counted:
     """A folder in BEIR layout or of Parquet files, or one Parquet file: on a disk or in S3."""
     uri = corpus.uri.rstrip("/")
-    path = storage.local_path(uri)
+    path = uris.local_path(uri)
     single = not uri.startswith("s3://") and path.is_file()
-    files = {} if single else {each.uri.removeprefix(f"{_root(uri)}/"): each for each in storage.look(uri)}
+    files = {} if single else {each.uri.removeprefix(f"{_root(uri)}/"): each for each in uris.look(uri)}
     if single or (len(files) == 1 and uri.endswith(".parquet")):
         whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
         if not whole.uri.endswith(".parquet"):
@@ -189,7 +189,7 @@ def _stored(corpus: CorpusConfig) -> Counted:
 
 
 def _root(uri: str) -> str:
-    return uri if uri.startswith("s3://") else str(storage.local_path(uri))
+    return uri if uri.startswith("s3://") else str(uris.local_path(uri))
 
 
 def _mean(texts: Sequence[str], otherwise: float) -> float:
@@ -213,19 +213,19 @@ def _lines(file: FileInfo) -> _Lines:
     if file.uri.endswith(".gz"):
         return _packed_lines(file)
     if file.size <= WHOLE:
-        lines = [line for line in storage.read_part(file.uri, 0, file.size).split(b"\n") if line.strip()]
+        lines = [line for line in uris.read_part(file.uri, 0, file.size).split(b"\n") if line.strip()]
         return _Lines([lines], len(lines), True)
     step = (file.size - PART) // (PARTS - 1)
     runs = []
     for number in range(PARTS):
-        part = storage.read_part(file.uri, number * step, PART).split(b"\n")
+        part = uris.read_part(file.uri, number * step, PART).split(b"\n")
         # What is cut at its beginning or end is no line.
         runs.append([line for line in part[bool(number) : -1] if line.strip()])
     return _scaled(runs, file.size)
 
 
 def _packed_lines(file: FileInfo) -> _Lines:
-    packed = storage.read_part(file.uri, 0, min(file.size, WHOLE))
+    packed = uris.read_part(file.uri, 0, min(file.size, WHOLE))
     unpack = zlib.decompressobj(31)
     try:
         text = unpack.decompress(packed, UNPACKED)
@@ -328,7 +328,7 @@ class _Stored(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(self._file.size - self._at, 0)
         length = left if size is None or size < 0 else min(size, left)
-        data = storage.read_part(self._file.uri, self._at, length) if length else b""
+        data = uris.read_part(self._file.uri, self._at, length) if length else b""
         self._at += len(data)
         return data
 
@@ -427,9 +427,9 @@ def _published(uri: str) -> tuple[int, tuple[str, ...]]:
 
 def _one(uri: str) -> FileInfo:
     if uri.startswith("s3://"):
-        found = [each for each in storage.list_files(uri) if each.uri == uri]
+        found = [each for each in uris.list_files(uri) if each.uri == uri]
     else:
-        path = storage.local_path(uri)
+        path = uris.local_path(uri)
         found = [FileInfo(str(path), path.stat().st_size, "")] if path.is_file() else []
     if not found:
         raise UserError(f"{uri}: no such file; correct the address")

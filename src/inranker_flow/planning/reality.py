@@ -1,6 +1,6 @@
 """What was planned beside what a run's stages computed: for the report, `make run`'s last lines and `notify`.
 
-What stages did comes as (stage, collection, its numbers), as `tracking.stages_of` reads it. Only what was computed in the
+What stages did comes as (stage, collection, its numbers), as `records.stages_of` reads it. Only what was computed in the
 run counts: a stage that KFP's cache answered is not there at all, one that the store answered says ``reused``, and others
 say how much of their work they found done.
 """

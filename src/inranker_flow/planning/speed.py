@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import struct
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from inranker_flow import tracking
 from inranker_flow.artifacts import tables
-from inranker_flow.config import DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import DEMO, SIZES
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.mlflow_errors import explained
+from inranker_flow.tracking.runs import DEVICE
 
 Work = Literal["score", "generate", "train"]
 
@@ -129,7 +131,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 
     ``device`` "": any. None where there is none. Nothing is made: neither database nor experiment.
     """
-    if not tracking.configured_uri() and not database.is_file():
+    if not connection.configured_uri() and not database.is_file():
         return None
     folder = Path(reference).expanduser()
     recorded = str(folder.resolve()) if folder.is_dir() else reference  # as it is submitted
@@ -139,9 +141,9 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
         "train": ("distill_phase1", "pairs_per_second"),
     }[work]
     with _database(database):
-        client = tracking.client()
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT)
-        with tracking.explained("read earlier runs"):
+        client = connection.client()
+        name = variables.experiment()
+        with explained("read earlier runs"):
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 return None
@@ -152,7 +154,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
                 order_by=["attributes.start_time DESC"],
                 max_results=50,
             )
-    runs = [run for run in found if not device or short_name(run.data.tags.get(tracking.DEVICE, "")) == device]
+    runs = [run for run in found if not device or short_name(run.data.tags.get(DEVICE, "")) == device]
     if not runs:
         return None
     metrics = runs[0].data.metrics
@@ -163,17 +165,10 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
     return Speed(metrics[metric] / max(tokens, 1e-9), how, tokens) if tokens else None
 
 
-@contextmanager
-def _database(path: Path) -> Iterator[None]:
+def _database(path: Path) -> AbstractContextManager[None]:
     """The database of a local run where no server is named."""
-    named = bool(tracking.configured_uri())
-    if not named:
-        os.environ["MLFLOW_TRACKING_URI"] = tracking.database_uri(path)
-    try:
-        yield
-    finally:
-        if not named:
-            del os.environ["MLFLOW_TRACKING_URI"]
+    named = variables.tracking_uri()
+    return changes.temporarily({} if named else {variables.TRACKING_URI: connection.database_uri(path)})
 
 
 # --- by measurement ---------------------------------------------------------------------------------------------------
@@ -249,7 +244,11 @@ def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Spe
     from inranker_flow.stages.distill import distill
 
     steps = max(3, round(pairs / config.batch_size))
-    with tempfile.TemporaryDirectory(prefix="inranker-plan-") as name, _quiet(), _scratch(Path(name) / "scratch"):
+    with (
+        tempfile.TemporaryDirectory(prefix="inranker-plan-") as name,
+        _quiet(),
+        changes.temporarily({variables.SCRATCH: f"{name}/scratch"}),
+    ):
         labels = _labels(Path(name) / "labels", sample, max(2 * config.batch_size, 64))
 
         def train(steps: int) -> Any:
@@ -308,18 +307,6 @@ def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
     tables.write(tables.LABELS, folder / tables.LABELS.filename, columns)
     write_manifest(folder, dataset="plan", stage="teacher_label")
     return folder
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[None]:
-    before = os.environ.get("INRANKER_SCRATCH")
-    os.environ["INRANKER_SCRATCH"] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop("INRANKER_SCRATCH")
-        if before is not None:
-            os.environ["INRANKER_SCRATCH"] = before
 
 
 @contextmanager

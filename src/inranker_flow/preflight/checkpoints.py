@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage, tracking
-from inranker_flow.config import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
 from inranker_flow.rankers import families, files, labels
 from inranker_flow.rankers.checkpoints import SIZES, locate
 from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal
+from inranker_flow.storage import uris
+from inranker_flow.tracking import connection
 
 #: What a kind of use asks of config.json and the small files; raises :class:`UserError`.
 Judge = Callable[[dict[str, Any], files.Read], None]
@@ -35,7 +36,7 @@ def check_checkpoint(reference: str, revision: str = "", judge: Judge | None = N
             raise UserError(f"{reference}: no checkpoint: it holds no config.json; upload the whole folder")
 
         def read(name: str) -> bytes | None:
-            return storage.read(f"{reference.rstrip('/')}/{name}") if name in names else None
+            return uris.read(f"{reference.rstrip('/')}/{name}") if name in names else None
 
         return _check_files(f"{reference}: readable", reference, read, names, None, judge)
     if folder := locate(reference):  # folders and the demo's own; nothing is fetched
@@ -162,7 +163,7 @@ def _check_tokenizer(reference: str) -> str:
 def _check_registered(reference: str, rest: str) -> str:
     name, at, alias = rest.strip("/").partition("@")
     name, _, version = (name, "", "") if at else name.partition("/")
-    client = tracking.client()
+    client = connection.client()
     try:
         if at:
             client.get_model_version_by_alias(name, alias)

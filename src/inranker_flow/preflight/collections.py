@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from inranker_flow import storage
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import Problems
 from inranker_flow.corpora.sources import Split, irdatasets, layout, parquet
 from inranker_flow.corpora.sources import beir as lines
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
+from inranker_flow.storage import uris
 
 _FORMS = "give a folder in BEIR layout, a .parquet file, s3://, ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
 #: A file of judgements up to this size is looked into: a larger one holds some.
@@ -56,13 +56,13 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
     if scheme == "s3":
         readable(uri)
         root = uri.rstrip("/")
-        files = {each.uri: each.size for each in storage.list_files(uri)}
+        files = {each.uri: each.size for each in uris.list_files(uri)}
         if uri in files:
             _check_single(uri)
             return f"{uri}: readable"
         names = {name.removeprefix(f"{root}/"): size for name, size in files.items()}
         return f"{uri}: readable{_check_layout(corpus, names, {}, source)}"
-    path = storage.local_path(uri)
+    path = uris.local_path(uri)
     if not path.exists():
         raise UserError(
             f"{uri}: no such file or folder here; {_FORMS} (what runs on a cluster reads no folder of yours)"
@@ -108,7 +108,7 @@ def _holds_rows(uri: str, name: str) -> bool:
     """Whether a small file of judgements holds one that can be read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"judgements{''.join(Path(name).suffixes[-2:])}".lower()
-        storage.download(uri, path)
+        uris.download(uri, path)
         problems = Problems("repair")
         if layout.form(name) == "parquet":
             return parquet.count(path, uri) > 0
@@ -145,6 +145,6 @@ def _check_file(uri: str) -> str:
         if not (owner and name and file):
             raise UserError(f"{uri}: addresses on the hub are hf://OWNER/DATASET/FILE")
         return hub.check_file(f"datasets/{owner}/{name}", "", file)
-    if not Path(storage.local_path(uri)).is_file():
+    if not Path(uris.local_path(uri)).is_file():
         raise UserError(f"{uri}: no such file here; give a file, s3:// or hf://OWNER/DATASET/FILE")
     return f"{uri}: there"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_writer
 

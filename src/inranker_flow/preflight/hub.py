@@ -5,12 +5,11 @@ What is in the hub's cache on this disk already is used where the hub does not a
 
 from __future__ import annotations
 
-import os
 import urllib.error
 from http.client import HTTPException
-from pathlib import Path
 from urllib.parse import quote
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 from inranker_flow.services import web
@@ -20,13 +19,13 @@ _TERMS = "set HF_TOKEN (on a cluster: Secret inranker-hub) to a token of an acco
 
 def check_file(repository: str, revision: str, name: str) -> str:
     """Ask for ``name`` of ``repository`` (``OWNER/MODEL``, ``datasets/OWNER/NAME``)."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if variables.hub_offline():
         if _cached(repository, name):
             return f"{repository}: in the cache of this machine"
         raise Skipped("HF_HUB_OFFLINE is set: the hub is not asked")
     endpoint, url = _address(repository, revision, name)
     try:
-        web.request(url, method="HEAD", token=os.environ.get("HF_TOKEN", ""))
+        web.request(url, method="HEAD", token=variables.hub_token())
     except UserError as error:
         raise UserError(f"HF_ENDPOINT: {error}") from error
     except urllib.error.HTTPError as error:
@@ -46,23 +45,21 @@ def read(repository: str, revision: str, name: str) -> bytes:
     if _cached(repository, name):
         return b""
     try:
-        return web.request(_address(repository, revision, name)[1], token=os.environ.get("HF_TOKEN", ""))
+        return web.request(_address(repository, revision, name)[1], token=variables.hub_token())
     except (OSError, HTTPException):
         return b""
 
 
 def _address(repository: str, revision: str, name: str) -> tuple[str, str]:
     """The hub's address and the file's."""
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    endpoint = variables.hub()
     return endpoint, f"{endpoint}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(name)}"
 
 
 def _cached(repository: str, name: str) -> bool:
     """True where a download of any revision lies in the hub's cache (its documented layout)."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("HOME", "/"), ".cache", "huggingface"))
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     kind = "" if repository.startswith("datasets/") else "models/"
-    return any((root / f"{kind}{repository}".replace("/", "--")).glob(f"snapshots/*/{name}"))
+    return any((variables.hub_cache() / f"{kind}{repository}".replace("/", "--")).glob(f"snapshots/*/{name}"))
 
 
 def _refusal(repository: str, revision: str, name: str, error: urllib.error.HTTPError) -> str:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from typing import Any
 
-from inranker_flow import redaction, tracking
+from inranker_flow import redaction
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.mlflow_errors import explained
 
 ALIAS = "preflight"
 
 
 def check_mlflow() -> str:
     """Create, read and delete a scratch model with a version and an alias; nothing of it is left."""
-    if os.environ.get("INRANKER_KFP_RUN_ID") and not tracking.configured_uri():
+    if variables.kfp_run() and not connection.configured_uri():
         raise UserError(
             "MLFLOW_TRACKING_URI is not set: a database in this pod would end with it; set it in the ConfigMap "
             "inranker-settings"
         )
-    client = tracking.client()
-    uri = redaction.redact(tracking.configured_uri()) or "MLflow's default database"
+    client = connection.client()
+    uri = redaction.redact(connection.configured_uri()) or "MLflow's default database"
     name = f"inranker-preflight-{uuid.uuid4().hex[:12]}"
-    tracking.experiment_id(client)
-    with tracking.explained("register a model"):
+    connection.experiment_id(client)
+    with explained("register a model"):
         client.create_registered_model(name)
     try:
         _use(client, name, uri)
     finally:
-        with tracking.explained(f"delete the scratch model {name}"):
+        with explained(f"delete the scratch model {name}"):
             client.delete_registered_model(name)
     return f"{uri}: experiment, model, version and alias can be written"
 
 
 def _use(client: Any, name: str, uri: str) -> None:
-    with tracking.explained("create a model version"):
+    with explained("create a model version"):
         # The registry keeps the address as it is; nothing lies there.
         version = client.create_model_version(name, source=f"s3://inranker-preflight/{name}").version
-    with tracking.explained("set, read and delete an alias"):
+    with explained("set, read and delete an alias"):
         client.set_registered_model_alias(name, ALIAS, version)
         found = client.get_model_version_by_alias(name, ALIAS).version
         if str(found) != str(version):

@@ -9,9 +9,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
+from inranker_flow.storage import s3_client, uris
+from inranker_flow.storage.s3_errors import explained
 from inranker_flow.store import kept_rows
 
 #: Least free space on the disk of temporary files.
@@ -23,8 +25,8 @@ def check_store(workers: int = 1) -> str:
 
     Several ``workers`` for one collection meet there and nowhere else.
     """
-    store = os.environ.get("INRANKER_STORE", "")
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    store = variables.store()
+    in_pod = variables.in_cluster()
     if workers > 1 and (not kept_rows.root() or (in_pod and not store.startswith("s3://"))):
         raise UserError(
             f"INRANKER_STORE is {store or 'not set'}, and cluster.workers {workers}: pods share their work through an s3:// "
@@ -34,9 +36,9 @@ def check_store(workers: int = 1) -> str:
         raise Skipped(f"INRANKER_STORE is {store or 'not set'}: no S3 prefix of the project's own")
     uri = f"{store.rstrip('/')}/preflight/{uuid.uuid4().hex}"
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client = storage.s3()
+    client = s3_client.client()
     sent = uri.encode()
-    with storage.explained(uri):
+    with explained(uri):
         client.put_object(Bucket=bucket, Key=key, Body=sent)
         try:
             received = client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -84,12 +86,12 @@ def _lacking(client: Any, bucket: str, key: str) -> str:
 
 def readable(uri: str) -> list[str]:
     """Names below ``uri`` (``s3://``) after reading a byte of one. Raises :class:`UserError` where there is nothing."""
-    with storage.explained(uri):
-        files = storage.list_files(uri)
+    with explained(uri):
+        files = uris.list_files(uri)
         if not files:
             raise UserError(f"{uri}: nothing is stored there; upload it or correct the address")
         bucket, _, key = files[0].uri.removeprefix("s3://").partition("/")
-        body = storage.s3().get_object(Bucket=bucket, Key=key)["Body"]
+        body = s3_client.client().get_object(Bucket=bucket, Key=key)["Body"]
         body.read(1)
         body.close()
     return [file.uri.removeprefix(uri).lstrip("/") for file in files]
@@ -98,7 +100,7 @@ def readable(uri: str) -> list[str]:
 def check_disk() -> str:
     """Room for temporary files: scratch, downloads, checkpoints."""
     folders = {
-        "INRANKER_SCRATCH": os.environ.get("INRANKER_SCRATCH") or tempfile.gettempdir(),
+        variables.SCRATCH: str(variables.scratch()),
         "TMPDIR": tempfile.gettempdir(),
     }
     told = {}

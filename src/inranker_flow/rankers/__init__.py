@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers.base import Job, Prompts, Ranker, Reader
 from inranker_flow.rankers.forms import settle
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from inranker_flow.rankers.monot5_prompt import Ragged
-from inranker_flow.storage import disk_errors
+from inranker_flow.storage.local import disk_errors
 
 
 def save(folder: Path, **arrays: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 
 T = TypeVar("T")

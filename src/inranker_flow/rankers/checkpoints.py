@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import files
+from inranker_flow.storage import uris
+from inranker_flow.storage.local import digest_folder
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,11 @@ def locate(reference: str) -> Path | None:
             raise UserError(f"{reference}: no such demo model; there is {known}")
         return folder
     if scheme == "models":
-        from inranker_flow.model_registry import registry
+        from inranker_flow.model_registry import stored_files
 
-        return registry.fetch(reference)
+        return stored_files.fetch(reference)
     if scheme in ("s3", "file"):
-        return _checked(storage.local_copy(reference), reference)
+        return _checked(uris.local_copy(reference), reference)
     path = Path(reference).expanduser()
     if path.is_dir():
         return _checked(path, reference)
@@ -74,9 +75,9 @@ def checkpoint_identity(reference: str, revision: str = "") -> str:
     if scheme == "init":
         return f"{reference}@{revision}"
     if scheme == "s3":
-        return f"sha256:{storage.fingerprint(reference)}"
+        return f"sha256:{uris.fingerprint(reference)}"
     folder = locate(reference)
-    return f"sha256:{storage.digest_folder(folder)}" if folder else f"{reference}@{_commit(reference, revision)}"
+    return f"sha256:{digest_folder(folder)}" if folder else f"{reference}@{_commit(reference, revision)}"
 
 
 def _commit(reference: str, revision: str) -> str:

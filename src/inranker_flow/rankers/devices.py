@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def limit_threads(model: Any) -> None:
     """
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ and sum(each.numel() for each in model.parameters()) < SMALL_MODEL:
+    if not variables.threads_are_set() and sum(each.numel() for each in model.parameters()) < SMALL_MODEL:
         torch.set_num_threads(1)
 
 

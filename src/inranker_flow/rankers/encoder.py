@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import labels
 from inranker_flow.rankers.checkpoints import load_classifier, raw_config

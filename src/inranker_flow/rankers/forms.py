@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import families, files, labels, templates
 from inranker_flow.rankers.kinds import Kind, find_kind

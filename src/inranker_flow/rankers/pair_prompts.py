@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from inranker_flow.beginnings import Beginnings, chunks
-from inranker_flow.config import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import arrays
 from inranker_flow.rankers.base import CutQueries, Ranker

@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from inranker_flow.artifacts.hashing import priorities
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.analyser import Analyser
-from inranker_flow.storage import atomic_folder
+from inranker_flow.storage.local import atomic_folder
 
 #: Of the files in an index's folder, and of what counts as a word.
 VERSION = 3

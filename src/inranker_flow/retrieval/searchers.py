@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from inranker_flow import lifeline
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.bm25 import BM25
 

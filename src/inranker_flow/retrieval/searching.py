@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts import manifest, tables
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import urllib.error
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes, web
 
@@ -60,7 +60,7 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
 
     None where ``KF_PIPELINES_ENDPOINT`` is not set, the API does not answer (a warning says why) or does not yet know.
     """
-    if not os.environ.get("KF_PIPELINES_ENDPOINT") or not run_id:
+    if not variables.kfp_endpoint() or not run_id:
         return None
     for look in range(LOOKS):
         if look:
@@ -78,15 +78,15 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
 def page(run_id: str) -> str:
     """The run's page in KFP's UI, where a browser finds it: ``KF_PIPELINES_UI_ENDPOINT``, else the API's address, which often
     serves the UI too, but for a name that only pods know; "" where there is none."""
-    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT") or ""
-    if not base or not run_id or (not os.environ.get("KF_PIPELINES_UI_ENDPOINT") and web.is_inside_cluster(base)):
+    base = variables.kfp_ui() or variables.kfp_endpoint()
+    if not base or not run_id or (not variables.kfp_ui() and web.is_inside_cluster(base)):
         return ""
     return f"{base.rstrip('/')}/#/runs/details/{quote(run_id, safe='')}"
 
 
 def description(run_id: str) -> str:
     """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
-    if not os.environ.get("KF_PIPELINES_ENDPOINT") or not run_id:
+    if not variables.kfp_endpoint() or not run_id:
         return ""
     try:
         run = _read(run_id)
@@ -153,13 +153,13 @@ def _is_there(path: str) -> bool:
 
 
 def _asked(path: str) -> bytes:
-    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
+    endpoint = variables.kfp_endpoint().rstrip("/")
     return web.request(f"{endpoint}/apis/v2beta1/{path}", token=_token())
 
 
 def _token() -> str:
     """The pod's token for KFP's API, where one is mounted."""
-    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or TOKEN_PATH)
+    path = Path(variables.kfp_pod_token_file() or TOKEN_PATH)
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import ssl
 import urllib.error
@@ -12,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.environment import variables
 from inranker_flow.services import web
 
 #: Where Kubernetes puts a pod's token and the API server's CA.
@@ -74,7 +74,7 @@ class Cluster:
 
 def of_this_pod() -> Cluster | None:
     """The cluster that this process runs in, or None where it runs in none. Raises :class:`Unreadable`."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    host, port = variables.kubernetes_api()
     token = SERVICE_ACCOUNT / "token"
     if not host or not token.is_file():
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 
 #: Seconds after which a server counts as silent.
@@ -50,7 +50,7 @@ def request(
 
 def _trusted() -> ssl.SSLContext | None:
     """The certificates that the other clients of a stage trust, where the environment names some."""
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    bundle = variables.certificates()
     if not bundle:
         return None
     context = ssl.create_default_context()

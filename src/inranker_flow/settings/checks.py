@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inranker_flow.config import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.text_files import quoted, shown
 

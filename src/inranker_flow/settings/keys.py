@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
-from inranker_flow.config import deciding
+from inranker_flow.config.parsing import deciding
 from inranker_flow.settings.profile import Profile
 
 #: Sections that say for which corpora the work is done, or what is thought of it; not how it is done.

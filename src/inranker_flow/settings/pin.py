@@ -10,12 +10,12 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from inranker_flow import storage
-from inranker_flow.config import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import templates
 from inranker_flow.settings.profile import Profile
+from inranker_flow.storage import uris
 
 Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
 
@@ -95,7 +95,7 @@ def _content(uri: str, where: str) -> tuple[str, str]:
         inner, digest = _content(rest, where)
         return f"{kind}:{inner}", digest
     if colon and kind in ("s3", "file", "hf"):
-        return uri, storage.fingerprint(uri)
+        return uri, uris.fingerprint(uri)
     path = Path(uri).expanduser().resolve()
     if not path.exists():
         raise UserError(
@@ -104,4 +104,4 @@ def _content(uri: str, where: str) -> tuple[str, str]:
         )
     if path.is_dir() and not any(path.iterdir()):
         raise UserError(f"{where}: {uri}: the folder is empty")
-    return str(path), storage.fingerprint(str(path))
+    return str(path), uris.fingerprint(str(path))

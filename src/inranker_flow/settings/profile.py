@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inranker_flow import text_files
-from inranker_flow.config import (
+from inranker_flow.config.parsing import as_dict, parse, without_defaults
+from inranker_flow.config.sections import (
     ClusterConfig,
     CorporaConfig,
     CorpusConfig,
@@ -26,9 +27,6 @@ from inranker_flow.config import (
     PromoteConfig,
     RetrieveConfig,
     TeacherConfig,
-    as_dict,
-    parse,
-    without_defaults,
 )
 from inranker_flow.errors import UserError
 from inranker_flow.settings import checks

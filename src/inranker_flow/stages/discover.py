@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tempfile
 import time
@@ -18,54 +17,29 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage, text_files, tracking
-from inranker_flow.config import (
-    CorporaConfig,
-    CorpusConfig,
-    Count,
-    DistillConfig,
-    Language,
-    PrepareConfig,
-    PromoteConfig,
-    Prompt,
-    Split,
-    as_dict,
-    parse,
-    without_defaults,
-)
+from inranker_flow.config.parsing import as_dict, without_defaults
+from inranker_flow.config.sections import CorporaConfig, CorpusConfig, DistillConfig, PrepareConfig, PromoteConfig
+from inranker_flow.corpora.folders import Folder, look_below, read_wishes
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
 from inranker_flow.markdown import escape
 from inranker_flow.model_registry import registry
+from inranker_flow.model_registry.trained_on import Known, identity, last_known
 from inranker_flow.stages.prepare_corpus import prepare_corpus
-from inranker_flow.storage import FileInfo, atomic_write
+from inranker_flow.storage import uris
+from inranker_flow.storage.listing import fingerprint_of
+from inranker_flow.storage.local import atomic_write, digest_folder
 from inranker_flow.store import kept_rows, negatives
 from inranker_flow.store.claims import claim
+from inranker_flow.tracking.records import note_end
 
 log = logging.getLogger(__name__)
 
-#: Tags of a version: identity of the corpus NAME, and of the configuration; digest of the training set of NAME; why the
-#: target NAME was left out of its training.
-CORPUS_TAG, WORK_TAG, DATA_TAG = "inranker.corpus.", "inranker.work", "digest.data."
-LEFT_OUT_TAG = "inranker.left_out."
-WISHES = "corpus.yaml"
+
 #: Of what is remembered about corpora: raised when the reader reads what it refused before.
 READER = 2
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
-    the names of its splits in qrels/, and the language and the licence of its texts."""
-
-    prompt: Prompt = ""
-    documents: Count = 0
-    train_split: Split = "train"
-    test_split: Split = "test"
-    language: Language = ""
-    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,56 +74,6 @@ class DiscoverStats:
         return self.go, self.targets, self.source, self.run_key, self.champion, self.start
 
 
-@dataclass
-class Folder:
-    """One below the prefix; ``state``: same, new, changed, uploading, quarantined (what it holds is broken) or unread (it
-    could not be read this time), with the reason."""
-
-    name: str
-    uri: str
-    files: list[FileInfo]
-    config: CorpusConfig | None = None
-    state: str = ""
-    reason: str = ""
-
-    @property
-    def names(self) -> set[str]:
-        """Of its files, relative to it."""
-        return {file.uri.removeprefix(f"{self.uri}/") for file in self.files}
-
-    @property
-    def holds_documents(self) -> bool:
-        return layout.holds_documents(self.names)
-
-    def set_aside(self, error: Exception) -> None:
-        """Leave it out of this run. Only what a reader found wrong in the corpus itself says something about the corpus;
-        whatever else happened, of whatever kind, passes."""
-        self.config = None
-        if isinstance(error, BadCollection):
-            self.state, self.reason = "quarantined", str(error)
-            return
-        said = " ".join(str(error).split())
-        said = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"[:300]
-        self.state, self.reason = "unread", f"not read tonight: {said}; the next run tries again"
-        log.debug("%s: not read", self.name, exc_info=error)
-
-    @property
-    def look(self) -> str:
-        return storage.fingerprint_of(self.uri, self.files)
-
-
-def identity(corpus: CorpusConfig) -> str:
-    """What a student is trained on when it is trained for ``corpus``: its content (its address where that is unknown) and
-    how it is read."""
-    return sha256(json.dumps(corpus.content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def trained_on(targets: Sequence[CorpusConfig], work: str, without: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Tags of a version that say what it was trained on, and ``without`` which targets (name -> why)."""
-    gone = {f"{LEFT_OUT_TAG}{name}": why[:1000] for name, why in (without or {}).items()}
-    return {**{f"{CORPUS_TAG}{each.name}": identity(each) for each in targets}, WORK_TAG: work, **gone}
-
-
 def discover(
     config: CorporaConfig,
     corpus: PrepareConfig,
@@ -170,8 +94,8 @@ def discover(
     registry or store cannot be read.
     """
     started = time.monotonic()
-    known = _known(promotion.model_name, work_key)
-    found = look(config)
+    known = last_known(promotion.model_name, work_key)
+    found = look_below(config)
     for each in found:
         _settle(each, config, corpus, known)
     _wait(found, config)
@@ -200,7 +124,7 @@ def discover(
         )  # fmt: skip
     log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
     if not go:
-        tracking.note_end("discover")
+        note_end("discover")
     with atomic_write(report) as out:
         out.write(_markdown(found, targets, removed, reason, go).encode())
     return DiscoverStats(
@@ -220,98 +144,12 @@ def discover(
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a version was trained on: name -> identity, and name -> digest of the training set; ``work`` is its
-    configuration, ``version`` names it, ``without`` are the targets that were left out."""
-
-    corpora: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[str, str] = field(default_factory=dict)
-    work: str = ""
-    version: str = ""
-    without: frozenset[str] = frozenset()
-
-
-def _known(name: str, work_key: str) -> _Known:
-    """What the champion was trained on; or the last challenger, where that was held against this champion."""
-    champion, challenger = registry.champion(name), registry.challenger(name)
-    versions = [each for each in (champion, challenger) if each]
-    if challenger and challenger.tags.get("inranker.against", "") != (champion.reference if champion else ""):
-        versions.remove(challenger)
-    read = [_read_tags(each) for each in versions]
-    # The newest that was made in this way: what it was held for, it would be held for again.
-    same = [each for each in read if each.work == work_key]
-    return [_Known(), *read[:1], *same][-1]
-
-
-def _read_tags(version: registry.Version) -> _Known:
-    corpora, data, without = (
-        {tag.removeprefix(prefix): value for tag, value in version.tags.items() if tag.startswith(prefix)}
-        for prefix in (CORPUS_TAG, DATA_TAG, LEFT_OUT_TAG)
-    )
-    return _Known(corpora, data, version.tags.get(WORK_TAG, ""), version.reference, frozenset(without))
-
-
-def _with_earlier(corpus: CorpusConfig, known: _Known) -> CorpusConfig:
+def _with_earlier(corpus: CorpusConfig, known: Known) -> CorpusConfig:
     """``corpus`` with the training set that was made of it before; `retrieve` asks whether it was drawn in the same way."""
     return replace(corpus, earlier=negatives.known(known.data.get(corpus.name, "")))
 
 
-def look(config: CorporaConfig) -> list[Folder]:
-    """One for each folder below the prefix; files and hidden folders there are none of its business."""
-    if not config.uri:
-        return []
-    root = config.uri.rstrip("/")
-    if not root.startswith("s3://"):
-        return _look_on_disk(config, root)
-    files = storage.look(root)
-    if not files:
-        raise UserError(_nothing(config))
-    folders: dict[str, list[FileInfo]] = {}
-    for file in files:
-        name, slash, _ = file.uri.removeprefix(f"{root}/").partition("/")
-        if slash and not name.startswith("."):
-            folders.setdefault(name, []).append(file)
-    return [Folder(name, f"{root}/{name}", own) for name, own in sorted(folders.items())]
-
-
-def _nothing(config: CorporaConfig) -> str:
-    return f"corpora.uri: {config.uri}: nothing is stored there; correct the address, or upload a corpus"
-
-
-def _look_on_disk(config: CorporaConfig, root: str) -> list[Folder]:
-    """Each folder is looked at by itself: what hinders one (its rights, a mount that is gone) is its own."""
-    try:
-        with os.scandir(storage.local_path(root)) as entries:
-            # A link that leads nowhere, or a file, is no folder.
-            names = sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
-    except FileNotFoundError as error:
-        raise UserError(_nothing(config)) from error
-    except OSError as error:
-        raise UserError(
-            f"corpora.uri: {config.uri}: cannot be listed: {error.strerror}; give a folder with one folder for each corpus, "
-            "which this user may read"
-        ) from error
-    found = []
-    for name in names:
-        each = Folder(name, f"{root}/{name}", [])
-        try:
-            layout.local_files(storage.local_path(each.uri))  # says what hinders, where a listing leaves that out
-            each.files = storage.look(each.uri)
-        except Exception as error:
-            each.set_aside(error)
-        found.append(each)
-    return [each for each in found if each.files or each.state]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return True  # looked at, and reported, as one
-
-
-def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: _Known) -> None:
+def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: Known) -> None:
     """Configuration and state of a corpus as it looks now."""
     if each.state:
         return
@@ -339,26 +177,13 @@ def _read(each: Folder) -> CorpusConfig:
     return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **wishes)
 
 
-def read_wishes(folder: Folder) -> Wishes:
-    """What its corpus.yaml says. Raises :class:`UserError` for one that is no YAML or has other keys."""
-    if WISHES not in folder.names:
-        return Wishes()
-    where = f"{folder.uri}/{WISHES}"
-    content = storage.read(where)  # a store that does not answer says nothing about the corpus
-    try:
-        data = text_files.parse_yaml(text_files.decode(content, where), where)
-        return parse(Wishes, data or {}, where)
-    except UserError as error:
-        raise BadCollection(str(error)) from error
-
-
 def _content(each: Folder) -> str:
     """Digest of the corpus's content; it is read only where names, sizes and etags are new."""
     memo = _memo("content", each.look)
     if content := _remembered(memo):
         return content
-    copy = storage.local_copy(each.uri)
-    digest = storage.digest_folder(copy)
+    copy = uris.local_copy(each.uri)
+    digest = digest_folder(copy)
     # A marker that is written again says nothing about the content, but it is part of the folder: that is one more reading.
     _remember(digest, memo)
     return digest
@@ -386,7 +211,7 @@ def _wait(found: Sequence[Folder], config: CorporaConfig) -> None:
 
 
 def _unchanged(each: Folder) -> bool:
-    return storage.fingerprint_of(each.uri, storage.look(each.uri)) == each.look
+    return fingerprint_of(each.uri, uris.look(each.uri)) == each.look
 
 
 def _check(each: Folder, corpus: PrepareConfig) -> None:
@@ -441,7 +266,7 @@ def _memo(kind: str, key: str) -> str:
 def _remembered(memo: str) -> str | None:
     """What was answered before."""
     try:
-        return storage.read(memo).decode() if memo else None
+        return uris.read(memo).decode() if memo else None
     except FileNotFoundError:
         return None
 
@@ -450,7 +275,7 @@ def _remember(answer: str, memo: str) -> None:
     """Keep an answer; where that cannot be done it is found again next time."""
     try:
         if memo:
-            storage.put_if_absent(answer.encode(), memo)
+            uris.put_if_absent(answer.encode(), memo)
     except (UserError, OSError) as error:
         log.warning("what was found is not kept for the next run: %s", error)
 
@@ -461,7 +286,7 @@ def _decide(
     usable: Sequence[CorpusConfig],
     current: Mapping[str, str],
     removed: Sequence[str],
-    known: _Known,
+    known: Known,
     work_key: str,
 ) -> tuple[str, bool]:
     """(reason, whether a run is due)."""

@@ -15,15 +15,17 @@ from typing import Any
 
 from inranker_flow import reading
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import DistillConfig, as_dict, deciding
+from inranker_flow.config.parsing import as_dict, deciding
+from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.data import load_examples, replayed
-from inranker_flow.distillation.processes import launch, nodes, started_together
+from inranker_flow.distillation.processes import launch
 from inranker_flow.distillation.train import DistillStats, Trainer
+from inranker_flow.environment.variables import nodes, started_together
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_folder
+from inranker_flow.storage.local import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +111,9 @@ def _champion(reference: str) -> Path | None:
     if not reference:
         log.warning("start: there is no champion to go on from, so the student of phase 1 does")
         return None
-    from inranker_flow.model_registry import registry  # with MLflow, which a bare machine does without
+    from inranker_flow.model_registry import stored_files  # with MLflow, which a bare machine does without
 
-    return registry.fetch(reference)
+    return stored_files.fetch(reference)
 
 
 def _check(config: DistillConfig, model: Path) -> None:

@@ -22,7 +22,9 @@ import pyarrow.compute as pc
 from inranker_flow import reading
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import EvaluateConfig, ScoringConfig, TeacherConfig, as_dict, deciding
+from inranker_flow.config.parsing import as_dict, deciding
+from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import (
     judged_sets,
@@ -41,8 +43,7 @@ from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.reading import WHOLE, Passages, Served
 from inranker_flow.report.page import render
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_write, digest_file
-from inranker_flow.tracking import code_version
+from inranker_flow.storage.local import atomic_write, digest_file
 
 log = logging.getLogger(__name__)
 

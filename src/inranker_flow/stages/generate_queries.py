@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig, GenerateConfig, RetrieveConfig, deciding
+from inranker_flow.config.parsing import deciding
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, RetrieveConfig
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
@@ -29,7 +30,7 @@ from inranker_flow.generation.report import markdown
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.scratch import scratch_folder
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
 from inranker_flow.store import sharing
 from inranker_flow.store.sharing import Share
 from inranker_flow.words import count as count_words

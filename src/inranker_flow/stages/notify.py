@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 import urllib.error
@@ -11,10 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from http.client import HTTPException
 
-from inranker_flow import redaction, tracking
+from inranker_flow import redaction
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_run, web
 from inranker_flow.services.kfp_run import Failure, Outcome
+from inranker_flow.tracking.parents import close_parent, own_parent, parent_here
+from inranker_flow.tracking.records import ends_of, left_out_of, run_page, stages_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     lines = [*told, *filter(None, pages)]
     for line in told:
         log.info("%s", line)
-    if parent and tracking.own_parent():
+    if parent and own_parent():
         _close_mlflow_run(outcome, run_name)
     _post("\n".join(lines))
     return NotifyStats(int(outcome.state == kfp_run.SUCCEEDED), outcome.state)
@@ -87,8 +89,8 @@ def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
 def _mlflow() -> tuple[str, Outcome | None]:
     """Id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
     try:
-        parent = tracking.parent_here()
-        ends = tracking.ends_of(parent)
+        parent = parent_here()
+        ends = ends_of(parent)
     except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
         return "", None
@@ -101,7 +103,7 @@ def _mlflow() -> tuple[str, Outcome | None]:
 
 def _mlflow_page(parent: str) -> str:
     try:
-        return tracking.page(parent)
+        return run_page(parent)
     except Exception as error:  # as below
         log.warning("no link to the run in MLflow: %s", redaction.line(error))
         return ""
@@ -116,7 +118,7 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
 def _left_out(parent: str) -> list[str]:
     """One line for each target that the run went without, as far as MLflow has it."""
     try:
-        return [f"LEFT OUT: target {name}: {reason}" for name, reason in tracking.left_out_of(parent).items()]
+        return [f"LEFT OUT: target {name}: {reason}" for name, reason in left_out_of(parent).items()]
     except Exception as error:  # as below
         log.warning("the targets that were left out cannot be told: %s", redaction.line(error))
         return []
@@ -135,7 +137,7 @@ def _compared(run_id: str, parent: str) -> list[str]:
     if not planning.read_sentence(said):
         return []
     try:
-        did = reality.done(tracking.stages_of(parent))
+        did = reality.done(stages_of(parent))
     except Exception as error:  # as below
         log.warning("what was planned is not compared: %s", redaction.line(error))
         return []
@@ -144,14 +146,14 @@ def _compared(run_id: str, parent: str) -> list[str]:
 
 def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:
     try:
-        tracking.close_parent(tracking.own_parent(), _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
+        close_parent(own_parent(), _MLFLOW_STATES.get(outcome.state, "FAILED"), run_name)
     except Exception as error:  # as above
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
 
 
 def _post(text: str) -> None:
     """Send ``text`` to the webhook; its address is a secret and is in no message."""
-    url = os.environ.get("INRANKER_WEBHOOK_URL", "").strip()
+    url = variables.webhook()
     if not url:
         return
     # Slack reads &, < and > as markup.

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import tracking
+from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
-from inranker_flow.model_registry import registry
+from inranker_flow.model_registry import registry, stored_files
 from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
@@ -23,7 +23,9 @@ from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import SECTIONS, Profile, resolve
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
+from inranker_flow.tracking.parents import open_parent, own_parent, parent_here
+from inranker_flow.tracking.records import note_end, run_page
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def preflight(
     resolved.check_for(pipeline)
     if not (run_key and work_key) or settings or any(typed.values()):
         resolved = pin(resolved)
-        found = keys(pipeline, resolved, tracking.code_version())
+        found = keys(pipeline, resolved, code_version())
         run_key, work_key = found["run_key"], found["work_key"]
     stats = check_run(resolved, Need(**need), run_key, report)
     if pipeline != "retrain":  # there `discover` knows all of them
@@ -113,7 +115,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
     skipped = sum(each.result == "skipped" for each in results)
     champion = registry.opponent(name, run_key)
     start = champion if run.phase2.start == "champion" else ""
-    if damage := registry.damage(champion) if champion else "":
+    if damage := stored_files.damage(champion) if champion else "":
         # A repeated run is told of the champion before its own, which only an answer in the cache needs.
         serving = registry.champion(name)
         if start and serving and serving.reference == start:
@@ -139,7 +141,7 @@ def _open_mlflow_run(results: Sequence[Result], name: str, failures: str) -> str
     ``failures`` in it; returns its page, if there is one."""
     if not any(each.name == _MLFLOW and each.result == "ok" for each in results):
         return ""
-    if kfp_run_id := tracking.own_parent():
-        tracking.open_parent(kfp_run_id, f"{name} {kfp_run_id[:8]}")
-    tracking.note_end("preflight", failures)
-    return tracking.page(tracking.parent_here())
+    if kfp_run_id := own_parent():
+        open_parent(kfp_run_id, f"{name} {kfp_run_id[:8]}")
+    note_end("preflight", failures)
+    return run_page(parent_here())

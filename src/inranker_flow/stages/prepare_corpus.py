@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
-from inranker_flow.config import CorpusConfig, PrepareConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
+from inranker_flow.corpora.columns import Judgements, Queries, joined
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.problems import BROKEN, BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import LabelSource, Source, Split, open_source
 from inranker_flow.progress import Progress
 
 log = logging.getLogger(__name__)
+
 
 #: Ids that TREC files, which separate columns by white space, can hold.
 _BAD_ID = r"^$|[\s\x00-\x1f]"
@@ -71,65 +73,6 @@ def _repeated(seen: HashSet, hashes: np.ndarray, good: np.ndarray) -> np.ndarray
     repeated = np.zeros(len(hashes), bool)
     repeated[good] = ~seen.add(hashes[good])
     return repeated
-
-
-@dataclass
-class _Judgements:
-    """Judgements of both splits as parallel columns; ``query`` and ``doc`` are the first words of the ids' hashes."""
-
-    query_id: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
-    doc_id: pa.ChunkedArray = field(default_factory=lambda: pa.chunked_array([], pa.string()))
-    relevance: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    query: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    doc: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    test: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
-    line: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    file: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    #: The file that each number in ``file`` stands for.
-    files: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.relevance)
-
-    def select(self, keep: np.ndarray) -> _Judgements:
-        mask = pa.array(keep)
-        ids = self.query_id.filter(mask), self.doc_id.filter(mask)
-        return _Judgements(
-            *ids, self.relevance[keep], self.query[keep], self.doc[keep], self.test[keep], self.line[keep], self.file[keep],
-            self.files,
-        )  # fmt: skip
-
-    def report(self, problems: Problems, kind: str, bad: np.ndarray, what: str) -> None:
-        """Report the rows where ``bad``; ``what`` may name {query} and {doc}."""
-        for at in np.flatnonzero(bad):
-            text = what.format(query=self.query_id[at].as_py(), doc=self.doc_id[at].as_py())
-            problems.add(kind, self.files[self.file[at]], self.line[at], text)
-
-
-def _joined(parts: list[_Judgements], files: list[str]) -> _Judgements:
-    """All rows of ``parts``, in order."""
-    return _Judgements(
-        pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
-        pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),
-        np.concatenate([part.relevance for part in parts]),
-        np.concatenate([part.query for part in parts]),
-        np.concatenate([part.doc for part in parts]),
-        np.concatenate([part.test for part in parts]),
-        np.concatenate([part.line for part in parts]),
-        np.concatenate([part.file for part in parts]),
-        files,
-    )
-
-
-@dataclass
-class _Queries:
-    """Queries that may stay, with the first word of the hash of each id."""
-
-    table: pa.Table
-    query: np.ndarray
-
-    def select(self, keep: np.ndarray) -> _Queries:
-        return _Queries(self.table.filter(pa.array(keep)), self.query[keep])
 
 
 class _Preparation:
@@ -197,7 +140,7 @@ class _Preparation:
         self.problems.check()
         return np.unique(np.concatenate(found))
 
-    def _labelled_documents(self, queries: _Queries) -> np.ndarray:
+    def _labelled_documents(self, queries: Queries) -> np.ndarray:
         """Documents that labels of the kept queries are about; only needed where documents are sampled."""
         found = [np.empty(0, np.uint64)]
         if self.labels and self.config.max_documents:
@@ -209,16 +152,16 @@ class _Preparation:
 
     # --- judgements and queries
 
-    def _judgements(self) -> _Judgements:
+    def _judgements(self) -> Judgements:
         """Both splits, each pair once, and without the training side of a query that is in both."""
-        parts = [_Judgements()]
+        parts = [Judgements()]
         files: list[str] = []
         for split in get_args(Split):
             before = self._unreadable()
             part, rows = self._split(split, files)
             self.read[split] = rows + self._unreadable() - before
             parts.append(part)
-        judgements = _joined(parts, files)
+        judgements = joined(parts, files)
         in_train, in_test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
         leaked = ~judgements.test & contains(in_test, judgements.query)
         first = np.zeros(len(judgements), bool)
@@ -232,9 +175,9 @@ class _Preparation:
     def _unreadable(self) -> int:
         return sum(self.problems.count(kind) for kind in ("malformed", "wrong_encoding", "bad_relevance"))
 
-    def _split(self, split: Split, files: list[str]) -> tuple[_Judgements, int]:
+    def _split(self, split: Split, files: list[str]) -> tuple[Judgements, int]:
         """The judgements of one split, and how many rows they came from; adds the names of their files to ``files``."""
-        parts, pairs, repeated = [_Judgements()], [np.empty((0, 2), np.uint64)], False
+        parts, pairs, repeated = [Judgements()], [np.empty((0, 2), np.uint64)], False
         seen = HashSet()
         for rows in self.source.judgements(split, self.problems):
             query_ids, doc_ids, relevance = rows.columns
@@ -249,7 +192,7 @@ class _Preparation:
             repeated = repeated or not new.all()
             pairs.append(pair)
             parts.append(
-                _Judgements(
+                Judgements(
                     pa.chunked_array([query_ids], pa.string()),
                     pa.chunked_array([doc_ids], pa.string()),
                     np.asarray(relevance, np.int32),
@@ -260,7 +203,7 @@ class _Preparation:
                     np.full(len(query_ids), len(files) - 1, np.int32),
                 )
             )
-        found = _joined(parts, files)
+        found = joined(parts, files)
         if not repeated:
             return found, len(found)
         # The highest grade first, then as they stand.
@@ -272,7 +215,7 @@ class _Preparation:
         keep[order[first]] = True
         return found.select(keep), len(found)
 
-    def _check_used(self, judgements: _Judgements) -> None:
+    def _check_used(self, judgements: Judgements) -> None:
         """Refuse a collection that has judgements of a split of which none is used: what that split is for would be lost."""
         for split in get_args(Split):
             files = self.source.judged(split)
@@ -310,7 +253,7 @@ class _Preparation:
             return ""
         return f"{unknown.examples[0]['what']}, they are like {self.some_id!r}; "
 
-    def _queries(self, judgements: _Judgements) -> _Queries:
+    def _queries(self, judgements: Judgements) -> Queries:
         """Queries that are judged or labelled, each with its origin."""
         supervised, test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
         seen, kept, hashes = HashSet(), [tables.QUERIES.schema.empty_table()], [np.empty(0, np.uint64)]
@@ -339,9 +282,9 @@ class _Preparation:
             hashes.append(mine[good])
         self.all_queries = seen.first_words()
         self.problems.check()
-        return _Queries(pa.concat_tables(kept), np.concatenate(hashes))
+        return Queries(pa.concat_tables(kept), np.concatenate(hashes))
 
-    def _limit(self, queries: _Queries) -> _Queries:
+    def _limit(self, queries: Queries) -> Queries:
         """A random sample of the training and of the test queries, the same whatever their order in the file."""
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         keep = np.ones(len(queries.query), bool)
@@ -353,7 +296,7 @@ class _Preparation:
                 keep[at[np.argsort(priorities(self.config.seed, ids), kind="stable")[limit:]]] = False
         return queries.select(keep)
 
-    def _write_queries(self, queries: _Queries, judgements: _Judgements) -> None:
+    def _write_queries(self, queries: Queries, judgements: Judgements) -> None:
         with tables.TableWriter(self.collection / tables.QUERIES.filename, tables.QUERIES) as writer:
             writer.write(queries.table)
         qrels = pa.table(
@@ -372,7 +315,7 @@ class _Preparation:
 
     # --- documents
 
-    def _documents(self, judgements: _Judgements, labelled: np.ndarray) -> int:
+    def _documents(self, judgements: Judgements, labelled: np.ndarray) -> int:
         """Write corpus.parquet; returns its rows."""
         needed = np.unique(np.concatenate([judgements.doc, labelled]))
         limit = self._priority_limit(needed) if self.config.max_documents else None
@@ -442,7 +385,7 @@ class _Preparation:
 
     # --- published labels: the table
 
-    def _write_labels(self, queries: _Queries) -> int:
+    def _write_labels(self, queries: Queries) -> int:
         """Write labels.parquet with the labels of the kept queries, as published; returns its rows."""
         if not self.labels:
             return 0
@@ -484,7 +427,7 @@ class _Preparation:
         progress.finish()
         return writer.rows
 
-    def _finish(self, queries: _Queries, documents: int, judgements: int, labels: int) -> PrepareStats:
+    def _finish(self, queries: Queries, documents: int, judgements: int, labels: int) -> PrepareStats:
         origins = queries.table.column("origin").value_counts().to_pylist()
         count = {each["values"]: each["counts"] for each in origins}
         self.problems.log()

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import tracking
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import check, read_manifest, write_manifest
-from inranker_flow.config import CorpusConfig, PromoteConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import CorpusConfig, PromoteConfig
+from inranker_flow.environment import variables
+from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import gate
-from inranker_flow.model_registry import history, model_card, registry
+from inranker_flow.model_registry import history, model_card, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
+from inranker_flow.model_registry.trained_on import DATA_TAG, trained_on
 from inranker_flow.report.page import render
 from inranker_flow.services import kfp_run
-from inranker_flow.stages import discover as discovery
-from inranker_flow.storage import atomic_write
+from inranker_flow.storage.local import atomic_write
+from inranker_flow.tracking.parents import parent_of
+from inranker_flow.tracking.records import note_left_out, read_plan, stages_of
+from inranker_flow.tracking.runs import current_run_id, log_file
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ def promote(
     digest = model_digest(student)
     current = registry.champion(name)
     serving = _serving(training, summary)
-    known = registry.registered(name, digest, registry.identity(student, serving.scoring))
+    known = registry.registered(name, digest, registration.identity(student, serving.scoring))
     if gone := history.gone(name):
         decided = _held(decided, _champion_gone(gone))
     if current and current.reference != champion and not (known and known.version == current.version):
@@ -93,13 +97,13 @@ def promote(
     if known and taken_out and decided.verdict == "PROMOTE":
         decided = _held(decided, _taken_out(known, taken_out))
 
-    run_id = tracking.current_run_id(name)
+    run_id = current_run_id(name)
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
-    tags |= discovery.trained_on(targets, work_key, left_out)
-    tracking.note_left_out(tracking.parent_of(run_id), left_out)
+    tags |= trained_on(targets, work_key, left_out)
+    note_left_out(parent_of(run_id), left_out)
     about = model_card.describe(name, CHALLENGER, training, summary)
     card = model_card.write(name, CHALLENGER, training, summary)
-    version = registry.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
+    version = registration.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
     own = current is not None and current.version == version.version
     if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
@@ -110,7 +114,9 @@ def promote(
         why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
         expected = champion.rpartition("/")[2]
-        registry.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
+        stored_files.fetch(
+            version.reference
+        )  # what will serve is what is stored, not what was uploaded: look at it once
         if not history.move(version, "PROMOTE", _who(), why, details, expected):
             faster = registry.champion(name)
             gone = history.gone(name)
@@ -130,7 +136,7 @@ def promote(
     report.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(report) as out:
         out.write(render(summary, record, _reality(run_id, [each.name for each in targets])).encode())
-    tracking.log_file(run_id, report, "report.html")
+    log_file(run_id, report, "report.html")
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
         out.write(json.dumps(record, indent=1).encode())
@@ -148,15 +154,15 @@ def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
     from inranker_flow.planning import reality
 
     try:
-        parent = tracking.parent_of(run_id)
-        plan = tracking.read_plan(parent) if parent else {}
+        parent = parent_of(run_id)
+        plan = read_plan(parent) if parent else {}
         if parent and not plan:
-            promised = planning.read_sentence(kfp_run.description(os.environ.get("INRANKER_KFP_RUN_ID", "")))
+            promised = planning.read_sentence(kfp_run.description(variables.kfp_run()))
             plan = reality.of_sentence(promised, len(targets)) if promised else {}
         if not plan:
             return None
         without = reality.left_out(plan, targets)
-        compared = reality.compare(plan, tracking.stages_of(parent), without)
+        compared = reality.compare(plan, stages_of(parent), without)
     except Exception as error:  # MLflow's errors have no common base, and the page is whole without this section
         log.warning("the report does not hold the plan against reality: %s", " ".join(str(error).split())[:300])
         return None
@@ -165,7 +171,7 @@ def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
 
 def model_digest(student: Path) -> str:
     """Digest of the weights alone: the same model is recognised whatever is written beside it."""
-    digest = registry.weights_digest(read_manifest(student).files)
+    digest = stored_files.weights_digest(read_manifest(student).files)
     if not digest:
         raise UserError(f"{student}: holds no weights (*.safetensors), so there is nothing to register")
     return digest
@@ -222,16 +228,16 @@ def _tags(
     tags = {
         "inranker.against": champion,
         "inranker.datasets": read_manifest(student).dataset,
-        "inranker.code": tracking.code_version(),
-        "inranker.git": os.environ.get("INRANKER_GIT_REVISION", ""),
+        "inranker.code": code_version(),
+        "inranker.git": variables.git_revision(),
         "inranker.teacher": "@".join(filter(None, (teacher["checkpoint"], teacher.get("revision", "")))),
         "inranker.mlflow_run": run_id,
-        "inranker.kfp_run": os.environ.get("INRANKER_KFP_RUN_ID", ""),
+        "inranker.kfp_run": variables.kfp_run(),
         "run_key": run_key,
         "digest.evaluation": read_manifest(evaluation).files["measures.parquet"],
     }
     for phase in phases:
-        tags |= {f"{discovery.DATA_TAG}{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
+        tags |= {f"{DATA_TAG}{each['dataset']}": each["digest"] for each in phase["inputs"]["training_sets"]}
     return {key: value for key, value in tags.items() if value or key == "inranker.against"}
 
 
@@ -240,14 +246,14 @@ def _verdict(decided: gate.Decision) -> dict[str, str]:
 
 
 def _who() -> str:
-    run = os.environ.get("INRANKER_KFP_RUN_ID")
+    run = variables.kfp_run()
     return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
-def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registry.Serving:
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registration.Serving:
     """With what the student was measured it is served; where its folder says how it reads, that decides in both."""
     measured = summary["models"].get(CHALLENGER, {})
-    return registry.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
+    return registration.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
 
 
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import cpus, storage
+from inranker_flow import cpus
 from inranker_flow.artifacts import manifest, tables
-from inranker_flow.config import RetrieveConfig
+from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
@@ -27,6 +27,7 @@ from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.negative_sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
+from inranker_flow.storage.local import atomic_write
 from inranker_flow.store.negatives import drawn_by, kept_negatives
 
 log = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ class _Retrieval:
     def _write_run(self, test: pa.Table, searchers: Searchers | None, progress: Progress) -> None:
         with ExitStack() as stack:
             writer = stack.enter_context(tables.TableWriter(self.candidates / tables.RUN.filename, tables.RUN))
-            trec = stack.enter_context(storage.atomic_write(self.candidates / "run.trec"))
+            trec = stack.enter_context(atomic_write(self.candidates / "run.trec"))
             batches = _batches(test)
             tasks = [(batch.texts, self.config.test_depth) for batch in batches]
             for queries, found in zip(batches, searchers.map(search, tasks) if searchers else (), strict=True):

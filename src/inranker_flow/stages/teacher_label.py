@@ -16,7 +16,7 @@ from inranker_flow import scratch
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config import TeacherConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.labelling.keep_queries import keep_relevant
 from inranker_flow.labelling.label_store import LOGITS, Labels, label_identity, open_store

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_run
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows
 
 
@@ -21,15 +21,15 @@ def claim(work: str, run_id: str) -> str:
     or API does not answer.
     """
     root = kept_rows.root()
-    if not root or not os.environ.get("KF_PIPELINES_ENDPOINT"):
+    if not root or not variables.kfp_endpoint():
         return run_id
     mine = json.dumps({"run_id": run_id}).encode()
     for number in itertools.count():
         uri = f"{root}/claims/{work}/{number}.json"
-        if storage.put_if_absent(mine, uri):
+        if uris.put_if_absent(mine, uri):
             return run_id
         try:
-            owner = str(json.loads(storage.read(uri))["run_id"])
+            owner = str(json.loads(uris.read(uri))["run_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{uri}: is no claim of a run; look who wrote it, and remove it") from error
         if owner == run_id or not kfp_run.is_over(owner):

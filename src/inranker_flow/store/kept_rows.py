@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
+from inranker_flow.storage import uris
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\.parquet")
 
 def root() -> str:
     """Folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
-    uri = os.environ.get("INRANKER_STORE", "").strip().rstrip("/")
+    uri = variables.store().rstrip("/")
     return "" if uri.lower() == "off" else uri
 
 
@@ -99,9 +99,9 @@ class ContentStore:
         name = f"{sha256(data).hexdigest()}.parquet"
         self._seen.add(name)
         if name in self._damaged:
-            storage.put(data, f"{self.uri}/{name}")
+            uris.put(data, f"{self.uri}/{name}")
             return True
-        return storage.put_if_absent(data, f"{self.uri}/{name}")
+        return uris.put_if_absent(data, f"{self.uri}/{name}")
 
     def compact(self, least: int = COMPACT_FROM) -> int:
         """Put small files together where there are ``least`` of them; returns how many were replaced.
@@ -130,15 +130,15 @@ class ContentStore:
             return 0
         data = self._file(_without_duplicates(pa.concat_tables(tables)))
         name = f"{sha256(data).hexdigest()}.parquet"
-        storage.put_if_absent(data, f"{self.uri}/{name}")
-        if storage.read(f"{self.uri}/{name}") != data:
+        uris.put_if_absent(data, f"{self.uri}/{name}")
+        if uris.read(f"{self.uri}/{name}") != data:
             log.warning("%s/%s: damaged; remove this file", self.uri, name)
             return 0
         if self._seen.issuperset(batch):
             self._seen.add(name)
         for each in batch:
             if each != name:
-                storage.delete(f"{self.uri}/{each}")
+                uris.delete(f"{self.uri}/{each}")
         return len(batch)
 
     def _file(self, table: pa.Table) -> bytes:
@@ -150,7 +150,7 @@ class ContentStore:
         return out.getvalue()
 
     def _files(self) -> dict[str, int]:
-        return {name: size for name, size in storage.names(self.uri).items() if _NAME.fullmatch(name)}
+        return {name: size for name, size in uris.names(self.uri).items() if _NAME.fullmatch(name)}
 
     def _tables(self, only_new: bool) -> Iterator[pa.Table]:
         """The store's tables, one after another, each file once; those that replaced one in the meantime too."""
@@ -181,7 +181,7 @@ class ContentStore:
         try:
             # Once more before it is given up: what was damaged may be the way.
             for _ in range(2):
-                data = storage.read(f"{self.uri}/{name}")
+                data = uris.read(f"{self.uri}/{name}")
                 if sha256(data).hexdigest() == name.removesuffix(".parquet"):
                     return self._parsed(data)
         except FileNotFoundError:

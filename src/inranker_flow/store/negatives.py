@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inranker_flow import storage
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import contains, hash_rows
-from inranker_flow.config import RetrieveConfig, as_dict
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 from inranker_flow.store import kept_rows
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _DRAWN = b"drawn"
 
 def known(digest: str) -> str:
     """``digest`` where the store has a record of the training set with this content, else ""."""
-    return digest if digest and kept_rows.root() and storage.exists(_uri(digest)) else ""
+    return digest if digest and kept_rows.root() and uris.exists(_uri(digest)) else ""
 
 
 def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def remember(
     data = io.BytesIO()
     pq.write_table(table, data, compression="zstd")
     try:
-        storage.put_if_absent(data.getvalue(), _uri(digest))
+        uris.put_if_absent(data.getvalue(), _uri(digest))
     except (UserError, OSError) as error:
         log.warning("which negatives were labelled is not kept for the next run: %s", error)
 
@@ -131,7 +132,7 @@ def _uri(digest: str) -> str:
 def _read(digest: str) -> pa.Table | None:
     """The record of a training set; None, with a warning, where it is gone or damaged."""
     try:
-        table = pq.read_table(io.BytesIO(storage.read(_uri(digest))))
+        table = pq.read_table(io.BytesIO(uris.read(_uri(digest))))
         if table.schema != RECORD or _DRAWN not in (table.schema.metadata or {}):
             raise ValueError("not a record of negatives")
         json.loads(table.schema.metadata[_DRAWN])

@@ -6,15 +6,15 @@ it had in hand, whoever is left does the rest, and the pod that writes the artif
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
-from inranker_flow import storage
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +51,11 @@ def of_this_pod(number: int = 0) -> Share:
     """The share of pod ``number``. Raises :class:`UserError` where there are others and no store to share."""
     from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
 
-    count = os.environ.get(VARIABLE, "1")
+    count = variables.workers()
     if not count.isascii() or not count.isdigit() or int(count) <= number:
-        raise UserError(f"{VARIABLE}: {count!r} is no number of pods above {number}; compile the pipeline anew")
+        raise UserError(
+            f"{variables.WORKERS}: {count!r} is no number of pods above {number}; compile the pipeline anew"
+        )
     if int(count) > 1 and not kept_rows.root():
         raise UserError(
             f"cluster.workers: {count} pods share their work through INRANKER_STORE, which is off; set it to an s3:// prefix, "
@@ -76,8 +78,8 @@ def agreed(missing: np.ndarray, uri: str) -> np.ndarray:
     import numpy as np
 
     try:
-        storage.put_if_absent(np.packbits(missing).tobytes(), uri)
-        first = np.unpackbits(np.frombuffer(storage.read(uri), np.uint8), count=len(missing)).astype(bool)
+        uris.put_if_absent(np.packbits(missing).tobytes(), uri)
+        first = np.unpackbits(np.frombuffer(uris.read(uri), np.uint8), count=len(missing)).astype(bool)
     except FileNotFoundError:  # the work was completed, and this removed, just now
         return missing
     return first | missing

@@ -19,10 +19,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import storage
 from inranker_flow.artifacts.manifest import FILENAME, Origin, content_digest, read_manifest
-from inranker_flow.config import CorpusConfig, deciding
+from inranker_flow.config.parsing import deciding
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.storage import uris
+from inranker_flow.storage.listing import check_names
+from inranker_flow.storage.local import atomic_folder, digest_file
 from inranker_flow.store.conditions import conditions
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ VERSIONS = {
 
 def origin(configs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Origin:
     """What the manifests of a stage's outputs say about where they come from."""
-    from inranker_flow.tracking import code_version
+    from inranker_flow.environment.variables import code_version
 
     parents = {key: [content_digest(path) for path in _flat(value)] for key, value in inputs.items()}
     return Origin(parents, _digest(_plain(configs)), code_version())
@@ -87,13 +90,13 @@ class Work:
         What is missing or damaged there is told and made again.
         """
         try:
-            entry = json.loads(storage.read(self._entry))
+            entry = json.loads(uris.read(self._entry))
             stats = kind(**entry["stats"])
             for name, path in outputs.items():
                 self._fetch(entry["outputs"][name], path)
                 _check_complete(entry["outputs"][name], path)
         except FileNotFoundError as error:
-            if str(error.filename) not in (self._entry, str(storage.local_path(self._entry))):
+            if str(error.filename) not in (self._entry, str(uris.local_path(self._entry))):
                 self._again(f"{error.filename} is gone", outputs)
             return None
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
@@ -115,41 +118,41 @@ class Work:
             self._copy(files[""], aside)
             aside.replace(path)
             return
-        storage.check_names(files, self._entry, path)
+        check_names(files, self._entry, path)
         shutil.rmtree(path, ignore_errors=True)
-        with storage.atomic_folder(path) as folder:
+        with atomic_folder(path) as folder:
             for name, digest in files.items():
                 self._copy(digest, folder / name)
 
     def _copy(self, digest: str, path: Path) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise UserError(f"{self._entry}: {digest[:80]!r} is no digest of a file")
-        storage.download(f"{self._content}/{digest}", path)
-        if storage.digest_file(path) != digest:
+        uris.download(f"{self._content}/{digest}", path)
+        if digest_file(path) != digest:
             raise UserError(f"{self._content}/{digest}: damaged")
 
     def keep(self, stats: Any, outputs: Mapping[str, Path]) -> None:
         """Keep the outputs for the next time. Where they cannot be kept a warning says so: the work itself is done."""
-        from inranker_flow.tracking import code_version
+        from inranker_flow.environment.variables import code_version
 
         try:
             found = {name: self._store(path) for name, path in outputs.items()}
             entry = {"asked": self.asked, "stats": dataclasses.asdict(stats), "outputs": found, "code": code_version()}
             data = json.dumps(entry, indent=1, sort_keys=True).encode()
             if self._damaged:
-                storage.put(data, self._entry)
+                uris.put(data, self._entry)
             else:
-                storage.put_if_absent(data, self._entry)
+                uris.put_if_absent(data, self._entry)
         except (UserError, OSError) as error:
             log.warning("not kept for the next run: %s", error)
 
     def _store(self, path: Path) -> dict[str, str]:
         files = {"": path} if path.is_file() else {each.relative_to(path).as_posix(): each for each in _files(path)}
-        digests = {name: storage.digest_file(file) for name, file in files.items()}
+        digests = {name: digest_file(file) for name, file in files.items()}
         for name, digest in digests.items():
             uri = f"{self._content}/{digest}"
-            if self._damaged or not storage.exists(uri):
-                storage.upload(files[name], uri)
+            if self._damaged or not uris.exists(uri):
+                uris.upload(files[name], uri)
         return digests
 
 
@@ -183,7 +186,7 @@ def _named(configs: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what the configuration only names: files (a prompt), and checkpoints that no revision pins."""
     from inranker_flow.rankers.checkpoints import checkpoint_identity
 
-    found = {text: storage.digest_file(Path(text).expanduser()) for text in _texts(_plain(configs)) if _is_file(text)}
+    found = {text: digest_file(Path(text).expanduser()) for text in _texts(_plain(configs)) if _is_file(text)}
     for each in configs.values():
         reference = getattr(each, "checkpoint", "")
         if reference and not each.revision:

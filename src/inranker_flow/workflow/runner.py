@@ -7,9 +7,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import tracking
 from inranker_flow.commands import console, folder
 from inranker_flow.commands.processes import Processes
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.settings.profile import Profile
 from inranker_flow.workflow import pipelines
@@ -20,7 +20,7 @@ PIPELINES = {"inranker": pipelines.inranker, "retrain": pipelines.retrain}
 
 def code_version() -> str:
     """The package's version, unless the environment says which code runs."""
-    return tracking.code_version()
+    return variables.code_version()
 
 
 def prepare(pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> Any:

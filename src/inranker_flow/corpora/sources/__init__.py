@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
-from inranker_flow import storage
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.irdatasets import IrDatasets
@@ -19,6 +18,7 @@ from inranker_flow.corpora.sources.published import InRankerBeir, InRankerMsmarc
 from inranker_flow.corpora.sources.rows import ROWS, Row, Split
 from inranker_flow.corpora.sources.stored import StoredCollection
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 
 __all__ = [
     "ROWS",
@@ -102,7 +102,7 @@ def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManag
 
 def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
     """Files that lie on a disk or in a store, by what they look like."""
-    path = storage.local_copy(corpus.uri)
+    path = uris.local_copy(corpus.uri)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
         return nullcontext(StoredCollection(path, corpus.uri, corpus))
     raise BadCollection(

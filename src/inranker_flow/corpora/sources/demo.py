@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.sources.stored import StoredCollection
 from inranker_flow.errors import UserError
 from inranker_flow.text_files import shown

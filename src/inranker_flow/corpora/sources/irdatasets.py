@@ -12,7 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.lines import BadLine, whole
 from inranker_flow.corpora.sources.rows import ROWS, Row, Split, as_columns

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from inranker_flow import storage
 from inranker_flow.artifacts.hashing import HashSet, hash_rows
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string
 from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 
 
 def _logit(value: Any) -> float:
@@ -36,7 +36,7 @@ class InRankerMsmarco:
     unit = "bytes"
 
     def __init__(self, uri: str) -> None:
-        self.path, self.shown = storage.local_copy(uri), uri
+        self.path, self.shown = uris.local_copy(uri), uri
         if not self.path.is_file():
             raise UserError(f"{uri}: not a file; give the .tsv with true logit, false logit, query id and document id")
         self.total = self.path.stat().st_size
@@ -67,7 +67,7 @@ class InRankerBeir:
     judged_together: tuple[str, ...] = ()
 
     def __init__(self, uri: str) -> None:
-        self.path, self.shown = storage.local_copy(uri), uri
+        self.path, self.shown = uris.local_copy(uri), uri
         if not self.path.is_file():
             raise UserError(f"{uri}: not a file; give the .jsonl with query, contents, true_logit and false_logit")
         self.total = self.path.stat().st_size

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from inranker_flow.config import CorpusConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import beir, layout, parquet
 from inranker_flow.corpora.sources.rows import Split

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
-import os
 import random
 import re
 import threading
@@ -15,14 +14,14 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer, UserError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-KEY = "OPENAI_API_KEY"
 #: Statuses that pass: too many requests, a proxy's or a server's trouble.
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 #: Seconds before a request is sent again: the first time, at most, and at most when the server names a time.
@@ -66,7 +65,7 @@ class Endpoint:
             timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, config.request_timeout), read=config.request_timeout),
         )
         self._headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := variables.endpoint_key():
             self._headers["Authorization"] = f"Bearer {key}"
         self._stopped = threading.Event()
         self.repeated = 0
@@ -137,7 +136,7 @@ class Endpoint:
     def _refusal(self, status: int, data: bytes) -> Refused:
         said = _said(data)
         if status in (401, 403):
-            remedy = f"set {KEY} to a key that it takes (on a cluster: Secret inranker-endpoint)"
+            remedy = f"set {variables.ENDPOINT_KEY} to a key that it takes (on a cluster: Secret inranker-endpoint)"
         elif status in (301, 302, 307, 308):
             remedy = "set generation.endpoint to the address that it redirects to"
         elif status == 404:
@@ -157,7 +156,7 @@ def _address(endpoint: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth:
         shown = "an address with a password in it" if parsed.auth else repr(endpoint)
         raise UserError(
-            f"generation.endpoint: {shown} is not of the form http://HOST:PORT/v1; a key belongs into {KEY}"
+            f"generation.endpoint: {shown} is not of the form http://HOST:PORT/v1; a key belongs into {variables.ENDPOINT_KEY}"
         )
     url = endpoint.rstrip("/")
     return url if (parsed.path or "/").strip("/") else f"{url}/v1"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inranker_flow.beginnings import Beginnings, chunks
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation.prompts import Template
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.endpoint import Endpoint, Refused

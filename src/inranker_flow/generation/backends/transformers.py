@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.generation.prompts import Template

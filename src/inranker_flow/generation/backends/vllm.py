@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from inranker_flow.config import GenerateConfig
+from inranker_flow.config.sections import GenerateConfig
+from inranker_flow.environment import changes
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.local import Prompter
@@ -25,7 +25,7 @@ class VllmBackend:
     """`LLM.generate`, the prompts' common beginning computed once, the model split over all GPUs that are here."""
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
+        changes.default("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
         import vllm
         from vllm.platforms import current_platform as platform
 

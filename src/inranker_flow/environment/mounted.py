@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
-from inranker_flow.redaction import SECRET_NAMES
 
 #: Where `placement.py` mounts: ``settings``, and a folder for each Secret of the stage.
 MOUNTS = Path("/etc/inranker")
@@ -33,19 +33,18 @@ def settle() -> None:
     forget_blanks()
     secrets = {name: value for folder in _secrets() for name, value in _read(folder)}
     for name, value in [*secrets.items(), *_read(MOUNTS / "settings")]:
-        os.environ.setdefault(name, value)
+        changes.default(name, value)
     if secrets:
-        known = set(os.environ.get(SECRET_NAMES, "").split(",")) - {""}
-        os.environ[SECRET_NAMES] = ",".join(sorted(known.union(secrets)))
+        changes.put(variables.SECRET_NAMES, ",".join(sorted(variables.secret_names().union(secrets))))
 
 
 def forget_blanks() -> None:
     """Unset what is set to nothing, for an empty address, key or profile means none; blanks around the others go, too."""
-    for name, value in list(os.environ.items()):
+    for name, value in list(variables.everything().items()):
         if value != value.strip() and _BLANK_IS_UNSET.match(name):
-            os.environ[name] = value.strip()
+            changes.put(name, value.strip())
         if not value.strip() and _BLANK_IS_UNSET.match(name):
-            del os.environ[name]
+            changes.drop(name)
 
 
 def _secrets() -> list[Path]:

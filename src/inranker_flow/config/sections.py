@@ -1,166 +1,31 @@
-"""One frozen dataclass per stage section, and the only code that turns JSON or YAML into them.
-
-An unknown key or a wrong type is an error that names the key. Whole numbers that arrive as floats are accepted for
-integers, because KFP carries JSON numbers as doubles.
-"""
+"""One frozen dataclass for each section of a profile: what can be set, by which rule, and what it means."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-import math
-import re
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from inranker_flow.errors import UserError
-from inranker_flow.text_files import quoted, shown
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Values from ``least`` to ``most``, both included, or one of ``also``."""
-
-    least: float
-    most: float = math.inf
-    also: tuple[float, ...] = ()
-
-    def problem(self, value: float) -> str:
-        """What is wrong with it; "" for nothing."""
-        if self.least <= value <= self.most or value in self.also:
-            return ""
-        return f"is below {self.least:g}" if value < self.least else f"is above {self.most:g}"
-
-
-@dataclass(frozen=True)
-class Above(Range):
-    """As :class:`Range`, without ``least`` itself."""
-
-    def problem(self, value: float) -> str:
-        return f"must be above {self.least:g}" if value == self.least else super().problem(value)
-
-
-@dataclass(frozen=True)
-class Below(Range):
-    """As :class:`Range`, without ``most`` itself."""
-
-    def problem(self, value: float) -> str:
-        return f"must be below {self.most:g}" if value == self.most else super().problem(value)
-
-
-@dataclass(frozen=True)
-class Text:
-    """Words on one line, or (``lines``) a text. ``form``: a regular expression for the whole,
-    which ``says`` describes. ``secret``: a wrong one may hold a key, and is not repeated. ``numbers``: YAML reads some as
-    numbers."""
-
-    form: str = ""
-    says: str = ""
-    empty: bool = True
-    lines: bool = False
-    most: int = 4096
-    secret: bool = False
-    numbers: bool = False
-
-    def problem(self, value: str) -> str:
-        """What is wrong with it; "" for nothing."""
-        if not value:
-            return "" if self.empty else "is empty, and has no default"
-        if len(value) > self.most:
-            return f"{_LONG}{len(value):,} characters; at most {self.most:,} can be right"
-        if not self.lines and "://" in value and _CREDENTIALS.search(value):
-            return _NO_CREDENTIALS
-        if not value.strip():
-            return "holds nothing but blanks"
-        if odd := (_NO_TEXT if self.lines else _NO_LINE).search(value):
-            return f"holds the character {odd[0]!r}, which cannot stand there"
-        return self.says if self.form and not re.fullmatch(self.form, value) else ""
-
-
-@dataclass(frozen=True)
-class LanguageName(Text):
-    """The name of a language that `words.language` knows, or its code."""
-
-    most: int = 100
-
-    def problem(self, value: str) -> str:
-        """What is wrong with it; "" for nothing."""
-        problem = super().problem(value)
-        if problem or not value:
-            return problem
-        from inranker_flow import words
-
-        try:
-            words.language(value)
-        except UserError:
-            return words.UNKNOWN
-        return ""
-
-
-class NoResult:
-    """Marks a setting that changes no result, only how fast or in which parts it is computed: it is in no key of what was
-    computed before (:func:`deciding`)."""
-
-
-NO_RESULT = NoResult()
-
-#: Characters that a text cannot hold, and those that one line cannot: controls, halves of a character, line ends.
-_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-_NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-#: A user's name, and perhaps a password, before the host of an address; or a key in its query.
-_CREDENTIALS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s]*@|https?://\S*[@?]")
-_LONG = "is a text of "
-_NO_CREDENTIALS = (
-    "holds a user's name, a password or a query, which every run would record; leave it out of the address (keys are given "
-    "in the environment: OPENAI_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
+from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.rules import NO_RESULT, Above, Below, Range, Text
+from inranker_flow.config.values import (
+    LABEL,
+    MOST,
+    Amount,
+    Count,
+    Cpus,
+    Gain,
+    LabelName,
+    LabelValue,
+    Language,
+    Length,
+    ModelName,
+    Positive,
+    Prompt,
+    Required,
+    Share,
+    Split,
+    Token,
 )
-
-#: Beyond it are typing errors: no corpus has so many rows, and 32 bits hold it.
-_MOST = 2**31 - 1
-
-Count = Annotated[int, Range(0, _MOST)]
-Positive = Annotated[int, Range(1, _MOST)]
-#: Tokens of a prompt: no model reads more, and with fewer than 16 no passage is left.
-Length = Annotated[int, Range(16, 131_072)]
-Amount = Annotated[float, Range(0, 1e9)]
-Gain = Annotated[float, Range(0, 1)]
-Share = Annotated[float, Range(0, 1)]
-Required = Annotated[str, Text(empty=False)]
-#: A text of several lines may be given where a file is named.
-Prompt = Annotated[str, Text(lines=True, most=100_000)]
-#: A language by its name or ISO 639-1 code.
-Language = Annotated[str, LanguageName()]
-#: A piece of a vocabulary.
-Token = Annotated[str, Text(most=100)]
-Split = Annotated[
-    str,
-    Text(
-        r"[\w.-]*[\w-](/[\w.-]*[\w-])*",
-        "may hold only letters, digits, '.', '_' and '-': it is the name of a file in qrels/",
-        empty=False,
-        most=100,
-    ),
-]
-ModelName = Annotated[
-    str,
-    Text(
-        r"\w([\w .-]*[\w.-])?(?<!-history)",
-        "is no name for a registered model: letters, digits, '.', '_', '-' and blanks inside, and no -history at its end",
-        empty=False,
-        most=200,
-    ),
-]
-#: Kubernetes' own rules for names with an optional domain before them.
-_LABEL = r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-LabelName = Annotated[str, Text(_LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", empty=False, most=300)]
-LabelValue = Annotated[
-    str, Text(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "is no value of a label in Kubernetes (true)", most=63)
-]
 
 
 @dataclass(frozen=True)
@@ -302,7 +167,7 @@ class ScoringConfig:
     #: causal: the text that the template puts at ``{instruction}``.
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
-    batch_tokens: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
+    batch_tokens: Annotated[int, Range(0, MOST), NO_RESULT] = 0
     #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
@@ -321,7 +186,7 @@ class TeacherConfig:
     revision: str = ""
     scoring: ScoringConfig = ScoringConfig()
     #: Pairs in one shard; a finished shard survives a kill.
-    shard_pairs: Annotated[int, Range(1, _MOST), NO_RESULT] = 50_000
+    shard_pairs: Annotated[int, Range(1, MOST), NO_RESULT] = 50_000
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
     #: relevant (InPars-v2: 10,000). 0 keeps all.
     keep_queries: Count = 0
@@ -461,7 +326,7 @@ class DistillConfig:
     #: coarser); auto: bfloat16 where the device computes in it, else float32.
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-weights"] = "auto"
     #: Padded tokens that are in memory at once; larger batches are summed up in parts. 0 picks a value for the device.
-    micro_batch_tokens: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
+    micro_batch_tokens: Annotated[int, Range(0, MOST), NO_RESULT] = 0
     #: Compute encoder layers again in the backward pass instead of keeping them: less memory, a third more time.
     gradient_checkpointing: Annotated[bool, NO_RESULT] = False
     #: Processes that share each batch; 0: one for each GPU of this machine.
@@ -473,7 +338,7 @@ class DistillConfig:
     #: Steps between looks at the held-out queries; 0 is ten looks in all.
     evaluate_every: Count = 0
     #: Steps between resumable checkpoints; 0 is with each look.
-    save_every: Annotated[int, Range(0, _MOST), NO_RESULT] = 0
+    save_every: Annotated[int, Range(0, MOST), NO_RESULT] = 0
     #: Seed of the order of the pairs, of dropout, and of the queries that are held out.
     seed: Count = 0
 
@@ -533,22 +398,13 @@ class Toleration:
     """What lets a pod onto a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
 
     #: The taint's key.
-    key: Annotated[str, Text(_LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", most=300)]
+    key: Annotated[str, Text(LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", most=300)]
     #: Exists: whatever the taint's value is. Equal: the one in `value`.
     operator: Literal["Exists", "Equal"] = "Exists"
     #: The taint's effect.
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
     #: The taint's value.
     value: LabelValue = ""
-
-
-#: CPUs as Kubernetes writes them.
-Cpus = Annotated[
-    str,
-    Text(
-        r"(?!0*(\.0*)?m?$)([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)", "is no number of CPUs (2, 0.5, 500m)", numbers=True
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -595,149 +451,3 @@ class ClusterConfig:
     nodes: Annotated[int, Range(1, 64)] = 1
     #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
     retries: bool = True
-
-
-def parse(kind: type[T], data: Any, where: str) -> T:
-    """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (``phase1``)."""
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a section with keys, got {quoted(data)}")
-    fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(kind, include_extras=True)
-    for key in data:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, 1) if isinstance(key, str) and len(key) < 100 else []
-            hint = f"; did you mean {close[0]!r}?" if close else f"; it knows: {', '.join(fields)}"
-            raise UserError(f"{where}.{shown(key)}: unknown key{hint}")
-    for name, known in fields.items():
-        missing = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
-        if missing and name not in data:
-            raise UserError(f"{where}.{name}: missing; this key has no default")
-    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return parse(typing.cast("type[Any]", hint), value, where)
-    origin = get_origin(hint)
-    if origin is Annotated:
-        kind, *marks = get_args(hint)
-        rule = next((mark for mark in marks if isinstance(mark, Range | Text)), None)
-        if rule is None:
-            return _value(kind, value, where)
-        if getattr(rule, "numbers", False) and type(value) in (int, float) and abs(value) < 1e6:
-            value = f"{value:g}"
-        return _checked(rule, _plain(kind, value, where), where)
-    if origin is Literal:
-        if isinstance(value, str) and value in get_args(hint):
-            return value
-        raise UserError(f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}")
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, got {quoted(value)}")
-        return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(f"{where}: expected names with values, got {quoted(value)}")
-        names, values = get_args(hint)
-        return {_value(names, key, where): _value(values, item, f"{where}.{shown(key)}") for key, item in value.items()}
-    if origin in (types.UnionType, typing.Union):
-        raise TypeError(f"{where}: union types are not supported in configuration classes")
-    plain = _plain(hint, value, where)
-    return _checked(_WORDS, plain, where) if hint is str else plain
-
-
-#: The rule of a text that has none of its own.
-_WORDS = Text()
-
-
-def _checked(rule: Range | Text, value: Any, where: str) -> Any:
-    """``value``, where ``rule`` has nothing against it."""
-    problem = rule.problem(value)
-    if problem:
-        # Who gave a password does not want to see it again.
-        secret = problem == _NO_CREDENTIALS or problem.startswith(_LONG) or (isinstance(rule, Text) and rule.secret)
-        told = "" if secret or value == "" else f"{quoted(value)} "
-        raise UserError(f"{where}: {told}{problem}")
-    return value
-
-
-def _plain(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as one of the types that JSON has."""
-    if hint is bool and isinstance(value, bool):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # isfinite() of an integer beyond the floats raises.
-        if hint is int and (isinstance(value, int) or (math.isfinite(value) and value == int(value))):
-            return int(value)
-        if hint is float and isinstance(value, int):
-            return float(max(-_HUGE, min(_HUGE, value)))
-        if hint is float and math.isfinite(value):
-            return float(value)
-    if hint is float and isinstance(value, str) and len(value) < 100:
-        try:  # YAML 1.1 reads 7e-5 as a string
-            number = float(value)
-        except ValueError:
-            pass
-        else:
-            return _plain(float, number, where)
-    if hint is str and isinstance(value, str):
-        return value
-    if hint is Any:
-        return _anything(value, where)
-    if value is None:
-        raise UserError(f"{where}: has no value; give one, or leave the key out")
-    raise UserError(
-        f"{where}: expected {getattr(hint, '__name__', hint)}, got {quoted(value)} ({type(value).__name__})"
-    )
-
-
-#: Beyond every limit.
-_HUGE = 10**300
-
-
-def _anything(value: Any, where: str) -> Any:
-    """Whatever JSON can say, and a whole number as such."""
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _anything(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_anything(item, f"{where}[{number}]") for number, item in enumerate(value)]
-    if isinstance(value, float) and math.isfinite(value):
-        return int(value) if value == int(value) else value
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
-
-
-def deciding(config: Any) -> dict[str, Any]:
-    """As :func:`as_dict`, without the settings that change no result (`NO_RESULT`): what a key is made of."""
-    hints = get_type_hints(type(config), include_extras=True)
-    return {
-        each.name: deciding(value) if dataclasses.is_dataclass(value) else as_plain(value)
-        for each in dataclasses.fields(config)
-        if NO_RESULT not in get_args(hints[each.name])
-        for value in [getattr(config, each.name)]
-    }
-
-
-def without_defaults(config: Any) -> dict[str, Any]:
-    """As :func:`as_dict`, without what :func:`parse` would add by itself: KFP repeats a section in every task that takes it."""
-    return {
-        each.name: without_defaults(value) if dataclasses.is_dataclass(value) else as_plain(value)
-        for each in dataclasses.fields(config)
-        if (value := getattr(config, each.name)) != _default(each)
-    }
-
-
-def _default(known: dataclasses.Field[Any]) -> Any:
-    return known.default if known.default_factory is dataclasses.MISSING else known.default_factory()
-
-
-def as_plain(value: Any) -> Any:
-    """A value, a section or several sections as data for JSON."""
-    return json.loads(json.dumps(value, default=dataclasses.asdict))
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """Plain nested data of a configuration object (lists, no tuples), ready for JSON, KFP and :func:`parse`."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain

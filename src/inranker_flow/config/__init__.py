@@ -1,0 +1,1 @@
+"""Settings: the rules of their values, the sections of a profile, and how data becomes sections."""

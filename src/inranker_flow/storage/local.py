@@ -1,0 +1,91 @@
+"""Files of this machine that appear whole or not at all, and digests of their content."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+from inranker_flow import scratch
+from inranker_flow.errors import UserError
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line that the disk with ``path`` is full, or a quota or a file size limit reached."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason:
+            raise UserError(
+                f"{path}: cannot be written: {reason}; nothing is left under the final name, so make room and run again"
+            ) from error
+        raise
+
+
+def _disk_reason(error: BaseException | None) -> str:
+    """What the system said where a full disk is behind ``error``, else "". Libraries wrap it (SQLite, safetensors)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(error.errno)
+        for said in ("database or disk is full", os.strerror(errno.ENOSPC)):
+            if said in str(error):
+                return said
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name ``path`` only when the block ends well; otherwise nothing is left."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch.aside(path) as aside:
+        with disk_errors(path), open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(0o644)
+        aside.replace(path)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder that takes the name ``path`` only when the block ends well; an empty ``path`` may exist already.
+
+    Raises :class:`UserError` where ``path`` holds something: nothing is overwritten.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch.aside(path, folder=True) as aside:
+        aside.chmod(0o755)
+        with disk_errors(path):
+            yield aside
+        try:
+            aside.replace(path)
+        except OSError as error:
+            raise UserError(f"{path}: exists and is not an empty folder; remove it or give another name") from error
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's content, as hex."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(path: str | os.PathLike[str]) -> str:
+    """sha256 over the names and contents of all files below ``path``, as hex."""
+    root, digest = Path(path), sha256()
+    for file in sorted(each for each in root.rglob("*") if each.is_file()):
+        name = file.relative_to(root).as_posix().encode(errors="surrogateescape")  # bytes that are no UTF-8
+        digest.update(name + f"\0{digest_file(file)}\n".encode())
+    return digest.hexdigest()
