@@ -110,7 +110,8 @@ def _tasks(run: folder.Run, runner: str) -> Iterator[None]:
     processes = Processes(run, lambda: remove_containers(run.file.name) if runner == "docker" else 0)
 
     def process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        return processes.start(full_command, {"_KFP_RUNTIME": "true", **(env_vars or {})})
+        _, _, module, *arguments = full_command  # python -m components ...
+        return processes.start(module, arguments, {"_KFP_RUNTIME": "true", **(env_vars or {})})
 
     plain_container = docker_task_handler.run_docker_container
 

@@ -24,10 +24,10 @@ SMALL = (
 )
 
 
-def in_process(command):
+def in_process(module, arguments):
     """What a process does, without one: imports would take most of the time."""
     try:
-        run_task(Path(command[-1]))
+        run_task(Path(arguments[-1]))
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

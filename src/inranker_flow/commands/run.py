@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from inranker_flow import planning
 from inranker_flow.artifacts.manifest import check
-from inranker_flow.commands import console, folder, outcome, plan
+from inranker_flow.commands import console, folder, forked, outcome, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
 from inranker_flow.commands.options import add_options, resolve
 from inranker_flow.commands.outcome import Distilled
@@ -116,6 +116,8 @@ def _run(
     # Containers see nothing of the run's folder but this.
     root = run_dir / "artifacts"
     _environment(run_dir, root, engine.code_version())
+    if runner != "docker" and forked.possible():
+        forked.prepare(hold.temporary)
     _tidy(hold)
     (run_dir / outcome.FILENAME).unlink(missing_ok=True)
     known_by = keys(pipeline, resolved, engine.code_version())

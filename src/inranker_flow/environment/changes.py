@@ -41,3 +41,9 @@ def temporarily(values: Mapping[str, str]) -> Iterator[None]:
 def for_child(values: Mapping[str, str]) -> dict[str, str]:
     """Return this environment with ``values``, for a process that is started."""
     return {**os.environ, **values}
+
+
+def replace(values: Mapping[str, str]) -> None:
+    """Make this process' environment the one that :func:`for_child` returned."""
+    os.environ.clear()
+    os.environ.update(values)

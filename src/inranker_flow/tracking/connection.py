@@ -51,6 +51,16 @@ def database_uri(path: Path) -> str:
     return f"sqlite{'+pysqlite' if odd else ''}:///{name.replace('%', '%25').replace('?', '%3F')}"
 
 
+def load() -> Any:
+    """Import and return MLflow, which is told first what it reads while it is imported."""
+    changes.default("MLFLOW_DISABLE_TELEMETRY", "true")
+    changes.default("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    changes.default("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    return mlflow
+
+
 def client() -> Any:
     """An :class:`mlflow.MlflowClient` for the configured server or database, which has answered once.
 
@@ -58,11 +68,7 @@ def client() -> Any:
     :class:`UserError` in one line, within seconds, where nothing or something else answers.
     """
     mounted.forget_blanks()
-    changes.default("MLFLOW_DISABLE_TELEMETRY", "true")
-    changes.default("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    changes.default("GIT_PYTHON_REFRESH", "quiet")
-    import mlflow
-
+    mlflow = load()
     _silence()
     uri = mlflow.get_tracking_uri()
     with _asking:

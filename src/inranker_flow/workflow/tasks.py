@@ -58,10 +58,10 @@ class Artifact:
 class Run:
     """Runs tasks one after another; their files go below ``root``.
 
-    ``start`` runs a command to its end and returns the exit status. ``name`` is the run's.
+    ``start`` runs a module with arguments to its end and returns the exit status. ``name`` is the run's.
     """
 
-    def __init__(self, root: Path, start: Callable[[Sequence[str]], int], name: str) -> None:
+    def __init__(self, root: Path, start: Callable[[str, Sequence[str]], int], name: str) -> None:
         self.root, self.start, self.name = root, start, name
 
     def __call__(
@@ -83,8 +83,7 @@ class Run:
         task = {"stage": stage, "configs": configs or {}, "inputs": inputs or {}, "outputs": made, "values": values}
         with atomic_write(folder / "task.json") as out:
             out.write(json.dumps(task, indent=1, default=str).encode())
-        command = [sys.executable, "-m", "inranker_flow.workflow.tasks", str(folder / "task.json")]
-        if status := self.start(command):
+        if status := self.start("inranker_flow.workflow.tasks", [str(folder / "task.json")]):
             raise RuntimeError(f"{stage} {dataset}".strip() + f" ended with status {status}.")
         return Done(made, json.loads((folder / "stats.json").read_text(encoding="utf-8")))
 
