@@ -35,8 +35,7 @@ flag = $(if $(call yes,$(2)),$(1))
 yes = $(if $(call filled,$(1)),$(filter-out 0 no false,$(value $(1))))
 # An empty RUN_DIR is no wish for the default.
 run_dir = $(if $(call given,RUN_DIR),--run-dir="$$INRANKER_MAKE_RUN_DIR")
-profile_options = $(or $(call option,--profile,PROFILE),\
-    $(if $(call filled,SOURCE)$(call filled,TARGETS),--profile=smoke)) \
+profile_options = $(call option,--profile,PROFILE) \
   $(foreach name,SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER,\
     $(call option,--$(shell echo $(name) | tr A-Z a-z),$(name))) \
   $(call option,--settings,SET)

@@ -22,7 +22,7 @@ from kfp import compiler, dsl
 from kfp.dsl import pipeline_task
 
 from inranker_flow.commands.command import Parser, command
-from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.commands.options import add_options, profile_of, resolve
 from inranker_flow.config.sections import ClusterConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.pipeline, options.out / f"{options.pipeline}.yaml", resolved.cluster, resolved.arguments()
         )
     )
-    values = options.out / f"{options.pipeline}.{Path(options.profile).stem}.json"
+    values = options.out / f"{options.pipeline}.{Path(profile_of(options)).stem}.json"
     with atomic_write(values) as out:
         out.write(
             (json.dumps(submission.arguments(options.pipeline, resolved), indent=1, ensure_ascii=False) + "\n").encode()

@@ -15,7 +15,7 @@ from typing import Any
 
 from inranker_flow import planning
 from inranker_flow.commands import plan
-from inranker_flow.commands.options import resolve
+from inranker_flow.commands.options import profile_of, resolve
 from inranker_flow.errors import UserError
 from inranker_flow.profiles import load
 from inranker_flow.settings.pin import pin
@@ -62,7 +62,7 @@ def prepare(options: argparse.Namespace) -> Release:
     refuse_local(resolved)
     resolved = pin(resolved)
     package = compile_pipeline(
-        options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster, plain_values(options.profile)
+        options.pipeline, BUILD / f"{options.pipeline}.yaml", resolved.cluster, plain_values(profile_of(options))
     )
     arguments = submission.arguments(options.pipeline, resolved)
     documents = compile.read(package)
@@ -101,7 +101,7 @@ def planned(pipeline: str, resolved: Profile) -> str:
 
 def schedule_name(options: argparse.Namespace) -> str:
     """PIPELINE-PROFILE: what a schedule is known by, and the beginning of its runs' names."""
-    return f"{options.pipeline}-{re.sub(r'[^a-z0-9]+', '-', Path(options.profile).stem.lower()).strip('-')}"
+    return f"{options.pipeline}-{re.sub(r'[^a-z0-9]+', '-', Path(profile_of(options)).stem.lower()).strip('-')}"
 
 
 def publish(api: Api, release: Release) -> tuple[str, str]:

@@ -40,7 +40,6 @@ def distil(
     :class:`UserError` with the one line that says what is wrong and what to do.
     """
     folder = Path(out).expanduser().absolute()
-    profile = profile or ("smoke" if str(source) or targets else "demo")
     fields = {"source": source, "teacher": teacher, "student": student, "generator": generator, "profile": profile}
     options = [f"--{name}={value}" for name, value in fields.items() if str(value)]
     if isinstance(targets, str | Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from inranker_flow import profiles
-from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.commands.options import add_options, profile_of, resolve
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import DEMO
 from inranker_flow.settings import checks
@@ -24,6 +25,23 @@ from tests.unit.test_settings import HOSTILE
 
 def load(*settings: str, name: str = "demo") -> Profile:
     return profiles.load(name, parse_overrides(settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], "demo"),
+        (["--source=a/folder"], "smoke"),
+        (["--targets=a/folder"], "smoke"),
+        (["--set=targets=[a/folder]"], "smoke"),
+        (["--set=phase1.max_steps=3", "--source=", "--targets="], "demo"),
+        (["--targets=a/folder", "--profile=my profile.yaml"], "my profile.yaml"),
+    ],
+)
+def test_the_profile_follows_the_collections_unless_it_is_given(given, expected):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert profile_of(parser.parse_args(given)) == expected
 
 
 def refused(*settings: str, name: str = "demo") -> str:

@@ -23,7 +23,7 @@ from inranker_flow import planning
 from inranker_flow.artifacts.manifest import check
 from inranker_flow.commands import console, folder, forked, outcome, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
-from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.commands.options import add_options, profile_of, resolve
 from inranker_flow.commands.outcome import Distilled
 from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     resolved = pin(resolve(options))
     if options.runner != "docker":
         check_here(resolved.generation)
-    label = f"{options.pipeline}-{Path(options.profile).stem}"
+    label = f"{options.pipeline}-{Path(profile_of(options)).stem}"
     return run(options.pipeline, resolved, label, run_dir, options.runner, options.verbose)
 
 
