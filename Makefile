@@ -152,7 +152,7 @@ format: $(VENV)/.ready ## Format the code
 	@$(BIN)/ruff format -q .
 
 .PHONY: readmes
-readmes: $(VENV)/.ready ## Rewrite the components' READMEs from their interfaces
+readmes: $(VENV)/.ready ## Rewrite components/README.md from their interfaces
 	@$(BIN)/python -m components.readme
 
 .PHONY: versions

@@ -1,4 +1,5 @@
-"""Write each component's README.md from its interface: `python -m components.readme` (`make readmes`)."""
+"""Write components/README.md, one row for each component, from their interfaces: `python -m components.readme`
+(`make readmes`)."""
 
 from __future__ import annotations
 
@@ -8,59 +9,45 @@ from pathlib import Path
 from components import COMPONENTS
 from pipelines.placement import PLACEMENT
 
-_TYPES = {
-    "STRING": "string",
-    "STRUCT": "object",
-    "LIST": "list",
-    "NUMBER_INTEGER": "integer",
-    "NUMBER_DOUBLE": "number",
-}
+README = Path(__file__).with_name("README.md")
+_HEAD = """# Components
+
+One folder for each task of the pipelines. A component is an adapter: KFP's types in, one call of `run_stage`, KFP's types out.
+What each argument means is in its docstring, which Kubeflow's UI shows too.
+
+<!-- made by `make readmes` -->
+
+| component | what it does | takes | gives | image | CPU | memory |
+|---|---|---|---|---|---|---|
+"""
 
 
-def render(name: str) -> str:
-    """README text of component ``name``: what it does, its image, inputs and outputs."""
-    spec = COMPONENTS[name].component_spec
-    place = PLACEMENT[name]
-    docs = _argument_docs(name)
-    lines = [f"# {name}", "", _summary(name), "", "<!-- made by `make readmes` -->", ""]
-    gpus = ", the run's GPUs" if place.gpu else ""
-    cached = "" if place.cache else ", never cached"
-    lines += [f"Image `{place.image}`, {place.cpu} CPU, {place.memory} memory{gpus}{cached}.", ""]
-    lines += ["| input | type | |", "|---|---|---|"]
-    for key, value in (spec.inputs or {}).items():
-        optional = " (optional)" if value.optional else ""
-        lines.append(f"| `{key}` | {_kind(value)}{optional} | {docs.get(key, '')} |")
-    if spec.outputs:
-        lines += ["", "| output | type | |", "|---|---|---|"]
-    for key, value in (spec.outputs or {}).items():
-        lines.append(f"| `{key}` | {_kind(value)} | {docs.get(key, '')} |")
-    return "\n".join(lines) + "\n"
+def render() -> str:
+    """Return the README's text: what each component does, its inputs and outputs, and where it runs.
+
+    Optional inputs are in brackets; plain parameters are left out.
+    """
+    return _HEAD + "".join(f"| {' | '.join(_row(name))} |\n" for name in COMPONENTS)
 
 
-def _kind(value: object) -> str:
-    kind = str(getattr(value, "type", "")).removeprefix("system.").split("@")[0]
-    prefix = "list of " if getattr(value, "is_artifact_list", False) else ""
-    return prefix + _TYPES.get(kind, kind)
+def _row(name: str) -> list[str]:
+    spec, place = COMPONENTS[name].component_spec, PLACEMENT[name]
+    takes = [f"[{key}]" if value.optional else key for key, value in (spec.inputs or {}).items() if _is_artifact(value)]
+    gives = [key for key, value in (spec.outputs or {}).items() if _is_artifact(value)]
+    does = _summary(name) + ("" if place.cache else " Never cached.")
+    image = place.image + (", the run's GPUs" if place.gpu else "")
+    return [f"`{name}`", does, ", ".join(takes), ", ".join(gives), image, place.cpu, place.memory]
 
 
-def _function(name: str) -> ast.FunctionDef:
-    source = (Path(__file__).parent / name / "component.py").read_text(encoding="utf-8")
-    return next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+def _is_artifact(value: object) -> bool:
+    return str(getattr(value, "type", "")).startswith("system.")
 
 
 def _summary(name: str) -> str:
-    return (ast.get_docstring(_function(name)) or "").splitlines()[0]
-
-
-def _argument_docs(name: str) -> dict[str, str]:
-    lines = (ast.get_docstring(_function(name)) or "").splitlines()
-    return {
-        key: text
-        for key, _, text in (line.strip().partition(": ") for line in lines if line.startswith("    "))
-        if text
-    }
+    source = (Path(__file__).parent / name / "component.py").read_text(encoding="utf-8")
+    function = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+    return (ast.get_docstring(function) or "").splitlines()[0]
 
 
 if __name__ == "__main__":
-    for each in COMPONENTS:
-        (Path(__file__).parent / each / "README.md").write_text(render(each), encoding="utf-8")
+    README.write_text(render(), encoding="utf-8")
