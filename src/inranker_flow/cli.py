@@ -38,6 +38,7 @@ COMMANDS = {
     "run": _library("run", "run a whole pipeline on this machine"),
     "plan": Command("say what a run will take, before it runs", ("pipelines.plan", "inranker_flow.commands.plan")),
     "rank": _library("rank", "rank passages for queries with a student"),
+    "evaluate": _library("evaluate", "measure rerankers on a collection with judgements"),
     "settings": _library("settings", "list every setting: type, default, range, meaning"),
     "history": _library("champion", "say which version of a model served when, and why", "history"),
     "promote": _library("champion", "let a version serve, by hand", "promote"),

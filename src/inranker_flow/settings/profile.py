@@ -93,8 +93,8 @@ def build(data: dict[str, Any]) -> Profile:
     if not isinstance(listed, list):
         raise UserError(f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}")
     profile = Profile(
-        source=_corpus(data["source"], "source"),
-        targets=tuple(_corpus(target, f"targets[{i}]") for i, target in enumerate(listed)),
+        source=collection(data["source"], "source"),
+        targets=tuple(collection(target, f"targets[{i}]") for i, target in enumerate(listed)),
         corpora=parse(CorporaConfig, data.get("corpora", {}), "corpora"),
         corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
         retrieval=parse(RetrieveConfig, data.get("retrieval", {}), "retrieval"),
@@ -112,7 +112,7 @@ def build(data: dict[str, Any]) -> Profile:
     return profile
 
 
-def _corpus(data: Any, where: str) -> CorpusConfig:
+def collection(data: Any, where: str) -> CorpusConfig:
     """A collection given as a mapping, or as its uri alone."""
     if isinstance(data, str):
         data = {"uri": data}

@@ -1,0 +1,67 @@
+"""`inranker evaluate`: what the pipeline's evaluation measures, for any collection and any rerankers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from inranker_flow.commands.evaluate import main
+from tests import beir
+
+FAST = ("--set=evaluation.latency_queries=0", "--set=evaluation.measures=[nDCG@10]")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("INRANKER_STORE", "off")
+
+
+def test_rerankers_are_measured_beside_bm25_and_nothing_else_is_left(tmp_path, capsys):
+    few = ("--set=corpus.max_test_queries=20", "--set=retrieval.test_depth=20")
+    out = tmp_path / "out"
+    assert main(["demo:target/1", "small=demo:student", "large=demo:teacher", f"--out={out}", *FAST, *few]) == 0
+    summary = json.loads((out / "evaluation" / "summary.json").read_text())
+    assert summary["systems"] == ["bm25", "small", "large"]
+    [dataset] = summary["datasets"]
+    means = {name: each["means"]["nDCG@10"] for name, each in summary["datasets"][dataset]["systems"].items()}
+    assert summary["datasets"][dataset]["queries"] == 20
+    # The demo's teacher knows its world, and its student begins below it.
+    assert means["bm25"] < means["small"] < means["large"] == 1
+    compared = {(each["system"], each["against"]) for each in summary["comparisons"]}
+    assert {("small", "bm25"), ("large", "small"), ("large", "bm25")} <= compared
+    printed = capsys.readouterr().out
+    assert f"{means['small']:.4f}" in printed and str(out / "report.html") in printed
+    assert "demo" in (out / "report.html").read_text() and not list((tmp_path / "scratch" / "evaluate").iterdir())
+    assert sorted(each.name for each in (out / "evaluation" / "runs").iterdir()) == [
+        f"{dataset}.{system}.trec" for system in ("bm25", "large", "small")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "demo:student"], "nowhere"),
+        (["COLLECTION", "demo:nobody"], "no such demo model"),
+        (["COLLECTION", "demo:student", "demo:student"], "two systems are called demo-student; give it a name"),
+        (["COLLECTION", "bm25=demo:student"], "two systems are called bm25"),
+        (["COLLECTION", "demo:student", "--set=phase1.seed=3"], "SET: phase1.seed: only settings of source, corpus"),
+        (["COLLECTION", "demo:student", "--set=retrieval.depths=3"], "retrieval.depths: unknown key"),
+        (["COLLECTION", "demo:student", "--set=source.test_split=dev"], "test_split is 'dev'"),
+        (["COLLECTION"], "the following arguments are required: model"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_leaves_nothing(arguments, said, tmp_path, capsys):
+    collection = str(beir.write(tmp_path / "books"))
+    given = [collection if each == "COLLECTION" else each for each in arguments]
+    assert main([*given, f"--out={tmp_path / 'out'}", *FAST]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("FAILED: ") and said in error and error.count("\n") == 1
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_collection_without_judged_test_queries_is_refused(tmp_path, capsys):
+    collection = beir.write(tmp_path / "books", test=None)
+    assert main([str(collection), "demo:student", f"--out={tmp_path / 'out'}", *FAST]) == 2
+    assert "has no judged test queries (split test)" in capsys.readouterr().err
