@@ -37,7 +37,7 @@ CARRIERS = frozenset(
             "settings",
             "stages.discover",
         ),
-        *(f"store.{each}" for each in ("claims", "conditions", "kept_rows", "sharing", "stage_results")),
+        *(f"store.{each}" for each in ("claims", "conditions", "kept_rows", "sharing", "stage_results", "unfinished")),
     )
 )
 

@@ -35,10 +35,14 @@ def root() -> Path:
 
 def scratch_folder(stage: str, *identity: Any) -> Path:
     """Create (or find) the scratch folder of ``stage`` for the work that ``identity`` (JSON data) describes."""
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-    folder = root() / stage / key
+    folder = root() / stage / key(*identity)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def key(*identity: Any) -> str:
+    """Name of the folder of the work that ``identity`` (JSON data) describes."""
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @contextmanager

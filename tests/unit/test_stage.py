@@ -17,6 +17,7 @@ from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.store import unfinished
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.parents import close_parent, open_parent, own_parent
 from inranker_flow.tracking.runs import pipeline_run, stage_run
@@ -204,3 +205,32 @@ def test_an_mlflow_server_that_does_not_answer_is_told_in_seconds(tmp_path):
     )
     assert ended.returncode != 0
     assert "NoAnswer: MLFLOW_TRACKING_URI: no MLflow server answers at http://127.0.0.1:9" in ended.stderr
+
+
+def long_one(config: RetrieveConfig, collection: Path, candidates: Path) -> Stats:
+    """A stage whose unfinished work lies below the store until it is done."""
+    place = unfinished.place("toy", config.depth)
+    stats = toy(config, collection, [], candidates, candidates.parent / "page")
+    unfinished.save(candidates / "qrels.parquet", place, 1)
+    unfinished.remove(place)
+    return stats
+
+
+def test_what_a_stage_kept_outlives_it_until_its_output_is_safe(tmp_path, collection, monkeypatch):
+    """A pod that is lost while it uploads has lost its output: the next one needs the checkpoint still."""
+    store = tmp_path / "store"
+    monkeypatch.setenv("INRANKER_STORE", str(store))
+    (tmp_path / "file").touch()
+
+    def run(name: str) -> None:
+        out = dsl.Dataset(uri=str(tmp_path / name / "candidates"))
+        given = {"configs": {"config": {"depth": 30}}, "inputs": {"collection": collection}}
+        run_stage(long_one, tracked=False, outputs={"candidates": out}, **given)
+
+    monkeypatch.setenv("INRANKER_ARTIFACTS", str(tmp_path / "file" / "artifacts"))
+    with pytest.raises(SystemExit):
+        run("lost")
+    assert len(list(unfinished.left(str(store)))) == 1
+    monkeypatch.delenv("INRANKER_ARTIFACTS")
+    run("safe")
+    assert not list(unfinished.left(str(store)))

@@ -26,7 +26,7 @@ from inranker_flow.errors import REFUSALS, CollectionFault, UserError, of_system
 from inranker_flow.execution import artifact_transfer, left_out
 from inranker_flow.execution.left_out import LeftOutStats, Reason
 from inranker_flow.storage.local import atomic_write, disk_errors
-from inranker_flow.store import stage_results
+from inranker_flow.store import stage_results, unfinished
 from inranker_flow.tracking.runs import StageRun, stage_run
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def run_stage(
     that has done the same work before, gives what it gave then. A target that is refused, or was by a stage before, is left
     out where it may be (`left_out`): the stats are then :class:`LeftOutStats`, and the process goes on.
     """
-    with redaction.hidden_in_output():
+    with redaction.hidden_in_output(), unfinished.kept_first():
         return _run_stage(stage, name or stage.__name__, configs, inputs or {}, outputs or {}, metrics, tracked, values)
 
 

@@ -17,11 +17,12 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 3800
 @dataclass(frozen=True)
 class FileInfo:
     """One stored file: ``uri``, ``size`` in bytes, ``etag`` (S3's, or the content digest of a local file; see also
-    :func:`look`)."""
+    :func:`look`), ``changed`` in seconds since 1970."""
 
     uri: str
     size: int
     etag: str
+    changed: float = 0.0
 
 
 def check_names(names: Iterable[str], source: str, folder: Path | None = None) -> None:

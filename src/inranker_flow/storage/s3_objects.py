@@ -58,7 +58,8 @@ def list_files(bucket: str, prefix: str, folder: bool) -> list[FileInfo]:
             if below and not item["Key"].endswith("/"):
                 if not {"Size", "ETag"} <= set(item):
                     raise ValueError(f"its list says nothing of the size or the etag of {item['Key']!r}")
-                found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')))
+                changed = item["LastModified"].timestamp() if "LastModified" in item else 0.0
+                found.append(FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'), changed))
     return found
 
 

@@ -127,7 +127,7 @@ def look(uri: str) -> list[FileInfo]:
     found = []
     for path in sorted(each for each in local_path(uri).rglob("*") if each.is_file()):
         stat = path.stat()
-        found.append(FileInfo(str(path), stat.st_size, str(stat.st_mtime_ns)))
+        found.append(FileInfo(str(path), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime))
     return found
 
 
