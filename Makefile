@@ -14,7 +14,7 @@ export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 # Variables of make's command line, and no others: a VERSION or HOST that a shell or a CI system exports is not meant for us.
 # A value reaches a command as it was typed, in the environment: neither make nor a shell looks for $$, quotes or blanks in it.
 VARIABLES := PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET REGISTRY IMAGES CPU PYTHON_IMAGE \
-  OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON ALL
+  OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON ALL ALSO UNFINISHED DRY_RUN
 given = $(findstring command,$(origin $(1)))
 $(foreach name,$(VARIABLES),$(if $(call given,$(name)),\
   $(eval unexport $(name))$(eval export INRANKER_MAKE_$(name) := $$(value $(name)))))
@@ -80,7 +80,10 @@ help: ## This help
 ## CALIBRATE  0: make plan measures nothing; 1: however long it takes (default: where it takes seconds)
 ## JSON       file that make plan writes to, too
 ## RUN_DIR    where artifacts, cache, MLflow database and logs go (default .run)
-## ALL        1: make clean removes the registry and the labels, too
+## ALSO       what make clean removes, too: registry (with its history), store (labels and results); ALSO=registry,store
+## ALL        1: make clean removes both
+## UNFINISHED days: make clean removes from the store the unfinished work that is older, and nothing else
+## DRY_RUN    1: make clean only says what would go
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows KFP's own log lines too
 ## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
@@ -175,8 +178,9 @@ lock: $(VENV)/.ready ## Resolve requirements.lock anew from pyproject.toml
 	@./scripts/lock
 
 .PHONY: clean
-clean: ## Remove what runs and builds left, and say what; registry and labels stay (ALL=1: they go, too)
-	@exec $(or $(wildcard $(BIN)/python),python3) -m inranker_flow clean $(run_dir) $(call flag,--all,ALL)
+clean: ## Remove what runs and builds left, and say first what; registry and labels stay (ALSO=... or ALL=1: they go, too)
+	@exec $(or $(wildcard $(BIN)/python),python3) -m inranker_flow clean $(run_dir) $(call option,--also,ALSO) \
+	  $(call flag,--all,ALL) $(call option,--unfinished,UNFINISHED) $(call flag,--dry-run,DRY_RUN)
 
 $(VENV)/.ready: requirements.lock scripts/setup
 	@exec ./scripts/setup $(if $(call filled,PYTHON),"$$INRANKER_MAKE_PYTHON",python3) '$(VENV)'

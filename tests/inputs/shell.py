@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,13 +54,62 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000] + os.urandom(2000))
 
 
-def cleaned(here: Path, *options: str) -> int:
-    path = made(here, "mlflow.db", "mlartifacts/1/model", "artifacts/store/labels", "artifacts/inranker-1/x", "logs/a.log",
-                "notes.txt")  # fmt: skip
+#: What `make clean` leaves unless it is told by name.
+STAYS = ("mlflow.db", "mlartifacts/1/model", "artifacts/store/labels")
+
+
+def cleaned(here: Path, *options: str, goes: tuple[str, ...] = ()) -> int:
+    """``goes``: what goes of that which stays else."""
+    anew = ("artifacts/store/unfinished/distill/1/file", "artifacts/scratch/x", "artifacts/inranker-1/x", "logs/a.log")
+    path = made(here, *STAYS, *anew, "notes.txt")
     status = clean(str(path), *options)
-    assert not (path / "logs").exists() and not (path / "artifacts" / "inranker-1").exists()
-    assert (path / "notes.txt").exists() and (path / "mlflow.db").exists() == (not options)
-    assert (path / "artifacts" / "store" / "labels").exists() == (not options)
+    assert not any((path / name).exists() for name in anew)
+    assert (path / "notes.txt").exists() and {name for name in STAYS if not (path / name).exists()} == set(goes)
+    return status
+
+
+def only_said(here: Path) -> int:
+    path = made(here, "logs/a.log", "mlflow.db")
+    status = clean(str(path), "--all", "--dry-run")
+    assert (path / "logs" / "a.log").exists() and (path / "mlflow.db").exists()
+    return status
+
+
+def watched(here: Path) -> int:
+    """While `make mlflow` shows the registry."""
+    path = made(here, "mlflow.db", "logs/a.log")
+    viewer = subprocess.Popen([sys.executable, "-c", "input()", f"sqlite:///{path}/mlflow.db"], stdin=subprocess.PIPE)
+    try:
+        status = clean(str(path), "--also=registry")
+    finally:
+        viewer.communicate(b"\n")
+    assert (path / "mlflow.db").exists() and (path / "logs" / "a.log").exists()
+    return status
+
+
+def left_alone(here: Path) -> int:
+    """Beside a process of a run that was killed."""
+    path = made(here, ".run-1.json", "logs/a.log")
+    told = {**os.environ, "INRANKER_RUN_FILE": str(path / ".run-1.json")}
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=told)
+    try:
+        status = clean(str(path))
+    finally:
+        worker.communicate(b"\n")
+    assert (path / "logs" / "a.log").exists()
+    return status
+
+
+def old_work(here: Path, *options: str, goes: bool = True) -> int:
+    """Unfinished work of nine days ago, and of now."""
+    path = made(
+        here, "logs/a.log", "artifacts/store/unfinished/distill/old/1", "artifacts/store/unfinished/distill/new/1"
+    )
+    store = path / "artifacts" / "store" / "unfinished" / "distill"
+    nine_days_ago = time.time() - 9 * 24 * 60 * 60
+    os.utime(store / "old" / "1", (nine_days_ago, nine_days_ago))
+    status = clean(str(path), "--unfinished=7", *options)
+    assert (store / "old").exists() != goes and (store / "new").exists() and (path / "logs" / "a.log").exists()
     return status
 
 
@@ -179,8 +229,27 @@ INPUTS = [
     Input("make clean through a link", linked, ("is a link to", "give the folder itself")),
     Input("make clean of a folder with links", linked_inside, ("kept", "logs (a link)"), status=0),
     Input("make clean beside a run", held, ("a run is working in",)),
-    Input("make clean", cleaned, ("removed", "logs", "kept", "the registry; ALL=1", "labels", "notes.txt (not of a run)"), 0),
-    Input("make clean ALL=1", lambda here: cleaned(here, "--all"), ("removed", "mlflow.db", "store"), status=0),
+    Input("make clean beside a process of a killed run", left_alone, ("that was killed is still at work", "kill -9")),
+    Input("make clean ALSO=registry beside make mlflow", watched, ("RUN_DIR: process", "mlflow.db (make mlflow?)")),
+    Input("make clean", cleaned,
+          ("removes", "logs (1 bytes)", "scratch (1 bytes, unfinished work)", "kept", "notes.txt (not of a run)",
+           "the registry and its history; ALSO=registry", "labels and results; ALSO=store"), 0),
+    Input("make clean ALL=1", lambda here: cleaned(here, "--all", goes=STAYS), ("removes", "mlflow.db", "store"), status=0),
+    Input("make clean ALSO=registry", lambda here: cleaned(here, "--also=registry", goes=("mlflow.db", "mlartifacts/1/model")),
+          ("removes", "mlflow.db", "ALSO=store"), status=0),
+    Input("make clean ALSO=store", lambda here: cleaned(here, "--also=store", goes=("artifacts/store/labels",)),
+          ("removes", "ALSO=registry"), status=0),
+    Input("make clean ALSO of what is nothing", lambda here: clean(str(made(here)), "--also=models"),
+          ("ALSO: 'models' is nothing", "name registry or store")),
+    Input("make clean DRY_RUN=1", only_said, ("removes", "mlflow.db (1 bytes)", "nothing was removed"), status=0),
+    Input("make clean UNFINISHED=7", old_work,
+          ("removes", "distill/old (1 bytes, last changed 9 days ago)", "kept", "distill/new"), status=0),
+    Input("make clean UNFINISHED=7 DRY_RUN=1", lambda here: old_work(here, "--dry-run", goes=False),
+          ("removes", "distill/old"), status=0),
+    Input("make clean UNFINISHED=7 of a store without", lambda here: clean(str(made(here)), "--unfinished=7"),
+          ("no unfinished work in",), status=0),
+    *(Input(f"make clean UNFINISHED={days}", lambda here, days=days: clean(str(made(here)), f"--unfinished={days}"),  # type: ignore[misc]
+            (f"UNFINISHED: {days!r} is no number of days",)) for days in ("0", "-1", "week", "", "1.5", "²")),
     Input("make clean ALL=1 of a folder with nothing else", cleaned_away, ("removed", "my runs"), status=0),
     # Whatever comes up in a command
     Input("a disk that is full", lambda here: raising(OSError(errno.ENOSPC, "No space left on device", "/data/x")),

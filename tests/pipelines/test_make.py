@@ -30,9 +30,9 @@ READS = {
     "images": ("IMAGES", "PYTHON_IMAGE"),
     "push": ("IMAGES",),
     "mlflow": ("RUN_DIR",),
-    "clean": ("RUN_DIR",),
+    "clean": ("RUN_DIR", "ALSO", "UNFINISHED"),
 }
-FLAGS = {"VERBOSE": "run", "WAIT": "submit", "FORCE": "submit", "CPU": "images", "ALL": "clean"}
+FLAGS = {"VERBOSE": "run", "WAIT": "submit", "FORCE": "submit", "CPU": "images", "ALL": "clean", "DRY_RUN": "clean"}
 HOSTILE = (
     "it's",
     'say "so"',
@@ -124,10 +124,11 @@ def test_values_arrive_as_they_were_typed_and_nothing_of_them_is_run(make, targe
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_flag_is_on_unless_it_is_empty_or_says_no(make, name):
+    flag = f"--{name.lower().replace('_', '-')}"
     for value in HOSTILE[::4]:
-        assert f"--{name.lower()}" in make(FLAGS[name], f"{name}={value}")["arguments"]
+        assert flag in make(FLAGS[name], f"{name}={value}")["arguments"]
     for value in ("", "0", "no", "false"):
-        assert f"--{name.lower()}" not in make(FLAGS[name], f"{name}={value}")["arguments"]
+        assert flag not in make(FLAGS[name], f"{name}={value}")["arguments"]
 
 
 def test_a_registry_arrives_in_the_environment(make):

@@ -147,18 +147,19 @@ def _take(folder: Path, lock: IO[str]) -> None:
                     f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR"
                 ) from error
             if time.monotonic() > until:
-                raise _left_working(folder) from error
+                raise left_working(folder) from error
             time.sleep(0.05)
         else:
             break
     # Processes that do not hold the lock (a stage's own processes) end by themselves, too.
     while any(lifeline.processes(path) for path in files(folder)):
         if time.monotonic() > until:
-            raise _left_working(folder)
+            raise left_working(folder)
         time.sleep(0.05)
 
 
-def _left_working(folder: Path) -> UserError:
+def left_working(folder: Path) -> UserError:
+    """What to say where the processes of a killed run are still at work in ``folder``."""
     numbers = sorted({number for path in files(folder) for number in lifeline.processes(path)})
     who = f"process {', '.join(map(str, numbers))} of a run" if numbers else "a stage of a run"
     remedy = f"end it (kill -9 {' '.join(map(str, numbers))})" if numbers else "end it"
