@@ -49,7 +49,6 @@ UPWARD = {
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 80
 LONG = {
     "stages.evaluate": "its parts are moved apart",
-    "distillation.train": "its parts are moved apart",
 }
 LONG_FUNCTIONS = {
     ("stages.promote", "promote"),

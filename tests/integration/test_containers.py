@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
+from inranker_flow.config.parsing import as_dict
 from inranker_flow.store.sharing import HELPS
 from pipelines.images import BUDGETS, NAMES, reference
 from pipelines.placement import PLACEMENT, UID, content_tag
+from tests import models
 from tests.processes import MAKE_RUN
 from tests.servers import free_ports, running
 from tests.stack import Stack, docker, lacks, let_pass
+from tests.unit.test_distillation import CONFIG, training_set
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 
@@ -250,6 +256,80 @@ def test_pushing_nowhere_is_refused(images):
         [sys.executable, "-m", "inranker_flow", "push"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode == 2 and "REGISTRY is not set" in done.stderr
+
+
+#: `distill_phase1` as its pod runs it: settings, labels/ folder. What a machine that is lost does not come to is left out.
+TRAIN = """
+import json, os, sys, time
+import torch
+from types import SimpleNamespace
+from inranker_flow.storage.local import digest_file
+from inranker_flow.distillation.checkpoints import Checkpoint
+from inranker_flow.execution.run_stage import run_stage
+from inranker_flow.stages.distill import distill
+
+torch.set_num_threads(1)
+write, lost_at = Checkpoint.write, int(os.environ["LOST_AT"])
+
+def written(self, content):
+    write(self, content)
+    self._waiting.result()
+    if content["step"] == lost_at:
+        print("NOW", flush=True)
+        time.sleep(3600)
+
+Checkpoint.write = written
+artifact = lambda path: SimpleNamespace(path=path, uri=path, metadata={})
+run_stage(
+    distill, name="distill_phase1", configs={"config": json.loads(sys.argv[1])}, tracked=False,
+    inputs={"training_sets": [artifact("/inputs/labels")], "start": None},
+    outputs={"model": artifact("/tmp/out/model")},
+)
+print("WEIGHTS", digest_file("/tmp/out/model/model.safetensors"))
+"""
+
+
+def test_a_training_goes_on_in_the_next_container_when_its_own_is_lost(stack, tmp_path):
+    """The container is killed, and with it go its folder and its scratch; the next one has the store alone."""
+    let_pass(tmp_path)
+    labels = training_set(tmp_path / "labels")
+    write_manifest(labels, dataset="toy", stage="teacher_label")
+    start = shutil.copytree(models.t5(seed=1), tmp_path / "start")
+    for path in tmp_path.rglob("*"):
+        path.chmod(path.stat().st_mode | 0o055 if path.is_dir() else 0o644)
+    settings = replace(CONFIG, checkpoint="/inputs/start", dropout=0.1, max_steps=75, evaluate_every=15, save_every=10)
+
+    def started(name: str, prefix: str, lost_at: int) -> list[str]:
+        known = {key: value for key, value in stack.environment.items() if key.startswith("AWS_")}
+        known |= {"INRANKER_STORE": f"s3://inranker/{prefix}", "LOST_AT": str(lost_at)}
+        inputs = [f"--volume={labels}:/inputs/labels:ro", f"--volume={start}:/inputs/start:ro"]
+        return [
+            "run", f"--name={name}", f"--network={stack.network}", "--read-only", "--tmpfs=/tmp:mode=1777",
+            f"--user={UID}:{UID}", *inputs, *(f"--env={key}={value}" for key, value in known.items()),
+            reference("train"), "python3", "-c", TRAIN, json.dumps(as_dict(settings)),
+        ]  # fmt: skip
+
+    name = f"inranker-lost-{secrets.token_hex(4)}"
+    with subprocess.Popen(["docker", *started(name, "lost", 30)], stdout=subprocess.PIPE, text=True) as lost:
+        said = []
+        assert lost.stdout
+        for line in lost.stdout:
+            said.append(line)
+            if line == "NOW\n":
+                docker("rm", "--force", name)
+    assert said and said[-1] == "NOW\n" and lost.returncode == 137, said
+    outputs = {}
+    for prefix in ("lost", "undisturbed"):
+        done = docker(*started(f"{name}-{prefix}", prefix, 0), check=False)
+        docker("rm", f"{name}-{prefix}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs[prefix] = done.stdout
+    assert "checkpoint after step 30 fetched from s3://inranker/lost/unfinished/distill/" in outputs["lost"]
+    assert "continuing after step 30 of 75" in outputs["lost"] and "continuing" not in outputs["undisturbed"]
+    weights = {prefix: out.rpartition("WEIGHTS ")[2] for prefix, out in outputs.items()}
+    assert weights["lost"] == weights["undisturbed"] and len(weights["lost"].strip()) == 64
+    left = "from inranker_flow.storage import uris; print(len(uris.list_files('s3://inranker/lost/unfinished')))"
+    assert stack.python(left).split() == ["0"], "the stage is done"
 
 
 #: `notify` as its pod runs it, beside an API that answers what KFP answered.

@@ -8,7 +8,8 @@ import torch
 
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.distillation.train import Trainer, learning_rate
+from inranker_flow.distillation.schedule import learning_rate
+from inranker_flow.distillation.train import Trainer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models

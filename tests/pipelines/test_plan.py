@@ -41,7 +41,8 @@ def printed(capsys, *options: str) -> str:
     return capsys.readouterr().out
 
 
-def test_models_that_are_here_are_measured(capsys, elsewhere, tmp_path):
+def test_models_that_are_here_are_measured(capsys, elsewhere, tmp_path, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
     out = printed(capsys, "inranker", "--profile", "demo", "--device", "here", "--json", str(tmp_path / "plan.json"))
     for text in ("demo:teacher: measured here", "demo:student: measured here",
                  "demo:generator: measured here", "without reuse", "no price"):  # fmt: skip
@@ -49,6 +50,7 @@ def test_models_that_are_here_are_measured(capsys, elsewhere, tmp_path):
     data = json.loads((tmp_path / "plan.json").read_text())
     assert data["rows"][-1]["pairs"] == 13_600 and 0 < data["rows"][-1]["hours"] < 1
     assert not list(elsewhere.iterdir()), "no database, no folder of runs"
+    assert not (tmp_path / "store").exists(), "what is measured is nobody's work"
 
 
 def test_stages_that_compute_record_their_device(tmp_path, monkeypatch):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +23,19 @@ from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.batch_sampling import Sampler
+from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import Examples, hold_out, load_examples
 from inranker_flow.distillation.label_logits import LabelLogits
 from inranker_flow.distillation.losses import OBJECTIVES, delta
+from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_joined
-from inranker_flow.distillation.train import UNUSED, Trainer, learning_rate, plan
+from inranker_flow.distillation.train import UNUSED, Trainer
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
 from inranker_flow.rankers.monot5_prompt import Ragged, Renderer
 from inranker_flow.stages.distill import distill
 from inranker_flow.storage.local import digest_file
+from inranker_flow.store import unfinished
 from tests import bare, models
 
 #: The toy teacher likes these words: a passage's delta is the sum of their weights.
@@ -64,6 +70,17 @@ def killed(self, number, rate):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number, rate)
 Trainer._step = killed
+"""
+
+
+#: Before that: each checkpoint is in the store, too, before the next step, whatever the machine is busy with.
+COPIED = """
+from inranker_flow.distillation.checkpoints import Checkpoint
+write = Checkpoint.write
+def copied(self, content):
+    write(self, content)
+    self._waiting.result()
+Checkpoint.write = copied
 """
 
 
@@ -446,7 +463,7 @@ def test_a_model_without_a_closed_form_is_trained_by_its_own(examples, tmp_path,
     assert scorer.closed_form is None and "UMT5ForConditionalGeneration" in caplog.text
     assert torch.equal(scorer(ids, mask), plain_logits(model, labels, ids, mask))
     trainer = Trainer(replace(CONFIG, max_steps=20), examples, model, labels)
-    trainer.run(tmp_path / "checkpoint.pt")
+    trainer.run(Checkpoint(tmp_path / "checkpoint.pt"))
     assert trainer.state.looks[-1].loss < trainer.state.looks[0].loss
 
 
@@ -572,7 +589,7 @@ def test_what_is_written_scores_as_what_was_trained(tmp_path, toy, examples, unt
     model, tokenizer = load_seq2seq(checkpoint, dropout=0.0)
     config = replace(CONFIG, checkpoint=checkpoint, max_steps=10, evaluate_every=10)
     trainer = Trainer(config, examples, model, label_token_ids(tokenizer, "▁false", "▁true"))
-    trainer.run(tmp_path / "checkpoint.pt")
+    trainer.run(Checkpoint(tmp_path / "checkpoint.pt"))
     expected, _ = heldout_logits(trainer.student, examples, trainer)
     distill(config, [toy], None, tmp_path / "model")
     reloaded, _ = load_seq2seq(str(tmp_path / "model"))
@@ -747,6 +764,111 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, toy, monkeypatch
     assert not list(scratch.rglob("checkpoint.pt"))
 
 
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path, monkeypatch):
+    """What outlives a pod."""
+    uri = request.getfixturevalue("s3") if request.param == "s3" else str(tmp_path / "store")
+    monkeypatch.setenv("INRANKER_STORE", uri)
+    return uri
+
+
+def killed(config, labels, tmp_path, scratch):
+    """A training that dies at step 37, with its machine: what is left is in the store."""
+    command = [sys.executable, "-c", COPIED + KILLED + DISTILL, json.dumps(as_dict(config)), str(labels)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INRANKER_SCRATCH": str(tmp_path / scratch)}
+    ended = subprocess.run([*command, str(tmp_path / "lost")], env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    shutil.rmtree(tmp_path / scratch)
+
+
+def test_a_training_whose_pod_is_lost_ends_as_an_undisturbed_one(tmp_path, toy, store, monkeypatch, caplog):
+    """With two other processes, too, where float32 sums differ in their last digits."""
+    config = replace(
+        CONFIG, checkpoint=models.t5(seed=1), dropout=0.1, max_steps=75, evaluate_every=15, save_every=10,
+        batching="grouped", micro_batch_tokens=200,
+    )  # fmt: skip
+    monkeypatch.setenv("INRANKER_STORE", "off")
+    undisturbed = distill(config, [toy], None, tmp_path / "undisturbed")
+    monkeypatch.setenv("INRANKER_STORE", store)
+    killed(config, toy, tmp_path, "lost-scratch")
+    with caplog.at_level("INFO"):
+        continued = distill(config, [toy], None, tmp_path / "model")
+    assert (undisturbed.resumed_step, continued.resumed_step) == (0, 30)
+    assert f"checkpoint after step 30 fetched from {store}/unfinished/distill/" in caplog.text
+    assert "continuing after step 30 of 75" in caplog.text
+    for name in ("model.safetensors", "training.json"):
+        assert digest_file(tmp_path / "model" / name) == digest_file(tmp_path / "undisturbed" / name)
+    assert not list(unfinished.left(store)), "the stage is done"
+
+
+def test_several_processes_go_on_from_the_store(tmp_path, toy, monkeypatch):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    config = replace(CONFIG, checkpoint=models.t5(seed=1), save_every=15)
+    killed(config, toy, tmp_path, "lost-scratch")
+    stats = distill(replace(config, processes=2), [toy], None, tmp_path / "model")
+    assert (stats.resumed_step, stats.steps) == (30, 60) and not list(unfinished.left(str(tmp_path / "store")))
+
+
+def test_a_store_that_takes_no_copies_costs_a_warning(tmp_path, toy, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "file" / "store"))
+    assert train(tmp_path / "model", toy, max_steps=6, save_every=2)[0].steps == 6
+    assert "the store has no copy of this checkpoint" in caplog.text
+
+
+def content(step):
+    return {"step": step, "weights": {"w": torch.full((3,), float(step))}}
+
+
+def fetched(tmp_path, place):
+    """What another pod finds."""
+    other = Checkpoint(tmp_path / "elsewhere" / "checkpoint.pt", place)
+    other.file.parent.mkdir()
+    other.fetch(anew=False)
+    return other.read()
+
+
+@pytest.mark.parametrize(("ends_well", "last"), [(True, 1), (False, 3)])
+def test_a_slow_store_costs_versions_and_no_steps(tmp_path, monkeypatch, ends_well, last):
+    """The second is passed over for the third, which is copied where somebody may ask for it."""
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    begun, may_end, copied = threading.Event(), threading.Event(), []
+
+    def slow(path, uri, number, save=unfinished.save):
+        begun.set()
+        may_end.wait()
+        save(path, uri, number)
+        copied.append(number)
+
+    monkeypatch.setattr(unfinished, "save", slow)
+    place = unfinished.place("distill", 1)
+    (tmp_path / "here").mkdir()
+    with contextlib.suppress(UserError), Checkpoint(tmp_path / "here" / "checkpoint.pt", place) as checkpoint:
+        for step in (1, 2, 3):
+            checkpoint.write(content(step))
+            begun.wait()
+        shutdown = checkpoint._pool.shutdown
+        checkpoint._pool.shutdown = lambda: (may_end.set(), shutdown())  # while the block ends
+        if not ends_well:
+            raise UserError("the loss is nan")
+    assert copied == [1, 3][: 1 if ends_well else 2]
+    assert fetched(tmp_path, place)["step"] == last
+    assert [each.name for each in (tmp_path / "here").iterdir()] == ["checkpoint.pt"]
+
+
+def test_the_later_of_two_checkpoints_is_taken(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
+    place = unfinished.place("distill", 1)
+    with contextlib.suppress(UserError), Checkpoint(tmp_path / "checkpoint.pt", place) as checkpoint:
+        checkpoint.write(content(20))
+        raise UserError("told to end")
+    for here, anew, wanted in ((10, False, 20), (30, False, 30), (30, True, 20), (None, False, 20)):
+        there = Checkpoint(tmp_path / "other.pt", place)
+        Checkpoint(there.file).write(content(here)) if here else there.file.write_bytes(b"half a file")
+        there.fetch(anew)
+        assert there.read()["step"] == wanted, here
+
+
 def test_only_the_same_work_is_continued(tmp_path, toy, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
@@ -773,7 +895,7 @@ def test_a_start_that_was_better_is_said(tmp_path, toy, caplog):
 def test_an_unreadable_checkpoint_is_started_over(examples, tmp_path, caplog):
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     trainer = trainer_for(replace(CONFIG, max_steps=3), examples)
-    trainer.run(tmp_path / "checkpoint.pt")
+    trainer.run(Checkpoint(tmp_path / "checkpoint.pt"))
     assert trainer.resumed_step == 0 and "not readable" in caplog.text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from inranker_flow.stages.distill import distill
 from tests import models
 from tests.http_server import LoopbackServer
 from tests.servers import free_ports
-from tests.unit.test_distillation import CONFIG, training_set
+from tests.unit.test_distillation import CONFIG, killed, training_set
 
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team-a/trainjobs"
 ASKED = Asked(2, "registry/inranker-flow-train:tag", "2", "4Gi", queue="inranker-cpu")
@@ -169,6 +170,18 @@ def test_two_machines_of_a_trainjob_give_what_two_processes_of_one_give(tmp_path
     assert not [each for each in (tmp_path / "store").rglob("*") if each.is_file()], "what was exchanged is gone"
     assert job["metadata"]["ownerReferences"][0]["uid"] == "42", "it goes with the pod that made it"
     assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "inranker-cpu"}
+
+
+def test_the_machines_of_the_next_job_go_on_where_those_of_a_lost_one_were(tmp_path, trainer, config, monkeypatch):
+    """Each machine is new, as its scratch is: all of them fetch the checkpoint, or they would not agree on the step."""
+    labels = training_set(tmp_path / "labels")
+    config = replace(config, max_steps=60, save_every=15)
+    killed(config, labels, tmp_path, "lost-machine")
+    asks(monkeypatch)
+    stats = distill(config, [labels], None, tmp_path / "two")
+    assert (stats.resumed_step, stats.steps) == (30, 60)
+    assert re.search(r"checkpoint after step 30 fetched from \S+/unfinished/distill/", (tmp_path / "0.log").read_text())
+    assert not [each for each in (tmp_path / "store").rglob("*") if each.is_file()], "the stage is done"
 
 
 @pytest.mark.long

@@ -54,6 +54,9 @@ class Processes:
         options = {"timeout": PATIENCE} if started_together() else {}
         state = PartialState(cpu=cpu, **options)
         self.rank, self.count, self.device = state.process_index, state.num_processes, state.device
+        #: Whether this is the first process of its machine, and how many machines there are.
+        self.first_here = state.local_process_index == 0
+        self.machines = self.count // variables.processes_here(self.count)
         self.wait = state.wait_for_everyone
 
     @property

@@ -5,14 +5,12 @@ It is killed and started again at no loss: everything that the next step depends
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy as np
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.batch_sampling import Sampler, batches_by_length
+from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import (
     Batch,
     Examples,
@@ -28,9 +27,9 @@ from inranker_flow.distillation.data import (
 )
 from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
 from inranker_flow.distillation.processes import Processes
+from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.storage.local import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,32 +93,6 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def learning_rate(step: int, total: int, warmup: int, peak: float, final: float = 0.0) -> float:
-    """Rate of the optimiser step number ``step`` (from 0) of ``total``.
-
-    Linear warm-up from 0, then linear decay to ``final * peak`` at ``total``; with ``final`` = 0 that is
-    peak * min(t / W, (T - t) / (T - W)), the official trainer's (InRanker, HF Trainer's ``linear`` schedule).
-    """
-    if step < warmup:
-        return peak * step / warmup
-    return peak * (final + (1 - final) * (total - step) / (total - warmup))
-
-
-def plan(config: DistillConfig, steps_per_epoch: int) -> tuple[int, int]:
-    """(steps in all, warm-up steps). A warm-up that would not end before the training does is cut to a tenth of it."""
-    total = config.epochs * steps_per_epoch
-    if config.max_steps > 0:
-        total = min(total, config.max_steps)
-    warmup = config.warmup_steps
-    if warmup >= total:
-        warmup = total // 10
-        log.warning(
-            "warmup_steps %s is not less than the %s steps of this training: warming up for %s steps instead",
-            config.warmup_steps, total, warmup,
-        )  # fmt: skip
-    return total, warmup
-
-
 class Trainer:
     """The training loop over ``examples`` for one student."""
 
@@ -173,9 +146,27 @@ class Trainer:
         self.resumed_step = 0
         self.pairs_per_second = 0.0
 
-    def run(self, checkpoint: Path) -> None:
+    def run(self, checkpoint: Checkpoint) -> None:
         """Train to the last step, from ``checkpoint`` if there is one; the student then has the best weights."""
-        self._resume(checkpoint)
+        with checkpoint:
+            self._resume(checkpoint)
+            self._steps(checkpoint)
+        state = self.state
+        if self.masters:
+            self.student.float()
+        if self.masters or state.best:
+            self._set_weights(state.best_weights if state.best else self.weights)
+        if state.best:
+            if state.best.loss >= state.looks[0].loss:
+                log.warning(
+                    "the held-out loss never fell below that of the start (%.4g): try a lower learning_rate, or more and "
+                    "more varied labels", state.looks[0].loss,
+                )  # fmt: skip
+        elif not all(weight.isfinite().all() for weight in self.weights.values()):
+            raise self._diverged("a weight is not finite", state.step)
+
+    def _steps(self, checkpoint: Checkpoint) -> None:
+        """The steps that are left."""
         state = self.state
         progress = Progress("distilling", round(self.total * self.sampler.mean_pairs), "pairs")
         progress.resume(round(self.state.step * self.sampler.mean_pairs))
@@ -203,18 +194,6 @@ class Trainer:
                 self._save(checkpoint)
             progress.advance(pairs * self.processes.count, note)
         self.pairs_per_second = progress.finish()
-        if self.masters:
-            self.student.float()
-        if self.masters or state.best:
-            self._set_weights(state.best_weights if state.best else self.weights)
-        if state.best:
-            if state.best.loss >= state.looks[0].loss:
-                log.warning(
-                    "the held-out loss never fell below that of the start (%.4g): try a lower learning_rate, or more and "
-                    "more varied labels", state.looks[0].loss,
-                )  # fmt: skip
-        elif not all(weight.isfinite().all() for weight in self.weights.values()):
-            raise self._diverged("a weight is not finite", state.step)
 
     def _step(self, step: int, rate: float) -> tuple[Tensor, int]:
         """One optimiser step; returns this process's part of the batch's mean loss (on the device) and its pairs."""
@@ -384,10 +363,8 @@ class Trainer:
         if self.masters:
             self._copy_to_student()
 
-    def _save(self, checkpoint: Path) -> None:
-        """Write everything that the next step depends on; a kill leaves the checkpoint before or this one."""
-        import torch
-
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Write everything that the next step depends on."""
         if not self.processes.first:
             return
         state = self.state
@@ -400,27 +377,22 @@ class Trainer:
             "best": asdict(state.best) if state.best else None,
             "best_weights": state.best_weights,
         }
-        # In memory first: torch's own writer turns a full disk into an error of its zip file.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with atomic_write(checkpoint) as out:
-            out.write(buffer.getbuffer())
+        checkpoint.write(content)
 
-    def _resume(self, checkpoint: Path) -> None:
-        import torch
-
-        seen = self.processes.all(checkpoint.exists())
-        if not all(seen):
-            if any(seen):
-                raise UserError(
-                    f"{checkpoint}: seen by {sum(seen)} of {len(seen)} processes; set INRANKER_SCRATCH to a folder on a "
-                    "volume that all machines of this training share"
-                )
-            return
-        try:
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever damaged bytes lead the unpickler to
-            log.warning("%s: not readable, starting from the first step (%s)", checkpoint, error)
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where an attempt before this one was. The machines of a training agree on the store's copy."""
+        if self.processes.first_here:
+            checkpoint.fetch(anew=self.processes.machines > 1)
+        self.processes.wait()
+        content = checkpoint.read()
+        steps = self.processes.all(content["step"] if content else 0)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{checkpoint.file}: the {len(steps)} processes of this training find checkpoints of steps "
+                f"{', '.join(map(str, sorted(set(steps))))}; set INRANKER_STORE, or INRANKER_SCRATCH to a folder on a volume "
+                "that all machines of this training share"
+            )
+        if not content:
             return
         self._set_weights(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])

@@ -26,7 +26,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.services import kubernetes
 from inranker_flow.services.kubernetes import Cluster, Unreadable
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows
+from inranker_flow.store import kept_rows, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
     if api is None or not namespace:
         raise UserError("cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1")
     name = f"inranker-distill-{uuid.uuid4().hex[:10]}"
-    uri = f"{root}/trainings/{name}"
+    uri = f"{root}/{unfinished.FOLDER}/trainings/{name}"
     model = Path(job["model"])
     try:
         _send(uri, job)

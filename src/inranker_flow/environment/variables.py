@@ -294,6 +294,11 @@ def is_first_here() -> bool:
     return _text("LOCAL_RANK", "0") == "0"
 
 
+def processes_here(default: int) -> int:
+    """Return ``LOCAL_WORLD_SIZE``: how many processes of a training a launcher started on this machine."""
+    return int(_text("LOCAL_WORLD_SIZE", str(default)))
+
+
 def nodes() -> int:
     """Return ``PET_NNODES``: machines of this training, as Kubeflow Trainer tells each of them; 1 without."""
     return int(_text("PET_NNODES", "1"))

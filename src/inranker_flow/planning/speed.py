@@ -247,7 +247,7 @@ def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Spe
     with (
         tempfile.TemporaryDirectory(prefix="inranker-plan-") as name,
         _quiet(),
-        changes.temporarily({variables.SCRATCH: f"{name}/scratch"}),
+        changes.temporarily({variables.SCRATCH: f"{name}/scratch", variables.STORE: "off"}),
     ):
         labels = _labels(Path(name) / "labels", sample, max(2 * config.batch_size, 64))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import as_dict, deciding
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation import trainjob
+from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import load_examples, replayed
 from inranker_flow.distillation.processes import launch
 from inranker_flow.distillation.train import DistillStats, Trainer
@@ -26,6 +26,8 @@ from inranker_flow.errors import UserError
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_folder
+from inranker_flow.store import stage_results, unfinished
+from inranker_flow.store.conditions import conditions
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,9 @@ def distill(
     }
     # Another number of processes or smaller parts of a batch continue the same training. Where it starts is in the inputs.
     same = {key: value for key, value in deciding(config).items() if key != "start"}
-    folder = scratch_folder("distill", same, inputs, RENDERER_VERSION)
+    # Below the store it may be found by a later release, or where other libraries are: their next step is another one.
+    identity = [same, inputs, RENDERER_VERSION, stage_results.VERSIONS["distill_phase1"], conditions("distill_phase1")]
+    folder, place = scratch_folder("distill", *identity), unfinished.place("distill", *identity)
     count = 1 if started_together() else count_processes(config.processes, "processes")
     elsewhere = trainjob.asked()
     if elsewhere or count > 1 or (nodes() > 1 and not started_together()):
@@ -95,14 +99,15 @@ def distill(
         stats = DistillStats(**(trainjob.launch(elsewhere, job) if elsewhere else launch(count, job, folder)))
     else:
         trainer = Trainer(config, examples, student, labels)
-        trainer.run(folder / "checkpoint.pt")
+        trainer.run(Checkpoint(folder / "checkpoint.pt", place if unfinished.shared() else ""))
         if trainer.processes.first:
             _write(model, trainer, tokenizer, reference, inputs)
         trainer.processes.wait()
         stats = trainer.stats(time.monotonic() - started)
     if not started_together():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(examples.store, ignore_errors=True)
+        # A machine of a TrainJob leaves the copies: the stage's pod has not got the model yet.
+        for each in (str(folder), str(examples.store), *([place] if nodes() == 1 else [])):
+            unfinished.remove(each)
     return stats
 
 
