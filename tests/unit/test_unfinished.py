@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +204,16 @@ def test_a_store_that_does_not_answer_is_no_beginning_from_nothing(tmp_path, s3,
         unfinished.remove(uri)
         assert "unfinished work of a stage that is done is left" in caplog.text
     s3_client.client.cache_clear()
+
+
+@pytest.mark.parametrize("options", [["--unfinished", "7"], ["--dry-run"]])
+def test_make_clean_needs_no_package(tmp_path, options):
+    """It works before the environment is there: a Python without packages, in a folder of runs with unfinished work."""
+    path = tmp_path / "run" / "artifacts" / "store" / "unfinished" / "distill" / "1"
+    path.mkdir(parents=True)
+    (path / "file").write_bytes(b"12345")
+    (tmp_path / "run" / ".inranker-run").touch()
+    bare = [sys.executable, "-S", "-m", "inranker_flow", "clean", "--run-dir", str(tmp_path / "run"), *options]
+    environment = {"PYTHONPATH": str(Path(unfinished.__file__).parents[2]), "PATH": os.environ["PATH"]}
+    done = subprocess.run(bare, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "unfinished" in done.stdout and "5 bytes" in done.stdout, done.stderr

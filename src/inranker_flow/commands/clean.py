@@ -22,6 +22,7 @@ from pathlib import Path
 from inranker_flow import lifeline
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,7 +198,7 @@ def _old_work(run_dir: str, days: str, dry: bool) -> int:
 
     if not days.isascii() or not days.isdigit() or int(days) < 1:
         raise UserError(f"UNFINISHED: {days!r} is no number of days of 1 or more, such as 7")
-    root = unfinished.root() or str(folder.checked(run_dir) / "artifacts" / "store")
+    root = variables.store_root() or str(folder.checked(run_dir) / "artifacts" / "store")
     found = list(unfinished.left(root))
     for each in found:
         age = max(time.time() - each.changed, 0.0)

@@ -36,6 +36,12 @@ def store() -> str:
     return _text(STORE)
 
 
+def store_root() -> str:
+    """Return the folder or prefix that ``INRANKER_STORE`` names; "" where there is none ("off")."""
+    uri = store().rstrip("/")
+    return "" if uri.lower() == "off" else uri
+
+
 def scratch() -> Path:
     """Return ``INRANKER_SCRATCH``: the folder of unfinished work."""
     return Path(_text(SCRATCH) or Path(tempfile.gettempdir(), "inranker-scratch"))

@@ -37,8 +37,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\.parquet")
 
 def root() -> str:
     """Folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
-    uri = variables.store().rstrip("/")
-    return "" if uri.lower() == "off" else uri
+    return variables.store_root()
 
 
 def combine(*parts: np.ndarray) -> np.ndarray:

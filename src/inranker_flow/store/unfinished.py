@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import scratch
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.storage import listing, local, uris
 
@@ -35,21 +36,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _later: ContextVar[list[str] | None] = ContextVar("_later", default=None)
 
 
-def root() -> str:
-    """The store; "" where there is none."""
-    from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
-
-    return kept_rows.root()
-
-
 def shared() -> bool:
     """Whether other pods see what lies in a :func:`place`."""
-    return bool(root())
+    return bool(variables.store_root())
 
 
 def place(stage: str, *identity: Any) -> str:
     """The folder or prefix of the work of ``stage`` that ``identity`` (JSON data) describes."""
-    below = root()
+    below = variables.store_root()
     if not below:
         return str(scratch.scratch_folder(stage, *identity))
     return f"{below}/{FOLDER}/{stage}/{scratch.key(*identity)}"
