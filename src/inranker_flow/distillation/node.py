@@ -20,6 +20,7 @@ from inranker_flow.environment import mounted, variables
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.storage import uris
+from inranker_flow.store import unfinished
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def train(uri: str) -> None:
     def here(name: str) -> Path:
         return uris.local_copy(f"{uri}/{name}")
 
-    with scratch.aside(scratch.root() / "node", folder=True) as folder:
+    with unfinished.kept_first(), scratch.aside(scratch.root() / "node", folder=True) as folder:
         model = folder / "model"
         stats = distill(
             parse(DistillConfig, job["config"], "config"),

@@ -21,7 +21,7 @@ from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import load_examples, replayed
 from inranker_flow.distillation.processes import launch
 from inranker_flow.distillation.train import DistillStats, Trainer
-from inranker_flow.environment.variables import nodes, started_together
+from inranker_flow.environment.variables import node, nodes, started_together
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
@@ -105,8 +105,8 @@ def distill(
         trainer.processes.wait()
         stats = trainer.stats(time.monotonic() - started)
     if not started_together():
-        # A machine of a TrainJob leaves the copies: the stage's pod has not got the model yet.
-        for each in (str(folder), str(examples.store), *([place] if nodes() == 1 else [])):
+        # Of several machines the first removes the copies: the stage's pod has perhaps no GPU, and so another place.
+        for each in (str(folder), str(examples.store), *([place] if node() == "0" else [])):
             unfinished.remove(each)
     return stats
 
