@@ -60,7 +60,13 @@ STAYS = ("mlflow.db", "mlartifacts/1/model", "artifacts/store/labels")
 
 def cleaned(here: Path, *options: str, goes: tuple[str, ...] = ()) -> int:
     """``goes``: what goes of that which stays else."""
-    anew = ("artifacts/store/unfinished/distill/1/file", "artifacts/scratch/x", "artifacts/inranker-1/x", "logs/a.log")
+    anew = (
+        "artifacts/store/unfinished/distill/1/file",
+        "artifacts/scratch/x",
+        "artifacts/inranker-1/x",
+        "logs/a.log",
+        "outcome.json",
+    )
     path = made(here, *STAYS, *anew, "notes.txt")
     status = clean(str(path), *options)
     assert not any((path / name).exists() for name in anew)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 #: Left in the project's folder by builds and checks.
 BUILT = ("build", ".pytest_cache", ".ruff_cache", ".mypy_cache")
 #: In a folder of runs: what the next run makes anew ...
-MADE_ANEW = ("logs", "report.html", "inranker.yaml", "retrain.yaml")
+MADE_ANEW = ("logs", "report.html", "outcome.json", "inranker.yaml", "retrain.yaml")
 #: ... and what it does not, by the name that removes it, too: versions and what is known of them; the teacher's labels.
 KEPT = {
     "registry": {"mlflow.db": "the registry and its history", "mlartifacts": "the registered models"},
