@@ -17,19 +17,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
-from inranker_flow.rankers import load_ranker
+from inranker_flow.evaluation import reranking
+from inranker_flow.rankers import Job, load_ranker
 from inranker_flow.rankers.checkpoints import load_seq2seq
-from inranker_flow.stages.evaluate import compare
+from inranker_flow.stages.evaluate import evaluate
 
 QUERIES, PASSAGES, WORDS = 100, 100, 20
 SCORING = ScoringConfig(max_length=256)
@@ -56,15 +58,6 @@ def main(rounds: int) -> None:
 def _spread(values: list[float], digits: str) -> str:
     middle, least, most = statistics.median(values), min(values), max(values)
     return f"{middle:{digits}} ({least:{digits}} to {most:{digits}})"
-
-
-class Constant:
-    """A ranker that takes no time."""
-
-    parameters = 0
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        return np.zeros((len(pairs), 2))
 
 
 class World:
@@ -128,20 +121,18 @@ class World:
         """The whole stage; models are loaded already, as they are for the bare scoring."""
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         students = {name: self.models[name] for name in ("phase1", "phase2")}
-        compare(
-            EvaluateConfig(latency_queries=latency_queries, scoring=SCORING),
-            TeacherConfig(str(self.models["big"]), scoring=SCORING), [self.collection], [self.candidates], [self.labels],
-            students, str(self.models["served"]), self.folder / "evaluation", self.folder / "report.html",
-            lambda reference, *_: self.rankers[reference],
-        )  # fmt: skip
+        with patch.object(reranking, "load_ranker", lambda reference, *_: self.rankers[reference]):
+            evaluate(
+                EvaluateConfig(latency_queries=latency_queries, scoring=SCORING),
+                TeacherConfig(str(self.models["big"]), scoring=SCORING), [self.collection], [self.candidates], [self.labels],
+                students, str(self.models["served"]), self.folder / "evaluation", self.folder / "report.html",
+            )  # fmt: skip
 
     def warm_up(self) -> None:
         """Imports, and the first use of everything but the models."""
-        rankers = self.rankers
-        self.rankers = {reference: Constant() for reference in rankers}
-        self.evaluate(0)
-        self.rankers = rankers
-        for ranker in rankers.values():
+        with patch.object(Job, "score", lambda job, rows, progress=None: np.zeros((len(rows), 2))):
+            self.evaluate(0)
+        for ranker in self.rankers.values():
             ranker.score(self.pairs[:200])
 
     def bare(self) -> None:

@@ -377,21 +377,21 @@ def processes(count: int, queries: int, rounds: int) -> None:
     import numpy as np
 
     from inranker_flow import cpus
-    from inranker_flow.config.sections import TeacherConfig
-    from inranker_flow.labelling.workers import Workers
     from inranker_flow.progress import Progress
     from inranker_flow.rankers import load_reader
+    from inranker_flow.scoring.job import Checkpoint
+    from inranker_flow.scoring.processes import Workers
 
     def cpu_seconds(workers: Workers) -> np.ndarray:
         stats = [Path(f"/proc/{each.process.pid}/stat").read_text() for each in workers._workers.values()]
         ticks = [sum(map(int, each.rpartition(")")[2].split()[11:13])) for each in stats]
         return np.array(ticks) / os.sysconf("SC_CLK_TCK")
 
-    config = TeacherConfig(f"init:small?tokenizer={DATA / 'tokenizers' / 't5'}")
+    model = Checkpoint(f"init:small?tokenizer={DATA / 'tokenizers' / 't5'}")
     groups = texts(queries)
     passages = [passage for _, passages in groups for passage in passages]
     index = np.array([(place // DOCUMENTS_PER_QUERY, place) for place in range(len(passages))])
-    reader = load_reader(config.checkpoint, config.scoring)
+    reader = load_reader(model.reference, model.scoring)
     prompts = reader.prepare([query for query, _ in groups], passages, index)
     threads = {"1 process, 1 thread": (1, "1"), f"{count} processes, 1 thread each": (count, "1")}
     threads[f"1 process, {cpus.available()} threads"] = (1, str(cpus.available()))
@@ -399,7 +399,7 @@ def processes(count: int, queries: int, rounds: int) -> None:
         variants = {}
         for name, (number, each) in threads.items():
             os.environ["OMP_NUM_THREADS"] = each
-            variants[name] = Workers(config, prompts, number, Path(folder))
+            variants[name] = Workers(model, prompts, number, Path(folder))
             while not all(each.ready for each in variants[name]._workers.values()):
                 variants[name]._listen(None)
         wall, cpu, logits = {name: [] for name in variants}, {name: [] for name in variants}, {}

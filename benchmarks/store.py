@@ -37,7 +37,7 @@ import pyarrow as pa
 
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
-from inranker_flow.labelling.label_store import LOGITS, SCHEMA
+from inranker_flow.scoring.logits import LOGITS, SCHEMA
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
 from inranker_flow.stages.teacher_label import LabelStats, teacher_label

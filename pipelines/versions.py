@@ -23,7 +23,7 @@ from pipelines.placement import ROOT
 LOCK = ROOT / "pipelines" / "versions.lock"
 
 #: What is in the label store, whose version is the renderer's: the modules that score.
-LABELS = ("inranker_flow.labelling.scoring", "inranker_flow.labelling.label_store")
+LABELS = ("inranker_flow.scoring.engine", "inranker_flow.labelling.label_store", "inranker_flow.labelling.texts")
 
 
 def current() -> dict[str, dict[str, str]]:

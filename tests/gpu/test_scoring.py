@@ -13,9 +13,10 @@ import torch
 
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import workers
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import load_ranker, load_reader
+from inranker_flow.scoring import processes as workers
+from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
@@ -174,7 +175,7 @@ def test_a_process_that_is_killed_on_the_gpu_changes_nothing(tmp_path, monkeypat
             os.kill(worker.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(workers.Workers, "_give", killing)
-    with workers.Workers(config(), prompts, 1, tmp_path) as processes:
+    with workers.Workers(Checkpoint(models.t5(), scoring=config().scoring), prompts, 1, tmp_path) as processes:
         ((_, logits),) = processes.score({0: slice(0, len(TEXTS))}, Progress("", 1, "tokens"))
         order = processes.order
     alone = load_ranker(models.t5(), config().scoring)

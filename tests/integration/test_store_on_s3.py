@@ -16,7 +16,7 @@ from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling.label_store import SCHEMA
+from inranker_flow.scoring.logits import SCHEMA
 from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.storage import s3_client, uris
 from inranker_flow.store import stage_results

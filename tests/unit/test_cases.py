@@ -14,9 +14,8 @@ from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
 from inranker_flow.evaluation import provenance, significance
 from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.model_registry import licences
-from inranker_flow.stages.evaluate import compare
 from inranker_flow.stages.retrieve import noted
-from tests.unit.test_evaluation import ByText, World, make_candidates, make_collection, make_model
+from tests.unit.test_evaluation import ByText, World, compare, make_candidates, make_collection, make_model
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def evaluate_many(tmp_path: Path, queries: int, champion: bool) -> dict:
     rankers = {str(students["phase1"]): third, str(students["phase2"]): even, str(served): third}
     compare(
         EvaluateConfig(teacher=False, latency_queries=0), TeacherConfig("t"), [collection], [candidates], [], students,
-        str(served) if champion else "", tmp_path / "e", tmp_path / "r.html", lambda reference, *_: rankers[reference],
+        str(served) if champion else "", tmp_path / "e", tmp_path / "r.html", load=lambda reference, *_: rankers[reference],
     )  # fmt: skip
     return json.loads((tmp_path / "e" / "summary.json").read_text())
 
@@ -95,7 +94,7 @@ def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     candidates = make_candidates(tmp_path / "k", "d", {"q": [("a", 2.0), ("b", 1.0)]})
     students = {"phase2": make_model(tmp_path / "m", "m")}
     compare(EvaluateConfig(teacher=False, latency_queries=0), TeacherConfig("t"), [collection], [candidates], [], students,
-            "", tmp_path / "e", tmp_path / "r.html", lambda *_: ByText({"y": 1.0}))  # fmt: skip
+            "", tmp_path / "e", tmp_path / "r.html", load=lambda *_: ByText({"y": 1.0}))  # fmt: skip
     assert (tmp_path / "r.html").stat().st_size < 60_000
 
 
@@ -208,7 +207,7 @@ def test_licences_of_base_teacher_and_data_are_in_the_summary(world: World) -> N
     world.rankers[str(teacher)] = world.rankers["big/teacher"]
     arguments = [world.collections, world.candidates, world.labels, world.students, ""]
     compare(EvaluateConfig(latency_queries=0), TeacherConfig(str(teacher)), *arguments, world.tmp / "evaluation",
-            world.tmp / "r.html", world.load)  # fmt: skip
+            world.tmp / "r.html", load=world.load)  # fmt: skip
     assert world.summary()["licences"] == {
         "base": "mit", "teacher": "cc-by-nc-4.0", "data": {"vases": "cc-by-4.0", "training only": "", "lamps": ""},
     }  # fmt: skip

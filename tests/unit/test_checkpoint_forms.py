@@ -16,6 +16,7 @@ from inranker_flow.preflight.checkpoints import check_checkpoint, check_student,
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.rankers import families, files, labels, load_ranker, templates
 from inranker_flow.rankers.checkpoints import load_config, load_seq2seq, load_tokenizer
+from inranker_flow.scoring.job import Checkpoint
 from tests import models, teachers
 
 PAIRS = [("what is bread", "the river and the stone"), ("where is the moon", "a garden"), ("moon", "")]
@@ -259,7 +260,7 @@ def test_bge_gemma_scores_by_the_logit_of_yes_alone(tmp_path, caplog):
     [yes] = logits_of(checkpoint, parts, ["Yes"])
     assert np.abs(found[0] - [-yes / 2, yes / 2]).max() < 1e-5
     assert "answer 'Yes', its logit alone" in caplog.text
-    assert label_identity(TeacherConfig(checkpoint))["scoring"]["prompt"] == templates.read("bge-reranker-v2-gemma")
+    assert label_identity(Checkpoint(checkpoint))["scoring"]["prompt"] == templates.read("bge-reranker-v2-gemma")
 
 
 def test_one_line_says_what_a_checkpoint_is_taken_for(caplog):
@@ -277,10 +278,10 @@ def test_what_labels_depend_on_is_what_it_was(tmp_path):
     usual = {"prompt": templates.read("qwen3-reranker"), "true_token": "", "false_token": "", "kind": "auto"}
     for checkpoint in (models.t5(), "init:tiny", teachers.causal(), teachers.encoder("bert", 2)):
         for scoring in (ScoringConfig(), ScoringConfig(prompt="qwen3-reranker")):
-            found = label_identity(TeacherConfig(checkpoint, scoring=scoring))["scoring"]
+            found = label_identity(Checkpoint(checkpoint, scoring=scoring))["scoring"]
             assert {key: found[key] for key in usual} == usual
     turned = copy(teachers.encoder("bert", 2), tmp_path / "m", **named("yes", "no"))
-    assert label_identity(TeacherConfig(turned))["scoring"]["true_token"] == "yes"
+    assert label_identity(Checkpoint(turned))["scoring"]["true_token"] == "yes"
 
 
 def test_monot5s_with_other_words():

@@ -16,9 +16,8 @@ from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs, serving_cost
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.profiles import load
-from inranker_flow.stages.evaluate import compare
 from tests.promoting import evaluation, promote, reasons, student, use_database
-from tests.unit.test_evaluation import TEACHER, ByText, World, make_model
+from tests.unit.test_evaluation import TEACHER, ByText, World, compare, make_model
 
 
 def judged_set(dataset: str, sizes: list[int], passages: int = 1) -> JudgedSet:
@@ -160,6 +159,6 @@ def test_a_latency_budget_without_a_latency_is_refused_before_anything_runs() ->
 def test_an_evaluation_without_test_queries_has_no_cost(tmp_path: Path) -> None:
     students = {"phase2": make_model(tmp_path / "m", "m")}
     compare(EvaluateConfig(teacher=False), TEACHER, [], [], [], students, "", tmp_path / "e", tmp_path / "r.html",
-            lambda *_: ByText({}))  # fmt: skip
+            load=lambda *_: ByText({}))  # fmt: skip
     model = json.loads((tmp_path / "e" / "summary.json").read_text())["models"]["phase2"]
     assert model["latency_p95_ms"] is None and model["pairs_per_second"] == 0.0

@@ -17,9 +17,8 @@ from inranker_flow.evaluation import serving_cost
 from inranker_flow.generation import report as generation_report
 from inranker_flow.report.page import render
 from inranker_flow.report.plots import curve_svg
-from inranker_flow.stages.evaluate import compare
 from inranker_flow.stages.generate_queries import _sentence
-from tests.unit.test_evaluation import TEACHER, ByText, World, make_candidates, make_collection, make_model
+from tests.unit.test_evaluation import TEACHER, ByText, World, compare, make_candidates, make_collection, make_model
 from tests.unit.test_report import RISING, Page, make_summary, text_of
 
 
@@ -60,7 +59,7 @@ def run(
         record(folder, **training)
     compare(
         config or EvaluateConfig(), TEACHER, [collection], [candidates], [], folders, champion, tmp / "e", tmp / "r.html",
-        lambda *_: ByText(logits),
+        load=lambda *_: ByText(logits),
     )  # fmt: skip
     html = (tmp / "r.html").read_text(encoding="utf-8")
     words = set(text_of(html).replace("None of the test queries", "").split())

@@ -200,7 +200,9 @@ def test_prompts_whose_parts_cannot_be_joined_are_tokenised_whole(tmp_path, appe
     sets = [models.collection(tmp_path / name, documents, asked, labels, name) for name in ("one", "two")]
     renderer = Renderer(tokenizer, 64, append_eos=append_eos)
     examples = load_examples(sets, renderer, centre=False, seed=0)
-    assert examples.odd.tolist() == [1, 3, 4, 5, 7, 10, 12, 13, 14, 16] and "tokenised as a whole" in caplog.text
+    assert (
+        examples.prompts.odd.tolist() == [1, 3, 4, 5, 7, 10, 12, 13, 14, 16] and "tokenised as a whole" in caplog.text
+    )
     rows = np.random.default_rng(0).permutation(18)
     batch = examples.batch(rows, pad_to=8)
     assert examples.lengths(rows).tolist() == batch.attention_mask.sum(1).tolist()
@@ -212,7 +214,7 @@ def test_prompts_whose_parts_cannot_be_joined_are_tokenised_whole(tmp_path, appe
         assert (ids[mask == 0] == tokenizer.pad_token_id).all()
     rows = np.array([0, 3, 5, 6, 16])
     some = examples.select(rows)
-    assert some.odd.tolist() == [1, 2, 4]
+    assert some.prompts.odd.tolist() == [1, 2, 4]
     np.testing.assert_array_equal(some.batch(np.arange(5)).input_ids, examples.batch(rows).input_ids)
 
 
@@ -252,9 +254,9 @@ def test_holdout_depends_on_the_seed(toy, renderer, examples):
 
 def test_texts_are_tokenised_once_and_mapped_from_disk(toy, renderer, examples, monkeypatch):
     first = load_examples([toy], renderer, centre=True, seed=0)
-    assert first.documents.flat.dtype == np.uint16
-    assert isinstance(first.documents.flat.base, np.memmap | mmap.mmap), "mapped, not read"
-    assert not first.documents.flat.flags.writeable
+    assert first.prompts._documents.flat.dtype == np.uint16
+    assert isinstance(first.prompts._documents.flat.base, np.memmap | mmap.mmap), "mapped, not read"
+    assert not first.prompts._documents.flat.flags.writeable
 
     def fail(*_):
         raise AssertionError("tokenised again")

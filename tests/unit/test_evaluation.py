@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log2
 from pathlib import Path
+from unittest.mock import patch
 
 import ir_measures
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +22,12 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import measures, runs
+from inranker_flow.evaluation import measures, reranking, runs
 from inranker_flow.evaluation.gate import decide, evidence_of, from_measures
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers import Ranker, load_ranker
+from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.stages.evaluate import EvaluateStats, compare, evaluate
+from inranker_flow.stages.evaluate import EvaluateStats, evaluate
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))
 
@@ -78,17 +81,50 @@ def make_model(folder: Path, weights: str) -> Path:
     return folder
 
 
-class ByText:
-    """A ranker whose true logit for a passage is looked up; it counts its calls."""
+class Looked:
+    """Prompts that are the logits of their pairs."""
+
+    cut_queries = 0
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.logits, self.lengths = logits, np.ones(len(logits), np.int64)
+
+    def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, ...]:
+        return (self.logits[rows],)
+
+    def select(self, rows: np.ndarray) -> Looked:
+        return Looked(self.logits[rows])
+
+
+class ByText(Ranker):
+    """A ranker whose true logit for a passage is looked up; ``calls`` are the pairs that it was given, call by call."""
 
     parameters = 7
+    device = torch.device("cpu")
 
     def __init__(self, true_logits: Mapping[str, float]) -> None:
-        self.true_logits, self.calls = true_logits, []
+        self.true_logits, self.calls, self.reader, self.batches = true_logits, [], LooksUp(self), Batches(10**6, 1)
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        self.calls.append(list(pairs))
-        return np.array([[0.25, self.true_logits.get(passage, 0.0) + 0.25] for _, passage in pairs])
+    def forward(self, logits: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(logits)
+
+
+class LooksUp:
+    """The reader of a :class:`ByText`."""
+
+    def __init__(self, ranker: ByText) -> None:
+        self.ranker, self.identity = ranker, f"that of {id(ranker)}"
+
+    def prepare(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> Looked:
+        self.ranker.calls.append([(queries[query], documents[document]) for query, document in pairs])
+        true = [self.ranker.true_logits.get(documents[document], 0.0) for document in pairs[:, 1]]
+        return Looked(np.array([[0.25, each + 0.25] for each in true]).reshape(-1, 2))
+
+
+def compare(*arguments: object, load: Callable[..., Ranker], **named: object) -> EvaluateStats:
+    """`evaluate` with models that ``load`` gives."""
+    with patch.object(reranking, "load_ranker", load):
+        return evaluate(*arguments, **named)  # type: ignore[arg-type]
 
 
 class World:
@@ -303,7 +339,7 @@ def drop_self_world(tmp_path: Path, passage: str, relevance: int) -> dict:
     )
     candidates = make_candidates(tmp_path / "k", "args", {"1": [("1", 9.0), ("2", 1.0)]})
     compare(EvaluateConfig(teacher=False), TEACHER, [collection], [candidates], [], {}, "", tmp_path / "e",
-            tmp_path / "r.html", lambda *_: ByText({}))  # fmt: skip
+            tmp_path / "r.html", load=lambda *_: ByText({}))  # fmt: skip
     return json.loads((tmp_path / "e" / "summary.json").read_text())["datasets"]["args"]
 
 
@@ -405,7 +441,7 @@ def test_comparisons_are_paired_corrected_and_complete(tmp_path: Path, monkeypat
         candidates.append(make_candidates(tmp_path / f"k{name}", name, ranked))
     student = make_model(tmp_path / "m", "m")
     compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], {"phase2": student}, "", tmp_path / "e",
-            tmp_path / "r.html", lambda *_: ByText(logits))  # fmt: skip
+            tmp_path / "r.html", load=lambda *_: ByText(logits))  # fmt: skip
     table = tables.read(tables.MEASURES, tmp_path / "e")
     rows = [row for row in json.loads((tmp_path / "e" / "summary.json").read_text())["comparisons"]
             if row["measure"] == "nDCG@10"]  # fmt: skip
@@ -435,16 +471,16 @@ def test_a_long_document_is_its_best_passage(tmp_path: Path) -> None:
     def best(**settings: int) -> float:
         config = EvaluateConfig(teacher=False, latency_queries=0, **settings)
         compare(config, TEACHER, [collection], [candidates], [], {"phase2": student}, "", tmp_path / "e",
-                tmp_path / "r.html", lambda *_: ranker)  # fmt: skip
+                tmp_path / "r.html", load=lambda *_: ranker)  # fmt: skip
         table = tables.read(tables.MEASURES, tmp_path / "e")
         return from_measures(table, "phase2", "nDCG@10")["long"]["q1"]
 
     assert best() == pytest.approx(1 / log2(3))
     assert best(passage_words=4, passage_stride=3) == 1.0
-    passages = [passage for _, passage in ranker.calls[-1]]
-    assert passages == ["w1 w2", "w0 w1 w2 w3", "w3 w4 w5 w6", "w6 w7 w8 answer"]
+    passages = {passage for _, passage in ranker.calls[-1]}
+    assert passages == {"w1 w2", "w0 w1 w2 w3", "w3 w4 w5 w6", "w6 w7 w8 answer"}
     best(passage_words=4)
-    assert [passage.split()[0] for _, passage in ranker.calls[-1]] == ["w1", "w0", "w2", "w4", "w6"]
+    assert sorted(passage.split()[0] for _, passage in ranker.calls[-1]) == ["w0", "w1", "w2", "w4", "w6"]
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     assert summary["datasets"]["long"]["pairs"] == 5 and summary["datasets"]["long"]["ceiling"]["depth"] == 2
     with pytest.raises(UserError, match=r"evaluation\.passage_stride: 5 is more than passage_words \(4\)"):
@@ -460,7 +496,7 @@ def test_cqadupstacks_parts_are_averaged_as_one_dataset(tmp_path: Path) -> None:
         candidates.append(make_candidates(tmp_path / f"k{name}", name, {"q": [("d0", 2.0), ("d1", 1.0)]}))
     students = {"phase2": make_model(tmp_path / "m", "m")}
     stats = compare(EvaluateConfig(teacher=False), TEACHER, collections, candidates, [], students, "", tmp_path / "e",
-                    tmp_path / "r.html", lambda *_: ByText({"y": 1.0}))  # fmt: skip
+                    tmp_path / "r.html", load=lambda *_: ByText({"y": 1.0}))  # fmt: skip
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     second = 1 / log2(3)
     family = summary["families"]["cqadupstack"]

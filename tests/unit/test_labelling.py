@@ -17,6 +17,8 @@ from inranker_flow.errors import UserError
 from inranker_flow.labelling import label_store
 from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.rankers import Job, load_ranker
+from inranker_flow.scoring.job import Checkpoint
+from inranker_flow.stages import teacher_label as stage
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models
 
@@ -161,9 +163,7 @@ def label_files(store):
 def test_what_is_in_the_store_needs_no_teacher(inputs, tmp_path, store, scored, monkeypatch):
     first = teacher_label(config(), *inputs, tmp_path / "labels")
     assert (first.reused_pairs, sum(scored)) == (0, 24) and len(label_files(store)) == 5
-    import inranker_flow.rankers
-
-    monkeypatch.setattr(inranker_flow.rankers, "load_ranker", lambda *_: pytest.fail("the teacher was loaded"))
+    monkeypatch.setattr(stage, "load_ranker", lambda *_: pytest.fail("the teacher was loaded"))
     again = teacher_label(config(shard_pairs=7), *inputs, tmp_path / "again")
     assert (again.pairs, again.reused_pairs, again.tokens) == (24, 24, 0)
     assert read_manifest(tmp_path / "again") == read_manifest(tmp_path / "labels")
@@ -221,10 +221,13 @@ def test_labels_of_another_teacher_or_other_settings_are_never_taken(inputs, tmp
 
 
 def test_settings_that_change_no_value_share_their_labels():
-    same = label_identity(config())
-    assert label_identity(config(scoring=ScoringConfig(batch_tokens=512), shard_pairs=3)) == same
-    assert label_identity(config(scoring=ScoringConfig(dtype="float32"))) == same, "what auto is on a CPU"
-    assert label_identity(config(scoring=ScoringConfig(prompt="{query} {document} {answer}"))) != same
+    def identity(**scoring):
+        return label_identity(Checkpoint(models.t5(), scoring=ScoringConfig(**scoring)))
+
+    same = identity()
+    assert identity(batch_tokens=512) == same
+    assert identity(dtype="float32") == same, "what auto is on a CPU"
+    assert identity(prompt="{query} {document} {answer}") != same
 
 
 def test_another_renderer_labels_everything_anew(inputs, tmp_path, store, monkeypatch):

@@ -11,13 +11,18 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.evaluation import runs
+from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.evaluation.reranking import Reranking
+from inranker_flow.evaluation.systems import System
 from inranker_flow.rankers import load_ranker, templates
 from inranker_flow.rankers.causal import CausalRanker
 from inranker_flow.rankers.encoder import EncoderRanker
 from inranker_flow.rankers.kinds import find_kind
 from inranker_flow.rankers.monot5 import MonoT5Ranker
+from inranker_flow.reading import WHOLE
 from inranker_flow.stages.distill import distill
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
@@ -384,13 +389,16 @@ def test_its_labels_teach_a_student(kind, tmp_path):
 
 
 def test_evaluation_scores_with_the_teachers_own_kind():
-    from inranker_flow.evaluation.serving_cost import Requests
-    from inranker_flow.stages.evaluate import Model, _score
-
     for checkpoint in (teachers.causal(), teachers.encoder()):
-        result = _score(Model("teacher", checkpoint, "", ScoringConfig()), TEXTS, Requests([], 0), load_ranker)
+        reranking = Reranking(EvaluateConfig(latency_queries=0), [of_texts(TEXTS)], WHOLE)
+        reranking.add(System("teacher", checkpoint, "", ScoringConfig()))
         logits = load_ranker(checkpoint, ScoringConfig()).score(TEXTS)
-        assert result.scores.tolist() == (logits[:, 1] - logits[:, 0]).tolist()
+        assert reranking.scored["teacher"].scores.tolist() == (logits[:, 1] - logits[:, 0]).tolist()
+
+
+def of_texts(pairs):
+    """A judged set that is nothing but its pairs."""
+    return JudgedSet("toy", {}, runs.number(tables.RUN.schema.empty_table()), pairs, np.arange(len(pairs)), {}, 0, {})
 
 
 @pytest.mark.parametrize("kind", TEACHERS)

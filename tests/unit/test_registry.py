@@ -10,18 +10,19 @@ import sys
 import pytest
 
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config.sections import CorpusConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
-from inranker_flow.evaluation.serving_cost import Requests
+from inranker_flow.evaluation.reranking import Reranking
+from inranker_flow.evaluation.systems import System
 from inranker_flow.model_registry import history, registration, registry, stored_files
 from inranker_flow.model_registry.trained_on import identity
+from inranker_flow.reading import WHOLE
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_of
 from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
 
 #: Without test sets there is nothing to time.
-NOTHING_TIMED = Requests([], 0)
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 
 
@@ -342,9 +343,6 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
 
 @pytest.mark.parametrize("damage", ["weights", "gone"])
 def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, students, tmp_path, damage):
-    from inranker_flow.rankers import load_ranker
-    from inranker_flow.stages.evaluate import Model, _score_all
-
     name = f"broken-{damage}"
     promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
     run_id = connection.client().get_model_version(name, "1").run_id
@@ -355,27 +353,24 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
     else:
         (folder / "model.safetensors").write_bytes(b"")
     scoring = ScoringConfig(max_length=64)
-    models = [Model("phase2", str(students[1]), "", scoring), Model("champion", f"models:/{name}/1", "", scoring)]
-    scored, unmeasured, _ = _score_all(models, [], NOTHING_TIMED, [], load_ranker)
-    assert list(scored) == ["phase2"]
-    assert ("its files are gone" if damage == "gone" else "are not those that were registered") in unmeasured[
-        "champion"
-    ]
+    reranking = Reranking(EvaluateConfig(), [], WHOLE)
+    reranking.add(System("phase2", str(students[1]), "", scoring))
+    reranking.add(System("champion", f"models:/{name}/1", "", scoring))
+    assert list(reranking.scored) == ["phase2"]
+    told = "its files are gone" if damage == "gone" else "are not those that were registered"
+    assert told in reranking.unmeasured["champion"]
     with pytest.raises(UserError, match="no such checkpoint"):  # anything else that does not load ends the run
-        _score_all([Model("phase1", str(tmp_path / "nothing"), "", scoring)], [], NOTHING_TIMED, [], load_ranker)
+        reranking.add(System("phase1", str(tmp_path / "nothing"), "", scoring))
 
 
 def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_path):
     import mlflow
 
-    from inranker_flow.rankers import load_ranker
-    from inranker_flow.stages.evaluate import Model, _score_all
-
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:
         with pytest.raises(NoAnswer, match="no MLflow server answers"):
-            _score_all([Model("champion", "models:/m/1", "", ScoringConfig())], [], NOTHING_TIMED, [], load_ranker)
+            Reranking(EvaluateConfig(), [], WHOLE).add(System("champion", "models:/m/1", "", ScoringConfig()))
     finally:
         mlflow.set_tracking_uri(before)
 

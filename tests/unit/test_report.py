@@ -48,7 +48,8 @@ def make_summary(
         "headline": "nDCG@10", "measures": MEASURES, "systems": systems, "students": students,
         "models": {
             s: {"reference": f"/runs/7/{s}", "revision": "", "digest": "d1" * 32, "parameters": parameters,
-                "size_mb": 242.0, "seconds": 200.0 if s == "teacher" else 10.0, "pairs_per_second": 10.0,
+                "size_mb": 242.0, "seconds": 200.0 if s == "teacher" else 10.0,
+                "pairs_per_second": 0.5 if s == "teacher" else 10.0,
                 "latency_median_ms": 5000.0 if s == "teacher" else 250.0, "latency_queries": 3 if s == "teacher" else 20,
                 "latency_p95_ms": 12_345.0 if s == "teacher" else 333.0, "device": "a processor", "same_as": ""}
             for s in systems if s != "bm25"
@@ -398,6 +399,16 @@ def test_a_page_without_training_generation_or_latency_says_so() -> None:
     assert "Latency was not measured (evaluation.latency_queries: 0)." in text
     assert "Phase 2 .940 60,000,000 – – – 10" in text and "20.0×" in text
     assert cost_svg(summary) == ""
+
+
+def test_what_pairs_a_second_rest_on_is_said_and_other_numbers_of_processes_are_not_compared() -> None:
+    summary = make_summary(TWO)
+    for model in summary["models"].values():
+        model |= {"latency_median_ms": None, "latency_p95_ms": None, "timed_pairs": 90_000, "processes": 4}
+    summary["models"]["teacher"] |= {"timed_pairs": 512, "processes": 1, "sampled": True}
+    text = text_of(render(summary))
+    assert "Phase 2 90,000 pairs in 10.0 s with 4 processes; Teacher 512 pairs in 3.3 min, a sample" in text
+    assert "speed of the teacher" not in text
 
 
 def circles(svg: ElementTree.Element) -> dict[str, tuple[float, float]]:

@@ -17,7 +17,7 @@ from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherC
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends.transformers import TransformersBackend
-from inranker_flow.labelling import label_store
+from inranker_flow.scoring.logits import Logits
 from inranker_flow.stages.generate_queries import generate_queries, help_generate
 from inranker_flow.stages.teacher_label import help_label, teacher_label
 from inranker_flow.storage import uris
@@ -88,7 +88,7 @@ def test_labels_are_the_same_bits_with_one_pod_and_with_many(inputs, tmp_path, m
 
 def test_a_pod_begins_with_its_share_and_helps_with_the_rest(inputs, tmp_path, monkeypatch):
     kept = []
-    keep = label_store.Labels.keep
+    keep = Logits.keep
 
     def noted(self, tasks, logits):
         kept.append(set(tasks.tolist()))
@@ -99,7 +99,7 @@ def test_a_pod_begins_with_its_share_and_helps_with_the_rest(inputs, tmp_path, m
     monkeypatch.setenv(variables.WORKERS, "4")
     config = replace(TEACHER, checkpoint=models.t5())
     with monkeypatch.context() as patched:
-        patched.setattr(label_store.Labels, "keep", noted)
+        patched.setattr(Logits, "keep", noted)
         for number in (1, 2):
             kept.clear()
             with pytest.raises(KeyboardInterrupt):

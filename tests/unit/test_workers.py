@@ -1,4 +1,4 @@
-"""Labelling in several processes: who takes what, who dies, and that no label depends on it."""
+"""Scoring in several processes: who takes what, who dies, and that no label depends on it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pytest
 from inranker_flow import lifeline
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import workers
-from inranker_flow.labelling.workers import Workers
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import arrays, load_ranker, load_reader
+from inranker_flow.scoring import processes as workers
+from inranker_flow.scoring.job import Checkpoint
+from inranker_flow.scoring.processes import Workers
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
 
-CONFIG = TeacherConfig("the-teacher")
+MODEL = Checkpoint("the-model")
 
 
 class Lengths:
@@ -39,29 +40,29 @@ class Lengths:
         arrays.save(folder, lengths=self.lengths)
 
 
-def answer(config, number, threads, folder, connection):
+def answer(checkpoint, number, threads, folder, connection):
     """As `workers.work`, in a process of its own, but what it answers for a pair is its number and its length.
 
-    `config.checkpoint` says what else it does; its `revision` may be a file that has to be there before anything is scored.
+    `checkpoint.reference` says what else it does; its `revision` may be a file that has to be there before anything is scored.
     """
     lifeline.end_with_parent()
     order, lengths = (arrays.mapped(Path(folder), name) for name in ("order", "lengths"))
-    if f"breaks-{number}" in config.checkpoint:
+    if f"breaks-{number}" in checkpoint.reference:
         sys.exit(7)
     connection.send(("ready", (100, 1, 0)))
     while True:
         start, stop = connection.recv()
-        while config.revision and not Path(config.revision).exists():
+        while checkpoint.revision and not Path(checkpoint.revision).exists():
             time.sleep(0.01)
         rows = order[start:stop]
-        if "refuses" in config.checkpoint and lengths[rows[0]] < 20:
+        if "refuses" in checkpoint.reference and lengths[rows[0]] < 20:
             connection.send(("refused", "out of memory with a single prompt"))
             return
-        if "chokes" in config.checkpoint and 33 in rows:
+        if "chokes" in checkpoint.reference and 33 in rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        if "tells" in config.checkpoint:
+        if "tells" in checkpoint.reference:
             connection.send(("tokens", int(lengths[rows[0]])))
-        if f"waits-{number}" in config.checkpoint:
+        if f"waits-{number}" in checkpoint.reference:
             time.sleep(600)
         connection.send(("logits", np.stack([rows, lengths[rows]], axis=1).astype(float)))
 
@@ -72,11 +73,11 @@ def plan(monkeypatch):
     return Lengths(np.random.default_rng(0).integers(5, 90, 400))
 
 
-def scored(plan, tmp_path, count=2, config=CONFIG, shard=150):
+def scored(plan, tmp_path, count=2, model=MODEL, shard=150):
     """Logits by pair, and the progress that was counted."""
     parts = {number: slice(start, min(start + shard, 400)) for number, start in enumerate(range(0, 400, shard))}
     progress, logits = Progress("labelling", int(plan.lengths.sum()), "tokens"), np.full((400, 2), np.nan)
-    with Workers(config, plan, count, tmp_path) as processes:
+    with Workers(model, plan, count, tmp_path) as processes:
         for number, values in processes.score(parts.items(), progress):
             logits[processes.order[parts[number]]] = values
     assert not list(tmp_path.iterdir()), "the files that they shared are gone"
@@ -85,7 +86,7 @@ def scored(plan, tmp_path, count=2, config=CONFIG, shard=150):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_pair_gets_its_own_answer_and_every_token_is_counted_once(plan, tmp_path, count):
-    logits, progress = scored(plan, tmp_path, count, TeacherConfig("tells"))
+    logits, progress = scored(plan, tmp_path, count, Checkpoint("tells"))
     assert np.array_equal(logits, np.stack([np.arange(400), plan.lengths], axis=1))
     assert progress.done == progress.total
 
@@ -119,7 +120,7 @@ def test_chunks_are_whole_batches_and_do_not_depend_on_the_number_of_processes(p
 def test_a_slow_process_holds_nobody_up(plan, tmp_path):
     """It waits for ever with its first chunk in hand, until it is killed: the other has done all the rest by then."""
     done = []
-    with Workers(TeacherConfig("tells waits-0"), plan, 2, tmp_path) as processes:
+    with Workers(Checkpoint("tells waits-0"), plan, 2, tmp_path) as processes:
         progress = Progress("labelling", int(plan.lengths.sum()), "tokens")
         inner = processes._take
 
@@ -128,7 +129,7 @@ def test_a_slow_process_holds_nobody_up(plan, tmp_path):
             if len(processes._pending) == 0 and len(processes._workers[1].chunks) == 1 and 0 in processes._workers:
                 # All that is left is in the hands of the one that sleeps.
                 os.kill(processes._workers[0].process.pid, signal.SIGKILL)
-                processes._config = CONFIG  # its successor does not sleep
+                processes._checkpoint = MODEL  # its successor does not sleep
             return inner(worker, logits, progress)
 
         processes._take = counting
@@ -139,7 +140,7 @@ def test_a_slow_process_holds_nobody_up(plan, tmp_path):
 
 def test_a_chunk_that_kills_again_and_again_is_named(plan, tmp_path, caplog):
     with pytest.raises(UserError) as refused:
-        scored(plan, tmp_path, config=TeacherConfig("chokes"))
+        scored(plan, tmp_path, model=Checkpoint("chokes"))
     message = str(refused.value)
     assert message.startswith("chokes: 3 processes died of the same ") and "\n" not in message
     place = int(np.flatnonzero(np.argsort(-plan.lengths, kind="stable") == 33)[0])
@@ -163,7 +164,7 @@ def test_a_device_that_does_not_work_is_given_up_and_the_others_go_on(
 
     monkeypatch.setattr(Workers, "_bury", telling)
     # The other scores nothing before that, however slowly this machine starts processes.
-    logits, progress = scored(plan, tmp_path, 2, TeacherConfig("breaks-1", revision=str(given_up)))
+    logits, progress = scored(plan, tmp_path, 2, Checkpoint("breaks-1", revision=str(given_up)))
     assert np.array_equal(logits[:, 0], np.arange(400)) and progress.done == progress.total
     assert "process 1 ended with status 7 before it scored anything" in caplog.text
     assert "process 1 is given up: the others go on without it" in caplog.text
@@ -173,28 +174,28 @@ def test_no_process_is_left(plan, tmp_path):
     with pytest.raises(
         UserError, match=r"3 processes in a row died, the last one ended with status 7, and none is left"
     ):
-        scored(plan, tmp_path, 2, TeacherConfig("breaks-0 breaks-1"))
+        scored(plan, tmp_path, 2, Checkpoint("breaks-0 breaks-1"))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_process_refuses_is_the_parents_line(plan, tmp_path):
     with pytest.raises(UserError, match=r"^out of memory with a single prompt$"):
-        scored(plan, tmp_path, config=TeacherConfig("refuses"))
+        scored(plan, tmp_path, model=Checkpoint("refuses"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_killed_parent(plan, tmp_path, how):
     script = """
 import pathlib, sys
-from inranker_flow.config.sections import TeacherConfig
-from inranker_flow.labelling import workers
 from inranker_flow.progress import Progress
+from inranker_flow.scoring import processes as workers
+from inranker_flow.scoring.job import Checkpoint
 from tests.unit import test_workers
 
 if __name__ == "__main__":
     workers.work = test_workers.answer
     plan = test_workers.Lengths([9] * 50)
-    with workers.Workers(TeacherConfig("waits-0 waits-1"), plan, 2, pathlib.Path(sys.argv[1])) as processes:
+    with workers.Workers(Checkpoint("waits-0 waits-1"), plan, 2, pathlib.Path(sys.argv[1])) as processes:
         print(*(each.process.pid for each in processes._workers.values()), flush=True)
         list(processes.score([(0, slice(0, 50))], Progress("labelling", 450, "tokens")))
 """
@@ -217,7 +218,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-# --- with real teachers -------------------------------------------------------------------------------------------------
+# --- with real models ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -269,8 +270,8 @@ def in_this_process(monkeypatch):
 def test_what_the_model_alone_can_refuse_is_told_and_not_died_of(in_this_process, tmp_path):
     """The tokenizer, which the parent has read, says nothing of positions."""
     parent = Parent()
-    config = TeacherConfig(teachers.encoder(), scoring=ScoringConfig(max_length=600))
-    workers.work(config, 0, 1, str(tmp_path), parent)
+    model = Checkpoint(teachers.encoder(), scoring=ScoringConfig(max_length=600))
+    workers.work(model, 0, 1, str(tmp_path), parent)
     ((what, line),) = parent.told
     assert (
         what == "refused" and "max_length 600 is more than the checkpoint's 512 positions" in line and "\n" not in line
@@ -287,7 +288,7 @@ def test_a_process_scores_what_was_saved_as_the_parent_would(teacher, in_this_pr
     prompts.save(tmp_path)
     arrays.save(tmp_path, order=order)
     parent = Parent((0, 10), (10, 24))
-    workers.work(TeacherConfig(teacher()), 0, 1, str(tmp_path), parent)
+    workers.work(Checkpoint(teacher()), 0, 1, str(tmp_path), parent)
     told = dict(parent.told[:1])
     assert told == {"ready": (ranker.batches.tokens, ranker.batches.pad_to, ranker.known)}
     logits = [values for what, values in parent.told if what == "logits"]

@@ -366,6 +366,10 @@ class EvaluateConfig:
     #: How students and champion are computed (dtype, forward, batch_tokens). How they read, their own folder says; what a
     #: folder does not say is taken from here.
     scoring: ScoringConfig = ScoringConfig()
+    #: Pairs in one shard of a model's scoring; a finished shard survives a kill.
+    shard_pairs: Annotated[int, Range(1, MOST), NO_RESULT] = 50_000
+    #: Processes that share the pairs of each model in turn; 0: one for each GPU of this machine, or one that uses all CPUs.
+    processes: Annotated[int, Range(0, 1024), NO_RESULT] = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,8 @@ from inranker_flow.distillation.losses import centred
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Ragged, Renderer, common
+from inranker_flow.rankers.monot5_pairs import Plan
+from inranker_flow.rankers.monot5_prompt import Renderer
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_folder, digest_file
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 #: Arrays of token ids in a store, and the tables that the first two come from.
 NAMES = ("queries", "documents", "whole")
 TEXTS = {tables.QUERIES: ("queries", "query_id"), tables.CORPUS: ("documents", "doc_id")}
+#: Of the files that are written here: what other code has left in scratch is not read.
+_FORMAT = 2
 #: Texts that are token lists (Python objects) at a time.
 TOKENISE_ROWS = 8_192
 
@@ -55,37 +57,27 @@ class Batch:
 class Examples:
     """Labelled pairs of several training sets, ordered by query.
 
-    ``query`` and ``document`` (pairs,) are rows of ``queries`` and ``documents``; ``teacher`` (pairs, 2) float32.
+    ``prompts``: what a student reads of each pair. ``query`` (pairs,): its query's number; ``teacher`` (pairs, 2) float32.
     ``set_of`` (queries,) is the training set of each query and ``text_hash`` (queries,) a seeded hash of its text: ids
     may clash between sets, texts decide what is the same query.
     """
 
     names: tuple[str, ...]
-    renderer: Renderer
-    queries: Ragged
-    documents: Ragged
+    prompts: Plan
     query: np.ndarray
-    document: np.ndarray
     teacher: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
-    #: Pairs (ascending) whose prompts are tokenised whole, and these prompts (see `Renderer`): normally none.
-    odd: np.ndarray
-    whole: Ragged
     #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
     store: Path
 
+    @property
+    def renderer(self) -> Renderer:
+        return self.prompts.renderer
+
     def select(self, rows: np.ndarray) -> Examples:
         """The pairs ``rows`` (ascending) alone."""
-        odd = np.flatnonzero(np.isin(self.odd, rows))
-        return replace(
-            self,
-            query=self.query[rows],
-            document=self.document[rows],
-            teacher=self.teacher[rows],
-            odd=np.searchsorted(rows, self.odd[odd]),
-            whole=self.whole.select(odd),
-        )
+        return replace(self, prompts=self.prompts.select(rows), query=self.query[rows], teacher=self.teacher[rows])
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Number of consecutive ``rows`` with the same query."""
@@ -93,39 +85,11 @@ class Examples:
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Tokens in the prompt of each pair."""
-        lengths = self.renderer.lengths(
-            self.queries.lengths(self.query[rows]), self.documents.lengths(self.document[rows])
-        )
-        if len(self.odd):
-            places, numbers = self._odd_ones(rows)
-            lengths[places] = self.whole.lengths(numbers)
-        return lengths
-
-    def _odd_ones(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(places in ``rows`` of those that are odd, their places in ``odd``)."""
-        return common(rows, self.odd)
+        return self.prompts.lengths[rows]
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
-        query = self.query[rows]
-        ids, mask = self.renderer.assemble_batch(self.queries, query, self.documents, self.document[rows], pad_to)
-        if len(self.odd):
-            ids, mask = self._with_whole(rows, ids, mask, pad_to)
-        return Batch(ids, mask, self.teacher[rows], query)
-
-    def _with_whole(
-        self, rows: np.ndarray, ids: np.ndarray, mask: np.ndarray, pad_to: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """``ids`` and ``mask`` with the prompts of odd pairs in their places."""
-        width = -(-int(self.lengths(rows).max(initial=1)) // pad_to) * pad_to
-        more = (0, 0), (0, max(width - ids.shape[1], 0))
-        ids = np.pad(ids, more, constant_values=self.renderer.tokenizer.pad_token_id)[:, :width]
-        mask = np.pad(mask, more)[:, :width]
-        for place, number in zip(*self._odd_ones(rows), strict=True):
-            start, end = self.whole.offsets[number : number + 2]
-            ids[place], mask[place] = self.renderer.tokenizer.pad_token_id, 0
-            ids[place, : end - start], mask[place, : end - start] = self.whole.flat[start:end], 1
-        return ids, mask
+        return Batch(*self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows])
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
@@ -141,46 +105,27 @@ def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, see
     scratch folder (`Examples.store`); later calls for the same texts, of this process or another, map what is there.
     """
     digests = [digest_file(folder / MANIFEST) for folder in folders]
-    store = scratch_folder("tokens", digests, renderer_identity(renderer), seed) / "store"
+    store = scratch_folder("tokens", _FORMAT, digests, renderer.identity, seed) / "store"
     if not store.exists():
         with atomic_folder(store) as aside:
             _write_store(aside, folders, renderer, seed)
     names = tuple(json.loads((store / "names.json").read_text(encoding="utf-8")))
     kind = id_kind(len(renderer.tokenizer))
-    array = {
-        name: open_array(store / f"{name}.npy")
-        for name in ("query", "document", "teacher", "set_of", "text_hash", "odd")
-    }
+    array = {name: open_array(store / f"{name}.npy") for name in ("pairs", "teacher", "set_of", "text_hash", "odd")}
     teacher = array["teacher"]
     queries, documents, whole = open_joined(store, NAMES, kind)
-    examples = Examples(
+    prompts = Plan.over(renderer, queries, documents, array["pairs"], array["odd"], whole)
+    if prompts.cut_queries:
+        log.warning("%s queries leave no room for a passage and are cut", f"{prompts.cut_queries:,}")
+    return Examples(
         names=names,
-        renderer=renderer,
-        queries=queries,
-        documents=documents,
-        query=array["query"],
-        document=array["document"],
+        prompts=prompts,
+        query=array["pairs"][:, 0],
         teacher=(centred(teacher) if centre else teacher).astype(np.float32),
         set_of=array["set_of"],
         text_hash=array["text_hash"].copy(),
-        odd=array["odd"],
-        whole=whole,
         store=store.parent,
     )
-    wanted = queries.lengths(examples.query)
-    kept, _, _ = renderer.kept(wanted, documents.lengths(examples.document))
-    if cut := len(np.unique(examples.query[kept < wanted])):
-        log.warning("%s queries leave no room for a passage and are cut", f"{cut:,}")
-    return examples
-
-
-def renderer_identity(renderer: Renderer) -> list[Any]:
-    """What the tokens of a text depend on."""
-    backend = getattr(renderer.tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(sorted(renderer.tokenizer.get_vocab().items()))
-    digest = blake2b(content.encode(), digest_size=16).hexdigest()
-    settings = [renderer.max_length, renderer.truncation, renderer.append_eos]
-    return [RENDERER_VERSION, type(renderer.tokenizer).__name__, digest, *settings]
 
 
 def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed: int) -> None:
@@ -188,7 +133,7 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
     writers = {name: RaggedWriter(store, name, id_kind(len(renderer.tokenizer))) for name in NAMES}
     names, hashes = [], []
     first = {"queries": 0, "documents": 0}
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("query", "document", "teacher", "set_of", "odd")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("pairs", "teacher", "set_of", "odd")}
     for number, folder in enumerate(folders):
         names.append(read_manifest(folder).dataset)
         labels = tables.read(tables.LABELS, folder)
@@ -238,9 +183,8 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
             )
             for chunk in chunks(pairs, TOKENISE_ROWS):
                 writers["whole"].add(renderer.whole(chunk))
-            columns["odd"].append(odd_pairs + sum(map(len, columns["query"])))
-        columns["query"].append(query + first["queries"])
-        columns["document"].append(document + first["documents"])
+            columns["odd"].append(odd_pairs + sum(map(len, columns["pairs"])))
+        columns["pairs"].append(np.stack([query + first["queries"], document + first["documents"]], axis=1))
         columns["teacher"].append(
             np.stack([labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")], axis=1)
         )
@@ -250,9 +194,8 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
     for writer in writers.values():
         writer.close()
     join(store, NAMES)
-    kinds = {"query": np.int64, "document": np.int64, "teacher": np.float64, "set_of": np.int32, "odd": np.int64}
     for name, parts in columns.items():
-        np.save(store / f"{name}.npy", np.concatenate([*parts]) if parts else np.empty(0, kinds[name]))
+        np.save(store / f"{name}.npy", np.concatenate(parts) if parts else np.empty(0, np.int64))
     np.save(store / "text_hash.npy", np.concatenate(hashes))
     (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
 

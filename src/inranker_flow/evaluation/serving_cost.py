@@ -1,4 +1,4 @@
-"""What a reranker costs to serve: the time to rerank 100 passages for one query on this device, and its files' size."""
+"""What a reranker costs to serve: pairs a second, the time to rerank 100 passages for one query on this device, its size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import numpy as np
 
 from inranker_flow.evaluation import runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.rankers import Ranker, devices
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.scoring.job import Work
 from inranker_flow.storage.local import digest_file
 
 #: Passages that are reranked for one query.
@@ -24,7 +27,57 @@ PASSAGES = 100
 #: Seconds after which a slow model is timed no more: fewer queries then, at least one.
 SECONDS = 60.0
 
+#: Pairs that are timed where fewer were scored here, because the others' scores were found.
+SAMPLE = 512
+#: In as many pieces, each with prompts of all lengths: a slow model is timed on fewer.
+_PIECES = 4
+
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured of one model: ``pairs`` in ``seconds`` in ``processes``, loading and tokenising apart, and the
+    milliseconds (``latencies``) of reranking 100 passages for one query, tokenising included, in one process.
+
+    ``sampled``: the pairs were scored for this alone. ``device`` in words; ``machine`` as :func:`machine` has it.
+    """
+
+    parameters: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
+    processes: int = 0
+    sampled: bool = False
+    latencies: Sequence[float] = ()
+    device: str = ""
+    machine: str = ""
+
+
+def measure(ranker: Ranker, work: Work, pairs: Sequence[Pair], timed: Sequence[Sequence[Pair]]) -> Costs:
+    """The costs of ``ranker``: pairs a second as the ``work`` on ``pairs`` has shown it, or on a sample of them where there
+    was little, and the latencies of ``timed``. It is alone on its device now."""
+    count, seconds, processes = work.pairs, work.seconds, work.processes
+    sampled = count < min(SAMPLE, len(pairs) / 10)
+    if sampled:
+        (count, seconds), processes = _speed(ranker, pairs), 1
+    times = latencies(ranker.score, timed)
+    return Costs(ranker.parameters, count, seconds, processes, sampled, times, device_name(), machine())
+
+
+def _speed(ranker: Ranker, pairs: Sequence[Pair]) -> tuple[int, float]:
+    """(pairs, seconds) of a sample that is spread over all ``pairs``."""
+    rows = np.unique(np.linspace(0, len(pairs) - 1, min(SAMPLE, len(pairs))).astype(np.int64))
+    job = ranker.prepare_pairs([pairs[row] for row in rows.tolist()])
+    order = np.argsort(-job.lengths, kind="stable")
+    pieces = [piece for piece in (order[start::_PIECES] for start in range(_PIECES)) if len(piece)]
+    job.score(pieces[0])  # what is slow once
+    count, start = 0, time.perf_counter()
+    for piece in pieces:
+        job.score(piece)
+        count += len(piece)
+        if time.perf_counter() - start > SECONDS:
+            break
+    return count, time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -105,12 +158,16 @@ def device_name() -> str:
     """What models compute on here, in words."""
     import torch
 
-    from inranker_flow.rankers import devices
-
     if (name := devices.device_name()) != "cpu":
         return name
     threads = torch.get_num_threads()
     return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def machine() -> str:
+    """A short name of this kind of machine, whatever number of threads is set: costs of another kind are no costs here."""
+    name = devices.device_name()
+    return sha256((_cpu() if name == "cpu" else name).encode()).hexdigest()[:12]
 
 
 def _cpu() -> str:

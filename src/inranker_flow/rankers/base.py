@@ -13,6 +13,7 @@ import numpy as np
 
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.batches import Batches
+from inranker_flow.rankers.texts import Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,10 @@ class Prompts(Protocol):
         """
         ...
 
+    def select(self, rows: np.ndarray) -> Prompts:
+        """The prompts of the pairs ``rows`` alone, in that order."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the arrays that :meth:`Reader.open` maps."""
         ...
@@ -58,6 +63,11 @@ class Prompts(Protocol):
 
 class Reader(Protocol):
     """Makes prompts of texts: tokenizer and template of a ranker, without its weights."""
+
+    @property
+    def identity(self) -> str:
+        """Readers with the same one make the same prompts."""
+        ...
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Prompts:
         """Tokenise each text once. ``pairs``: int (n, 2), the positions of query and document of each pair."""
@@ -94,10 +104,8 @@ class Ranker(ABC):
 
     def prepare_pairs(self, pairs: Sequence[tuple[str, str]]) -> Job:
         """As :meth:`prepare`, of (query, passage) pairs; equal texts are tokenised once."""
-        queries = {text: number for number, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        documents = {text: number for number, text in enumerate(dict.fromkeys(document for _, document in pairs))}
-        index = np.array([(queries[query], documents[document]) for query, document in pairs], np.int64).reshape(-1, 2)
-        return self.prepare(queries, documents, index)
+        texts = Texts.of(pairs)
+        return self.prepare(texts.queries, texts.documents, texts.index)
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Job:
         """Tokenise each text once (see :meth:`Reader.prepare`)."""

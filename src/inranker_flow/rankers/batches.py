@@ -10,6 +10,7 @@ import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
+from inranker_flow.rankers.devices import free
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class Batches:
                 f"out of memory with a single prompt of {longest} tokens: lower scoring.max_length, set scoring.dtype to "
                 f"bfloat16, or take a device with more memory ({reason})"
             )
-        _free()
+        free()
         self.tokens = count // 2 * self.width(longest)
         log.warning("out of memory: batches of %s tokens from here on", f"{self.tokens:,}")
 
@@ -99,10 +100,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the CPU's allocator, had no memory left (PyTorch raises RuntimeErrors for both)."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator: can't allocate" in text
-
-
-def _free() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

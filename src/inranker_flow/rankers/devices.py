@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
 #: Parameters below which one CPU thread is enough.
 SMALL_MODEL = 2_000_000
@@ -28,6 +31,12 @@ def pick_dtype(setting: str, device: Any) -> Any:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
     return getattr(torch, setting)
+
+
+def settled_dtype(setting: Dtype) -> Dtype:
+    """What ``setting`` means on this machine: ``auto`` is the name of one of the others."""
+    found: Dtype = str(pick_dtype(setting, pick_device())).removeprefix("torch.") if setting == "auto" else setting  # type: ignore[assignment]
+    return found
 
 
 def check_int8(device: Any) -> None:
@@ -62,6 +71,15 @@ def count_processes(setting: int, name: str) -> int:
     if setting > gpus > 0:
         raise UserError(f"{name}: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0")
     return setting or max(gpus, 1)
+
+
+def free() -> None:
+    """Give back the memory of models and batches that nobody holds any more: processes cannot use what this one keeps."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def limit_threads(model: Any) -> None:

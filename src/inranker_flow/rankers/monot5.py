@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,10 @@ class MonoT5Reader:
         self.labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token)
         self.renderer = Renderer(tokenizer, scoring.max_length, scoring.truncation)
         self._cut = CutQueries()
+
+    @cached_property
+    def identity(self) -> str:
+        return json.dumps(self.renderer.identity)
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""

@@ -39,8 +39,8 @@ class Plan:
         whole: Ragged,
         cut_queries: int = 0,
     ) -> None:
-        self._renderer, self._queries, self._documents, self._pairs = renderer, queries, documents, pairs
-        self._odd, self._whole = odd, whole
+        self.renderer, self._queries, self._documents, self._pairs = renderer, queries, documents, pairs
+        self.odd, self._whole = odd, whole
         self.lengths, self.cut_queries = lengths, cut_queries
 
     @classmethod
@@ -50,17 +50,32 @@ class Plan:
         queries, documents = renderer.begin_queries(queries), renderer.begin_documents(documents)
         query_ids = _tokenise(renderer, renderer.split_queries, queries, irregular.see_queries)
         document_ids = _tokenise(renderer, renderer.split_documents, documents, irregular.see_documents)
-        kept = renderer.kept(query_ids.lengths(pairs[:, 0]), document_ids.lengths(pairs[:, 1]))
-        lengths = (np.sum(kept, axis=0) + 1).astype(np.int32)
-        cut_queries = len(np.unique(pairs[kept[0] < query_ids.lengths(pairs[:, 0]), 0]))
         odd, texts = irregular.pairs()
         whole = _tokenise(renderer, lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
+        return cls.over(renderer, query_ids, document_ids, pairs, odd, whole)
+
+    @classmethod
+    def over(
+        cls, renderer: Renderer, queries: Ragged, documents: Ragged, pairs: np.ndarray, odd: np.ndarray, whole: Ragged
+    ) -> Plan:
+        """From tokens."""
+        query = queries.lengths(pairs[:, 0])
+        kept = renderer.kept(query, documents.lengths(pairs[:, 1]))
+        cut_queries = len(np.unique(pairs[kept[0] < query, 0]))
+        lengths = (np.sum(kept, axis=0) + renderer.closing).astype(np.int32)
         lengths[odd] = np.diff(whole.offsets)
-        return cls(renderer, query_ids, document_ids, pairs, lengths, odd, whole, cut_queries)
+        return cls(renderer, queries, documents, pairs, lengths, odd, whole, cut_queries)
+
+    def select(self, rows: np.ndarray) -> Plan:
+        """The prompts of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
+        places, numbers = common(rows, self.odd)
+        whole = self._whole.select(numbers)
+        parts = self.renderer, self._queries, self._documents
+        return Plan(*parts, self._pairs[rows], self.lengths[rows], places, whole, self.cut_queries)
 
     def save(self, folder: Path) -> None:
         """Write the arrays that :meth:`open` maps."""
-        arrays.save(folder, pairs=self._pairs, lengths=self.lengths, odd=self._odd)
+        arrays.save(folder, pairs=self._pairs, lengths=self.lengths, odd=self.odd)
         arrays.save_ragged(folder, queries=self._queries, documents=self._documents, whole=self._whole)
 
     @classmethod
@@ -75,7 +90,7 @@ class Plan:
 
         No prompt has a ``known`` beginning: a T5 reads the whole input at once.
         """
-        renderer = self._renderer
+        renderer = self.renderer
         query, document = self._pairs[rows].T
         ids, mask = renderer.assemble_batch(self._queries, query, self._documents, document)
         width = -(-int(self.lengths[rows].max(initial=1)) // pad_to) * pad_to
@@ -83,8 +98,8 @@ class Plan:
             more = (0, 0), (0, max(width - ids.shape[1], 0))
             ids = np.pad(ids, more, constant_values=renderer.tokenizer.pad_token_id)[:, :width]
             mask = np.pad(mask, more)[:, :width]
-        if len(self._odd):
-            for place, number in zip(*common(rows, self._odd), strict=True):
+        if len(self.odd):
+            for place, number in zip(*common(rows, self.odd), strict=True):
                 start, end = self._whole.offsets[number : number + 2]
                 ids[place], mask[place] = renderer.tokenizer.pad_token_id, 0
                 ids[place, : end - start], mask[place, : end - start] = self._whole.flat[start:end], 1

@@ -8,8 +8,10 @@ documents).
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +88,13 @@ def common(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return places, numbers[places]
 
 
+def tokenizer_identity(tokenizer: Any) -> list[str]:
+    """What a tokenizer does: its kind, and a digest of its content."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    return [type(tokenizer).__name__, blake2b(content.encode(), digest_size=16).hexdigest()]
+
+
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
     ends = np.cumsum(counts)
@@ -123,6 +132,17 @@ class Renderer:
         self._eos = self.tokenizer.eos_token_id
         if self.max_length < len(self._suffix) + 8:
             raise UserError(f"max_length: {self.max_length} leaves no room for a query and a document; use 16 or more")
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the tokens of a text depend on."""
+        return [
+            RENDERER_VERSION,
+            *tokenizer_identity(self.tokenizer),
+            self.max_length,
+            self.truncation,
+            self.append_eos,
+        ]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
@@ -222,10 +242,10 @@ class Renderer:
         query = np.minimum(query_lengths, np.maximum(room // 2, room - document_lengths))
         return query, np.minimum(document_lengths, room - query), suffix
 
-    def lengths(self, query_lengths: np.ndarray, document_lengths: np.ndarray) -> np.ndarray:
-        """Tokens of each prompt, ``</s>`` included."""
-        total: np.ndarray = np.sum(self.kept(query_lengths, document_lengths), axis=0) + len(self._end)
-        return total
+    @property
+    def closing(self) -> int:
+        """Tokens that a prompt has beside what :meth:`kept` says: ``</s>``, or none."""
+        return len(self._end)
 
     def assemble_batch(
         self, queries: Ragged, query_rows: np.ndarray, documents: Ragged, document_rows: np.ndarray, pad_to: int = 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +21,7 @@ from inranker_flow.rankers.base import CutQueries, Ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.devices import limit_threads
 from inranker_flow.rankers.monot5_pairs import CHUNK, id_kind
-from inranker_flow.rankers.monot5_prompt import Ragged
+from inranker_flow.rankers.monot5_prompt import Ragged, tokenizer_identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +72,14 @@ class PairReader(ABC):
     frame: Frame
 
     def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
-        self.tokenizer, self._cut = tokenizer, CutQueries()
+        self.tokenizer, self._scoring, self._cut = tokenizer, scoring, CutQueries()
         if scoring.truncation == "reference":
             raise UserError(f"{reference}: truncation 'reference' is the original monoT5 code's; set it to 'document'")
+
+    @cached_property
+    def identity(self) -> str:
+        reads = self._scoring.max_length, self._scoring.prompt, self._scoring.instruction
+        return json.dumps([type(self).__name__, *tokenizer_identity(self.tokenizer), *reads])
 
     @abstractmethod
     def encode_queries(self, queries: list[str]) -> list[list[int]]:
@@ -137,6 +144,10 @@ class PairPrompts:
         """Tokens of the pairs' queries (and what stands between) and documents in their inputs."""
         head = self._heads.lengths(self._pairs[rows, 0])
         return head, np.minimum(self._documents.lengths(self._pairs[rows, 1]), self._reader.frame.room - head)
+
+    def select(self, rows: np.ndarray) -> PairPrompts:
+        """The inputs of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
+        return PairPrompts(self._reader, self._heads, self._documents, self._pairs[rows], self.cut_queries)
 
     def save(self, folder: Path) -> None:
         """Write the arrays that :meth:`PairReader.open` maps."""

@@ -72,6 +72,7 @@ def render(
         tiles=_tiles(summary),
         rows=_rows(summary),
         slow=_slow(summary),
+        paces=_paces(summary),
         read=_read(summary),
         counted=_counted(summary),
         ties=_ties(summary),
@@ -112,6 +113,20 @@ def _read(summary: Mapping[str, Any]) -> list[str]:
         text += ", cut as the reference code does" if reads["truncation"] == "reference" else ""
         ways.setdefault(text, []).append(title(name))
     return [f"{' and '.join(names)} read {text}, as they serve." for text, names in ways.items()]
+
+
+def _paces(summary: Mapping[str, Any]) -> str:
+    """What the pairs per second of each model rest on."""
+    found = []
+    for name, model in summary["models"].items():
+        if model["same_as"] or model.get("timed_as"):
+            continue
+        pairs, processes = model.get("timed_pairs", 0), model.get("processes", 1)
+        text = f"{title(name)} {f'{pairs:,} pairs in ' if pairs else ''}{_seconds(model['seconds'])}"
+        text += f" with {processes} processes" if processes > 1 else ""
+        text += ", a sample, because most of its scores were there" if model.get("sampled") else ""
+        found.append(text)
+    return "; ".join(found)
 
 
 def _slow(summary: Mapping[str, Any]) -> list[str]:
@@ -196,15 +211,22 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         gain = _signed(value - average[other][headline])
         tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
     teacher = models.get("teacher")
-    cost = "latency_median_ms" if teacher and teacher["latency_median_ms"] else "seconds"
-    if teacher and models[best][cost] and teacher[cost]:
-        ratio = teacher[cost] / models[best][cost]
-        note = "same pairs, this machine"
+    ratio = _faster(models[best], teacher) if teacher else None
+    if teacher and ratio:
+        note = "this machine"
         if teacher["parameters"] and models[best]["parameters"]:
             share = teacher["parameters"] / models[best]["parameters"]
             note = f"with 1/{share:.{0 if share >= 10 else 1}f} of its parameters" if share >= 1.05 else note
         tiles.append({"name": "speed of the teacher", "value": f"{ratio:.1f}×", "note": note})
     return tiles
+
+
+def _faster(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> float | None:
+    """How many times as fast as the teacher; None where they were not measured alike."""
+    if model["latency_median_ms"] and teacher["latency_median_ms"]:
+        return float(teacher["latency_median_ms"] / model["latency_median_ms"])
+    alike = model.get("processes", 1) == teacher.get("processes", 1) and teacher["pairs_per_second"]
+    return model["pairs_per_second"] / teacher["pairs_per_second"] if alike else None
 
 
 def _significance(rows: Sequence[Mapping[str, Any]]) -> str:

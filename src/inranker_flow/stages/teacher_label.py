@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import CollectionFault, UserError
+from inranker_flow.labelling.int8_error import measure_error
 from inranker_flow.labelling.keep_queries import keep_relevant
-from inranker_flow.labelling.label_store import LOGITS, Labels, label_identity, open_store
-from inranker_flow.labelling.scoring import Scored, passages, places, score_missing, texts
+from inranker_flow.labelling.label_store import label_identity, open_store
+from inranker_flow.labelling.texts import Streamed, passages, places, texts
+from inranker_flow.rankers import Prompts, Ranker, load_ranker
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
+from inranker_flow.scoring import engine
+from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, Work
+from inranker_flow.scoring.logits import LOGITS, Logits
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.store import negatives, sharing
 from inranker_flow.store.kept_rows import combine
@@ -74,7 +80,7 @@ class _Asked:
     identity: dict[str, Any]
     #: Of the passages.
     hashes: np.ndarray
-    known: Labels | None
+    known: Logits | None
     #: Folder of unfinished work.
     aside: Path
 
@@ -91,8 +97,8 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     share = sharing.of_this_pod()
     shutil.rmtree(labels, ignore_errors=True)
     asked = _read(config, collection, candidates, labels)
-    scored = _score(config, asked, labels, share)
-    logits = asked.known.logits if asked.known else np.empty((0, 2))
+    scored, error = _score(config, asked, labels, share)
+    logits = asked.known.values if asked.known else np.empty((0, 2))
     _write_labels(labels, asked.pairs, logits, asked.published)
     dropped = keep_relevant(labels, config.keep_queries)
     made = write_manifest(
@@ -109,7 +115,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
             "queries": asked.queries.num_rows,
             "dropped_queries": dropped,
         },
-        **({"error_against_float32": scored.error} if scored.error else {}),
+        **({"error_against_float32": error} if error else {}),
     )
     if asked.known:
         drawn = read_manifest(candidates).details.get("drawn", {})
@@ -140,7 +146,7 @@ def help_label(config: TeacherConfig, collection: Path, candidates: Path, worker
     share = sharing.of_this_pod(worker)
     with scratch.aside(scratch.root() / "help_label", folder=True) as folder:
         asked = _read(config, collection, candidates, folder)
-        scored = _score(config, asked, folder, share)
+        scored, _ = _score(config, asked, folder, share)
     return ShareStats(scored.pairs, scored.tokens, scored.pairs_per_second, scored.tokens_per_second)
 
 
@@ -168,21 +174,51 @@ def _read(config: TeacherConfig, collection: Path, candidates: Path, folder: Pat
     if not pairs.num_rows:
         return _Asked(dataset, pairs, published, queries, doc_ids, {}, np.empty((0, 2), np.uint64), None, folder)
 
-    identity = label_identity(config)
+    identity = label_identity(_teacher(config))
     digests = [_digests(collection, tables.CORPUS), _digests(candidates, tables.QUERIES, tables.PAIRS)]
     aside = scratch_folder("teacher_label", identity, digests)
     hashes = hash_rows(passages(folder))
-    known = Labels(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
+    known = Logits(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
     return _Asked(dataset, pairs, published, queries, doc_ids, identity, hashes, known, aside)
 
 
-def _score(config: TeacherConfig, asked: _Asked, folder: Path, share: Share) -> Scored:
-    """Complete what is known; the passages are in ``folder``."""
+def _score(config: TeacherConfig, asked: _Asked, folder: Path, share: Share) -> tuple[Work, dict[str, float]]:
+    """Complete what is known; the passages are in ``folder``. Returns what it cost, and what is known of 8 bits' error."""
     if asked.known is None:
-        return Scored()
-    pairs, known = asked.pairs, asked.known
-    log.info("%s of %s pairs are labelled already", f"{known.known_pairs:,}", f"{pairs.num_rows:,}")
-    return score_missing(config, pairs, asked.queries, asked.doc_ids, folder, known, asked.aside, share)
+        return Work(), {}
+    log.info("%s of %s pairs are labelled already", f"{asked.known.known_pairs:,}", f"{asked.pairs.num_rows:,}")
+    error: dict[str, float] = {}
+
+    def measure(ranker: Ranker, prompts: Prompts) -> None:
+        error.update(measure_error(config, prompts, ranker))
+
+    job = ScoringJob(
+        what="labelling",
+        checkpoint=_teacher(config),
+        source=Streamed(asked.pairs, asked.queries, asked.doc_ids, folder),
+        known=asked.known,
+        shard_pairs=config.shard_pairs,
+        processes=Processes(config.processes, "teacher.processes"),
+        folder=asked.aside,
+        check=partial(_check_finite, config, asked.pairs),
+        share=share,
+        first=measure if config.scoring.dtype == "int8" else None,
+    )
+    return engine.score(job, partial(load_ranker, config.checkpoint, config.scoring, config.revision)), error
+
+
+def _teacher(config: TeacherConfig) -> Checkpoint:
+    return Checkpoint(config.checkpoint, config.revision, config.scoring)
+
+
+def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logits: np.ndarray) -> None:
+    bad = rows[~np.isfinite(logits).all(axis=1)]
+    if bad.size:
+        query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
+        raise CollectionFault(
+            f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
+            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights"
+        )
 
 
 def _dataset(collection: Path, candidates: Path) -> str:

@@ -26,9 +26,9 @@ def conditions(stage: str) -> dict[str, Any]:
     names = LIBRARIES[stage]
     found: dict[str, Any] = {"libraries": {name: known for name in names if (known := _version(name))}}
     if "torch" in names:
-        from inranker_flow.rankers.devices import pick_device, pick_dtype
+        from inranker_flow.rankers.devices import settled_dtype
 
-        found["auto"] = str(pick_dtype("auto", pick_device())).removeprefix("torch.")
+        found["auto"] = settled_dtype("auto")
     if stage == "evaluate":
         from inranker_flow.evaluation.serving_cost import device_name
 

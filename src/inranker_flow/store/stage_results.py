@@ -39,7 +39,7 @@ VERSIONS = {
     "teacher_label": 2,
     "distill_phase1": 2,
     "distill_phase2": 2,
-    "evaluate": 2,
+    "evaluate": 3,
 }
 
 

@@ -25,12 +25,12 @@ from types import TracebackType
 import numpy as np
 
 from inranker_flow import cpus, lifeline, scratch
-from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers import Prompts, arrays, load_ranker
 from inranker_flow.rankers.batches import Batches
+from inranker_flow.scoring.job import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +75,18 @@ class _Part:
 
 
 class Workers:
-    """``count`` processes that score ``prompts`` with the teacher of ``config``. ``folder`` is for files that they share.
+    """``count`` processes that score ``prompts`` with ``checkpoint``. ``folder`` is for files that they share, ``what`` for the
+    log, ``setting`` what their number is called.
 
     Raises :class:`UserError` with the line of a process that refused (no such label token, out of memory with one prompt),
     and where process after process dies.
     """
 
     def __init__(
-        self, config: TeacherConfig, prompts: Prompts, count: int, folder: Path, error: dict[str, float] | None = None
-    ) -> None:
-        self._config, self._count = config, count
-        #: What is known of the logits' error (`precision.measure_error`).
-        self.error = error or {}
-        self.cut_queries = prompts.cut_queries
+        self, checkpoint: Checkpoint, prompts: Prompts, count: int, folder: Path, what: str = "scoring",
+        setting: str = "processes",
+    ) -> None:  # fmt: skip
+        self._checkpoint, self._count, self._what, self._setting = checkpoint, count, what, setting
         #: Tokens that are computed for each pair, once a process has said what its model knows of every prompt.
         self.lengths: np.ndarray = prompts.lengths
         #: The pairs, longest prompts first.
@@ -101,10 +100,10 @@ class Workers:
         try:
             prompts.save(self._folder)
             arrays.save(self._folder, order=self.order)
-            log.info("labelling in %s processes", count)
+            log.info("%s in %s processes", what, count)
             for number in range(count):
                 self._start(number)
-            #: What a process that has loaded the teacher says of it.
+            #: What a process that has loaded the model says of it.
             self._batches: Batches | None = None
             self._known = 0
             while self._batches is None:
@@ -146,7 +145,7 @@ class Workers:
                 yield number, part.logits
 
     def _hand_out(self, coming: Iterator[tuple[int, slice]]) -> None:
-        """Give every process that has loaded the teacher its next chunks."""
+        """Give every process that has loaded the model its next chunks."""
         while len(self._pending) <= AHEAD * self._count and (more := next(coming, None)):
             self._cut(*more)
         ready = [worker for worker in self._workers.values() if worker.ready]
@@ -228,8 +227,8 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         threads = max(cpus.available() // self._count, 1)
-        arguments = (self._config, number, threads, str(self._folder), theirs)
-        process = context.Process(target=work, args=arguments, name=f"labelling-{number}", daemon=True)
+        arguments = (self._checkpoint, number, threads, str(self._folder), theirs)
+        process = context.Process(target=work, args=arguments, name=f"scoring-{number}", daemon=True)
         process.start()
         theirs.close()
         self._workers[number] = _Worker(number, process, ours)
@@ -256,17 +255,17 @@ class Workers:
             log.warning("process %s is given up: the others go on without it", worker.number)
         else:
             raise UserError(
-                f"{self._config.checkpoint}: {DEATHS} processes in a row died, the last one {said}, and none is left: most "
-                f"likely {self._count} copies of the model need more memory than there is; lower teacher.processes, or "
+                f"{self._checkpoint.reference}: {DEATHS} processes in a row died, the last one {said}, and none is left: most "
+                f"likely {self._count} copies of the model need more memory than there is; lower {self._setting}, or "
                 "give the stage more memory (what they said is above)"
             )
 
     def _deadly(self, chunk: _Chunk, said: str) -> str:
         longest = int(self.lengths[self.order[chunk.start]])
         return (
-            f"{self._config.checkpoint}: {DEATHS} processes died of the same {chunk.stop - chunk.start} pairs (places "
+            f"{self._checkpoint.reference}: {DEATHS} processes died of the same {chunk.stop - chunk.start} pairs (places "
             f"{chunk.start} to {chunk.stop - 1} by length, prompts of up to {longest} tokens), the last one {said}: most "
-            "likely too little memory; lower scoring.batch_tokens or teacher.processes, or give the stage more memory "
+            "likely too little memory; lower scoring.batch_tokens or {self._setting}, or give the stage more memory "
             "(what they said is above)"
         )
 
@@ -296,8 +295,8 @@ class _Reporter:
         self._tokens, self._last = 0, time.monotonic()
 
 
-def work(config: TeacherConfig, number: int, threads: int, folder: str, connection: Connection) -> None:
-    """What a process does: load the teacher, then score the places that the parent names until it has no more.
+def work(checkpoint: Checkpoint, number: int, threads: int, folder: str, connection: Connection) -> None:
+    """What a process does: load the model, then score the places that the parent names until it has no more.
 
     Errors that a person can mend go to the parent; with any other the process dies, and the parent decides.
     """
@@ -312,7 +311,7 @@ def work(config: TeacherConfig, number: int, threads: int, folder: str, connecti
         torch.cuda.set_device(number)
     try:
         with _one_at_a_time(Path(folder)):
-            ranker = load_ranker(config.checkpoint, config.scoring, config.revision, tell=False)
+            ranker = load_ranker(checkpoint.reference, checkpoint.scoring, checkpoint.revision, tell=False)
         job = ranker.job(ranker.reader.open(Path(folder)))
         order = arrays.mapped(Path(folder), "order")
         connection.send(("ready", (ranker.batches.tokens, ranker.batches.pad_to, ranker.known)))

@@ -1,0 +1,48 @@
+"""What systems score that read documents by the same passages: the texts of all judged sets, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from inranker_flow.artifacts.hashing import hash_rows
+from inranker_flow.evaluation import serving_cost
+from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.rankers.texts import Texts
+from inranker_flow.scoring.prompts import Tokenised
+from inranker_flow.store.kept_rows import combine
+
+
+class Candidates:
+    """The pairs of ``sets``, and the requests of ``latency_queries`` of their queries, which are timed."""
+
+    def __init__(self, sets: Sequence[JudgedSet], latency_queries: int) -> None:
+        self._sets = sets
+        self.timed = serving_cost.requests(sets, latency_queries)
+        #: Of all sets, one after another.
+        self.pairs = [pair for each in sets for pair in each.pairs]
+
+    @cached_property
+    def texts(self) -> Texts:
+        return Texts.of(self.pairs)
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """Digest of the two texts of each pair, as labels have it, uint64 (pairs, 2)."""
+        texts = self.texts
+        query, document = texts.index.T
+        return combine(hash_rows(texts.queries)[query], hash_rows(texts.documents)[document])
+
+    @cached_property
+    def tokenised(self) -> Tokenised:
+        return Tokenised(self.texts)
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """The score of each candidate, from those of its passages."""
+        found, offset = [np.zeros(0)], 0
+        for each in self._sets:
+            found.append(each.best(scores[offset : offset + len(each.pairs)]))
+            offset += len(each.pairs)
+        return np.concatenate(found)

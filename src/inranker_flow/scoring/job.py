@@ -1,0 +1,83 @@
+"""What is to be scored, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.rankers import Prompts, Ranker
+from inranker_flow.rankers.texts import Selected
+from inranker_flow.scoring.logits import Logits
+from inranker_flow.store.sharing import Share
+
+_PLAIN, _ALONE = ScoringConfig(), Share()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model: where it is (see `rankers.checkpoints`), and how it reads and computes."""
+
+    reference: str
+    revision: str = ""
+    scoring: ScoringConfig = _PLAIN
+
+
+class Source(Protocol):
+    """The texts of pairs."""
+
+    def select(self, rows: np.ndarray) -> Selected:
+        """The texts of the pairs ``rows``, each once, and their places in these."""
+        ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """``count`` processes that share the pairs (0: one for each GPU, or one); ``setting`` is what it is called."""
+
+    count: int
+    setting: str
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """Complete ``known``, the logits of the pairs of ``source``, with ``checkpoint``, in shards of ``shard_pairs``."""
+
+    #: For the log.
+    what: str
+    checkpoint: Checkpoint
+    source: Source
+    known: Logits
+    shard_pairs: int
+    processes: Processes
+    #: For files that processes share.
+    folder: Path
+    #: Is told the pairs of a shard and their logits before they are kept; raises where they are none.
+    check: Callable[[np.ndarray, np.ndarray], None]
+    share: Share = _ALONE
+    #: Is called with the loaded model and the prompts before anything is scored.
+    first: Callable[[Ranker, Prompts], None] | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What it cost to score ``pairs`` here, in ``processes``: without loading the model and tokenising."""
+
+    pairs: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    processes: int = 0
+    #: Queries that are too long for a prompt and were cut.
+    cut_queries: int = 0
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.pairs / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
