@@ -105,8 +105,8 @@ class World:
         return {"query_id": list(texts), "text": list(texts.values()), "origin": [origin] * len(texts),
                 "source_doc_id": [None] * len(texts)}  # fmt: skip
 
-    def _folder(self, name: str, tables: dict[Any, dict[str, list[Any]]]) -> Path:
-        for table, columns in tables.items():
+    def _folder(self, name: str, content: dict[Any, dict[str, list[Any]]]) -> Path:
+        for table, columns in content.items():
             tables.write(table, self.folder / name / table.filename, columns)
         write_manifest(self.folder / name, dataset="bench", stage=name)
         return self.folder / name

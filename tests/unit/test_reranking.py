@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +23,7 @@ from inranker_flow.rankers.pair_prompts import PairReader
 from inranker_flow.scoring.processes import Workers
 from inranker_flow.stages.evaluate import evaluate
 from inranker_flow.stages.teacher_label import teacher_label
+from inranker_flow.storage import uris
 from tests import models, teachers
 from tests.unit.test_evaluation import make_candidates, make_collection, make_labels
 from tests.unit.test_labelling import DOCUMENTS, NOUNS
@@ -257,3 +260,40 @@ def test_latencies_are_measured_alone_and_once(
     assert timed == ["MonoT5Ranker", "", "MonoT5Ranker", ""], "the teacher reads otherwise; students are timed once"
     assert found["phase1"]["latency_queries"] == found["champion"]["latency_queries"] == 2
     assert found["phase2"]["timed_as"] == "phase1" and found["phase2"]["found_pairs"] == 20
+
+
+def test_a_process_that_is_killed_leaves_its_shards_in_s3(
+    world: World, s3: str, monkeypatch: pytest.MonkeyPatch, scored: list[int]
+) -> None:
+    """SIGKILL in the teacher's third shard; then another process, with another scratch folder."""
+    monkeypatch.setenv("INRANKER_STORE", s3)
+    script = """
+import os, pathlib, signal, sys
+from inranker_flow.rankers import Job
+from tests.unit import test_reranking
+
+inner, done = Job.score, []
+
+def score(job, rows, progress=None):
+    done.append(rows)
+    if len(done) == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(job, rows, progress)
+
+Job.score = score
+test_reranking.models.t5 = lambda seed: sys.argv[2:][seed]
+teacher = test_reranking.replace(test_reranking.TEACHER, checkpoint=sys.argv[5])
+test_reranking.World(pathlib.Path(sys.argv[1])).evaluate("killed", teacher=teacher)
+"""
+    checkpoints = [models.t5(seed=seed) for seed in range(4)]
+    killed = subprocess.run(
+        [sys.executable, "-c", script, world.tmp / "there", *checkpoints],
+        env={**os.environ, "INRANKER_SCRATCH": str(world.tmp / "lost")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [each for each in uris.list_files(f"{s3}/unfinished") if each.uri.endswith(".parquet")]
+    world.evaluate("here")
+    assert sum(scored) == 4 * 56 - (2 * 56 + 20) and not list(uris.list_files(f"{s3}/unfinished"))
+    monkeypatch.setenv("INRANKER_STORE", "off")
+    world.evaluate("alone")
+    assert world.runs("here") == world.runs("alone")

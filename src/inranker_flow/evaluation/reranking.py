@@ -123,7 +123,7 @@ class Reranking:
         load = cache(partial(load_ranker, system.reference, system.scoring, system.revision))
         job = ScoringJob(
             what=f"scoring {system.name}",
-            checkpoint=system.checkpoint,
+            checkpoint=system.fetched,
             source=candidates.texts,
             known=known,
             shard_pairs=self.config.shard_pairs,

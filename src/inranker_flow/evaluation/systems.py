@@ -81,3 +81,9 @@ class System:
     @property
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.reference, self.revision, self.scoring)
+
+    @property
+    def fetched(self) -> Checkpoint:
+        """As :attr:`checkpoint`, for processes that know no registry."""
+        registered = self.reference.startswith("models:")
+        return replace(self.checkpoint, reference=str(self.folder)) if registered else self.checkpoint
