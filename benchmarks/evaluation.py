@@ -29,8 +29,9 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.evaluation import reranking
-from inranker_flow.rankers import Job, load_ranker
+from inranker_flow.rankers.base import Job
 from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.stages.evaluate import evaluate
 
 QUERIES, PASSAGES, WORDS = 100, 100, 20

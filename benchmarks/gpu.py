@@ -24,8 +24,8 @@ import torch
 
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.sections import DistillConfig, ScoringConfig
-from inranker_flow.rankers import load_ranker
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
+from inranker_flow.rankers.loading import load_ranker
 
 #: T5Config fields of the published checkpoints (google-t5/*).
 SHAPES = {

@@ -120,7 +120,7 @@ def ours(variant, checkpoint):
     import torch
 
     from inranker_flow.config.sections import ScoringConfig
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
 
     torch.set_num_threads(1)
     name, _, dtype = variant.partition(" ")
@@ -306,7 +306,7 @@ def memory(pairs: int) -> None:
     from inranker_flow.artifacts import tables
     from inranker_flow.artifacts.manifest import write_manifest
     from inranker_flow.config.sections import ScoringConfig, TeacherConfig
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
     from inranker_flow.rankers.monot5 import MonoT5Ranker
     from inranker_flow.stages.teacher_label import teacher_label
 
@@ -378,7 +378,7 @@ def processes(count: int, queries: int, rounds: int) -> None:
 
     from inranker_flow import cpus
     from inranker_flow.progress import Progress
-    from inranker_flow.rankers import load_reader
+    from inranker_flow.rankers.loading import load_reader
     from inranker_flow.scoring.job import Checkpoint
     from inranker_flow.scoring.processes import Workers
 

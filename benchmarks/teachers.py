@@ -26,8 +26,9 @@ import transformers
 from sentence_transformers import CrossEncoder
 
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import load_ranker, templates
+from inranker_flow.rankers import templates
 from inranker_flow.rankers.causal import CausalRanker
+from inranker_flow.rankers.loading import load_ranker
 from tests import models, teachers
 
 Pairs = list[tuple[str, str]]

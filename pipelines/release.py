@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import planning
 from inranker_flow.commands import plan
 from inranker_flow.commands.options import profile_of, resolve
 from inranker_flow.errors import UserError
+from inranker_flow.planning.plans import sentence_of
 from inranker_flow.profiles import load
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import Profile
@@ -96,7 +96,7 @@ def planned(pipeline: str, resolved: Profile) -> str:
     except (UserError, OSError) as error:
         print(f"warning: no plan: {error}", file=sys.stderr)
         return ""
-    return f"planned without reuse: {planning.sentence(made.promised)}"
+    return f"planned without reuse: {sentence_of(made.promised)}"
 
 
 def schedule_name(options: argparse.Namespace) -> str:

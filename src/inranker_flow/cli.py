@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from inranker_flow import __version__
+
 
 @dataclass(frozen=True)
 class Command:
@@ -64,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if given[0] in ("-V", "--version"):
-        from inranker_flow import __version__
-
         print(f"inranker-flow {__version__}")
         return 0
     name, *rest = given

@@ -14,11 +14,13 @@ import numpy as np
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import registry
 from inranker_flow.progress import Progress
+from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.reading import WHOLE, Passages, scoring_of
 
 if TYPE_CHECKING:
-    from inranker_flow.rankers import Ranker
+    from inranker_flow.rankers.base import Ranker
 
 #: A passage as text, or as a mapping with ``text`` and perhaps ``title``.
 Passage = str | Mapping[str, Any]
@@ -54,8 +56,7 @@ class Reranker:
         batch_tokens: int = 0,
         passages: Passages | None = None,
     ) -> None:
-        from inranker_flow.rankers import load_ranker
-        from inranker_flow.rankers.checkpoints import locate
+        from inranker_flow.rankers.loading import load_ranker
 
         _show_progress()
         reference = str(checkpoint)
@@ -63,8 +64,6 @@ class Reranker:
         scoring = ScoringConfig(batch_tokens=batch_tokens)
         self.passages = passages or WHOLE
         if reference.startswith("models:/"):
-            from inranker_flow.model_registry import registry
-
             served = registry.served(reference)
             self.passages = passages or served.passages
             scoring = replace(scoring, dtype=served.dtype)

@@ -45,7 +45,7 @@ def look_at_generator(generation: GenerateConfig) -> Said:
 
 def score(teacher: TeacherConfig) -> Said:
     """What labelling does with it."""
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
 
     logits = load_ranker(teacher.checkpoint, teacher.scoring, teacher.revision).score([("moon", "the river")])
     print("margin", "up" if logits[0, 1] > logits[0, 0] else "down")

@@ -95,7 +95,7 @@ def opponent(name: str, *before: Callable[[Any], object], served: int = 0) -> Ca
     """A row's act: what preflight asks the registry, in a stage."""
 
     def looks() -> Nothing:
-        found = registry.opponent(name, "key")
+        found = history.opponent(name, "key")
         logging.getLogger("inranker_flow").info("the opponent is %r", found)
         return Nothing(0)
 

@@ -11,7 +11,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.loading import load_ranker
 from tests import models, teachers
 from tests.parity.test_parity import BAR, DOCUMENTS, LONG, QUERIES
 

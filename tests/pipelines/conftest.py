@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from inranker_flow import planning
 from inranker_flow.commands import plan
+from inranker_flow.planning.plans import Plan
 from inranker_flow.settings.profile import Profile
 from pipelines import kfp_api, release
 from pipelines.compile import compile_pipeline
@@ -60,11 +60,11 @@ def _compiled_once(name: str, path: Path, *more: object) -> Path:
 
 
 #: What was planned, likewise: counting a collection takes a fifth of a second.
-_outlined: dict[str, planning.Plan] = {}
+_outlined: dict[str, Plan] = {}
 _outline = plan.outline
 
 
-def _outlined_once(pipeline: str, profile: Profile, database: Path, device: str = "") -> planning.Plan:
+def _outlined_once(pipeline: str, profile: Profile, database: Path, device: str = "") -> Plan:
     key = repr((pipeline, profile, database, device))
     if key not in _outlined:
         _outlined[key] = _outline(pipeline, profile, database, device)

@@ -16,7 +16,7 @@ for name in ("boto3", "mlflow", "bm25s", "kfp", "scipy", "pandas", "ir_measures"
 import pytest
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.stages.teacher_label import teacher_label
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.loading import load_ranker
 
 if __name__ == "__main__":
     folder, *checkpoints = sys.argv[1:]

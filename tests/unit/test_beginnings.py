@@ -16,7 +16,7 @@ import pytest
 from inranker_flow.artifacts import tables
 from inranker_flow.beginnings import Beginnings, chunks
 from inranker_flow.config.sections import GenerateConfig, ScoringConfig
-from inranker_flow.rankers import load_reader
+from inranker_flow.rankers.loading import load_reader
 from inranker_flow.rankers.monot5_prompt import Renderer, common
 from tests import models, teachers
 

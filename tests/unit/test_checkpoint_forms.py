@@ -14,8 +14,9 @@ from inranker_flow.errors import UserError
 from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_student, check_teacher
 from inranker_flow.preflight.generator import check_generator
-from inranker_flow.rankers import families, files, labels, load_ranker, templates
+from inranker_flow.rankers import families, files, labels, templates
 from inranker_flow.rankers.checkpoints import load_config, load_seq2seq, load_tokenizer
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring.job import Checkpoint
 from tests import models, teachers
 

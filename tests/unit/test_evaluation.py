@@ -24,9 +24,10 @@ from inranker_flow.config.sections import EvaluateConfig, PromoteConfig, Scoring
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, reranking, runs
 from inranker_flow.evaluation.gate import decide, evidence_of, from_measures
-from inranker_flow.rankers import Ranker, load_ranker
+from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.stages.evaluate import EvaluateStats, evaluate
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))

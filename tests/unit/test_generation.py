@@ -250,7 +250,7 @@ def test_the_index_of_the_consistency_filter_is_gone_afterwards(tmp_path, monkey
         assert list((tmp_path / "scratch").rglob("doc_ids.arrow"))
         raise OSError("trouble")
 
-    monkeypatch.setattr("inranker_flow.retrieval.searching.search", fails)
+    monkeypatch.setattr("inranker_flow.generation.filters.search", fails)
     with pytest.raises(OSError, match="trouble"):
         keep(config(consistency_depth=2), queries, documents, [], collection)
     assert [each for each in (tmp_path / "scratch").rglob("*") if each.is_file()] == []

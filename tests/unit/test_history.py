@@ -218,7 +218,7 @@ def test_a_champion_that_is_gone_is_not_no_champion(database, students, tmp_path
     history.move(one, "PROMOTE", "me", "w", {}, expected="")
     history.move(two, "PROMOTE", "me", "w", {}, expected="1")
     _champion_gone("m", how)
-    assert registry.opponent("m", "k") == "" and "champion_gone" in caplog.text, "the log says it early"
+    assert history.opponent("m", "k") == "" and "champion_gone" in caplog.text, "the log says it early"
     measured = evaluation(tmp_path / "e", bm25=0.2, phase2=0.9, **({"champion": 0.3} if told else {}))
     stats = promote("m", students[0], measured, told, "k")
     assert stats.verdict == "HOLD" and registry.champion("m") is None
@@ -229,7 +229,7 @@ def test_a_champion_that_is_gone_is_not_no_champion(database, students, tmp_path
     again = promote("m", students[0], measured, told, "k")
     assert again.verdict == "HOLD" and again.version == stats.version, "and again, until a person decides"
     assert history.move(registry.version("m", stats.version), "MANUAL", "ann", "the only one", {})
-    assert registry.opponent("m", "other") == f"models:/m/{stats.version}"
+    assert history.opponent("m", "other") == f"models:/m/{stats.version}"
     better = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.95, champion=0.9)
     assert promote("m", students[1], better, f"models:/m/{stats.version}", "k2").verdict == "PROMOTE"
 

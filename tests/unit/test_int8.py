@@ -9,7 +9,8 @@ import torch
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.rankers import devices, kernels, load_ranker
+from inranker_flow.rankers import devices, kernels
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read

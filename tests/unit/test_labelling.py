@@ -16,7 +16,8 @@ from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.labelling import label_store
 from inranker_flow.labelling.label_store import label_identity
-from inranker_flow.rankers import Job, load_ranker
+from inranker_flow.rankers.base import Job
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.stages import teacher_label as stage
 from inranker_flow.stages.teacher_label import teacher_label

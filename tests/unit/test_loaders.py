@@ -18,7 +18,8 @@ import pytest
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.model_registry import stored_files
-from inranker_flow.rankers import Ranker, load_ranker
+from inranker_flow.rankers.base import Ranker
+from inranker_flow.rankers.loading import load_ranker
 from tests.models import DATA, real_t5_tokenizer
 from tests.promoting import evaluation, promote, student, use_database
 

@@ -17,10 +17,11 @@ from inranker_flow.evaluation import runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Reranking
 from inranker_flow.evaluation.systems import System
-from inranker_flow.rankers import load_ranker, templates
+from inranker_flow.rankers import templates
 from inranker_flow.rankers.causal import CausalRanker
 from inranker_flow.rankers.encoder import EncoderRanker
 from inranker_flow.rankers.kinds import find_kind
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5 import MonoT5Ranker
 from inranker_flow.reading import WHOLE
 from inranker_flow.stages.distill import distill

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow import planning
 from inranker_flow.commands.plan import with_corpora
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.planning import counting, reality, speed
 from inranker_flow.planning.counting import count
+from inranker_flow.planning.planner import START_SECONDS, by_size_alone, make_plan
+from inranker_flow.planning.plans import Plan, Row, read_sentence, sentence_of
 from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.profiles import load
 from inranker_flow.stages.prepare_corpus import prepare_corpus
@@ -134,12 +135,12 @@ def test_what_cannot_be_counted_is_one_clear_line(tmp_path):
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
-def a_plan(name: str = "demo", speeds=None, device: str = "H100", price: float = 0.0, **settings) -> planning.Plan:
+def a_plan(name: str = "demo", speeds=None, device: str = "H100", price: float = 0.0, **settings) -> Plan:
     sections, _ = with_corpora("inranker", load(name, settings))
-    return planning.make_plan(sections, device, price, speeds or planning.by_size_alone(device))
+    return make_plan(sections, device, price, speeds or by_size_alone(device))
 
 
-def row(plan: planning.Plan, stage: str, collection: str = "") -> planning.Row:
+def row(plan: Plan, stage: str, collection: str = "") -> Row:
     return next(each for each in plan.rows if (each.stage, each.collection) == (stage, collection))
 
 
@@ -164,7 +165,7 @@ def test_hours_and_price_follow_from_the_speeds():
 
     plan = a_plan(speeds=fast, price=2.0)
     labelled = row(plan, "teacher_label", "medicines")
-    seconds = labelled.tokens / 1000 + planning.START_SECONDS
+    seconds = labelled.tokens / 1000 + START_SECONDS
     assert labelled.hours == pytest.approx(seconds / 3600) and plan.cost(labelled) == pytest.approx(seconds / 1800)
     assert row(plan, "generate_queries", "medicines").hours == pytest.approx((2_400 / 10 + 10) / 3600)
     assert row(plan, "distill_phase2").hours == pytest.approx((650 * 128 / 100 + 10) / 3600)
@@ -183,11 +184,11 @@ def test_published_labels_cost_no_teacher(tmp_path):
 
 
 def test_a_sentence_can_be_read_again():
-    said = planning.sentence({"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25})
+    said = sentence_of({"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25})
     assert said == "1,200 queries, 4,800,000 pairs, 3,500,000,000 tokens, 0.2500 hours"
-    read = planning.read_sentence(f"planned without reuse: {said}")
+    read = read_sentence(f"planned without reuse: {said}")
     assert read == {"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25}
-    assert planning.read_sentence("a run of mine, of 3 corpora") == {}
+    assert read_sentence("a run of mine, of 3 corpora") == {}
 
 
 # --- speeds -----------------------------------------------------------------------------------------------------------
@@ -376,7 +377,7 @@ def test_an_attempt_whose_pod_was_lost_after_its_work_hides_nothing():
 
 
 def test_totals_alone_are_compared_unless_something_was_reused():
-    totals = planning.read_sentence("planned without reuse: 10 queries, 44 pairs, 1,000 tokens, 2.0000 hours")
+    totals = read_sentence("planned without reuse: 10 queries, 44 pairs, 1,000 tokens, 2.0000 hours")
     plan = reality.of_sentence(totals, targets=1)
     labelled = {"pairs": 20.0, "tokens": 450.0, "seconds": HOUR / 2}
     reports = [
@@ -410,9 +411,7 @@ def test_pods_that_share_work_divide_its_time_and_cost_their_starts():
     plans = {}
     for workers in (1, 4):
         profile = load("demo", {"cluster.workers": workers})
-        plans[workers] = planning.make_plan(
-            profile, "A100", 2.0, lambda work, section, sample: Speed(0.5, "made up", 9.0)
-        )
+        plans[workers] = make_plan(profile, "A100", 2.0, lambda work, section, sample: Speed(0.5, "made up", 9.0))
     one, four = plans[1], plans[4]
     source, *targets = dict.fromkeys(row.collection for row in one.rows if row.collection)
 
@@ -420,7 +419,7 @@ def test_pods_that_share_work_divide_its_time_and_cost_their_starts():
         return sum(row.hours for row in plan.rows if (row.stage, row.collection) == (stage, collection))
 
     shared = [(stage, each) for stage in ("generate_queries", "teacher_label") for each in (source, *targets)]
-    starts = 3 * planning.START_SECONDS / 3600
+    starts = 3 * START_SECONDS / 3600
     for stage, each in shared:
         assert hours(four, stage, each) == pytest.approx(
             hours(one, stage, each) + (starts if hours(one, stage, each) else 0)
@@ -436,12 +435,12 @@ def test_pods_that_share_work_divide_its_time_and_cost_their_starts():
         first = hours(plan, "teacher_label", source) / workers + hours(plan, "distill_phase1")
         assert plan.span == pytest.approx(max(first, *beside) + after)
     assert four.span < one.span and four.as_data()["workers"] == 4
-    assert planning.make_plan(load("demo"), "A100", 2.0, lambda *_: Speed(0.0, "not known")).span is None
+    assert make_plan(load("demo"), "A100", 2.0, lambda *_: Speed(0.0, "not known")).span is None
 
 
 def test_what_pods_beside_a_task_did_is_that_stages_and_those_without_work_count_for_nothing():
     profile = load("demo", {"cluster.workers": 3})
-    plan = planning.make_plan(profile, "A100", 0.0, lambda work, section, sample: Speed(0.5, "made up", 9.0)).as_data()
+    plan = make_plan(profile, "A100", 0.0, lambda work, section, sample: Speed(0.5, "made up", 9.0)).as_data()
     pairs = {row["collection"]: row["pairs"] for row in plan["rows"] if row["stage"] == "teacher_label"}
     reports = []
     for collection, whole in pairs.items():

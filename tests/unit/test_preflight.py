@@ -25,7 +25,7 @@ from inranker_flow.config.sections import (
 )
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
-from inranker_flow.model_registry import registry
+from inranker_flow.model_registry import history
 from inranker_flow.preflight import checks, stores
 from inranker_flow.preflight.checkpoints import check_checkpoint, check_teacher
 from inranker_flow.preflight.checks import Check, Skipped, markdown, run_checks
@@ -591,7 +591,7 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     assert again.champion == "models:/served/1", "work is measured against what served before it"
     onward = run_preflight(tmp_path / "report.md", promotion=promotion, phase2=DistillConfig(start="champion"))
     assert (onward.champion, onward.start) == ("models:/served/2", "models:/served/2")
-    assert registry.opponent("nobody", "key") == ""
+    assert history.opponent("nobody", "key") == ""
 
 
 def test_all_failures_are_told_in_one_line(hub, mlflow_at, kubernetes, monkeypatch, tmp_path):

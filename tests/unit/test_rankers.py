@@ -10,7 +10,7 @@ import pytest
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.rankers import devices, load_ranker
+from inranker_flow.rankers import devices
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import (
     checkpoint_identity,
@@ -19,6 +19,7 @@ from inranker_flow.rankers.checkpoints import (
     load_seq2seq,
     load_tokenizer,
 )
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
 

@@ -15,7 +15,7 @@ from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import DistillConfig, EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.model_registry import registration, registry
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
 from inranker_flow.stages.distill import distill
 from inranker_flow.stages.evaluate import evaluate

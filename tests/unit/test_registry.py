@@ -151,12 +151,12 @@ def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, st
     assert decision["left_out"] == why and "Left out: lamps" in (tmp_path / "e1.html").read_text()
     assert left_out_of(parent) == why
     # The same work again, with the target mended: measured against what serves, and not against what served before it.
-    assert registry.opponent("partial", "k1") == version.reference
+    assert history.opponent("partial", "k1") == version.reference
     better = evaluation(tmp_path / "e2", bm25=0.2, champion=0.6, phase2=0.8)
     assert promote("partial", students[1], better, version.reference, "k1", targets=targets).verdict == "PROMOTE"
     after = registry.champion("partial")
     assert after and "inranker.corpus.lamps" in after.tags and "inranker.left_out.lamps" not in after.tags
-    assert registry.opponent("partial", "k1") == version.reference
+    assert history.opponent("partial", "k1") == version.reference
 
 
 def test_the_card_lies_in_the_folder_and_does_not_change_the_model(database, students, tmp_path):
@@ -398,7 +398,7 @@ def test_weights_in_several_files_have_one_digest_too():
 
 def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(database, students, tmp_path):
     """In a fresh process that has no project on its path: the registered model brings its own code."""
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
 
     serving = registration.Serving({"max_length": 128}, VERSIONS)
     run_id = current_run_id("served")

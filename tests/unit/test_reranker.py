@@ -9,7 +9,7 @@ import pytest
 
 from inranker_flow import Reranker, UserError
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import load_ranker
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
 
 PASSAGES = ["rooms for two with a view", {"title": "Inns", "text": "beds and breakfast"}, "syrup for a cough", ""]

@@ -17,7 +17,7 @@ import pytest
 
 from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
 from inranker_flow.evaluation import serving_cost
-from inranker_flow.rankers import Job
+from inranker_flow.rankers.base import Job
 from inranker_flow.rankers.monot5 import MonoT5Reader
 from inranker_flow.rankers.pair_prompts import PairReader
 from inranker_flow.scoring.processes import Workers
@@ -220,7 +220,7 @@ def test_each_text_is_tokenised_once_for_each_tokenizer(world: World, monkeypatc
 
 @pytest.mark.parametrize("checkpoint", [models.t5, teachers.causal, teachers.encoder])
 def test_prompts_of_some_pairs_are_those_of_the_pairs(checkpoint) -> None:  # type: ignore[no-untyped-def]
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
 
     ranker = load_ranker(checkpoint(), ScoringConfig())
     pairs = [(QUERIES[query], DOCUMENTS[doc]) for query, doc in PAIRS]
@@ -269,7 +269,7 @@ def test_a_process_that_is_killed_leaves_its_shards_in_s3(
     monkeypatch.setenv("INRANKER_STORE", s3)
     script = """
 import os, pathlib, signal, sys
-from inranker_flow.rankers import Job
+from inranker_flow.rankers.base import Job
 from tests.unit import test_reranking
 
 inner, done = Job.score, []

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import kernels, load_ranker
+from inranker_flow.rankers import kernels
 from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.t5_forward import T5Forward, unsupported
 
 LABELS = (6, 11)

@@ -17,7 +17,8 @@ from inranker_flow import lifeline
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.rankers import arrays, load_ranker, load_reader
+from inranker_flow.rankers import arrays
+from inranker_flow.rankers.loading import load_ranker, load_reader
 from inranker_flow.scoring import processes as workers
 from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.scoring.processes import Workers

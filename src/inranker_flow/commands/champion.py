@@ -99,7 +99,7 @@ def _move(version: Version, kind: Kind, why: str, before: str, expected: str | N
 
 def check(version: Version) -> None:
     """Load a version and score a pair with it: :class:`UserError` where that fails or its weights have changed."""
-    from inranker_flow.rankers import load_ranker
+    from inranker_flow.rankers.loading import load_ranker
 
     folder = stored_files.fetch(version.reference)
     if reading.of_folder(folder) is None:

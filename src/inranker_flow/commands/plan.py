@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inranker_flow import planning
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.folder import DEFAULT, checked
@@ -20,7 +19,9 @@ from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import ClusterConfig, CorporaConfig, CorpusConfig
 from inranker_flow.corpora.folders import look_below, read_wishes
 from inranker_flow.errors import UserError
-from inranker_flow.planning import Plan, Row, speed
+from inranker_flow.planning import speed
+from inranker_flow.planning.planner import START_SECONDS, STORED_CHARACTER, STORED_LABEL, make_plan
+from inranker_flow.planning.plans import Plan, Row
 from inranker_flow.planning.speed import Sample, Speed, Work
 from inranker_flow.settings.profile import Profile
 from inranker_flow.storage.local import atomic_write
@@ -52,7 +53,7 @@ def print_plan(arguments: list[str] | None, notes: Callable[[str, Profile, int],
     asked = _Speeds(device, options.device == HERE, options.calibrate, database)
     # What cannot fit is refused before its collections are read and counted.
     more = [*more, *notes(options.pipeline, resolved, len(sections.targets))]
-    plan = planning.make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
+    plan = make_plan(sections, device, resolved.cluster.gpu_hour_price, asked)
     plan.notes.extend(more)
     print(show(plan))
     if options.json:
@@ -65,7 +66,7 @@ def outline(pipeline: str, profile: Profile, database: Path, device: str = "") -
     """The plan without measurements, for `make run` (speeds of earlier runs on this machine alone) and for a cluster's
     ``device`` (by size, too)."""
     sections, more = with_corpora(pipeline, profile)
-    plan = planning.make_plan(sections, device or HERE, profile.cluster.gpu_hour_price, _Known(device, database))
+    plan = make_plan(sections, device or HERE, profile.cluster.gpu_hour_price, _Known(device, database))
     plan.notes.extend(more)
     return plan
 
@@ -191,9 +192,9 @@ def _always(plan: Plan) -> list[str]:
         "without reuse: labels, queries and results that are there already cost nothing; the plan cannot know them",
         "the total counts documents once, queries where they are searched, and pairs where the teacher labels them",
         "none of the generated queries is dropped, and BM25 finds every negative",
-        f"stored: {planning.STORED_CHARACTER} bytes a character, {planning.STORED_LABEL} a label, 4 a weight (assumed); what "
+        f"stored: {STORED_CHARACTER} bytes a character, {STORED_LABEL} a label, 4 a weight (assumed); what "
         "earlier runs left is not in it",
-        f"hours: {planning.START_SECONDS} seconds in each for a task's start (assumed)",
+        f"hours: {START_SECONDS} seconds in each for a task's start (assumed)",
     ]
     if not plan.price:
         notes.append("no price: SET=cluster.gpu_hour_price=... is that of one GPU for an hour")

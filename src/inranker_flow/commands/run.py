@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from inranker_flow import planning
 from inranker_flow.artifacts.manifest import check
 from inranker_flow.commands import console, folder, forked, outcome, plan
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
@@ -31,6 +30,7 @@ from inranker_flow.execution import artifact_transfer
 from inranker_flow.generation.backends import check_here
 from inranker_flow.model_registry import registry
 from inranker_flow.planning import reality
+from inranker_flow.planning.plans import sentence_of
 from inranker_flow.redaction import credentials_in, redact
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
@@ -228,8 +228,8 @@ def _report(
     ran = {event["stage"] for event in events}
     print(f"{console.stages_table([stage for stage in STAGES if stage not in ALWAYS or stage in ran], events)}\n")
     if planned:
-        print(f"planned, without reuse  {planning.sentence(planned)}")
-        print(f"computed in this run    {planning.sentence(did)}\n")
+        print(f"planned, without reuse  {sentence_of(planned)}")
+        print(f"computed in this run    {sentence_of(did)}\n")
     for target, reason in decision.get("left_out", {}).items():
         print(f"LEFT OUT: target {target}: {reason}")
     print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")

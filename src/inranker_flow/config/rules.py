@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from inranker_flow import words
 from inranker_flow.errors import UserError
 
 
@@ -80,7 +81,6 @@ class LanguageName(Text):
         problem = super().problem(value)
         if problem or not value:
             return problem
-        from inranker_flow import words
 
         try:
             words.language(value)

@@ -17,6 +17,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import FILENAME as MANIFEST
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.beginnings import chunks
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.distillation.losses import centred
 from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
@@ -215,7 +216,6 @@ def _check_finite(labels: pa.Table, path: Path) -> None:
 
 def _texts(table: tables.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
     """(ids, texts) of the queries or passages in ``folder``, some at a time."""
-    from inranker_flow.corpora.passage import default_text
 
     _, key = TEXTS[table]
     for batch in tables.read_batches(table, folder, TOKENISE_ROWS):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from inranker_flow.environment import changes, variables
 from inranker_flow.environment.variables import started_together
 from inranker_flow.errors import UserError
+from inranker_flow.rankers.devices import pick_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +41,6 @@ class Processes:
 
     def __init__(self) -> None:
         from accelerate import PartialState
-
-        from inranker_flow.rankers.devices import pick_device
 
         for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             if variables.accelerate_uses(name):

@@ -30,6 +30,8 @@ from inranker_flow.distillation.processes import Processes
 from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
+from inranker_flow.rankers.batches import PAD_TO
+from inranker_flow.rankers.devices import limit_threads, pick_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,8 +102,6 @@ class Trainer:
         import torch
 
         from inranker_flow.distillation.label_logits import LabelLogits
-        from inranker_flow.rankers.batches import PAD_TO
-        from inranker_flow.rankers.devices import limit_threads, pick_dtype
 
         self.config, self.examples, self.student = config, examples, student
         self.objective: Objective = OBJECTIVES[config.loss]

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
+from inranker_flow.corpora.passage import default_text
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,6 @@ def _with_pairs(found: Mapping[JudgedQuery, Leak], collections: Mapping[str, Pat
 
 def _digests(folder: Path, wanted: set[str]) -> dict[str, bytes]:
     """Document id -> digest of its normal text, for the ``wanted`` documents of a folder's corpus."""
-    from inranker_flow.corpora.passage import default_text
 
     found: dict[str, bytes] = {}
     ids = pa.array(sorted(wanted), pa.string())

@@ -24,7 +24,8 @@ from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.serving_cost import Costs
 from inranker_flow.evaluation.systems import CHAMPION, TEACHER, System
 from inranker_flow.labelling.label_store import label_identity, open_store
-from inranker_flow.rankers import devices, load_ranker
+from inranker_flow.rankers import devices
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
 from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Processes, ScoringJob

@@ -17,7 +17,8 @@ import numpy as np
 
 from inranker_flow.evaluation import runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
-from inranker_flow.rankers import Ranker, devices
+from inranker_flow.rankers import devices
+from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.scoring.job import Work
 from inranker_flow.storage.local import digest_file

@@ -145,18 +145,16 @@ def _run_stage(
     except UserError as error:
         _fail(name, dataset, start, str(error))
     except Exception as error:
-        if (
-            isinstance(error, OSError) and error.filename and error.errno in REFUSALS
-        ):  # of this machine, not of the code
-            _fail(name, dataset, start, of_system(error))
-        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        _fail(
-            name,
-            dataset,
-            start,
-            f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)",
-        )
+        _fail(name, dataset, start, _unexpected(error))
+
+
+def _unexpected(error: Exception) -> str:
+    """What is said of an error that the code did not foresee; its traceback is printed unless it is of this machine."""
+    if isinstance(error, OSError) and error.filename and error.errno in REFUSALS:
+        return of_system(error)
+    print(redaction.redact(traceback.format_exc()), file=sys.stderr)
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)"
 
 
 def _worked(

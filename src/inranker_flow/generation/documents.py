@@ -22,6 +22,7 @@ import numpy as np
 from inranker_flow import scratch
 from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import GenerateConfig
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.storage.local import disk_errors
 from inranker_flow.words import count as count_words
@@ -140,7 +141,6 @@ def sample(config: GenerateConfig, collection: Path) -> Sample:
 
 
 def _uniform(config: GenerateConfig, collection: Path, count: int) -> Sample:
-    from inranker_flow.corpora.passage import default_text
 
     least, most = config.min_document_words, config.max_document_words
     short = long = 0

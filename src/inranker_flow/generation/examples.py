@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
+from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import CollectionFault
 from inranker_flow.generation.prompts import Template
 from inranker_flow.words import beginning
@@ -48,7 +49,6 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
 
 
 def _beginnings(collection: Path, wanted: set[str]) -> dict[str, str]:
-    from inranker_flow.corpora.passage import default_text
 
     ids, found = pa.array(sorted(wanted), pa.string()), {}
     for batch in tables.read_batches(tables.CORPUS, collection):

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from inranker_flow import cpus
 from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import GenerateConfig, RetrieveConfig
 from inranker_flow.evaluation.leaks import Finder, normal
 from inranker_flow.generation.answers import query_in
+from inranker_flow.retrieval.searchers import Searchers
+from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
 from inranker_flow.words import count, spaced
 
 log = logging.getLogger(__name__)
@@ -115,9 +118,6 @@ def _finds_its_document(
     queries: Sequence[Query], collection: Path, retrieval: RetrieveConfig, depth: int
 ) -> Iterator[bool]:
     """For each query whether BM25 has its document among the best ``depth``. Its index is gone when this ends, however."""
-    from inranker_flow import cpus
-    from inranker_flow.retrieval.searchers import Searchers
-    from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
 
     folder = build_index(retrieval, collection, "generate_queries")
     much = len(queries) * tables.count(tables.CORPUS, collection) >= PARALLEL_FROM

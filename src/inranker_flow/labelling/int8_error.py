@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from inranker_flow.config.sections import TeacherConfig
-from inranker_flow.rankers import Prompts, Ranker, load_ranker
+from inranker_flow.rankers.base import Prompts, Ranker
+from inranker_flow.rankers.loading import load_ranker
 
 log = logging.getLogger(__name__)
 

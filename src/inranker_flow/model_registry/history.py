@@ -214,6 +214,21 @@ def gone(name: str) -> str:
     )
 
 
+def opponent(name: str, run_key: str) -> str:
+    """Reference of the champion that the work ``run_key`` is measured against, or "": the one that serves, unless this
+    very work made it.
+
+    Then it is the one that served before: a repeated run asks the same question and meets its cached answer, instead of
+    comparing a model with itself. A warning says early what the gate will say: that the champion is gone.
+    """
+    serving = registry.champion(name)
+    if serving is None:
+        if why := gone(name):
+            log.warning("%s; until then the gate holds every student (champion_gone)", why)
+        return ""
+    return serving.tags.get("inranker.against", "") if serving.tags.get("run_key") == run_key else serving.reference
+
+
 def move(
     version: Version, kind: Kind, who: str, why: str, details: Mapping[str, str], expected: str | None = None
 ) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import UserError
+from inranker_flow.storage import uris
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ def of_checkpoint(reference: str, revision: str = "") -> str:
 
 def _from_s3(reference: str, name: str) -> Path:
     """A copy of one file: the weights are not wanted."""
-    from inranker_flow.storage import uris
 
     try:
         return uris.local_copy(f"{reference.rstrip('/')}/{name}")

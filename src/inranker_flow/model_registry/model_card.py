@@ -1,6 +1,6 @@
 """The model card: what a student is, what it was made of, how well it does and how to load it.
 
-Written from what training and evaluation recorded, by `promote`, whose image holds no template engine. It lies as
+Written from what training and evaluation recorded, by `promote`. It lies as
 README.md in the model folder (with the Hugging Face hub's front matter) and is the description of the version.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from inranker_flow.markdown import code, escape
@@ -220,86 +221,25 @@ def _served(served: Mapping[str, Any]) -> str:
 
 def _loading(name: str, training: Mapping[str, Any]) -> str:
     config = training["config"]
-    length, labels = config["max_length"], [config["false_token"], config["true_token"]]
-    scoring = f"max_length={length}"
-    if config["truncation"] != "document":
-        scoring += f', truncation="{config["truncation"]}"'
-    if labels != ["▁false", "▁true"]:
-        scoring += f', false_token="{labels[0]}", true_token="{labels[1]}"'
-    named = "" if labels == ["▁false", "▁true"] else f', token_false="{labels[0]}", token_true="{labels[1]}"'
-    if config["truncation"] == "document":
-        cut = "    q = q[: max(room // 2, room - len(d))]\n    prompt = torch.tensor([q + d[: room - len(q)] + end])"
-        same = "the same where nothing is cut"
-        differs = (
-            "- `rerankers` cuts a prompt on the right at 512 tokens, whatever the model was trained with: a longer one loses "
-            '` Relevant:` and scores as this project\'s `ScoringConfig(max_length=512, truncation="reference")` does. '
+    labels = [config["false_token"], config["true_token"]]
+    return str(
+        _template().render(
+            name=name,
+            length=config["max_length"],
+            truncation=config["truncation"],
+            labels=labels,
+            own_labels=labels != ["▁false", "▁true"],
         )
-    else:
-        cut = "    prompt = torch.tensor([(q + d + end[:-1])[: max_length - 1] + end[-1:]])"
-        same = "the same"
-        differs = "- `rerankers` cuts a prompt on the right at 512 tokens, whatever the model was trained with. "
-    if length != 512:
-        differs += f"This model was trained with {length} tokens: give it passages that fit into them. "
-    return f"""`FOLDER` is the folder with this file. On pairs that fit, all four give the same order, and scores that differ by
-less than 1e-4 in fp32; the first three also on longer ones.
-
-**transformers** alone:
-
-```python
-import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER).eval()
-false, true = tokenizer.convert_tokens_to_ids({labels!r})
+    )
 
 
-def ids(text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def score(query, passage, max_length={length}):
-    q, d, end = ids(f"Query: {{query}}"), ids(f"Document: {{passage}}"), [*ids(" Relevant:"), tokenizer.eos_token_id]
-    room = max_length - len(end)
-{cut}
-    start = torch.tensor([[model.config.decoder_start_token_id]])
-    with torch.inference_mode():
-        logits = model(input_ids=prompt, decoder_input_ids=start).logits[0, 0]
-    return float(logits[true] - logits[false])
-```
-
-**MLflow**, from the registry; the code comes with the model:
-
-```python
-import mlflow
-import pandas
-
-model = mlflow.pyfunc.load_model("models:/{name}@champion")
-scores = model.predict(pandas.DataFrame([{{"query": QUERY, "passages": PASSAGES}}]))[0]
-```
-
-**InRanker Flow**:
-
-```python
-from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import load_ranker
-
-ranker = load_ranker(FOLDER, ScoringConfig({scoring}))
-logits = ranker.score([(QUERY, passage) for passage in PASSAGES])
-scores = logits[:, 1] - logits[:, 0]
-```
-
-**rerankers**, {same}; it gives P(true), the logistic function of the score:
-
-```python
-from rerankers import Reranker
-
-ranker = Reranker(FOLDER, model_type="t5"{named}, dtype="float32")
-found = ranker.rank(query=QUERY, docs=PASSAGES, doc_ids=list(range(len(PASSAGES))))
-```
-
-{differs.strip()}
-- P(true) is rounded to 1 or 0 where the score is far from 0, and then no longer tells passages apart; the score does."""
+    loader = PackageLoader("inranker_flow", "model_registry")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("loading.md.jinja")
 
 
 def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ class Reranker(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from inranker_flow import reading
         from inranker_flow.config.parsing import parse
         from inranker_flow.config.sections import ScoringConfig
-        from inranker_flow.rankers import load_ranker
+        from inranker_flow.rankers.loading import load_ranker
         from inranker_flow.reranker import Reranker as Scorer
 
         given = dict(context.model_config or {})

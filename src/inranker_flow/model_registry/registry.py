@@ -74,7 +74,7 @@ class Version:
 
     @property
     def reference(self) -> str:
-        """What `rankers.load_ranker` and MLflow load: ``models:/NAME/VERSION``."""
+        """What `loading.load_ranker` and MLflow load: ``models:/NAME/VERSION``."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -101,23 +101,6 @@ def _aliased(name: str, alias: str) -> Version | None:
                 return None
             raise
     return Version(name, str(found.version), dict(found.tags))
-
-
-def opponent(name: str, run_key: str) -> str:
-    """Reference of the champion that the work ``run_key`` is measured against, or "": the one that serves, unless this
-    very work made it.
-
-    Then it is the one that served before: a repeated run asks the same question and meets its cached answer, instead of
-    comparing a model with itself. A warning says early what the gate will say: that the champion is gone.
-    """
-    from inranker_flow.model_registry import history
-
-    serving = champion(name)
-    if serving is None:
-        if gone := history.gone(name):
-            log.warning("%s; until then the gate holds every student (champion_gone)", gone)
-        return ""
-    return serving.tags.get("inranker.against", "") if serving.tags.get("run_key") == run_key else serving.reference
 
 
 def version(name: str, number: str) -> Version:

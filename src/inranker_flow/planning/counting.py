@@ -11,6 +11,7 @@ from typing import Any
 
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.sources import beir, irdatasets, layout
+from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.lines import BadLine
 from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
@@ -61,8 +62,6 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
     if scheme == "ir_datasets":
         found = _known(corpus, rest)
     elif scheme == "demo":
-        from inranker_flow.corpora.sources.demo import open_demo
-
         with open_demo(rest, corpus) as source:
             found = _stored(replace(corpus, uri=str(source.folder)))
     elif scheme == "inranker-beir":

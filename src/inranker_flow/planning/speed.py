@@ -20,10 +20,16 @@ from typing import Any, Literal
 import numpy as np
 
 from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
+from inranker_flow.generation import prompts
+from inranker_flow.generation.backends import load_backend
 from inranker_flow.rankers.checkpoints import DEMO, SIZES
+from inranker_flow.rankers.devices import device_name
+from inranker_flow.rankers.loading import load_ranker
+from inranker_flow.stages.distill import distill
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
 from inranker_flow.tracking.runs import DEVICE
@@ -182,7 +188,6 @@ def is_here(reference: str) -> bool:
 
 def this_device() -> str:
     """The device here, by its name in `DEVICES` where that knows it."""
-    from inranker_flow.rankers.devices import device_name
 
     return short_name(device_name())
 
@@ -197,7 +202,6 @@ def measure_scoring(config: TeacherConfig, sample: Sample, anyway: bool) -> Spee
     pairs = _pairs(by_size("score", config.checkpoint, "cpu", sample).each / sample.prompt_tokens, anyway)
     if not pairs:
         return None
-    from inranker_flow.rankers import load_ranker
 
     with _quiet():
         ranker = load_ranker(config.checkpoint, config.scoring, config.revision)
@@ -214,8 +218,6 @@ def measure_scoring(config: TeacherConfig, sample: Sample, anyway: bool) -> Spee
 
 def measure_generation(config: GenerateConfig, sample: Sample, anyway: bool) -> Speed | None:
     """Write queries for a few passages; None too for an engine or a prompt that is not ready here in seconds."""
-    from inranker_flow.generation import prompts
-    from inranker_flow.generation.backends import load_backend
 
     template = prompts.load(config.prompt)
     if config.backend != "transformers" or template.examples:
@@ -241,7 +243,6 @@ def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Spe
     pairs = _pairs(by_size("train", config.checkpoint, "cpu", sample, config.batch_size).each, anyway)
     if not pairs:
         return None
-    from inranker_flow.stages.distill import distill
 
     steps = max(3, round(pairs / config.batch_size))
     with (
@@ -280,7 +281,6 @@ def _index(pairs: int, sample: Sample) -> np.ndarray:
 
 def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
     """A training set with the sample's texts and random logits."""
-    from inranker_flow.artifacts.manifest import write_manifest
 
     asked, read = sorted(set(sample.queries)), sorted(set(sample.passages))
     queries = {f"q{number}": text for number, text in enumerate(asked)}

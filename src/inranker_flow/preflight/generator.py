@@ -6,6 +6,7 @@ import dataclasses
 
 from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
+from inranker_flow.generation import prompts
 from inranker_flow.preflight.checkpoints import check_writer
 
 #: Seconds for an answer: this is no time to wait for a server that is just starting.
@@ -14,7 +15,6 @@ _TIMEOUT = 10.0
 
 def check_generator(config: GenerateConfig) -> str:
     """Find the checkpoint (see :func:`check_writer`), or ask the server for it; the prompt is read either way."""
-    from inranker_flow.generation import prompts
 
     prompts.load(config.prompt)
     if config.backend != "openai":

@@ -50,7 +50,7 @@ def locate(reference: str) -> Path | None:
             raise UserError(f"{reference}: no such demo model; there is {known}")
         return folder
     if scheme == "models":
-        from inranker_flow.model_registry import stored_files
+        from inranker_flow.model_registry import stored_files  # with MLflow, which a checkpoint of files does without
 
         return stored_files.fetch(reference)
     if scheme in ("s3", "file"):

@@ -10,6 +10,7 @@ from typing import Any
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import families, files, labels, templates
+from inranker_flow.rankers.checkpoints import locate, raw_config, read_file
 from inranker_flow.rankers.kinds import Kind, find_kind
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,6 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
         templates.load(prompt, scoring.instruction)  # refused before anything is read
         family = families.named(prompt)
     else:
-        from inranker_flow.rankers.checkpoints import read_file
-
         names, config = _said(reference, revision)
         if config.get("is_encoder_decoder"):
             raise UserError(f"{reference}: a {config.get('model_type')} checkpoint is no causal language model")
@@ -90,7 +89,6 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
 
 
 def _encoder(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
-    from inranker_flow.rankers.checkpoints import raw_config
 
     head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
     usual = (head.false, head.true) in ((None, 0), (0, 1))
@@ -100,7 +98,6 @@ def _encoder(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
 
 def _said(reference: str, revision: str) -> tuple[Sequence[str], dict[str, Any]]:
     """What the checkpoint is called, and its config.json."""
-    from inranker_flow.rankers.checkpoints import locate, raw_config, read_file
 
     config = raw_config(reference, revision)
     folder = locate(reference)

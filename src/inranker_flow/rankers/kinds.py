@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from inranker_flow.errors import UserError
+from inranker_flow.rankers.checkpoints import load_config, read_file
+from inranker_flow.rankers.files import gives_vectors
 
 Kind = Literal["monot5", "causal", "encoder"]
 
@@ -18,8 +20,6 @@ def find_kind(reference: str, revision: str = "") -> Kind:
     # This project's own are T5s; asking the registry would fetch the whole model.
     if reference.partition(":")[0] in ("init", "models"):
         return "monot5"
-    from inranker_flow.rankers.checkpoints import load_config, read_file
-    from inranker_flow.rankers.files import gives_vectors
 
     config = load_config(reference, revision)
     found = kind_of(config)

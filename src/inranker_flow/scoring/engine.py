@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from inranker_flow.progress import Progress
-from inranker_flow.rankers import Job, Prompts, Ranker, load_reader
+from inranker_flow.rankers.base import Job, Prompts, Ranker
 from inranker_flow.rankers.devices import count_processes
+from inranker_flow.rankers.loading import load_reader
 from inranker_flow.scoring.job import ScoringJob, Work
 from inranker_flow.scoring.processes import Workers
 from inranker_flow.scoring.prompts import Tokenised

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers import Prompts, Ranker
+from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.texts import Selected
 from inranker_flow.scoring.logits import Logits
 from inranker_flow.store.sharing import Share

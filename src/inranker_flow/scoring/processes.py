@@ -28,8 +28,10 @@ from inranker_flow import cpus, lifeline, scratch
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.rankers import Prompts, arrays, load_ranker
+from inranker_flow.rankers import arrays
+from inranker_flow.rankers.base import Prompts
 from inranker_flow.rankers.batches import Batches
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring.job import Checkpoint
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inranker_flow.rankers import Prompts, Reader
+from inranker_flow.rankers.base import Prompts, Reader
 from inranker_flow.scoring.job import Source
 
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
+from inranker_flow.generation import prompts
+from inranker_flow.rankers import checkpoints, templates
+from inranker_flow.rankers.kinds import kind_by_name, refusal
 from inranker_flow.text_files import quoted, shown
 
 if TYPE_CHECKING:
@@ -184,7 +187,6 @@ def _checkpoints(profile: Profile) -> None:
 
 
 def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
-    from inranker_flow.rankers import checkpoints
 
     scheme, colon, rest = reference.partition(":")
     try:
@@ -214,7 +216,6 @@ def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
 
 def _folder(reference: str) -> Path | None:
     """Where the checkpoint lies on this machine; None where it does not."""
-    from inranker_flow.rankers import checkpoints
 
     if reference.startswith("init:"):
         return _folder(checkpoints.random_options(reference)[1]["tokenizer"])
@@ -244,7 +245,6 @@ def _config(key: str, folder: Path) -> dict[str, Any]:
 
 def _kind(config: dict[str, Any]) -> str:
     """Kind of a reranker that a config.json tells without transformers; "" where it does not."""
-    from inranker_flow.rankers.kinds import kind_by_name
 
     names = config.get("architectures")
     if not (isinstance(names, list) and names and all(isinstance(each, str) for each in names)):
@@ -301,7 +301,6 @@ def _vocabulary(folder: Path) -> frozenset[str] | None:
 def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     """Settings that do not fit the kind, where that is known."""
     from inranker_flow.preflight.checkpoints import check_checkpoint
-    from inranker_flow.rankers import templates
 
     if scoring.prompt:
         try:
@@ -318,8 +317,6 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     told = _kind(config)
     names = config.get("architectures")
     if scoring.kind == "auto" and names and not told:
-        from inranker_flow.rankers.kinds import refusal
-
         raise UserError(f"teacher.checkpoint: {refusal(shown(reference), names, '')}")
     kind = told if scoring.kind == "auto" else scoring.kind
     if told and kind != told:
@@ -337,7 +334,6 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
 
 
 def _prompts(profile: Profile) -> None:
-    from inranker_flow.generation import prompts
 
     for key, prompt in (
         ("generation.prompt", profile.generation.prompt),

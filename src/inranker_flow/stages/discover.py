@@ -24,8 +24,9 @@ from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
+from inranker_flow.generation import prompts
 from inranker_flow.markdown import escape
-from inranker_flow.model_registry import registry
+from inranker_flow.model_registry import history
 from inranker_flow.model_registry.trained_on import Known, identity, last_known
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
@@ -112,7 +113,7 @@ def discover(
         owner = claim(key, run_id)
         if owner != run_id:
             reason, go = f"run {owner} is doing this very work already", False
-    champion = registry.opponent(promotion.model_name, key)
+    champion = history.opponent(promotion.model_name, key)
     counts = {
         state: sum(each.state == state for each in found)
         for state in ("new", "changed", "quarantined", "uploading", "unread")
@@ -239,7 +240,6 @@ def _check(each: Folder, corpus: PrepareConfig) -> None:
 
 
 def _check_prompt(each: Folder) -> None:
-    from inranker_flow.generation import prompts
 
     try:
         prompts.load(each.config.prompt if each.config else "")

@@ -23,6 +23,9 @@ from inranker_flow.distillation.processes import launch
 from inranker_flow.distillation.train import DistillStats, Trainer
 from inranker_flow.environment.variables import node, nodes, started_together
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import stored_files
+from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+from inranker_flow.rankers.devices import count_processes
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_folder
@@ -50,8 +53,6 @@ def distill(
     over a few hundred queries move in jumps; Kendall's tau is reported beside it. Raises :class:`UserError` for unusable
     input and when the loss stops being finite.
     """
-    from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
-    from inranker_flow.rankers.devices import count_processes
 
     started = time.monotonic()
     _check(config, model)
@@ -116,14 +117,12 @@ def _champion(reference: str) -> Path | None:
     if not reference:
         log.warning("start: there is no champion to go on from, so the student of phase 1 does")
         return None
-    from inranker_flow.model_registry import stored_files  # with MLflow, which a bare machine does without
 
     return stored_files.fetch(reference)
 
 
 def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
-    from inranker_flow.rankers.devices import count_processes
 
     if model.exists() and any(model.iterdir()):
         raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name")

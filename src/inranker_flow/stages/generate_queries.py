@@ -23,11 +23,13 @@ from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
+from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import Query
 from inranker_flow.generation.query_store import WrittenShards
 from inranker_flow.generation.report import markdown
 from inranker_flow.progress import Progress
+from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_write
@@ -204,31 +206,32 @@ def generate_queries(
         tokens_per_second=raw.written.tokens_per_second,
         **dropped,
     )
+    told = {"lengths": _lengths(kept), "samples": _samples(kept, texts)}
+    _write_output(queries, dataset, _table(kept), report, {**_details(config, template, raw.written, stats), **told})
+    shards.done()
+    return stats
+
+
+def _details(
+    config: GenerateConfig, template: prompts.Template, written: _Written, stats: GenerateStats
+) -> dict[str, Any]:
+    """What the queries were written by, and how many there were on the way."""
     counted = (
-        "documents",
-        "generated",
-        "queries",
+        *("documents", "generated", "queries"),
         *filters.REASONS,
-        "short_documents",
-        "long_documents",
-        "cut_documents",
+        *("short_documents", "long_documents", "cut_documents"),
     )
-    details = {
+    return {
         "generator": config.checkpoint,
         "revision": config.revision,
         "backend": config.backend,
-        "versions": dict(raw.written.versions),
+        "versions": dict(written.versions),
         "prompt": template.name,
         "prompt_digest": template.digest,
         "sampling": _sampling(config),
         "tokens_per_second": round(stats.tokens_per_second, 1),
         "counts": {name: getattr(stats, name) for name in counted},
-        "lengths": _lengths(kept),
-        "samples": _samples(kept, texts),
     }
-    _write_output(queries, dataset, _table(kept), report, details)
-    shards.done()
-    return stats
 
 
 def help_generate(config: GenerateConfig, collection: Path, corpus: CorpusConfig, worker: int) -> ShareStats:
@@ -323,7 +326,6 @@ def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, samp
 
 def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
     """What is written for a document depends on this and the document."""
-    from inranker_flow.rankers.checkpoints import checkpoint_identity
 
     served = config.backend == "openai"
     identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
@@ -337,7 +339,6 @@ def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
 
 def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenShards, dataset: str) -> _Written:
     """Generate shard by shard; the seed of a shard depends on its number alone, so an interruption changes nothing."""
-    from inranker_flow.generation.backends import load_backend
 
     backend = load_backend(config, template)
     progress = Progress("writing queries", len(shards.documents), "documents")

@@ -13,6 +13,8 @@ from http.client import HTTPException
 from inranker_flow import redaction
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
+from inranker_flow.planning import reality
+from inranker_flow.planning.plans import read_sentence, sentence_of
 from inranker_flow.services import kfp_run, web
 from inranker_flow.services.kfp_run import Failure, Outcome
 from inranker_flow.tracking.parents import close_parent, own_parent, parent_here
@@ -131,17 +133,15 @@ def _compared(run_id: str, parent: str) -> list[str]:
     said = kfp_run.description(run_id)
     if not said:
         return []  # without the imports that the rest needs
-    from inranker_flow import planning
-    from inranker_flow.planning import reality
 
-    if not planning.read_sentence(said):
+    if not read_sentence(said):
         return []
     try:
         did = reality.done(stages_of(parent))
     except Exception as error:  # as below
         log.warning("what was planned is not compared: %s", redaction.line(error))
         return []
-    return [said, f"computed in this run: {planning.sentence(did)}"]
+    return [said, f"computed in this run: {sentence_of(did)}"]
 
 
 def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
-from inranker_flow.model_registry import registry, stored_files
+from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
@@ -113,7 +113,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
     if failures:
         raise UserError(failures)
     skipped = sum(each.result == "skipped" for each in results)
-    champion = registry.opponent(name, run_key)
+    champion = history.opponent(name, run_key)
     start = champion if run.phase2.start == "champion" else ""
     if damage := stored_files.damage(champion) if champion else "":
         # A repeated run is told of the champion before its own, which only an answer in the cache needs.

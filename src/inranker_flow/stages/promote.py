@@ -20,6 +20,8 @@ from inranker_flow.evaluation import gate
 from inranker_flow.model_registry import history, model_card, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
 from inranker_flow.model_registry.trained_on import DATA_TAG, trained_on
+from inranker_flow.planning import reality
+from inranker_flow.planning.plans import read_sentence
 from inranker_flow.report.page import render
 from inranker_flow.services import kfp_run
 from inranker_flow.storage.local import atomic_write
@@ -89,13 +91,7 @@ def promote(
     current = registry.champion(name)
     serving = _serving(training, summary)
     known = registry.registered(name, digest, registration.identity(student, serving.scoring))
-    if gone := history.gone(name):
-        decided = _held(decided, _champion_gone(gone))
-    if current and current.reference != champion and not (known and known.version == current.version):
-        decided = _held(decided, _champion_changed(current.reference))
-    taken_out = state.taken_out(known) if known else None
-    if known and taken_out and decided.verdict == "PROMOTE":
-        decided = _held(decided, _taken_out(known, taken_out))
+    decided = _held_by_registry(decided, name, champion, current, known, state)
 
     run_id = current_run_id(name)
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
@@ -113,16 +109,7 @@ def promote(
     if decided.verdict == "PROMOTE":
         why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
-        expected = champion.rpartition("/")[2]
-        stored_files.fetch(
-            version.reference
-        )  # what will serve is what is stored, not what was uploaded: look at it once
-        if not history.move(version, "PROMOTE", _who(), why, details, expected):
-            faster = registry.champion(name)
-            gone = history.gone(name)
-            changed = _champion_changed(faster.reference if faster else "another version")
-            decided = _held(decided, _champion_gone(gone) if gone else changed)
-            registry.set_tags(Version(name, version.version, {}), _verdict(decided))
+        decided = _moved(decided, version, champion, why, details)
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
     record = {
@@ -144,20 +131,51 @@ def promote(
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
 
 
+def _held_by_registry(
+    decided: gate.Decision,
+    name: str,
+    champion: str,
+    current: Version | None,
+    known: Version | None,
+    state: history.State,
+) -> gate.Decision:
+    """The decision, held where what serves ``current``ly is not what was measured, or a person took this model out."""
+    if gone := history.gone(name):
+        decided = _held(decided, _champion_gone(gone))
+    if current and current.reference != champion and not (known and known.version == current.version):
+        decided = _held(decided, _champion_changed(current.reference))
+    taken_out = state.taken_out(known) if known else None
+    if known and taken_out and decided.verdict == "PROMOTE":
+        decided = _held(decided, _taken_out(known, taken_out))
+    return decided
+
+
+def _moved(
+    decided: gate.Decision, version: Version, champion: str, why: str, details: Mapping[str, str]
+) -> gate.Decision:
+    """Let ``version`` serve; the decision, held where another promotion was faster."""
+    stored_files.fetch(version.reference)  # what will serve is what is stored, not what was uploaded: look at it once
+    if history.move(version, "PROMOTE", _who(), why, details, champion.rpartition("/")[2]):
+        return decided
+    faster, gone = registry.champion(version.name), history.gone(version.name)
+    changed = _champion_changed(faster.reference if faster else "another version")
+    held = _held(decided, _champion_gone(gone) if gone else changed)
+    registry.set_tags(Version(version.name, version.version, {}), _verdict(held))
+    return held
+
+
 def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
     """What was planned for this run and what its stages did, for the page; None where nothing was planned.
 
     The plan is that of the parent run in MLflow, which `make run` keeps there, or of the KFP run's description, which `make
     submit` writes. The verdict does not depend on it: where it cannot be read, a warning says so.
     """
-    from inranker_flow import planning
-    from inranker_flow.planning import reality
 
     try:
         parent = parent_of(run_id)
         plan = read_plan(parent) if parent else {}
         if parent and not plan:
-            promised = planning.read_sentence(kfp_run.description(variables.kfp_run()))
+            promised = read_sentence(kfp_run.description(variables.kfp_run()))
             plan = reality.of_sentence(promised, len(targets)) if promised else {}
         if not plan:
             return None

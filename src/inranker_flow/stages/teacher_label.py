@@ -23,7 +23,8 @@ from inranker_flow.labelling.int8_error import measure_error
 from inranker_flow.labelling.keep_queries import keep_relevant
 from inranker_flow.labelling.label_store import label_identity, open_store
 from inranker_flow.labelling.texts import Streamed, passages, places, texts
-from inranker_flow.rankers import Prompts, Ranker, load_ranker
+from inranker_flow.rankers.base import Prompts, Ranker
+from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, Work

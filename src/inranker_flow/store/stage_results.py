@@ -22,7 +22,10 @@ from typing import Any
 from inranker_flow.artifacts.manifest import FILENAME, Origin, content_digest, read_manifest
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.model_registry import registry
+from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.storage import uris
 from inranker_flow.storage.listing import check_names
 from inranker_flow.storage.local import atomic_folder, digest_file
@@ -45,7 +48,6 @@ VERSIONS = {
 
 def origin(configs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Origin:
     """What the manifests of a stage's outputs say about where they come from."""
-    from inranker_flow.environment.variables import code_version
 
     parents = {key: [content_digest(path) for path in _flat(value)] for key, value in inputs.items()}
     return Origin(parents, _digest(_plain(configs)), code_version())
@@ -133,7 +135,6 @@ class Work:
 
     def keep(self, stats: Any, outputs: Mapping[str, Path]) -> None:
         """Keep the outputs for the next time. Where they cannot be kept a warning says so: the work itself is done."""
-        from inranker_flow.environment.variables import code_version
 
         try:
             found = {name: self._store(path) for name, path in outputs.items()}
@@ -184,7 +185,6 @@ def _section(config: Any) -> dict[str, Any]:
 
 def _named(configs: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what the configuration only names: files (a prompt), and checkpoints that no revision pins."""
-    from inranker_flow.rankers.checkpoints import checkpoint_identity
 
     found = {text: digest_file(Path(text).expanduser()) for text in _texts(_plain(configs)) if _is_file(text)}
     for each in configs.values():
@@ -213,7 +213,6 @@ def _identity(value: Any) -> Any:
     """A registered model is its weights: the same number means other weights in another registry."""
     if not isinstance(value, str) or not value.startswith("models:/"):
         return value
-    from inranker_flow.model_registry import registry
 
     try:
         return [value, registry.digest(value)]

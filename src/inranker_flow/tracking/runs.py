@@ -18,6 +18,7 @@ from typing import Any
 from inranker_flow import redaction
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.environment import changes, variables
+from inranker_flow.rankers.devices import device_name
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained, recording
 from inranker_flow.tracking.parents import own_parent, parent_by_tag
@@ -102,8 +103,6 @@ class StageRun:
     def log_device(self) -> None:
         """The device and how many of it, where this stage has computed with torch; others never import it."""
         if "torch" in sys.modules:
-            from inranker_flow.rankers.devices import device_name
-
             with recording(self.run_id, "keep the device"):
                 self._client.set_tag(self.run_id, DEVICE, device_name())
                 self._client.log_metric(self.run_id, "devices", max(1.0, sys.modules["torch"].cuda.device_count()))

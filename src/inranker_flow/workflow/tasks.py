@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.config.parsing import as_plain
+from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.storage.local import atomic_write
 
 #: Task -> the stage's function.
@@ -90,8 +92,6 @@ class Run:
 
 def run_task(path: Path) -> None:
     """Run the task in the file ``path``, and write the stage's stats beside it; ends the process as `run_stage` does."""
-    from inranker_flow.config.parsing import as_plain
-    from inranker_flow.execution.run_stage import run_stage
 
     task = json.loads(path.read_text(encoding="utf-8"))
     module, function = STAGES[task["stage"]].split(":")

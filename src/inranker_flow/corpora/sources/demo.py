@@ -11,6 +11,7 @@ from typing import Literal
 
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.sources.stored import StoredCollection
+from inranker_flow.demo.world import make_world, write_beir
 from inranker_flow.errors import UserError
 from inranker_flow.text_files import shown
 
@@ -24,7 +25,6 @@ def open_demo(name: str, corpus: CorpusConfig) -> Iterator[StoredCollection]:
 
 
 def _write_demo(name: str, folder: Path) -> None:
-    from inranker_flow.demo.world import make_world, write_beir
 
     domain, seed = parse_demo(name)
     write_beir(make_world(domain, seed), folder)

@@ -13,7 +13,9 @@ from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.endpoint import Endpoint, Refused
+from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.generation.prompts import Template
+from inranker_flow.rankers.checkpoints import load_tokenizer
 from inranker_flow.words import has_blanks
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,6 @@ class OpenAIBackend:
         self.versions = self.endpoint.describe()
         self._tokenizer: Any = None
         if config.tokenizer:
-            from inranker_flow.generation.backends.local import Prompter
-            from inranker_flow.rankers.checkpoints import load_tokenizer
-
             # What a chat looks like is the server's affair.
             self._tokenizer = Prompter(load_tokenizer(config.tokenizer), template.plain(), config)
         # One word is asked for now: what the server does not do should not show after an hour.

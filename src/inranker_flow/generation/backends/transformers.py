@@ -13,6 +13,8 @@ from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.generation.prompts import Template
+from inranker_flow.rankers.checkpoints import load_generator
+from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +24,6 @@ class TransformersBackend:
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
         from transformers import GenerationConfig
-
-        from inranker_flow.rankers.checkpoints import load_generator
-        from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
 
         self.config = config
         self.device = pick_device()

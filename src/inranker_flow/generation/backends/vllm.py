@@ -12,6 +12,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.generation.prompts import Template
+from inranker_flow.rankers.checkpoints import load_config, load_tokenizer, locate
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,6 @@ class VllmBackend:
         changes.default("VLLM_NO_USAGE_STATS", "1")  # it tells nobody what it does here
         import vllm
         from vllm.platforms import current_platform as platform
-
-        from inranker_flow.rankers.checkpoints import load_config, load_tokenizer, locate
 
         folder = locate(config.checkpoint)
         known = load_config(config.checkpoint, config.revision)

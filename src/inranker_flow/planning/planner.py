@@ -1,0 +1,299 @@
+"""What a run will take before it is started: documents, queries, pairs, tokens, device hours and stored bytes, by stage.
+
+Counts come from :mod:`.counting`, speeds from :mod:`.speed`; this is the arithmetic between them. It knows nothing of what
+is there already: labels, queries and results that a run reuses make it cheaper than its plan. :mod:`.reality` holds the plan
+against what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.generation import prompts
+from inranker_flow.planning.counting import CHARACTERS, Counted, count
+from inranker_flow.planning.plans import Plan, Row
+from inranker_flow.planning.speed import Sample, Speed, Work, by_size, parameters
+from inranker_flow.rankers.checkpoints import DEMO
+
+if TYPE_CHECKING:
+    from inranker_flow.settings.profile import Profile
+
+
+#: Characters of a token where the tokenizer is not here (T5's, English), tokens of a monoT5 prompt around query and
+#: document, and of a generated query.
+TOKEN_CHARACTERS, PROMPT_TOKENS, NEW_TOKENS = 4.3, 10, 12
+#: Bytes of a stored character (zstd), of a pair to label, of a label with its pair, of a row of a run (and of run.trec).
+STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
+#: Until a task that computes with a model has imported and loaded it; assumed.
+START_SECONDS = 10
+
+#: (work, the checkpoint's section, what it is measured with) -> its speed.
+Speeds = Callable[[Work, Any, Sample], Speed]
+
+
+def make_plan(profile: Profile, device: str, price: float, speeds: Speeds) -> Plan:
+    """Count, ask for the speeds, multiply. Raises :class:`UserError` where a collection cannot be counted."""
+    source = count(profile.source, profile.corpus)
+    targets = [(count(each, profile.corpus), each) for each in profile.targets]
+    return _Planner(profile, speeds, device, price).plan(source, targets)
+
+
+def by_size_alone(device: str) -> Speeds:
+    """Speeds from sizes, which costs nothing."""
+
+    def speed(work: Work, section: Any, sample: Sample) -> Speed:
+        return by_size(work, section.checkpoint, device, sample, getattr(section, "batch_size", 1))
+
+    return speed
+
+
+class _Planner:
+    """One plan in the making: rows and notes are gathered."""
+
+    def __init__(self, profile: Profile, speeds: Speeds, device: str, price: float) -> None:
+        self.profile, self.speeds = profile, speeds
+        cluster = profile.cluster
+        self.workers = cluster.workers
+        self.out = Plan(device, price, [], [], cluster.workers, max(cluster.gpus, 1))
+        self.tokens = _Tokens(self.out.notes)
+
+    def plan(self, source: Counted, targets: Sequence[tuple[Counted, CorpusConfig]]) -> Plan:
+        every = [source, *(counted for counted, _ in targets)]
+        for counted in every:
+            self.out.notes.extend(counted.notes)
+        teacher, phase1, generation = self.profile.teacher, self.profile.phase1, self.profile.generation
+        sample = self._sample(every, teacher.checkpoint, teacher.scoring)
+        score = self._ask("score", teacher, sample)
+        student = self._sample(every, phase1.checkpoint, ScoringConfig(max_length=phase1.max_length))
+        train = self._ask("train", phase1, student)
+        write = Speed(0.0, "")
+        if targets and not all(counted.published for counted, _ in targets):
+            write = self._ask("generate", generation, self._generating(every))
+
+        source_pairs = self._source(source, score)
+        target_pairs = sum(self._target(counted, corpus, score, write) for counted, corpus in targets)
+        self._distill("distill_phase1", self.profile.phase1, source_pairs, student, train)
+        again = min(self.profile.phase2.replay * target_pairs, source_pairs)
+        self._distill("distill_phase2", self.profile.phase2, round(target_pairs + again), student, train)
+        self._evaluate(every, score, train, student)
+        return self.out
+
+    def _ask(self, work: Work, section: Any, sample: Sample) -> Speed:
+        speed = self.speeds(work, section, sample)
+        self.out.notes.append(f"{work}: {speed.how}")
+        return speed
+
+    def _add(self, collection: str, stage: str, **numbers: Any) -> None:
+        self.out.rows.append(Row(collection, stage, **numbers))
+
+    # --- lengths
+
+    def _sample(self, every: Sequence[Counted], checkpoint: str, scoring: ScoringConfig) -> Sample:
+        """Texts of all collections, and the tokens of a prompt in the mean over the pairs that will be made."""
+        prompts = [self._prompt(each, checkpoint, scoring) for each in every]
+        weights = [max(each.documents, 1) for each in every]
+        queries = [text for each in every for text in each.queries] or [_words(self._mean(every, "query_characters"))]
+        passages = [text for each in every for text in each.passages]
+        passages = passages or [_words(self._mean(every, "passage_characters"), first) for first in range(64)]
+        return Sample(queries, passages, float(np.average(prompts, weights=weights)), NEW_TOKENS)
+
+    @staticmethod
+    def _mean(every: Sequence[Counted], key: str) -> float:
+        return float(np.mean([getattr(each, key) for each in every]))
+
+    def _prompt(self, counted: Counted, checkpoint: str, scoring: ScoringConfig) -> float:
+        """Tokens of a prompt of this collection in the mean, cut at `max_length`."""
+        tokens = self.tokens.of(checkpoint, counted)
+        fixed = counted.query_characters / tokens.query + tokens.prompt
+        if scoring.kind == "causal":
+            fixed += len(scoring.instruction) / TOKEN_CHARACTERS + 60
+        lengths = [float(len(text)) for text in counted.passages] or [counted.passage_characters]
+        return float(np.minimum(np.array(lengths) / tokens.passage + fixed, scoring.max_length).mean())
+
+    def _generating(self, every: Sequence[Counted]) -> Sample:
+
+        config = self.profile.generation
+        template = len(prompts.load(config.prompt).text)
+        lengths = []
+        for counted in every:
+            each = self.tokens.of(config.checkpoint, counted).passage
+            lengths.append(template / each + min(counted.passage_characters / each, config.max_document_tokens))
+        sample = self._sample(every, config.checkpoint, ScoringConfig())
+        new = min(NEW_TOKENS, config.max_new_tokens)
+        return Sample(sample.queries, sample.passages, float(np.mean(lengths)), new)
+
+    # --- stages
+
+    def _prepared(self, counted: Counted) -> None:
+        texts = counted.documents * counted.passage_characters
+        queries = (counted.train_queries + counted.test_queries) * counted.query_characters
+        stored = round((texts + queries) * STORED_CHARACTER) + counted.published * STORED_LABEL
+        asked = counted.train_queries + counted.test_queries
+        self._add(counted.name, "prepare_corpus", documents=counted.documents, queries=asked, stored=stored)
+
+    def _source(self, source: Counted, score: Speed) -> int:
+        """Rows of the source; returns its labelled pairs."""
+        self._prepared(source)
+        queries = 0 if source.published else source.train_queries
+        pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.negatives
+        self._retrieved(source, queries, pairs)
+        self._labelled(source, queries, pairs, score)
+        return pairs or source.published
+
+    def _target(self, counted: Counted, corpus: CorpusConfig, score: Speed, write: Speed) -> int:
+        self._prepared(counted)
+        config = self.profile.generation
+        documents = min(counted.documents, corpus.documents or config.documents)
+        queries = 0 if counted.published else documents * config.queries_per_document
+        if queries:
+            sample = self._generating([counted])
+            tokens = documents * sample.prompt_tokens + queries * (write.tokens or sample.new_tokens)
+            self._add(
+                counted.name, "generate_queries", documents=documents, queries=queries, tokens=round(tokens),
+                hours=_hours(queries, write, self.workers), stored=round(queries * counted.query_characters * STORED_CHARACTER),
+            )  # fmt: skip
+        pairs = queries * (1 + self.profile.retrieval.negatives)
+        self._retrieved(counted, queries, pairs)
+        self._labelled(counted, queries, pairs, score)
+        return pairs or counted.published
+
+    def _retrieved(self, counted: Counted, queries: int, pairs: int) -> None:
+        found = counted.test_queries * self.profile.retrieval.test_depth
+        texts = round(queries * counted.query_characters * STORED_CHARACTER)
+        stored = pairs * STORED_PAIR + found * STORED_HIT + texts
+        self._add(counted.name, "retrieve", queries=queries + counted.test_queries, pairs=pairs, stored=stored)
+
+    def _labelled(self, counted: Counted, queries: int, pairs: int, score: Speed) -> None:
+        teacher = self.profile.teacher
+        tokens = round(pairs * self._prompt(counted, teacher.checkpoint, teacher.scoring))
+        labels = pairs or counted.published
+        # The passages travel with their labels, each once.
+        texts = min(labels, counted.documents) * counted.passage_characters * STORED_CHARACTER
+        self._add(
+            counted.name, "teacher_label", queries=queries, pairs=pairs, tokens=tokens,
+            hours=_hours(tokens, score, self.workers), stored=round(texts) + labels * STORED_LABEL,
+        )  # fmt: skip
+
+    def _distill(self, stage: str, config: DistillConfig, pairs: int, sample: Sample, train: Speed) -> None:
+        seen = pairs * config.epochs
+        if config.max_steps:
+            seen = min(seen, config.max_steps * config.batch_size)
+        stored = round(parameters(self.profile.phase1.checkpoint) * 4)
+        tokens = round(seen * sample.prompt_tokens)
+        self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
+
+    def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample) -> None:
+        """Both students and a champion of their size, each as it was trained; a pass without its gradient takes a third of a
+        training step."""
+        depth, teacher = self.profile.retrieval.test_depth, self.profile.teacher
+        pairs = [each.test_queries * depth for each in every]
+        checkpoint = self.profile.phase1.checkpoint
+
+        def read(checkpoint: str, scoring: ScoringConfig) -> float:
+            return sum(
+                count * self._prompt(each, checkpoint, scoring) for count, each in zip(pairs, every, strict=True)
+            )
+
+        lengths = (self.profile.phase1.max_length, *[self.profile.phase2.max_length] * 2)
+        tokens = sum(read(checkpoint, ScoringConfig(kind="monot5", max_length=length)) for length in lengths)
+        hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
+        if self.profile.evaluation.teacher:
+            more = read(teacher.checkpoint, teacher.scoring)
+            longer = _hours(more, score)
+            hours = None if hours is None or longer is None else hours + longer
+            tokens += more
+        queries = sum(each.test_queries for each in every)
+        stored = 4 * sum(pairs) * STORED_HIT
+        self._add("", "evaluate", queries=queries, pairs=sum(pairs), tokens=round(tokens), hours=hours, stored=stored)
+
+
+def _hours(units: float, speed: Speed, pods: int = 1) -> float | None:
+    if not units:
+        return 0.0
+    return (units / speed.each + pods * START_SECONDS) / 3600 if speed.each else None
+
+
+def _words(characters: float, first: int = 0) -> str:
+    """A made text of about so many characters, for collections that cannot be read before a download."""
+    known = [
+        "rivers",
+        "carry",
+        "granite",
+        "sand",
+        "while",
+        "whales",
+        "answer",
+        "questions",
+        "about",
+        "oak",
+        "and",
+        "rain",
+    ]
+    count = max(round(characters / CHARACTERS), 1)
+    return " ".join(known[(first + 5 * number) % len(known)] for number in range(count))
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Characters of a token of a passage and of a query, and tokens of a prompt around both."""
+
+    passage: float = TOKEN_CHARACTERS
+    query: float = TOKEN_CHARACTERS
+    prompt: float = PROMPT_TOKENS
+
+
+class _Tokens:
+    """Lengths in tokens, by tokenizer and collection: measured where the tokenizer is here, else assumed."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._known: dict[tuple[str, str], _Lengths] = {}
+        self._tokenizers: dict[str, Any] = {}
+
+    def of(self, checkpoint: str, counted: Counted) -> _Lengths:
+        key = checkpoint, counted.name
+        if key not in self._known:
+            self._known[key] = self._measure(checkpoint, counted)
+        return self._known[key]
+
+    def _measure(self, checkpoint: str, counted: Counted) -> _Lengths:
+        if checkpoint not in self._tokenizers:
+            self._tokenizers[checkpoint] = _tokenizer(checkpoint)
+            if self._tokenizers[checkpoint] is None:
+                self._notes.append(
+                    f"{checkpoint}: {TOKEN_CHARACTERS} characters a token (assumed: its tokenizer is not here)"
+                )
+        tokenizer = self._tokenizers[checkpoint]
+        if tokenizer is None:
+            return _Lengths()
+
+        def characters(texts: Sequence[str]) -> float:
+            found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            tokens = sum(len(each.ids) for each in found)
+            return sum(map(len, texts)) / tokens if tokens else TOKEN_CHARACTERS
+
+        around = len(tokenizer.encode("Query: Document: Relevant:").ids)  # with </s>
+        return _Lengths(characters(counted.passages[:200]), characters(counted.queries[:200]), around)
+
+
+def _tokenizer(checkpoint: str) -> Any:
+    """The tokenizer of a checkpoint whose folder is here; None elsewhere."""
+    from pathlib import Path
+
+    name = checkpoint.partition("tokenizer=")[2].partition("&")[0] or checkpoint
+    name = "demo:student" if name.startswith("init:") else name
+    scheme, _, rest = name.partition(":")
+    file = (DEMO / rest if scheme == "demo" else Path(name).expanduser()) / "tokenizer.json"
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
