@@ -21,7 +21,6 @@ import urllib3
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.redaction import credentials_in, line, refuse_credentials
-from inranker_flow.tracking import connection
 from pipelines import kubeconfig
 
 #: Seconds to connect, and to wait for an answer.
@@ -386,7 +385,7 @@ def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
 
     def made() -> Any:
         try:
-            return make(plugins_input={"mlflow": {"experiment_name": connection.experiment_name()}})
+            return make(plugins_input={"mlflow": {"experiment_name": variables.experiment()}})
         except UserError as error:
             if "plugin" not in str(error).lower():
                 raise

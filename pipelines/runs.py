@@ -8,9 +8,9 @@ from typing import Any
 
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, listing
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
-from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_by_kfp_run
 from pipelines import kfp_api, why, workflows
 from pipelines.kfp_api import Api
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _left_out() -> tuple[dict[str, list[str]], str]:
     """Id of each run that went without targets -> their names, as MLflow has it; and why it could not be asked."""
-    if not connection.configured_uri():
+    if not variables.tracking_uri():
         return {}, ""
     try:
         return left_out_by_kfp_run(), ""

@@ -16,7 +16,6 @@ from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
 from inranker_flow.services.kfp_nodes import Task
-from inranker_flow.tracking import connection
 from inranker_flow.tracking.parents import parent_of_kfp
 from inranker_flow.tracking.records import ends_of, left_out_of
 from pipelines import kept_logs, kfp_api, workflows
@@ -91,7 +90,7 @@ def explain(api: Api, run: dict[str, Any]) -> str:
 
 def _left_out(run: dict[str, Any]) -> str:
     """The targets that a run went without, as MLflow has it; "" where there are none, or nobody to ask."""
-    if not connection.configured_uri():
+    if not variables.tracking_uri():
         return ""
     try:
         found = left_out_of(parent_of_kfp(run["run_id"]))
@@ -174,7 +173,7 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
             return telling[-1][0], f"its log that is kept says {telling[-1][1]}"
     except UserError as error:
         asked.append(f"its log that is kept cannot be read ({error})")
-    if connection.configured_uri():
+    if variables.tracking_uri():
         try:
             ends = [each for each in ends_of(parent_of_kfp(run["run_id"])) if each.failed]
         except UserError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.tracking import connection
@@ -289,7 +290,7 @@ def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path)
     database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
     monkeypatch.chdir(tmp_path)
-    assert connection.configured_uri() == ""
+    assert variables.tracking_uri() == ""
     assert connection.client().search_experiments(), "in MLflow's own default, ./mlflow.db"
     assert "MLFLOW_TRACKING_URI" not in os.environ
     monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
@@ -304,7 +305,7 @@ def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path)
 def test_a_deleted_experiment_is_told_with_the_way_back_before_anything_runs(database):
     database()
     mlflow_client = connection.client()
-    number = mlflow_client.create_experiment(connection.EXPERIMENT)
+    number = mlflow_client.create_experiment(variables.experiment())
     mlflow_client.delete_experiment(number)
     for attempt in (check_mlflow, lambda: pipeline_run("x", {}).__enter__()):
         with pytest.raises(
@@ -319,7 +320,7 @@ def test_a_deleted_experiment_is_told_with_the_way_back_before_anything_runs(dat
 def test_another_experiment_is_the_way_round(database, monkeypatch):
     database()
     mlflow_client = connection.client()
-    mlflow_client.delete_experiment(mlflow_client.create_experiment(connection.EXPERIMENT))
+    mlflow_client.delete_experiment(mlflow_client.create_experiment(variables.experiment()))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     assert "can be written" in check_mlflow()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")

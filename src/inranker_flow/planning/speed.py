@@ -137,7 +137,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 
     ``device`` "": any. None where there is none. Nothing is made: neither database nor experiment.
     """
-    if not connection.configured_uri() and not database.is_file():
+    if not variables.tracking_uri() and not database.is_file():
         return None
     folder = Path(reference).expanduser()
     recorded = str(folder.resolve()) if folder.is_dir() else reference  # as it is submitted

@@ -16,13 +16,13 @@ ALIAS = "preflight"
 
 def check_mlflow() -> str:
     """Create, read and delete a scratch model with a version and an alias; nothing of it is left."""
-    if variables.kfp_run() and not connection.configured_uri():
+    if variables.kfp_run() and not variables.tracking_uri():
         raise UserError(
             "MLFLOW_TRACKING_URI is not set: a database in this pod would end with it; set it in the ConfigMap "
             "inranker-settings"
         )
     client = connection.client()
-    uri = redaction.redact(connection.configured_uri()) or "MLflow's default database"
+    uri = redaction.redact(variables.tracking_uri()) or "MLflow's default database"
     name = f"inranker-preflight-{uuid.uuid4().hex[:12]}"
     connection.experiment_id(client)
     with explained("register a model"):

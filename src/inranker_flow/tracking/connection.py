@@ -21,7 +21,6 @@ from inranker_flow.errors import UserError
 from inranker_flow.storage.local import disk_errors
 from inranker_flow.tracking.mlflow_errors import explained
 
-EXPERIMENT = "inranker"
 #: MLflow's own defaults retry a dead server for more than four minutes. A server that has not answered yet gets seconds;
 #: one that has is waited for, because what it is to record took long. What a person has set decides in both cases.
 _FIRST = {
@@ -35,11 +34,6 @@ _LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT":
 #: Addresses that have answered in this process.
 _answered: set[str] = set()
 _asking = threading.Lock()
-
-
-def configured_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or "" where it is not set or empty."""
-    return variables.tracking_uri()
 
 
 def database_uri(path: Path) -> str:
@@ -186,11 +180,6 @@ def _silence() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def experiment_name() -> str:
-    """``MLFLOW_EXPERIMENT_NAME`` or "inranker"."""
-    return variables.experiment()
-
-
 def experiment_id(mlflow_client: Any) -> str:
     """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use.
 
@@ -199,7 +188,7 @@ def experiment_id(mlflow_client: Any) -> str:
     from mlflow.exceptions import MlflowException
 
     injected = variables.injected_experiment()
-    name = experiment_name()
+    name = variables.experiment()
     if injected:
         with explained(f"find the experiment {injected} (MLFLOW_EXPERIMENT_ID)"):
             return _usable(mlflow_client.get_experiment(injected))

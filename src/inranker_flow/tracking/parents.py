@@ -17,7 +17,7 @@ KFP_RUN = "inranker.kfp_run_id"
 def parent_here() -> str:
     """Id of the run that stands for this pod's KFP run, ours or the one of KFP's plugin; "" where there is none."""
     injected, own = variables.injected_run(), own_parent()
-    if not connection.configured_uri() or not (injected or own):
+    if not variables.tracking_uri() or not (injected or own):
         return ""
     return parent_of(injected) if injected else parent_of_kfp(own)
 

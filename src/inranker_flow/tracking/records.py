@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow import redaction
+from inranker_flow.environment import variables
 from inranker_flow.services import web
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained, recording
@@ -135,7 +136,7 @@ def note_end(stage: str, failure: str = "") -> None:
 
 def run_page(run_id: str) -> str:
     """The page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show it."""
-    uri = connection.configured_uri().rstrip("/")
+    uri = variables.tracking_uri().rstrip("/")
     if not run_id or not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
         return ""
     mlflow_client = connection.client()
