@@ -37,7 +37,7 @@ def define(name: str, cluster: ClusterConfig, values: Mapping[str, Any] | None =
     """The KFP pipeline ``name`` for ``cluster``, with a profile's ``values`` as its default; raises :class:`UserError` where
     there is none of this name."""
     if name not in PIPELINES:
-        raise UserError(f"PIPELINE={name}: no such pipeline; there is: {', '.join(PIPELINES)}")
+        raise UserError(f"PIPELINE={name}: no such pipeline; there is: {', '.join(PIPELINES)}", code="pipeline-unknown")
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
     description = (inspect.getdoc(function) or "").partition("\n")[0]
 

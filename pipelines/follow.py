@@ -28,7 +28,7 @@ def follow(api: Api, run_id: str) -> int:
         except UserError as error:
             silent_since = silent_since or time.monotonic()
             if not _passing(error) or time.monotonic() - silent_since > PATIENCE:
-                raise UserError(f"{error}; the run goes on: make why RUN={run_id}") from error
+                raise UserError(f"{error}; the run goes on: make why RUN={run_id}", code=error.code) from error
             time.sleep(PAUSE)
             continue
         silent_since = 0.0
@@ -41,7 +41,7 @@ def follow(api: Api, run_id: str) -> int:
         if time.monotonic() - looked > STILL:
             looked = time.monotonic()
             if workflows.is_gone(api, run):
-                raise UserError(f"run {run_id}: {workflows.EXPLAINED}")
+                raise UserError(f"run {run_id}: {workflows.EXPLAINED}", code="run-lost")
             if (waits := why.waiting(api, run)) and waits != told:
                 told = waits
                 print(f"{time.strftime('%H:%M:%S')} waits for {looked - changed:.0f} s: {told}", flush=True)

@@ -92,7 +92,7 @@ def git_revision() -> str:
 def push(name: str) -> str:
     """Push one image and record its digest in images.lock; returns the digest. Raises :class:`UserError`."""
     if variables.registry() == "localhost":
-        raise UserError("REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team")
+        raise UserError("REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team", code="setting-missing")
     _docker("push", "--quiet", reference(name))
     repository = reference(name).rpartition(":")[0]
     digests = json.loads(_docker("image", "inspect", "--format", "{{json .RepoDigests}}", reference(name)))
@@ -134,7 +134,7 @@ def _wheel() -> Path:
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     made = subprocess.run([uv, "build", "--wheel", "-q", "-o", folder, sources], capture_output=True, text=True)
     if made.returncode:
-        raise UserError(f"the wheel cannot be built: {' '.join(made.stderr.split())[-300:]}")
+        raise UserError(f"the wheel cannot be built: {' '.join(made.stderr.split())[-300:]}", code="build-failed")
     return next(folder.glob("*.whl"))
 
 
@@ -183,11 +183,11 @@ def _holds_cuda(name: str) -> bool:
 def _docker(*arguments: str) -> str:
     """Output of a docker command; :class:`UserError` with its last words where it fails."""
     if not shutil.which("docker"):
-        raise UserError("docker is not installed here; images are built and pushed with it")
+        raise UserError("docker is not installed here; images are built and pushed with it", code="docker-missing")
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     if done.returncode:
         words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError(f"docker {arguments[0]} failed: {' '.join(words[-3:])[-600:]}")
+        raise UserError(f"docker {arguments[0]} failed: {' '.join(words[-3:])[-600:]}", code="build-failed")
     return done.stdout.strip()
 
 
@@ -195,7 +195,7 @@ def _names(only: str) -> list[str]:
     names = [each.strip() for each in only.split(",") if each.strip()] or list(NAMES)
     for name in names:
         if name not in NAMES:
-            raise UserError(f"IMAGES={only}: no such image {name!r}; there is: {', '.join(NAMES)}")
+            raise UserError(f"IMAGES={only}: no such image {name!r}; there is: {', '.join(NAMES)}", code="image-unknown")
     return names
 
 

@@ -153,11 +153,11 @@ def _containers(root: Path, run: folder.Run) -> Any:
         docker.from_env().ping()
     except Exception as error:  # docker's errors have no common base
         raise UserError(
-            f"RUNNER=docker: no docker engine answers ({error}); start it, or use RUNNER=process"
+            f"RUNNER=docker: no docker engine answers ({error}); start it, or use RUNNER=process", code="docker-missing"
         ) from error
     uri = variables.tracking_uri()
     if not uri.startswith("http"):
-        raise UserError(f"RUNNER=docker: containers reach no SQLite file ({uri}); set MLFLOW_TRACKING_URI to a server")
+        raise UserError(f"RUNNER=docker: containers reach no SQLite file ({uri}); set MLFLOW_TRACKING_URI to a server", code="registry-address")
     user, group = os.getuid(), os.getgid()
     if user == 0:
         # The images' user is not ours: what KFP makes here must be writable for it.

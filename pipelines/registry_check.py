@@ -66,7 +66,7 @@ def check_pushed(images: Iterable[str]) -> list[str]:
         if reference.registry == "localhost":
             raise UserError(
                 f"image {image}: no registry is named, so no cluster can pull it; set REGISTRY=HOST/PATH, then: "
-                "make push REGISTRY=HOST/PATH, and submit with the same REGISTRY"
+                "make push REGISTRY=HOST/PATH, and submit with the same REGISTRY", code="image-not-pushed"
             )
         if reference.registry in warnings:
             continue
@@ -77,7 +77,7 @@ def check_pushed(images: Iterable[str]) -> list[str]:
             continue
         if status == 404:
             name = image.partition("/inranker-flow-")[0]
-            raise UserError(f"image {image} is not pushed: make push REGISTRY={name}")
+            raise UserError(f"image {image} is not pushed: make push REGISTRY={name}", code="image-not-pushed")
         if status >= 300:
             warnings[reference.registry] = f"registry {reference.registry} does not tell us (HTTP {status})"
     return [f"{warning}: whether the images are pushed is not checked" for warning in warnings.values()]

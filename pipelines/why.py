@@ -58,7 +58,7 @@ def find(api: Api, wanted: str, experiment: str) -> dict[str, Any]:
         found = api.runs(experiment_id, most=1) if experiment_id else []
     if not found:
         what = f"RUN={wanted}: no such run" if wanted else f"EXPERIMENT={experiment}: no run yet"
-        raise UserError(f"{what} in namespace {api.namespace}; make runs lists them")
+        raise UserError(f"{what} in namespace {api.namespace}; make runs lists them", code="run-unknown")
     return plain(api.run(found[0].run_id))
 
 

@@ -10,8 +10,16 @@ class UserError(Exception):
     """Bad input, configuration or environment.
 
     The message is one line that says which file (and row), what is wrong and what to do. Command lines and stages
-    print it without a traceback and exit non-zero.
+    print it without a traceback and exit non-zero. ``code`` (`error_codes.CODES`) names the kind of the error: it stays as it
+    is while the line may be worded anew.
     """
+
+    #: Of an error without one of its own.
+    code = ""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
 
 
 class CollectionFault(UserError):
@@ -24,6 +32,8 @@ class CollectionFault(UserError):
 
 class NoAnswer(UserError):
     """A server did not answer, or refused: it says nothing about the thing that was asked for."""
+
+    code = "server-no-answer"
 
 
 def of_system(error: OSError) -> str:

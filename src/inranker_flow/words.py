@@ -264,7 +264,7 @@ def language(name: str) -> Language:
     if known == NONE:
         return Language(NONE)
     if known not in _CODES:
-        raise UserError(f"language: {name!r} {UNKNOWN}")
+        raise UserError(f"language: {name!r} {UNKNOWN}", code="language-unknown")
     return Language(known, "" if known in _NOT_STEMMED else known, known if known in _STOPPED else "")
 
 

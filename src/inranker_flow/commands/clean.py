@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     also = tuple(KEPT) if options.all else tuple(filter(None, options.also.replace(",", " ").split()))
     for name in also:
         if name not in KEPT:
-            raise UserError(f"ALSO: {name!r} is nothing that can be removed, too; name {' or '.join(KEPT)}")
+            raise UserError(f"ALSO: {name!r} is nothing that can be removed, too; name {' or '.join(KEPT)}", code="setting-value")
     with _held(options.run_dir) as path:
         found = _in_folder(path, also) if path else _Found([], [])
         goes = [*found.goes, *_built()]
@@ -89,7 +89,7 @@ def _held(text: str) -> Iterator[Path | None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"RUN_DIR: a run is working in {path}; wait for it") from error
+            raise UserError(f"RUN_DIR: a run is working in {path}; wait for it", code="folder-in-use") from error
         if any(lifeline.processes(each) for each in folder.files(path)):
             raise folder.left_working(path)
         yield path
@@ -107,7 +107,7 @@ def _in_folder(path: Path, also: Sequence[str]) -> _Found:
         names.append(f"artifacts/store/{UNFINISHED}")
     if "registry" in also and (reader := _reader(path / "mlflow.db")):
         raise UserError(
-            f"RUN_DIR: process {reader} works on {path / 'mlflow.db'} (make mlflow?); end it, or wait for it"
+            f"RUN_DIR: process {reader} works on {path / 'mlflow.db'} (make mlflow?); end it, or wait for it", code="folder-in-use"
         )
     here = [path / name for name in names if os.path.lexists(path / name)]
     goes = [each for each in here if not _is_linked(each, path)]
@@ -164,17 +164,17 @@ def _own_folder(text: str) -> Path | None:
     path = folder.checked(text)
     given = Path(text).expanduser().absolute()
     if given.is_symlink():
-        raise UserError(f"RUN_DIR: {text} is a link to {path}; give the folder itself")
+        raise UserError(f"RUN_DIR: {text} is a link to {path}; give the folder itself", code="folder-link")
     here = Path.cwd().resolve()
     if path in (Path(path.anchor), Path.home().resolve(), here, *here.parents, ROOT, *ROOT.parents):
-        raise UserError(f"RUN_DIR: {path} is no folder of runs; nothing was removed")
+        raise UserError(f"RUN_DIR: {path} is no folder of runs; nothing was removed", code="folder-not-of-runs")
     if not path.exists():
         if given != Path(folder.DEFAULT).absolute():
-            raise UserError(f"RUN_DIR: {path}: no such folder; nothing was removed")
+            raise UserError(f"RUN_DIR: {path}: no such folder; nothing was removed", code="not-found")
         return None
     if not _is_of_runs(path):
         raise UserError(
-            f"RUN_DIR: {path} is no folder of runs (make run leaves {folder.MARKER} in one); nothing was removed"
+            f"RUN_DIR: {path} is no folder of runs (make run leaves {folder.MARKER} in one); nothing was removed", code="folder-not-of-runs"
         )
     return path
 
@@ -197,7 +197,7 @@ def _old_work(run_dir: str, days: str, dry: bool) -> int:
     from inranker_flow.store import unfinished
 
     if not days.isascii() or not days.isdigit() or int(days) < 1:
-        raise UserError(f"UNFINISHED: {days!r} is no number of days of 1 or more, such as 7")
+        raise UserError(f"UNFINISHED: {days!r} is no number of days of 1 or more, such as 7", code="setting-value")
     root = variables.store_root() or str(folder.checked(run_dir) / "artifacts" / "store")
     found = list(unfinished.left(root))
     for each in found:

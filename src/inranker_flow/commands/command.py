@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it in the commands' way, instead of usage and all."""
         named = re.sub(r"^argument (?:-\w/)?--([a-z-]+): ", lambda found: f"{_variable(found[1])}: ", message)
-        raise UserError(f"{self.prog}: {named}")
+        raise UserError(f"{self.prog}: {named}", code="command-line")
 
 
 def _variable(option: str) -> str:

@@ -61,17 +61,17 @@ def checked(text: str | Path) -> Path:
     """``RUN_DIR`` as an absolute path; :class:`UserError` for what cannot be the folder of runs."""
     name = str(text)
     if not name.strip():  # Path("") would be the current folder
-        raise UserError(f"RUN_DIR: it is empty; give a folder for the runs, or leave it out for {DEFAULT}")
+        raise UserError(f"RUN_DIR: it is empty; give a folder for the runs, or leave it out for {DEFAULT}", code="setting-missing")
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"RUN_DIR: {name!r} is not UTF-8; give a folder with another name") from error
+        raise UserError(f"RUN_DIR: {name!r} is not UTF-8; give a folder with another name", code="name-unusable") from error
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise UserError(f"RUN_DIR: {name!r} holds a control character; give a folder with another name")
+        raise UserError(f"RUN_DIR: {name!r} holds a control character; give a folder with another name", code="name-unusable")
     try:
         return Path(name).expanduser().resolve(strict=False)
     except (OSError, RuntimeError) as error:  # a link that leads to itself
-        raise UserError(f"RUN_DIR: {name}: {_said(error)}; give another RUN_DIR") from error
+        raise UserError(f"RUN_DIR: {name}: {_said(error)}; give another RUN_DIR", code="disk-refused") from error
 
 
 def _said(error: Exception) -> str:
@@ -85,7 +85,7 @@ def of_runs(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or folder
-        raise UserError(f"RUN_DIR: {where}: {_said(error)}; make room, grant it, or give another RUN_DIR") from error
+        raise UserError(f"RUN_DIR: {where}: {_said(error)}; make room, grant it, or give another RUN_DIR", code="disk-refused") from error
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _take(folder: Path, lock: IO[str]) -> None:
                 who = facts(alive[0]).get("process")
                 named, remedy = (f" (process {who})", f", end it (kill {who})") if who else ("", "")
                 raise UserError(
-                    f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR"
+                    f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR", code="folder-in-use"
                 ) from error
             if time.monotonic() > until:
                 raise left_working(folder) from error
@@ -163,7 +163,7 @@ def left_working(folder: Path) -> UserError:
     numbers = sorted({number for path in files(folder) for number in lifeline.processes(path)})
     who = f"process {', '.join(map(str, numbers))} of a run" if numbers else "a stage of a run"
     remedy = f"end it (kill -9 {' '.join(map(str, numbers))})" if numbers else "end it"
-    return UserError(f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR")
+    return UserError(f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR", code="folder-in-use")
 
 
 def files(folder: Path) -> list[Path]:
@@ -227,15 +227,15 @@ def check_database(path: Path) -> None:
     remedy = "restore it from a copy, or move it away: a new one is begun, with an empty registry"
     try:
         if path.stat().st_size == 0:
-            raise UserError(f"{path}: MLflow's database is empty; {remedy}")
+            raise UserError(f"{path}: MLflow's database is empty; {remedy}", code="database-damaged")
         # Not for reading alone: a killed writer's journal is rolled back first.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             broken = [row[0] for row in database.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         remedy = "end the other process that works on it" if "locked" in str(error) else remedy
-        raise UserError(f"{path}: MLflow's database cannot be read ({error}); {remedy}") from error
+        raise UserError(f"{path}: MLflow's database cannot be read ({error}); {remedy}", code="database-damaged") from error
     if broken:
-        raise UserError(f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}")
+        raise UserError(f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}", code="database-damaged")
     if not {"alembic_version", "experiments", "runs"} <= tables:
-        raise UserError(f"{path}: not a database of MLflow's; {remedy}")
+        raise UserError(f"{path}: not a database of MLflow's; {remedy}", code="database-damaged")

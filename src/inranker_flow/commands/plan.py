@@ -46,7 +46,7 @@ def print_plan(arguments: list[str] | None, notes: Callable[[str, Profile, int],
     options = parser.parse_args(arguments)
     database = checked(options.run_dir) / "mlflow.db"
     if options.json and options.json.is_dir():
-        raise UserError(f"JSON: {options.json}: a folder; give a file")
+        raise UserError(f"JSON: {options.json}: a folder; give a file", code="setting-value")
     resolved = resolve(options)
     sections, more = with_corpora(options.pipeline, resolved)
     device = _device(options.device, sections, resolved.cluster)

@@ -45,7 +45,7 @@ def read_passages(name: str) -> Iterator[Passage]:
         count += 1
         yield _passage(line, f"{where} line {number}")
     if not count:
-        raise UserError(f"{where}: holds no passage; give one on each line")
+        raise UserError(f"{where}: holds no passage; give one on each line", code="passages-missing")
 
 
 def _passage(line: str, where: str) -> Passage:
@@ -54,9 +54,9 @@ def _passage(line: str, where: str) -> Passage:
     try:
         found = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{where}: begins as JSON and is none ({error}); mend it") from error
+        raise UserError(f"{where}: begins as JSON and is none ({error}); mend it", code="passage-form") from error
     if not isinstance(found.get("text"), str):
-        raise UserError(f"{where}: has no text; a passage is a text, or JSON with text and perhaps title")
+        raise UserError(f"{where}: has no text; a passage is a text, or JSON with text and perhaps title", code="passage-form")
     passage: Passage = found
     return passage
 

@@ -24,18 +24,18 @@ T = TypeVar("T")
 def parse(kind: type[T], data: Any, where: str) -> T:
     """Build dataclass ``kind`` from nested plain data; ``where`` prefixes the key in errors (``phase1``)."""
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a section with keys, got {quoted(data)}")
+        raise UserError(f"{where}: expected a section with keys, got {quoted(data)}", code="setting-type")
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
     for key in data:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, 1) if isinstance(key, str) and len(key) < 100 else []
             hint = f"; did you mean {close[0]!r}?" if close else f"; it knows: {', '.join(fields)}"
-            raise UserError(f"{where}.{shown(key)}: unknown key{hint}")
+            raise UserError(f"{where}.{shown(key)}: unknown key{hint}", code="setting-unknown")
     for name, known in fields.items():
         missing = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
         if missing and name not in data:
-            raise UserError(f"{where}.{name}: missing; this key has no default")
+            raise UserError(f"{where}.{name}: missing; this key has no default", code="setting-missing")
     return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
@@ -54,14 +54,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
-        raise UserError(f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}")
+        raise UserError(f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}", code="setting-value")
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, got {quoted(value)}")
+            raise UserError(f"{where}: expected a list, got {quoted(value)}", code="setting-type")
         return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(f"{where}: expected names with values, got {quoted(value)}")
+            raise UserError(f"{where}: expected names with values, got {quoted(value)}", code="setting-type")
         names, values = get_args(hint)
         return {_value(names, key, where): _value(values, item, f"{where}.{shown(key)}") for key, item in value.items()}
     if origin in (types.UnionType, typing.Union):
@@ -81,7 +81,7 @@ def _checked(rule: Range | Text, value: Any, where: str) -> Any:
         # Who gave a password does not want to see it again.
         secret = problem == NO_CREDENTIALS or problem.startswith(LONG) or (isinstance(rule, Text) and rule.secret)
         told = "" if secret or value == "" else f"{quoted(value)} "
-        raise UserError(f"{where}: {told}{problem}")
+        raise UserError(f"{where}: {told}{problem}", code="setting-value")
     return value
 
 
@@ -109,9 +109,9 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return _anything(value, where)
     if value is None:
-        raise UserError(f"{where}: has no value; give one, or leave the key out")
+        raise UserError(f"{where}: has no value; give one, or leave the key out", code="setting-missing")
     raise UserError(
-        f"{where}: expected {getattr(hint, '__name__', hint)}, got {quoted(value)} ({type(value).__name__})"
+        f"{where}: expected {getattr(hint, '__name__', hint)}, got {quoted(value)} ({type(value).__name__})", code="setting-type"
     )
 
 
@@ -129,7 +129,7 @@ def _anything(value: Any, where: str) -> Any:
         return int(value) if value == int(value) else value
     if value is None or isinstance(value, str | bool | int):
         return value
-    raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say")
+    raise UserError(f"{where}: {value!r} ({type(value).__name__}) is nothing that JSON can say", code="setting-type")
 
 
 def deciding(config: Any) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def look_below(config: CorporaConfig) -> list[Folder]:
         return _look_on_disk(config, root)
     files = uris.look(root)
     if not files:
-        raise UserError(_nothing(config))
+        raise UserError(_nothing(config), code="corpora-none")
     folders: dict[str, list[FileInfo]] = {}
     for file in files:
         name, slash, _ = file.uri.removeprefix(f"{root}/").partition("/")
@@ -102,11 +102,11 @@ def _look_on_disk(config: CorporaConfig, root: str) -> list[Folder]:
             # A link that leads nowhere, or a file, is no folder.
             names = sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
     except FileNotFoundError as error:
-        raise UserError(_nothing(config)) from error
+        raise UserError(_nothing(config), code="corpora-none") from error
     except OSError as error:
         raise UserError(
             f"corpora.uri: {config.uri}: cannot be listed: {error.strerror}; give a folder with one folder for each corpus, "
-            "which this user may read"
+            "which this user may read", code="disk-unreadable"
         ) from error
     found = []
     for name in names:
@@ -137,4 +137,4 @@ def read_wishes(folder: Folder) -> Wishes:
         data = text_files.parse_yaml(text_files.decode(content, where), where)
         return parse(Wishes, data or {}, where)
     except UserError as error:
-        raise BadCollection(str(error)) from error
+        raise BadCollection(str(error), code=error.code) from error

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
             config = replace(parse(DistillConfig, job["config"], "config"), start="phase1")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}"
+                f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}", code="job-form"
             ) from error
         stats = distill(config, *work)
         told: dict[str, object] = {"stats": asdict(stats)}

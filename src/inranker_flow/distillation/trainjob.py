@@ -93,15 +93,15 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
     if not root:
         raise UserError(
             f"cluster.nodes: {asked.nodes} machines exchange their files through INRANKER_STORE, which is off; set it to an "
-            "s3:// prefix, or cluster.nodes to 1"
+            "s3:// prefix, or cluster.nodes to 1", code="store-off"
         )
     try:
         api = kubernetes.of_this_pod()
     except Unreadable as error:
-        raise UserError(f"cluster.nodes: {error}; without it no TrainJob can be created") from error
+        raise UserError(f"cluster.nodes: {error}; without it no TrainJob can be created", code="cluster-refused") from error
     namespace = kubernetes.namespace()
     if api is None or not namespace:
-        raise UserError("cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1")
+        raise UserError("cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1", code="cluster-absent")
     name = f"inranker-distill-{uuid.uuid4().hex[:10]}"
     uri = f"{root}/{unfinished.FOLDER}/trainings/{name}"
     model = Path(job["model"])
@@ -156,10 +156,10 @@ def _created(api: Cluster, namespace: str, job: dict[str, Any]) -> Iterator[None
             if not api.send("POST", jobs, job, "create TrainJobs"):
                 raise UserError(
                     "cluster.nodes: Kubeflow Trainer is not installed in this cluster (there is no "
-                    f"{GROUP}/{VERSION}); install it and the component trainer, or set cluster.nodes to 1"
+                    f"{GROUP}/{VERSION}); install it and the component trainer, or set cluster.nodes to 1", code="trainer-missing"
                 )
         except Unreadable as error:
-            raise UserError(f"cluster.nodes: {error}; add the component trainer to the overlay") from error
+            raise UserError(f"cluster.nodes: {error}; add the component trainer to the overlay", code="cluster-refused") from error
         log.info("TrainJob %s created", name)
         yield
     finally:
@@ -180,16 +180,16 @@ def _wait(api: Cluster, namespace: str, name: str, uri: str) -> None:
             heard = time.monotonic()
         except Unreadable as error:
             if time.monotonic() - heard > PATIENCE:
-                raise UserError(f"cluster.nodes: TrainJob {name} is not heard of any more: {error}") from error
+                raise UserError(f"cluster.nodes: TrainJob {name} is not heard of any more: {error}", code="trainjob-lost") from error
             time.sleep(PAUSE)
             continue
         if found is None:
-            raise UserError(f"cluster.nodes: somebody has deleted TrainJob {name}; run again")
+            raise UserError(f"cluster.nodes: somebody has deleted TrainJob {name}; run again", code="trainjob-lost")
         said = _follow(api, namespace, name, said)
         conditions = {each["type"]: each for each in (found.get("status") or {}).get("conditions") or []}
         if conditions.get("Failed", {}).get("status") == "True":
             raise UserError(
-                _why(uri) or f"TrainJob {name} failed: {_line(conditions['Failed'])}; the logs above say more"
+                _why(uri) or f"TrainJob {name} failed: {_line(conditions['Failed'])}; the logs above say more", code="trainjob-failed"
             )
         if conditions.get("Complete", {}).get("status") == "True":
             return

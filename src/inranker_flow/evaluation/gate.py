@@ -65,7 +65,7 @@ class Evidence:
 def evidence_of(summary: Mapping[str, Any], system: str = "phase2") -> Evidence:
     """The evidence in an evaluation's summary.json; :class:`UserError` where the leak check is not in it."""
     if "leaks" not in summary:
-        raise UserError("summary.json: without a leak check, so it is of an older version: evaluate again")
+        raise UserError("summary.json: without a leak check, so it is of an older version: evaluate again", code="artifact-old")
     model = summary["models"].get(system, {})
     found = (model.get(name) for name in ("latency_p95_ms", "size_mb"))
     return Evidence(int(summary["leaks"]["queries"]), *(math.nan if each is None else float(each) for each in found))
@@ -98,7 +98,7 @@ def decide(
     for name in ("min_gain", "max_loss", "alpha", "latency_budget_ms", "size_budget_mb"):
         value = getattr(policy, name)
         if not (math.isfinite(value) and value >= 0):
-            raise UserError(f"promotion.{name}: {value} is not a finite number of at least 0")
+            raise UserError(f"promotion.{name}: {value} is not a finite number of at least 0", code="setting-value")
     against: Literal["champion", "bm25"] = "bm25" if champion is None else "champion"
     opponent = (baseline or {}) if champion is None else champion
 

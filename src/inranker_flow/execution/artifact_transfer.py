@@ -56,14 +56,14 @@ def fetch(folder: Path) -> Path:
     try:
         uri = pointer.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{pointer}: cannot be read ({error}); {remedy}") from error
+        raise UserError(f"{pointer}: cannot be read ({error}); {remedy}", code="artifact-unreadable") from error
     if not uri.startswith("s3://") and not local_path(uri).is_absolute():
-        raise UserError(f"{pointer}: {uri[:100]!r} is no address of a folder; {remedy}")
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address of a folder; {remedy}", code="pointer-damaged")
     if "\n" in uri or "\0" in uri:
-        raise UserError(f"{pointer}: {uri[:100]!r} is no address, but several lines; {remedy}")
+        raise UserError(f"{pointer}: {uri[:100]!r} is no address, but several lines; {remedy}", code="pointer-damaged")
     if not uris.exists(uri):
         raise UserError(
             f"{pointer}: this artifact was moved to {uri}, and nothing is there; bring it back (is the store of "
-            f"INRANKER_ARTIFACTS mounted?), or {remedy}"
+            f"INRANKER_ARTIFACTS mounted?), or {remedy}", code="artifact-missing"
         )
     return uris.local_copy(uri)

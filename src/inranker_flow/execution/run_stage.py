@@ -200,7 +200,7 @@ def _parse(hint: Any, data: Any, where: str) -> Any:
     if get_origin(hint) is not tuple:
         return parse(hint, data, where)
     if not isinstance(data, list | tuple):
-        raise UserError(f"{where}: expected a list, got {data!r}")
+        raise UserError(f"{where}: expected a list, got {data!r}", code="setting-type")
     return tuple(parse(get_args(hint)[0], each, f"{where}[{i}]") for i, each in enumerate(data))
 
 
@@ -221,12 +221,12 @@ def _check_given(inputs: Mapping[str, Any]) -> None:
             found = read_manifest(path) if artifact_transfer.moved(path) else check(path)
             written_by = _WRITTEN_BY.get(key, found.stage)
             if found.stage != written_by:
-                raise UserError(f"{path}: {key} is what {written_by} writes, and this was written by {found.stage}")
+                raise UserError(f"{path}: {key} is what {written_by} writes, and this was written by {found.stage}", code="artifact-mismatch")
             known = artifact.metadata.get("digest", "")
             if not found.content.startswith(known):
                 raise UserError(
                     f"{path / FILENAME}: of other content than when {found.stage} ended, so its artifact was replaced; "
-                    f"remove {path} and run that stage again (on a cluster: with KFP's cache off)"
+                    f"remove {path} and run that stage again (on a cluster: with KFP's cache off)", code="artifact-replaced"
                 )
 
 
@@ -245,7 +245,7 @@ def _check_fetched(given: Any, fetched: Any, whole: bool) -> None:
     """The same for the content that came from elsewhere, and the bytes of all files where the stage is one of `_WHOLE`."""
     for path, copy in zip(_flat(given), _flat(fetched), strict=True):
         if check(copy, whole=whole).content != read_manifest(path).content:
-            raise UserError(f"{copy}: not the artifact of {path}; remove both and run its stage again")
+            raise UserError(f"{copy}: not the artifact of {path}; remove both and run its stage again", code="artifact-mismatch")
 
 
 def _paths(artifacts: Any) -> Any:

@@ -270,7 +270,7 @@ def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
         if why or not place.same(state.now):
             found.setdefault(why or place.version, (None if why else known[place.version], why))
     if not any(version for version, _ in found.values()):
-        raise UserError(nowhere(name, state, list(found)))
+        raise UserError(nowhere(name, state, list(found)), code="history-nowhere")
     return list(found.values())
 
 

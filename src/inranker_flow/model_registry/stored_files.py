@@ -30,6 +30,8 @@ _TAG_LENGTH = 5000
 class Damaged(UserError):
     """The stored files of a version are gone, or not those that were registered."""
 
+    code = "registry-damaged"
+
 
 def fetch(reference: str) -> Path:
     """Local Hugging Face folder of ``models:/NAME/VERSION`` (or ``@ALIAS``), downloaded where it is remote.

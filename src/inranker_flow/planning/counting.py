@@ -110,7 +110,7 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
     documents = (known.get("docs") or {}).get("count")
     if not documents:
         raise UserError(
-            f"{corpus.uri}: ir_datasets does not say how many documents it has; give a BEIR folder or s3://"
+            f"{corpus.uri}: ir_datasets does not say how many documents it has; give a BEIR folder or s3://", code="cannot-count"
         )
     judged = known.get("qrels") or {}
     # Not every query is judged, and a query may be judged often: the smaller number is the better guess.
@@ -147,10 +147,10 @@ def _stored(corpus: CorpusConfig) -> Counted:
     if single or (len(files) == 1 and uri.endswith(".parquet")):
         whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
         if not whole.uri.endswith(".parquet"):
-            raise UserError(f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file")
+            raise UserError(f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file", code="collection-form")
         return _parquet(corpus, {"corpus.parquet": whole}, layout.Layout(("corpus.parquet",)))
     if not files:
-        raise UserError(f"{corpus.uri}: no such file or folder; correct the address")
+        raise UserError(f"{corpus.uri}: no such file or folder; correct the address", code="not-found")
     sizes = {name: each.size for name, each in files.items()}
     found = layout.find(sizes, uri, corpus, remedy="; correct the address")
     if layout.form(found.documents[0]) == "parquet":
@@ -164,7 +164,7 @@ def _stored(corpus: CorpusConfig) -> Counted:
     texts = [" ".join(filter(None, (_text(row, "title"), _text(row, "text")))) for row in _rows(lines.sample)]
     if not lines.total or not texts:
         raise UserError(
-            f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line"
+            f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line", code="collection-row"
         )
     asked = [name for name in found.queries if layout.form(name) == "jsonl"]
     queries = [_text(row, "text") for name in asked for row in _rows(_lines(files[name]).sample)]
@@ -229,7 +229,7 @@ def _packed_lines(file: FileInfo) -> _Lines:
     try:
         text = unpack.decompress(packed, UNPACKED)
     except zlib.error as error:
-        raise UserError(f"{file.uri}: not a gzip file ({error}); fetch it again") from error
+        raise UserError(f"{file.uri}: not a gzip file ({error}); fetch it again", code="collection-damaged") from error
     lines = [line for line in text.split(b"\n") if line.strip()]
     used = len(packed) - len(unpack.unconsumed_tail) - len(unpack.unused_data)
     if unpack.eof and not unpack.unused_data:
@@ -374,7 +374,7 @@ def _open(file: FileInfo) -> Any:
         return pq.ParquetFile(pa.PythonFile(_Stored(file), mode="r"))
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again") from error
+        raise UserError(f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again", code="collection-damaged") from error
 
 
 def _footers(files: Sequence[FileInfo], columns: Sequence[str]) -> tuple[int, float]:
@@ -402,7 +402,7 @@ def _columns(file: FileInfo, spellings: Sequence[str], optional: Sequence[str]) 
     there = opened.schema_arrow.names
     ids = next((name for name in spellings if name in there), None)
     if ids is None:
-        raise UserError(f"{file.uri}: has no column {spellings[0]}")
+        raise UserError(f"{file.uri}: has no column {spellings[0]}", code="collection-column")
     other = next((name for name in optional if name in there), None)
     table = opened.read(columns=list(filter(None, (ids, other))))
     values = table.column(other).to_pylist() if other else [None] * table.num_rows
@@ -431,19 +431,19 @@ def _one(uri: str) -> FileInfo:
         path = uris.local_path(uri)
         found = [FileInfo(str(path), path.stat().st_size, "")] if path.is_file() else []
     if not found:
-        raise UserError(f"{uri}: no such file; correct the address")
+        raise UserError(f"{uri}: no such file; correct the address", code="not-found")
     return found[0]
 
 
 def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
     """Texts and labels in one file; its rows stand by query."""
     if uri.startswith("hf://"):
-        raise UserError(f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://")
+        raise UserError(f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count")
     file = _one(uri)
     lines = _lines(file)
     rows = [(_text(row, "query"), _text(row, "contents")) for row in _rows(lines.sample)]
     if not rows:
-        raise UserError(f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl")
+        raise UserError(f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl", code="collection-row")
     return Counted(
         corpus.name,
         lines.total,

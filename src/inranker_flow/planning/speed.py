@@ -323,4 +323,4 @@ def _quiet() -> Iterator[None]:
 def check_device(name: str) -> None:
     """Raises :class:`UserError` for a device that is not in the table."""
     if name not in DEVICES:
-        raise UserError(f"DEVICE: {name!r} is not in the table of devices; it knows {', '.join(DEVICES)}, and here")
+        raise UserError(f"DEVICE: {name!r} is not in the table of devices; it knows {', '.join(DEVICES)}, and here", code="device-unknown")

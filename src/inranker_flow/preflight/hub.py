@@ -27,15 +27,15 @@ def check_file(repository: str, revision: str, name: str) -> str:
     try:
         web.request(url, method="HEAD", token=variables.hub_token())
     except UserError as error:
-        raise UserError(f"HF_ENDPOINT: {error}") from error
+        raise UserError(f"HF_ENDPOINT: {error}", code=error.code) from error
     except urllib.error.HTTPError as error:
-        raise UserError(_refusal(repository, revision or "main", name, error)) from error
+        raise UserError(_refusal(repository, revision or "main", name, error), code="hub-refused") from error
     except (OSError, HTTPException) as error:
         if _cached(repository, name):
             return f"{repository}: in the cache of this machine (the hub does not answer)"
         raise UserError(
             f"the hub at {endpoint} does not answer ({web.reason(error)}); open the network to it or set HF_ENDPOINT, or "
-            "give a copy under s3:// instead"
+            "give a copy under s3:// instead", code="server-no-answer"
         ) from error
     return f"{repository} at {endpoint}"
 

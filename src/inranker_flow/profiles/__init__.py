@@ -28,13 +28,13 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
         if key not in TOP:
             close = difflib.get_close_matches(str(key)[:100], TOP, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"a profile has: {', '.join(TOP)}"
-            raise UserError(f"{where}: unknown section {quoted(key)}; {hint}")
+            raise UserError(f"{where}: unknown section {quoted(key)}; {hint}", code="setting-unknown")
     seed = data.pop("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(seed)}")
+        raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(seed)}", code="setting-type")
     tokenizer = data.pop("tokenizer", "")
     if not isinstance(tokenizer, str) or len(tokenizer) > 4096:
-        raise UserError(f"TOKENIZER: expected a folder or a hub id, got {quoted(tokenizer)}")
+        raise UserError(f"TOKENIZER: expected a folder or a hub id, got {quoted(tokenizer)}", code="setting-type")
     data = substitute(data, {"seed": str(seed), "tokenizer": tokenizer})
     for section, keys in data.items():
         if keys is None:  # all its keys are commented out
@@ -46,7 +46,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
     try:
         return build(data)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}", code=error.code) from error
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.yaml")))
         raise UserError(
             f"PROFILE={shown(name)}: no such profile ({shown(str(path))}); there is: {known}, or a path to a file of "
-            "yours (its name ends in .yaml)"
+            "yours (its name ends in .yaml)", code="profile-unknown"
         ) from error
     if not isinstance(data, dict):
-        raise UserError(f"{shown(str(path))}: expected sections with keys, got {quoted(data)}")
+        raise UserError(f"{shown(str(path))}: expected sections with keys, got {quoted(data)}", code="setting-type")
     return data

@@ -47,7 +47,7 @@ def locate(reference: str) -> Path | None:
         folder = DEMO / rest
         if not re.fullmatch(r"\w+", rest) or not folder.is_dir():
             known = ", ".join(f"demo:{each.name}" for each in sorted(DEMO.iterdir()) if each.is_dir())
-            raise UserError(f"{reference}: no such demo model; there is {known}")
+            raise UserError(f"{reference}: no such demo model; there is {known}", code="demo-unknown")
         return folder
     if scheme == "models":
         from inranker_flow.model_registry import stored_files  # with MLflow, which a checkpoint of files does without
@@ -59,13 +59,13 @@ def locate(reference: str) -> Path | None:
     if path.is_dir():
         return _checked(path, reference)
     if path.exists() or reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
-        raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id")
+        raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id", code="not-found")
     return None
 
 
 def _checked(folder: Path, reference: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{reference}: not a checkpoint: the folder holds no config.json")
+        raise UserError(f"{reference}: not a checkpoint: the folder holds no config.json", code="checkpoint-incomplete")
     return folder
 
 
@@ -103,7 +103,7 @@ def load_seq2seq(
     """
     model, tokenizer = load_generator(reference, revision, dtype, dropout)
     if not model.config.is_encoder_decoder:
-        raise UserError(f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here")
+        raise UserError(f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here", code="checkpoint-kind")
     return model, tokenizer
 
 
@@ -211,13 +211,13 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
     if found["missing_keys"] and (code := files.own_code(config.to_dict())):
         raise UserError(
             f"{reference}: its weights are those of code of its own ({code}), which is never run here: a "
-            f"{type(model).__name__} lacks {sorted(found['missing_keys'])[0]}; give another checkpoint"
+            f"{type(model).__name__} lacks {sorted(found['missing_keys'])[0]}; give another checkpoint", code="checkpoint-code"
         )
     if found["missing_keys"]:
         # transformers would go on with random weights in their place.
         raise UserError(
             f"{reference}: lacks weights of a {type(model).__name__}: {sorted(found['missing_keys'])[0]} and "
-            f"{len(found['missing_keys']) - 1} more; give a complete checkpoint"
+            f"{len(found['missing_keys']) - 1} more; give a complete checkpoint", code="checkpoint-incomplete"
         )
     return model.eval()
 
@@ -244,15 +244,15 @@ def random_options(reference: str) -> tuple[str, dict[str, str]]:
     for option in filter(None, query.split("&")):
         key, _, value = option.partition("=")
         if key not in options or not value:
-            raise UserError(f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N")
+            raise UserError(f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N", code="address-form")
         options[key] = value
     if size not in SIZES:
-        raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}")
+        raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}", code="checkpoint-size-unknown")
     if not re.fullmatch("[0-9]{1,9}", options["seed"]):
-        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits")
+        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits", code="setting-value")
     if options["tokenizer"].startswith("init:"):
         raise UserError(
-            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint"
+            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint", code="checkpoint-tokenizer"
         )
     return size, options
 
@@ -291,10 +291,10 @@ def label_token_ids(
         if vocabulary.get(token, tokenizer.unk_token_id) in (None, tokenizer.unk_token_id):
             raise UserError(
                 f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no {kind}; "
-                "give one that has, or set true_token and false_token to its own label words"
+                "give one that has, or set true_token and false_token to its own label words", code="checkpoint-tokens"
             )
     if false_token == true_token and not alone:
-        raise UserError(f"true_token and false_token are both {true_token!r}; they must differ")
+        raise UserError(f"true_token and false_token are both {true_token!r}; they must differ", code="setting-conflict")
     return vocabulary[false_token], vocabulary[true_token]
 
 
@@ -334,13 +334,13 @@ def _explained(reference: str, local: bool) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{reference}: brings code of its own, which is never run here, and does not load without it; give a checkpoint "
-                "of a type that transformers knows"
+                "of a type that transformers knows", code="checkpoint-code"
             ) from error
         if local:
             raise UserError(
-                f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}"
+                f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}", code="checkpoint-damaged"
             ) from error
         raise UserError(
             f"{reference}: neither a local folder nor to be had from the Hugging Face hub; check the name, the network "
-            f"and HF_TOKEN, or give a folder or s3:// ({reason})"
+            f"and HF_TOKEN, or give a folder or s3:// ({reason})", code="not-found"
         ) from error

@@ -24,9 +24,9 @@ def find_kind(reference: str, revision: str = "") -> Kind:
     config = load_config(reference, revision)
     found = kind_of(config)
     if found and gives_vectors(read_file(reference, revision)):
-        raise UserError(bi_encoder(reference))
+        raise UserError(bi_encoder(reference), code="checkpoint-kind")
     if found is None:
-        raise UserError(refusal(reference, config.architectures, config.model_type))
+        raise UserError(refusal(reference, config.architectures, config.model_type), code="checkpoint-kind")
     return found
 
 

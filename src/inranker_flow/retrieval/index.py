@@ -81,7 +81,7 @@ def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]
 def load(folder: Path, config: RetrieveConfig) -> Index:
     """The index in ``folder``, mapped and not read. Raises :class:`UserError` where it was built with other settings."""
     if json.loads((folder / "settings.json").read_text()) != settings(config):
-        raise UserError(f"{folder}: this index was built with other settings; remove it")
+        raise UserError(f"{folder}: this index was built with other settings; remove it", code="index-mismatch")
 
     def column(name: str) -> pa.Array:
         return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all().column(name).combine_chunks()

@@ -194,7 +194,7 @@ class Workers:
                 self._bury(worker, progress)
                 continue
             if what == "refused":
-                raise UserError(value)
+                raise UserError(value, code="process-refused")
             if what == "ready":
                 tokens, pad_to, self._known = value
                 self._batches = self._batches or Batches(tokens, pad_to)
@@ -248,7 +248,7 @@ class Workers:
             log.warning("process %s %s: what it had at hand is scored again", worker.number, said)
             worker.chunks[0].deaths += 1
             if worker.chunks[0].deaths == DEATHS:
-                raise UserError(self._deadly(worker.chunks[0], said))
+                raise UserError(self._deadly(worker.chunks[0], said), code="process-died")
         else:
             log.warning("process %s %s before it scored anything", worker.number, said)
         if self._deaths[worker.number] < DEATHS:
@@ -259,7 +259,7 @@ class Workers:
             raise UserError(
                 f"{self._checkpoint.reference}: {DEATHS} processes in a row died, the last one {said}, and none is left: most "
                 f"likely {self._count} copies of the model need more memory than there is; lower {self._setting}, or "
-                "give the stage more memory (what they said is above)"
+                "give the stage more memory (what they said is above)", code="process-died"
             )
 
     def _deadly(self, chunk: _Chunk, said: str) -> str:

@@ -34,7 +34,7 @@ def request(
     what is no http(s) address (the message does not repeat it: it may be a secret).
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError("not an address of the form http://... or https://...")
+        raise UserError("not an address of the form http://... or https://...", code="address-form")
     body = None if data is None else json.dumps(data).encode()
     address, login = _without_login(url)
     asked = urllib.request.Request(address, data=body, method=method)

@@ -168,11 +168,11 @@ def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: K
 def _read(each: Folder) -> CorpusConfig:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each.name):
         raise BadCollection(
-            f"{layout.printable(each.uri)}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder"
+            f"{layout.printable(each.uri)}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder", code="collection-name"
         )
     if not each.holds_documents:
         raise BadCollection(
-            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder"
+            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder", code="collection-form"
         )
     wishes = as_dict(read_wishes(each))
     return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **wishes)
@@ -231,10 +231,10 @@ def _check(each: Folder, corpus: PrepareConfig) -> None:
         if told is None:
             told = _problem(each.config, corpus)
             if told and not _unchanged(each):
-                raise UserError(f"it changed while it was read ({told})")
+                raise UserError(f"it changed while it was read ({told})", code="collection-changed")
             _remember(told, memo)
         if told:
-            raise BadCollection(told)
+            raise BadCollection(told, code="wishes-form")
     except Exception as error:
         each.set_aside(error)
 
@@ -244,7 +244,7 @@ def _check_prompt(each: Folder) -> None:
     try:
         prompts.load(each.config.prompt if each.config else "")
     except UserError as error:
-        raise BadCollection(str(error)) from error
+        raise BadCollection(str(error), code=error.code) from error
 
 
 def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:

@@ -191,7 +191,7 @@ def generate_queries(
     if not kept:
         raise CollectionFault(
             f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
-            "try another checkpoint or generation.prompt, or milder filters"
+            "try another checkpoint or generation.prompt, or milder filters", code="queries-useless"
         )
     log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.queries):,}", _sentence(dropped))
     stats = GenerateStats(
@@ -272,7 +272,7 @@ def _plan(
     template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
     sample = sampling.sample(config, collection)
     if not sample.documents:
-        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample))
+        raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample), code="nothing-to-ask")
     identity = _identity(config, template)
     aside = scratch_folder("generate_queries", identity, read_manifest(collection).content)
     return template, sample, WrittenShards(identity, sample.documents, config.shard_documents, aside, share)
@@ -294,22 +294,22 @@ def _check(config: GenerateConfig) -> None:
     if config.queries_per_document > 1 and not config.temperature:
         raise UserError(
             f"generation.temperature: 0 writes the same query each time, but queries_per_document is "
-            f"{config.queries_per_document}; set a temperature such as 0.7"
+            f"{config.queries_per_document}; set a temperature such as 0.7", code="setting-conflict"
         )
     for name in ("documents", "queries_per_document", "max_document_tokens", "max_new_tokens", "batch_size"):
         if getattr(config, name) < 1:
-            raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more")
+            raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more", code="setting-value")
     if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError("generation: temperature must be 0 or more, and top_p above 0 and at most 1")
+        raise UserError("generation: temperature must be 0 or more, and top_p above 0 and at most 1", code="setting-value")
     for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
         if 0 < getattr(config, most) < getattr(config, least):
-            raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})")
+            raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})", code="setting-conflict")
     if config.request_fields and config.backend != "openai":
         raise UserError(
-            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out"
+            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out", code="setting-conflict"
         )
     if config.backend == "openai" and not config.endpoint:
-        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1")
+        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1", code="setting-missing")
 
 
 def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, sample: sampling.Sample) -> str:
@@ -404,7 +404,7 @@ def _refuse_useless(
         f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
         "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
         "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "
-        "the same"
+        "the same", code="queries-useless"
     )
 
 

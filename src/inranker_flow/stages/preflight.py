@@ -111,7 +111,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
     if address := _open_mlflow_run(results, name, failures):
         _write(report, f"{markdown(results)}\n[The run in MLflow]({address})\n")
     if failures:
-        raise UserError(failures)
+        raise UserError(failures, code="preflight-failed")
     skipped = sum(each.result == "skipped" for each in results)
     champion = history.opponent(name, run_key)
     start = champion if run.phase2.start == "champion" else ""
@@ -119,7 +119,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
         # A repeated run is told of the champion before its own, which only an answer in the cache needs.
         serving = registry.champion(name)
         if start and serving and serving.reference == start:
-            raise UserError(f"phase2.start: {damage}")
+            raise UserError(f"phase2.start: {damage}", code="version-missing")
         log.warning("%s; until then the gate holds every student (champion_unmeasured)", damage)
     return PreflightStats(len(results), skipped, champion, start)
 

@@ -30,16 +30,16 @@ def explained(uri: str) -> Iterator[None]:
         yield
     except (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError) as error:
         raise UserError(
-            f"{uri}: no S3 server answers at {s3_client.endpoint()}; check AWS_ENDPOINT_URL and the network{_tried(error)}"
+            f"{uri}: no S3 server answers at {s3_client.endpoint()}; check AWS_ENDPOINT_URL and the network{_tried(error)}", code="server-no-answer"
         ) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise UserError(
-            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role", code="s3-credentials"
         ) from error
     except RecursionError as error:  # botocore follows every redirection to another region
         raise UserError(
             f"{uri}: S3 at {s3_client.endpoint()} redirects for ever; set AWS_REGION to the bucket's region, or correct "
-            "AWS_ENDPOINT_URL"
+            "AWS_ENDPOINT_URL", code="s3-settings"
         ) from error
     except (ClientError, BotoCoreError, Boto3Error, ResponseParserError, ValueError) as error:
         answer = s3_client.inside(error)
@@ -53,7 +53,7 @@ def explained(uri: str) -> Iterator[None]:
             said = f"{said}: no answer{_tried(error)}"
         else:
             said = f"{said}: {line(answer)}{_tried(error)}"
-        raise UserError(f"{said}{_remedy(answer)}") from error
+        raise UserError(f"{said}{_remedy(answer)}", code="s3-refused") from error
 
 
 def _tried(error: BaseException) -> str:

@@ -95,5 +95,5 @@ def split(uri: str) -> tuple[str, str]:
     """Return bucket and key of an address."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
-        raise UserError(f"{uri}: no bucket; S3 addresses are s3://BUCKET/PREFIX")
+        raise UserError(f"{uri}: no bucket; S3 addresses are s3://BUCKET/PREFIX", code="address-form")
     return bucket, key

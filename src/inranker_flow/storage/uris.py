@@ -40,14 +40,14 @@ def local_copy(uri: str) -> Path:
             found = path.exists()
         except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
             raise UserError(
-                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights", code="disk-unreadable"
             ) from error
         if not found:
-            raise UserError(f"{uri}: no such file or folder; check the path, and that its disk is mounted here")
+            raise UserError(f"{uri}: no such file or folder; check the path, and that its disk is mounted here", code="not-found")
         return path
     files = list_files(uri)
     if not files:
-        raise UserError(f"{uri}: nothing is stored there")
+        raise UserError(f"{uri}: nothing is stored there", code="not-found")
     single = len(files) == 1 and files[0].uri == uri
     names = [Path(uri).name if single else file.uri.removeprefix(uri.rstrip("/") + "/") for file in files]
     target = variables.cache() / fingerprint_of(uri, files)[:32]
@@ -57,7 +57,7 @@ def local_copy(uri: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written"
+                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written", code="disk-refused"
             ) from error
         try:
             with atomic_folder(target) as folder, explained(uri):
@@ -93,7 +93,7 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     for file in files:
         if path.is_dir() and file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{file}: is a link to {file.resolve()}, outside of its folder; put a file there")
+            raise UserError(f"{file}: is a link to {file.resolve()}, outside of its folder; put a file there", code="folder-link")
     for file in files:
         target = f"{uri.rstrip('/')}/{file.relative_to(path).as_posix()}" if path.is_dir() else uri
         if target.startswith("s3://"):
@@ -157,7 +157,7 @@ def exists(uri: str) -> bool:
         return local_path(uri).exists()
     except OSError as error:
         raise UserError(
-            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights"
+            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights", code="disk-unreadable"
         ) from error
 
 
@@ -247,7 +247,7 @@ def fingerprint(uri: str) -> str:
         return ""
     files = list_files(uri)
     if not files:
-        raise UserError(f"{uri}: no such file or folder, or an empty one")
+        raise UserError(f"{uri}: no such file or folder, or an empty one", code="not-found")
     return fingerprint_of(uri, files)
 
 
@@ -257,10 +257,10 @@ def _from_hub(uri: str) -> Path:
     owner, _, rest = uri.removeprefix("hf://").partition("/")
     dataset, _, name = rest.partition("/")
     if not (owner and dataset and name):
-        raise UserError(f"{uri}: addresses on the hub are hf://OWNER/DATASET/FILE")
+        raise UserError(f"{uri}: addresses on the hub are hf://OWNER/DATASET/FILE", code="address-form")
     check_names([name], uri)
     try:
         return Path(hf_hub_download(f"{owner}/{dataset}", name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common base, and any of them means the same here
         reason = line(str(error) or type(error).__name__)
-        raise UserError(f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead") from error
+        raise UserError(f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead", code="hub-refused") from error

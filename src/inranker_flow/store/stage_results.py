@@ -128,10 +128,10 @@ class Work:
 
     def _copy(self, digest: str, path: Path) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise UserError(f"{self._entry}: {digest[:80]!r} is no digest of a file")
+            raise UserError(f"{self._entry}: {digest[:80]!r} is no digest of a file", code="store-damaged")
         uris.download(f"{self._content}/{digest}", path)
         if digest_file(path) != digest:
-            raise UserError(f"{self._content}/{digest}: damaged")
+            raise UserError(f"{self._content}/{digest}: damaged", code="store-damaged")
 
     def keep(self, stats: Any, outputs: Mapping[str, Path]) -> None:
         """Keep the outputs for the next time. Where they cannot be kept a warning says so: the work itself is done."""
@@ -162,7 +162,7 @@ def _check_complete(files: Mapping[str, str], path: Path) -> None:
     if FILENAME in files:
         said = read_manifest(path).files
         if said != {name: digest for name, digest in files.items() if name != FILENAME}:
-            raise UserError(f"{path}: not the files that its manifest names")
+            raise UserError(f"{path}: not the files that its manifest names", code="store-damaged")
         os.utime(path / FILENAME)  # all was compared just now: nothing is newer than this
 
 

@@ -62,7 +62,7 @@ class IrDatasets:
         except (UserError, MemoryError):
             raise
         except Exception as error:
-            raise UserError(f"{self.shown}: {_why(self.dataset, error)}") from error
+            raise UserError(f"{self.shown}: {_why(self.dataset, error)}", code="dataset-unreachable") from error
 
     def _rows(
         self, items: Callable[[], Iterator[Any]], parse: Callable[[Any], Row], width: int, problems: Problems
@@ -139,15 +139,15 @@ def look_up(name: str) -> Any:
         known = {each.lower(): each for each in ids()}
         close = [known[each] for each in difflib.get_close_matches(name.lower(), known, 3)]
         hint = f"did you mean {' or '.join(close)}?" if close else "see https://ir-datasets.com"
-        raise BadCollection(f"{shown}: ir_datasets knows no such id; {hint}") from error
+        raise BadCollection(f"{shown}: ir_datasets knows no such id; {hint}", code="dataset-unknown") from error
     except Exception as error:  # ids that are made on demand are looked up in a file that is downloaded
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{shown}: cannot be looked up ({type(error).__name__}: {reason}); check the id, the network and IR_DATASETS_HOME"
+            f"{shown}: cannot be looked up ({type(error).__name__}: {reason}); check the id, the network and IR_DATASETS_HOME", code="dataset-unreachable"
         ) from error
     if not dataset.has_docs():
         other = [each for each in _family(name) if ir_datasets.registry[each].has_docs()]
-        raise BadCollection(f"{shown}: has no documents; give an id that has{_such_as(other)}")
+        raise BadCollection(f"{shown}: has no documents; give an id that has{_such_as(other)}", code="dataset-unusable")
     return dataset
 
 
@@ -259,7 +259,7 @@ def document_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[
     titles = [name for name in TITLES if name in fields][:1]
     texts = [name for name in TEXTS if name in fields]
     if not texts:
-        raise BadCollection(_choose(shown, "documents", fields, "text_fields"))
+        raise BadCollection(_choose(shown, "documents", fields, "text_fields"), code="dataset-fields")
     return lambda each: (_id(each, "doc_id"), _joined(each, titles), _joined(each, texts))
 
 
@@ -273,7 +273,7 @@ def query_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[Any
         return lambda each: (_id(each, "query_id"), _default(each))
     name = next((name for name in QUERIES if name in fields), "")
     if not name:
-        raise BadCollection(_choose(shown, "queries", fields, "query_fields"))
+        raise BadCollection(_choose(shown, "queries", fields, "query_fields"), code="dataset-fields")
     return lambda each: (_id(each, "query_id"), _text(each, name))
 
 
@@ -295,7 +295,7 @@ def _tuple_of(names: tuple[str, ...]) -> Any:
 def _fields(kind: type, shown: str, what: str, key: str) -> tuple[str, ...]:
     fields = tuple(getattr(kind, "_fields", ())) or tuple(getattr(kind, "__annotations__", {}))
     if fields and key not in fields:
-        raise BadCollection(f"{shown}: its {what} have no {key} (they have: {', '.join(fields)[:300]})")
+        raise BadCollection(f"{shown}: its {what} have no {key} (they have: {', '.join(fields)[:300]})", code="dataset-fields")
     return fields
 
 
@@ -303,7 +303,7 @@ def _check_chosen(chosen: Sequence[str], fields: Sequence[str], shown: str, sett
     for name in chosen:
         if name not in fields:
             raise BadCollection(
-                f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})"
+                f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})", code="dataset-fields"
             )
 
 

@@ -59,7 +59,7 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
             beginning = file.peek(16)[:16] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
             for mark, what in _OTHERS.items():
                 if beginning.startswith(mark):
-                    raise BadCollection(f"{shown}: is {what}")
+                    raise BadCollection(f"{shown}: is {what}", code="collection-file")
             encoding = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), "")
             if encoding:
                 file = io.BufferedReader(_Recoded(file, encoding))
@@ -84,12 +84,12 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
                 if text and not text.isspace():
                     yield number, text, amount
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadCollection(f"{shown}: not a whole gzip file ({error}); fetch it again") from error
+        raise BadCollection(f"{shown}: not a whole gzip file ({error}); fetch it again", code="collection-damaged") from error
     except UnicodeDecodeError as error:
-        raise BadCollection(f"{shown}: not {error.encoding} throughout ({error.reason}); write it as UTF-8") from error
+        raise BadCollection(f"{shown}: not {error.encoding} throughout ({error.reason}); write it as UTF-8", code="text-encoding") from error
     except OSError as error:
         raise UserError(
-            f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights"
+            f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights", code="disk-unreadable"
         ) from error
 
 
