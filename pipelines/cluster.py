@@ -172,7 +172,8 @@ def check_gpus(config: ClusterConfig) -> list[str]:
     if most < config.gpus:
         raise UserError(
             f"cluster.gpus {config.gpus}: the largest of {len(nodes)} nodes with the labels {pool} has {most} "
-            f"{config.gpu_type} (context {kubernetes.context}); ask for fewer, or name another pool (cluster.gpu_pool)", code="cluster-no-room"
+            f"{config.gpu_type} (context {kubernetes.context}); ask for fewer, or name another pool (cluster.gpu_pool)",
+            code="cluster-no-room",
         )
     return []
 

@@ -67,12 +67,14 @@ def parse(expression: str) -> Cron:
     if len(fields) == 5:
         raise UserError(
             f"CRON={expression!r}: five fields, as crontab has; KFP's have six, seconds first, and it would take the "
-            f"{fields[0]!r} for seconds: write '0 {expression.strip()}'", code="cron-form"
+            f"{fields[0]!r} for seconds: write '0 {expression.strip()}'",
+            code="cron-form",
         )
     if len(fields) != 6:
         raise UserError(
             f"CRON={expression!r}: expected six fields (second minute hour day-of-month month day-of-week), as in "
-            f"'0 0 3 * * *' for every day at three; got {len(fields)}", code="cron-form"
+            f"'0 0 3 * * *' for every day at three; got {len(fields)}",
+            code="cron-form",
         )
     parsed = [_field(text, *field, expression) for text, field in zip(fields, _FIELDS, strict=True)]
     return Cron(tuple(frozenset(values) for values, _ in parsed), tuple(star for _, star in parsed))

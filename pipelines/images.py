@@ -92,7 +92,10 @@ def git_revision() -> str:
 def push(name: str) -> str:
     """Push one image and record its digest in images.lock; returns the digest. Raises :class:`UserError`."""
     if variables.registry() == "localhost":
-        raise UserError("REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team", code="setting-missing")
+        raise UserError(
+            "REGISTRY is not set: no cluster pulls from here; make push REGISTRY=registry.example/team",
+            code="setting-missing",
+        )
     _docker("push", "--quiet", reference(name))
     repository = reference(name).rpartition(":")[0]
     digests = json.loads(_docker("image", "inspect", "--format", "{{json .RepoDigests}}", reference(name)))
@@ -195,7 +198,9 @@ def _names(only: str) -> list[str]:
     names = [each.strip() for each in only.split(",") if each.strip()] or list(NAMES)
     for name in names:
         if name not in NAMES:
-            raise UserError(f"IMAGES={only}: no such image {name!r}; there is: {', '.join(NAMES)}", code="image-unknown")
+            raise UserError(
+                f"IMAGES={only}: no such image {name!r}; there is: {', '.join(NAMES)}", code="image-unknown"
+            )
     return names
 
 

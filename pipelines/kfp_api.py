@@ -297,7 +297,9 @@ class Api:
                 return self._send(function, *args, **where)
             except Unanswered as error:
                 if pause is None:
-                    raise UserError(f"KF_PIPELINES_ENDPOINT: {self.host}: {error}; try again in a minute", code="server-no-answer") from error
+                    raise UserError(
+                        f"KF_PIPELINES_ENDPOINT: {self.host}: {error}; try again in a minute", code="server-no-answer"
+                    ) from error
                 time.sleep(pause)
             except _Missing:
                 if missing_is_fine:
@@ -329,7 +331,8 @@ class Api:
         kind = self._client.last_response.getheader("content-type") or ""
         if "json" not in kind:
             raise UserError(
-                f"KF_PIPELINES_ENDPOINT: {self.host} answers with a page ({kind}), not as KFP's API; {_LOGIN}", code="kfp-login"
+                f"KF_PIPELINES_ENDPOINT: {self.host} answers with a page ({kind}), not as KFP's API; {_LOGIN}",
+                code="kfp-login",
             )
         return answer
 
@@ -343,28 +346,36 @@ class Api:
         if isinstance(cause, never_connected):
             return UserError(
                 f"KF_PIPELINES_ENDPOINT: {self.host}: nobody answers ({_short(cause)}); check the address, or: "
-                f"kubectl port-forward -n {variables.kfp_namespace()} svc/ml-pipeline 8888:8888", code="server-no-answer"
+                f"kubectl port-forward -n {variables.kfp_namespace()} svc/ml-pipeline 8888:8888",
+                code="server-no-answer",
             )
         return Unanswered(f"no answer ({_short(cause)})")
 
     def _refused(self, error: Any) -> Exception:
         status, said = error.status, _message(error)
         if status == 0:
-            return UserError(f"KF_PIPELINES_ENDPOINT: {self.host}: TLS: {said}; a CA of yours goes into SSL_CERT_FILE", code="kfp-tls")
+            return UserError(
+                f"KF_PIPELINES_ENDPOINT: {self.host}: TLS: {said}; a CA of yours goes into SSL_CERT_FILE",
+                code="kfp-tls",
+            )
         if status == 409:
             return Conflict(said)
         if status >= 500 or status in (408, 429):
             return Unanswered(f"the server answers {status}: {said}")
         if status == 401 or 300 <= status < 400:
-            return UserError(f"KF_PIPELINES_ENDPOINT: {self.host} does not know who asks ({status}); {_LOGIN}", code="kfp-login")
+            return UserError(
+                f"KF_PIPELINES_ENDPOINT: {self.host} does not know who asks ({status}); {_LOGIN}", code="kfp-login"
+            )
         if status == 403:
             return UserError(
                 f"NAMESPACE={self.namespace}: {self.host} refuses it ({said}); is the name right, and is this account "
-                "bound to inranker-submitter there?", code="kfp-namespace"
+                "bound to inranker-submitter there?",
+                code="kfp-namespace",
             )
         if status == 404 and said.lower() in ("", "not found", "404 page not found"):  # of the path, not of a thing
             return UserError(
-                f"KF_PIPELINES_ENDPOINT: {self.host}: no KFP API at this address (404); Kubeflow's ends in /pipeline", code="kfp-address"
+                f"KF_PIPELINES_ENDPOINT: {self.host}: no KFP API at this address (404); Kubeflow's ends in /pipeline",
+                code="kfp-address",
             )
         return _Missing(said) if status == 404 else UserError(f"KFP refuses it ({status}): {said}", code="kfp-refused")
 
@@ -412,7 +423,8 @@ def _address(host: str) -> str:
     if credentials_in(address):
         raise UserError(
             "KF_PIPELINES_ENDPOINT holds a password or a token, which would be in every link: give it without, and who asks in "
-            "KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES", code="secret-shown"
+            "KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES",
+            code="secret-shown",
         )
     try:
         parts = urlsplit(address)
@@ -423,7 +435,9 @@ def _address(host: str) -> str:
     except ValueError:  # a port or a bracket that is none
         usable = False
     if not usable:
-        raise UserError(f"KF_PIPELINES_ENDPOINT: {host}: not an address of the form https://HOST[/pipeline]", code="address-form")
+        raise UserError(
+            f"KF_PIPELINES_ENDPOINT: {host}: not an address of the form https://HOST[/pipeline]", code="address-form"
+        )
     return address
 
 
@@ -460,7 +474,8 @@ def _header(name: str, value: str) -> str:
     value = value.strip()
     if not value.isprintable():
         raise UserError(
-            f"{name}: holds a line break or another sign that is none of a token's; give its one line alone", code="secret-form"
+            f"{name}: holds a line break or another sign that is none of a token's; give its one line alone",
+            code="secret-form",
         )
     return value
 

@@ -52,7 +52,9 @@ def load(configuration: Any) -> str:
     except (config.ConfigException, yaml.YAMLError, OSError) as error:
         raise UserError(f"KUBECONFIG: {line(error)}", code="kubeconfig-form") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what its client makes of another file
-        raise UserError(f"KUBECONFIG: {_paths()} is no kubeconfig ({line(error)}); correct the variable", code="kubeconfig-form") from error
+        raise UserError(
+            f"KUBECONFIG: {_paths()} is no kubeconfig ({line(error)}); correct the variable", code="kubeconfig-form"
+        ) from error
 
 
 def renewed(token: str) -> str:
@@ -106,7 +108,8 @@ def through_proxy(configuration: Any) -> None:
         load(configuration)
     except UserError as error:
         raise UserError(
-            f"KF_PIPELINES_ENDPOINT is not set (or HOST=https://.../pipeline), and there is no other way to KFP: {error}", code=error.code
+            f"KF_PIPELINES_ENDPOINT is not set (or HOST=https://.../pipeline), and there is no other way to KFP: {error}",
+            code=error.code,
         ) from error
     proxy = f"{configuration.host.rstrip('/')}/api/v1/namespaces/{variables.kfp_namespace()}/services/ml-pipeline:http/proxy"
     renew = configuration.refresh_api_key_hook

@@ -157,7 +157,10 @@ def _containers(root: Path, run: folder.Run) -> Any:
         ) from error
     uri = variables.tracking_uri()
     if not uri.startswith("http"):
-        raise UserError(f"RUNNER=docker: containers reach no SQLite file ({uri}); set MLFLOW_TRACKING_URI to a server", code="registry-address")
+        raise UserError(
+            f"RUNNER=docker: containers reach no SQLite file ({uri}); set MLFLOW_TRACKING_URI to a server",
+            code="registry-address",
+        )
     user, group = os.getuid(), os.getgid()
     if user == 0:
         # The images' user is not ours: what KFP makes here must be writable for it.

@@ -66,7 +66,8 @@ def check_pushed(images: Iterable[str]) -> list[str]:
         if reference.registry == "localhost":
             raise UserError(
                 f"image {image}: no registry is named, so no cluster can pull it; set REGISTRY=HOST/PATH, then: "
-                "make push REGISTRY=HOST/PATH, and submit with the same REGISTRY", code="image-not-pushed"
+                "make push REGISTRY=HOST/PATH, and submit with the same REGISTRY",
+                code="image-not-pushed",
             )
         if reference.registry in warnings:
             continue

@@ -121,7 +121,8 @@ def refuse_local(profile: Profile) -> None:
         if not named and (kind == "file" or value.startswith((".", "/", "~")) or Path(path).exists()):
             raise UserError(
                 f"{where}: {value}: a folder or file of this machine, which no pod can read; upload it, for example: "
-                f"aws s3 cp --recursive {path} s3://BUCKET/{Path(path).name}, and give that address", code="path-of-this-machine"
+                f"aws s3 cp --recursive {path} s3://BUCKET/{Path(path).name}, and give that address",
+                code="path-of-this-machine",
             )
 
 
@@ -161,7 +162,8 @@ def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:
         largest = max(sections, key=lambda name: len(json.dumps(sections[name])))
         raise UserError(
             f"the arguments are {size:,} bytes and KFP takes {PARAMETER_BYTES:,}; the largest is {largest}: shorten it, or "
-            "split the run (fewer TARGETS each)", code="arguments-too-long"
+            "split the run (fewer TARGETS each)",
+            code="arguments-too-long",
         )
 
 

@@ -45,7 +45,8 @@ def next_dates(expression: str) -> list[str]:
     """The next three dates of an expression; :class:`UserError` where there is none."""
     if not expression.strip():
         raise UserError(
-            "CRON is missing: CRON='0 0 3 * * *' is every day at three (second minute hour day month weekday)", code="setting-missing"
+            "CRON is missing: CRON='0 0 3 * * *' is every day at three (second minute hour day month weekday)",
+            code="setting-missing",
         )
     now = datetime.datetime.now(datetime.UTC)
     dates = [f"{each:%Y-%m-%d %H:%M:%S}" for each in itertools.islice(cron.parse(expression).after(now), 3)]
@@ -92,7 +93,8 @@ def unschedule(api: Api, name: str, experiment: str, force: bool = False) -> Non
     if live:
         raise UserError(
             f"schedule {name} is switched off, but not removed: its run {live[0].display_name} is under way "
-            f"({api.link(live[0].run_id)}) and would end with it; repeat this when it has ended, or FORCE=1 ends it", code="schedule-busy"
+            f"({api.link(live[0].run_id)}) and would end with it; repeat this when it has ended, or FORCE=1 ends it",
+            code="schedule-busy",
         )
     for each in existing:
         api.delete_schedule(each.recurring_run_id)
@@ -110,7 +112,8 @@ def _at_rest(api: Api, experiment_id: str, name: str, old: list[Any], force: boo
         if live:
             raise UserError(
                 f"schedule {name} is not changed: its run {live[0].display_name} is under way ({api.link(live[0].run_id)}) and "
-                "would end with it; repeat this when it has ended, or FORCE=1 ends it", code="schedule-busy"
+                "would end with it; repeat this when it has ended, or FORCE=1 ends it",
+                code="schedule-busy",
             )
         yield
     except BaseException:

@@ -96,7 +96,8 @@ def check(
             f"targets: {targets} are too many for one run: the status of its workflow would have "
             f"{size.stored / LIMIT:.1f} MB, its longest argument {size.argument / 1024:.0f} KB, and Argo takes 1 MB, Linux "
             f"128 KB; {most_targets(documents, arguments, cluster_retries)} fit: split them (TARGETS=A,B,... each), or lower "
-            "cluster.workers where it is above 1", code="too-many-targets"
+            "cluster.workers where it is above 1",
+            code="too-many-targets",
         )
     if size.plain + COPIES * _bytes(documents) <= LIMIT:
         return ""

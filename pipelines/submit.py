@@ -54,7 +54,8 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
     if live and not force:
         raise UserError(
             f"the same run is {live[0].state} already: {live[0].display_name}, {api.link(live[0].run_id)}; FORCE=1 starts it "
-            "once more", code="run-live"
+            "once more",
+            code="run-live",
         )
     name = _new_name(release.run_name, {run.display_name for run in alike})
     run = api.create_run(experiment_id, name, publish(api, release), release.arguments, release.planned)

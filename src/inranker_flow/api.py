@@ -43,7 +43,10 @@ def distil(
     fields = {"source": source, "teacher": teacher, "student": student, "generator": generator, "profile": profile}
     options = [f"--{name}={value}" for name, value in fields.items() if str(value)]
     if isinstance(targets, str | Path):
-        raise UserError(f"targets: expected a list of collections, got {str(targets)!r}; give [{str(targets)!r}]", code="setting-type")
+        raise UserError(
+            f"targets: expected a list of collections, got {str(targets)!r}; give [{str(targets)!r}]",
+            code="setting-type",
+        )
     named = [str(target) for target in targets]
     if named:
         options.append(f"--set=targets={json.dumps(named)}")
@@ -83,4 +86,7 @@ def _run(command: Sequence[str]) -> None:
             process.terminate()
             raise
     if process.returncode:
-        raise UserError(failed or f"inranker run ended with status {process.returncode}; its last lines say why", code="stage-failed")
+        raise UserError(
+            failed or f"inranker run ended with status {process.returncode}; its last lines say why",
+            code="stage-failed",
+        )

@@ -1,7 +1,7 @@
 """The codes of errors that a person can mend (`errors.UserError.code`).
 
 A code stays as it is while its line may be worded anew: tests, alerts and scripts ask for the code. docs/errors.md is generated
-from this table.
+from this table: ``python -m inranker_flow.error_codes > docs/errors.md``.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Stages": {
         "preflight-failed": "A check before the run that failed: each has its own line.",
+        "unexpected": "An error that the code did not foresee: its traceback is in the log.",
         "stage-failed": "A process of the run that ended with an error.",
-        "process-refused": "A process of a stage that refused its input.",
         "process-died": "A process of a stage that was killed, mostly for want of memory.",
         "out-of-memory": "The smallest piece of work does not fit into memory.",
         "queries-find-nothing": "Queries that share no word with any passage.",
@@ -200,3 +200,27 @@ GROUPS: dict[str, dict[str, str]] = {
 
 #: Code -> what is wrong.
 CODES = {code: about for group in GROUPS.values() for code, about in group.items()}
+
+_HEAD = """# Codes of errors
+
+An error that a person can mend is one line: which file or setting, what is wrong, what to do. Its kind has a code, which stays
+as it is while the line may be worded anew. The code is in `UserError.code`, in the record of a local run
+(`artifacts/events/*.jsonl`, `code`) and in the tag `inranker.error` of the stage's run in MLflow. What to do on a cluster:
+the [runbook](runbook.md).
+
+<!-- made by `python -m inranker_flow.error_codes > docs/errors.md` -->
+"""
+
+
+def markdown() -> str:
+    """Return docs/errors.md: a table for each group."""
+    tables = (
+        f"\n## {group}\n\n| code | what is wrong |\n|---|---|\n"
+        + "".join(f"| `{code}` | {about} |\n" for code, about in codes.items())
+        for group, codes in GROUPS.items()
+    )
+    return _HEAD + "".join(tables)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

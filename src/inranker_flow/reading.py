@@ -90,7 +90,8 @@ def of_folder(folder: Path) -> Trained | None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{folder}: no usable {name}, which says how the model reads; restore it ({error})", code="model-foreign"
+                f"{folder}: no usable {name}, which says how the model reads; restore it ({error})",
+                code="model-foreign",
             ) from error
         if name == FILENAME:
             return parse(Trained, found, str(path))

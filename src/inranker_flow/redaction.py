@@ -138,7 +138,8 @@ def refuse_credentials(data: object, where: str) -> None:
     elif isinstance(data, str) and "://" in data and not re.search(r"\s", data) and credentials_in(data):
         raise UserError(
             f"{where}: the address {redact(data)} holds a password or a token, and a run's settings are recorded where many can "
-            "read them; give it without, and the secret in the variable that its client reads", code="secret-shown"
+            "read them; give it without, and the secret in the variable that its client reads",
+            code="secret-shown",
         )
 
 

@@ -102,7 +102,9 @@ class Reranker:
         a passage is no text.
         """
         if top_k is not None and top_k < 0:
-            raise UserError(f"top_k: {top_k} is below 0; give the number of passages that are wanted", code="setting-value")
+            raise UserError(
+                f"top_k: {top_k} is below 0; give the number of passages that are wanted", code="setting-value"
+            )
         scores = self.score([(query, passage) for passage in passages])
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(each), float(scores[each]), passages[each]) for each in order]
@@ -115,7 +117,9 @@ def _text(passage: Passage) -> str:
     if isinstance(passage, Mapping) and isinstance(passage.get("text"), str):
         return default_text(str(passage.get("title") or ""), passage["text"])
     keys = f"the keys {', '.join(map(repr, passage))[:80]}" if isinstance(passage, Mapping) else repr(passage)[:80]
-    raise UserError(f"passages: expected a text, or a mapping with text (and perhaps title), got {keys}", code="passage-form")
+    raise UserError(
+        f"passages: expected a text, or a mapping with text (and perhaps title), got {keys}", code="passage-form"
+    )
 
 
 def _show_progress() -> None:

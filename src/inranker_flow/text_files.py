@@ -48,12 +48,16 @@ def read(path: str | os.PathLike[str], setting: str = "") -> str:
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
             raise UserError(f"{where}: is {kind}; give a text file", code="text-file")
         if found.st_size > MOST:
-            raise UserError(f"{where}: has {found.st_size:,} bytes; a text of this kind has at most {MOST:,}", code="text-too-long")
+            raise UserError(
+                f"{where}: has {found.st_size:,} bytes; a text of this kind has at most {MOST:,}", code="text-too-long"
+            )
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise FileNotFoundError(where) from error
     except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror}); correct the path or its permissions", code="disk-unreadable") from error
+        raise UserError(
+            f"{where}: cannot be read ({error.strerror}); correct the path or its permissions", code="disk-unreadable"
+        ) from error
     return decode(data, where)
 
 
@@ -67,11 +71,13 @@ def decode(data: bytes, where: str) -> str:
         known = "" if encoding == "utf-8" else f", though it begins as {encoding.upper()}"
         raise UserError(
             f"{where}: not UTF-8{known}: byte 0x{data[error.start]:02x} in line {at} (another encoding, as Latin-1, or "
-            "no text); save it as UTF-8", code="text-encoding"
+            "no text); save it as UTF-8",
+            code="text-encoding",
         ) from error
     if "\0" in text:
         raise UserError(
-            f"{where}: holds NUL bytes, so it is no text in UTF-8 (or UTF-16 without its mark); save it as UTF-8", code="text-encoding"
+            f"{where}: holds NUL bytes, so it is no text in UTF-8 (or UTF-16 without its mark); save it as UTF-8",
+            code="text-encoding",
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -108,7 +114,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: nested too deeply", code="yaml-form") from error
     # A date that is none, a number of 5,000 digits, a value that is not of its tag (!!bool abc).
     except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{where}: not valid YAML: a value that cannot be read: {_told(error)}", code="yaml-form") from error
+        raise UserError(
+            f"{where}: not valid YAML: a value that cannot be read: {_told(error)}", code="yaml-form"
+        ) from error
     return data
 
 
@@ -128,7 +136,9 @@ def check_plain(data: Any, where: str) -> None:
             continue
         left -= 1
         if left < 0:
-            raise UserError(f"{where}: more than {_MOST_VALUES:,} values, with aliases (*NAME) written out", code="yaml-form")
+            raise UserError(
+                f"{where}: more than {_MOST_VALUES:,} values, with aliases (*NAME) written out", code="yaml-form"
+            )
         if isinstance(value, dict | list):
             if id(value) in inside:
                 raise UserError(f"{where}: an alias (*NAME) stands inside of what it names", code="yaml-form")

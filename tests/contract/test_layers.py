@@ -17,7 +17,7 @@ SRC = ROOT / "src" / PACKAGE
 LAYERS = (
     # Words that everybody uses.
     {"errors", "config", "text_files", "words", "beginnings", "markdown", "progress", "cpus", "redaction", "environment",
-     "lifeline", "scratch"},
+     "lifeline", "scratch", "error_codes"},
     {"storage"},
     {"artifacts"},
     {"services"},

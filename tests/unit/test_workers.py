@@ -57,7 +57,7 @@ def answer(checkpoint, number, threads, folder, connection):
             time.sleep(0.01)
         rows = order[start:stop]
         if "refuses" in checkpoint.reference and lengths[rows[0]] < 20:
-            connection.send(("refused", "out of memory with a single prompt"))
+            connection.send(("refused", ("out of memory with a single prompt", "out-of-memory")))
             return
         if "chokes" in checkpoint.reference and 33 in rows:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -273,10 +273,9 @@ def test_what_the_model_alone_can_refuse_is_told_and_not_died_of(in_this_process
     parent = Parent()
     model = Checkpoint(teachers.encoder(), scoring=ScoringConfig(max_length=600))
     workers.work(model, 0, 1, str(tmp_path), parent)
-    ((what, line),) = parent.told
-    assert (
-        what == "refused" and "max_length 600 is more than the checkpoint's 512 positions" in line and "\n" not in line
-    )
+    ((what, (line, code)),) = parent.told
+    assert what == "refused" and "max_length 600 is more than the checkpoint's 512 positions" in line
+    assert "\n" not in line and code == "setting-value"
 
 
 @pytest.mark.parametrize("teacher", [models.t5, teachers.causal, teachers.encoder])

@@ -145,14 +145,20 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         content = _content(found.dataset, found.files, found.tables)
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: missing, so the stage that should have written this artifact did not end; {_remedy(path.parent)}", code="artifact-missing"
+            f"{path}: missing, so the stage that should have written this artifact did not end; {_remedy(path.parent)}",
+            code="artifact-missing",
         ) from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_remedy(path.parent)}", code="artifact-unreadable") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); {_remedy(path.parent)}", code="artifact-unreadable"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest: {error}; {_remedy(path.parent)}", code="artifact-damaged") from error
     if found.content != content:
-        raise UserError(f"{path}: was changed after it was written, so nothing can rest on it; {_remedy(path.parent)}", code="artifact-damaged")
+        raise UserError(
+            f"{path}: was changed after it was written, so nothing can rest on it; {_remedy(path.parent)}",
+            code="artifact-damaged",
+        )
     return found
 
 
@@ -209,7 +215,10 @@ def check(folder: str | os.PathLike[str], *, whole: bool = False) -> Manifest:
 
 def _refused(folder: Path, name: str, problem: str, manifest: Manifest) -> UserError:
     stage = f"{manifest.stage} {manifest.dataset}".strip()
-    return UserError(f"{folder / name}: {problem}, so this artifact is not what {stage} wrote; {_remedy(folder)}", code="artifact-damaged")
+    return UserError(
+        f"{folder / name}: {problem}, so this artifact is not what {stage} wrote; {_remedy(folder)}",
+        code="artifact-damaged",
+    )
 
 
 def _problem(path: Path, digest: str, size: int | None, written: int, whole: bool) -> str:

@@ -110,7 +110,8 @@ class TableWriter:
             first, second = sorted((int(order[same[0]]), int(order[same[0] + 1])))
             raise UserError(
                 f"{self.path}: table {self.table.name} holds the key ({', '.join(self.table.key)}) of row {first + 1} "
-                f"again in row {second + 1}; the stage that wrote it must drop one of them", code="table-key-twice"
+                f"again in row {second + 1}; the stage that wrote it must drop one of them",
+                code="table-key-twice",
             )
 
     def __enter__(self) -> TableWriter:
@@ -140,7 +141,9 @@ def _as_table(rows: object, table: Table, path: Path) -> pa.Table:
             return rows.select(table.schema.names).cast(table.schema)
         return pa.table(rows, schema=table.schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a {table.name} table ({', '.join(table.schema.names)}): {error}", code="table-form") from error
+        raise UserError(
+            f"{path}: not a {table.name} table ({', '.join(table.schema.names)}): {error}", code="table-form"
+        ) from error
 
 
 def _check_values(batch: pa.Table, table: Table, path: Path, offset: int) -> None:
@@ -149,17 +152,23 @@ def _check_values(batch: pa.Table, table: Table, path: Path, offset: int) -> Non
         column = batch.column(field.name)
         if field.name not in table.optional and column.null_count:
             row = pc.index(pc.is_null(column), True).as_py()
-            raise UserError(f"{path}: row {offset + row + 1} of table {table.name} has no {field.name}", code="table-value")
+            raise UserError(
+                f"{path}: row {offset + row + 1} of table {table.name} has no {field.name}", code="table-value"
+            )
         if field.name in table.key and pa.types.is_string(field.type):
             row = pc.index(column, "").as_py()
             if row >= 0:
-                raise UserError(f"{path}: row {offset + row + 1} of table {table.name} has an empty {field.name}", code="table-value")
+                raise UserError(
+                    f"{path}: row {offset + row + 1} of table {table.name} has an empty {field.name}",
+                    code="table-value",
+                )
         if pa.types.is_floating(field.type):
             row = pc.index(pc.is_finite(column), False).as_py()
             if row >= 0:
                 raise UserError(
                     f"{path}: row {offset + row + 1} of table {table.name} has {field.name} = {column[row].as_py()}; "
-                    "only finite numbers may be stored", code="table-value"
+                    "only finite numbers may be stored",
+                    code="table-value",
                 )
 
 
@@ -238,7 +247,10 @@ def check_references(
     found = pc.is_in(child.column(column), value_set=values)
     row = pc.index(found, False).as_py()
     if row >= 0:
-        raise UserError(f"{path}: row {row + 1} has {column} {child.column(column)[row].as_py()!r}, which {what} lacks", code="reference-lost")
+        raise UserError(
+            f"{path}: row {row + 1} has {column} {child.column(column)[row].as_py()!r}, which {what} lacks",
+            code="reference-lost",
+        )
 
 
 def _file(table: Table, path: str | os.PathLike[str]) -> Path:

@@ -56,7 +56,10 @@ def promote(model: str, number: str, why: str) -> str:
     Raises :class:`UserError` for a version that is not there, does not load or is not what was registered.
     """
     if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise UserError(f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history", code="setting-type")
+        raise UserError(
+            f"VERSION: expected the number of a version of {model}, got {number!r}; see: make history",
+            code="setting-type",
+        )
     version = registry.version(model, str(int(number)))
     serving = registry.champion(model)
     if serving and serving.version == version.version and history.settle(model).serving == version.version:
@@ -93,7 +96,10 @@ def rollback(model: str, why: str) -> str:
 def _move(version: Version, kind: Kind, why: str, before: str, expected: str | None) -> str:
     details = {"digest": version.tags.get(registry.DIGEST, "")}
     if not history.move(version, kind, history.person(), why, details, expected):
-        raise UserError(f"{version.name}: the champion changed a moment ago; look at it (make history) and run again", code="champion-changed")
+        raise UserError(
+            f"{version.name}: the champion changed a moment ago; look at it (make history) and run again",
+            code="champion-changed",
+        )
     return f"{version.name}: version {version.version} serves now, in place of {before or 'none'}"
 
 
@@ -103,10 +109,15 @@ def check(version: Version) -> None:
 
     folder = stored_files.fetch(version.reference)
     if reading.of_folder(folder) is None:
-        raise UserError(f"{version.reference}: not a model of this project: no usable training.json", code="model-foreign")
+        raise UserError(
+            f"{version.reference}: not a model of this project: no usable training.json", code="model-foreign"
+        )
     ranker = load_ranker(str(folder), reading.scoring_of(folder, ScoringConfig()))
     if not np.isfinite(ranker.score([("a query", "a passage")])).all():
-        raise UserError(f"{version.reference}: its score of a pair is not a finite number; it may not serve", code="scores-not-finite")
+        raise UserError(
+            f"{version.reference}: its score of a pair is not a finite number; it may not serve",
+            code="scores-not-finite",
+        )
 
 
 def show(model: str) -> str:
@@ -159,7 +170,9 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _check_why(command: str, why: str) -> None:
     if not why.strip():
-        raise UserError(f'WHY: say why, it is kept in the history: make {command} ... WHY="..."', code="setting-missing")
+        raise UserError(
+            f'WHY: say why, it is kept in the history: make {command} ... WHY="..."', code="setting-missing"
+        )
 
 
 def _use_registry(run_dir: Path) -> None:
@@ -168,7 +181,8 @@ def _use_registry(run_dir: Path) -> None:
     database = run_dir / "mlflow.db"
     if not database.is_file():
         raise UserError(
-            f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR", code="registry-unset"
+            f"no registry: MLFLOW_TRACKING_URI is not set and no local run has made {database}; set it, or RUN_DIR",
+            code="registry-unset",
         )
     folder.check_database(database)
     changes.put(variables.TRACKING_URI, connection.database_uri(database))

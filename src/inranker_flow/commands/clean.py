@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     also = tuple(KEPT) if options.all else tuple(filter(None, options.also.replace(",", " ").split()))
     for name in also:
         if name not in KEPT:
-            raise UserError(f"ALSO: {name!r} is nothing that can be removed, too; name {' or '.join(KEPT)}", code="setting-value")
+            raise UserError(
+                f"ALSO: {name!r} is nothing that can be removed, too; name {' or '.join(KEPT)}", code="setting-value"
+            )
     with _held(options.run_dir) as path:
         found = _in_folder(path, also) if path else _Found([], [])
         goes = [*found.goes, *_built()]
@@ -107,7 +109,8 @@ def _in_folder(path: Path, also: Sequence[str]) -> _Found:
         names.append(f"artifacts/store/{UNFINISHED}")
     if "registry" in also and (reader := _reader(path / "mlflow.db")):
         raise UserError(
-            f"RUN_DIR: process {reader} works on {path / 'mlflow.db'} (make mlflow?); end it, or wait for it", code="folder-in-use"
+            f"RUN_DIR: process {reader} works on {path / 'mlflow.db'} (make mlflow?); end it, or wait for it",
+            code="folder-in-use",
         )
     here = [path / name for name in names if os.path.lexists(path / name)]
     goes = [each for each in here if not _is_linked(each, path)]
@@ -174,7 +177,8 @@ def _own_folder(text: str) -> Path | None:
         return None
     if not _is_of_runs(path):
         raise UserError(
-            f"RUN_DIR: {path} is no folder of runs (make run leaves {folder.MARKER} in one); nothing was removed", code="folder-not-of-runs"
+            f"RUN_DIR: {path} is no folder of runs (make run leaves {folder.MARKER} in one); nothing was removed",
+            code="folder-not-of-runs",
         )
     return path
 

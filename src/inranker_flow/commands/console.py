@@ -56,7 +56,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             found.append({**event, "stage": str(event["stage"]), "dataset": event["dataset"]})
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path} line {number}: no record of a stage; run again: what is finished is kept", code="record-damaged"
+                f"{path} line {number}: no record of a stage; run again: what is finished is kept",
+                code="record-damaged",
             ) from error
     return found
 

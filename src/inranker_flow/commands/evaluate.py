@@ -80,7 +80,8 @@ def measure(sections: Mapping[str, Any], models: Mapping[str, Path], out: Path) 
         if not found.test_queries:
             raise UserError(
                 f"{corpus.uri}: has no judged test queries (split {corpus.test_split}), so there is nothing to measure; "
-                "--set source.test_split=NAME names another split", code="collection-split"
+                "--set source.test_split=NAME names another split",
+                code="collection-split",
             )
         retrieve(sections["retrieval"], prepared, None, candidates, language=corpus.language)
         evaluation, report = out / "evaluation", out / "report.html"
@@ -103,7 +104,9 @@ def _sections(uri: str, settings: Sequence[str]) -> dict[str, Any]:
     changes = parse_overrides(settings)
     for key in changes:
         if key.partition(".")[0] not in data:
-            raise UserError(f"SET: {key}: only settings of {', '.join(data)} count here; leave it out", code="setting-unknown")
+            raise UserError(
+                f"SET: {key}: only settings of {', '.join(data)} count here; leave it out", code="setting-unknown"
+            )
     apply(data, changes)
     # There is no teacher: all models are rerankers to be measured.
     data["evaluation"]["teacher"] = False
@@ -121,6 +124,8 @@ def named(models: Sequence[str]) -> dict[str, Path]:
         folder = locate(reference) or Path(reference)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", name or reference.rstrip("/").rpartition("/")[2]) or "model"
         if name in found or name == "bm25":
-            raise UserError(f"{text}: two systems are called {name}; give it a name: NAME={reference}", code="setting-twice")
+            raise UserError(
+                f"{text}: two systems are called {name}; give it a name: NAME={reference}", code="setting-twice"
+            )
         found[name] = folder
     return found

@@ -61,13 +61,19 @@ def checked(text: str | Path) -> Path:
     """``RUN_DIR`` as an absolute path; :class:`UserError` for what cannot be the folder of runs."""
     name = str(text)
     if not name.strip():  # Path("") would be the current folder
-        raise UserError(f"RUN_DIR: it is empty; give a folder for the runs, or leave it out for {DEFAULT}", code="setting-missing")
+        raise UserError(
+            f"RUN_DIR: it is empty; give a folder for the runs, or leave it out for {DEFAULT}", code="setting-missing"
+        )
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"RUN_DIR: {name!r} is not UTF-8; give a folder with another name", code="name-unusable") from error
+        raise UserError(
+            f"RUN_DIR: {name!r} is not UTF-8; give a folder with another name", code="name-unusable"
+        ) from error
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise UserError(f"RUN_DIR: {name!r} holds a control character; give a folder with another name", code="name-unusable")
+        raise UserError(
+            f"RUN_DIR: {name!r} holds a control character; give a folder with another name", code="name-unusable"
+        )
     try:
         return Path(name).expanduser().resolve(strict=False)
     except (OSError, RuntimeError) as error:  # a link that leads to itself
@@ -85,7 +91,9 @@ def of_runs(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or folder
-        raise UserError(f"RUN_DIR: {where}: {_said(error)}; make room, grant it, or give another RUN_DIR", code="disk-refused") from error
+        raise UserError(
+            f"RUN_DIR: {where}: {_said(error)}; make room, grant it, or give another RUN_DIR", code="disk-refused"
+        ) from error
 
 
 @contextmanager
@@ -144,7 +152,8 @@ def _take(folder: Path, lock: IO[str]) -> None:
                 who = facts(alive[0]).get("process")
                 named, remedy = (f" (process {who})", f", end it (kill {who})") if who else ("", "")
                 raise UserError(
-                    f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR", code="folder-in-use"
+                    f"RUN_DIR: another run is working in {folder}{named}; wait for it{remedy} or give another RUN_DIR",
+                    code="folder-in-use",
                 ) from error
             if time.monotonic() > until:
                 raise left_working(folder) from error
@@ -163,7 +172,10 @@ def left_working(folder: Path) -> UserError:
     numbers = sorted({number for path in files(folder) for number in lifeline.processes(path)})
     who = f"process {', '.join(map(str, numbers))} of a run" if numbers else "a stage of a run"
     remedy = f"end it (kill -9 {' '.join(map(str, numbers))})" if numbers else "end it"
-    return UserError(f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR", code="folder-in-use")
+    return UserError(
+        f"RUN_DIR: {who} that was killed is still at work in {folder}; {remedy} or give another RUN_DIR",
+        code="folder-in-use",
+    )
 
 
 def files(folder: Path) -> list[Path]:
@@ -234,8 +246,12 @@ def check_database(path: Path) -> None:
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         remedy = "end the other process that works on it" if "locked" in str(error) else remedy
-        raise UserError(f"{path}: MLflow's database cannot be read ({error}); {remedy}", code="database-damaged") from error
+        raise UserError(
+            f"{path}: MLflow's database cannot be read ({error}); {remedy}", code="database-damaged"
+        ) from error
     if broken:
-        raise UserError(f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}", code="database-damaged")
+        raise UserError(
+            f"{path}: MLflow's database is damaged ({' '.join(broken[0].split())}); {remedy}", code="database-damaged"
+        )
     if not {"alembic_version", "experiments", "runs"} <= tables:
         raise UserError(f"{path}: not a database of MLflow's; {remedy}", code="database-damaged")

@@ -18,7 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", default=str(folder.DEFAULT))
     database = folder.checked(parser.parse_args(arguments).run_dir) / "mlflow.db"
     if not database.is_file():
-        raise UserError(f"RUN_DIR: no local run has made {database}; make run makes it, or give another RUN_DIR", code="registry-unset")
+        raise UserError(
+            f"RUN_DIR: no local run has made {database}; make run makes it, or give another RUN_DIR",
+            code="registry-unset",
+        )
     folder.check_database(database)
     uri = connection.database_uri(database)
     print(f"MLflow's UI on {database}", flush=True)

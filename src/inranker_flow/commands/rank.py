@@ -56,7 +56,9 @@ def _passage(line: str, where: str) -> Passage:
     except ValueError as error:
         raise UserError(f"{where}: begins as JSON and is none ({error}); mend it", code="passage-form") from error
     if not isinstance(found.get("text"), str):
-        raise UserError(f"{where}: has no text; a passage is a text, or JSON with text and perhaps title", code="passage-form")
+        raise UserError(
+            f"{where}: has no text; a passage is a text, or JSON with text and perhaps title", code="passage-form"
+        )
     passage: Passage = found
     return passage
 

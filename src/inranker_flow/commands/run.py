@@ -103,7 +103,8 @@ def _runner(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"RUNNER={name}: needs a checkout of InRanker Flow with its environment ({error}); make run has both, and "
-            "RUNNER=plain needs neither", code="needs-checkout"
+            "RUNNER=plain needs neither",
+            code="needs-checkout",
         ) from error
     return found
 

@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     found = [each for each in settings() if f"{each.key}.".startswith(f"{options.section}." if options.section else "")]
     if not found:
         sections = dict.fromkeys(each.key.partition(".")[0] for each in settings())
-        raise UserError(f"{options.section[:80]!r}: no such section or setting; there is: {', '.join(sections)}", code="setting-unknown")
+        raise UserError(
+            f"{options.section[:80]!r}: no such section or setting; there is: {', '.join(sections)}",
+            code="setting-unknown",
+        )
     print(_markdown(found) if options.markdown else "\n\n".join(map(_text, found)))
     return 0
 

@@ -54,7 +54,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
-        raise UserError(f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}", code="setting-value")
+        raise UserError(
+            f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}", code="setting-value"
+        )
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, got {quoted(value)}", code="setting-type")
@@ -111,7 +113,8 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
     if value is None:
         raise UserError(f"{where}: has no value; give one, or leave the key out", code="setting-missing")
     raise UserError(
-        f"{where}: expected {getattr(hint, '__name__', hint)}, got {quoted(value)} ({type(value).__name__})", code="setting-type"
+        f"{where}: expected {getattr(hint, '__name__', hint)}, got {quoted(value)} ({type(value).__name__})",
+        code="setting-type",
     )
 
 

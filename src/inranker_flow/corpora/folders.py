@@ -106,7 +106,8 @@ def _look_on_disk(config: CorporaConfig, root: str) -> list[Folder]:
     except OSError as error:
         raise UserError(
             f"corpora.uri: {config.uri}: cannot be listed: {error.strerror}; give a folder with one folder for each corpus, "
-            "which this user may read", code="disk-unreadable"
+            "which this user may read",
+            code="disk-unreadable",
         ) from error
     found = []
     for name in names:

@@ -104,7 +104,8 @@ class Problems:
         others = ", ".join(f"{other.count:,} {BROKEN[name]}" for name, other in broken[1:])
         raise BadCollection(
             f"{first['file']} line {first['line']}: {first['what']}; {found.count:,} {BROKEN[kind]} in all"
-            f"{f', and {others}' if others else ''}; mend the data, or set on_problem=repair to drop them", code="collection-row"
+            f"{f', and {others}' if others else ''}; mend the data, or set on_problem=repair to drop them",
+            code="collection-row",
         )
 
     @property

@@ -3,9 +3,9 @@
     accelerate launch --multi_gpu --num_machines 2 ... -m inranker_flow.distillation JOB.json
 
 JOB.json: {"config": DistillConfig, "training_sets": [folders], "start": folder or null, "model": folder to write}, perhaps
-"replay": folder, and, where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line}. On one
-machine nobody needs this: `distill` starts a process for each GPU by itself. Several machines started so need the folders and
-INRANKER_SCRATCH on a volume that all of them see; those of a TrainJob (`node.py`) have each their own.
+"replay": folder, and, where the caller waits for it, "answer": a file that gets {"stats": ...} or {"error": line,
+"code": ...}. On one machine nobody needs this: `distill` starts a process for each GPU by itself. Several machines started so
+need the folders and INRANKER_SCRATCH on a volume that all of them see; those of a TrainJob (`node.py`) have each their own.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ def main(arguments: list[str]) -> int:
             config = replace(parse(DistillConfig, job["config"], "config"), start="phase1")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}", code="job-form"
+                f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}",
+                code="job-form",
             ) from error
         stats = distill(config, *work)
         told: dict[str, object] = {"stats": asdict(stats)}
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)
-        told = {"error": str(error)}
+        told = {"error": str(error), "code": error.code}
     if answer and (first_here or "error" in told):
         with atomic_write(answer) as file:
             file.write(json.dumps(told).encode())

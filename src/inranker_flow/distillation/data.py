@@ -142,7 +142,8 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
         if labels.num_rows == 0:
             raise UserError(
                 f"{path}: no labels, so there is nothing to train on; "
-                f"look at the counts of the teacher_label stage of {names[-1]}", code="nothing-to-train"
+                f"look at the counts of the teacher_label stage of {names[-1]}",
+                code="nothing-to-train",
             )
         _check_finite(labels, path)
         progress = Progress(f"tokenising {names[-1]}", sum(tables.count(each, folder) for each in TEXTS), "texts")
@@ -163,7 +164,10 @@ def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed:
                 ids.append(keys)
                 progress.advance(len(texts))
             if not ids:
-                raise UserError(f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not", code="nothing-to-train")
+                raise UserError(
+                    f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not",
+                    code="nothing-to-train",
+                )
             known = pa.chunked_array(ids)
             tables.check_references(labels, key, known, table.filename, str(path))
             rows[name] = pc.index_in(labels.column(key), value_set=known).to_numpy()
@@ -210,7 +214,8 @@ def _check_finite(labels: pa.Table, path: Path) -> None:
         raise UserError(
             f"{path}: the logits of {len(bad):,} of {labels.num_rows:,} pairs are no finite float32 numbers (the first: query "
             f"{query_id!r}, document {doc_id!r}); label them again, with teacher.scoring.dtype float32 if the teacher "
-            "overflows", code="logits-not-finite"
+            "overflows",
+            code="logits-not-finite",
         )
 
 

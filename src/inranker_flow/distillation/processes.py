@@ -47,7 +47,8 @@ class Processes:
                 raise UserError(
                     f"distill: started by accelerate with {name}, which splits the weights; a student is small enough for "
                     "each GPU to hold all of it, so use `accelerate launch --multi_gpu` (and gradient_checkpointing: true "
-                    "where memory is short)", code="accelerate-unsupported"
+                    "where memory is short)",
+                    code="accelerate-unsupported",
                 )
         cpu = pick_device().type == "cpu"
         options = {"timeout": PATIENCE} if started_together() else {}
@@ -119,7 +120,7 @@ def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
     if "error" in told:
-        raise UserError(told["error"], code="stage-failed")
+        raise UserError(told["error"], code=told["code"])
     if done.returncode or "stats" not in told:
         raise RuntimeError(f"a training process ended with status {done.returncode}; its own lines above say why")
     stats: dict[str, Any] = told["stats"]

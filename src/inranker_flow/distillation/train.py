@@ -260,7 +260,8 @@ class Trainer:
             raise UserError(
                 f"the device runs out of memory with the smallest part of a batch (one prompt of {longest} tokens, or those "
                 "of one query): set gradient_checkpointing: true or precision: bfloat16-weights, shorten max_length, or "
-                "take a larger device or a smaller student", code="out-of-memory"
+                "take a larger device or a smaller student",
+                code="out-of-memory",
             ) from error
         self.step_tokens = max(self.step_tokens // 2, longest)
         log.warning("out of memory: from now on at most %s tokens at once", f"{self.step_tokens:,}")
@@ -312,10 +313,14 @@ class Trainer:
 
     def _diverged(self, what: str, step: int) -> UserError:
         if step == 0:
-            return UserError(f"{what} before the first step: check the checkpoint to start from and the labels", code="training-diverged")
+            return UserError(
+                f"{what} before the first step: check the checkpoint to start from and the labels",
+                code="training-diverged",
+            )
         return UserError(
             f"{what} at step {step} of {self.total}: lower learning_rate, lengthen warmup_steps or set precision to "
-            "float32, and run again", code="training-diverged"
+            "float32, and run again",
+            code="training-diverged",
         )
 
     def _look(self) -> None:
@@ -390,7 +395,8 @@ class Trainer:
             raise UserError(
                 f"{checkpoint.file}: the {len(steps)} processes of this training find checkpoints of steps "
                 f"{', '.join(map(str, sorted(set(steps))))}; set INRANKER_STORE, or INRANKER_SCRATCH to a folder on a volume "
-                "that all machines of this training share", code="scratch-not-shared"
+                "that all machines of this training share",
+                code="scratch-not-shared",
             )
         if not content:
             return
@@ -472,10 +478,15 @@ def _split(config: DistillConfig, examples: Examples, objective: Objective) -> t
                 len(examples.query) - len(rows), len(examples.query),
             )  # fmt: skip
         if not len(rows):
-            raise UserError(f"loss: {config.loss} compares the documents of a query, but no query has two; use mse", code="setting-conflict")
+            raise UserError(
+                f"loss: {config.loss} compares the documents of a query, but no query has two; use mse",
+                code="setting-conflict",
+            )
     held = hold_out(examples, rows, config.holdout, config.holdout_max_queries)
     if held.all():
-        raise UserError(f"holdout: {config.holdout} of the queries leaves none to train on; lower it", code="nothing-to-train")
+        raise UserError(
+            f"holdout: {config.holdout} of the queries leaves none to train on; lower it", code="nothing-to-train"
+        )
     if not held.any():
         log.warning("no query is held out (holdout %s): the last step is taken, not the best", config.holdout)
     return rows[~held], rows[held]

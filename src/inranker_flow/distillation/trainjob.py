@@ -93,15 +93,21 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
     if not root:
         raise UserError(
             f"cluster.nodes: {asked.nodes} machines exchange their files through INRANKER_STORE, which is off; set it to an "
-            "s3:// prefix, or cluster.nodes to 1", code="store-off"
+            "s3:// prefix, or cluster.nodes to 1",
+            code="store-off",
         )
     try:
         api = kubernetes.of_this_pod()
     except Unreadable as error:
-        raise UserError(f"cluster.nodes: {error}; without it no TrainJob can be created", code="cluster-refused") from error
+        raise UserError(
+            f"cluster.nodes: {error}; without it no TrainJob can be created", code="cluster-refused"
+        ) from error
     namespace = kubernetes.namespace()
     if api is None or not namespace:
-        raise UserError("cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1", code="cluster-absent")
+        raise UserError(
+            "cluster.nodes: this is no pod of a cluster, so there is no Kubeflow Trainer; set it to 1",
+            code="cluster-absent",
+        )
     name = f"inranker-distill-{uuid.uuid4().hex[:10]}"
     uri = f"{root}/{unfinished.FOLDER}/trainings/{name}"
     model = Path(job["model"])
@@ -156,10 +162,13 @@ def _created(api: Cluster, namespace: str, job: dict[str, Any]) -> Iterator[None
             if not api.send("POST", jobs, job, "create TrainJobs"):
                 raise UserError(
                     "cluster.nodes: Kubeflow Trainer is not installed in this cluster (there is no "
-                    f"{GROUP}/{VERSION}); install it and the component trainer, or set cluster.nodes to 1", code="trainer-missing"
+                    f"{GROUP}/{VERSION}); install it and the component trainer, or set cluster.nodes to 1",
+                    code="trainer-missing",
                 )
         except Unreadable as error:
-            raise UserError(f"cluster.nodes: {error}; add the component trainer to the overlay", code="cluster-refused") from error
+            raise UserError(
+                f"cluster.nodes: {error}; add the component trainer to the overlay", code="cluster-refused"
+            ) from error
         log.info("TrainJob %s created", name)
         yield
     finally:
@@ -180,7 +189,9 @@ def _wait(api: Cluster, namespace: str, name: str, uri: str) -> None:
             heard = time.monotonic()
         except Unreadable as error:
             if time.monotonic() - heard > PATIENCE:
-                raise UserError(f"cluster.nodes: TrainJob {name} is not heard of any more: {error}", code="trainjob-lost") from error
+                raise UserError(
+                    f"cluster.nodes: TrainJob {name} is not heard of any more: {error}", code="trainjob-lost"
+                ) from error
             time.sleep(PAUSE)
             continue
         if found is None:
@@ -189,7 +200,8 @@ def _wait(api: Cluster, namespace: str, name: str, uri: str) -> None:
         conditions = {each["type"]: each for each in (found.get("status") or {}).get("conditions") or []}
         if conditions.get("Failed", {}).get("status") == "True":
             raise UserError(
-                _why(uri) or f"TrainJob {name} failed: {_line(conditions['Failed'])}; the logs above say more", code="trainjob-failed"
+                _why(uri) or f"TrainJob {name} failed: {_line(conditions['Failed'])}; the logs above say more",
+                code="trainjob-failed",
             )
         if conditions.get("Complete", {}).get("status") == "True":
             return

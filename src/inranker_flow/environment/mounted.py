@@ -63,14 +63,18 @@ def _read(folder: Path) -> Iterator[tuple[str, str]]:
             value = path.read_bytes().decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there", code="secret-unreadable"
+                f"{path}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there",
+                code="secret-unreadable",
             ) from error
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path}: is no UTF-8 text, so it cannot be a variable; give this key a file's name", code="secret-form"
             ) from error
         if "\0" in value:
-            raise UserError(f"{path}: holds a zero byte, so it cannot be a variable; give this key a file's name", code="secret-form")
+            raise UserError(
+                f"{path}: holds a zero byte, so it cannot be a variable; give this key a file's name",
+                code="secret-form",
+            )
         if value.strip():
             yield path.name, value
 
@@ -82,5 +86,6 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there", code="secret-unreadable"
+            f"{folder}: cannot be read ({error.strerror}); let user {os.getuid()} read what is mounted there",
+            code="secret-unreadable",
         ) from error

@@ -65,7 +65,9 @@ class Evidence:
 def evidence_of(summary: Mapping[str, Any], system: str = "phase2") -> Evidence:
     """The evidence in an evaluation's summary.json; :class:`UserError` where the leak check is not in it."""
     if "leaks" not in summary:
-        raise UserError("summary.json: without a leak check, so it is of an older version: evaluate again", code="artifact-old")
+        raise UserError(
+            "summary.json: without a leak check, so it is of an older version: evaluate again", code="artifact-old"
+        )
     model = summary["models"].get(system, {})
     found = (model.get(name) for name in ("latency_p95_ms", "size_mb"))
     return Evidence(int(summary["leaks"]["queries"]), *(math.nan if each is None else float(each) for each in found))

@@ -66,7 +66,8 @@ def join(collections: Sequence[Path], candidates: Sequence[Path]) -> list[tuple[
         if dataset not in found:
             raise UserError(
                 f"{collection}: no candidates for dataset {dataset!r} (there are some for: "
-                f"{', '.join(found) or 'none'}); run retrieve on this collection", code="artifact-mismatch"
+                f"{', '.join(found) or 'none'}); run retrieve on this collection",
+                code="artifact-mismatch",
             )
         joined.append((dataset, collection, found[dataset]))
     return joined
@@ -77,7 +78,10 @@ def _by_dataset(folders: Sequence[Path], what: str) -> dict[str, Path]:
     for folder in folders:
         dataset = manifest.read_manifest(folder).dataset
         if dataset in found:
-            raise UserError(f"{folder}: the second of the {what} that is named {dataset!r}; give each its own name", code="collection-name-twice")
+            raise UserError(
+                f"{folder}: the second of the {what} that is named {dataset!r}; give each its own name",
+                code="collection-name-twice",
+            )
         found[dataset] = folder
     return found
 
@@ -102,7 +106,8 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     if lost is not None:
         raise UserError(
             f"{candidates / tables.RUN.filename}: document {lost!r} is not in {collection / tables.CORPUS.filename}; "
-            "these candidates belong to another version of the collection: run retrieve again", code="artifact-mismatch"
+            "these candidates belong to another version of the collection: run retrieve again",
+            code="artifact-mismatch",
         )
     dropped = 0
     if config.drop_self:
@@ -133,13 +138,15 @@ def _check_useful(
     if not ids:
         raise UserError(
             f"{candidates / tables.RUN.filename}: no candidates for any of the {len(qrels)} judged test queries of "
-            f"{dataset}; run retrieve again, or check that queries and documents share a language", code="candidates-missing"
+            f"{dataset}; run retrieve again, or check that queries and documents share a language",
+            code="candidates-missing",
         )
     if not any(qrels[query_id].get(doc_id, 0) > 0 for query_id, doc_id in ids):
         raise UserError(
             f"{collection / tables.QRELS.filename}: none of the {len(ids)} candidates of {dataset} is judged relevant, "
             "so every system would get 0; do the judgements name documents of this corpus? If they do, raise "
-            "retrieval.test_depth", code="candidates-useless"
+            "retrieval.test_depth",
+            code="candidates-useless",
         )
 
 

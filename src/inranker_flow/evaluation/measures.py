@@ -82,12 +82,15 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
             if key in same:
                 raise UserError(
                     f"evaluation.measures: {shown(same[key])} and {shown(name)} are one measure, or one name in MLflow; "
-                    "leave one out", code="measure-twice"
+                    "leave one out",
+                    code="measure-twice",
                 )
         same |= {str(measure): name, metric_name(name): name}
         parsed[name] = measure
     if not parsed:
-        raise UserError("evaluation.measures: empty; name at least one, the first is the headline (nDCG@10)", code="setting-missing")
+        raise UserError(
+            "evaluation.measures: empty; name at least one, the first is the headline (nDCG@10)", code="setting-missing"
+        )
     return parsed
 
 
@@ -123,7 +126,8 @@ def _parse(name: str) -> Any:
 def _refused(name: str, why: str = "") -> UserError:
     return UserError(
         f"evaluation.measures: {quoted(name)} is not a measure that ir_measures can compute here{f' ({why})' if why else ''}; "
-        "write it as nDCG@10, RR@10, R@100, AP@1000 or P(rel=2)@10", code="measure-unknown"
+        "write it as nDCG@10, RR@10, R@100, AP@1000 or P(rel=2)@10",
+        code="measure-unknown",
     )
 
 

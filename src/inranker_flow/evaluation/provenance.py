@@ -43,7 +43,9 @@ def _record(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); the student's training must run again", code="artifact-unreadable") from error
+        raise UserError(
+            f"{path}: not readable ({error}); the student's training must run again", code="artifact-unreadable"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 

@@ -184,7 +184,8 @@ def _check_finite(system: System, rows: np.ndarray, logits: np.ndarray) -> None:
         section = "teacher" if system.name == TEACHER else "evaluation"
         raise UserError(
             f"{system.name} ({system.reference}): {bad} of {len(rows)} scores are not finite numbers; "
-            f"if the checkpoint overflows in half precision, set {section}.scoring.dtype to float32", code="scores-not-finite"
+            f"if the checkpoint overflows in half precision, set {section}.scoring.dtype to float32",
+            code="scores-not-finite",
         )
 
 

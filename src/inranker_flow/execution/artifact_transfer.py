@@ -64,6 +64,7 @@ def fetch(folder: Path) -> Path:
     if not uris.exists(uri):
         raise UserError(
             f"{pointer}: this artifact was moved to {uri}, and nothing is there; bring it back (is the store of "
-            f"INRANKER_ARTIFACTS mounted?), or {remedy}", code="artifact-missing"
+            f"INRANKER_ARTIFACTS mounted?), or {remedy}",
+            code="artifact-missing",
         )
     return uris.local_copy(uri)

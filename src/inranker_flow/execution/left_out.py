@@ -105,7 +105,10 @@ def check(kept: Mapping[str, Any], dropped: Mapping[str, Reason]) -> None:
         return
     told = [f"{name}: {reason}" for name, reason in dropped.items()]
     more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    raise UserError(f"every target was left out, so there is nothing to adapt to: {'; '.join(told[:_NAMED])}{more}", code="all-left-out")
+    raise UserError(
+        f"every target was left out, so there is nothing to adapt to: {'; '.join(told[:_NAMED])}{more}",
+        code="all-left-out",
+    )
 
 
 def _reason(path: Path) -> Reason | None:

@@ -143,18 +143,21 @@ def _run_stage(
         log.info("%s in %.1f s: %s", "taken from the store" if reused else "done", seconds, _sentence(numbers))
         return stats
     except UserError as error:
-        _fail(name, dataset, start, str(error))
+        _fail(name, dataset, start, str(error), error.code)
     except Exception as error:
-        _fail(name, dataset, start, _unexpected(error))
+        _fail(name, dataset, start, *_unexpected(error))
 
 
-def _unexpected(error: Exception) -> str:
-    """What is said of an error that the code did not foresee; its traceback is printed unless it is of this machine."""
+def _unexpected(error: Exception) -> tuple[str, str]:
+    """Return the line and the code of an error that the code did not foresee.
+
+    Its traceback is printed unless the error is this machine's.
+    """
     if isinstance(error, OSError) and error.filename and error.errno in REFUSALS:
-        return of_system(error)
+        return of_system(error), "disk-refused"
     print(redaction.redact(traceback.format_exc()), file=sys.stderr)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)"
+    return f"{text} (unexpected: the traceback is in the log; run again to continue, or report it)", "unexpected"
 
 
 def _worked(
@@ -204,9 +207,9 @@ def _parse(hint: Any, data: Any, where: str) -> Any:
     return tuple(parse(get_args(hint)[0], each, f"{where}[{i}]") for i, each in enumerate(data))
 
 
-def _fail(name: str, dataset: str, start: float, message: str) -> NoReturn:
+def _fail(name: str, dataset: str, start: float, message: str, code: str) -> NoReturn:
     message = " ".join(redaction.redact(message).split())
-    _event(name, dataset, seconds=time.monotonic() - start, error=message)
+    _event(name, dataset, seconds=time.monotonic() - start, error=message, code=code)
     start_logging(f"{name} {dataset}".strip())
     log.error("FAILED: %s", message)
     sys.stdout.flush()
@@ -221,12 +224,16 @@ def _check_given(inputs: Mapping[str, Any]) -> None:
             found = read_manifest(path) if artifact_transfer.moved(path) else check(path)
             written_by = _WRITTEN_BY.get(key, found.stage)
             if found.stage != written_by:
-                raise UserError(f"{path}: {key} is what {written_by} writes, and this was written by {found.stage}", code="artifact-mismatch")
+                raise UserError(
+                    f"{path}: {key} is what {written_by} writes, and this was written by {found.stage}",
+                    code="artifact-mismatch",
+                )
             known = artifact.metadata.get("digest", "")
             if not found.content.startswith(known):
                 raise UserError(
                     f"{path / FILENAME}: of other content than when {found.stage} ended, so its artifact was replaced; "
-                    f"remove {path} and run that stage again (on a cluster: with KFP's cache off)", code="artifact-replaced"
+                    f"remove {path} and run that stage again (on a cluster: with KFP's cache off)",
+                    code="artifact-replaced",
                 )
 
 
@@ -245,7 +252,9 @@ def _check_fetched(given: Any, fetched: Any, whole: bool) -> None:
     """The same for the content that came from elsewhere, and the bytes of all files where the stage is one of `_WHOLE`."""
     for path, copy in zip(_flat(given), _flat(fetched), strict=True):
         if check(copy, whole=whole).content != read_manifest(path).content:
-            raise UserError(f"{copy}: not the artifact of {path}; remove both and run its stage again", code="artifact-mismatch")
+            raise UserError(
+                f"{copy}: not the artifact of {path}; remove both and run its stage again", code="artifact-mismatch"
+            )
 
 
 def _paths(artifacts: Any) -> Any:

@@ -191,7 +191,8 @@ def _clusters(texts: Iterable[str], count: int, seed: int) -> np.ndarray:
         from sklearn.preprocessing import normalize
     except ImportError as error:
         raise UserError(
-            "generation.sampling: diverse needs scikit-learn, which is not installed here; install it or set it to uniform", code="package-missing"
+            "generation.sampling: diverse needs scikit-learn, which is not installed here; install it or set it to uniform",
+            code="package-missing",
         ) from error
     words = TfidfTransformer(sublinear_tf=True).fit_transform(
         HashingVectorizer(n_features=_FEATURES, alternate_sign=False, norm=None, analyzer=terms).transform(texts)

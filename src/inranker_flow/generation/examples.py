@@ -42,7 +42,8 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
     if len(drawn) < template.examples:
         raise CollectionFault(
             f"generation.prompt: {template.name} shows {template.examples} of the corpus's own queries, and {dataset} has "
-            f"{len(drawn)} judged training queries; lower `examples`, or use a prompt without them, such as inpars-v1", code="prompt-examples"
+            f"{len(drawn)} judged training queries; lower `examples`, or use a prompt without them, such as inpars-v1",
+            code="prompt-examples",
         )
     documents = _beginnings(collection, {best[query_id][1] for query_id in drawn})
     return template.showing([(documents[best[query_id][1]], " ".join(texts[query_id].split())) for query_id in drawn])

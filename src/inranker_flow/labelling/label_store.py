@@ -49,6 +49,7 @@ def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
         uris.put_if_absent(text, f"{uri}/identity.json")  # for people
     except OSError as error:
         raise UserError(
-            f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off", code="store-refused"
+            f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off",
+            code="store-refused",
         ) from error
     return ContentStore(uri, SCHEMA)

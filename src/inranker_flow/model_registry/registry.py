@@ -54,7 +54,9 @@ def _check_name(name: str) -> None:
     """MLflow says of a name that it refuses what it says of one that nobody has used: there is none."""
     problem = name_problem(name)
     if problem:
-        raise UserError(f"promotion.model_name: {name[:80]!r} {problem}; give another name (MODEL for make)", code="model-name")
+        raise UserError(
+            f"promotion.model_name: {name[:80]!r} {problem}; give another name (MODEL for make)", code="model-name"
+        )
 
 
 def _not_there(error: Any) -> bool:
@@ -118,7 +120,8 @@ def version(name: str, number: str) -> Version:
                 raise
             raise UserError(
                 f"models:/{name}/{number}: not in the model registry at {mlflow.get_tracking_uri()}: {error}; make history "
-                "says what served and what is gone", code="version-missing"
+                "says what served and what is gone",
+                code="version-missing",
             ) from error
     return Version(name, str(found.version), dict(found.tags))
 
@@ -162,7 +165,9 @@ def served(reference: str) -> Served:
     try:
         return parse(Served, json.loads(tag) if tag else {}, f"{reference}, tag {SERVED}")
     except ValueError as error:
-        raise UserError(f"{reference}: its tag {SERVED} is no JSON ({error}); restore it from MLmodel", code="registry-damaged") from error
+        raise UserError(
+            f"{reference}: its tag {SERVED} is no JSON ({error}); restore it from MLmodel", code="registry-damaged"
+        ) from error
 
 
 def parts(reference: str) -> tuple[str, str]:
@@ -174,7 +179,9 @@ def parts(reference: str) -> tuple[str, str]:
             return name, str(connection.client().get_model_version_by_alias(name, alias).version)
     name, _, number = path.rpartition("/")
     if not name or not number.isdigit():
-        raise UserError(f"{reference}: models are named models:/NAME/VERSION or models:/NAME@ALIAS", code="address-form")
+        raise UserError(
+            f"{reference}: models are named models:/NAME/VERSION or models:/NAME@ALIAS", code="address-form"
+        )
     return name, number
 
 

@@ -110,7 +110,8 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
     documents = (known.get("docs") or {}).get("count")
     if not documents:
         raise UserError(
-            f"{corpus.uri}: ir_datasets does not say how many documents it has; give a BEIR folder or s3://", code="cannot-count"
+            f"{corpus.uri}: ir_datasets does not say how many documents it has; give a BEIR folder or s3://",
+            code="cannot-count",
         )
     judged = known.get("qrels") or {}
     # Not every query is judged, and a query may be judged often: the smaller number is the better guess.
@@ -147,7 +148,10 @@ def _stored(corpus: CorpusConfig) -> Counted:
     if single or (len(files) == 1 and uri.endswith(".parquet")):
         whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
         if not whole.uri.endswith(".parquet"):
-            raise UserError(f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file", code="collection-form")
+            raise UserError(
+                f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file",
+                code="collection-form",
+            )
         return _parquet(corpus, {"corpus.parquet": whole}, layout.Layout(("corpus.parquet",)))
     if not files:
         raise UserError(f"{corpus.uri}: no such file or folder; correct the address", code="not-found")
@@ -164,7 +168,8 @@ def _stored(corpus: CorpusConfig) -> Counted:
     texts = [" ".join(filter(None, (_text(row, "title"), _text(row, "text")))) for row in _rows(lines.sample)]
     if not lines.total or not texts:
         raise UserError(
-            f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line", code="collection-row"
+            f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line",
+            code="collection-row",
         )
     asked = [name for name in found.queries if layout.form(name) == "jsonl"]
     queries = [_text(row, "text") for name in asked for row in _rows(_lines(files[name]).sample)]
@@ -374,7 +379,9 @@ def _open(file: FileInfo) -> Any:
         return pq.ParquetFile(pa.PythonFile(_Stored(file), mode="r"))
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again", code="collection-damaged") from error
+        raise UserError(
+            f"{file.uri}: not a readable Parquet file: {reason}; write or fetch it again", code="collection-damaged"
+        ) from error
 
 
 def _footers(files: Sequence[FileInfo], columns: Sequence[str]) -> tuple[int, float]:
@@ -438,12 +445,17 @@ def _one(uri: str) -> FileInfo:
 def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
     """Texts and labels in one file; its rows stand by query."""
     if uri.startswith("hf://"):
-        raise UserError(f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count")
+        raise UserError(
+            f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count"
+        )
     file = _one(uri)
     lines = _lines(file)
     rows = [(_text(row, "query"), _text(row, "contents")) for row in _rows(lines.sample)]
     if not rows:
-        raise UserError(f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl", code="collection-row")
+        raise UserError(
+            f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl",
+            code="collection-row",
+        )
     return Counted(
         corpus.name,
         lines.total,

@@ -323,4 +323,7 @@ def _quiet() -> Iterator[None]:
 def check_device(name: str) -> None:
     """Raises :class:`UserError` for a device that is not in the table."""
     if name not in DEVICES:
-        raise UserError(f"DEVICE: {name!r} is not in the table of devices; it knows {', '.join(DEVICES)}, and here", code="device-unknown")
+        raise UserError(
+            f"DEVICE: {name!r} is not in the table of devices; it knows {', '.join(DEVICES)}, and here",
+            code="device-unknown",
+        )

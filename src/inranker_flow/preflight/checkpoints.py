@@ -33,7 +33,10 @@ def check_checkpoint(reference: str, revision: str = "", judge: Judge | None = N
     if scheme == "s3":
         names = readable(reference)
         if "config.json" not in names:
-            raise UserError(f"{reference}: no checkpoint: it holds no config.json; upload the whole folder", code="checkpoint-incomplete")
+            raise UserError(
+                f"{reference}: no checkpoint: it holds no config.json; upload the whole folder",
+                code="checkpoint-incomplete",
+            )
 
         def read(name: str) -> bytes | None:
             return uris.read(f"{reference.rstrip('/')}/{name}") if name in names else None
@@ -105,7 +108,8 @@ def _check_tokens(reference: str, read: files.Read, false: str, true: str, secti
     if lost := files.has_tokens(read, (false, true)):
         raise UserError(
             f"{reference}: the vocabulary has no token {lost!r}, so this checkpoint is no monoT5; give one that has, or set "
-            f"{section}.true_token and {section}.false_token to its own label words", code="checkpoint-tokens"
+            f"{section}.true_token and {section}.false_token to its own label words",
+            code="checkpoint-tokens",
         )
 
 
@@ -120,7 +124,8 @@ def check_student(student: DistillConfig) -> str:
         if other or (kind is not None and kind not in T5S):
             raise UserError(
                 f"{reference}: a {name} cannot be the student, which is a T5 that answers ▁true or ▁false; give a T5 as "
-                "phase1.checkpoint (an encoder or a causal model can be the teacher)", code="checkpoint-kind"
+                "phase1.checkpoint (an encoder or a causal model can be the teacher)",
+                code="checkpoint-kind",
             )
         _check_tokens(reference, read, student.false_token, student.true_token, "phase1")
 
@@ -135,7 +140,8 @@ def check_writer(reference: str, revision: str = "") -> str:
         if names and not config.get("is_encoder_decoder") and kind_by_name(names, False) != "causal":
             raise UserError(
                 f"{reference}: a {names[0]} writes no queries; give a causal or an encoder-decoder language model as "
-                "generation.checkpoint", code="checkpoint-kind"
+                "generation.checkpoint",
+                code="checkpoint-kind",
             )
 
     return check_checkpoint(reference, revision, judge)
@@ -172,6 +178,7 @@ def _check_registered(reference: str, rest: str) -> str:
     except Exception as error:  # MLflow's errors are not imported here
         text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{reference}: the model registry does not give it ({text}); correct name or version", code="version-missing"
+            f"{reference}: the model registry does not give it ({text}); correct name or version",
+            code="version-missing",
         ) from error
     return f"{reference}: registered"

@@ -36,7 +36,9 @@ def check_collection(corpus: CorpusConfig, source: bool = False) -> str:
     if corpus.labels:
         scheme, _, file = corpus.labels.partition(":")
         if scheme != "inranker-msmarco":
-            raise UserError(f"labels: {corpus.labels}: not a published format; give inranker-msmarco:FILE.tsv", code="labels-form")
+            raise UserError(
+                f"labels: {corpus.labels}: not a published format; give inranker-msmarco:FILE.tsv", code="labels-form"
+            )
         found.append(f"labels {_check_file(file)}")
     return ", ".join(found)
 
@@ -47,7 +49,9 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
     if scheme == "demo":
         domain, _, seed = rest.partition("/")
         if domain not in ("source", "target") or not seed.isdigit():
-            raise UserError(f"{uri}: the demo's collections are demo:source/SEED and demo:target/SEED", code="demo-unknown")
+            raise UserError(
+                f"{uri}: the demo's collections are demo:source/SEED and demo:target/SEED", code="demo-unknown"
+            )
         return f"{uri}: made on the spot"
     if scheme == "ir_datasets":
         return _check_known(corpus, rest, source)
@@ -65,7 +69,8 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
     path = uris.local_path(uri)
     if not path.exists():
         raise UserError(
-            f"{uri}: no such file or folder here; {_FORMS} (what runs on a cluster reads no folder of yours)", code="not-found"
+            f"{uri}: no such file or folder here; {_FORMS} (what runs on a cluster reads no folder of yours)",
+            code="not-found",
         )
     if not path.is_dir():
         _check_single(uri, path.is_file())
@@ -73,7 +78,9 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
     try:
         sizes, others = layout.local_files(path)
     except OSError as error:
-        raise UserError(f"{uri}: cannot be listed: {error.strerror}; check the disk and its rights", code="disk-unreadable") from error
+        raise UserError(
+            f"{uri}: cannot be listed: {error.strerror}; check the disk and its rights", code="disk-unreadable"
+        ) from error
     return f"{uri}: there{_check_layout(corpus, sizes, others, source)}"
 
 
@@ -92,13 +99,15 @@ def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mappin
         if empty and (split == "test" or source or not found.of("test")):
             raise UserError(
                 f"{root}/{layout.printable(names[0])}: holds no judgement that can be read; fill it, or take it away to go "
-                f"on without a {split} split", code="judgements-form"
+                f"on without a {split} split",
+                code="judgements-form",
             )
     if source and not (found.of("train") or corpus.labels):
         there = layout.listed((*found.of("test"), *found.beside)) or "no judgements at all"
         raise UserError(
             f"{root}: as source it needs judgements of a training split named {corpus.train_split!r}, and there are: {there}; "
-            "set train_split, or give a collection with training queries", code="collection-split"
+            "set train_split, or give a collection with training queries",
+            code="collection-split",
         )
     reason = found.not_evaluated
     return f"; will NOT be evaluated: {reason}" if reason and not source else ""
@@ -125,10 +134,13 @@ def _check_known(corpus: CorpusConfig, name: str, source: bool) -> str:
         hint = f"give one of {', '.join(other[:6])}" if other else "give an id that has"
         raise UserError(
             f"{corpus.uri}: as source it needs judgements of a training split, which this id does not name; {hint}, or set "
-            "train_split to the part of the id that names it", code="collection-split"
+            "train_split to the part of the id that names it",
+            code="collection-split",
         )
     if dataset.has_qrels() and not dataset.has_queries():
-        raise UserError(f"{corpus.uri}: has judgements but no queries; give an id that has both", code="dataset-unusable")
+        raise UserError(
+            f"{corpus.uri}: has judgements but no queries; give an id that has both", code="dataset-unusable"
+        )
     told = f"{corpus.uri}: known, the {split} split (downloaded on first use)"
     if permission := irdatasets.needs_permission(dataset):
         told += f"; its documents must be there already: {permission}, see https://ir-datasets.com"

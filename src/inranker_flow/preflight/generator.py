@@ -20,7 +20,10 @@ def check_generator(config: GenerateConfig) -> str:
     if config.backend != "openai":
         return check_writer(config.checkpoint, config.revision)
     if not config.endpoint:
-        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1", code="setting-missing")
+        raise UserError(
+            "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
+            code="setting-missing",
+        )
     from inranker_flow.generation.backends.endpoint import Endpoint
 
     endpoint = Endpoint(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))

@@ -35,7 +35,8 @@ def check_file(repository: str, revision: str, name: str) -> str:
             return f"{repository}: in the cache of this machine (the hub does not answer)"
         raise UserError(
             f"the hub at {endpoint} does not answer ({web.reason(error)}); open the network to it or set HF_ENDPOINT, or "
-            "give a copy under s3:// instead", code="server-no-answer"
+            "give a copy under s3:// instead",
+            code="server-no-answer",
         ) from error
     return f"{repository} at {endpoint}"
 

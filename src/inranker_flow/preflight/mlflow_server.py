@@ -19,7 +19,8 @@ def check_mlflow() -> str:
     if variables.kfp_run() and not variables.tracking_uri():
         raise UserError(
             "MLFLOW_TRACKING_URI is not set: a database in this pod would end with it; set it in the ConfigMap "
-            "inranker-settings", code="registry-unset"
+            "inranker-settings",
+            code="registry-unset",
         )
     client = connection.client()
     uri = redaction.redact(variables.tracking_uri()) or "MLflow's default database"
@@ -43,5 +44,8 @@ def _use(client: Any, name: str, uri: str) -> None:
         client.set_registered_model_alias(name, ALIAS, version)
         found = client.get_model_version_by_alias(name, ALIAS).version
         if str(found) != str(version):
-            raise UserError(f"{uri}: an alias set to version {version} leads to {found}; check that MLflow server", code="registry-misbehaves")
+            raise UserError(
+                f"{uri}: an alias set to version {version} leads to {found}; check that MLflow server",
+                code="registry-misbehaves",
+            )
         client.delete_registered_model_alias(name, ALIAS)

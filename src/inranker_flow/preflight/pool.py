@@ -84,7 +84,8 @@ def check_nodes(need: Need) -> str:
         told = "; ".join(f"{reasons.count(reason)} x {reason}" for reason in dict.fromkeys(reasons))
         raise UserError(
             f"none of the {len(nodes)} nodes labelled {labels or '(any)'} has room for {need.stage}: {need} ({told}); ask for "
-            f"less ({need.less}), add tolerations (cluster.gpu_tolerations) or choose another pool (cluster.gpu_pool)", code="cluster-no-room"
+            f"less ({need.less}), add tolerations (cluster.gpu_tolerations) or choose another pool (cluster.gpu_pool)",
+            code="cluster-no-room",
         )
     return f"{fitting} of {len(nodes)} nodes labelled {labels or '(any)'} can take {need}"
 
@@ -114,16 +115,21 @@ def check_trainer(need: Need) -> str:
     remedy = "or set cluster.nodes to 1"
     try:
         if api.get(root, "the API groups") is None:
-            raise UserError(f"cluster.nodes {need.nodes}: Kubeflow Trainer 2 is not installed; install it, {remedy}", code="trainer-missing")
+            raise UserError(
+                f"cluster.nodes {need.nodes}: Kubeflow Trainer 2 is not installed; install it, {remedy}",
+                code="trainer-missing",
+            )
         runtime = api.get(f"{root}/namespaces/{namespace}/trainingruntimes/{trainjob.RUNTIME}", "the TrainingRuntime")
     except Unreadable as error:
         raise UserError(
-            f"cluster.nodes {need.nodes}: {error}; add the component trainer to the overlay, {remedy}", code="cluster-refused"
+            f"cluster.nodes {need.nodes}: {error}; add the component trainer to the overlay, {remedy}",
+            code="cluster-refused",
         ) from error
     if runtime is None:
         raise UserError(
             f"cluster.nodes {need.nodes}: namespace {namespace} has no TrainingRuntime {trainjob.RUNTIME}; add the component "
-            f"trainer to the overlay, {remedy}", code="trainer-missing"
+            f"trainer to the overlay, {remedy}",
+            code="trainer-missing",
         )
     return f"TrainingRuntime {trainjob.RUNTIME} is there, for {need.nodes} machines"
 
@@ -148,7 +154,8 @@ def check_queue(need: Need) -> str:
         local = api.get(f"{root}/namespaces/{namespace}/localqueues/{name}", "the LocalQueue")
         if local is None:
             raise UserError(
-                f"namespace {namespace} has no LocalQueue {name}: apply the project's Kueue component there", code="queue-missing"
+                f"namespace {namespace} has no LocalQueue {name}: apply the project's Kueue component there",
+                code="queue-missing",
             )
         behind = local["spec"]["clusterQueue"]
         found = api.get(f"{root}/clusterqueues/{behind}", "the ClusterQueue")
@@ -156,12 +163,14 @@ def check_queue(need: Need) -> str:
         raise Skipped(f"{error}; grant get on localqueues and clusterqueues to have this checked") from error
     if found is None:
         raise UserError(
-            f"LocalQueue {name} names ClusterQueue {behind}, which does not exist; create it or correct the name", code="queue-missing"
+            f"LocalQueue {name} names ClusterQueue {behind}, which does not exist; create it or correct the name",
+            code="queue-missing",
         )
     for kind, spec in (("LocalQueue", local["spec"]), ("ClusterQueue", found["spec"])):
         if spec.get("stopPolicy", "None") != "None":
             raise UserError(
-                f"{kind} {spec.get('clusterQueue', behind)} is held (stopPolicy {spec['stopPolicy']}); release it", code="queue-held"
+                f"{kind} {spec.get('clusterQueue', behind)} is held (stopPolicy {spec['stopPolicy']}); release it",
+                code="queue-held",
             )
     for resource, amount in need.resources.items():
         _check_quota(found, behind, resource, amount, need)
@@ -179,7 +188,8 @@ def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amo
     ]
     if not quotas:
         raise UserError(
-            f"ClusterQueue {name} has no quota for {resource}, so it admits no task that asks for it; add one", code="queue-quota"
+            f"ClusterQueue {name} has no quota for {resource}, so it admits no task that asks for it; add one",
+            code="queue-quota",
         )
     shared = spec.get("cohort") or spec.get("cohortName")
     most = max(_limit(each, bool(shared)) for each in quotas)
@@ -187,7 +197,8 @@ def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amo
         nominal = max((each["nominalQuota"] for each in quotas), key=quantity)
         raise UserError(
             f"ClusterQueue {name}: its quota is {nominal} {resource} and {need.stage} asks for {amount}; raise the quota or "
-            f"ask for less ({need.less})", code="queue-quota"
+            f"ask for less ({need.less})",
+            code="queue-quota",
         )
 
 

@@ -30,7 +30,8 @@ def check_store(workers: int = 1) -> str:
     if workers > 1 and (not kept_rows.root() or (in_pod and not store.startswith("s3://"))):
         raise UserError(
             f"INRANKER_STORE is {store or 'not set'}, and cluster.workers {workers}: pods share their work through an s3:// "
-            "prefix; set INRANKER_STORE to one in inranker-settings, or cluster.workers to 1", code="store-off"
+            "prefix; set INRANKER_STORE to one in inranker-settings, or cluster.workers to 1",
+            code="store-off",
         )
     if not store.startswith("s3://"):
         raise Skipped(f"INRANKER_STORE is {store or 'not set'}: no S3 prefix of the project's own")
@@ -46,12 +47,16 @@ def check_store(workers: int = 1) -> str:
         finally:
             client.delete_object(Bucket=bucket, Key=key)
     if received != sent:
-        raise UserError(f"{uri}: S3 gave back other bytes than were put; check what answers at AWS_ENDPOINT_URL", code="store-misbehaves")
+        raise UserError(
+            f"{uri}: S3 gave back other bytes than were put; check what answers at AWS_ENDPOINT_URL",
+            code="store-misbehaves",
+        )
     if lacking:
         raise UserError(
             f"{store}: this S3 server {lacking}, and on conditional puts (If-None-Match: *) rests that runs which share a store "
             "do not overwrite each other's work; update it, use another S3 server, or set INRANKER_STORE=off (nothing is reused "
-            "then, and work that stops begins anew)", code="store-misbehaves"
+            "then, and work that stops begins anew)",
+            code="store-misbehaves",
         )
     return f"{store}: put, get, delete and conditional put work"
 
@@ -108,11 +113,15 @@ def check_disk() -> str:
         folder = _existing(Path(name))
         free = shutil.disk_usage(folder).free
         if not os.access(folder, os.W_OK):
-            raise UserError(f"{name}: this user may not write there; mount a volume or set {variable} to a folder", code="disk-refused")
+            raise UserError(
+                f"{name}: this user may not write there; mount a volume or set {variable} to a folder",
+                code="disk-refused",
+            )
         if free < LEAST_FREE:
             raise UserError(
                 f"{name}: {free / 2**30:.1f} GiB free, at least {LEAST_FREE / 2**30:g} GiB is needed; make room, or set "
-                f"{variable} to a folder on a larger disk", code="disk-full"
+                f"{variable} to a folder on a larger disk",
+                code="disk-full",
             )
         told[str(folder)] = f"{folder}: {free / 2**30:.1f} GiB free"
     return ", ".join(told.values())

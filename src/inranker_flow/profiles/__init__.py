@@ -56,7 +56,8 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.yaml")))
         raise UserError(
             f"PROFILE={shown(name)}: no such profile ({shown(str(path))}); there is: {known}, or a path to a file of "
-            "yours (its name ends in .yaml)", code="profile-unknown"
+            "yours (its name ends in .yaml)",
+            code="profile-unknown",
         ) from error
     if not isinstance(data, dict):
         raise UserError(f"{shown(str(path))}: expected sections with keys, got {quoted(data)}", code="setting-type")

@@ -89,7 +89,8 @@ class Batches:
         if count == 1:
             raise UserError(
                 f"out of memory with a single prompt of {longest} tokens: lower scoring.max_length, set scoring.dtype to "
-                f"bfloat16, or take a device with more memory ({reason})", code="out-of-memory"
+                f"bfloat16, or take a device with more memory ({reason})",
+                code="out-of-memory",
             )
         free()
         self.tokens = count // 2 * self.width(longest)

@@ -87,7 +87,10 @@ class CausalRanker(PairRanker):
         templates.load(scoring.prompt, scoring.instruction)  # refused before a large model is read
         model, tokenizer = load_generator(reference, revision, pick_dtype(scoring.dtype, device))
         if model.config.is_encoder_decoder:
-            raise UserError(f"{reference}: a {model.config.model_type} checkpoint is no causal language model", code="checkpoint-kind")
+            raise UserError(
+                f"{reference}: a {model.config.model_type} checkpoint is no causal language model",
+                code="checkpoint-kind",
+            )
         reader = CausalReader(reference, tokenizer, scoring)
         super().__init__(reference, model, reader, scoring, device)
         _two_words(model, reader.labels)
@@ -162,7 +165,8 @@ def _check_marks(tokenizer: Any, template: templates.Template) -> None:
         if mark not in vocabulary:
             raise UserError(
                 f"{tokenizer.name_or_path}: the vocabulary has no token {mark!r}, which the prompt writes; set "
-                "scoring.prompt to a template made for this checkpoint", code="checkpoint-tokens"
+                "scoring.prompt to a template made for this checkpoint",
+                code="checkpoint-tokens",
             )
 
 
@@ -175,7 +179,10 @@ def _two_words(model: Any, labels: tuple[int, int]) -> None:
 
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
-        raise UserError(f"the output layer of this checkpoint is a {type(head).__name__}; a linear one is needed", code="checkpoint-kind")
+        raise UserError(
+            f"the output layer of this checkpoint is a {type(head).__name__}; a linear one is needed",
+            code="checkpoint-kind",
+        )
     rows = torch.nn.Linear(head.in_features, 2, bias=head.bias is not None, device=head.weight.device)
     with torch.no_grad():
         rows.weight.copy_(head.weight[list(labels)])

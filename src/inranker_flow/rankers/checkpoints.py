@@ -59,7 +59,10 @@ def locate(reference: str) -> Path | None:
     if path.is_dir():
         return _checked(path, reference)
     if path.exists() or reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
-        raise UserError(f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id", code="not-found")
+        raise UserError(
+            f"{reference}: no such checkpoint folder; give a folder with config.json, s3:// or a hub id",
+            code="not-found",
+        )
     return None
 
 
@@ -103,7 +106,10 @@ def load_seq2seq(
     """
     model, tokenizer = load_generator(reference, revision, dtype, dropout)
     if not model.config.is_encoder_decoder:
-        raise UserError(f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here", code="checkpoint-kind")
+        raise UserError(
+            f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here",
+            code="checkpoint-kind",
+        )
     return model, tokenizer
 
 
@@ -211,13 +217,15 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
     if found["missing_keys"] and (code := files.own_code(config.to_dict())):
         raise UserError(
             f"{reference}: its weights are those of code of its own ({code}), which is never run here: a "
-            f"{type(model).__name__} lacks {sorted(found['missing_keys'])[0]}; give another checkpoint", code="checkpoint-code"
+            f"{type(model).__name__} lacks {sorted(found['missing_keys'])[0]}; give another checkpoint",
+            code="checkpoint-code",
         )
     if found["missing_keys"]:
         # transformers would go on with random weights in their place.
         raise UserError(
             f"{reference}: lacks weights of a {type(model).__name__}: {sorted(found['missing_keys'])[0]} and "
-            f"{len(found['missing_keys']) - 1} more; give a complete checkpoint", code="checkpoint-incomplete"
+            f"{len(found['missing_keys']) - 1} more; give a complete checkpoint",
+            code="checkpoint-incomplete",
         )
     return model.eval()
 
@@ -244,15 +252,21 @@ def random_options(reference: str) -> tuple[str, dict[str, str]]:
     for option in filter(None, query.split("&")):
         key, _, value = option.partition("=")
         if key not in options or not value:
-            raise UserError(f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N", code="address-form")
+            raise UserError(
+                f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N",
+                code="address-form",
+            )
         options[key] = value
     if size not in SIZES:
         raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}", code="checkpoint-size-unknown")
     if not re.fullmatch("[0-9]{1,9}", options["seed"]):
-        raise UserError(f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits", code="setting-value")
+        raise UserError(
+            f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits", code="setting-value"
+        )
     if options["tokenizer"].startswith("init:"):
         raise UserError(
-            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint", code="checkpoint-tokenizer"
+            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint",
+            code="checkpoint-tokenizer",
         )
     return size, options
 
@@ -291,10 +305,13 @@ def label_token_ids(
         if vocabulary.get(token, tokenizer.unk_token_id) in (None, tokenizer.unk_token_id):
             raise UserError(
                 f"{tokenizer.name_or_path}: the vocabulary has no token {token!r}, so this checkpoint is no {kind}; "
-                "give one that has, or set true_token and false_token to its own label words", code="checkpoint-tokens"
+                "give one that has, or set true_token and false_token to its own label words",
+                code="checkpoint-tokens",
             )
     if false_token == true_token and not alone:
-        raise UserError(f"true_token and false_token are both {true_token!r}; they must differ", code="setting-conflict")
+        raise UserError(
+            f"true_token and false_token are both {true_token!r}; they must differ", code="setting-conflict"
+        )
     return vocabulary[false_token], vocabulary[true_token]
 
 
@@ -334,13 +351,16 @@ def _explained(reference: str, local: bool) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{reference}: brings code of its own, which is never run here, and does not load without it; give a checkpoint "
-                "of a type that transformers knows", code="checkpoint-code"
+                "of a type that transformers knows",
+                code="checkpoint-code",
             ) from error
         if local:
             raise UserError(
-                f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}", code="checkpoint-damaged"
+                f"{reference}: this checkpoint does not load, so fetch it again or give another: {reason}",
+                code="checkpoint-damaged",
             ) from error
         raise UserError(
             f"{reference}: neither a local folder nor to be had from the Hugging Face hub; check the name, the network "
-            f"and HF_TOKEN, or give a folder or s3:// ({reason})", code="not-found"
+            f"and HF_TOKEN, or give a folder or s3:// ({reason})",
+            code="not-found",
         ) from error

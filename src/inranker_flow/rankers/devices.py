@@ -46,9 +46,14 @@ def check_int8(device: Any) -> None:
     from inranker_flow.rankers.kernels import int8_works
 
     if device.type != "cpu":
-        raise UserError(f"scoring.dtype: int8 is for CPUs, and this machine computes on {device}; set it to bfloat16", code="device-unsuitable")
+        raise UserError(
+            f"scoring.dtype: int8 is for CPUs, and this machine computes on {device}; set it to bfloat16",
+            code="device-unsuitable",
+        )
     if not int8_works():
-        raise UserError("scoring.dtype: int8 needs a CPU with VNNI instructions; set it to float32", code="device-unsuitable")
+        raise UserError(
+            "scoring.dtype: int8 needs a CPU with VNNI instructions; set it to float32", code="device-unsuitable"
+        )
     if torch.cpu._is_amx_tile_supported():
         log.warning("scoring.dtype: this CPU has AMX, with which bfloat16 is as fast as int8, and more exact")
 
@@ -69,7 +74,10 @@ def count_processes(setting: int, name: str) -> int:
 
     gpus = torch.cuda.device_count()
     if setting > gpus > 0:
-        raise UserError(f"{name}: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0", code="device-unsuitable")
+        raise UserError(
+            f"{name}: {setting}, but this machine has {gpus} GPUs, one for each; lower it or set it to 0",
+            code="device-unsuitable",
+        )
     return setting or max(gpus, 1)
 
 

@@ -52,7 +52,8 @@ class EncoderRanker(PairRanker):
         if not reads_both_ways(model.config):
             raise UserError(
                 f"{reference}: a {type(model).__name__} is no encoder, so it reads no pair of query and document; "
-                "give a BERT-like cross-encoder", code="checkpoint-kind"
+                "give a BERT-like cross-encoder",
+                code="checkpoint-kind",
             )
         self.head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
         _score_in_float32(model)
@@ -78,14 +79,18 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, 
     Read off a pair that the tokenizer has put together. Raises :class:`UserError` for one that does it in another way.
     """
     if not tokenizer.is_fast:
-        raise UserError(f"{tokenizer.name_or_path}: a tokenizer without tokenizer.json; save it as a fast tokenizer", code="checkpoint-tokenizer")
+        raise UserError(
+            f"{tokenizer.name_or_path}: a tokenizer without tokenizer.json; save it as a fast tokenizer",
+            code="checkpoint-tokenizer",
+        )
     pair = tokenizer("a", "a")
     parts = {side: list(places) for side, places in _runs(pair.sequence_ids())}
     between = [pair["input_ids"][place] for place in parts.get("between", [])]
     if not between:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer puts no mark between the texts of a pair, so this checkpoint is no "
-            "cross-encoder; give one that is", code="checkpoint-tokenizer"
+            "cross-encoder; give one that is",
+            code="checkpoint-tokenizer",
         )
     before, after = ([pair["input_ids"][place] for place in parts.get(side, [])] for side in ("before", "after"))
     if "token_type_ids" not in tokenizer.model_input_names:
@@ -93,7 +98,10 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, 
     types = [kind for kind, _ in groupby(pair["token_type_ids"])]
     start = parts["document"][0]
     if len(types) > 2 or len(set(pair["token_type_ids"][:start])) > 1 or len(set(pair["token_type_ids"][start:])) > 1:
-        raise UserError(f"{tokenizer.name_or_path}: the tokenizer's token types {types} for a pair are not understood", code="checkpoint-tokenizer")
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer's token types {types} for a pair are not understood",
+            code="checkpoint-tokenizer",
+        )
     return before, between, after, (pair["token_type_ids"][0], pair["token_type_ids"][start])
 
 

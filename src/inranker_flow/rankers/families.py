@@ -96,7 +96,8 @@ def check_known(reference: str, names: Sequence[str]) -> None:
             if re.search(pattern, name, re.IGNORECASE):
                 raise UserError(
                     f"{reference}: {name} {why}, so it would be misread here; give another checkpoint, or set "
-                    "teacher.scoring.kind, prompt, true_token and false_token if it answers like one of the known kinds", code="checkpoint-kind"
+                    "teacher.scoring.kind, prompt, true_token and false_token if it answers like one of the known kinds",
+                    code="checkpoint-kind",
                 )
 
 
@@ -113,12 +114,16 @@ def find(reference: str, model_type: str, names: Sequence[str], chat: str) -> tu
         for each in FAMILIES:
             if re.search(each.pattern, name, re.IGNORECASE):
                 if model_type not in each.types:
-                    raise UserError(f"{reference}: is called {name}, but a {model_type} is no {each.name}; {_remedy()}", code="checkpoint-kind")
+                    raise UserError(
+                        f"{reference}: is called {name}, but a {model_type} is no {each.name}; {_remedy()}",
+                        code="checkpoint-kind",
+                    )
                 return each, name
     if model_type in _BY_TYPE:
         return next(each for each in FAMILIES if each.name == _BY_TYPE[model_type]), ""
     raise UserError(
-        f"{reference}: a {model_type} that does not say which reranker it is, and each reads a prompt of its own; {_remedy()}", code="checkpoint-kind"
+        f"{reference}: a {model_type} that does not say which reranker it is, and each reads a prompt of its own; {_remedy()}",
+        code="checkpoint-kind",
     )
 
 

@@ -44,7 +44,9 @@ def reader(folder: Path) -> Read:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UserError(f"{folder / name}: {error.strerror or type(error).__name__}; make it readable", code="disk-unreadable") from error
+            raise UserError(
+                f"{folder / name}: {error.strerror or type(error).__name__}; make it readable", code="disk-unreadable"
+            ) from error
 
     return read
 
@@ -57,17 +59,26 @@ def parse_config(reference: str, text: bytes) -> dict[str, Any]:
 def _object(reference: str, name: str, text: bytes) -> dict[str, Any]:
     remedy = "fetch the checkpoint again"
     if text.startswith(_POINTER):
-        raise UserError(f"{reference}: {name} is a Git LFS pointer, not the file; run `git lfs pull` in the folder", code="checkpoint-pointer")
+        raise UserError(
+            f"{reference}: {name} is a Git LFS pointer, not the file; run `git lfs pull` in the folder",
+            code="checkpoint-pointer",
+        )
     if not text.strip():
         raise UserError(f"{reference}: {name} is empty; {remedy}", code="checkpoint-damaged")
     if text.startswith(b"\xef\xbb\xbf"):
-        raise UserError(f"{reference}: {name} begins with a byte order mark; save it as UTF-8 without one", code="text-encoding")
+        raise UserError(
+            f"{reference}: {name} begins with a byte order mark; save it as UTF-8 without one", code="text-encoding"
+        )
     try:
         found = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{reference}: {name} is no JSON ({str(error)[:100]}); {remedy}", code="checkpoint-damaged") from error
+        raise UserError(
+            f"{reference}: {name} is no JSON ({str(error)[:100]}); {remedy}", code="checkpoint-damaged"
+        ) from error
     if not isinstance(found, dict):
-        raise UserError(f"{reference}: {name} holds a {type(found).__name__}, not an object; {remedy}", code="checkpoint-config")
+        raise UserError(
+            f"{reference}: {name} holds a {type(found).__name__}, not an object; {remedy}", code="checkpoint-config"
+        )
     return found
 
 
@@ -85,27 +96,36 @@ def check_config(reference: str, config: dict[str, Any], known: Collection[str] 
     """
     kind = config.get("model_type")
     if kind is not None and not isinstance(kind, str):
-        raise UserError(f"{reference}: config.json says model_type: {kind!r}, which is no name; fetch it again", code="checkpoint-config")
+        raise UserError(
+            f"{reference}: config.json says model_type: {kind!r}, which is no name; fetch it again",
+            code="checkpoint-config",
+        )
     names = config.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
-        raise UserError(f"{reference}: config.json says architectures: {names!r}, which are no names; fetch it again", code="checkpoint-config")
+        raise UserError(
+            f"{reference}: config.json says architectures: {names!r}, which are no names; fetch it again",
+            code="checkpoint-config",
+        )
     unknown = kind is not None and kind not in (model_types() if known is None else known)
     if code := own_code(config):
         if unknown or kind is None:
             raise UserError(
                 f"{reference}: brings code of its own ({code}), which is never run here, and transformers knows no model type "
-                f"{kind!r}; give a checkpoint of a type that it knows", code="checkpoint-code"
+                f"{kind!r}; give a checkpoint of a type that it knows",
+                code="checkpoint-code",
             )
         return f"the code of its own that it brings ({code}) is not run: transformers knows {kind}"
     if unknown:
         raise UserError(
-            f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows", code="checkpoint-kind"
+            f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows",
+            code="checkpoint-kind",
         )
     if isinstance(quantised := config.get("quantization_config"), dict):
         method = quantised.get("quant_method") or "some method"
         raise UserError(
             f"{reference}: its weights are quantised ({method}), which is not read here; give the checkpoint in full "
-            "precision (scoring.dtype says in which one it computes)", code="checkpoint-quantised"
+            "precision (scoring.dtype says in which one it computes)",
+            code="checkpoint-quantised",
         )
     return ""
 
@@ -124,7 +144,8 @@ def check_tokenizer(reference: str, read: Read, names: Collection[str]) -> None:
     """Raise :class:`UserError` where there is no vocabulary, or the tokenizer brings code that is needed."""
     if not any(name.endswith((*VOCABULARIES, ".tiktoken")) for name in names):
         raise UserError(
-            f"{reference}: holds no tokenizer ({VOCABULARIES[0]}, {VOCABULARIES[1]}, ...); save the tokenizer into the folder", code="checkpoint-tokenizer"
+            f"{reference}: holds no tokenizer ({VOCABULARIES[0]}, {VOCABULARIES[1]}, ...); save the tokenizer into the folder",
+            code="checkpoint-tokenizer",
         )
     for name in ("tokenizer_config.json", "tokenizer.json"):
         if name in names and (text := read(name)) is not None:
@@ -147,7 +168,8 @@ def check_size(reference: str, tokens: int, rows: int) -> None:
     if tokens > rows:
         raise UserError(
             f"{reference}: its tokenizer has {tokens:,} tokens and its model only {rows:,} rows for them, so texts with the "
-            "others cannot be read; give the tokenizer that belongs to it, or save the model after resize_token_embeddings", code="checkpoint-tokenizer"
+            "others cannot be read; give the tokenizer that belongs to it, or save the model after resize_token_embeddings",
+            code="checkpoint-tokenizer",
         )
 
 
@@ -228,7 +250,10 @@ def chat_templates(read: Read) -> str:
 def check_weights(reference: str, names: Collection[str], read: Read, folder: Path | None = None) -> None:
     """Raise :class:`UserError` where weights are not there; with ``folder``, also where a file is cut off."""
     if "config.json" in names and "adapter_config.json" in names and not any(name in names for name in _all_weights()):
-        raise UserError(f"{reference}: holds an adapter alone; merge it into its base model and give that", code="checkpoint-adapter")
+        raise UserError(
+            f"{reference}: holds an adapter alone; merge it into its base model and give that",
+            code="checkpoint-adapter",
+        )
     for name in WEIGHTS:
         if name in names:
             parts = [name]
@@ -236,18 +261,25 @@ def check_weights(reference: str, names: Collection[str], read: Read, folder: Pa
         if (index := f"{name}.index.json") in names:
             listed = _object(reference, index, read(index) or b"").get("weight_map")
             if not isinstance(listed, dict) or not listed:
-                raise UserError(f"{reference}: {index} names no files (weight_map); fetch the checkpoint again", code="checkpoint-damaged")
+                raise UserError(
+                    f"{reference}: {index} names no files (weight_map); fetch the checkpoint again",
+                    code="checkpoint-damaged",
+                )
             parts = sorted({str(each) for each in listed.values()})
             lost = [each for each in parts if each not in names]
             if lost:
                 more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-                raise UserError(f"{reference}: {index} names {lost[0]}{more}, which the folder lacks; fetch it again", code="checkpoint-incomplete")
+                raise UserError(
+                    f"{reference}: {index} names {lost[0]}{more}, which the folder lacks; fetch it again",
+                    code="checkpoint-incomplete",
+                )
             break
     else:
         other = next((name for name in names if name.endswith((".gguf", ".onnx", ".h5", ".msgpack", ".ckpt"))), "")
         told = f" ({other} is of another format)" if other else ""
         raise UserError(
-            f"{reference}: holds no weights: neither model.safetensors nor pytorch_model.bin{told}; fetch the whole checkpoint", code="checkpoint-incomplete"
+            f"{reference}: holds no weights: neither model.safetensors nor pytorch_model.bin{told}; fetch the whole checkpoint",
+            code="checkpoint-incomplete",
         )
     if folder:
         for part in parts:
@@ -265,7 +297,8 @@ def _check_file(reference: str, path: Path) -> None:
         start = file.read(len(_POINTER))
         if start == _POINTER:
             raise UserError(
-                f"{reference}: {path.name} is a Git LFS pointer, not the file; run `git lfs pull` in the folder", code="checkpoint-pointer"
+                f"{reference}: {path.name} is a Git LFS pointer, not the file; run `git lfs pull` in the folder",
+                code="checkpoint-pointer",
             )
         if size == 0:
             raise UserError(f"{reference}: {path.name} is empty; fetch the checkpoint again", code="checkpoint-damaged")
@@ -273,7 +306,9 @@ def _check_file(reference: str, path: Path) -> None:
             return
         length = int.from_bytes(start[:8], "little")
         if len(start) < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise UserError(f"{reference}: {path.name} is damaged or cut off; fetch the checkpoint again", code="checkpoint-damaged")
+            raise UserError(
+                f"{reference}: {path.name} is damaged or cut off; fetch the checkpoint again", code="checkpoint-damaged"
+            )
         file.seek(8)
         header = _quietly(file.read(length))
     ends = [
@@ -285,7 +320,8 @@ def _check_file(reference: str, path: Path) -> None:
     if not header or needed != size:
         raise UserError(
             f"{reference}: {path.name} has {size:,} bytes, and its own header says {needed:,}: it is damaged or cut off; "
-            "fetch the checkpoint again", code="checkpoint-damaged"
+            "fetch the checkpoint again",
+            code="checkpoint-damaged",
         )
 
 

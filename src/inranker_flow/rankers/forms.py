@@ -28,7 +28,10 @@ def settle(
     """
     kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
     if scoring.dtype == "int8" and kind != "monot5":
-        raise UserError(f"{reference}: scoring.dtype int8 is for monoT5 teachers; set it to float32 or bfloat16", code="setting-conflict")
+        raise UserError(
+            f"{reference}: scoring.dtype int8 is for monoT5 teachers; set it to float32 or bfloat16",
+            code="setting-conflict",
+        )
     settled, told, assumed = {"monot5": _monot5, "causal": _causal, "encoder": _encoder}[kind](
         reference, scoring, revision
     )
@@ -71,7 +74,10 @@ def _causal(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
     else:
         names, config = _said(reference, revision)
         if config.get("is_encoder_decoder"):
-            raise UserError(f"{reference}: a {config.get('model_type')} checkpoint is no causal language model", code="checkpoint-kind")
+            raise UserError(
+                f"{reference}: a {config.get('model_type')} checkpoint is no causal language model",
+                code="checkpoint-kind",
+            )
         chat = files.chat_templates(read_file(reference, revision))
         family, why = families.find(reference, str(config.get("model_type", "")), names, chat)
         prompt, assumed = family.name, not why

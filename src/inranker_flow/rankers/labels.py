@@ -53,27 +53,36 @@ def find(reference: str, config: dict[str, Any], false_token: str = "", true_tok
     if false_token or true_token:
         return _named(reference, names, doubt, false_token, true_token)
     if doubt:
-        raise UserError(f"{reference}: its config.json contradicts itself ({doubt}); {_remedy(names, by_place=True)}", code="checkpoint-config")
+        raise UserError(
+            f"{reference}: its config.json contradicts itself ({doubt}); {_remedy(names, by_place=True)}",
+            code="checkpoint-config",
+        )
     if len(names) == 1:
         if _meaning(names[0]) is False:
             raise UserError(
                 f"{reference}: the one label of its head is called {names[0]!r}; set scoring.false_token to it if a high value "
-                "means irrelevant, or scoring.true_token if it means relevant", code="checkpoint-labels"
+                "means irrelevant, or scoring.true_token if it means relevant",
+                code="checkpoint-labels",
             )
         return Head(None, 0, ("", names[0]), f"one label{_activation(config)}")
     if len(names) > 2:
         raise UserError(
-            f"{reference}: its head has {len(names)} labels; a reranker's has one (a score) or two; {_remedy(names)}", code="checkpoint-labels"
+            f"{reference}: its head has {len(names)} labels; a reranker's has one (a score) or two; {_remedy(names)}",
+            code="checkpoint-labels",
         )
     bare = [_BARE.fullmatch(_plain(name)) for name in names]
     if all(bare):
         if [int(each[1]) for each in bare if each] != [0, 1]:
-            raise UserError(f"{reference}: {_shown(names)} do not say which is relevant; {_remedy(names)}", code="checkpoint-labels")
+            raise UserError(
+                f"{reference}: {_shown(names)} do not say which is relevant; {_remedy(names)}", code="checkpoint-labels"
+            )
         told = f"{names[1]} taken for relevant by convention, for the labels have no names"
         return Head(0, 1, (names[0], names[1]), told, assumed=True)
     true = _relevant(names)
     if true is None:
-        raise UserError(f"{reference}: {_shown(names)} do not say which is relevant; {_remedy(names)}", code="checkpoint-labels")
+        raise UserError(
+            f"{reference}: {_shown(names)} do not say which is relevant; {_remedy(names)}", code="checkpoint-labels"
+        )
     return Head(1 - true, true, (names[1 - true], names[true]), f"label {names[true]!r} says relevant")
 
 
@@ -172,7 +181,8 @@ def _named(reference: str, names: list[str], doubt: str, false_token: str, true_
     if len(names) == 1:
         if false is not None and true is not None:
             raise UserError(
-                f"{reference}: its head has one label, {names[0]!r}; set one of scoring.true_token and scoring.false_token", code="setting-missing"
+                f"{reference}: its head has one label, {names[0]!r}; set one of scoring.true_token and scoring.false_token",
+                code="setting-missing",
             )
         told = (
             "one label, a high value means " + ("relevant" if false is None else "irrelevant") + ", as the settings say"
@@ -185,7 +195,8 @@ def _named(reference: str, names: list[str], doubt: str, false_token: str, true_
         raise UserError(f"{reference}: its head has {len(names)} labels; {_remedy(names)}", code="checkpoint-labels")
     if false == true:
         raise UserError(
-            f"{reference}: scoring.true_token and scoring.false_token are both {names[true]!r}; they must differ", code="setting-conflict"
+            f"{reference}: scoring.true_token and scoring.false_token are both {names[true]!r}; they must differ",
+            code="setting-conflict",
         )
     return Head(false, true, (names[false], names[true]), f"label {names[true]!r} says relevant, as the settings say")
 
@@ -201,8 +212,13 @@ def _place(reference: str, names: list[str], doubt: str, token: str, setting: st
     if token.isdigit() and int(token) < len(names):
         return int(token)
     if doubt:
-        raise UserError(f"{reference}: its config.json contradicts itself ({doubt}); {_remedy(names, by_place=True)}", code="checkpoint-config")
-    raise UserError(f"{reference}: {setting}: its head has no label {token!r}; it has {_listed(names)}", code="checkpoint-labels")
+        raise UserError(
+            f"{reference}: its config.json contradicts itself ({doubt}); {_remedy(names, by_place=True)}",
+            code="checkpoint-config",
+        )
+    raise UserError(
+        f"{reference}: {setting}: its head has no label {token!r}; it has {_listed(names)}", code="checkpoint-labels"
+    )
 
 
 def _remedy(names: list[str], by_place: bool = False) -> str:

@@ -89,7 +89,8 @@ def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tup
     if int8 and (reason or scoring.forward == "reference"):
         raise UserError(
             f"scoring.dtype: int8 is for the fast forward pass, which is not for {reason or 'forward: reference'}; set it to "
-            "float32 or bfloat16", code="setting-conflict"
+            "float32 or bfloat16",
+            code="setting-conflict",
         )
     if scoring.forward == "fast":
         if not reason:

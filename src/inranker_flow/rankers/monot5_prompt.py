@@ -131,7 +131,10 @@ class Renderer:
         self._suffix, self._document = self._encode([" Relevant:"])[0], self._encode([" Document:"])[0]
         self._eos = self.tokenizer.eos_token_id
         if self.max_length < len(self._suffix) + 8:
-            raise UserError(f"max_length: {self.max_length} leaves no room for a query and a document; use 16 or more", code="setting-value")
+            raise UserError(
+                f"max_length: {self.max_length} leaves no room for a query and a document; use 16 or more",
+                code="setting-value",
+            )
 
     @property
     def identity(self) -> list[Any]:

@@ -49,7 +49,8 @@ class Frame:
         least = self.max_length - self.room + len(self.between) + _LEAST_ROOM
         if self.max_length < least:
             raise UserError(
-                f"max_length: {self.max_length} leaves no room for a query and a document; use {least} or more", code="setting-value"
+                f"max_length: {self.max_length} leaves no room for a query and a document; use {least} or more",
+                code="setting-value",
             )
 
     @property
@@ -74,7 +75,10 @@ class PairReader(ABC):
     def __init__(self, reference: str, tokenizer: Any, scoring: ScoringConfig) -> None:
         self.tokenizer, self._scoring, self._cut = tokenizer, scoring, CutQueries()
         if scoring.truncation == "reference":
-            raise UserError(f"{reference}: truncation 'reference' is the original monoT5 code's; set it to 'document'", code="setting-conflict")
+            raise UserError(
+                f"{reference}: truncation 'reference' is the original monoT5 code's; set it to 'document'",
+                code="setting-conflict",
+            )
 
     @cached_property
     def identity(self) -> str:
@@ -193,7 +197,8 @@ class PairRanker(Ranker):
         if scoring.max_length > positions:
             raise UserError(
                 f"{reference}: max_length {scoring.max_length} is more than the checkpoint's {positions} positions; "
-                f"set max_length to {positions} or less", code="setting-value"
+                f"set max_length to {positions} or less",
+                code="setting-value",
             )
         model.to(device)
         limit_threads(model)

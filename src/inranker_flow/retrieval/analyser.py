@@ -101,7 +101,8 @@ def stop_list(config: RetrieveConfig) -> frozenset[str]:
         named = _list_of(config.stopwords)
     except ValueError as error:
         raise UserError(
-            f"stopwords: bm25s has no list {config.stopwords!r}; english, german, ... or empty for none", code="setting-value"
+            f"stopwords: bm25s has no list {config.stopwords!r}; english, german, ... or empty for none",
+            code="setting-value",
         ) from error
     if words.is_written_in("я", config.stemmer) or not config.stemmer:
         return named
@@ -127,7 +128,9 @@ def _stemmer(config: RetrieveConfig) -> Callable[[str], str] | None:
         own: Callable[[str], str] = Stemmer.Stemmer(config.stemmer).stemWord
     except KeyError as error:
         known = ", ".join(Stemmer.algorithms())
-        raise UserError(f"stemmer: {config.stemmer!r} is not one of {known} (empty for none)", code="setting-value") from error
+        raise UserError(
+            f"stemmer: {config.stemmer!r} is not one of {known} (empty for none)", code="setting-value"
+        ) from error
     others: dict[str, Callable[[str], str]] = {}
 
     def stem(word: str) -> str:

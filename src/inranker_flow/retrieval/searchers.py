@@ -55,7 +55,8 @@ class Searchers:
         except BrokenProcessPool as error:
             raise UserError(
                 f"a search process was killed, most likely for want of memory; {self.processes} of them share the index, "
-                "and each needs some hundred MB more: give the stage more memory, or fewer CPUs", code="process-died"
+                "and each needs some hundred MB more: give the stage more memory, or fewer CPUs",
+                code="process-died",
             ) from error
 
     def __enter__(self) -> Searchers:

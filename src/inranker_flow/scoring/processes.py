@@ -194,7 +194,8 @@ class Workers:
                 self._bury(worker, progress)
                 continue
             if what == "refused":
-                raise UserError(value, code="process-refused")
+                line, code = value
+                raise UserError(line, code=code)
             if what == "ready":
                 tokens, pad_to, self._known = value
                 self._batches = self._batches or Batches(tokens, pad_to)
@@ -259,7 +260,8 @@ class Workers:
             raise UserError(
                 f"{self._checkpoint.reference}: {DEATHS} processes in a row died, the last one {said}, and none is left: most "
                 f"likely {self._count} copies of the model need more memory than there is; lower {self._setting}, or "
-                "give the stage more memory (what they said is above)", code="process-died"
+                "give the stage more memory (what they said is above)",
+                code="process-died",
             )
 
     def _deadly(self, chunk: _Chunk, said: str) -> str:
@@ -267,7 +269,7 @@ class Workers:
         return (
             f"{self._checkpoint.reference}: {DEATHS} processes died of the same {chunk.stop - chunk.start} pairs (places "
             f"{chunk.start} to {chunk.stop - 1} by length, prompts of up to {longest} tokens), the last one {said}: most "
-            "likely too little memory; lower scoring.batch_tokens or {self._setting}, or give the stage more memory "
+            f"likely too little memory; lower scoring.batch_tokens or {self._setting}, or give the stage more memory "
             "(what they said is above)"
         )
 
@@ -323,7 +325,7 @@ def work(checkpoint: Checkpoint, number: int, threads: int, folder: str, connect
             reporter.reset()
             connection.send(("logits", job.score(order[start:stop], reporter)))
     except UserError as error:
-        connection.send(("refused", str(error)))
+        connection.send(("refused", (str(error), error.code)))
     except (EOFError, BrokenPipeError):
         return  # the parent is gone
 

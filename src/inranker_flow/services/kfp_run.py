@@ -111,7 +111,8 @@ def is_over(run_id: str) -> bool:
         if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return True
         raise UserError(
-            f"KF_PIPELINES_ENDPOINT: the state of run {run_id} cannot be read ({web.reason(error)})", code="server-no-answer"
+            f"KF_PIPELINES_ENDPOINT: the state of run {run_id} cannot be read ({web.reason(error)})",
+            code="server-no-answer",
         ) from error
 
 

@@ -77,7 +77,8 @@ def name_of(corpus: CorpusConfig, where: str, given: bool) -> None:
     example = f"{{name: NAME, uri: {shown(corpus.uri)}}}"
     raise UserError(
         f"{where}: {quoted(corpus.uri)} gives the collection no name: that {rule}; give it one in a profile file of yours, "
-        f"{where}: {example if where == 'source' else f'[{example}]'}, or rename the folder", code="collection-name"
+        f"{where}: {example if where == 'source' else f'[{example}]'}, or rename the folder",
+        code="collection-name",
     )
 
 
@@ -89,16 +90,21 @@ def _collections(profile: Profile) -> None:
         scheme, _, rest = corpus.labels.partition(":")
         if corpus.labels and (scheme != _PUBLISHED or not rest.strip()):
             raise UserError(
-                f"{key}.labels: {quoted(corpus.labels)} is not one of the published formats; give {_PUBLISHED}:FILE.tsv", code="labels-form"
+                f"{key}.labels: {quoted(corpus.labels)} is not one of the published formats; give {_PUBLISHED}:FILE.tsv",
+                code="labels-form",
             )
         if corpus.labels:
             _stored(f"{key}.labels", rest)
         if corpus.labels and corpus.uri.startswith("inranker-beir:"):
-            raise UserError(f"{key}.labels: {corpus.uri} brings its own labels; remove labels: {corpus.labels}", code="setting-conflict")
+            raise UserError(
+                f"{key}.labels: {corpus.uri} brings its own labels; remove labels: {corpus.labels}",
+                code="setting-conflict",
+            )
         if corpus.train_split == corpus.test_split:
             raise UserError(
                 f"{key}.test_split: {quoted(corpus.test_split)} is train_split too, so every test query would be a leak; "
-                "name two splits", code="setting-conflict"
+                "name two splits",
+                code="setting-conflict",
             )
         # A folder on many a disk, and a key in many a database, is the same in either case.
         other = by_name.setdefault(corpus.name.lower(), corpus)
@@ -106,13 +112,15 @@ def _collections(profile: Profile) -> None:
             how = repr(corpus.name) if other.name == corpus.name else f"{other.name!r} and {corpus.name!r}"
             raise UserError(
                 f"two collections are named {how} ({shown(other.uri)} and {shown(corpus.uri)}); rename a folder, or give "
-                "each a name in a profile file of yours", code="collection-name-twice"
+                "each a name in a profile file of yours",
+                code="collection-name-twice",
             )
     seen: dict[tuple[str, str], str] = {}
     for each in profile.targets:
         if seen.setdefault((each.uri, each.test_split), each.name) != each.name:
             raise UserError(
-                f"targets: {shown(each.uri)} is there twice ({seen[each.uri, each.test_split]} and {each.name}); name it once", code="collection-twice"
+                f"targets: {shown(each.uri)} is there twice ({seen[each.uri, each.test_split]} and {each.name}); name it once",
+                code="collection-twice",
             )
     if profile.corpora.uri:
         _stored("corpora.uri", profile.corpora.uri, ("s3", "file"))
@@ -131,7 +139,8 @@ def place(key: str, uri: str) -> None:
     elif colon and kind in _KINDS:
         if not rest.strip():
             raise UserError(
-                f"{key}: {quoted(uri)} names nothing; give {kind}:{'ID' if kind == 'ir_datasets' else 'FILE'}", code="address-form"
+                f"{key}: {quoted(uri)} names nothing; give {kind}:{'ID' if kind == 'ir_datasets' else 'FILE'}",
+                code="address-form",
             )
         if kind == "inranker-beir":
             _stored(key, rest)
@@ -145,7 +154,9 @@ def _stored(key: str, uri: str, places: tuple[str, ...] = _PLACES) -> None:
     if rest.startswith("//"):
         if scheme not in places:
             known = ", ".join(f"{place}://" for place in places)
-            raise UserError(f"{key}: {quoted(uri)}: no such kind of address; give a path, or one of {known}", code="address-form")
+            raise UserError(
+                f"{key}: {quoted(uri)}: no such kind of address; give a path, or one of {known}", code="address-form"
+            )
         if not rest.strip("/ "):
             raise UserError(f"{key}: {quoted(uri)} names nothing; give {scheme}://...", code="address-form")
         return
@@ -165,14 +176,21 @@ def _exists(path: str) -> bool:
 def _checkpoints(profile: Profile) -> None:
     """References, and what the files of those that lie here say."""
     if not profile.phase1.checkpoint:
-        raise UserError("phase1.checkpoint is missing: the checkpoint that the student starts from", code="setting-missing")
+        raise UserError(
+            "phase1.checkpoint is missing: the checkpoint that the student starts from", code="setting-missing"
+        )
     if profile.phase2.checkpoint:
-        raise UserError("phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student", code="setting-conflict")
+        raise UserError(
+            "phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student", code="setting-conflict"
+        )
     _reference("teacher.checkpoint", profile.teacher.checkpoint)
     _reference("phase1.checkpoint", profile.phase1.checkpoint)
     if profile.generation.backend == "openai":
         if not profile.generation.endpoint:
-            raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1", code="setting-missing")
+            raise UserError(
+                "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
+                code="setting-missing",
+            )
         if profile.generation.tokenizer:
             _reference("generation.tokenizer", profile.generation.tokenizer, tokenizer=True)
     else:
@@ -197,7 +215,8 @@ def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
         elif scheme == "models" and colon:
             if not re.fullmatch(r"/*[^/:@]+(/[0-9]+|@[\w-]+)", rest):
                 raise UserError(
-                    f"{quoted(reference)}: the registry's models are models:/NAME/VERSION and models:/NAME@ALIAS", code="address-form"
+                    f"{quoted(reference)}: the registry's models are models:/NAME/VERSION and models:/NAME@ALIAS",
+                    code="address-form",
                 )
         elif rest.startswith("//"):
             if scheme not in ("s3", "file"):
@@ -209,7 +228,9 @@ def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
         elif not (
             _exists(reference) or reference.startswith((".", "/", "~")) or checkpoints.HUB_ID.fullmatch(reference)
         ):
-            raise UserError(f"{quoted(reference)}: neither a folder here nor an id of the hub (OWNER/NAME)", code="not-found")
+            raise UserError(
+                f"{quoted(reference)}: neither a folder here nor an id of the hub (OWNER/NAME)", code="not-found"
+            )
     except UserError as error:
         raise error if str(error).startswith(key) else UserError(f"{key}: {error}", code=error.code) from error
 
@@ -257,21 +278,26 @@ def _student(reference: str, config: dict[str, Any]) -> None:
     if names and isinstance(names, list) and _kind(config) != "monot5":
         raise UserError(
             f"phase1.checkpoint: {shown(reference)}: a {shown(names[0])} cannot be the student; that is a T5 (an "
-            "encoder-decoder), for example google-t5/t5-small", code="checkpoint-kind"
+            "encoder-decoder), for example google-t5/t5-small",
+            code="checkpoint-kind",
         )
 
 
 def _label_tokens(key: str, phase: DistillConfig, student: Path | None) -> None:
     """They differ, and the student's vocabulary has them."""
     if phase.true_token == phase.false_token:
-        raise UserError(f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ", code="setting-conflict")
+        raise UserError(
+            f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ",
+            code="setting-conflict",
+        )
     vocabulary = _vocabulary(student) if student else None
     for name in ("true_token", "false_token"):
         token = getattr(phase, name)
         if vocabulary is not None and token not in vocabulary:
             raise UserError(
                 f"{key}.{name}: {quoted(token)} is not in the vocabulary of phase1.checkpoint ({student}); set true_token and "
-                "false_token to pieces that are", code="checkpoint-tokens"
+                "false_token to pieces that are",
+                code="checkpoint-tokens",
             )
 
 
@@ -320,16 +346,26 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
         raise UserError(f"teacher.checkpoint: {refusal(shown(reference), names, '')}", code="checkpoint-kind")
     kind = told if scoring.kind == "auto" else scoring.kind
     if told and kind != told:
-        raise UserError(f"{key}.kind: {scoring.kind}, but {shown(reference)} is of the kind {told}; set it to auto", code="setting-conflict")
+        raise UserError(
+            f"{key}.kind: {scoring.kind}, but {shown(reference)} is of the kind {told}; set it to auto",
+            code="setting-conflict",
+        )
     if scoring.dtype == "int8" and (kind in ("causal", "encoder") or scoring.forward == "reference"):
         what = f"a teacher of the kind {kind}" if kind in ("causal", "encoder") else "forward: reference"
-        raise UserError(f"{key}.dtype: int8 is for the fast forward pass of monoT5, not for {what}; set it to float32", code="setting-conflict")
+        raise UserError(
+            f"{key}.dtype: int8 is for the fast forward pass of monoT5, not for {what}; set it to float32",
+            code="setting-conflict",
+        )
     if scoring.truncation == "reference" and kind in ("causal", "encoder"):
-        raise UserError(f"{key}.truncation: reference is monoT5's, and this is a teacher of the kind {kind}", code="setting-conflict")
+        raise UserError(
+            f"{key}.truncation: reference is monoT5's, and this is a teacher of the kind {kind}",
+            code="setting-conflict",
+        )
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and kind in ("causal", "encoder") and 0 < positions < scoring.max_length:
         raise UserError(
-            f"{key}.max_length: {scoring.max_length}, but {shown(reference)} has {positions} positions; set it to at most that", code="setting-value"
+            f"{key}.max_length: {scoring.max_length}, but {shown(reference)} has {positions} positions; set it to at most that",
+            code="setting-value",
         )
 
 
@@ -358,7 +394,8 @@ def _retrieval(profile: Profile) -> None:
     if retrieval.negatives > retrieval.depth:
         raise UserError(
             f"retrieval.negatives: {retrieval.negatives} cannot be drawn from the top {retrieval.depth} (retrieval.depth); "
-            "raise depth or draw fewer", code="setting-conflict"
+            "raise depth or draw fewer",
+            code="setting-conflict",
         )
 
 
@@ -368,21 +405,29 @@ def _generation(profile: Profile) -> None:
         if 0 < getattr(generation, most) < getattr(generation, least):
             raise UserError(
                 f"generation.{least}: {getattr(generation, least)} is above generation.{most} "
-                f"({getattr(generation, most)}), so none would be left", code="setting-conflict"
+                f"({getattr(generation, most)}), so none would be left",
+                code="setting-conflict",
             )
 
 
 def _phases(profile: Profile) -> None:
     if profile.phase1.start != "phase1":
-        raise UserError("phase1.start: only phase 2 may go on from the champion; leave it out, or set phase2.start", code="setting-conflict")
+        raise UserError(
+            "phase1.start: only phase 2 may go on from the champion; leave it out, or set phase2.start",
+            code="setting-conflict",
+        )
     if profile.phase1.replay:
-        raise UserError("phase1.replay: phase 1 sees nothing but the source; leave it out, or set phase2.replay", code="setting-conflict")
+        raise UserError(
+            "phase1.replay: phase 1 sees nothing but the source; leave it out, or set phase2.replay",
+            code="setting-conflict",
+        )
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
         published = profile.source.labels or profile.source.uri.startswith("inranker-beir:")
         if phase.loss in _OVER_QUERIES and not profile.retrieval.negatives and not (key == "phase1" and published):
             raise UserError(
                 f"{key}.loss: {phase.loss} compares the documents of a query, and with retrieval.negatives 0 there is one; "
-                "draw some, or set it to mse", code="setting-conflict"
+                "draw some, or set it to mse",
+                code="setting-conflict",
             )
 
 
@@ -396,22 +441,26 @@ def _evaluation(profile: Profile) -> None:
     if evaluation.passage_stride > evaluation.passage_words:
         raise UserError(
             f"evaluation.passage_stride: {evaluation.passage_stride} is above evaluation.passage_words "
-            f"({evaluation.passage_words}), so words between two passages would not be read", code="setting-conflict"
+            f"({evaluation.passage_words}), so words between two passages would not be read",
+            code="setting-conflict",
         )
     if promotion.latency_budget_ms and not evaluation.latency_queries:
         raise UserError(
             f"promotion.latency_budget_ms: {promotion.latency_budget_ms:g}, but evaluation.latency_queries "
-            "is 0, so no latency would be measured and every verdict would be HOLD; time some queries or drop the budget", code="setting-conflict"
+            "is 0, so no latency would be measured and every verdict would be HOLD; time some queries or drop the budget",
+            code="setting-conflict",
         )
     if promotion.measure not in evaluation.measures:
         raise UserError(
             f"promotion.measure {quoted(promotion.measure)} is not among evaluation.measures "
-            f"({', '.join(evaluation.measures)})", code="setting-conflict"
+            f"({', '.join(evaluation.measures)})",
+            code="setting-conflict",
         )
     if not measures.tells_orders_apart(promotion.measure, profile.retrieval.test_depth):
         raise UserError(
             f"promotion.measure: {promotion.measure} is the same for every order of the {profile.retrieval.test_depth} "
-            "candidates of a query (retrieval.test_depth), so no model could ever win; set it to nDCG@10", code="setting-conflict"
+            "candidates of a query (retrieval.test_depth), so no model could ever win; set it to nDCG@10",
+            code="setting-conflict",
         )
 
 
@@ -420,12 +469,16 @@ def _cluster(profile: Profile) -> None:
     if cluster.gpus > cluster.node_gpus:
         raise UserError(
             f"cluster.gpus {cluster.gpus}: one node of the pool has {cluster.node_gpus} "
-            "(cluster.node_gpus); ask for fewer, or say what the nodes have", code="setting-conflict"
+            "(cluster.node_gpus); ask for fewer, or say what the nodes have",
+            code="setting-conflict",
         )
     for number, each in enumerate(cluster.gpu_tolerations):
         where = f"cluster.gpu_tolerations[{number}]"
         if each.operator == "Exists" and each.value:
-            raise UserError(f"{where}.value: Kubernetes takes none beside the operator Exists; set operator to Equal", code="setting-conflict")
+            raise UserError(
+                f"{where}.value: Kubernetes takes none beside the operator Exists; set operator to Equal",
+                code="setting-conflict",
+            )
         if each.operator == "Equal" and not each.key:
             raise UserError(f"{where}.key: empty; only the operator Exists may go without one", code="setting-missing")
 

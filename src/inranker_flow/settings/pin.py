@@ -50,10 +50,15 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
     path = Path(section.checkpoint)
     if not section.checkpoint.startswith("s3://") and not path.is_dir():
         if section.checkpoint.startswith((".", "/", "~")):
-            raise UserError(f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id", code="not-found")
+            raise UserError(
+                f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id", code="not-found"
+            )
         return section
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{where}.checkpoint: {section.checkpoint}: no checkpoint: the folder holds no config.json", code="checkpoint-incomplete")
+        raise UserError(
+            f"{where}.checkpoint: {section.checkpoint}: no checkpoint: the folder holds no config.json",
+            code="checkpoint-incomplete",
+        )
     uri, digest = _content(section.checkpoint, f"{where}.checkpoint")
     return dataclasses.replace(section, checkpoint=uri, revision=section.revision or digest)
 
@@ -100,7 +105,8 @@ def _content(uri: str, where: str) -> tuple[str, str]:
     if not path.exists():
         raise UserError(
             f"{where}: {uri}: no such file or folder; give a folder in BEIR layout, a .parquet file, s3://, "
-            "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED", code="not-found"
+            "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED",
+            code="not-found",
         )
     if path.is_dir() and not any(path.iterdir()):
         raise UserError(f"{where}: {uri}: the folder is empty", code="collection-empty")

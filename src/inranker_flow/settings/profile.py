@@ -54,11 +54,13 @@ class Profile:
         """Raise :class:`UserError` where it does not say what ``pipeline`` needs."""
         if pipeline == "retrain" and not self.corpora.uri:
             raise UserError(
-                "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for", code="setting-missing"
+                "corpora.uri is not set: SET=corpora.uri=s3://BUCKET/corpora says where corpora are looked for",
+                code="setting-missing",
             )
         if pipeline != "retrain" and not self.targets:
             raise UserError(
-                "targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them", code="setting-missing"
+                "targets: none given; TARGETS=COLLECTION,... names them, or PIPELINE=retrain looks for them",
+                code="setting-missing",
             )
 
     def as_data(self) -> dict[str, Any]:
@@ -88,10 +90,14 @@ def build(data: dict[str, Any]) -> Profile:
     """The profile with these sections; :class:`UserError` naming the first key that cannot be right."""
     for section in ("source", "teacher"):
         if not data.get(section):
-            raise UserError(f"section {section!r} is missing or empty; the demo profile shows what it holds", code="setting-missing")
+            raise UserError(
+                f"section {section!r} is missing or empty; the demo profile shows what it holds", code="setting-missing"
+            )
     listed = data.get("targets") or []
     if not isinstance(listed, list):
-        raise UserError(f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}", code="setting-type")
+        raise UserError(
+            f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}", code="setting-type"
+        )
     profile = Profile(
         source=collection(data["source"], "source"),
         targets=tuple(collection(target, f"targets[{i}]") for i, target in enumerate(listed)),
@@ -107,7 +113,9 @@ def build(data: dict[str, Any]) -> Profile:
         cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
     )
     if not profile.targets and not profile.corpora.uri:
-        raise UserError("section 'targets' is missing or empty; the demo profile shows what it holds", code="setting-missing")
+        raise UserError(
+            "section 'targets' is missing or empty; the demo profile shows what it holds", code="setting-missing"
+        )
     checks.check(profile)
     return profile
 
@@ -141,7 +149,9 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
         if data.get(section) is None:
             data[section] = {}
         if not isinstance(data[section], dict):
-            raise UserError(f"{shown(key)}: {shown('.'.join(sections[: number + 1]))} is not a section", code="setting-unknown")
+            raise UserError(
+                f"{shown(key)}: {shown('.'.join(sections[: number + 1]))} is not a section", code="setting-unknown"
+            )
         # A section that another one was made of (YAML's *alias) stays what it is.
         data[section] = dict(data[section])
         data = data[section]
@@ -170,12 +180,17 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             told = f"{shown(key)}=..." if equals else shown(setting)
             raise UserError(f"SET: {told} is not of the form section.key=value", code="setting-syntax")
         if len(value) > text_files.MOST:
-            raise UserError(f"SET: {key}: the value has {len(value):,} characters; put it into a file", code="setting-value")
+            raise UserError(
+                f"SET: {key}: the value has {len(value):,} characters; put it into a file", code="setting-value"
+            )
         read = text_files.parse_yaml(value, f"SET: {key}: the value")
         if read is None:
             raise UserError(f"SET: {key}: has no value; give one, as in {key}=VALUE", code="setting-missing")
         if key in found and repr(found[key]) != repr(read):
-            raise UserError(f"SET: {key} is given twice: {quoted(found[key])} and {quoted(read)}; give it once", code="setting-twice")
+            raise UserError(
+                f"SET: {key} is given twice: {quoted(found[key])} and {quoted(read)}; give it once",
+                code="setting-twice",
+            )
         found[key] = read
     return found
 
@@ -210,7 +225,8 @@ def _word(text: str, line: str) -> int:
     length = found.end() if found else 0
     if length < len(text) and not text[length].isspace():
         raise UserError(
-            f"SET: {line!r}: {text[length]} is not closed; close it, or put the other kind of quotes around it", code="setting-syntax"
+            f"SET: {line!r}: {text[length]} is not closed; close it, or put the other kind of quotes around it",
+            code="setting-syntax",
         )
     return length
 
@@ -234,7 +250,8 @@ def overrides(settings: Iterable[str], fields: Mapping[str, str]) -> dict[str, A
         key, typed = OPTIONS[option], _typed(option, value)
         if found.get(key, typed) != typed:
             raise UserError(
-                f"{option.upper()} and SET={key} differ: {quoted(typed)} and {quoted(found[key])}; give one of them", code="setting-twice"
+                f"{option.upper()} and SET={key} differ: {quoted(typed)} and {quoted(found[key])}; give one of them",
+                code="setting-twice",
             )
         found[key] = typed
     return found
@@ -251,7 +268,8 @@ def resolve(sections: Mapping[str, Any], settings: str, fields: Mapping[str, str
         if key.partition(".")[0] in ("seed", "tokenizer", "cluster"):
             raise UserError(
                 f"{shown(key)}: settled when the pipeline was compiled; make submit (or make compile) takes it, or set "
-                "phase1.seed, generation.seed, ...", code="setting-compiled"
+                "phase1.seed, generation.seed, ...",
+                code="setting-compiled",
             )
     apply(data, changes)
     return build(data)
@@ -268,7 +286,9 @@ def apply(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def _typed(option: str, value: str) -> Any:
     if option == "seed":
         if not re.fullmatch("[0-9]{1,10}", value):
-            raise UserError(f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(value)}", code="setting-type")
+            raise UserError(
+                f"SEED: expected a whole number from 0 to {2**31 - 1}, got {quoted(value)}", code="setting-type"
+            )
         return int(value)
     if option != "targets":
         return value

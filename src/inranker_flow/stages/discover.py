@@ -168,11 +168,13 @@ def _settle(each: Folder, config: CorporaConfig, corpus: PrepareConfig, known: K
 def _read(each: Folder) -> CorpusConfig:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", each.name):
         raise BadCollection(
-            f"{layout.printable(each.uri)}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder", code="collection-name"
+            f"{layout.printable(each.uri)}: a corpus's name may hold only letters, digits, '.', '_' and '-'; rename the folder",
+            code="collection-name",
         )
     if not each.holds_documents:
         raise BadCollection(
-            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder", code="collection-form"
+            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder",
+            code="collection-form",
         )
     wishes = as_dict(read_wishes(each))
     return CorpusConfig(uri=each.uri, name=each.name, fingerprint=_content(each), **wishes)

@@ -57,13 +57,16 @@ def distill(
     started = time.monotonic()
     _check(config, model)
     if not training_sets:
-        raise UserError("training_sets: none given; distillation needs at least one labels/ folder", code="nothing-to-train")
+        raise UserError(
+            "training_sets: none given; distillation needs at least one labels/ folder", code="nothing-to-train"
+        )
     if config.start == "champion":
         start = _champion(champion) or start
     reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
     if not reference:
         raise UserError(
-            "checkpoint: empty and no model to start from; name a checkpoint (google-t5/t5-small, a folder)", code="setting-missing"
+            "checkpoint: empty and no model to start from; name a checkpoint (google-t5/t5-small, a folder)",
+            code="setting-missing",
         )
     student, tokenizer = load_seq2seq(reference, revision, dropout=config.dropout if config.dropout >= 0 else None)
     labels = label_token_ids(tokenizer, config.false_token, config.true_token)
@@ -125,7 +128,9 @@ def _check(config: DistillConfig, model: Path) -> None:
     """Refuse before hours of training what would be refused after them."""
 
     if model.exists() and any(model.iterdir()):
-        raise UserError(f"{model}: exists and is not an empty folder; remove it or give another name", code="folder-not-empty")
+        raise UserError(
+            f"{model}: exists and is not an empty folder; remove it or give another name", code="folder-not-empty"
+        )
     count_processes(config.processes, "processes")
     for name in ("batch_size", "epochs"):
         if getattr(config, name) < 1:
@@ -133,7 +138,9 @@ def _check(config: DistillConfig, model: Path) -> None:
     if not 0 <= config.adam_beta2 < 1:
         raise UserError(f"adam_beta2: {config.adam_beta2}; AdamW needs it from 0 to less than 1", code="setting-value")
     if not 0 <= config.holdout < 1:
-        raise UserError(f"holdout: {config.holdout}; it is a share of the queries, from 0 to less than 1", code="setting-value")
+        raise UserError(
+            f"holdout: {config.holdout}; it is a share of the queries, from 0 to less than 1", code="setting-value"
+        )
 
 
 def _lineage(reference: str) -> list[dict[str, Any]]:

@@ -186,7 +186,8 @@ def _check_passages(config: EvaluateConfig) -> None:
     if config.passage_stride > config.passage_words:
         raise UserError(
             f"evaluation.passage_stride: {config.passage_stride} is more than passage_words ({config.passage_words}), so "
-            "that words between two passages would never be read", code="setting-conflict"
+            "that words between two passages would never be read",
+            code="setting-conflict",
         )
 
 
@@ -317,7 +318,8 @@ def _measured(wanted: Mapping[str, Any], judged_set: JudgedSet, run: Any, system
             raise UserError(
                 f"evaluation.measures: {measure} has no value for {len(bad)} of the {len(values)} judged test queries of "
                 f"{judged_set.dataset} (the first: {bad[0]!r}, with the ranking of {system}), so there is no mean; take "
-                "another measure", code="measure-no-value"
+                "another measure",
+                code="measure-no-value",
             )
     return found
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +20,6 @@ from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, RetrieveConfig
 from inranker_flow.errors import CollectionFault, UserError
-from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation import filters, prompts
 from inranker_flow.generation.backends import load_backend
@@ -28,6 +27,7 @@ from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import Query
 from inranker_flow.generation.query_store import WrittenShards
 from inranker_flow.generation.report import markdown
+from inranker_flow.generation.useless import queries_of
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.retrieval.analyser import Analyser, in_language
@@ -36,7 +36,6 @@ from inranker_flow.storage.local import atomic_write
 from inranker_flow.store import sharing
 from inranker_flow.store.sharing import Share
 from inranker_flow.words import count as count_words
-from inranker_flow.words import spaced
 
 log = logging.getLogger(__name__)
 
@@ -46,33 +45,6 @@ _SAMPLES, _SAMPLE_CHARACTERS = 20, 200
 _LONGEST = 40
 #: Answers that tell enough of a model to end the stage before the last is written.
 _MANY_ANSWERS = 500
-#: Answers begin alike that share so many words; fewer documents than the next may well be alike.
-_ALIKE, _FEW_DOCUMENTS = 4, 10
-#: A simple generator may begin most questions alike, and they are questions all the same.
-_ASKING = frozenset(
-    [
-        *(
-            "what",
-            "whats",
-            "how",
-            "why",
-            "when",
-            "where",
-            "which",
-            "who",
-            "whom",
-            "whose",
-            "is",
-            "are",
-            "was",
-            "were",
-            "do",
-        ),
-        *("does", "did", "can", "could", "should", "would", "will", "has", "have", "in", "of", "for", "at", "on"),
-    ]
-)
-#: Characters of an answer in a message.
-_SHOWN = 120
 #: Settings on which the generated texts do not depend, though the kept ones do: for which documents, and what is kept.
 _BESIDE = (
     *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
@@ -191,7 +163,8 @@ def generate_queries(
     if not kept:
         raise CollectionFault(
             f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
-            "try another checkpoint or generation.prompt, or milder filters", code="queries-useless"
+            "try another checkpoint or generation.prompt, or milder filters",
+            code="queries-useless",
         )
     log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.queries):,}", _sentence(dropped))
     stats = GenerateStats(
@@ -294,22 +267,32 @@ def _check(config: GenerateConfig) -> None:
     if config.queries_per_document > 1 and not config.temperature:
         raise UserError(
             f"generation.temperature: 0 writes the same query each time, but queries_per_document is "
-            f"{config.queries_per_document}; set a temperature such as 0.7", code="setting-conflict"
+            f"{config.queries_per_document}; set a temperature such as 0.7",
+            code="setting-conflict",
         )
     for name in ("documents", "queries_per_document", "max_document_tokens", "max_new_tokens", "batch_size"):
         if getattr(config, name) < 1:
             raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more", code="setting-value")
     if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError("generation: temperature must be 0 or more, and top_p above 0 and at most 1", code="setting-value")
+        raise UserError(
+            "generation: temperature must be 0 or more, and top_p above 0 and at most 1", code="setting-value"
+        )
     for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
         if 0 < getattr(config, most) < getattr(config, least):
-            raise UserError(f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})", code="setting-conflict")
+            raise UserError(
+                f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})",
+                code="setting-conflict",
+            )
     if config.request_fields and config.backend != "openai":
         raise UserError(
-            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out", code="setting-conflict"
+            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out",
+            code="setting-conflict",
         )
     if config.backend == "openai" and not config.endpoint:
-        raise UserError("generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1", code="setting-missing")
+        raise UserError(
+            "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
+            code="setting-missing",
+        )
 
 
 def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, sample: sampling.Sample) -> str:
@@ -360,7 +343,7 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
         shards.save(number, table)
         documents, generated, tokens = documents + len(part), generated + table.num_rows, tokens + written.tokens
         if table.num_rows >= _MANY_ANSWERS:  # not after the last document of many
-            _refuse_useless(config, template, [table], dataset)
+            queries_of(config, template, [table], dataset)
     seconds = time.monotonic() - start
     progress.finish()
     return _Written(documents, generated, tokens, seconds if tokens else 0.0, backend.versions)
@@ -372,7 +355,7 @@ def _gathered(
     """All that was written, by whomever, in the order of the shards."""
     parts = [shards.load(number) for number, _ in shards]
     return _Raw(
-        queries=_refuse_useless(config, template, parts, dataset),
+        queries=queries_of(config, template, parts, dataset),
         cut_documents=sum(
             pc.count_distinct(table.filter(table.column("cut")).column("doc_id")).as_py() for table in parts
         ),
@@ -380,65 +363,10 @@ def _gathered(
     )
 
 
-def _refuse_useless(
-    config: GenerateConfig, template: prompts.Template, parts: Sequence[pa.Table], dataset: str
-) -> list[Query]:
-    """The queries in the answers. Refuses answers that mostly hold none, or that mostly begin alike (an unknown greeting)."""
-    queries, answers = [], []
-    for table in parts:
-        for doc_id, number, text, probability in _rows(table):
-            answers.append(text)
-            queries.append(Query(doc_id, number, filters.first_line(text, template.chat), probability))
-    most = config.max_unusable * len(queries)
-    useless = [answer for answer, query in zip(answers, queries, strict=True) if not query.text]
-    wrong = "hold no query"
-    if len(useless) <= most and (beginning := _common_beginning(queries, most)):
-        useless = [
-            answer for answer, query in zip(answers, queries, strict=True) if _beginning(query.text) == beginning
-        ]
-        wrong = f"begin alike ({' '.join(beginning)!r})"
-    if len(useless) <= most:
-        return queries
-    samples = " | ".join(_shown(each) for each in useless[:: max(len(useless) // 3, 1)][:3])
-    raise CollectionFault(
-        f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
-        "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
-        "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "
-        "the same", code="queries-useless"
-    )
-
-
-def _common_beginning(queries: Sequence[Query], most: float) -> tuple[str, ...]:
-    """With what more than so many queries begin; nothing where they are of too few documents, or questions as they come."""
-    if len({each.doc_id for each in queries}) < _FEW_DOCUMENTS:
-        return ()
-    counts = Counter(_beginning(each.text) for each in queries)
-    counts.pop((), None)
-    beginning, held = counts.most_common(1)[0] if counts else ((), 0)
-    asks = len(beginning) == _ALIKE and beginning[0] in _ASKING
-    return beginning if held > most and not asks else ()
-
-
-def _beginning(text: str) -> tuple[str, ...]:
-    """The first words of a text."""
-    return tuple(normal(spaced(text)).split()[:_ALIKE])
-
-
-def _shown(text: str) -> str:
-    """An answer on one line, shortened; "''" is none at all."""
-    line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
-
-
 def _flat(means: list[list[float]] | None, texts: list[list[str]]) -> list[float | None]:
     if means is None:
         return [None for each in texts for _ in each]
     return [mean for each in means for mean in each]
-
-
-def _rows(table: pa.Table) -> Iterator[tuple[str, int, str, float | None]]:
-    names = ("doc_id", "number", "text", "log_probability")
-    yield from zip(*(table.column(name).to_pylist() for name in names), strict=True)
 
 
 def _seed(seed: int, shard: int) -> int:

@@ -225,7 +225,8 @@ class _Preparation:
                     raise BadCollection(
                         f"{(files or self.source.judged_together)[0]}: none of its {len(mine):,} judgements of the "
                         f"{split} split says relevant (a grade above 0), so that every system would get 0; mend the grades, "
-                        "or take them away to go on without them", code="judgements-unusable"
+                        "or take them away to go on without them",
+                        code="judgements-unusable",
                     )
                 continue
             if self.read[split]:
@@ -236,15 +237,19 @@ class _Preparation:
                 )
                 raise BadCollection(
                     f"{(files or self.source.judged_together)[0]}: none of its {self.read[split]:,} judgements of the {split} "
-                    f"split can be used ({reasons}); {self._ids()}mend them, or take them away to go on without them", code="judgements-unusable"
+                    f"split can be used ({reasons}); {self._ids()}mend them, or take them away to go on without them",
+                    code="judgements-unusable",
                 )
             if files and (split == "test" or not self.read["test"]):
                 raise BadCollection(
-                    f"{files[0]}: holds no judgement; fill it, or take it away to go on without a {split} split", code="judgements-empty"
+                    f"{files[0]}: holds no judgement; fill it, or take it away to go on without a {split} split",
+                    code="judgements-empty",
                 )
         together = self.source.judged_together
         if together and not any(self.read.values()) and len(self.all_queries):
-            raise BadCollection(f"{together[0]}: holds no judgement; fill it, or take it away to go on without", code="judgements-empty")
+            raise BadCollection(
+                f"{together[0]}: holds no judgement; fill it, or take it away to go on without", code="judgements-empty"
+            )
 
     def _ids(self) -> str:
         """What ids look like, where judgements name others."""
@@ -334,7 +339,10 @@ class _Preparation:
             self.all_documents = seen.first_words()
             self.problems.check()
             if not writer.rows:
-                raise BadCollection(f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text", code="collection-empty")
+                raise BadCollection(
+                    f"{self.corpus.uri}: the corpus is empty; give one that holds documents with text",
+                    code="collection-empty",
+                )
             unknown = ~contains(self.all_documents, judgements.doc)
             judgements.report(self.problems, "unknown_document", unknown, "no document has the id {doc!r}")
             self.problems.check()
@@ -422,7 +430,8 @@ class _Preparation:
             if not writer.rows and not (given and limited):
                 raise BadCollection(
                     f"{self.labels.shown}: none of its {given:,} soft labels belongs to a training query and a document of "
-                    f"{self.corpus.uri}; give the labels of this collection, or remove the setting labels", code="labels-unusable"
+                    f"{self.corpus.uri}; give the labels of this collection, or remove the setting labels",
+                    code="labels-unusable",
                 )
         progress.finish()
         return writer.rows

@@ -191,7 +191,10 @@ def model_digest(student: Path) -> str:
     """Digest of the weights alone: the same model is recognised whatever is written beside it."""
     digest = stored_files.weights_digest(read_manifest(student).files)
     if not digest:
-        raise UserError(f"{student}: holds no weights (*.safetensors), so there is nothing to register", code="checkpoint-incomplete")
+        raise UserError(
+            f"{student}: holds no weights (*.safetensors), so there is nothing to register",
+            code="checkpoint-incomplete",
+        )
     return digest
 
 
@@ -279,8 +282,13 @@ def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); the stage that writes it must run again", code="artifact-unreadable") from error
+        raise UserError(
+            f"{path}: not readable ({error}); the stage that writes it must run again", code="artifact-unreadable"
+        ) from error
     missing = [f"no {key!r}" for key in keys if key not in found] if isinstance(found, dict) else ["no JSON object"]
     if missing:
-        raise UserError(f"{path}: holds {missing[0]}, so it is not complete; the stage that writes it must run again", code="artifact-damaged")
+        raise UserError(
+            f"{path}: holds {missing[0]}, so it is not complete; the stage that writes it must run again",
+            code="artifact-damaged",
+        )
     return dict(found)

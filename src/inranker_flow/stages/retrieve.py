@@ -92,7 +92,9 @@ def retrieve(
     config = in_language(config, language)
     dataset = manifest.read_manifest(collection).dataset
     if queries is not None and (other := manifest.read_manifest(queries).dataset) != dataset:
-        raise UserError(f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}", code="artifact-mismatch")
+        raise UserError(
+            f"{queries}: holds queries for {other!r}, but the collection is {dataset!r}", code="artifact-mismatch"
+        )
     candidates.mkdir(parents=True, exist_ok=True)
     (candidates / manifest.FILENAME).unlink(missing_ok=True)
     work = _Retrieval(config, collection, queries, candidates, earlier)
@@ -203,7 +205,8 @@ class _Retrieval:
                 self.remove_scratch()  # another language is another index
                 raise CollectionFault(
                     f"{told}; are queries and passages of one language? Then set `language` of the collection to it, or change "
-                    "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same", code="queries-find-nothing"
+                    "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same",
+                    code="queries-find-nothing",
                 )
             log.warning("%s", told)
 
@@ -262,7 +265,8 @@ class _Retrieval:
             query_id = min(query_id for query_id, roles in relevant.items() if first in roles)
             raise UserError(
                 f"{self.queries or self.collection}: query {query_id!r} belongs to the passage {first!r}, which "
-                f"{self.collection} lacks ({len(missing)} such passages); queries and collection must be from one corpus", code="reference-lost"
+                f"{self.collection} lacks ({len(missing)} such passages); queries and collection must be from one corpus",
+                code="reference-lost",
             )
         return places.to_numpy()
 

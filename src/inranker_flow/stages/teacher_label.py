@@ -159,7 +159,8 @@ def _read(config: TeacherConfig, collection: Path, candidates: Path, folder: Pat
     if not pairs.num_rows and not published.num_rows:
         raise CollectionFault(
             f"{dataset}: no pairs to label and no published labels, so there is nothing to learn from: a source needs "
-            "queries judged in its train split (qrels/train.tsv), a target needs documents to write queries for", code="nothing-to-label"
+            "queries judged in its train split (qrels/train.tsv), a target needs documents to write queries for",
+            code="nothing-to-label",
         )
     queries = _queries(collection, candidates, pairs, published)
 
@@ -218,14 +219,18 @@ def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logi
         query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
         raise CollectionFault(
             f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
-            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights", code="logits-not-finite"
+            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights",
+            code="logits-not-finite",
         )
 
 
 def _dataset(collection: Path, candidates: Path) -> str:
     names = [read_manifest(each).dataset for each in (collection, candidates)]
     if names[0] != names[1]:
-        raise UserError(f"{candidates}: candidates of {names[1]!r} do not belong to the collection {names[0]!r}", code="artifact-mismatch")
+        raise UserError(
+            f"{candidates}: candidates of {names[1]!r} do not belong to the collection {names[0]!r}",
+            code="artifact-mismatch",
+        )
     return names[0]
 
 

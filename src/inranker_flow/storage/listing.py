@@ -46,7 +46,10 @@ def check_names(names: Iterable[str], source: str, folder: Path | None = None) -
             reason = f"lies below {shorter!r}, which is a file"
         else:
             continue
-        raise UserError(f"{source}: the name {name[:200]!r} {reason}: nothing was copied; rename or remove it there", code="name-unusable")
+        raise UserError(
+            f"{source}: the name {name[:200]!r} {reason}: nothing was copied; rename or remove it there",
+            code="name-unusable",
+        )
 
 
 def fingerprint_of(uri: str, files: list[FileInfo]) -> str:

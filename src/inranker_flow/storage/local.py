@@ -25,7 +25,8 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         reason = _disk_reason(error)
         if reason:
             raise UserError(
-                f"{path}: cannot be written: {reason}; nothing is left under the final name, so make room and run again", code="disk-full"
+                f"{path}: cannot be written: {reason}; nothing is left under the final name, so make room and run again",
+                code="disk-full",
             ) from error
         raise
 
@@ -71,7 +72,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             aside.replace(path)
         except OSError as error:
-            raise UserError(f"{path}: exists and is not an empty folder; remove it or give another name", code="folder-not-empty") from error
+            raise UserError(
+                f"{path}: exists and is not an empty folder; remove it or give another name", code="folder-not-empty"
+            ) from error
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

@@ -142,9 +142,13 @@ def _clients() -> tuple[Any, Any]:
     except BotoCoreError as error:
         raise UserError(f"{' '.join(str(error).split())}; {_setting(error)}", code="s3-settings") from error
     except OSError as error:  # a profile's program that hands out credentials
-        raise UserError(f"{line(error)}; correct the credential_process of the profile in ~/.aws/config", code="s3-settings") from error
+        raise UserError(
+            f"{line(error)}; correct the credential_process of the profile in ~/.aws/config", code="s3-settings"
+        ) from error
     except ValueError as error:
-        raise UserError(f"AWS_ENDPOINT_URL: {redact(str(error))}; give an address such as http://HOST:PORT", code="address-form") from error
+        raise UserError(
+            f"AWS_ENDPOINT_URL: {redact(str(error))}; give an address such as http://HOST:PORT", code="address-form"
+        ) from error
     for client in made:
         client.meta.events.register("after-call.s3", _has_answered(client.meta.endpoint_url))
     return made[0], made[1]
@@ -166,7 +170,8 @@ def _check_endpoint(address: str) -> None:
     if credentials_in(address):
         raise UserError(
             "AWS_ENDPOINT_URL holds a user or a password, which S3 does not know; give http://HOST:PORT, and the keys in "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", code="secret-shown"
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            code="secret-shown",
         )
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:

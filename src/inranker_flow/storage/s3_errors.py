@@ -30,16 +30,19 @@ def explained(uri: str) -> Iterator[None]:
         yield
     except (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError) as error:
         raise UserError(
-            f"{uri}: no S3 server answers at {s3_client.endpoint()}; check AWS_ENDPOINT_URL and the network{_tried(error)}", code="server-no-answer"
+            f"{uri}: no S3 server answers at {s3_client.endpoint()}; check AWS_ENDPOINT_URL and the network{_tried(error)}",
+            code="server-no-answer",
         ) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise UserError(
-            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role", code="s3-credentials"
+            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role",
+            code="s3-credentials",
         ) from error
     except RecursionError as error:  # botocore follows every redirection to another region
         raise UserError(
             f"{uri}: S3 at {s3_client.endpoint()} redirects for ever; set AWS_REGION to the bucket's region, or correct "
-            "AWS_ENDPOINT_URL", code="s3-settings"
+            "AWS_ENDPOINT_URL",
+            code="s3-settings",
         ) from error
     except (ClientError, BotoCoreError, Boto3Error, ResponseParserError, ValueError) as error:
         answer = s3_client.inside(error)

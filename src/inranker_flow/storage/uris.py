@@ -40,10 +40,13 @@ def local_copy(uri: str) -> Path:
             found = path.exists()
         except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
             raise UserError(
-                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights", code="disk-unreadable"
+                f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights",
+                code="disk-unreadable",
             ) from error
         if not found:
-            raise UserError(f"{uri}: no such file or folder; check the path, and that its disk is mounted here", code="not-found")
+            raise UserError(
+                f"{uri}: no such file or folder; check the path, and that its disk is mounted here", code="not-found"
+            )
         return path
     files = list_files(uri)
     if not files:
@@ -57,7 +60,8 @@ def local_copy(uri: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written", code="disk-refused"
+                f"INRANKER_CACHE: {target.parent}: {error.strerror}; give a folder that can be written",
+                code="disk-refused",
             ) from error
         try:
             with atomic_folder(target) as folder, explained(uri):
@@ -93,7 +97,9 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     for file in files:
         if path.is_dir() and file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{file}: is a link to {file.resolve()}, outside of its folder; put a file there", code="folder-link")
+            raise UserError(
+                f"{file}: is a link to {file.resolve()}, outside of its folder; put a file there", code="folder-link"
+            )
     for file in files:
         target = f"{uri.rstrip('/')}/{file.relative_to(path).as_posix()}" if path.is_dir() else uri
         if target.startswith("s3://"):
@@ -157,7 +163,8 @@ def exists(uri: str) -> bool:
         return local_path(uri).exists()
     except OSError as error:
         raise UserError(
-            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights", code="disk-unreadable"
+            f"{uri[:300]}: cannot be looked at ({error.strerror}); check the path and its rights",
+            code="disk-unreadable",
         ) from error
 
 
@@ -263,4 +270,6 @@ def _from_hub(uri: str) -> Path:
         return Path(hf_hub_download(f"{owner}/{dataset}", name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common base, and any of them means the same here
         reason = line(str(error) or type(error).__name__)
-        raise UserError(f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead", code="hub-refused") from error
+        raise UserError(
+            f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead", code="hub-refused"
+        ) from error

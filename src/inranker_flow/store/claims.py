@@ -31,7 +31,9 @@ def claim(work: str, run_id: str) -> str:
         try:
             owner = str(json.loads(uris.read(uri))["run_id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{uri}: is no claim of a run; look who wrote it, and remove it", code="record-damaged") from error
+            raise UserError(
+                f"{uri}: is no claim of a run; look who wrote it, and remove it", code="record-damaged"
+            ) from error
         if owner == run_id or not kfp_run.is_over(owner):
             return owner
     raise AssertionError("unreachable")

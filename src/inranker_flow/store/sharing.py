@@ -54,12 +54,14 @@ def of_this_pod(number: int = 0) -> Share:
     count = variables.workers()
     if not count.isascii() or not count.isdigit() or int(count) <= number:
         raise UserError(
-            f"{variables.WORKERS}: {count!r} is no number of pods above {number}; compile the pipeline anew", code="workers-mismatch"
+            f"{variables.WORKERS}: {count!r} is no number of pods above {number}; compile the pipeline anew",
+            code="workers-mismatch",
         )
     if int(count) > 1 and not kept_rows.root():
         raise UserError(
             f"cluster.workers: {count} pods share their work through INRANKER_STORE, which is off; set it to an s3:// prefix, "
-            "or cluster.workers to 1", code="store-off"
+            "or cluster.workers to 1",
+            code="store-off",
         )
     return Share(number, int(count))
 

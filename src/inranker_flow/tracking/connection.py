@@ -130,21 +130,29 @@ def _check_sqlite(name: str, uri: str) -> None:
         return
     if not name or name == ":memory:":
         raise UserError(
-            f"MLFLOW_TRACKING_URI: {uri} names no file, so nothing would be kept; give sqlite:////FOLDER/mlflow.db", code="registry-address"
+            f"MLFLOW_TRACKING_URI: {uri} names no file, so nothing would be kept; give sqlite:////FOLDER/mlflow.db",
+            code="registry-address",
         )
     path = Path(name)
     if path.is_dir():
-        raise UserError(f"MLFLOW_TRACKING_URI: {path} is a folder; give the database's file, such as {path}/mlflow.db", code="registry-address")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {path} is a folder; give the database's file, such as {path}/mlflow.db",
+            code="registry-address",
+        )
     if not path.exists():
         folder = next(each for each in path.absolute().parents if each.exists())
         if not folder.is_dir():
-            raise UserError(f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} is a file; give another path", code="registry-address")
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {path} cannot be made: {folder} is a file; give another path",
+                code="registry-address",
+            )
         try:  # what a file system says of rights is no promise: /proc, a mount for reading alone
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".mlflow-"):
                 return
         except OSError as error:
             raise UserError(
-                f"MLFLOW_TRACKING_URI: {path} cannot be made in {folder}: {error.strerror}; give another path", code="registry-address"
+                f"MLFLOW_TRACKING_URI: {path} cannot be made in {folder}: {error.strerror}; give another path",
+                code="registry-address",
             ) from error
     if not path.is_file():
         raise UserError(f"MLFLOW_TRACKING_URI: {path} is no file; give the database's file", code="registry-address")
@@ -213,10 +221,14 @@ def _usable(experiment: Any) -> str:
 
     uri = redaction.redact(mlflow.get_tracking_uri())
     if not experiment.experiment_id:
-        raise UserError(f"MLFLOW_TRACKING_URI: what answers at {uri} is no MLflow: it gave an experiment without id", code="registry-misbehaves")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: what answers at {uri} is no MLflow: it gave an experiment without id",
+            code="registry-misbehaves",
+        )
     if experiment.lifecycle_stage == "deleted":
         raise UserError(
             f"MLflow's experiment {experiment.name} is deleted: bring it back (MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow "
-            f"experiments restore --experiment-id {experiment.experiment_id}), or set MLFLOW_EXPERIMENT_NAME to another", code="experiment-deleted"
+            f"experiments restore --experiment-id {experiment.experiment_id}), or set MLFLOW_EXPERIMENT_NAME to another",
+            code="experiment-deleted",
         )
     return str(experiment.experiment_id)

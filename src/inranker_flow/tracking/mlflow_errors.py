@@ -35,7 +35,8 @@ def explained(action: str, uri: str = "") -> Iterator[None]:
             if unreachable := _unreachable(str(error)):
                 raise NoAnswer(
                     f"MLFLOW_TRACKING_URI: no MLflow server answers at {where.partition(': ')[2]} ({unreachable}); start it, "
-                    "correct the address, or unset it to use SQLite", code="server-no-answer"
+                    "correct the address, or unset it to use SQLite",
+                    code="server-no-answer",
                 ) from error
         raise NoAnswer(f"{where}: cannot {action}: {text}; {_remedy(text, action)}", code="registry-refused") from error
 

@@ -19,6 +19,8 @@ from inranker_flow.tracking.values import hidden, metrics
 #: Tag of a stage's run, and ``inranker.ended.STAGE`` of the parent for a stage without a run: FINISHED, or FAILED or LEFT OUT
 #: (its target) and why. A run's status is KFP's plugin's to set where that began it, and gives no reason.
 ENDED = "inranker.ended"
+#: Tag of a stage's run that failed: the code of its error (`error_codes.CODES`).
+ERROR = "inranker.error"
 LEFT_OUT_END = "LEFT OUT"
 #: Tag of a parent run whose student was decided about: JSON of the targets that it was trained without -> why.
 LEFT_OUT = "inranker.left_out"

@@ -18,11 +18,12 @@ from typing import Any
 from inranker_flow import redaction
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.environment import changes, variables
+from inranker_flow.errors import UserError
 from inranker_flow.rankers.devices import device_name
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained, recording
 from inranker_flow.tracking.parents import own_parent, parent_by_tag
-from inranker_flow.tracking.records import ENDED, LEFT_OUT_END
+from inranker_flow.tracking.records import ENDED, ERROR, LEFT_OUT_END
 from inranker_flow.tracking.values import batches, flattened, hidden, metric_name, metrics
 
 #: Tag of a parent run: the file of the local run that it stands for.
@@ -163,6 +164,7 @@ def _ending(mlflow_client: Any, stage_here: StageRun) -> Iterator[None]:
     except BaseException as error:
         with suppress(Exception):  # a server that has gone must not hide why the stage failed
             mlflow_client.set_tag(run_id, ENDED, f"FAILED: {redaction.line(str(error) or type(error).__name__, 1000)}")
+            mlflow_client.set_tag(run_id, ERROR, error.code if isinstance(error, UserError) else "unexpected")
         raise
     with recording(run_id, "mark the end"):
         mlflow_client.set_tag(run_id, ENDED, stage_here.ending)

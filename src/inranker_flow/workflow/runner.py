@@ -26,7 +26,9 @@ def code_version() -> str:
 def prepare(pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> Any:
     """The pipeline's function; :class:`UserError` for a pipeline that is not there."""
     if pipeline not in PIPELINES:
-        raise UserError(f"PIPELINE={pipeline}: no such pipeline; there is {', '.join(PIPELINES)}", code="pipeline-unknown")
+        raise UserError(
+            f"PIPELINE={pipeline}: no such pipeline; there is {', '.join(PIPELINES)}", code="pipeline-unknown"
+        )
     return PIPELINES[pipeline]
 
 

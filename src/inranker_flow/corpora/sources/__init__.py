@@ -83,7 +83,8 @@ def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | No
     scheme, _, rest = corpus.uri.partition(":")
     if scheme != "ir_datasets" and (corpus.text_fields or corpus.query_fields):
         raise UserError(
-            f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}", code="setting-conflict"
+            f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}",
+            code="setting-conflict",
         )
     labels = _label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
@@ -96,7 +97,10 @@ def _open_ir_datasets(name: str, corpus: CorpusConfig) -> AbstractContextManager
 
 def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
     if corpus.labels:
-        raise UserError(f"{corpus.name}: {corpus.uri} brings its own labels; remove labels: {corpus.labels}", code="setting-conflict")
+        raise UserError(
+            f"{corpus.name}: {corpus.uri} brings its own labels; remove labels: {corpus.labels}",
+            code="setting-conflict",
+        )
     return nullcontext(InRankerBeir(file))
 
 
@@ -107,7 +111,8 @@ def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]
         return nullcontext(StoredCollection(path, corpus.uri, corpus))
     raise BadCollection(
         f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, a .parquet file, s3://, "
-        "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED", code="collection-form"
+        "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED",
+        code="collection-form",
     )
 
 
@@ -122,5 +127,7 @@ _OPENERS: dict[str, Callable[[str, CorpusConfig], AbstractContextManager[Source]
 def _label_source(uri: str) -> LabelSource:
     scheme, _, rest = uri.partition(":")
     if scheme != "inranker-msmarco":
-        raise UserError(f"labels: {uri!r} is not one of the published formats; give inranker-msmarco:FILE.tsv", code="labels-form")
+        raise UserError(
+            f"labels: {uri!r} is not one of the published formats; give inranker-msmarco:FILE.tsv", code="labels-form"
+        )
     return InRankerMsmarco(rest)

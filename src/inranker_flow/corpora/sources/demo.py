@@ -36,6 +36,7 @@ def parse_demo(name: str) -> tuple[Literal["source", "target"], int]:
     found = re.fullmatch("(source|target)/([0-9]{1,9})", name)
     if not found:
         raise UserError(
-            f"demo:{shown(name)}: the demo's collections are demo:source/SEED and demo:target/SEED, SEED a whole number", code="demo-unknown"
+            f"demo:{shown(name)}: the demo's collections are demo:source/SEED and demo:target/SEED, SEED a whole number",
+            code="demo-unknown",
         )
     return ("source" if found[1] == "source" else "target"), int(found[2])

@@ -143,7 +143,8 @@ def look_up(name: str) -> Any:
     except Exception as error:  # ids that are made on demand are looked up in a file that is downloaded
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{shown}: cannot be looked up ({type(error).__name__}: {reason}); check the id, the network and IR_DATASETS_HOME", code="dataset-unreachable"
+            f"{shown}: cannot be looked up ({type(error).__name__}: {reason}); check the id, the network and IR_DATASETS_HOME",
+            code="dataset-unreachable",
         ) from error
     if not dataset.has_docs():
         other = [each for each in _family(name) if ir_datasets.registry[each].has_docs()]
@@ -295,7 +296,9 @@ def _tuple_of(names: tuple[str, ...]) -> Any:
 def _fields(kind: type, shown: str, what: str, key: str) -> tuple[str, ...]:
     fields = tuple(getattr(kind, "_fields", ())) or tuple(getattr(kind, "__annotations__", {}))
     if fields and key not in fields:
-        raise BadCollection(f"{shown}: its {what} have no {key} (they have: {', '.join(fields)[:300]})", code="dataset-fields")
+        raise BadCollection(
+            f"{shown}: its {what} have no {key} (they have: {', '.join(fields)[:300]})", code="dataset-fields"
+        )
     return fields
 
 
@@ -303,7 +306,8 @@ def _check_chosen(chosen: Sequence[str], fields: Sequence[str], shown: str, sett
     for name in chosen:
         if name not in fields:
             raise BadCollection(
-                f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})", code="dataset-fields"
+                f"{shown}: {setting}: its {what} have no {name!r} (they have: {', '.join(fields)[:300]})",
+                code="dataset-fields",
             )
 
 

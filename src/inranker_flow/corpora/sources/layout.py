@@ -156,14 +156,22 @@ def find(
     queries = _table("queries", files, shown)
     for name, what in others.items():
         if _QRELS.search(name.lower()) or name.lower().startswith("queries."):
-            raise BadCollection(f"{shown}/{printable(name)}: is {what}; put the file itself there, or remove it", code="collection-file")
+            raise BadCollection(
+                f"{shown}/{printable(name)}: is {what}; put the file itself there, or remove it", code="collection-file"
+            )
     layout = _split(_judgements(files, corpus), documents, queries, shown, corpus)
     if (layout.of("train") or layout.of("test") or layout.beside) and not queries:
-        raise BadCollection(f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)', code="collection-no-queries")
+        raise BadCollection(
+            f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)',
+            code="collection-no-queries",
+        )
     for split in ("test", "train"):
         names = layout.judgements.get(split, ())
         if names and not any(files[name] for name in names) and (split == "test" or not layout.of("test")):
-            raise BadCollection(f"{shown}/{printable(names[0])}: is empty; fill it, or remove it to go on without it", code="collection-empty")
+            raise BadCollection(
+                f"{shown}/{printable(names[0])}: is empty; fill it, or remove it to go on without it",
+                code="collection-empty",
+            )
     return layout
 
 
@@ -190,7 +198,10 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
         group[:] = sorted(readable)
     found = {name: group for name, group in folders.items() if group}
     if not loose and len(found) > 1:
-        raise BadCollection(f"{shown}: holds several collections ({listed(sorted(found))}); give each its own folder", code="collection-several")
+        raise BadCollection(
+            f"{shown}: holds several collections ({listed(sorted(found))}); give each its own folder",
+            code="collection-several",
+        )
     chosen = loose or next(iter(found.values()), [])
     _check_parts(chosen, shown)
     return tuple(chosen)
@@ -208,7 +219,8 @@ def _check_parts(names: Sequence[str], shown: str) -> None:
         if len(there) < total:
             lost = next((at for at in range(first, first + total) if at not in there), first)
             raise BadCollection(
-                f"{shown}/{printable(stem)}: {len(there)} of {total} parts are there (number {lost} is missing); upload all", code="collection-part-missing"
+                f"{shown}/{printable(stem)}: {len(there)} of {total} parts are there (number {lost} is missing); upload all",
+                code="collection-part-missing",
             )
 
 
@@ -308,17 +320,20 @@ def _split(
         if not (found[split] or shared):
             raise BadCollection(
                 f"{shown}/{printable(name)}: judgements in a form that is not read; write qrels/{wanted[split]}.tsv "
-                "(query-id, corpus-id, score), or take the file away to go on without it", code="judgements-form"
+                "(query-id, corpus-id, score), or take the file away to go on without it",
+                code="judgements-form",
             )
     if there and not known:
         raise BadCollection(
             f"{shown}/qrels: holds {there} but neither {corpus.train_split}.tsv nor {corpus.test_split}.tsv; "
-            "set train_split or test_split", code="collection-split"
+            "set train_split or test_split",
+            code="collection-split",
         )
     for split, asked in wanted.items():
         if there and not found[split] and not shared and asked != split:
             raise BadCollection(
-                f"{shown}: {split}_split is {asked!r}, of which there are no judgements (there are: {there}); correct it", code="collection-split"
+                f"{shown}: {split}_split is {asked!r}, of which there are no judgements (there are: {there}); correct it",
+                code="collection-split",
             )
     used = {*found["train"], *found["test"], *shared}
     beside = tuple(name for name in judged.labels if name not in used)

@@ -84,12 +84,17 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
                 if text and not text.isspace():
                     yield number, text, amount
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadCollection(f"{shown}: not a whole gzip file ({error}); fetch it again", code="collection-damaged") from error
+        raise BadCollection(
+            f"{shown}: not a whole gzip file ({error}); fetch it again", code="collection-damaged"
+        ) from error
     except UnicodeDecodeError as error:
-        raise BadCollection(f"{shown}: not {error.encoding} throughout ({error.reason}); write it as UTF-8", code="text-encoding") from error
+        raise BadCollection(
+            f"{shown}: not {error.encoding} throughout ({error.reason}); write it as UTF-8", code="text-encoding"
+        ) from error
     except OSError as error:
         raise UserError(
-            f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights", code="disk-unreadable"
+            f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights",
+            code="disk-unreadable",
         ) from error
 
 

@@ -101,10 +101,14 @@ def _explained(shown: str) -> Iterator[None]:
         said = "".join(each if each.isprintable() else " " for each in str(error))
         reason = " ".join(said.split())[:300]
         if isinstance(error, OSError) and error.errno:  # the disk's word, not Arrow's about the content
-            raise UserError(f"{shown}: cannot be read: {reason}; check the disk and the file's rights", code="disk-unreadable") from error
+            raise UserError(
+                f"{shown}: cannot be read: {reason}; check the disk and the file's rights", code="disk-unreadable"
+            ) from error
         if isinstance(error, pa.ArrowMemoryError):
             raise UserError(f"{shown}: memory does not suffice to read it: {reason}", code="out-of-memory") from error
-        raise BadCollection(f"{shown}: not a readable Parquet file: {reason}; write or fetch it again", code="collection-damaged") from error
+        raise BadCollection(
+            f"{shown}: not a readable Parquet file: {reason}; write or fetch it again", code="collection-damaged"
+        ) from error
 
 
 def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> str:
@@ -114,11 +118,14 @@ def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> s
         there = ", ".join(each if each.isprintable() else repr(each) for each in schema.names)[:300]
         raise BadCollection(f"{shown}: has no column {column} (it has: {there})", code="collection-column")
     if schema.names.count(name) > 1:
-        raise BadCollection(f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them", code="collection-column")
+        raise BadCollection(
+            f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them", code="collection-column"
+        )
     kind = schema.field(name).type
     if not _fits(kind, numbers=column in ("doc_id", "query_id", "relevance"), fractions=column == "relevance"):
         raise BadCollection(
-            f"{shown}: column {name} holds {str(kind)[:100]}, which cannot be its {column}; write it as text", code="collection-column"
+            f"{shown}: column {name} holds {str(kind)[:100]}, which cannot be its {column}; write it as text",
+            code="collection-column",
         )
     return name
 
@@ -145,7 +152,8 @@ def _values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
                 column[row].as_py()
             except UnicodeDecodeError as error:
                 raise BadCollection(
-                    f"{shown} line {start + row}: {name} is not UTF-8 at byte {error.start + 1}; write the file again", code="text-encoding"
+                    f"{shown} line {start + row}: {name} is not UTF-8 at byte {error.start + 1}; write the file again",
+                    code="text-encoding",
                 ) from error
         raise
 

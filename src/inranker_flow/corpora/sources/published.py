@@ -38,7 +38,10 @@ class InRankerMsmarco:
     def __init__(self, uri: str) -> None:
         self.path, self.shown = uris.local_copy(uri), uri
         if not self.path.is_file():
-            raise UserError(f"{uri}: not a file; give the .tsv with true logit, false logit, query id and document id", code="labels-form")
+            raise UserError(
+                f"{uri}: not a file; give the .tsv with true logit, false logit, query id and document id",
+                code="labels-form",
+            )
         self.total = self.path.stat().st_size
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
@@ -69,7 +72,10 @@ class InRankerBeir:
     def __init__(self, uri: str) -> None:
         self.path, self.shown = uris.local_copy(uri), uri
         if not self.path.is_file():
-            raise UserError(f"{uri}: not a file; give the .jsonl with query, contents, true_logit and false_logit", code="labels-form")
+            raise UserError(
+                f"{uri}: not a file; give the .jsonl with query, contents, true_logit and false_logit",
+                code="labels-form",
+            )
         self.total = self.path.stat().st_size
 
     def _distinct(self, key: str, title: bool) -> Iterator[Rows]:

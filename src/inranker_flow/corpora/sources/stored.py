@@ -36,7 +36,8 @@ class StoredCollection:
                 files, others = layout.local_files(path)
             except OSError as error:
                 raise UserError(
-                    f"{self.shown}: cannot be listed: {error.strerror}; check the disk and its rights", code="disk-unreadable"
+                    f"{self.shown}: cannot be listed: {error.strerror}; check the disk and its rights",
+                    code="disk-unreadable",
                 ) from error
             self.layout = layout.find(files, self.shown, corpus, others)
             self._sizes = files
@@ -122,5 +123,6 @@ class StoredCollection:
         if seen and (lost or not seen & set(names.values())):
             raise BadCollection(
                 f"{self._name(self.layout.shared[0])}: its column split holds {layout.listed(sorted(seen))} but not "
-                f"{lost[0] if lost else ' or '.join(names.values())}; set train_split or test_split", code="collection-split"
+                f"{lost[0] if lost else ' or '.join(names.values())}; set train_split or test_split",
+                code="collection-split",
             )

@@ -48,7 +48,8 @@ def check_here(config: GenerateConfig) -> None:
     if config.backend == "vllm" and find_spec("vllm") is None:
         raise UserError(
             "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` is "
-            'one); SET="generation.backend=transformers" writes with what is here', code="backend-missing"
+            'one); SET="generation.backend=transformers" writes with what is here',
+            code="backend-missing",
         )
 
 

@@ -56,7 +56,8 @@ class Endpoint:
         if taken := sorted(set(config.request_fields) & set(_OWN)):
             raise UserError(
                 f"generation.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it (generation."
-                "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)", code="setting-conflict"
+                "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)",
+                code="setting-conflict",
             )
         self.url = _address(config.endpoint)
         self.config = config
@@ -82,7 +83,8 @@ class Endpoint:
         if name not in served:
             raise UserError(
                 f"{self.url}: serves {', '.join(sorted(served)) or 'no model'} and not {name}; set generation.checkpoint to the "
-                "name of a served model, or generation.endpoint to the server that has it", code="model-not-served"
+                "name of a served model, or generation.endpoint to the server that has it",
+                code="model-not-served",
             )
         found = {f"server_{key}": str(served[name][key]) for key in ("root", "max_model_len") if served[name].get(key)}
         try:
@@ -124,7 +126,8 @@ class Endpoint:
                 self._wait(max(pause, min(_FIRST * 2**attempt, _MOST) * random.uniform(0.5, 1)), reason)
         raise NoAnswer(
             f"{self.url}: {reason}, and so {self.config.retries + 1} times; look at that server's log, then run again: what "
-            "is finished is kept", code="server-no-answer"
+            "is finished is kept",
+            code="server-no-answer",
         )
 
     def _wait(self, seconds: float, reason: str) -> None:
@@ -158,7 +161,8 @@ def _address(endpoint: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth:
         shown = "an address with a password in it" if parsed.auth else repr(endpoint)
         raise UserError(
-            f"generation.endpoint: {shown} is not of the form http://HOST:PORT/v1; a key belongs into {variables.ENDPOINT_KEY}", code="address-form"
+            f"generation.endpoint: {shown} is not of the form http://HOST:PORT/v1; a key belongs into {variables.ENDPOINT_KEY}",
+            code="address-form",
         )
     url = endpoint.rstrip("/")
     return url if (parsed.path or "/").strip("/") else f"{url}/v1"

@@ -28,7 +28,8 @@ class Prompter:
         if template.chat and not tokenizer.chat_template:
             raise UserError(
                 f"{config.checkpoint}: its tokenizer has no chat template, and the prompt is a chat prompt; give an "
-                "instruction-tuned checkpoint, or a generation.prompt without `chat` and `system`, such as inpars-v1", code="prompt-no-chat"
+                "instruction-tuned checkpoint, or a generation.prompt without `chat` and `system`, such as inpars-v1",
+                code="prompt-no-chat",
             )
         self.context, self.beside = context, beside
 
@@ -69,7 +70,8 @@ class Prompter:
                 raise UserError(
                     f"{self.config.checkpoint}: its context of {self.context} tokens has no room for a document: prompt "
                     f"{self.template.name} alone has {len(self._ids([''])[0])} and generation.max_new_tokens is "
-                    f"{self.config.max_new_tokens}; give a shorter prompt or a model with a longer context", code="prompt-too-long"
+                    f"{self.config.max_new_tokens}; give a shorter prompt or a model with a longer context",
+                    code="prompt-too-long",
                 )
             text = self.cut([text], most)[0]
             ids = self._ids([text])[0]

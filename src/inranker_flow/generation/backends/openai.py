@@ -126,7 +126,8 @@ class OpenAIBackend:
         if len(texts) != self.config.queries_per_document:
             raise UserError(
                 f"{self.endpoint.url}: gives {len(texts)} texts where n={self.config.queries_per_document} was asked for; "
-                "set generation.queries_per_document to 1 for this server", code="server-misbehaves"
+                "set generation.queries_per_document to 1 for this server",
+                code="server-misbehaves",
             )
         means = [self._mean(choice) for choice in choices] if self.config.keep_probable else []
         return _Answer([text or "" for text in texts], means, tokens)
@@ -136,7 +137,8 @@ class OpenAIBackend:
         if not found:
             raise UserError(
                 f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "
-                "use a server that gives them (vLLM does)", code="server-misbehaves"
+                "use a server that gives them (vLLM does)",
+                code="server-misbehaves",
             )
         if self.template.chat:
             values = [each.get("logprob") for each in found.get("content") or []]

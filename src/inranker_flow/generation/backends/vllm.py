@@ -35,7 +35,8 @@ class VllmBackend:
         if known.is_encoder_decoder:
             raise UserError(
                 f"{config.checkpoint}: vLLM runs no {known.model_type} (encoder-decoder); give a causal language model, or "
-                "set generation.backend to transformers", code="checkpoint-kind"
+                "set generation.backend to transformers",
+                code="checkpoint-kind",
             )
         self.config = config
         tokenizer = load_tokenizer(config.checkpoint, config.revision)

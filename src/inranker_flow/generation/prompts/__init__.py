@@ -81,7 +81,8 @@ def read(prompt: str) -> str:
         return text_files.read(path, "generation.prompt")
     except FileNotFoundError as error:
         raise UserError(
-            f"generation.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(known)}", code="prompt-missing"
+            f"generation.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(known)}",
+            code="prompt-missing",
         ) from error
 
 
@@ -103,19 +104,22 @@ def load(prompt: str) -> Template:
         head, fence, source = source.removeprefix(_FENCE).partition(f"\n{_FENCE}")
         if not fence:
             raise UserError(
-                f"generation.prompt: {name}: the settings at its beginning have no end; close them with a line ---", code="prompt-form"
+                f"generation.prompt: {name}: the settings at its beginning have no end; close them with a line ---",
+                code="prompt-form",
             )
         settings = _settings(name, f"{head}\n")
     text = source.rstrip()
     if SLOT not in text:
         raise UserError(
-            f"generation.prompt: {name}: the template has no {SLOT}, so every document would get the same prompt; put it in", code="prompt-form"
+            f"generation.prompt: {name}: the template has no {SLOT}, so every document would get the same prompt; put it in",
+            code="prompt-form",
         )
     template = Template(name, text, **settings)
     if bool(template.examples) != (_EXAMPLES in text):
         raise UserError(
             f"generation.prompt: {name}: `examples` (how many of the corpus's own queries are shown) and {_EXAMPLES} (where) "
-            "need each other; put in both or none", code="prompt-form"
+            "need each other; put in both or none",
+            code="prompt-form",
         )
     for slot in (SLOT, "{query}") if template.examples else ():
         if slot not in template.example:
@@ -132,17 +136,24 @@ def _settings(name: str, head: str) -> dict[str, Any]:
     found = text_files.parse_yaml(head, f"generation.prompt: {name}: its settings") or {}
     if not isinstance(found, dict):
         raise UserError(
-            f"generation.prompt: {name}: its settings must be keys with values; it knows: {', '.join(_KNOWN)}", code="prompt-form"
+            f"generation.prompt: {name}: its settings must be keys with values; it knows: {', '.join(_KNOWN)}",
+            code="prompt-form",
         )
     for key, value in found.items():
         if key not in _KNOWN:
-            raise UserError(f"generation.prompt: {name}: unknown setting {quoted(key)}; it knows: {', '.join(_KNOWN)}", code="prompt-form")
+            raise UserError(
+                f"generation.prompt: {name}: unknown setting {quoted(key)}; it knows: {', '.join(_KNOWN)}",
+                code="prompt-form",
+            )
         if not isinstance(value, _KNOWN[key]) or (key == "examples" and not _few(value)):
             raise UserError(
-                f"generation.prompt: {name}: {key}: {quoted(value)} is not of the kind {_KNOWN[key].__name__}", code="prompt-form"
+                f"generation.prompt: {name}: {key}: {quoted(value)} is not of the kind {_KNOWN[key].__name__}",
+                code="prompt-form",
             )
     if not all(isinstance(each, str) and each for each in found.get("stop", ())):
-        raise UserError(f"generation.prompt: {name}: stop: {quoted(found['stop'])} is not a list of texts", code="prompt-form")
+        raise UserError(
+            f"generation.prompt: {name}: stop: {quoted(found['stop'])} is not a list of texts", code="prompt-form"
+        )
     if "stop" in found:
         found["stop"] = tuple(map(str, found["stop"]))
     found["chat"] = bool(found.get("chat") or found.get("system"))

@@ -38,7 +38,10 @@ def load(prompt: str, instruction: str) -> Template:
     between, found, rest = rest.partition(DOCUMENT)
     after, answer, rest = rest.partition(ANSWER)
     if not (found and answer) or rest.strip():
-        raise UserError(f"{where}: the template's order must be {QUERY}, {DOCUMENT}, {ANSWER}, and nothing after that", code="prompt-form")
+        raise UserError(
+            f"{where}: the template's order must be {QUERY}, {DOCUMENT}, {ANSWER}, and nothing after that",
+            code="prompt-form",
+        )
     # Only the template's own braces are slots: texts are never searched for any.
     return Template(*(part.replace(INSTRUCTION, instruction) for part in (before, between, after)))
 
@@ -57,5 +60,6 @@ def read(prompt: str) -> str:
         return text_files.read(path, "scoring.prompt")
     except FileNotFoundError as error:
         raise UserError(
-            f"scoring.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(names())}", code="prompt-missing"
+            f"scoring.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(names())}",
+            code="prompt-missing",
         ) from error
