@@ -83,17 +83,17 @@ class Kubernetes:
             raise Unasked(str(error).rpartition(": ")[2][:120] or type(error).__name__) from error
 
     def nodes(self, labels: dict[str, str]) -> list[dict[str, Any]]:
-        """Nodes that carry all ``labels``."""
+        """Return nodes that carry all ``labels``."""
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         return list(self._ask(self._core.list_node, label_selector=selector)["items"])
 
     def pods(self, namespace: str, run_id: str) -> list[Pod]:
-        """Pods of a KFP run."""
+        """Return pods of a KFP run."""
         found = self._ask(self._core.list_namespaced_pod, namespace, label_selector=f"pipeline/runid={run_id}")
         return [_pod(each) for each in found["items"]]
 
     def warning(self, namespace: str, pod: str) -> str:
-        """The last warning about a pod, with its reason."""
+        """Return the last warning about a pod, with its reason."""
         events = self._ask(
             self._core.list_namespaced_event, namespace, field_selector=f"involvedObject.name={pod},type=Warning"
         )["items"]
@@ -103,7 +103,7 @@ class Kubernetes:
         return f"{last.get('reason')}: {_line(last.get('message'))}" if last else ""
 
     def queue(self, namespace: str, pod: str) -> str:
-        """What Kueue says about a pod that it has not admitted."""
+        """Return Kueue's words about a pod that it has not admitted."""
         group, versions = _KUEUE
         for version in versions:
             try:
@@ -119,12 +119,12 @@ class Kubernetes:
         return ""
 
     def last_line(self, namespace: str, pod: Pod) -> str:
-        """The telling line of the log of the container that explains the pod."""
+        """Return the telling line of the log of the container that explains the pod."""
         asked = {"container": pod.container, "tail_lines": TAIL}
         return telling(self._ask(self._core.read_namespaced_pod_log, pod.name, namespace, **asked) or "")
 
     def workflow(self, namespace: str, run_id: str) -> Workflow | None:
-        """The workflow of a KFP run; None where it is not there (any more)."""
+        """Return the workflow of a KFP run; None where it is not there (any more)."""
         group, version, plural = _ARGO
         found = self._ask(
             self._custom.list_namespaced_custom_object, group, version, namespace, plural,
@@ -133,7 +133,7 @@ class Kubernetes:
         return _workflow(found[0]) if found else None
 
     def pipeline_root(self, namespace: str) -> str:
-        """Where KFP's launcher keeps the artifacts of runs: the ConfigMap ``kfp-launcher``."""
+        """Return the root of the artifacts of KFP's launcher: the ConfigMap ``kfp-launcher``."""
         found = self._ask(self._core.read_namespaced_config_map, "kfp-launcher", namespace)
         return str((found.get("data") or {}).get("defaultPipelineRoot") or "")
 
@@ -144,7 +144,8 @@ _FATAL = re.compile(r"F\d{4} .*?\] (?!failed to execute component)(.*)")
 
 
 def telling(log: str) -> str:
-    """The line of a container's log that says most: a stage's ``FAILED:``, a driver's fatal one, else the last of its own."""
+    """Return the line of a container's log that says most: a stage's ``FAILED:``, a driver's fatal one, else the last of its
+    own."""
     lines = [line for line in log.splitlines() if not _AROUND.match(line)]
     failed = [line[line.index("FAILED:") :] for line in lines if "FAILED:" in line]
     fatal = [found[1] for line in log.splitlines() if (found := _FATAL.match(line))]
@@ -209,13 +210,13 @@ def _workflow(manifest: dict[str, Any]) -> Workflow:
 
 
 def _ended(status: dict[str, Any]) -> dict[str, Any]:
-    """How a container ended, or its last attempt did."""
+    """Return the end of a container, or of its last attempt."""
     state = status.get("state") or {}
     return state.get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
 
 
 def _container(status: dict[str, Any]) -> tuple[int, str]:
-    """What a container's state explains."""
+    """Return the explanation in a container's state."""
     name = status.get("name")
     ended, waiting = _ended(status), (status.get("state") or {}).get("waiting") or {}
     if ended.get("reason") == "OOMKilled":
@@ -231,7 +232,7 @@ def _container(status: dict[str, Any]) -> tuple[int, str]:
 
 
 def _phase(status: dict[str, Any]) -> tuple[int, str]:
-    """What a pod's own state explains."""
+    """Return the explanation in a pod's own state."""
     if status.get("reason"):
         return 1, f"{status['reason']}: {_line(status.get('message'))}".rstrip(": ")
     for condition in status.get("conditions") or []:
@@ -268,6 +269,6 @@ def _line(text: Any) -> str:
 
 
 def most_telling(pods: Iterable[Pod]) -> Pod | None:
-    """The pod that explains most; of equals the newest."""
+    """Return the pod that explains most; of equals the newest."""
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
     return min(newest_first, key=lambda pod: pod.rank, default=None)

@@ -34,8 +34,8 @@ PIPELINES = {"inranker": "InRanker", "retrain": "InRanker retraining"}
 
 
 def define(name: str, cluster: ClusterConfig, values: Mapping[str, Any] | None = None) -> Any:
-    """The KFP pipeline ``name`` for ``cluster``, with a profile's ``values`` as its default; raises :class:`UserError` where
-    there is none of this name."""
+    """Return the KFP pipeline ``name`` for ``cluster``, with a profile's ``values`` as its default; raises :class:`UserError`
+    where there is none of this name."""
     if name not in PIPELINES:
         raise UserError(f"PIPELINE={name}: no such pipeline; there is: {', '.join(PIPELINES)}", code="pipeline-unknown")
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
@@ -93,7 +93,7 @@ def compile_pipeline(
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The two documents of a compiled file: the pipeline, and what it asks of Kubernetes."""
+    """Return the two documents of a compiled file: the pipeline, and what it asks of Kubernetes."""
     return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_LOADER))
 
 

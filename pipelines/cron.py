@@ -42,7 +42,7 @@ class Cron:
         return day.month in self.values[4] and ((of_month and of_week) if both else (of_month or of_week))
 
     def after(self, moment: datetime.datetime) -> Iterator[datetime.datetime]:
-        """Moments after ``moment``, in order, until none comes for five years."""
+        """Yield moments after ``moment``, in order, until none comes for five years."""
         last = moment
         day = moment.date()
         while (day - last.date()).days <= HORIZON:

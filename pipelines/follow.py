@@ -61,5 +61,5 @@ def _report(run: dict[str, Any], seen: dict[str, str]) -> bool:
 
 
 def _passing(error: UserError) -> bool:
-    """Whether it may be over in a while: a server that restarts, not a token that has expired."""
+    """Return whether it may be over in a while: a server that restarts, not a token that has expired."""
     return any(words in str(error) for words in ("nobody answers", "try again in a minute"))

@@ -32,7 +32,7 @@ NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
 
 
 def reference(name: str) -> str:
-    """Tagged reference under which image ``name`` is built and pushed."""
+    """Return the tagged reference under which image ``name`` is built and pushed."""
     return f"{variables.registry()}/inranker-flow-{name}:{content_tag()}"
 
 
@@ -66,21 +66,22 @@ def build(name: str, python_image: str = "", cpu: bool = False) -> int:
 
 
 def _own_megabytes(name: str) -> int:
-    """What our Dockerfile copies into the image: its base has other steps alone."""
+    """Return the megabytes that our Dockerfile copies into the image; its base has no such steps."""
     layers = _docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", reference(name))
     rows = [line.partition(" ")[::2] for line in layers.splitlines()]
     return sum(int(size) for size, step in rows if "COPY" in step) // 1_000_000
 
 
 def _largest(name: str) -> str:
-    """The packages that take most: MB and name."""
+    """Return the packages that take most: MB and name."""
     command = "du -sm /opt/venv/lib/python3*/site-packages/* /app/* | sort -rn | head -n 5"
     rows = _docker("run", "--rm", reference(name), "sh", "-c", command).splitlines()
     return ", ".join(f"{Path(path).name} {size} MB" for size, path in map(str.split, rows))
 
 
 def git_revision() -> str:
-    """Commit of these sources (``-dirty`` with changes), as the Makefile says it or git does; "" outside of a checkout."""
+    """Return the commit of these sources (``-dirty`` with changes), as the Makefile says it or git does; "" outside of a
+    checkout."""
     told = variables.git_revision()
     git = shutil.which("git")
     if told or not git:
@@ -113,7 +114,7 @@ def push(name: str) -> str:
 
 
 def _context(name: str) -> Path:
-    """The folder that docker builds from: the image's own files, what images share, and the wheel."""
+    """Return the folder that docker builds from: the image's own files, what images share, and the wheel."""
     context = ROOT / "build" / "images" / name
     shutil.rmtree(context, ignore_errors=True)
     shutil.copytree(ROOT / "images" / name, context)
@@ -124,7 +125,7 @@ def _context(name: str) -> Path:
 
 @functools.cache
 def _wheel() -> Path:
-    """The project's wheel, built from these sources in a folder of its own."""
+    """Return the project's wheel, built from these sources in a folder of its own."""
     sources, folder = ROOT / "build" / "images" / "sources", ROOT / "build" / "images" / "wheel"
     for each in (sources, folder):
         shutil.rmtree(each, ignore_errors=True)
@@ -169,7 +170,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def _pip_setting(name: str) -> str:
-    """What this machine's pip is configured with, in its environment or its files; "" where nothing is."""
+    """Return a setting of this machine's pip, from its environment or its files; "" if there is none."""
     pip = [sys.executable, "-m", "pip", "config", "get"]
     for section in (":env:", "global"):
         found = subprocess.run([*pip, f"{section}.{name}"], capture_output=True, text=True)
@@ -184,7 +185,7 @@ def _holds_cuda(name: str) -> bool:
 
 
 def _docker(*arguments: str) -> str:
-    """Output of a docker command; :class:`UserError` with its last words where it fails."""
+    """Return the output of a docker command; :class:`UserError` with its last words where it fails."""
     if not shutil.which("docker"):
         raise UserError("docker is not installed here; images are built and pushed with it", code="docker-missing")
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True)

@@ -25,7 +25,7 @@ TAIL, MOST = 20_000, 40
 
 
 def of_tasks(root: str, namespace: str, run_id: str, workflow: str, tasks: list[Task]) -> Iterator[tuple[str, str]]:
-    """(task, its telling line) of each log that is kept of the ``tasks`` of a run, of all where none is known.
+    """Yield (task, its telling line) of each log that is kept of the ``tasks`` of a run, of all where none is known.
 
     ``root`` is the pipelines' ("" where it is not known). Raises :class:`UserError` where a store cannot be read.
     """

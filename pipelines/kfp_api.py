@@ -104,7 +104,7 @@ class Api:
         return named or (self.host if self._named and _serves_pages(self.host) else "")
 
     def link(self, run_id: str) -> str:
-        """Where a person sees a run."""
+        """Return the address of a run's page."""
         return f"{self.ui or 'http://localhost:8080'}/#/runs/details/{run_id}"
 
     @property
@@ -116,7 +116,7 @@ class Api:
     # Get or create
 
     def pipeline(self, name: str, description: str) -> str:
-        """Id of the pipeline ``name``, created if missing."""
+        """Return the id of the pipeline ``name``, created if missing."""
 
         def find() -> Any:
             return _only(self._all(self._pipelines.pipeline_service_list_pipelines, "pipelines", name, **self._scope()))
@@ -130,7 +130,7 @@ class Api:
         return str((find() or self._create(f"pipeline {name}", find, make)).pipeline_id)
 
     def version(self, pipeline_id: str, name: str, package: Path) -> tuple[str, bool]:
-        """Id of the version ``name``, and whether ``package`` had to be uploaded for it."""
+        """Return the id of the version ``name``, and whether ``package`` had to be uploaded for it."""
 
         def find() -> Any:
             versions = self._pipelines.pipeline_service_list_pipeline_versions
@@ -144,7 +144,7 @@ class Api:
         return str(made.pipeline_version_id), not found
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment ``name``, created if missing."""
+        """Return the id of the experiment ``name``, created if missing."""
 
         def make() -> Any:
             body = kfp_server_api.V2beta1Experiment(display_name=name, **self._scope())
@@ -154,7 +154,7 @@ class Api:
         return str(found.experiment_id)
 
     def find_experiment(self, name: str) -> str:
-        """Id of the experiment ``name``; empty if there is none."""
+        """Return the id of the experiment ``name``; empty if there is none."""
         found = self._experiment(name)
         return str(found.experiment_id) if found else ""
 
@@ -165,21 +165,21 @@ class Api:
     # Runs
 
     def runs(self, experiment_id: str, name: str = "", most: int = 1000) -> list[Any]:
-        """Runs of an experiment, newest first."""
+        """Return runs of an experiment, newest first."""
         runs = self._all(self._runs.run_service_list_runs, "runs", name, most=most, experiment_id=experiment_id)
         return list(runs)
 
     def runs_named(self, name: str) -> list[Any]:
-        """Runs in the namespace whose name is this one or begins with it and a hyphen, newest first."""
+        """Return runs in the namespace whose name is this one or begins with it and a hyphen, newest first."""
         return list(self._all(self._runs.run_service_list_runs, "runs", name, beginning=True, **self._scope()))
 
     def runs_like(self, experiment_id: str, name: str) -> list[Any]:
-        """The same in one experiment."""
+        """Return the same in one experiment."""
         listed = self._runs.run_service_list_runs
         return list(self._all(listed, "runs", name, beginning=True, experiment_id=experiment_id))
 
     def run(self, run_id: str) -> Any:
-        """A run with its tasks."""
+        """Return a run with its tasks."""
         return self._ask(self._runs.run_service_get_run, run_id)
 
     def create_run(
@@ -205,7 +205,7 @@ class Api:
     # Recurring runs
 
     def schedules(self, experiment_id: str, name: str) -> list[Any]:
-        """Recurring runs of this name, oldest first."""
+        """Return recurring runs of this name, oldest first."""
         listed = self._recurring.recurring_run_service_list_recurring_runs
         every = self._all(listed, "recurring_runs", "", experiment_id=experiment_id)
         return sorted((each for each in every if each.display_name == name), key=lambda each: each.created_at)
@@ -235,7 +235,7 @@ class Api:
         return self._create(f"schedule {name}", find, _with_plugins(make))
 
     def has_schedule(self, recurring_run_id: str) -> bool:
-        """Whether a recurring run is there."""
+        """Return whether a recurring run is there."""
         get = self._recurring.recurring_run_service_get_recurring_run
         return self._ask(get, recurring_run_id, missing_is_fine=True) is not None
 
@@ -271,7 +271,7 @@ class Api:
         beginning: bool = False,
         **where: Any,
     ) -> Iterator[Any]:
-        """Every item of a list over all its pages (or the first ``most``), newest first; those of ``name`` if given, or
+        """Yield every item of a list over all its pages (or the first ``most``), newest first; those of ``name`` if given, or
         whose name's ``beginning`` it is."""
         if name:
             operation = "IS_SUBSTRING" if beginning else "EQUALS"
@@ -394,7 +394,7 @@ _LOGIN = (
 
 
 def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
-    """``make`` with the experiment for KFP's MLflow plugin; without it where the server knows of no plugins."""
+    """Return ``make`` with the experiment for KFP's MLflow plugin; without it where the server knows of no plugins."""
 
     def made() -> Any:
         try:
@@ -408,7 +408,7 @@ def _with_plugins(make: Callable[..., Any]) -> Callable[[], Any]:
 
 
 def _serves_pages(address: str) -> bool:
-    """Whether a browser gets a page at an address, or is sent to where it logs in: KFP's API alone has none."""
+    """Return whether a browser gets a page at an address, or is sent to where it logs in: KFP's API alone has none."""
     pool = urllib3.PoolManager(ca_certs=variables.certificate_file(), retries=False, timeout=TIMEOUT[0])
     try:
         answer = pool.request("GET", f"{address}/", redirect=False)
@@ -418,7 +418,7 @@ def _serves_pages(address: str) -> bool:
 
 
 def _address(host: str) -> str:
-    """``host`` with a scheme and no trailing slash."""
+    """Return ``host`` with a scheme and no trailing slash."""
     address = (host if "://" in host else f"https://{host}").strip().rstrip("/")
     if credentials_in(address):
         raise UserError(
@@ -470,7 +470,7 @@ def _identify(configuration: Any) -> None:
 
 
 def _header(name: str, value: str) -> str:
-    """``value`` as a header can hold it; :class:`UserError` that does not repeat it where none can."""
+    """Return ``value`` as a header can hold it; :class:`UserError` that does not repeat it where none can."""
     value = value.strip()
     if not value.isprintable():
         raise UserError(
@@ -498,7 +498,7 @@ def _only(found: Iterator[Any]) -> Any:
 
 
 def _message(error: Any) -> str:
-    """What the server said, in one short line."""
+    """Return the server's words in one short line."""
     try:
         body = json.loads(error.body or "{}")
         said = body.get("message") or body.get("error_message") or body.get("error") or error.reason
@@ -508,5 +508,5 @@ def _message(error: Any) -> str:
 
 
 def _short(error: Any) -> str:
-    """The last, telling part of urllib3's message."""
+    """Return the last, telling part of urllib3's message."""
     return str(error).rpartition(": ")[2][:200] or type(error).__name__

@@ -24,7 +24,7 @@ RENEW, TIMEOUT = 300, (3, 10)
 
 
 def exists() -> bool:
-    """Whether there is a kubeconfig."""
+    """Return whether there is a kubeconfig."""
     return any(Path(path).is_file() for path in _paths().split(os.pathsep) if path)
 
 
@@ -58,7 +58,7 @@ def load(configuration: Any) -> str:
 
 
 def renewed(token: str) -> str:
-    """A service account's token, or a new one for the same account and audience where it ends within minutes.
+    """Return a service account's token, or a new one for the same account and audience where it ends within minutes.
 
     The kubeconfig's account is asked for it (TokenRequest); what it may not, or what is no such token, stays as it is.
     """
@@ -93,7 +93,7 @@ def renewed(token: str) -> str:
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """What a JWT says of itself; nothing where it is none."""
+    """Return the claims of a JWT; empty if it is none."""
     try:
         part = token.split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))

@@ -33,7 +33,7 @@ _OF_THIS_MACHINE = re.compile(r"_(FILE|PATH|BUNDLE|HOME|CACHE|PROFILE)$")
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of ``environment`` a container gets."""
+    """Return the variables of ``environment`` that a container gets."""
     return {
         name: value
         for name, value in environment.items()
@@ -46,7 +46,7 @@ LABEL = "inranker-flow.run"
 
 
 def code_version() -> str:
-    """The tag of the images that the task's containers would run."""
+    """Return the tag of the images that the task's containers would run."""
     return content_tag()
 
 

@@ -108,12 +108,12 @@ def compiled_for(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def helpers() -> list[int]:
-    """Numbers of the pods that do some of another's work: none, but where `cluster.workers` asks for them."""
+    """Return numbers of the pods that do some of another's work: none, but where `cluster.workers` asks for them."""
     return list(range(1, _CLUSTER.get().workers))
 
 
 def resources(stage: str, cluster: ClusterConfig) -> tuple[str, str]:
-    """CPU and memory of a stage: its own settings, else those of the stage that it helps or for all, else the table's."""
+    """Return CPU and memory of a stage: its own settings, else those of the stage that it helps or for all, else the table's."""
     row, settings = PLACEMENT[stage], {str(name): each for name, each in cluster.resources.items()}
     given = [settings[name] for name in (stage, HELPS.get(stage, stage), "default") if name in settings]
     cpu = next((each.cpu for each in given if each.cpu), row.cpu)
@@ -166,19 +166,20 @@ def place(task: Any, cluster: ClusterConfig) -> None:
 
 
 def queue(stage: str, cluster: ClusterConfig) -> str:
-    """The LocalQueue that a stage's pods name, or "": the flavor behind the GPUs' would send a pod to a node that has some."""
+    """Return the LocalQueue that a stage's pods name, or "": the flavor behind the GPUs' would send a pod to a node that has
+    some."""
     if stage in UNQUEUED:
         return ""
     return QUEUE if takes_gpus(stage, cluster) and cluster.gpus else CPU_QUEUE
 
 
 def takes_gpus(stage: str, cluster: ClusterConfig) -> bool:
-    """Whether a stage's own pod computes on GPUs: one that trains elsewhere (`cluster.nodes`) waits without."""
+    """Return whether a stage's own pod computes on GPUs: one that trains elsewhere (`cluster.nodes`) waits without."""
     return PLACEMENT[stage].gpu and not (cluster.nodes > 1 and stage in DISTILLS)
 
 
 def _machines(stage: str, cluster: ClusterConfig) -> str:
-    """What a training over several machines asks of each, for `trainjob`."""
+    """Return the request of a training over several machines to each of them, for `trainjob`."""
     cpu, memory = resources(stage, cluster)
     gpus = {"gpu_type": cluster.gpu_type, "gpus": cluster.gpus} if cluster.gpus else {}
     asked = {"nodes": cluster.nodes, "image": image(stage), "cpu": cpu, "memory": memory, **gpus}
@@ -200,7 +201,7 @@ def _place_on_gpus(task: Any, cluster: ClusterConfig) -> None:
 
 
 def largest_gpu_task() -> dict[str, Any]:
-    """What pool and queues must have room for, for `preflight`: the most that any one GPU task asks of a node.
+    """Return the request of the largest GPU task to a node, for which `preflight` looks for room in pool and queues.
 
     ``cpu_task`` is the most that any other asks of its queue.
     """
@@ -225,7 +226,7 @@ def _largest(stages: list[str], cluster: ClusterConfig, waits_in: str) -> dict[s
 
 
 def image(stage: str) -> str:
-    """Image reference of a stage: by digest when `make push` has recorded this very content, else by content tag.
+    """Return the image reference of a stage: by digest when `make push` has recorded this very content, else by content tag.
 
     Both of KFP's caches (local and cluster) have the image's name in their keys and not its content: with a mutable
     tag, changed code would meet stale results.
@@ -234,14 +235,14 @@ def image(stage: str) -> str:
 
 
 def image_reference(name: str) -> str:
-    """``REGISTRY/inranker-flow-NAME@sha256:...`` when `images/images.lock` has it, else ``...:TAG``."""
+    """Return ``REGISTRY/inranker-flow-NAME@sha256:...`` when `images/images.lock` has it, else ``...:TAG``."""
     repository = f"{variables.registry()}/inranker-flow-{name}"
     pushed = pushed_images().get(f"{repository}:{content_tag()}")
     return f"{repository}@{pushed}" if pushed else f"{repository}:{content_tag()}"
 
 
 def pushed_images() -> dict[str, str]:
-    """What `make push` wrote: tagged reference -> digest (sha256:...)."""
+    """Return the record of `make push`: tagged reference -> digest (sha256:...)."""
     path = ROOT / "images" / "images.lock"
     lock: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return lock.get("digests", {})

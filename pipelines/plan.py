@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def about_size(pipeline: str, profile: Profile, targets: int) -> list[str]:
-    """What is to be said of the size of a run with so many targets; :class:`UserError` where it cannot fit."""
+    """Return the remarks about the size of a run with so many targets. Raises :class:`UserError` if it cannot fit."""
     if targets <= status_size.ALWAYS_FIT and profile.cluster.workers == 1:
         return []
     from pipelines import compile  # with KFP, whose import takes a second

@@ -38,7 +38,7 @@ class Reference:
 
     @classmethod
     def parse(cls, image: str) -> Reference:
-        """``[REGISTRY/]REPOSITORY(:TAG|@DIGEST)`` by Docker's rules."""
+        """Return ``[REGISTRY/]REPOSITORY(:TAG|@DIGEST)`` by Docker's rules."""
         first, slash, rest = image.partition("/")
         if not slash or not ("." in first or ":" in first or first == "localhost"):
             first, rest = "docker.io", image
@@ -85,7 +85,7 @@ def check_pushed(images: Iterable[str]) -> list[str]:
 
 
 def _ask(reference: Reference) -> int:
-    """Status of the manifest's HEAD: asked without, then with what the registry wants to see."""
+    """Return the status of the manifest's HEAD: asked without, then with what the registry wants to see."""
     stored = _stored_login(reference.registry)
     status, challenge = _head(reference.address, "")
     if status != 401:
@@ -109,7 +109,7 @@ def _head(url: str, authorization: str) -> tuple[int, str]:
 
 
 def _token(challenge: dict[str, str], stored: str) -> str:
-    """A token from the address that the registry names; the stored login goes there over TLS only."""
+    """Return a token from the address that the registry names; the stored login goes there over TLS only."""
     realm = challenge.pop("realm", "")
     request = urllib.request.Request(f"{realm}?{urllib.parse.urlencode(challenge)}")
     parts = urllib.parse.urlsplit(realm)
@@ -126,7 +126,7 @@ def _token(challenge: dict[str, str], stored: str) -> str:
 
 
 def _stored_login(registry: str) -> str:
-    """What `docker login` stored for a registry (base64 of user:password), or nothing."""
+    """Return the login of `docker login` for a registry (base64 of user:password), or ""."""
     folder = variables.docker_config()
     try:
         logins = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auths", {})

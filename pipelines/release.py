@@ -80,8 +80,8 @@ def prepare(options: argparse.Namespace) -> Release:
 
 
 def plain_values(profile: str) -> dict[str, Any]:
-    """A profile's own values, with which Kubeflow's form begins: what else a submission sets is in its run, and makes no
-    other version. Empty where the profile alone is not complete."""
+    """Return a profile's own values, with which Kubeflow's form begins: what else a submission sets is in its run, and makes
+    no other version. Empty where the profile alone is not complete."""
     try:
         return load(profile).arguments()
     except UserError:
@@ -89,7 +89,7 @@ def plain_values(profile: str) -> dict[str, Any]:
 
 
 def planned(pipeline: str, resolved: Profile) -> str:
-    """The plan of a run in a sentence, for the run's page and for `notify`; a submission does not fail for want of it."""
+    """Return the plan of a run in a sentence, for the run's page and for `notify`; a submission does not fail for want of it."""
     device = resolved.cluster.gpu_model if resolved.cluster.gpus else "cpu"
     try:
         made = plan.outline(pipeline, resolved, Path(os.devnull), device)
@@ -100,12 +100,12 @@ def planned(pipeline: str, resolved: Profile) -> str:
 
 
 def schedule_name(options: argparse.Namespace) -> str:
-    """PIPELINE-PROFILE: what a schedule is known by, and the beginning of its runs' names."""
+    """Return PIPELINE-PROFILE: what a schedule is known by, and the beginning of its runs' names."""
     return f"{options.pipeline}-{re.sub(r'[^a-z0-9]+', '-', Path(profile_of(options)).stem.lower()).strip('-')}"
 
 
 def publish(api: Api, release: Release) -> tuple[str, str]:
-    """Ids of the pipeline and its version, uploaded where they are missing."""
+    """Return ids of the pipeline and its version, uploaded where they are missing."""
     pipeline_id = api.pipeline(release.pipeline, release.description)
     version_id, uploaded = api.version(pipeline_id, release.version, release.package)
     print(f"version     {release.version} ({'uploaded' if uploaded else 'there already'})")
@@ -127,7 +127,7 @@ def refuse_local(profile: Profile) -> None:
 
 
 def _places(profile: Profile) -> Iterator[tuple[str, str]]:
-    """Every address in a profile, without the names of formats and of random checkpoints before it."""
+    """Yield every address in a profile, without the names of formats and of random checkpoints before it."""
     corpora = [("source", profile.source), *((f"targets[{i}]", each) for i, each in enumerate(profile.targets))]
     for where, corpus in corpora:
         for key, value in ((where, corpus.uri), (f"{where}.labels", corpus.labels)):
@@ -168,7 +168,7 @@ def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:
 
 
 def images(spec: dict[str, Any]) -> set[str]:
-    """Every image that the compiled pipeline names."""
+    """Return every image that the compiled pipeline names."""
     executors = spec["deploymentSpec"]["executors"].values()
     return {each["container"]["image"] for each in executors if "container" in each}
 

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _left_out() -> tuple[dict[str, list[str]], str]:
-    """Id of each run that went without targets -> their names, as MLflow has it; and why it could not be asked."""
+    """Return the id of each run that went without targets -> their names, as MLflow has it; and why it could not be asked."""
     if not variables.tracking_uri():
         return {}, ""
     try:
@@ -51,8 +51,8 @@ def _left_out() -> tuple[dict[str, list[str]], str]:
 
 
 def table(api: Api, runs: list[Any], gone: set[str], without: Mapping[str, list[str]]) -> str:
-    """Name, state, start, minutes and link of each run; ``gone`` are the ids of those whose workflow is not there, ``without``
-    the targets that a run left out."""
+    """Return the name, state, start, minutes and link of each run; ``gone`` are the ids of those whose workflow is not there,
+    ``without`` the targets that a run left out."""
     rows = [["name", "state", "started", "minutes", "link"]]
     for run in runs:
         started = f"{run.created_at:%Y-%m-%d %H:%M}"

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def next_dates(expression: str) -> list[str]:
-    """The next three dates of an expression; :class:`UserError` where there is none."""
+    """Return the next three dates of an expression; :class:`UserError` where there is none."""
     if not expression.strip():
         raise UserError(
             "CRON is missing: CRON='0 0 3 * * *' is every day at three (second minute hour day month weekday)",
@@ -123,7 +123,7 @@ def _at_rest(api: Api, experiment_id: str, name: str, old: list[Any], force: boo
 
 
 def _under_way(api: Api, experiment_id: str, schedules: list[Any]) -> list[Any]:
-    """Runs that one of the recurring runs has started and that have not ended, newest first."""
+    """Return runs that one of the recurring runs has started and that have not ended, newest first."""
     ids = {each.recurring_run_id for each in schedules}
     if not ids:
         return []

@@ -79,7 +79,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
-    """Modules of the package that ``path`` imports: a name that is imported from a package may be a module of it."""
+    """Yield modules of the package that ``path`` imports: a name that is imported from a package may be a module of it."""
     # A package is imported before its modules.
     yield name.rpartition(".")[0]
     for node in ast.walk(_tree(path)):
@@ -100,8 +100,8 @@ def _imports(name: str, path: Path) -> Iterator[str]:
 
 
 def _data(folder: Path) -> list[Path]:
-    """Files beside a package's modules, and in its folders that hold no modules; not the demo's weights, whose digests are
-    in the keys."""
+    """Return files beside a package's modules, and in its folders that hold no modules; not the demo's weights, whose digests
+    are in the keys."""
     if folder.name == "demo":
         return []
     inside = [each for each in folder.iterdir() if each.is_dir() and each.name != "__pycache__"]

@@ -53,7 +53,7 @@ class Size:
 def estimate(
     documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int, cluster_retries: bool = True
 ) -> Size:
-    """The size with ``targets`` targets, each of them like the largest of ``arguments``.
+    """Return the size with ``targets`` targets, each of them like the largest of ``arguments``.
 
     ``cluster_retries``: Argo wraps every node in a retry, as KFP's manifests have it (`cluster.retries`).
     """
@@ -89,7 +89,7 @@ def most_targets(documents: list[dict[str, Any]], arguments: Mapping[str, Any], 
 def check(
     documents: list[dict[str, Any]], arguments: Mapping[str, Any], targets: int, cluster_retries: bool = True
 ) -> str:
-    """What is to be said of a run with ``targets`` targets, or "". Raises :class:`UserError` where it cannot fit."""
+    """Return a remark about the size of a run with ``targets`` targets, or "". Raises :class:`UserError` if it cannot fit."""
     size = estimate(documents, arguments, targets, cluster_retries)
     if not size.fits:
         raise UserError(
@@ -110,7 +110,7 @@ def check(
 def _tasks(
     spec: Mapping[str, Any], graph: Mapping[str, Any], targets: int, copies: int = 1
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], int, int]]:
-    """(task, component, how often a run has it, rounds of its loop: 0 where it is none) of every graph.
+    """Yield (task, component, how often a run has it, rounds of its loop: 0 where it is none) of every graph.
 
     A loop has the rounds of the list that it was compiled with (`cluster.workers`), else one for each target.
     """
@@ -124,7 +124,7 @@ def _tasks(
 
 
 def _given(task: Mapping[str, Any], component: Mapping[str, Any], arguments: Mapping[str, Any], targets: int) -> float:
-    """Bytes of the inputs and outputs that a task is handed."""
+    """Return bytes of the inputs and outputs that a task is handed."""
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     lists = sum(bool(each.get("isArtifactList")) for each in inputs.get("artifacts", {}).values())
     single = len(inputs.get("artifacts", {})) - lists
@@ -135,7 +135,8 @@ def _given(task: Mapping[str, Any], component: Mapping[str, Any], arguments: Map
 
 
 def _value(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    """What a parameter is given: a constant, an argument or, from `preflight`, a section; what else is found out is short."""
+    """Return the length of a parameter's value: a constant, an argument or, from `preflight`, a section; what else is found
+    out is short."""
     if "runtimeValue" in given:
         return given["runtimeValue"]["constant"]
     sections: Mapping[str, Any] = arguments["values"]

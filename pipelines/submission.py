@@ -10,7 +10,7 @@ from pipelines.placement import content_tag
 
 
 def arguments(pipeline: str, resolved: Profile) -> dict[str, Any]:
-    """Values of the pipeline's parameters. Raises :class:`UserError` where the profile does not say what it needs."""
+    """Return values of the pipeline's parameters. Raises :class:`UserError` where the profile does not say what it needs."""
     resolved.check_for(pipeline)
     return {
         **dict.fromkeys(FIELDS, ""),

@@ -67,7 +67,7 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
 
 
 def _new_name(beginning: str, taken: set[str]) -> str:
-    """A name that no other run has: with the time, and a number for a second run in the same second."""
+    """Return a name that no other run has: with the time, and a number for a second run in the same second."""
     name = f"{beginning}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(each for each in numbered if each not in taken)

@@ -27,7 +27,7 @@ LABELS = ("inranker_flow.scoring.engine", "inranker_flow.labelling.label_store",
 
 
 def current() -> dict[str, dict[str, str]]:
-    """Stage, or "labels" -> its version and the digest of its sources, as they are now."""
+    """Return stage, or "labels" -> its version and the digest of its sources, as they are now."""
     versions = {"labels": RENDERER_VERSION, **{stage: str(number) for stage, number in stage_results.VERSIONS.items()}}
     return {
         stage: {"version": version, "sources": sources.digest(sources_of(stage))} for stage, version in versions.items()
@@ -40,7 +40,7 @@ def sources_of(stage: str) -> list[Path]:
 
 
 def changed(locked: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
-    """One line for each stage whose lock is not as it is now."""
+    """Return one line for each stage whose lock is not as it is now."""
     lines = []
     for stage, found in now.items():
         known = locked.get(stage, {})

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _pages(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What plugins of KFP have to show of a run: the run in MLflow."""
+    """Yield the pages of KFP's plugins about a run: the run in MLflow."""
     for name, output in (run.get("plugins_output") or {}).items():
         for entry in (output.get("entries") or {}).values():
             if str(entry.get("value") or "").startswith(("http://", "https://")):
@@ -48,7 +48,7 @@ def _pages(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def find(api: Api, wanted: str, experiment: str) -> dict[str, Any]:
-    """A run by its id or name, the newest of that name, or the newest of the experiment; as JSON data."""
+    """Return a run by its id or name, the newest of that name, or the newest of the experiment; as JSON data."""
     if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", wanted):
         return plain(api.run(wanted))
     if wanted:
@@ -63,13 +63,13 @@ def find(api: Api, wanted: str, experiment: str) -> dict[str, Any]:
 
 
 def plain(run: Any) -> dict[str, Any]:
-    """A run of the generated client as JSON data."""
+    """Return a run of the generated client as JSON data."""
     data: dict[str, Any] = kfp_server_api.ApiClient().sanitize_for_serialization(run)
     return data
 
 
 def explain(api: Api, run: dict[str, Any]) -> str:
-    """The sentence."""
+    """Return the sentence."""
     name, state = run["display_name"], run.get("state") or "PENDING"
     if state == "SUCCEEDED":
         return f"{name} SUCCEEDED: {_left_out(run) or 'every task ended well.'}"
@@ -89,7 +89,7 @@ def explain(api: Api, run: dict[str, Any]) -> str:
 
 
 def _left_out(run: dict[str, Any]) -> str:
-    """The targets that a run went without, as MLflow has it; "" where there are none, or nobody to ask."""
+    """Return the targets that a run went without, as MLflow has it; "" where there are none, or nobody to ask."""
     if not variables.tracking_uri():
         return ""
     try:
@@ -101,7 +101,8 @@ def _left_out(run: dict[str, Any]) -> str:
 
 
 def waiting(api: Api, run: dict[str, Any]) -> str:
-    """What the tasks of a run wait for whose pods have not begun: the scheduler's, Kueue's or the registry's words."""
+    """Return the reason for which tasks of a run wait whose pods have not begun: the scheduler's, Kueue's or the registry's
+    words."""
     unfinished = [task for task in kfp_nodes.written(kfp_nodes.tasks_of(run)) if task.unfinished]
     try:
         kubernetes = Kubernetes()
@@ -115,7 +116,7 @@ def waiting(api: Api, run: dict[str, Any]) -> str:
 
 
 def _kubernetes(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[Pod | None, str]:
-    """The pod that explains most, and what is known about it; without one what Argo says of the workflow."""
+    """Return the pod that explains most, and what is known about it; without one what Argo says of the workflow."""
     try:
         kubernetes = Kubernetes()
         namespace = api.pod_namespace
@@ -132,7 +133,7 @@ def _kubernetes(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[P
 
 
 def _pod(kubernetes: Kubernetes, namespace: str, pod: Pod) -> str:
-    """What Kubernetes, Kueue and its log say of a pod."""
+    """Return the words of Kubernetes, Kueue and its log about a pod."""
     parts = [f"pod {pod.name}: {pod.said}"]
     if not pod.started:
         parts.append(_tried(lambda: kubernetes.queue(namespace, pod.name), "its queue"))
@@ -146,7 +147,7 @@ def _pod(kubernetes: Kubernetes, namespace: str, pod: Pod) -> str:
 
 
 def _workflow(kubernetes: Kubernetes, namespace: str, run: dict[str, Any], concerned: list[Task]) -> str:
-    """What Argo says of pods that it could not make, and of the workflow as a whole."""
+    """Return Argo's words about pods that it could not make, and about the workflow as a whole."""
     workflow = kubernetes.workflow(namespace, run["run_id"])
     if workflow is None:
         return ""
@@ -160,7 +161,7 @@ def _workflow(kubernetes: Kubernetes, namespace: str, run: dict[str, Any], conce
 
 
 def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, str]:
-    """The task and the line of the logs that outlive its pods, else what the stage wrote into its run in MLflow."""
+    """Return the task and the line of the logs that outlive its pods, else what the stage wrote into its run in MLflow."""
     asked = []
     try:
         found = list(
@@ -186,7 +187,7 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
 
 
 def _root(api: Api, run: dict[str, Any]) -> str:
-    """Where the run's artifacts are: as it was started, by ``KF_PIPELINES_ROOT``, or as the namespace has it."""
+    """Return the root of the run's artifacts: as it was started, by ``KF_PIPELINES_ROOT``, or as the namespace has it."""
     given = str((run.get("runtime_config") or {}).get("pipeline_root") or variables.kfp_root())
     if given:
         return given
@@ -202,7 +203,7 @@ def _last_line(kubernetes: Kubernetes, namespace: str, pod: Pod) -> str:
 
 
 def _tried(question: Any, what: str) -> str:
-    """An answer, or why there is none: one forbidden question must not hide the others' answers."""
+    """Return an answer, or why there is none: one forbidden question must not hide the others' answers."""
     try:
         return str(question())
     except Unasked as error:
@@ -210,13 +211,13 @@ def _tried(question: Any, what: str) -> str:
 
 
 def _named(pod: Pod, task: Task) -> bool:
-    """Whether a pod is of a task by the names in its path, or by its label."""
+    """Return whether a pod is of a task by the names in its path, or by its label."""
     steps = {re.sub(r"(-driver)?(\(\d+(:.*?)?\))*$", "", step) for step in pod.path.split(".")}
     return task.name in steps or (not pod.path and re.sub(r"-\d+$", "", task.name) == pod.stage.replace("_", "-"))
 
 
 def _name(run: dict[str, Any], concerned: list[Task], pod: Pod | None) -> str:
-    """The task to name: the pod's own among those concerned; a loop's round with the target that it was for."""
+    """Return the task to name: the pod's own among those concerned; a loop's round with the target that it was for."""
     own = [task for task in concerned if pod and task.holds(pod.path)]
     own = own or [task for task in concerned if pod and _named(pod, task)] or concerned
     if not own:
@@ -227,7 +228,7 @@ def _name(run: dict[str, Any], concerned: list[Task], pod: Pod | None) -> str:
 
 
 def _targets(run: dict[str, Any]) -> list[str]:
-    """The names of the targets that the run was started with: typed into the form, or in the profile's values."""
+    """Return the names of the targets that the run was started with: typed into the form, or in the profile's values."""
     asked = (run.get("runtime_config") or {}).get("parameters") or {}
     if asked.get("targets"):
         return [each.strip() for each in str(asked["targets"]).split(",")]
@@ -235,7 +236,7 @@ def _targets(run: dict[str, Any]) -> list[str]:
 
 
 def _kfp(run: dict[str, Any], concerned: list[Task]) -> str:
-    """What KFP itself says, where it is more than that something failed."""
+    """Return KFP's own words if they say more than that something failed."""
     said = next((task.reason for task in concerned if task.reason), "")
     said = said or str((run.get("error") or {}).get("message") or "")
     return f"KFP says {' '.join(said.split())[:300]!r}" if said else ""

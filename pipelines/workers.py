@@ -15,7 +15,7 @@ from pipelines.placement import helpers
 
 
 def label(which: str, *, collection: Any, candidates: Any, config: Any) -> Any:
-    """The task `teacher_label` for ``which`` ("source" or "target"), and the loop that helps it."""
+    """Return the task `teacher_label` for ``which`` ("source" or "target"), and the loop that helps it."""
     given = {"collection": collection, "candidates": candidates, "config": config}
     task = teacher_label(**given).set_display_name(f"Label {which}")
     if numbers := helpers():
@@ -25,7 +25,7 @@ def label(which: str, *, collection: Any, candidates: Any, config: Any) -> Any:
 
 
 def generate(*, collection: Any, config: Any, corpus: Any, retrieval: Any) -> Any:
-    """The task `generate_queries`, and the loop that helps it."""
+    """Return the task `generate_queries`, and the loop that helps it."""
     given = {"collection": collection, "config": config, "corpus": corpus}
     task = generate_queries(**given, retrieval=retrieval).set_display_name("Generate queries")
     if numbers := helpers():

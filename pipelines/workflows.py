@@ -21,7 +21,7 @@ YOUNG = 60
 
 
 def is_gone(api: Api, run: Mapping[str, Any]) -> bool:
-    """Whether a run (as JSON data) that KFP calls unfinished has no workflow any more.
+    """Return whether a run (as JSON data) that KFP calls unfinished has no workflow any more.
 
     Kubernetes is asked; where it cannot be, a run is gone with the recurring run that had started it, which owns its
     workflows. Where nobody says so it is not gone.

@@ -56,7 +56,7 @@ def distil(
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(dotted key, value) of each setting. Only sections are taken apart: what is deeper may be a value."""
+    """Return (dotted key, value) of each setting. Only sections are taken apart: what is deeper may be a value."""
     found = []
     for section, value in settings.items():
         if isinstance(value, Mapping):

@@ -40,11 +40,11 @@ class Beginnings:
             self._most += len(self._encode(before).ids) if self._fast else 0
 
     def of(self, texts: Iterable[str]) -> Iterator[str]:
-        """Each of ``texts``, cut."""
+        """Return each of ``texts``, cut."""
         return map(self.cut, texts)
 
     def cut(self, text: str) -> str:
-        """``text``, or its beginning, whose first ids are the same."""
+        """Return ``text``, or its beginning, whose first ids are the same."""
         if len(text) <= self._most * _WORTH or not self._fast:
             return text
         width = self._most * _TRIED
@@ -68,7 +68,7 @@ class Beginnings:
 
     @staticmethod
     def _by_words(found: Any) -> int:
-        """Tokens before the last two words."""
+        """Return tokens before the last two words."""
         words = found.word_ids
         changes = 0
         for place in range(len(words) - 1, 0, -1):
@@ -78,7 +78,7 @@ class Beginnings:
         return 0
 
     def _by_blanks(self, found: Any, text: str) -> int:
-        """Tokens before the last blank that follows a word."""
+        """Return tokens before the last blank that follows a word."""
         if not self._hard_blanks:
             return 0
         end = len(text.rstrip(" "))
@@ -91,7 +91,7 @@ class Beginnings:
         return sum(stop <= edge for _, stop in found.offsets)
 
     def _by_places(self, text: str, width: int) -> bool:
-        """Whether the beginnings that end at any of so many places as the longest piece has characters begin alike."""
+        """Return whether the beginnings that end at any of so many places as the longest piece has characters begin alike."""
         if not self._pieces_end or self._longest > _LONGEST_PIECE or not self._hard_blanks:
             return False
         tail = text[width - self._longest : width]
@@ -106,7 +106,7 @@ class Beginnings:
         return len(first) == self._most and all(each[: self._most] == first for each in ids)
 
     def _one_to_one(self, text: str) -> bool:
-        """Whether each character stays one character when the tokenizer normalises it."""
+        """Return whether each character stays one character when the tokenizer normalises it."""
         normalizer = self._tokenizer.backend_tokenizer.normalizer
         if normalizer is None:
             return True
@@ -152,7 +152,7 @@ class Beginnings:
 
 
 def chunks(texts: Iterable[Any], count: int, characters: int = CHARACTERS) -> Iterator[list[Any]]:
-    """Lists of at most ``count`` texts (or tuples of texts), and of about ``characters`` at most."""
+    """Yield lists of at most ``count`` texts (or tuples of texts), and of about ``characters`` at most."""
     chunk: list[Any] = []
     held = 0
     for text in texts:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole CPUs, at least one."""
+    """Return the whole CPUs, at least one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, int(_limit(cgroup) or allowed)))
 
 
 def _limit(cgroup: Path) -> float | None:
-    """The quota of the cgroup (version 2, else 1) in CPUs; None where there is none."""
+    """Return the quota of the cgroup (version 2, else 1) in CPUs; None where there is none."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 class CollectionFault(UserError):
-    """What is wrong with one collection, or with what a model made of it: tried again, it is refused again.
+    """A fault in one collection, or in a model's output for it: tried again, it is refused again.
 
     Every other trouble (disk, network, memory, rights, a checkpoint) says nothing about the collection. A target with such
     a fault may be left out (`left_out`).
@@ -37,7 +37,7 @@ class NoAnswer(UserError):
 
 
 def of_system(error: OSError) -> str:
-    """What the system refused, of which file, and what to do."""
+    """Return one line about an error of the system: the file, the refusal, the remedy."""
     said = error.strerror or str(error) or type(error).__name__
     named = error.filename2 or error.filename
     where = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if isinstance(named, str | bytes) else ""

@@ -53,7 +53,7 @@ def _in_thread(wait: Callable[[], object]) -> None:
 
 
 def processes(path: Path) -> list[int]:
-    """Ids of the living processes that the run with the file ``path`` has started, directly or not.
+    """Return ids of the living processes that the run with the file ``path`` has started, directly or not.
 
     Found by their environment in /proc; where there is none (macOS) the list is empty.
     """

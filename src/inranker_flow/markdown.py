@@ -6,7 +6,7 @@ _MARKS = "\\|`*_[]~#"
 
 
 def escape(text: str) -> str:
-    """``text`` in one line that neither ends a cell nor is taken for HTML or Markdown."""
+    """Return ``text`` in one line that neither ends a cell nor is taken for HTML or Markdown."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     for mark in _MARKS:
         text = text.replace(mark, f"\\{mark}")
@@ -14,7 +14,7 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """``text`` as it is, between marks that it does not hold itself."""
+    """Return ``text`` as it is, between marks that it does not hold itself."""
     plain = " ".join(text.split())
     fence = "`"
     while fence in plain:

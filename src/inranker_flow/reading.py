@@ -26,7 +26,7 @@ _RECORD = "training.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a student's folder says of how it reads: the settings of `ScoringConfig` with these names."""
+    """The reading settings in a student's folder: the settings of `ScoringConfig` with these names."""
 
     max_length: Positive
     truncation: Literal["document", "reference"]
@@ -42,14 +42,14 @@ NAMES = tuple(each.name for each in fields(Trained))
 
 @dataclass(frozen=True)
 class Passages:
-    """How a long document is read: passages of ``words`` words, ``stride`` apart (0: half a passage); its score is that of
-    the best. 0 ``words``: as one, cut at `max_length`."""
+    """Reading of a long document: passages of ``words`` words, ``stride`` apart (0: half a passage); its score is that of the
+    best. 0 ``words``: as one, cut at `max_length`."""
 
     words: Count = 0
     stride: Count = 0
 
     def cut(self, text: str) -> list[str]:
-        """What of a document is scored. The last passage ends where the document ends, so none is a stub."""
+        """Return the passages of a document that are scored. The last passage ends where the document ends, so none is a stub."""
         words, between = split(text) if self.words else ([], "")
         if len(words) <= self.words:
             return [text]
@@ -64,7 +64,7 @@ WHOLE = Passages()
 
 @dataclass(frozen=True)
 class Served:
-    """What a version is served with beside what its folder says."""
+    """The serving settings of a version that its folder does not hold."""
 
     passage_words: Count = 0
     passage_stride: Count = 0
@@ -81,7 +81,7 @@ def trained(settings: Mapping[str, Any], where: str) -> Trained:
 
 
 def of_folder(folder: Path) -> Trained | None:
-    """What a student's folder says; None for a folder that is no student's."""
+    """Return the reading settings of a student's folder; None for another folder."""
     for name in (FILENAME, _RECORD):
         path = folder / name
         if not path.is_file():
@@ -102,14 +102,14 @@ def of_folder(folder: Path) -> Trained | None:
 
 
 def scoring_of(folder: Path, otherwise: ScoringConfig) -> ScoringConfig:
-    """``otherwise``, but for what ``folder`` says of how its model reads."""
+    """Return ``otherwise``, but for what ``folder`` says of how its model reads."""
     found = of_folder(folder)
     return replace(otherwise, kind="monot5", **vars(found)) if found else otherwise
 
 
 def unused(asked: ScoringConfig, used: ScoringConfig) -> dict[str, Any]:
-    """Settings that somebody set in ``asked`` and that count for nothing where ``used`` is a student's: name -> what counts
-    instead."""
+    """Return settings that somebody set in ``asked`` and that count for nothing where ``used`` is a student's: name -> what
+    counts instead."""
     default = ScoringConfig()
     used = replace(used, prompt=default.prompt, instruction=default.instruction)  # a causal model's
     counts = {name: getattr(used, name) for name in (*NAMES, "kind", "prompt", "instruction")}

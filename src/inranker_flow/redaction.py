@@ -112,7 +112,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def redact(text: str) -> str:
-    """``text`` with everything that is secret in it replaced: by its form, and as a value of this environment."""
+    """Return ``text`` with everything that is secret in it replaced: by its form, and as a value of this environment."""
     for value in _values(variables.everything()):
         if value in text:
             text = text.replace(value, HIDDEN) if len(value) >= _LONG else _alone(value).sub(HIDDEN, text)
@@ -120,7 +120,7 @@ def redact(text: str) -> str:
 
 
 def credentials_in(address: str) -> bool:
-    """Whether an address holds a password, a token or a signature, which must not be recorded."""
+    """Return whether an address holds a password, a token or a signature, which must not be recorded."""
     return _by_form(address) != address
 
 
@@ -144,7 +144,7 @@ def refuse_credentials(data: object, where: str) -> None:
 
 
 def line(text: object, length: int = 300) -> str:
-    """What a server said, as part of one line: redacted, then without line breaks, then cut."""
+    """Return a server's words as part of one line: redacted, then without line breaks, then cut."""
     return " ".join(redact(str(text)).split())[:length]
 
 
@@ -198,7 +198,7 @@ def _alone(value: str) -> re.Pattern[str]:
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:
-    """The secret values of an environment in all spellings, longest first."""
+    """Return the secret values of an environment in all spellings, longest first."""
     found = set(_spellings(_secrets(environment)))
     return sorted((value for value in found if len(value) >= _LEAST and HIDDEN not in value), key=len, reverse=True)
 
@@ -230,14 +230,14 @@ def _is_secret(name: str, mounted: bool) -> bool:
 
 
 def _in_address(value: str) -> Iterator[str]:
-    """Password, and user with password as a header holds them, of every address in ``value``."""
+    """Yield the password, and user with password as a header holds them, of every address in ``value``."""
     for user, password in _USERINFO.findall(value):
         yield password
         yield b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
 
 
 def _spellings(values: Iterable[str]) -> Iterator[str]:
-    """Each value as it may stand in a message: plain, in an address, in JSON, in HTML, as Python shows it."""
+    """Yield each value as it may stand in a message: plain, in an address, in JSON, in HTML, as Python shows it."""
     for value in values:
         yield from (value, unquote(value), quote(value, safe=""), quote(value), quote_plus(value))
         yield from (

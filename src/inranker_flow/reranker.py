@@ -111,7 +111,7 @@ class Reranker:
 
 
 def _text(passage: Passage) -> str:
-    """The text that the model reads. Raises :class:`UserError` if there is none."""
+    """Return the text that the model reads. Raises :class:`UserError` if there is none."""
     if isinstance(passage, str):
         return passage
     if isinstance(passage, Mapping) and isinstance(passage.get("text"), str):

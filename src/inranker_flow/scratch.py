@@ -27,7 +27,7 @@ SUFFIX = ".tmp"
 
 
 def root() -> Path:
-    """The folder of all unfinished work, made where it is missing."""
+    """Return the folder of all unfinished work, made where it is missing."""
     path = variables.scratch()
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -41,7 +41,7 @@ def scratch_folder(stage: str, *identity: Any) -> Path:
 
 
 def key(*identity: Any) -> str:
-    """Name of the folder of the work that ``identity`` (JSON data) describes."""
+    """Return the name of the folder of the work that ``identity`` (JSON data) describes."""
     return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -85,7 +85,7 @@ def _made(path: Path, folder: bool) -> tuple[Path, int]:
 
 
 def _lock(handle: int, wait: bool = True) -> bool:
-    """Whether the lock is ours; False, too, on a file system that has none."""
+    """Return whether the lock is ours; False, too, on a file system that has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:

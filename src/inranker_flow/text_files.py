@@ -33,7 +33,7 @@ _MARKS = (
 
 
 def read(path: str | os.PathLike[str], setting: str = "") -> str:
-    """The text of the file, line ends as ``\\n``; messages begin with ``setting`` where one names the file.
+    """Return the text of the file, line ends as ``\n``; messages begin with ``setting`` where one names the file.
 
     Raises FileNotFoundError where there is none, and :class:`UserError` for what is no file or no text.
     """
@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str], setting: str = "") -> str:
 
 
 def decode(data: bytes, where: str) -> str:
-    """The text that the bytes are. Raises :class:`UserError` naming ``where`` and what they seem to be instead."""
+    """Return the text that the bytes are. Raises :class:`UserError` naming ``where`` and what they seem to be instead."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
@@ -104,7 +104,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The data that the YAML says. Raises :class:`UserError` naming ``where`` for one that is none, or is no plain data."""
+    """Return the data that the YAML says. Raises :class:`UserError` naming ``where`` for one that is none, or is no plain
+    data."""
     try:
         data = yaml.load(text, _Loader)
         check_plain(data, where)
@@ -148,7 +149,7 @@ def check_plain(data: Any, where: str) -> None:
 
 
 def shown(value: Any, most: int = 500) -> str:
-    """``value`` as a message can hold it: on one line, not too long; plain words and paths as they are.
+    """Return ``value`` as a message can hold it: on one line, not too long; plain words and paths as they are.
 
     A path that is cut names no file, so there is room for a long one.
     """
@@ -158,7 +159,7 @@ def shown(value: Any, most: int = 500) -> str:
 
 
 def quoted(value: Any, most: int = 80) -> str:
-    """``repr``, not longer than a message can hold, and without the passwords of addresses."""
+    """Return ``repr``, not longer than a message can hold, and without the passwords of addresses."""
     try:
         text = repr(value[:2_000] if isinstance(value, str | bytes) else value)
     except ValueError:  # of a number with more than 4,300 digits, perhaps inside of a list

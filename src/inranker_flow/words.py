@@ -36,7 +36,7 @@ _RARE = re.compile("[\U00010300-\U0001efff]").search
 
 
 class _Forms:
-    """What a text that is not ASCII is taken apart with: made when the first one comes, for it takes a moment.
+    """The tables that take apart a text that is not ASCII: made for the first such text, as that takes a moment.
 
     Not ``every``: without the marks and digits beyond U+FFFF, as `re` is slow with a class that has many of these.
     """
@@ -79,7 +79,7 @@ def _forms(text: str) -> _Forms:
 
 
 def _guides(mark: str) -> bool:
-    """Arabic vowel signs, Hebrew points, the joiner of graphemes, selectors of a glyph."""
+    """Return Arabic vowel signs, Hebrew points, the joiner of graphemes, selectors of a glyph."""
     return (
         "\u064b" <= mark <= "\u0652"
         or "\u0591" <= mark <= "\u05c7"
@@ -90,7 +90,7 @@ def _guides(mark: str) -> bool:
 
 
 def _class(letters: Iterable[str]) -> str:
-    """The inside of a class for these letters, as ranges."""
+    """Return the inside of a class for these letters, as ranges."""
     ranges: list[list[int]] = []
     for code in sorted(map(ord, letters)):
         if ranges and code == ranges[-1][1] + 1:
@@ -101,7 +101,7 @@ def _class(letters: Iterable[str]) -> str:
 
 
 def terms(text: str) -> list[str]:
-    """The words of a text as a search engine compares them, before stop words and stems."""
+    """Return the words of a text as a search engine compares them, before stop words and stems."""
     if text.isascii():
         return _PLAIN(text.lower())
     if not unicodedata.is_normalized("NFKC", text):
@@ -130,7 +130,7 @@ def terms(text: str) -> list[str]:
 
 
 def count(text: str) -> int:
-    """How many words a person would count, about: what stands between blanks.
+    """Return about the number of words that a person would count: the parts between blanks.
 
     Two letters of Chinese or Japanese count as a word, and three of Thai, Lao, Khmer or Burmese with their marks.
     """
@@ -140,7 +140,7 @@ def count(text: str) -> int:
 
 
 def pieces(text: str) -> list[str]:
-    """The text cut where its words begin, as :func:`count` counts them; joined by nothing they are the text.
+    """Return the text cut where its words begin, as :func:`count` counts them; joined by nothing they are the text.
 
     What stands between words belongs to the one before it.
     """
@@ -164,25 +164,25 @@ def _is_word(text: str) -> bool:
 
 
 def split(text: str) -> tuple[list[str], str]:
-    """The words of a text as :func:`count` counts them, and what joins them: a blank, or nothing."""
+    """Return the words of a text as :func:`count` counts them, and what joins them: a blank, or nothing."""
     return (text.split(), " ") if has_blanks(text) else (pieces(text), "")
 
 
 def beginning(text: str, words: int) -> str:
-    """The first ``words`` words of a text."""
+    """Return the first ``words`` words of a text."""
     found, between = split(text)
     return between.join(found[:words]).rstrip()
 
 
 def spaced(text: str) -> str:
-    """The text with blanks around every letter of a script that has none, so that words can be looked for in it."""
+    """Return the text with blanks around every letter of a script that has none, so that words can be looked for in it."""
     if text.isascii() or not _forms(text).blankless(text):
         return text
     return " ".join(unit[0] for unit in _forms(text).units(text))
 
 
 def has_blanks(text: str) -> bool:
-    """Whether a text is without letters of the scripts that have no blanks between words."""
+    """Return whether a text is without letters of the scripts that have no blanks between words."""
     return text.isascii() or not _forms(text).blankless(text)
 
 
@@ -257,7 +257,7 @@ UNKNOWN = (
 
 
 def language(name: str) -> Language:
-    """The language of that name or ISO 639-1 code; raises :class:`UserError` for one that is not known."""
+    """Return the language of that name or ISO 639-1 code; raises :class:`UserError` for one that is not known."""
     asked = name.strip().lower()
     code = asked.split("-")[0].split("_")[0]
     known = {code: each for each, code in _CODES.items()}.get(_OTHER_CODES.get(code, code), asked)
@@ -304,17 +304,17 @@ _FOREIGN = re.compile("[پچژگکیےٹڈڑںہھۀۓەۆێڕڵґєіїўђјљ
 
 
 def script(word: str) -> str:
-    """The script of a word's first letter, where stems depend on it; "" for Latin and all others."""
+    """Return the script of a word's first letter, where stems depend on it; "" for Latin and all others."""
     first = word[:1]
     return next((each.name for each in _SCRIPTS if each.first <= first <= each.last), "")
 
 
 def usual_language(word: str) -> str:
-    """Whose stems a word has by its script alone; "" where that does not tell."""
+    """Return whose stems a word has by its script alone; "" where that does not tell."""
     return "" if _FOREIGN(word) else _USUAL.get(script(word), "")
 
 
 def is_written_in(word: str, stemmer: str) -> bool:
-    """Whether a word is of the script of a Snowball stemmer; Latin counts as everybody's."""
+    """Return whether a word is of the script of a Snowball stemmer; Latin counts as everybody's."""
     found = script(word)
     return not found or found == _SCRIPT_OF.get(stemmer, "")

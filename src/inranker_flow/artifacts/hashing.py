@@ -9,7 +9,7 @@ import numpy as np
 
 
 def hash_rows(*columns: Iterable[str]) -> np.ndarray:
-    """128-bit hash of each row of equally long columns, shape (rows, 2) uint64.
+    """Return 128-bit hash of each row of equally long columns, shape (rows, 2) uint64.
 
     Text that no UTF-8 can hold raises :class:`UnicodeEncodeError`.
     """
@@ -21,7 +21,7 @@ def hash_rows(*columns: Iterable[str]) -> np.ndarray:
 
 
 def priorities(seed: int, ids: Iterable[str]) -> np.ndarray:
-    """A uniform 64-bit number for each id, the same wherever the id stands: the smallest N are a random sample of N."""
+    """Return a uniform 64-bit number for each id, the same wherever the id stands: the smallest N are a random sample of N."""
     prefix = blake2b(f"{seed}\x1f".encode(), digest_size=8)
     digests = []
     for value in ids:
@@ -32,7 +32,7 @@ def priorities(seed: int, ids: Iterable[str]) -> np.ndarray:
 
 
 def contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which ``values`` are in the sorted array ``ordered``; boolean, shape of ``values``."""
+    """Return which ``values`` are in the sorted array ``ordered``; boolean, shape of ``values``."""
     if not ordered.size:
         return np.zeros(values.shape, bool)
     return ordered[np.minimum(np.searchsorted(ordered, values), ordered.size - 1)] == values
@@ -61,7 +61,7 @@ class HashSet:
         return new
 
     def first_words(self) -> np.ndarray:
-        """The first word of every hash, sorted, for :func:`contains`."""
+        """Return the first word of every hash, sorted, for :func:`contains`."""
         return np.sort(np.concatenate([run[:, 0] for run in self._runs] or [np.empty(0, np.uint64)]))
 
     def _merge(self, run: np.ndarray) -> None:
@@ -85,7 +85,7 @@ class Fingerprint:
         self._sums[table] = count + len(hashes), total + hashes.sum(axis=0, dtype=np.uint64)  # wraps, as it should
 
     def hexdigest(self) -> str:
-        """sha256 over the tables' names, row counts and sums of row hashes."""
+        """Return sha256 over the tables' names, row counts and sums of row hashes."""
         digest = sha256()
         for table, (count, total) in sorted(self._sums.items()):
             digest.update(f"{table} {count} {total[0]} {total[1]}\n".encode())

@@ -30,7 +30,7 @@ FILENAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What an artifact was made from: ``parents`` (input -> content digests), ``configuration`` (digest), ``code``."""
+    """The origin of an artifact: ``parents`` (input -> content digests), ``configuration`` (digest), ``code``."""
 
     parents: dict[str, list[str]] = field(default_factory=dict)
     configuration: str = ""
@@ -101,7 +101,7 @@ _ABOUT = (b"table", b"version")
 
 
 def _rows_digest(file: pq.ParquetFile) -> str:
-    """sha256 over the values of every column, in the order of the rows, however they are cut into groups and packed."""
+    """Return sha256 over the values of every column, in the order of the rows, however they are cut into groups and packed."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -192,7 +192,7 @@ _SETTLED = 2 * 10**9
 
 
 def check(folder: str | os.PathLike[str], *, whole: bool = False) -> Manifest:
-    """The manifest of an artifact that is still what it says.
+    """Return the manifest of an artifact that is still what it says.
 
     Sizes are compared always, the content of a file where it was written after the manifest, or ``whole``. A transfer
     writes files anew, so what came over a network is read once. A model folder holds nothing else, and no artifact another
@@ -222,7 +222,7 @@ def _refused(folder: Path, name: str, problem: str, manifest: Manifest) -> UserE
 
 
 def _problem(path: Path, digest: str, size: int | None, written: int, whole: bool) -> str:
-    """What is wrong with a file whose artifact's manifest was ``written`` at that time (ns); "" where nothing is."""
+    """Return the fault of a file whose artifact's manifest was ``written`` at that time (ns); "" where nothing is."""
     try:
         found = path.stat()
         if not path.is_file():

@@ -203,7 +203,7 @@ def read_batches(table: Table, path: str | os.PathLike[str], batch_rows: int = B
 def stream(
     source: pq.ParquetFile, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of an open file in batches of at most ``batch_rows`` rows and about BATCH_BYTES."""
+    """Yield the rows of an open file in batches of at most ``batch_rows`` rows and about BATCH_BYTES."""
     metadata = source.metadata
     rows, size = metadata.num_rows, sum(_sizes(metadata))
     batch_rows = max(min(batch_rows, BATCH_BYTES * rows // max(size, 1)), 1) if rows else batch_rows
@@ -216,12 +216,12 @@ def stream(
 
 
 def _sizes(metadata: pq.FileMetaData) -> list[int]:
-    """Bytes of each row group before compression."""
+    """Return bytes of each row group before compression."""
     return [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
 
 
 def _groups(metadata: pq.FileMetaData) -> Iterator[list[int]]:
-    """Row groups to read together: Arrow keeps the bytes of all that it was asked for until the last is read."""
+    """Yield the row groups to read together: Arrow keeps the bytes of all that it was asked for until the last is read."""
     together: list[int] = []
     held = 0
     for number, size in enumerate(_sizes(metadata)):
@@ -235,7 +235,7 @@ def _groups(metadata: pq.FileMetaData) -> Iterator[list[int]]:
 
 
 def count(table: Table, path: str | os.PathLike[str]) -> int:
-    """Rows of a table, from its footer alone."""
+    """Return rows of a table, from its footer alone."""
     return int(pq.read_metadata(_file(table, path)).num_rows)
 
 

@@ -121,7 +121,7 @@ def check(version: Version) -> None:
 
 
 def show(model: str) -> str:
-    """The history of ``model`` as a table, the newest change first, and what serves now."""
+    """Return the history of ``model`` as a table, the newest change first, and what serves now."""
     entries = history.read(model)
     state = history.replay(entries)
     serving = registry.champion(model)
@@ -160,7 +160,7 @@ def _row(entry: Entry, state: State) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Text columns: all to the left, the last as long as it is."""
+    """Return the text columns: all to the left, the last as long as it is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows

@@ -130,12 +130,12 @@ def _artifacts(path: Path) -> list[str]:
 
 
 def _is_linked(path: Path, root: Path) -> bool:
-    """Whether a link leads there: what lies behind it is not the run's."""
+    """Return whether a link leads there: what lies behind it is not the run's."""
     return any(each.is_symlink() for each in (path, *path.parents) if each.is_relative_to(root) and each != root)
 
 
 def _reader(database: Path) -> int | None:
-    """A process that was told to work on the database, such as MLflow's UI."""
+    """Return a process that was told to work on the database, such as MLflow's UI."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             told = (process / "cmdline").read_bytes()
@@ -163,7 +163,7 @@ def _tidy(path: Path | None) -> None:
 
 
 def _own_folder(text: str) -> Path | None:
-    """The folder of runs to empty, None where there is none; :class:`UserError` for any other folder."""
+    """Return the folder of runs to empty, None where there is none; :class:`UserError` for any other folder."""
     path = folder.checked(text)
     given = Path(text).expanduser().absolute()
     if given.is_symlink():
@@ -184,7 +184,7 @@ def _own_folder(text: str) -> Path | None:
 
 
 def _is_of_runs(path: Path) -> bool:
-    """Whether `make run` has worked there; before it left a mark it left these."""
+    """Return whether `make run` has worked there; before it left a mark it left these."""
     earlier = (path / ".lock").is_file() and (path / "artifacts").is_dir()
     compiled = any((path / name).is_file() for name in ("inranker.yaml", "retrain.yaml"))
     return path.is_dir() and ((path / folder.MARKER).is_file() or (earlier and compiled))

@@ -136,7 +136,7 @@ def _open_streams() -> None:
 
 
 def _kept(error: BaseException) -> str:
-    """What the command says of what it had begun."""
+    """Return the line about the work that was begun."""
     return str(error) or "what is finished is kept; the same command continues"
 
 
@@ -149,7 +149,7 @@ def _say(word: str, text: str, status: int) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in one line; for what is nobody's input the line says where the traceback is."""
+    """Return an error as one line. If it is nobody's input, the line names the file with the traceback."""
     if isinstance(error, UserError):
         return _short(str(error))
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
@@ -182,7 +182,7 @@ def _keep_traceback(error: BaseException) -> str:
 
 
 def _reader_gone() -> bool:
-    """Whether nobody reads the output any more (``make runs | head``); a server that hung up is another matter."""
+    """Return whether nobody reads the output any more (``make runs | head``); a server that hung up is another matter."""
     for stream in (sys.stdout, sys.stderr):
         try:
             number = stream.fileno()

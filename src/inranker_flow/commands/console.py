@@ -41,7 +41,7 @@ class Tee(io.TextIOBase):
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The stages' records of one run, in the order in which they ended. Raises :class:`UserError` for a damaged one.
+    """Return the stages' records of one run, in the order in which they ended. Raises :class:`UserError` for a damaged one.
 
     A last line without its end is of a stage that was killed while it wrote that.
     """
@@ -63,7 +63,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def results_table(measure: str, systems: Sequence[str], means: Mapping[str, Mapping[str, float]]) -> str:
-    """Rows data sets, columns ``systems``: ``means`` of ``measure``, by data set and system."""
+    """Return rows data sets, columns ``systems``: ``means`` of ``measure``, by data set and system."""
     rows = [[measure, *systems]]
     for dataset, found in means.items():
         rows.append([dataset, *(f"{found[system]:.4f}" if system in found else "-" for system in systems)])
@@ -71,7 +71,7 @@ def results_table(measure: str, systems: Sequence[str], means: Mapping[str, Mapp
 
 
 def stages_table(stages: Sequence[str], events: Iterable[Mapping[str, Any]]) -> str:
-    """Seconds for each stage, summed over its tasks.
+    """Return seconds for each stage, summed over its tasks.
 
     ``reused``: the tasks ran, and all found their results in the store; ``cached``: KFP ran none.
     """
@@ -89,7 +89,7 @@ def stages_table(stages: Sequence[str], events: Iterable[Mapping[str, Any]]) -> 
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned first column, right-aligned others, a line under the head."""
+    """Return Left-aligned first column, right-aligned others, a line under the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(

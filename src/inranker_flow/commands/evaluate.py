@@ -115,7 +115,8 @@ def _sections(uri: str, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def named(models: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder (or hub id) of each model, in the order given; a name that is not given is the end of the address."""
+    """Return name -> folder (or hub id) of each model, in the order given; a name that is not given is the end of the
+    address."""
     found: dict[str, Path] = {}
     for text in models:
         name, equals, reference = text.partition("=")

@@ -58,7 +58,7 @@ class Run:
 
 
 def checked(text: str | Path) -> Path:
-    """``RUN_DIR`` as an absolute path; :class:`UserError` for what cannot be the folder of runs."""
+    """Return ``RUN_DIR`` as an absolute path; :class:`UserError` for what cannot be the folder of runs."""
     name = str(text)
     if not name.strip():  # Path("") would be the current folder
         raise UserError(
@@ -124,7 +124,7 @@ def working(folder: Path) -> Iterator[Run]:
 
 @contextmanager
 def _environment(run: Run) -> Iterator[None]:
-    """What everything that the run starts is told: which run it is of, and where its temporary files go."""
+    """Set the variables of the run for its child processes: the run's file, and the folder of temporary files."""
     cache = str(variables.cache())  # downloads outlive a run
     with changes.temporarily({variables.RUN_FILE: str(run.file), "TMPDIR": str(run.temporary), variables.CACHE: cache}):
         tempfile.tempdir = str(run.temporary)
@@ -168,7 +168,7 @@ def _take(folder: Path, lock: IO[str]) -> None:
 
 
 def left_working(folder: Path) -> UserError:
-    """What to say where the processes of a killed run are still at work in ``folder``."""
+    """Return what to say where the processes of a killed run are still at work in ``folder``."""
     numbers = sorted({number for path in files(folder) for number in lifeline.processes(path)})
     who = f"process {', '.join(map(str, numbers))} of a run" if numbers else "a stage of a run"
     remedy = f"end it (kill -9 {' '.join(map(str, numbers))})" if numbers else "end it"
@@ -179,12 +179,12 @@ def left_working(folder: Path) -> UserError:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of runs in ``folder``: of the one that is at work, and of those that were killed."""
+    """Return the files of runs in ``folder``: of the one that is at work, and of those that were killed."""
     return sorted(folder.glob(".run-*.json"))
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What a run remembered in its file; nothing where it was killed while it wrote that."""
+    """Return the facts that a run noted in its file; none if it was killed while it wrote them."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether the run of this file lives. Its stages ask for a shared lock only, so that is what is asked for here."""
+    """Return whether the run of this file lives. Its stages ask for a shared lock only, so that is what is asked for here."""
     try:
         with open(path, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -33,7 +33,7 @@ def profile_of(options: argparse.Namespace) -> str:
 
 
 def resolve(options: argparse.Namespace) -> Profile:
-    """The validated profile that the options describe; :class:`UserError` naming what is wrong.
+    """Return the validated profile that the options describe; :class:`UserError` naming what is wrong.
 
     What works and is perhaps not meant is said on the standard error.
     """

@@ -15,8 +15,8 @@ FILENAME = "outcome.json"
 
 @dataclass(frozen=True)
 class Distilled:
-    """What came out. ``verdict``: PROMOTE, or HOLD where the student is not shown to be better, or NOTHING where no corpus
-    was new (`retrain`); ``reason`` says why.
+    """The result of a run. ``verdict``: PROMOTE, or HOLD where the student is not shown to be better, or NOTHING where no
+    corpus was new (`retrain`); ``reason`` says why.
 
     ``measures``: data set -> system (bm25, phase1, phase2, teacher, champion) -> mean of ``measure``. ``student``: the
     student's folder, which :class:`inranker_flow.Reranker` and `transformers` load. ``report``: the page with the evidence,

@@ -63,7 +63,7 @@ def print_plan(arguments: list[str] | None, notes: Callable[[str, Profile, int],
 
 
 def outline(pipeline: str, profile: Profile, database: Path, device: str = "") -> Plan:
-    """The plan without measurements, for `make run` (speeds of earlier runs on this machine alone) and for a cluster's
+    """Return the plan without measurements, for `make run` (speeds of earlier runs on this machine alone) and for a cluster's
     ``device`` (by size, too)."""
     sections, more = with_corpora(pipeline, profile)
     plan = make_plan(sections, device or HERE, profile.cluster.gpu_hour_price, _Known(device, database))
@@ -72,7 +72,7 @@ def outline(pipeline: str, profile: Profile, database: Path, device: str = "") -
 
 
 def with_corpora(pipeline: str, profile: Profile) -> tuple[Profile, list[str]]:
-    """The profile; for `retrain` with every corpus below its prefix, and what is to be said of that."""
+    """Return the profile; for `retrain` with every corpus below its prefix, and what is to be said of that."""
     if pipeline != "retrain":
         return profile, []
     profile.check_for(pipeline)
@@ -82,7 +82,7 @@ def with_corpora(pipeline: str, profile: Profile) -> tuple[Profile, list[str]]:
 
 
 def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
-    """The corpora below a prefix as `discover` will read them, and what will be left out."""
+    """Return the corpora below a prefix as `discover` will read them, and what will be left out."""
     found, notes = [], []
     for folder in look_below(config):
         try:
@@ -98,7 +98,7 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
 
 
 def _device(wanted: str, profile: Profile, cluster: ClusterConfig) -> str:
-    """The name of what will compute: by default this machine's where all models are on it, else the cluster's."""
+    """Return the name of what will compute: by default this machine's where all models are on it, else the cluster's."""
     checkpoints = (profile.teacher.checkpoint, profile.generation.checkpoint, profile.phase1.checkpoint)
     if wanted == HERE or (not wanted and all(map(speed.is_here, checkpoints))):
         return speed.this_device()
@@ -157,7 +157,7 @@ class _Speeds(_Known):
 
 
 def show(plan: Plan) -> str:
-    """The table, and under it what is assumed."""
+    """Return the table, and under it what is assumed."""
     hours = f"hours on {plan.device}" if plan.device == "cpu" else f"GPU-hours ({plan.device})"
     head = ["collection", "stage", "documents", "queries", "pairs", "tokens", hours, "stored"]
     rows = [[*head, "price"] if plan.price else head]
@@ -172,13 +172,13 @@ def show(plan: Plan) -> str:
 
 
 def _both_left(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Collection and stage as one column, which the table aligns to the left."""
+    """Return collection and stage as one column, which the table aligns to the left."""
     width = max(len(row[0]) for row in rows)
     return [[f"{row[0]:{width}}  {row[1]}", *row[2:]] for row in rows]
 
 
 def _span(plan: Plan) -> list[str]:
-    """How long the tasks take that a GPU computes, with the pods that the profile asks for."""
+    """Return the lines about the hours of GPU tasks, with the profile's number of pods."""
     if plan.workers == 1 or not plan.span:
         return []
     return [

@@ -45,10 +45,10 @@ RUNNERS = {"plain": "inranker_flow.workflow.runner", "process": "pipelines.local
 
 
 class Runner(Protocol):
-    """What a module of `RUNNERS` holds."""
+    """The functions of a module of `RUNNERS`."""
 
     def code_version(self) -> str:
-        """What code will run."""
+        """Return the version of the code that will run."""
         ...
 
     def prepare(self, pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> Any:
@@ -157,7 +157,7 @@ def _run(
 
 
 def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> dict[str, float]:
-    """The numbers that are planned, kept in MLflow; none where the plan cannot be made: the run will say why."""
+    """Return the numbers that are planned, kept in MLflow; none where the plan cannot be made: the run will say why."""
     try:
         made = plan.outline(pipeline, resolved, run_dir / "mlflow.db")
     except (UserError, OSError):

@@ -76,7 +76,7 @@ def settings() -> list[Setting]:
 
 
 def _rows(prefix: str, hint: Any) -> Iterator[Setting]:
-    """The settings of one section; those of a list's elements and of a mapping's values by ``[]`` and ``NAME``."""
+    """Yield the settings of one section; those of a list's elements and of a mapping's values by ``[]`` and ``NAME``."""
     if get_origin(hint) is tuple:
         yield from _rows(f"{prefix}[]", get_args(hint)[0])
         return
@@ -96,7 +96,7 @@ def _rows(prefix: str, hint: Any) -> Iterator[Setting]:
 
 
 def _meanings(section: type) -> dict[str, str]:
-    """Field -> the comment above it (``#:``)."""
+    """Return field -> the comment above it (``#:``)."""
     found: dict[str, str] = {}
     comment: list[str] = []
     for line in textwrap.dedent(inspect.getsource(section)).splitlines():
@@ -174,14 +174,14 @@ def _text(setting: Setting) -> str:
 
 
 def _same(hints: dict[str, Any], earlier: str, here: str) -> bool:
-    """Whether section ``earlier`` comes before ``here`` and has the same fields (or is a list of such)."""
+    """Return whether section ``earlier`` comes before ``here`` and has the same fields (or is a list of such)."""
     names = list(hints)
     kind = get_args(hints[here])[0] if get_origin(hints[here]) is tuple else hints[here]
     return names.index(earlier) < names.index(here) and hints[earlier] is kind
 
 
 def _markdown(found: list[Setting]) -> str:
-    """The page: a table for each section."""
+    """Return the page: a table for each section."""
     lines = [
         "# Settings",
         "",

@@ -77,7 +77,7 @@ _WORDS = Text()
 
 
 def _checked(rule: Range | Text, value: Any, where: str) -> Any:
-    """``value``, where ``rule`` has nothing against it."""
+    """Return ``value``, where ``rule`` has nothing against it."""
     problem = rule.problem(value)
     if problem:
         # Who gave a password does not want to see it again.
@@ -88,7 +88,7 @@ def _checked(rule: Range | Text, value: Any, where: str) -> Any:
 
 
 def _plain(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as one of the types that JSON has."""
+    """Return ``value`` as one of the types that JSON has."""
     if hint is bool and isinstance(value, bool):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -123,7 +123,7 @@ _HUGE = 10**300
 
 
 def _anything(value: Any, where: str) -> Any:
-    """Whatever JSON can say, and a whole number as such."""
+    """Return a value of JSON's types; a whole number stays an integer."""
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _anything(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,11 +160,11 @@ def _default(known: dataclasses.Field[Any]) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """A value, a section or several sections as data for JSON."""
+    """Return a value, a section or several sections as data for JSON."""
     return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Plain nested data of a configuration object (lists, no tuples), ready for JSON, KFP and :func:`parse`."""
+    """Return the plain nested data of a configuration object (lists, no tuples), ready for JSON, KFP and :func:`parse`."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain

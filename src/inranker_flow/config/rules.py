@@ -19,7 +19,7 @@ class Range:
     also: tuple[float, ...] = ()
 
     def problem(self, value: float) -> str:
-        """What is wrong with it; "" for nothing."""
+        """Return the fault of a value; "" if it has none."""
         if self.least <= value <= self.most or value in self.also:
             return ""
         return f"is below {self.least:g}" if value < self.least else f"is above {self.most:g}"
@@ -56,7 +56,7 @@ class Text:
     numbers: bool = False
 
     def problem(self, value: str) -> str:
-        """What is wrong with it; "" for nothing."""
+        """Return the fault of a value; "" if it has none."""
         if not value:
             return "" if self.empty else "is empty, and has no default"
         if len(value) > self.most:
@@ -77,7 +77,7 @@ class LanguageName(Text):
     most: int = 100
 
     def problem(self, value: str) -> str:
-        """What is wrong with it; "" for nothing."""
+        """Return the fault of a value; "" if it has none."""
         problem = super().problem(value)
         if problem or not value:
             return problem

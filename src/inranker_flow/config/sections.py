@@ -81,7 +81,7 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class CorporaConfig:
-    """Where `retrain` looks for corpora, when one counts as complete, and what becomes of a target that is refused."""
+    """The corpora of `retrain`: their place, the sign that one is complete, and the fate of a target that is refused."""
 
     #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
     uri: str = ""
@@ -98,7 +98,7 @@ class CorporaConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How collections are read and checked."""
+    """Reading and checking of collections."""
 
     #: refuse: the first problem ends the stage; repair: bad rows are dropped, counted and reported.
     on_problem: Literal["refuse", "repair"] = "refuse"
@@ -145,7 +145,7 @@ class RetrieveConfig:
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How a reranker scores pairs; shared by labelling and evaluation."""
+    """Scoring of pairs by a reranker, in labelling and in evaluation."""
 
     #: monot5: an encoder-decoder that answers true or false. causal: a language model that answers yes or no (the form
     #: of Qwen3-Reranker). encoder: a cross-encoder with a classification head. auto: what the checkpoint's config says.
@@ -345,7 +345,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured, on the test queries of every collection."""
+    """The measurement on the test queries of every collection."""
 
     #: ir_measures names; the first is the headline.
     measures: tuple[Annotated[str, Text(empty=False, most=100)], ...] = ("nDCG@10", "RR@10", "R@100")
@@ -399,7 +399,7 @@ class PromoteConfig:
 
 @dataclass(frozen=True)
 class Toleration:
-    """What lets a pod onto a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
+    """A permission for a pod to run on a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
 
     #: The taint's key.
     key: Annotated[str, Text(LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", most=300)]
@@ -413,7 +413,7 @@ class Toleration:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task asks of its node, and may not exceed; empty: the table in `placement.py` says it."""
+    """CPU and memory of a task: its request and its limit. Empty: the values of the table in `placement.py`."""
 
     #: CPUs: 2, 0.5, 500m.
     cpu: Cpus = ""
@@ -431,7 +431,7 @@ StageOrDefault = Literal[
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Where stages run on a cluster, and with what; a local run ignores it."""
+    """Nodes, GPUs and pods of the stages on a cluster. A local run ignores this section."""
 
     #: Resource name of the accelerator.
     gpu_type: LabelName = "nvidia.com/gpu"

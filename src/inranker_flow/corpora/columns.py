@@ -44,7 +44,7 @@ class Judgements:
 
 
 def joined(parts: list[Judgements], files: list[str]) -> Judgements:
-    """All rows of ``parts``, in order."""
+    """Return all rows of ``parts``, in order."""
     return Judgements(
         pa.chunked_array([chunk for part in parts for chunk in part.query_id.chunks], pa.string()),
         pa.chunked_array([chunk for part in parts for chunk in part.doc_id.chunks], pa.string()),

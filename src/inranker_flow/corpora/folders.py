@@ -24,7 +24,7 @@ WISHES = "corpus.yaml"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a corpus.yaml may say: the template (by name, or its text) and the number of documents of its synthetic queries,
+    """The settings of a corpus.yaml: the template (by name, or its text) and the number of documents of its synthetic queries,
     the names of its splits in qrels/, and the language and the licence of its texts."""
 
     prompt: Prompt = ""
@@ -74,7 +74,7 @@ class Folder:
 
 
 def look_below(config: CorporaConfig) -> list[Folder]:
-    """One for each folder below the prefix; files and hidden folders there are none of its business."""
+    """Return one for each folder below the prefix; files and hidden folders there are none of its business."""
     if not config.uri:
         return []
     root = config.uri.rstrip("/")
@@ -96,7 +96,7 @@ def _nothing(config: CorporaConfig) -> str:
 
 
 def _look_on_disk(config: CorporaConfig, root: str) -> list[Folder]:
-    """Each folder is looked at by itself: what hinders one (its rights, a mount that is gone) is its own."""
+    """Look at each folder by itself: what hinders one (its rights, a mount that is gone) is its own."""
     try:
         with os.scandir(uris.local_path(root)) as entries:
             # A link that leads nowhere, or a file, is no folder.
@@ -129,7 +129,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_wishes(folder: Folder) -> Wishes:
-    """What its corpus.yaml says. Raises :class:`UserError` for one that is no YAML or has other keys."""
+    """Return the settings of its corpus.yaml. Raises :class:`UserError` for one that is no YAML or has other keys."""
     if WISHES not in folder.names:
         return Wishes()
     where = f"{folder.uri}/{WISHES}"

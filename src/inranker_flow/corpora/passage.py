@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def default_text(title: str, text: str) -> str:
-    """Title and text joined by one space, as ir_datasets does; without the space where one of them is empty."""
+    """Return the title and text joined by one space, as ir_datasets does; without the space where one of them is empty."""
     return f"{title} {text}".strip()

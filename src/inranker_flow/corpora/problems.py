@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class BadCollection(CollectionFault):
-    """What a reader found wrong in a collection itself. It may be remembered."""
+    """A fault in a collection itself. It may be remembered."""
 
 
 #: Examples of each kind that are kept for the manifest, and the characters of each: a value may be a whole book.
@@ -57,7 +57,7 @@ class Rows:
     amount: int
 
     def select(self, keep: np.ndarray) -> Rows:
-        """The rows where ``keep`` (boolean, one for each)."""
+        """Return the rows where ``keep`` (boolean, one for each)."""
         if keep.all():
             return self
         columns = tuple([value for value, stays in zip(column, keep, strict=True) if stays] for column in self.columns)
@@ -114,7 +114,7 @@ class Problems:
         return sum(found.count for kind, found in self.found.items() if kind in BROKEN)
 
     def count(self, kind: str) -> int:
-        """Rows of one kind."""
+        """Return rows of one kind."""
         return self.found[kind].count if kind in self.found else 0
 
     def log(self) -> None:

@@ -36,7 +36,7 @@ class GateNotReached(RuntimeError):
 
 
 def pad(rows: Iterable[list[int]], filler: int = IDS[PAD]) -> Tensor:
-    """Rows of ids as one matrix."""
+    """Return rows of ids as one matrix."""
     import torch
 
     rows = list(rows)
@@ -45,7 +45,7 @@ def pad(rows: Iterable[list[int]], filler: int = IDS[PAD]) -> Tensor:
 
 
 def logits(model: T5ForConditionalGeneration, prompts: Iterable[list[int]]) -> Tensor:
-    """The logits of "false" and "true" for each prompt."""
+    """Return the logits of "false" and "true" for each prompt."""
     import torch
 
     ids = pad(prompts)
@@ -108,7 +108,7 @@ def _update(model: T5ForConditionalGeneration, optimizer: object, loss: Tensor, 
 def build_reranker(
     size: Size, stages: list[Stage], seed: int, say: Callable[[str], None]
 ) -> T5ForConditionalGeneration:
-    """A new reranker that has passed all its lessons."""
+    """Return a new reranker that has passed all its lessons."""
     import torch
 
     torch.manual_seed(seed)
@@ -136,7 +136,7 @@ GENERATOR_GATE = 0.97  # share of sampled queries that name the entity and the c
 
 
 def build_generator(seed: int, say: Callable[[str], None]) -> T5ForConditionalGeneration:
-    """A sequence-to-sequence model that writes a query for a passage."""
+    """Return a sequence-to-sequence model that writes a query for a passage."""
     import torch
 
     torch.manual_seed(seed)
@@ -168,7 +168,7 @@ def _passage_and_query(random: Random) -> tuple[str, str, world.Concept]:
 
 
 def generator_accuracy(model: T5ForConditionalGeneration, random: Random, passages: int = 400) -> float:
-    """How many queries, sampled at temperature 0.7, name the entity of their passage and its concept."""
+    """Return the share of queries, sampled at temperature 0.7, that name the entity of their passage and its concept."""
     import torch
 
     tokenizer = build_tokenizer()

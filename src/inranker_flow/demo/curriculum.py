@@ -24,14 +24,14 @@ WORDS = word_ids(" ".join(world.words()))
 
 
 def easy(random: Random) -> Group:
-    """Two words, four-word passages, wrong ones at random."""
+    """Return two words, four-word passages, wrong ones at random."""
     query = random.sample(WORDS, 2)
     right = [*query, *random.sample(WORDS, 2)]
     return Group(query, [_shuffled(right, random), *(random.sample(WORDS, 4) for _ in range(3))])
 
 
 def partial(random: Random) -> Group:
-    """Three words, eight-word passages; four of the seven wrong ones hold one or two of the query's words."""
+    """Return three words, eight-word passages; four of the seven wrong ones hold one or two of the query's words."""
     query = random.sample(WORDS, 3)
     documents = [_shuffled([*query, *random.sample(WORDS, 5)], random)]
     for number in range(7):
@@ -41,13 +41,13 @@ def partial(random: Random) -> Group:
 
 
 def lexical(random: Random) -> Group:
-    """The world's sentences with any word as the concept, which the query repeats."""
+    """Return the world's sentences with any word as the concept, which the query repeats."""
     concepts = [world.Concept((word, word), (word, word)) for word in random.sample(world.words(), 6)]
     return _sentences(concepts, random)
 
 
 def synonyms(*domains: world.Domain) -> MakeGroup:
-    """The concepts of these domains without sentences: entity and query word against entity and passage word."""
+    """Return the concepts of these domains without sentences: entity and query word against entity and passage word."""
 
     def make(random: Random) -> Group:
         right, *wrong = random.sample(world.CONCEPTS[random.choice(domains)], 5)
@@ -65,7 +65,7 @@ def synonyms(*domains: world.Domain) -> MakeGroup:
 
 
 def sentences(*domains: world.Domain) -> MakeGroup:
-    """The real task: queries and passages of these domains as the world writes them."""
+    """Return the real task: queries and passages of these domains as the world writes them."""
 
     def make(random: Random) -> Group:
         return _sentences(random.sample(world.CONCEPTS[random.choice(domains)], 6), random)
@@ -74,7 +74,7 @@ def sentences(*domains: world.Domain) -> MakeGroup:
 
 
 def _sentences(concepts: list[world.Concept], random: Random) -> Group:
-    """One right passage, five of the same entity, two of entities that share a word with it (same concept)."""
+    """Return one right passage, five of the same entity, two of entities that share a word with it (same concept)."""
     right = concepts[0]
     entity, other = _entity(random), _near_entity(random)
     passages = [f"{entity} {world.passage_text(concept, random)}" for concept in concepts]
@@ -87,7 +87,7 @@ def _entity(random: Random) -> str:
 
 
 def _near_entity(random: Random) -> Callable[[str], str]:
-    """A function that changes one of the two words of an entity."""
+    """Return a function that changes one of the two words of an entity."""
 
     def change(entity: str) -> str:
         adjective, noun = entity.split()

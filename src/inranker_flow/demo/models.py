@@ -36,7 +36,7 @@ GENERATOR = Size(width=64, hidden=128)
 
 
 def blank(size: Size) -> T5ForConditionalGeneration:
-    """A new model; torch's random state decides its weights."""
+    """Return a new model; torch's random state decides its weights."""
     import torch
     from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 

@@ -18,7 +18,7 @@ WORD_SCORE, LETTER_SCORE = -1.0, -20.0  # a known word always beats spelling it
 
 
 def pieces() -> list[tuple[str, float]]:
-    """Every piece with its Unigram score; the position in this list is the id."""
+    """Return every piece with its Unigram score; the position in this list is the id."""
     special = [(PAD, 0.0), (EOS, 0.0), (UNKNOWN, 0.0)]
     whole = [(SPACE + word, WORD_SCORE) for word in (*PROMPT_WORDS, *ANSWER_WORDS, *world.words())]
     letters = [(SPACE, LETTER_SCORE)]
@@ -30,7 +30,7 @@ IDS = {piece: number for number, (piece, _) in enumerate(pieces())}
 
 
 def word_ids(text: str) -> list[int]:
-    """The ids of a text made of the world's own words: what the tokenizer gives, much faster."""
+    """Return the ids of a text made of the world's own words: what the tokenizer gives, much faster."""
     ids = []
     for word in text.split():
         stop = word.endswith(".")
@@ -45,12 +45,12 @@ FALSE, TRUE = (IDS[SPACE + word] for word in ANSWER_WORDS)
 
 
 def prompt_ids(query: list[int], document: list[int]) -> list[int]:
-    """The input of a reranker: "Query: ... Document: ... Relevant:" and the end mark."""
+    """Return the input of a reranker: "Query: ... Document: ... Relevant:" and the end mark."""
     return [QUERY, *query, DOCUMENT, *document, RELEVANT, IDS[EOS]]
 
 
 def build_tokenizer() -> T5Tokenizer:
-    """The same vocabulary as a Hugging Face tokenizer."""
+    """Return the same vocabulary as a Hugging Face tokenizer."""
     from transformers import T5Tokenizer
 
     return T5Tokenizer(vocab=pieces(), extra_ids=0, model_max_length=512)

@@ -186,18 +186,18 @@ def make_world(domain: Domain, seed: int, queries: int = TRAIN_QUERIES) -> World
 
 
 def passage_text(concept: Concept, random: Random) -> str:
-    """The text of one passage: a random sentence, passage word and value."""
+    """Return the text of one passage: a random sentence, passage word and value."""
     value = f"{random.choice(VALUE_FIRST)} {random.choice(VALUE_SECOND)}"
     return random.choice(PASSAGES).format(concept=random.choice(concept.passage_words), value=value)
 
 
 def query_text(entity: str, concept: Concept, random: Random) -> str:
-    """One query about one entity: a random sentence and query word."""
+    """Return one query about one entity: a random sentence and query word."""
     return random.choice(QUERIES).format(entity=entity, concept=random.choice(concept.query_words))
 
 
 def answers(domain: Domain, entity: str, passage: str, query: str) -> bool:
-    """Whether the passage answers the query: it names the entity ("clever hammer") and asks for this fact and no other."""
+    """Return whether the passage answers the query: it names the entity ("clever hammer") and asks for this fact and no other."""
     asked = set(query.split())
     concepts = [concept for concept in CONCEPTS[domain] if asked & set(concept.query_words)]
     told = set(passage.rstrip(".").split())
@@ -205,7 +205,7 @@ def answers(domain: Domain, entity: str, passage: str, query: str) -> bool:
 
 
 def words() -> list[str]:
-    """Every word of both domains, each once, in a fixed order (the tokenizer's vocabulary)."""
+    """Return every word of both domains, each once, in a fixed order (the tokenizer's vocabulary)."""
     concepts = SHARED_CONCEPTS + INN_CONCEPTS + MEDICINE_CONCEPTS
     patterns = [p.replace("{", " {").replace(".", " ") for p in PASSAGES + QUERIES]
     found = [word for pattern in patterns for word in pattern.split() if "{" not in word]

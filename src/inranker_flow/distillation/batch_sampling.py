@@ -50,7 +50,7 @@ class Sampler:
     def pieces(
         self, step: int, tokens: int = 0, rank: int = 0, ranks: int = 1, pad_to: int = 1
     ) -> list[tuple[np.ndarray, float]]:
-        """Parts of the batch of ``step`` (from 0) for process ``rank`` of ``ranks``: (rows of the pairs, share of the
+        """Return parts of the batch of ``step`` (from 0) for process ``rank`` of ``ranks``: (rows of the pairs, share of the
         batch's mean loss); the shares of all parts of all ranks add up to 1.
 
         Each part has at most ``tokens`` tokens when padded to its longest prompt and to a multiple of ``pad_to`` (but at
@@ -69,7 +69,7 @@ class Sampler:
         return pieces
 
     def _fitting(self, units: np.ndarray, pairs: int) -> int:
-        """How many of ``units``, from the first on, have at most ``pairs`` pairs in all."""
+        """Return the number of first ``units`` that have at most ``pairs`` pairs together."""
         if self._units is None:
             return pairs
         return int(np.searchsorted(np.cumsum(self._units.lengths(units)), pairs, side="right"))
@@ -80,7 +80,7 @@ class Sampler:
         return self._units.first(units, self._units.lengths(units))
 
     def _batch(self, step: int) -> np.ndarray:
-        """The units of a batch, longest first."""
+        """Return the units of a batch, longest first."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(np.random.default_rng([self._seed, epoch]))
@@ -101,12 +101,12 @@ class Sampler:
         return order
 
     def _by_length(self, units: np.ndarray) -> np.ndarray:
-        """Each row of ``units`` with the longest first."""
+        """Return each row of ``units`` with the longest first."""
         return np.take_along_axis(units, np.argsort(-self._lengths[units], axis=-1, kind="stable"), axis=-1)
 
 
 def batches_by_length(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Positions in batches of at most ``tokens`` padded tokens (at least one position), longest first."""
+    """Yield positions in batches of at most ``tokens`` padded tokens (at least one position), longest first."""
     order = np.argsort(-lengths, kind="stable")
     while len(order):
         count = max(tokens // int(lengths[order[0]]), 1)

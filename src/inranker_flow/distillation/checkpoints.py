@@ -56,7 +56,7 @@ class Checkpoint:
             log.info("checkpoint after step %s fetched from %s", step, self._place)
 
     def read(self) -> dict[str, Any] | None:
-        """What was written; None where there is nothing, or nothing that can be read (a warning says so)."""
+        """Return what was written; None where there is nothing, or nothing that can be read (a warning says so)."""
         if not self.file.exists():
             return None
         try:
@@ -104,7 +104,7 @@ def _load(file: Path, mapped: bool = False) -> dict[str, Any]:
 
 
 def _step(file: Path) -> int:
-    """The step after which a checkpoint was written; -1 where it is not there or not readable."""
+    """Return the step after which a checkpoint was written; -1 where it is not there or not readable."""
     try:
         return int(_load(file, mapped=True)["step"])
     except Exception:  # whatever damaged bytes lead the unpickler to

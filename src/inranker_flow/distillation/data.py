@@ -77,24 +77,24 @@ class Examples:
         return self.prompts.renderer
 
     def select(self, rows: np.ndarray) -> Examples:
-        """The pairs ``rows`` (ascending) alone."""
+        """Return the pairs ``rows`` (ascending) alone."""
         return replace(self, prompts=self.prompts.select(rows), query=self.query[rows], teacher=self.teacher[rows])
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
-        """Number of consecutive ``rows`` with the same query."""
+        """Return the number of consecutive ``rows`` with the same query."""
         return run_lengths(self.query[rows])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Tokens in the prompt of each pair."""
+        """Return tokens in the prompt of each pair."""
         return self.prompts.lengths[rows]
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
-        """Prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
+        """Return prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
         return Batch(*self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows])
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
-    """How often each value comes in a row: [5, 5, 2, 5] -> [2, 1, 1]."""
+    """Return the length of each run of equal values: [5, 5, 2, 5] -> [2, 1, 1]."""
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
     return np.diff(np.concatenate([starts, [len(values)]]))
 
@@ -220,7 +220,7 @@ def _check_finite(labels: pa.Table, path: Path) -> None:
 
 
 def _texts(table: tables.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
-    """(ids, texts) of the queries or passages in ``folder``, some at a time."""
+    """Yield (ids, texts) of the queries or passages in ``folder``, some at a time."""
 
     _, key = TEXTS[table]
     for batch in tables.read_batches(table, folder, TOKENISE_ROWS):
@@ -234,7 +234,7 @@ def _texts(table: tables.Table, folder: Path) -> Iterator[tuple[pa.Array, list[s
 def _some_texts(
     table: tables.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
 ) -> list[str]:
-    """What ``begin`` leaves of the texts in ``rows`` of a table, in that order."""
+    """Return the beginnings (by ``begin``) of the texts in ``rows`` of a table, in that order."""
     wanted, first = np.unique(rows), 0
     found: dict[int, str] = {}
     for _, texts in _texts(table, folder):
@@ -249,7 +249,7 @@ def _hash(seed: int, text: str) -> int:
 
 
 def hold_out(examples: Examples, rows: np.ndarray, share: float, at_most: int) -> np.ndarray:
-    """Which of the pairs in ``rows`` are held out, as a boolean array: whole queries, some of every training set.
+    """Return a mask of the pairs in ``rows`` that are held out, a boolean array: whole queries, some of every training set.
 
     The queries with the smallest hashes are taken, ``share`` of each set, scaled down to ``at_most`` in all. Queries with
     the same text go together, in whatever set they are, so that no text is on both sides.
@@ -266,13 +266,13 @@ def hold_out(examples: Examples, rows: np.ndarray, share: float, at_most: int) -
 
 
 def with_several_documents(examples: Examples) -> np.ndarray:
-    """Rows of the pairs whose query has two labelled documents or more: one alone has no order to learn."""
+    """Return rows of the pairs whose query has two labelled documents or more: one alone has no order to learn."""
     documents = np.bincount(examples.query)
     return np.flatnonzero(documents[examples.query] > 1)
 
 
 def replayed(examples: Examples, share: float) -> np.ndarray:
-    """Rows of all pairs but those of the last training set that are too many: whole queries of it stay, those with the
+    """Return rows of all pairs but those of the last training set that are too many: whole queries of it stay, those with the
     smallest hashes, with ``share`` pairs for each pair of the other sets (at least one query)."""
     last = examples.set_of[examples.query] == len(examples.names) - 1
     wanted = share * np.count_nonzero(~last)

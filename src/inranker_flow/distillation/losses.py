@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def mse(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
-    """InRanker's loss (arXiv 2401.06910): 1/(2B) * sum over pairs and over {false, true} of (student - teacher)^2.
+    """Return InRanker's loss (arXiv 2401.06910): 1/(2B) * sum over pairs and over {false, true} of (student - teacher)^2.
 
     It equals mean((delta_s - delta_t)^2) / 4 + mean((mean_s - mean_t)^2): the second term asks for a level of the two
     logits that ranking does not need, and zero-centred targets (:func:`centred`) set that level to 0.
@@ -26,7 +26,7 @@ def mse(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
 
 
 def margin_mse(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
-    """MarginMSE (arXiv 2010.02666) over all pairs (i, j) of documents of a query, not positive and negative alone.
+    """Return MarginMSE (arXiv 2010.02666) over all pairs (i, j) of documents of a query, not positive and negative alone.
 
     Mean over queries of mean over i < j of ((s_i - s_j) - (t_i - t_j))^2 with s, t the deltas. With e = s - t that is
     twice the unbiased variance of e, so no n x n matrix is built. A query needs two documents.
@@ -39,7 +39,8 @@ def margin_mse(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
 
 
 def kl(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
-    """Listwise: mean over queries of KL(softmax of the teacher's deltas || softmax of the student's) over its documents.
+    """Return listwise: mean over queries of KL(softmax of the teacher's deltas || softmax of the student's) over its
+    documents.
 
     The cross-entropy of ListNet (ICML 2007) less the teacher's own entropy, so that 0 is a perfect fit.
     """
@@ -52,7 +53,7 @@ def kl(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
 
 
 def ranknet(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
-    """RankNet (ICML 2005) over the teacher's order, as RankGPT distils (arXiv 2304.09542, section 4; `rank_loss.py`).
+    """Return RankNet (ICML 2005) over the teacher's order, as RankGPT distils (arXiv 2304.09542, section 4; `rank_loss.py`).
 
     Mean over queries of mean over pairs with t_i > t_j of log(1 + exp(s_j - s_i)), s and t the deltas. RankGPT's code takes
     the mean over all pairs of the batch at once: the same where queries have equally many documents and no ties. A query
@@ -84,18 +85,18 @@ OBJECTIVES = {
 
 
 def delta(logits: Tensor) -> Tensor:
-    """(..., 2) logits [false, true] -> (...) true - false, the log odds of relevance."""
+    """Return (..., 2) logits [false, true] -> (...) true - false, the log odds of relevance."""
     return logits[..., 1] - logits[..., 0]
 
 
 def centred(logits: np.ndarray) -> np.ndarray:
-    """The teacher's logits less the mean of the two: (1, 5) -> (-2, 2). The softmax over them does not change."""
+    """Return the teacher's logits less the mean of the two: (1, 5) -> (-2, 2). The softmax over them does not change."""
     centre: np.ndarray = logits - logits.mean(axis=1, keepdims=True)
     return centre
 
 
 def by_query(values: Tensor, sizes: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(pairs, ...) ordered by query -> ((queries, most documents, ...) padded with 0, mask of the real ones)."""
+    """Return (pairs, ...) ordered by query -> ((queries, most documents, ...) padded with 0, mask of the real ones)."""
     import torch
 
     counts = torch.from_numpy(np.asarray(sizes, dtype=np.int64)).to(values.device, non_blocking=True)
@@ -107,7 +108,7 @@ def by_query(values: Tensor, sizes: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def kendall(student: np.ndarray, teacher: np.ndarray, sizes: np.ndarray) -> float:
-    """Mean over queries of Kendall's tau between the deltas, both (pairs,), over pairs that the teacher orders.
+    """Return the mean over queries of Kendall's tau between the deltas, both (pairs,), over pairs that the teacher orders.
 
     1: the student orders the documents of every query as the teacher does; 0: no relation. NaN when the teacher orders
     nothing (queries with one document).

@@ -86,7 +86,7 @@ class Processes:
                 part.copy_(total.view_as(part))
 
     def all(self, value: Any) -> list[Any]:
-        """``value`` of every process, by rank."""
+        """Return ``value`` of every process, by rank."""
         if self.count == 1:
             return [value]
         from torch import distributed

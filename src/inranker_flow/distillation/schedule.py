@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, final: float = 0.0) -> float:
-    """Rate of the optimiser step number ``step`` (from 0) of ``total``.
+    """Return the rate of the optimiser step number ``step`` (from 0) of ``total``.
 
     Linear warm-up from 0, then linear decay to ``final * peak`` at ``total``; with ``final`` = 0 that is
     peak * min(t / W, (T - t) / (T - W)), the official trainer's (InRanker, HF Trainer's ``linear`` schedule).
@@ -21,7 +21,7 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, final: float 
 
 
 def plan(config: DistillConfig, steps_per_epoch: int) -> tuple[int, int]:
-    """(steps in all, warm-up steps). A warm-up that would not end before the training does is cut to a tenth of it."""
+    """Return (steps in all, warm-up steps). A warm-up that would not end before the training does is cut to a tenth of it."""
     total = config.epochs * steps_per_epoch
     if config.max_steps > 0:
         total = min(total, config.max_steps)

@@ -38,7 +38,7 @@ class RaggedWriter:
 
 
 def id_kind(vocabulary: int) -> Any:
-    """The smallest type of ids below ``vocabulary``."""
+    """Return the smallest type of ids below ``vocabulary``."""
     return np.uint16 if vocabulary <= np.iinfo(np.uint16).max + 1 else np.uint32
 
 
@@ -54,7 +54,7 @@ def join(folder: Path, names: Sequence[str]) -> None:
 
 
 def open_joined(folder: Path, names: Sequence[str], kind: Any) -> list[Ragged]:
-    """What :class:`RaggedWriter` wrote for each of ``names`` and :func:`join` joined: mapped, not read."""
+    """Open the arrays ``names`` that :class:`RaggedWriter` wrote and :func:`join` joined: mapped, not read."""
     path = folder / JOINED
     # An empty file cannot be mapped. A plain array over the map: slices of numpy's own class are ten times slower.
     flat = (np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)).view(np.ndarray)
@@ -67,6 +67,6 @@ def open_joined(folder: Path, names: Sequence[str], kind: Any) -> list[Ragged]:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """A ``.npy`` file, mapped, as a plain array."""
+    """Return a ``.npy`` file, mapped, as a plain array."""
     mapped: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
     return mapped

@@ -52,7 +52,7 @@ STEP_TOKENS, _WIDTH = {"cpu": 2_048, "cuda": 16_384}, 512
 
 @dataclass(frozen=True)
 class DistillStats:
-    """What one phase did. Rates and seconds are of this process, after a resume too."""
+    """Counts and losses of one phase. Rates and seconds are of this process, after a resume too."""
 
     steps: int
     #: Labelled pairs and queries trained on, and queries held out.
@@ -85,7 +85,7 @@ class Look:
 
 @dataclass
 class State:
-    """What the next step depends on besides weights and optimiser."""
+    """The state of a training besides weights and optimiser."""
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -196,7 +196,7 @@ class Trainer:
         self.pairs_per_second = progress.finish()
 
     def _step(self, step: int, rate: float) -> tuple[Tensor, int]:
-        """One optimiser step; returns this process's part of the batch's mean loss (on the device) and its pairs."""
+        """Take one optimiser step; return this process's part of the batch's mean loss (on the device) and its pairs."""
         import torch
 
         for group in self.optimizer.param_groups:
@@ -244,7 +244,7 @@ class Trainer:
         return total, pairs
 
     def _trained(self) -> list[str]:
-        """Names of the weights that get a gradient, the same in every process."""
+        """Return names of the weights that get a gradient, the same in every process."""
         closed = self.scorer.closed_form is not None
         return [name for name in self.weights if not (closed and UNUSED.fullmatch(name))]
 
@@ -286,7 +286,7 @@ class Trainer:
                 low.copy_(self.weights[name])
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(student, teacher) logits in fp32, both (pairs, 2) on the device."""
+        """Return (student, teacher) logits in fp32, both (pairs, 2) on the device."""
         import torch
 
         arrays = [torch.from_numpy(array) for array in (batch.input_ids, batch.attention_mask, batch.teacher)]
@@ -356,7 +356,7 @@ class Trainer:
         )  # fmt: skip
 
     def _weights(self) -> dict[str, Tensor]:
-        """Copies on the CPU; tied weights once."""
+        """Return copies on the CPU; tied weights once."""
         return {name: weight.detach().to("cpu", copy=True) for name, weight in self.weights.items()}
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -413,7 +413,7 @@ class Trainer:
         log.info("continuing after step %s of %s", self.state.step, self.total)
 
     def stats(self, seconds: float) -> DistillStats:
-        """Numbers of a training that has ended."""
+        """Return numbers of a training that has ended."""
         state, examples = self.state, self.examples
         return DistillStats(
             steps=self.total,
@@ -432,7 +432,7 @@ class Trainer:
         )
 
     def record(self) -> dict[str, Any]:
-        """training.json: what happened, without times, so that equal trainings write equal folders."""
+        """Return training.json: what happened, without times, so that equal trainings write equal folders."""
         state = self.state
         size = -(-self.total // CURVE_POINTS)
         return {
@@ -468,7 +468,7 @@ def _width(student: Any) -> int:
 
 
 def _split(config: DistillConfig, examples: Examples, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
-    """(rows of the pairs to train on, rows of the held-out pairs), both ordered by query."""
+    """Return (rows of the pairs to train on, rows of the held-out pairs), both ordered by query."""
     rows = np.arange(len(examples.query))
     if objective.whole_queries:
         rows = with_several_documents(examples)

@@ -54,13 +54,13 @@ class Asked:
 
 
 def asked() -> Asked | None:
-    """What this pod was told; None where it trains by itself."""
+    """Return the order that this pod was given; None if it trains by itself."""
     told = variables.training_nodes()
     return Asked(**json.loads(told)) if told else None
 
 
 def manifest(asked: Asked, name: str, uri: str, owner: dict[str, str] | None) -> dict[str, Any]:
-    """The TrainJob for what lies at ``uri``; ``owner``: name and uid of the pod with which it goes."""
+    """Return the TrainJob for what lies at ``uri``; ``owner``: name and uid of the pod with which it goes."""
     size = {"cpu": asked.cpu, "memory": asked.memory, **({asked.gpu_type: str(asked.gpus)} if asked.gpus else {})}
     owners = [{"apiVersion": "v1", "kind": "Pod", **owner, "blockOwnerDeletion": False}] if owner else []
     return {
@@ -225,7 +225,7 @@ def _follow(api: Cluster, namespace: str, name: str, said: int) -> int:
 
 
 def _why(uri: str) -> str:
-    """The line of the machine that refused, if one has."""
+    """Return the line of the machine that refused, if one has."""
     try:
         return uris.read(f"{uri}/error.txt").decode()
     except FileNotFoundError:

@@ -48,12 +48,12 @@ def forget_blanks() -> None:
 
 
 def _secrets() -> list[Path]:
-    """All but the settings; a level of folders more would be repeated in each task's part of the workflow's status."""
+    """Return all but the settings; a level of folders more would be repeated in each task's part of the workflow's status."""
     return sorted(each for each in _listed(MOUNTS) if each.is_dir() and each.name != "settings")
 
 
 def _read(folder: Path) -> Iterator[tuple[str, str]]:
-    """(variable, value) of each file whose name can be a variable's; empty ones are as if they were not there."""
+    """Yield (variable, value) of each file whose name can be a variable's; empty ones are as if they were not there."""
     for path in sorted(_listed(folder)):
         if not _VARIABLE.fullmatch(path.name) or not path.is_file():  # `..data` is Kubernetes' own link
             continue

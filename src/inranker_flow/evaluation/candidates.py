@@ -40,7 +40,7 @@ class Candidates:
         return Tokenised(self.texts)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """The score of each candidate, from those of its passages."""
+        """Return the score of each candidate, from those of its passages."""
         found, offset = [np.zeros(0)], 0
         for each in self._sets:
             found.append(each.best(scores[offset : offset + len(each.pairs)]))

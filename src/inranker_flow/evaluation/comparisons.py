@@ -29,7 +29,7 @@ def over(summary: Mapping[str, Any], system: str, parts: Sequence[str]) -> dict[
 
 
 def average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """System -> measure -> mean over the datasets, where a family counts as one; empty without datasets."""
+    """Return system -> measure -> mean over the datasets, where a family counts as one; empty without datasets."""
     groups = measures.grouped(summary["datasets"]).values()
     if not groups:
         return {}
@@ -41,7 +41,7 @@ def average(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def intervals(summary: Mapping[str, Any], table: Any) -> dict[str, Any]:
-    """System -> dataset ("" for the mean over the datasets) -> 95 % bootstrap interval of the headline measure."""
+    """Return system -> dataset ("" for the mean over the datasets) -> 95 % bootstrap interval of the headline measure."""
     found: dict[str, Any] = {}
     groups = measures.grouped(summary["datasets"])
     for system in summary["systems"]:
@@ -57,7 +57,7 @@ def intervals(summary: Mapping[str, Any], table: Any) -> dict[str, Any]:
 
 
 def comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]:
-    """Each step of the method by measure and dataset: mean difference, queries won and lost, both paired tests, effect.
+    """Return each step of the method by measure and dataset: mean difference, queries won and lost, both paired tests, effect.
 
     The first student against BM25, each later one against the student before it, the last against BM25, the teacher
     and the champion. Holm corrects over the datasets of one such step and measure; a family is one dataset.

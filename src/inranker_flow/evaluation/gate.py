@@ -31,7 +31,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Reason:
-    """Why: a stable ``code``, the ``dataset`` it is about ("" for all), a sentence, and the numbers in it."""
+    """A reason: a stable ``code``, the ``dataset`` it is about ("" for all), a sentence, and the numbers in it."""
 
     code: str
     dataset: str
@@ -51,7 +51,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What else the evaluation found about the challenger; NaN for a cost that was not measured.
+    """Other findings of the evaluation about the challenger; NaN for a cost that was not measured.
 
     ``leaks``: test queries among its training queries. ``latency_p95_ms``: to rerank 100 passages. ``size_mb``: of its
     files.
@@ -63,7 +63,7 @@ class Evidence:
 
 
 def evidence_of(summary: Mapping[str, Any], system: str = "phase2") -> Evidence:
-    """The evidence in an evaluation's summary.json; :class:`UserError` where the leak check is not in it."""
+    """Return the evidence in an evaluation's summary.json; :class:`UserError` where the leak check is not in it."""
     if "leaks" not in summary:
         raise UserError(
             "summary.json: without a leak check, so it is of an older version: evaluate again", code="artifact-old"
@@ -124,7 +124,7 @@ def decide(
 
 
 def _groups(opponent: Measures, challenger: Measures) -> dict[str, list[Part]]:
-    """Dataset -> differences by query, sorted by query id; without test sets that hold no query."""
+    """Return dataset -> differences by query, sorted by query id; without test sets that hold no query."""
     groups = {}
     for name, parts in measures.grouped(sorted(opponent)).items():
         sets = [
@@ -150,7 +150,7 @@ def _losses(gains: Mapping[str, float], policy: PromoteConfig, against: str) -> 
 
 
 def _budgets(evidence: Evidence, policy: PromoteConfig) -> list[tuple[str, str, float, float]]:
-    """(name, sentence about the value, value, budget) of each budget that the policy has."""
+    """Return (name, sentence about the value, value, budget) of each budget that the policy has."""
     found = [
         ("latency", "the 95th percentile of reranking 100 passages, in ms,", evidence.latency_p95_ms),
         ("size", "the size of the model, in MB,", evidence.size_mb),
@@ -209,7 +209,7 @@ def _few_queries(opponent: Measures, policy: PromoteConfig) -> list[Reason]:
 def _gain(
     gains: Mapping[str, float], groups: Mapping[str, Sequence[Part]], policy: PromoteConfig, against: str
 ) -> tuple[Reason, list[Reason]]:
-    """The mean gain over the datasets as the reason to promote, and what speaks against that."""
+    """Return the mean gain over the datasets as the reason to promote, and what speaks against that."""
     mean = math.fsum(gains.values()) / len(gains) if gains else 0.0
     numbers: dict[str, float] = {"gain": mean, "min_gain": policy.min_gain, "datasets": len(gains)}
     over = f"{next(iter(gains))}" if len(gains) == 1 else f"{len(gains)} datasets"
@@ -230,7 +230,7 @@ def _gain(
 
 
 def from_measures(table: pa.Table, system: str, measure: str) -> dict[str, dict[str, float]]:
-    """The values of one ``system`` and ``measure`` out of a measures table (`tables.MEASURES`), for :func:`decide`.
+    """Return the values of one ``system`` and ``measure`` out of a measures table (`tables.MEASURES`), for :func:`decide`.
 
     Empty when the table does not hold them: a missing champion is ``from_measures(...) or None``.
     """
@@ -243,7 +243,7 @@ def from_measures(table: pa.Table, system: str, measure: str) -> dict[str, dict[
 
 
 def _incomparable(opponent: Measures, challenger: Measures, against: str) -> list[Reason]:
-    """Everything that forbids a comparison."""
+    """Return everything that forbids a comparison."""
     if not opponent or not challenger:
         who = "the challenger" if not challenger else _title(against)
         return [Reason("no_dataset", "", f"{who} was measured on no dataset, so nothing can be compared")]

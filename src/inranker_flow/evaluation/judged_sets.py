@@ -46,7 +46,7 @@ class JudgedSet:
     passages: Passages = WHOLE
 
     def cut(self, passages: Passages) -> JudgedSet:
-        """The same set with the pairs of a model that reads ``passages``."""
+        """Return the same set with the pairs of a model that reads ``passages``."""
         if passages == self.passages:
             return self
         ids = zip(*(self.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
@@ -54,12 +54,12 @@ class JudgedSet:
         return replace(self, pairs=pairs, starts=starts, passages=passages)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """The score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
+        """Return the score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
         return np.maximum.reduceat(scores, self.starts) if self.starts.size else scores
 
 
 def join(collections: Sequence[Path], candidates: Sequence[Path]) -> list[tuple[str, Path, Path]]:
-    """(dataset, collection, candidates) in the order of ``collections``, joined by the manifests' dataset names."""
+    """Return (dataset, collection, candidates) in the order of ``collections``, joined by the manifests' dataset names."""
     found = _by_dataset(candidates, "candidates")
     joined = []
     for dataset, collection in _by_dataset(collections, "collections").items():
@@ -153,7 +153,7 @@ def _check_useful(
 def _pairs(
     ids: Sequence[tuple[str, str]], queries: dict[str, str], documents: dict[str, str], passages: Passages
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """What a model scores for the rows (query, document) ``ids``, and the first pair of each row."""
+    """Return the pairs that a model scores for the rows (query, document) ``ids``, and the first pair of each row."""
     cut = {doc_id: passages.cut(text) for doc_id, text in documents.items()}
     sizes = [len(cut[doc_id]) for _, doc_id in ids]
     starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
@@ -161,7 +161,7 @@ def _pairs(
 
 
 def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-    """Judgements and texts of the test queries that have judgements."""
+    """Return judgements and texts of the test queries that have judgements."""
     texts: dict[str, str] = {}
     for batch in tables.read_batches(tables.QUERIES, collection):
         batch = batch.filter(pc.equal(batch.column("origin"), "test"))
@@ -176,7 +176,7 @@ def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[s
 
 
 def _passages(collection: Path, wanted: pa.Array) -> dict[str, tuple[str, str]]:
-    """Title and text of the ``wanted`` documents alone: the corpus streams by."""
+    """Return the title and text of the ``wanted`` documents alone: the corpus streams by."""
     texts: dict[str, tuple[str, str]] = {}
     if len(wanted) == 0:
         return texts

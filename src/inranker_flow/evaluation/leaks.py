@@ -99,7 +99,7 @@ _BLANKS, _JOINERS = _Blanks(), _Joiners()
 
 
 def normal(text: str) -> str:
-    """Lower case in Unicode's compatible form, without punctuation, words separated by one blank."""
+    """Return lower case in Unicode's compatible form, without punctuation, words separated by one blank."""
     if not text.isascii():
         text = text.translate(_JOINERS)
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -107,7 +107,7 @@ def normal(text: str) -> str:
 
 
 def shingles(text: str) -> set[str]:
-    """The sequences of four letters in a normal text, with a blank at either end."""
+    """Return the sequences of four letters in a normal text, with a blank at either end."""
     padded = f" {text} "
     return {padded[i : i + _SHINGLE] for i in range(max(1, len(padded) - _SHINGLE + 1))}
 
@@ -136,7 +136,7 @@ class Finder:
             self._near.insert(text, _minhash(found))
 
     def find(self, text: str) -> Iterator[tuple[int, float]]:
-        """(position of the test query, similarity) of each that is like ``text``."""
+        """Yield (position of the test query, similarity) of each that is like ``text``."""
         text = normal(text)
         for number in self._exact.get(text, ()):
             yield number, 1.0
@@ -157,7 +157,7 @@ class Finder:
 
 
 def _bands(similarity: float) -> tuple[int, int]:
-    """(bands, rows of each) for the LSH, with as many rows as miss a pair at the bound less often than `_MISSES`.
+    """Return (bands, rows of each) for the LSH, with as many rows as miss a pair at the bound less often than `_MISSES`.
 
     The library's own choice weighs misses against false candidates; here a miss is a leak that nobody sees, and a false
     candidate costs one comparison.
@@ -168,7 +168,7 @@ def _bands(similarity: float) -> tuple[int, int]:
 
 @cache
 def _empty() -> Any:
-    """The sketch of nothing: its permutations are drawn once, not for every query."""
+    """Return the sketch of nothing: its permutations are drawn once, not for every query."""
     from datasketch import MinHash
 
     return MinHash(num_perm=_PERMUTATIONS, seed=1)
@@ -223,7 +223,7 @@ def _doc_ids(folder: Path) -> set[str]:
 
 
 def _with_pairs(found: Mapping[JudgedQuery, Leak], collections: Mapping[str, Path], folder: Path) -> list[Leak]:
-    """The leaks with their judged pairs counted: documents are compared by text, ids of two corpora mean nothing."""
+    """Return the leaks with their judged pairs counted: documents are compared by text, ids of two corpora mean nothing."""
     if not found:
         return []
     queries = pa.array([leak.training_query_id for leak in found.values()], pa.string())
@@ -247,7 +247,7 @@ def _with_pairs(found: Mapping[JudgedQuery, Leak], collections: Mapping[str, Pat
 
 
 def _digests(folder: Path, wanted: set[str]) -> dict[str, bytes]:
-    """Document id -> digest of its normal text, for the ``wanted`` documents of a folder's corpus."""
+    """Return the document id -> digest of its normal text, for the ``wanted`` documents of a folder's corpus."""
 
     found: dict[str, bytes] = {}
     ids = pa.array(sorted(wanted), pa.string())
@@ -259,7 +259,7 @@ def _digests(folder: Path, wanted: set[str]) -> dict[str, bytes]:
 
 
 def as_data(report: Report, similarity: float, labels: Sequence[Path]) -> dict[str, Any]:
-    """The report as summary.json holds it; ``queries``: test queries that leaked, each counted once."""
+    """Return the report as summary.json holds it; ``queries``: test queries that leaked, each counted once."""
     return {
         "queries": len({(leak.dataset, leak.query_id) for leak in report.leaks}),
         "found": [asdict(leak) for leak in report.leaks],

@@ -70,7 +70,7 @@ _RUN = {
 
 
 def parse(names: Sequence[str]) -> dict[str, Any]:
-    """Name -> ir_measures measure, in order; :class:`UserError` naming the first that is unknown or cannot be had.
+    """Return name -> ir_measures measure, in order; :class:`UserError` naming the first that is unknown or cannot be had.
 
     Each has computed a few values: what a measure's own program refuses is refused here, and not after all scoring.
     """
@@ -132,7 +132,7 @@ def _refused(name: str, why: str = "") -> UserError:
 
 
 def tells_orders_apart(name: str, depth: int) -> bool:
-    """Whether the measure ``name`` can be better for one order of ``depth`` candidates than for another."""
+    """Return whether the measure ``name`` can be better for one order of ``depth`` candidates than for another."""
     import ir_measures
 
     measure = parse([name])[name]
@@ -148,7 +148,7 @@ def tells_orders_apart(name: str, depth: int) -> bool:
 
 
 def cutoff(name: str) -> int:
-    """How far down a ranking the measure looks; 0 for one that looks at all of it."""
+    """Return the cutoff of a measure; 0 for one that reads the whole ranking."""
     return int(parse([name])[name].params.get("cutoff", 0))
 
 
@@ -180,7 +180,7 @@ def per_query(
 
 
 def grouped(datasets: Iterable[str]) -> dict[str, list[str]]:
-    """Name -> test sets that count as one dataset: BEIR averages the twelve forums of cqadupstack (cqadupstack-*)."""
+    """Return name -> test sets that count as one dataset: BEIR averages the twelve forums of cqadupstack (cqadupstack-*)."""
     groups: dict[str, list[str]] = {}
     for dataset in datasets:
         groups.setdefault(_FAMILY if dataset.startswith(f"{_FAMILY}-") else dataset, []).append(dataset)

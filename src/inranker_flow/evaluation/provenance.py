@@ -12,7 +12,7 @@ from inranker_flow.errors import UserError
 
 
 def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
-    """Student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
+    """Return student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
     return {name: found for name, folder in students.items() if (found := _training(folder / "training.json"))}
 
 
@@ -31,7 +31,7 @@ def _training(path: Path) -> dict[str, Any]:
 
 
 def base(students: Sequence[Path]) -> tuple[str, str] | None:
-    """(reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
+    """Return (reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
     record = _record(students[-1] / "training.json") if students else {}
     first = [*record.get("lineage", []), record][0]
     _, at, revision = str(first.get("inputs", {}).get("start", "")).partition("@")
@@ -39,7 +39,7 @@ def base(students: Sequence[Path]) -> tuple[str, str] | None:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """What a student's training.json says; nothing where there is none."""
+    """Return the content of a student's training.json; empty if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
@@ -50,6 +50,6 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def generations(candidates: Sequence[Path]) -> list[dict[str, Any]]:
-    """What became of the synthetic queries of each dataset, as `retrieve` noted it beside the pairs that it made of them."""
+    """Return the counts of the synthetic queries of each dataset, which `retrieve` noted beside its pairs."""
     found = map(read_manifest, candidates)
     return [{"dataset": each.dataset, **each.details["generation"]} for each in found if each.details.get("generation")]

@@ -89,7 +89,7 @@ class Reranking:
             unfinished.remove(place)
 
     def candidates(self, passages: Passages) -> Candidates:
-        """What systems with these passages score."""
+        """Return what systems with these passages score."""
         if passages not in self._candidates:
             sets = [each.cut(passages) for each in self.sets]
             self._candidates[passages] = Candidates(sets, self.config.latency_queries)
@@ -155,7 +155,7 @@ class Reranking:
         return unfinished.place("evaluate", system.identity, dtype, sets, self.config.drop_self, code_version())
 
     def _timer(self, system: System) -> str:
-        """The system of the same shape that was timed here: two measurements of one shape differ by noise alone."""
+        """Return the system of the same shape that was timed here: two measurements of one shape differ by noise alone."""
         timer = self._firsts.get(system.shape, "") if system.shape else ""
         return timer if timer and self.scored[timer].costs.machine == serving_cost.machine() else ""
 
@@ -168,7 +168,7 @@ def _store(system: System, place: str) -> ContentStore:
 
 
 def _kept(uri: str) -> Costs | None:
-    """What an earlier attempt has measured on a machine like this."""
+    """Return what an earlier attempt has measured on a machine like this."""
     try:
         return Costs(**json.loads(uris.read(uri)))
     except FileNotFoundError:

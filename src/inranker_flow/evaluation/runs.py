@@ -15,7 +15,7 @@ _BLANK = re.compile(r"\s")
 
 
 def rank(query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray, scores: np.ndarray) -> pa.Table:
-    """A `tables.RUN` table from equally long columns: best score first, equal scores by document id.
+    """Return a `tables.RUN` table from equally long columns: best score first, equal scores by document id.
 
     Tables of 32-bit ranks and 64-bit scores, sorted by query id, then rank.
     """
@@ -34,7 +34,7 @@ def number(ordered: pa.Table) -> pa.Table:
 
 
 def query_starts(run: pa.Table) -> np.ndarray:
-    """Row where each query begins, int64."""
+    """Return the row where each query begins, int64."""
     if run.num_rows == 0:
         return np.zeros(0, np.int64)
     codes = run.column("query_id").combine_chunks().dictionary_encode().indices.to_numpy()
@@ -42,7 +42,7 @@ def query_starts(run: pa.Table) -> np.ndarray:
 
 
 def tie_rate(run: pa.Table) -> float:
-    """Share of the rows, in [0, 1], whose score another row of the same query has too.
+    """Return the share of the rows, in [0, 1], whose score another row of the same query has too.
 
     Their order says nothing about the model: evaluation tools that break ties in other ways may differ by that much.
     """

@@ -55,8 +55,8 @@ class Costs:
 
 
 def measure(ranker: Ranker, work: Work, pairs: Sequence[Pair], timed: Sequence[Sequence[Pair]]) -> Costs:
-    """The costs of ``ranker``: pairs a second as the ``work`` on ``pairs`` has shown it, or on a sample of them where there
-    was little, and the latencies of ``timed``. It is alone on its device now."""
+    """Return the costs of ``ranker``: pairs a second as the ``work`` on ``pairs`` has shown it, or on a sample of them where
+    there was little, and the latencies of ``timed``. It is alone on its device now."""
     count, seconds, processes = work.pairs, work.seconds, work.processes
     sampled = count < min(SAMPLE, len(pairs) / 10)
     if sampled:
@@ -66,7 +66,7 @@ def measure(ranker: Ranker, work: Work, pairs: Sequence[Pair], timed: Sequence[S
 
 
 def _speed(ranker: Ranker, pairs: Sequence[Pair]) -> tuple[int, float]:
-    """(pairs, seconds) of a sample that is spread over all ``pairs``."""
+    """Return (pairs, seconds) of a sample that is spread over all ``pairs``."""
     rows = np.unique(np.linspace(0, len(pairs) - 1, min(SAMPLE, len(pairs))).astype(np.int64))
     job = ranker.prepare_pairs([pairs[row] for row in rows.tolist()])
     order = np.argsort(-job.lengths, kind="stable")
@@ -83,15 +83,15 @@ def _speed(ranker: Ranker, pairs: Sequence[Pair]) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Requests:
-    """What is timed: the first of ``lists`` warms up. ``filled``: how many of the timed queries have fewer than 100
-    candidates and were given passages of other queries too (in a small test set, the same ones again)."""
+    """The requests that are timed: the first of ``lists`` warms up. ``filled``: how many of the timed queries have fewer than
+    100 candidates and were given passages of other queries too (in a small test set, the same ones again)."""
 
     lists: list[list[Pair]]
     filled: int
 
 
 def requests(sets: Sequence[JudgedSet], queries: int) -> Requests:
-    """``queries`` test queries with 100 passages each, from all test sets in turn and spread over each."""
+    """Return ``queries`` test queries with 100 passages each, from all test sets in turn and spread over each."""
     turns = [_of_set(each, queries) for each in sets] if queries else []
     chosen = list(islice(cycle(_in_turn(turns)), queries))
     lists = [pairs for pairs, _ in chosen]
@@ -129,7 +129,7 @@ def _others(pairs: Sequence[Pair], known: set[str]) -> Iterator[str]:
 
 
 def latencies(score: Callable[[Sequence[Pair]], object], lists: Sequence[Sequence[Pair]]) -> list[float]:
-    """Milliseconds of each of ``lists`` but the first, which warms up; of the first alone where nothing else fits into
+    """Return milliseconds of each of ``lists`` but the first, which warms up; of the first alone where nothing else fits into
     the time."""
     times: list[float] = []
     begun = time.perf_counter()
@@ -156,7 +156,7 @@ def _quiet() -> Iterator[None]:
 
 
 def device_name() -> str:
-    """What models compute on here, in words."""
+    """Return the name of the device on which models compute here."""
     import torch
 
     if (name := devices.device_name()) != "cpu":
@@ -166,7 +166,7 @@ def device_name() -> str:
 
 
 def machine() -> str:
-    """A short name of this kind of machine, whatever number of threads is set: costs of another kind are no costs here."""
+    """Return a short name of this kind of machine, whatever number of threads is set: costs of another kind are no costs here."""
     name = devices.device_name()
     return sha256((_cpu() if name == "cpu" else name).encode()).hexdigest()[:12]
 
@@ -181,8 +181,8 @@ def _cpu() -> str:
 
 
 def shape(folder: Path) -> str:
-    """What of a checkpoint its speed depends on, the weights' values apart: sizes of its parts, and its tokenizer. "" where
-    its config.json does not say them."""
+    """Return the parts of a checkpoint that decide its speed: the sizes of its layers, and its tokenizer. "" if its
+    config.json does not say them."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -199,7 +199,7 @@ def shape(folder: Path) -> str:
 
 
 def size_mb(reference: str, revision: str = "") -> float | None:
-    """Megabytes (10^6 bytes) of a checkpoint's weights, configuration and tokenizer; None for one that is no folder."""
+    """Return megabytes (10^6 bytes) of a checkpoint's weights, configuration and tokenizer; None for one that is no folder."""
     folder = _folder(reference, revision)
     if folder is None:
         return None
@@ -210,7 +210,7 @@ def size_mb(reference: str, revision: str = "") -> float | None:
 
 
 def _folder(reference: str, revision: str) -> Path | None:
-    """Where a checkpoint's files are: its folder, or the hub's cache, into which loading has put them."""
+    """Return the folder with a checkpoint's files: its own, or the hub's cache after it was loaded."""
     if reference.startswith("init:"):
         return None
     folder = locate(reference)

@@ -47,19 +47,19 @@ def parts_of(sets: Sequence[np.ndarray]) -> list[Part]:
 
 
 def compare(parts: Sequence[Part]) -> Comparison:
-    """Every number about one paired difference."""
+    """Return every number about one paired difference."""
     return Comparison(mean(parts), randomisation_p(parts), t_p(parts), effect_size(parts), bootstrap_interval(parts))
 
 
 def mean(parts: Sequence[Part]) -> float:
-    """The weighted sum of the parts' means; exact sums, so equal values have equal means in any order."""
+    """Return the weighted sum of the parts' means; exact sums, so equal values have equal means in any order."""
     return math.fsum(part.weight * (math.fsum(part.differences) / len(part.differences)) for part in parts)
 
 
 def randomisation_p(
     parts: Sequence[Part], *, greater: bool = False, resamples: int = RESAMPLES, seed: int = SEED
 ) -> float:
-    """p-value of the paired randomisation (sign-flip) test of :func:`mean`: two-sided, or ``greater`` than 0.
+    """Return p-value of the paired randomisation (sign-flip) test of :func:`mean`: two-sided, or ``greater`` than 0.
 
     Where two systems are equal, the sign of each query's difference is a coin's. All sign vectors are tried where there
     are at most ``resamples`` of them; else ``resamples`` random ones, and the observed one counts as one of them
@@ -87,7 +87,7 @@ def _all_fit(size: int, resamples: int) -> bool:
 
 
 def _sign_vectors(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Blocks (rows, ``size``) of 1 where a sign is flipped, else 0; float64, because matrix products are fast in it."""
+    """Yield blocks (rows, ``size``) of 1 where a sign is flipped, else 0; float64, because matrix products are fast in it."""
     if _all_fit(size, resamples):
         yield (np.arange(2**size)[:, None] >> np.arange(size) & 1).astype(np.float64)
         return
@@ -112,7 +112,7 @@ def _random_signs(random: np.random.Generator, rows: int, size: int) -> np.ndarr
 
 
 def t_p(parts: Sequence[Part]) -> float:
-    """Two-sided p-value of the paired t-test; over several parts, Welch's (each has a variance of its own).
+    """Return the Two-sided p-value of the paired t-test; over several parts, Welch's (each has a variance of its own).
 
     1 where nothing differs or a part has fewer than two queries, 0 for the same non-zero difference everywhere.
     """
@@ -131,7 +131,7 @@ def t_p(parts: Sequence[Part]) -> float:
 
 
 def effect_size(parts: Sequence[Part]) -> float | None:
-    """Cohen's d_z: the mean difference in standard deviations of the differences (0.2 small, 0.5 medium, 0.8 large)."""
+    """Return Cohen's d_z: the mean difference in standard deviations of the differences (0.2 small, 0.5 medium, 0.8 large)."""
     difference = mean(parts) if parts else 0.0
     if difference == 0.0:
         return 0.0
@@ -144,7 +144,7 @@ def effect_size(parts: Sequence[Part]) -> float | None:
 def bootstrap_interval(
     parts: Sequence[Part], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of :func:`mean`: queries are drawn anew within each part."""
+    """Return the percentile bootstrap interval of :func:`mean`: queries are drawn anew within each part."""
     random = np.random.default_rng(seed)
     means = np.zeros(resamples)
     for part in parts:
@@ -158,7 +158,7 @@ def bootstrap_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for testing ``len(p_values)`` hypotheses together (Holm 1979, step-down)."""
+    """Return Holm's correction for testing ``len(p_values)`` hypotheses together (Holm 1979, step-down)."""
     adjusted = [0.0] * len(p_values)
     worst = 0.0
     for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

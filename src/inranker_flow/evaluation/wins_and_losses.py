@@ -32,7 +32,7 @@ class Ranked:
 
 
 def compare(sets: Sequence[JudgedSet], ours: Ranked, theirs: Ranked) -> dict[str, Any]:
-    """Queries won, lost and level (more than rounding apart), the largest of each, and the curve of all differences.
+    """Return queries won, lost and level (more than rounding apart), the largest of each, and the curve of all differences.
 
     ``wins`` and ``losses``: at most ten each, the largest first, with query, both values, the first three passages of
     either ranking, and the best judged candidate where none of those is relevant. ``curve``: at most 240 of the sorted
@@ -101,7 +101,7 @@ class _Cases:
         }
 
     def _places(self, system: Ranked, rows: slice, ids: Sequence[str]) -> dict[int, int]:
-        """Row of the query -> rank, from 1, as in the run."""
+        """Return the row of the query -> rank, from 1, as in the run."""
         scores = system.scores[self.set.dataset][rows]
         order = sorted(range(len(ids)), key=lambda row: (-scores[row], ids[row]))
         return {row: rank for rank, row in enumerate(order, 1)}

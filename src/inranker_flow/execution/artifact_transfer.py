@@ -45,7 +45,7 @@ def moved(folder: Path) -> bool:
 
 
 def fetch(folder: Path) -> Path:
-    """Where the content of ``folder`` is on this machine: itself, or a copy of what was moved.
+    """Return the folder on this machine with the content of ``folder``: itself, or a copy of an artifact that was moved.
 
     Raises :class:`UserError` where the pointer leads nowhere.
     """

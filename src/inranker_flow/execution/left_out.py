@@ -33,7 +33,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Reason:
-    """Which ``stage`` refused a target, and why."""
+    """The ``stage`` that refused a target, and its reason."""
 
     stage: str
     text: str
@@ -44,7 +44,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class LeftOutStats:
-    """What a stage tells of a target that it, or one before it, left out."""
+    """The stats of a stage whose target was left out by it or by a stage before it."""
 
     why: Reason
     left_out: int = 1
@@ -55,7 +55,7 @@ class LeftOutStats:
 
 
 def settled(targets: Sequence[CorpusConfig], refused: Literal["leave_out", "end"]) -> tuple[CorpusConfig, ...]:
-    """``targets``, each with what becomes of it when it is refused: as it says itself, else as the profile does.
+    """Return ``targets``, each with what becomes of it when it is refused: as it says itself, else as the profile does.
 
     The only target always ends the run. One that was left out before is another input for KFP's cache, which would else
     answer with that for ever, whatever a person has mended.
@@ -65,7 +65,7 @@ def settled(targets: Sequence[CorpusConfig], refused: Literal["leave_out", "end"
 
 
 def may_be(corpus: Any, inputs: Mapping[str, Any]) -> bool:
-    """Whether a stage works for a target that may be left out: its own setting says so, or its collection's manifest."""
+    """Return whether a stage works for a target that may be left out: its own setting says so, or its collection's manifest."""
     if isinstance(corpus, CorpusConfig):
         return corpus.refused == "leave_out"
     collection = inputs.get("collection")
@@ -73,19 +73,19 @@ def may_be(corpus: Any, inputs: Mapping[str, Any]) -> bool:
 
 
 def reason_of(manifest: Manifest) -> Reason | None:
-    """Why an artifact holds nothing; None for one with results."""
+    """Return the reason for which an artifact is empty; None for one with results."""
     found = manifest.details.get(LEFT_OUT)
     return Reason(str(found["stage"]), str(found["reason"])) if isinstance(found, dict) else None
 
 
 def handed_on(inputs: Mapping[str, Any]) -> Reason | None:
-    """Why the target of a stage was left out by one before it; None where it was not."""
+    """Return the reason for which an earlier stage left out the target; None if none did."""
     paths = (path for path in inputs.values() if isinstance(path, Path))
     return next(filter(None, map(_reason, paths)), None)
 
 
 def without(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Reason]]:
-    """``inputs`` whose lists lack every artifact of a target that was left out at any stage, and why, by its name."""
+    """Return ``inputs`` whose lists lack every artifact of a target that was left out at any stage, and why, by its name."""
     listed = [path for value in inputs.values() if isinstance(value, list) for path in value]
     dropped = {read_manifest(path).dataset: reason for path in listed if (reason := _reason(path))}
     if not dropped:
@@ -140,7 +140,7 @@ def note(dataset: str) -> None:
 
 
 def _again(dataset: str) -> str:
-    """Another text for each time that ``dataset`` was left out; "" where it never was, or there is no store."""
+    """Return another text for each time that ``dataset`` was left out; "" where it never was, or there is no store."""
     place = _place(dataset)
     try:
         return uris.read(place).decode() if place else ""

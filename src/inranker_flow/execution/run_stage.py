@@ -168,8 +168,8 @@ def _worked(
     outputs: Mapping[str, Any],
     values: Mapping[str, Any],
 ) -> Any:
-    """The stats of the stage's own work, on inputs that are here and what they say; why its target is left out (a `Reason`),
-    where that is refused and may be."""
+    """Return the stats of the stage's own work, on inputs that are here and what they say; why its target is left out (a
+    `Reason`), where that is refused and may be."""
     fetched = _fetched(given)
     _check_fetched(given, fetched, whole=name in _WHOLE)
     try:
@@ -199,7 +199,7 @@ def _record(tracked: bool, name: str, dataset: str) -> AbstractContextManager[St
 
 
 def _parse(hint: Any, data: Any, where: str) -> Any:
-    """One section, or (``tuple[Section, ...]``) a list of them."""
+    """Return one section, or (``tuple[Section, ...]``) a list of them."""
     if get_origin(hint) is not tuple:
         return parse(hint, data, where)
     if not isinstance(data, list | tuple):
@@ -258,7 +258,7 @@ def _check_fetched(given: Any, fetched: Any, whole: bool) -> None:
 
 
 def _paths(artifacts: Any) -> Any:
-    """The same structure with each KFP artifact replaced by the path where it lies (or is to lie)."""
+    """Return the same structure with each KFP artifact replaced by the path where it lies (or is to lie)."""
     if artifacts is None:
         return None
     if isinstance(artifacts, Mapping):
@@ -269,7 +269,7 @@ def _paths(artifacts: Any) -> Any:
 
 
 def _fetched(paths: Any) -> Any:
-    """The same structure with each path replaced by where its content is on this machine."""
+    """Return the same structure with each path replaced by where its content is on this machine."""
     if isinstance(paths, Mapping):
         return {key: _fetched(value) for key, value in paths.items()}
     if isinstance(paths, list):
@@ -278,7 +278,7 @@ def _fetched(paths: Any) -> Any:
 
 
 def _strings(paths: Any) -> Any:
-    """The same structure as data for JSON."""
+    """Return the same structure as data for JSON."""
     if isinstance(paths, Mapping):
         return {key: _strings(value) for key, value in paths.items()}
     if isinstance(paths, list):
@@ -291,7 +291,7 @@ def _manifest(path: Path) -> Manifest | None:
 
 
 def _dataset_of(paths: Any) -> str:
-    """Name of the dataset that a stage works on: that of its inputs when they agree, else none."""
+    """Return the name of the dataset that a stage works on: that of its inputs when they agree, else none."""
     names = {manifest.dataset for path in _flat(paths) if (manifest := _manifest(path))}
     return names.pop() if len(names) == 1 else ""
 
@@ -306,7 +306,7 @@ def _flat(paths: Any) -> list[Path]:
 
 
 def _digests(paths: Any) -> dict[str, str]:
-    """Dataset name -> content digest of each artifact in ``paths``."""
+    """Return the dataset name -> content digest of each artifact in ``paths``."""
     found = {}
     for path in _flat(paths):
         manifest = _manifest(path)

@@ -174,7 +174,7 @@ _EMPHASES = ("***", "**", "__", "*", "~~", "_")
 
 
 def query_in(answer: str, chat: bool) -> str:
-    """The query in a generated text, on one line; "" where there is none.
+    """Return the query in a generated text, on one line; "" where there is none.
 
     A completion's is what stands before the first line end, as the prompt goes on after it; a chat's is the first line that
     says something.
@@ -196,7 +196,7 @@ def query_in(answer: str, chat: bool) -> str:
 
 
 def _line(text: str) -> str:
-    """The first line that says something, its blanks single."""
+    """Return the first line that says something, its blanks single."""
     lines = (line for line in text.split("\n") if any(map(str.isalnum, line)))
     return " ".join(_unwrapped(next(lines, "").strip()).split())
 
@@ -221,7 +221,7 @@ _SHELLS = (
 
 
 def _shelled(text: str, chat: bool) -> str:
-    """The text without its outermost shell; itself where it has none."""
+    """Return the text without its outermost shell; itself where it has none."""
     text = _LAST_TOKENS.sub("", _FIRST_TOKENS.sub("", _ECHO.sub("", text)))
     if role := _ROLE.match(text):
         return text[role.end() :].strip()
@@ -255,7 +255,7 @@ def _shelled(text: str, chat: bool) -> str:
 
 
 def _unnumbered(line: str, text: str) -> str:
-    """A line without the mark of a list before it."""
+    """Return a line without the mark of a list before it."""
     if found := _BULLET.match(line) or _HEADING.match(line):
         return line[found.end() :]
     if _NUMBERED_LINES.match(text):
@@ -268,7 +268,7 @@ def _unnumbered(line: str, text: str) -> str:
 
 
 def _unwrapped(line: str) -> str:
-    """A line without quotes or emphasis around the whole of it, or a quote that is never closed."""
+    """Return a line without quotes or emphasis around the whole of it, or a quote that is never closed."""
     for mark in _EMPHASES:
         inner = line[len(mark) : -len(mark)]
         around = len(line) > 2 * len(mark) and line.startswith(mark) and line.endswith(mark) and mark not in inner

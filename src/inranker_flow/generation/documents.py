@@ -48,7 +48,7 @@ class TextFile:
         self._file = tempfile.TemporaryFile(dir=self._folder, buffering=2**20)  # noqa: SIM115 - lives as long as its texts
 
     def add(self, text: str) -> tuple[int, int]:
-        """Where the text now lies."""
+        """Return the place of the text."""
         content = text.encode()
         place = self._end, len(content)
         with disk_errors(self._folder):
@@ -62,7 +62,7 @@ class TextFile:
             self._file.flush()
 
     def read(self, place: tuple[int, int]) -> str:
-        """The text that lies there."""
+        """Return the text that lies there."""
         return os.pread(self._file.fileno(), place[1], place[0]).decode()
 
 
@@ -114,7 +114,7 @@ class Seen(Mapping[str, str]):
 
 
 def seen(text: str, tokens: int) -> str:
-    """The beginning of a text that so many tokens cover, and more: what follows no model was shown."""
+    """Return the beginning of a text that so many tokens cover, and more: what follows no model was shown."""
     return text[: tokens * _CHARACTERS]
 
 
@@ -170,7 +170,8 @@ def _hash(seed: int, doc_id: str) -> int:
 
 
 def _diverse(config: GenerateConfig, pool: Sequence[Document]) -> list[Document]:
-    """One from each cluster in turn, in the pool's order, until there are enough: a large topic gets no more than others."""
+    """Return one from each cluster in turn, in the pool's order, until there are enough: a large topic gets no more than
+    others."""
     texts = (seen(each, config.max_document_tokens) for each in Texts(pool))
     clusters = _clusters(texts, min(config.clusters, config.documents), config.seed)
     rounds = np.empty(len(pool), np.int64)
@@ -183,7 +184,8 @@ def _diverse(config: GenerateConfig, pool: Sequence[Document]) -> list[Document]
 
 
 def _clusters(texts: Iterable[str], count: int, seed: int) -> np.ndarray:
-    """The cluster of each text: k-means over the directions of its words, weighted by rarity (latent semantic analysis)."""
+    """Return the cluster of each text: k-means over the directions of its words, weighted by rarity (latent semantic
+    analysis)."""
     try:
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.decomposition import TruncatedSVD

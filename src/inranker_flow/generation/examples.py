@@ -20,7 +20,8 @@ _WORDS = 80
 
 
 def with_examples(template: Template, collection: Path, dataset: str, seed: int) -> Template:
-    """The template with as many examples as it asks for, drawn by the seed from the train split; test queries are never shown.
+    """Return the template with as many examples as it asks for, drawn by the seed from the train split; test queries are never
+    shown.
 
     Raises :class:`CollectionFault` where the collection has too few training queries.
     """

@@ -39,7 +39,7 @@ class Query:
 
 
 def first_line(text: str, chat: bool) -> str:
-    """The query in a generated text (:func:`answers.query_in`); "" where it holds none."""
+    """Return the query in a generated text (:func:`answers.query_in`); "" where it holds none."""
     return query_in(text, chat)
 
 
@@ -51,7 +51,7 @@ def keep(
     collection: Path,
     retrieval: RetrieveConfig = _RETRIEVAL,
 ) -> tuple[list[Query], dict[str, int]]:
-    """The queries to keep, sorted by document and number, and how many were dropped for which reason.
+    """Return the queries to keep, sorted by document and number, and how many were dropped for which reason.
 
     ``documents``: doc_id -> text; ``tests``: texts of the collection's test queries; ``retrieval``: how a consistent query
     finds its document. Of equal queries the first is kept.
@@ -79,7 +79,7 @@ def keep(
 
 
 def _one_by_one(config: GenerateConfig, documents: Mapping[str, str], tests: Sequence[str]) -> Callable[[Query], str]:
-    """A function that says why a query is dropped, or ""."""
+    """Return a function that says why a query is dropped, or ""."""
     leaks = Finder(tests, config.leak_similarity) if tests else None
     seen: set[str] = set()
 
@@ -110,7 +110,7 @@ def _probability(query: Query) -> float:
 
 
 def _holds(document: str, text: str) -> bool:
-    """Whether a document says a normal text word for word."""
+    """Return whether a document says a normal text word for word."""
     return f" {spaced(text)} " in f" {spaced(normal(document))} "
 
 

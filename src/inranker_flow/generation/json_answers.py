@@ -27,7 +27,7 @@ _KEY = re.compile(
 
 
 def in_json(text: str) -> str | None:
-    """The first query in an object or a list; "" for one without, and None where the text is neither."""
+    """Return the first query in an object or a list; "" for one without, and None where the text is neither."""
     try:
         held, end = json.JSONDecoder(strict=False).raw_decode(text)
     except (ValueError, RecursionError):
@@ -52,7 +52,7 @@ def _python(text: str) -> Any:
 
 
 def _first_text(held: Any) -> str | None:
-    """The first text in nested data: by the names that a query has, else the only one that there is."""
+    """Return the first text in nested data: by the names that a query has, else the only one that there is."""
     if isinstance(held, str):
         return held
     if isinstance(held, list | tuple):

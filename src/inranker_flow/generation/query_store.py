@@ -64,7 +64,7 @@ class WrittenShards:
         self._take(np.flatnonzero(found[order]), rows.take(pa.array(_ranks(found, order))))
 
     def __iter__(self) -> Iterator[tuple[int, slice]]:
-        """(number, documents) of every shard.
+        """Yield (number, documents) of every shard.
 
         Numbers go on where a killed run was: a shard that it had begun has the number, and so the seed, that it had.
         """
@@ -80,7 +80,7 @@ class WrittenShards:
         return sum(row is not None for row in self._rows)
 
     def to_write(self) -> Iterator[tuple[int, slice]]:
-        """(number, documents) of what is not there, one by one as they are asked for: this pod's share, then the rest.
+        """Yield (number, documents) of what is not there, one by one as they are asked for: this pod's share, then the rest.
 
         What another pod has written meanwhile is left out.
         """
@@ -92,7 +92,7 @@ class WrittenShards:
                 yield number, part
 
     def load(self, number: int) -> pa.Table:
-        """What was written for a shard."""
+        """Return the texts of a shard."""
         part = next(part for each, part in self if each == number)
         rows = [
             {"doc_id": document.doc_id, **row}
@@ -130,5 +130,5 @@ class WrittenShards:
 
 
 def _ranks(found: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Numbers of the rows of what was ``found``, in ``order``."""
+    """Return numbers of the rows of what was ``found``, in ``order``."""
     return (np.cumsum(found) - 1)[order[found[order]]]

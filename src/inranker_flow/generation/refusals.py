@@ -123,7 +123,7 @@ _SENTENCE_END, _PAUSE = ".!?…。！？।۔", "，、،"
 
 
 def refuses(line: str) -> bool:
-    """Whether a line says that there will be no query; a person who searches writes no sentence."""
+    """Return whether a line says that there will be no query; a person who searches writes no sentence."""
     ended = line.rstrip("\"'*_”’)").endswith(tuple(_SENTENCE_END))
     if _REFUSAL.match(line):
         return ended or not line[:1].islower()

@@ -11,7 +11,7 @@ _BAR = 40
 
 
 def markdown(dataset: str, details: Mapping[str, Any]) -> str:
-    """The manifest's ``details`` of a queries artifact as a page."""
+    """Return the manifest's ``details`` of a queries artifact as a page."""
     counts: Mapping[str, int] = details.get("counts", {})
     lines = [f"# Synthetic queries for {escape(dataset)}", ""]
     if generator := details.get("generator"):

@@ -26,7 +26,7 @@ _PROCESS = re.compile(r"\A\s*here is my thought process:.*?(?:here is my respons
 
 
 def without_thoughts(text: str) -> str:
-    """What is said after the last thought; nothing where a thought does not end."""
+    """Return the text after the last thought; "" if a thought does not end."""
     if channels := list(_CHANNEL.finditer(text)):
         last = channels[-1]
         if last[1] != "final" and (ended := text.rfind("<channel|>")) >= last.end():  # Gemma's

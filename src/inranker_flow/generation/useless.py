@@ -28,7 +28,8 @@ _SHOWN = 120
 def queries_of(
     config: GenerateConfig, template: prompts.Template, parts: Sequence[pa.Table], dataset: str
 ) -> list[Query]:
-    """The queries in the answers. Refuses answers that mostly hold none, or that mostly begin alike (an unknown greeting)."""
+    """Return the queries in the answers. Refuses answers that mostly hold none, or that mostly begin alike (an unknown
+    greeting)."""
     queries, answers = [], []
     for table in parts:
         for doc_id, number, text, probability in _rows(table):
@@ -66,12 +67,12 @@ def _common_beginning(queries: Sequence[Query], most: float) -> tuple[str, ...]:
 
 
 def _beginning(text: str) -> tuple[str, ...]:
-    """The first words of a text."""
+    """Return the first words of a text."""
     return tuple(normal(spaced(text)).split()[:_ALIKE])
 
 
 def _shown(text: str) -> str:
-    """An answer on one line, shortened; "''" is none at all."""
+    """Return an answer on one line, shortened; "''" is none at all."""
     line = " ".join(text.split())
     return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
 

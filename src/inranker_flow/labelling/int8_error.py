@@ -18,7 +18,7 @@ SAMPLE = 256
 
 
 def measure_error(config: TeacherConfig, prompts: Prompts, ranker: Ranker) -> dict[str, float]:
-    """``ranker`` against the same teacher in float32, on pairs of all lengths.
+    """Return ``ranker`` against the same teacher in float32, on pairs of all lengths.
 
     Returns the number of pairs, the largest and the mean difference of a logit, and Spearman's correlation of the margins.
     """

@@ -22,7 +22,7 @@ from inranker_flow.store.kept_rows import ContentStore
 
 
 def label_identity(teacher: Checkpoint) -> dict[str, Any]:
-    """What a label depends on besides the texts: the teacher's content, the renderer, the settings of scoring.
+    """Return the identity of a label besides the texts: the teacher's content, the renderer, the settings of scoring.
 
     ``dtype: auto`` is what it means on this machine: labels in bfloat16 and in float32 never mix.
     """
@@ -39,7 +39,7 @@ def _resolved(teacher: Checkpoint) -> ScoringConfig:
 
 
 def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
-    """The labels of one teacher: below ``INRANKER_STORE``, or in the folder ``aside`` where there is none."""
+    """Return the labels of one teacher: below ``INRANKER_STORE``, or in the folder ``aside`` where there is none."""
     root = kept_rows.root()
     if not root:
         return ContentStore(str(aside), SCHEMA)

@@ -32,7 +32,7 @@ class Streamed:
     folder: Path
 
     def select(self, rows: np.ndarray) -> Selected:
-        """The texts of the pairs ``rows`` alone, and their places in these."""
+        """Return the texts of the pairs ``rows`` alone, and their places in these."""
         left = self.pairs.take(pa.array(rows))
         queries = self.queries.filter(
             pc.is_in(self.queries.column("query_id"), value_set=pc.unique(left.column("query_id")))
@@ -44,7 +44,7 @@ class Streamed:
 
 
 def places(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray) -> np.ndarray:
-    """Positions of each pair's query and passage, int32 (pairs, 2)."""
+    """Return positions of each pair's query and passage, int32 (pairs, 2)."""
     found = [
         pc.index_in(pairs.column(column), value_set=known.combine_chunks()).to_numpy().astype(np.int32)
         for column, known in (("query_id", queries.column("query_id")), ("doc_id", doc_ids))
@@ -53,12 +53,12 @@ def places(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray) -> np.n
 
 
 def texts(table: pa.Table) -> Iterator[str]:
-    """The texts of a table, one after another."""
+    """Yield the texts of a table, one after another."""
     for chunk in table.column("text").chunks:
         yield from chunk.to_pylist()
 
 
 def passages(labels: Path) -> Iterator[str]:
-    """The passages in ``labels`` as models read them."""
+    """Yield the passages in ``labels`` as models read them."""
     for batch in tables.read_batches(tables.CORPUS, labels):
         yield from map(default_text, batch.column("title").to_pylist(), batch.column("text").to_pylist())

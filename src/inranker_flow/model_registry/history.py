@@ -69,8 +69,8 @@ class Place:
 
 @dataclass(frozen=True)
 class State:
-    """What the log says: what serves ``now``; the ``places`` that a rollback leads back to, the nearest last; what a person
-    took ``out`` of service, and by which entry: the gate does not bring it back.
+    """The state after some entries of the log: the version that serves ``now``; the ``places`` that a rollback leads back to,
+    the nearest last; what a person took ``out`` of service, and by which entry: the gate does not bring it back.
 
     ``lost``: numbers of entries that came too late and changed nothing.
     """
@@ -102,12 +102,12 @@ class State:
         return {place.version: entry for place, entry in self.out}
 
     def taken_out(self, version: Version) -> Entry | None:
-        """The entry by which a person took ``version`` out of service, or None."""
+        """Return the entry by which a person took ``version`` out of service, or None."""
         return next((entry for place, entry in self.out if place.same(_place(version))), None)
 
 
 def replay(entries: Sequence[Entry]) -> State:
-    """What serves after ``entries``, given in any order: a pure function, the same for everyone who reads the log."""
+    """Return the state after ``entries``, given in any order: a pure function, the same for everyone who reads the log."""
     state = State()
     for entry in sorted(entries, key=lambda each: each.number):
         if entry.after != state.number:
@@ -133,12 +133,12 @@ def _place(version: Version | None) -> Place:
 
 
 def log_name(name: str) -> str:
-    """The registered model whose versions are the log of ``name``."""
+    """Return the registered model whose versions are the log of ``name``."""
     return f"{name}-history"
 
 
 def read(name: str) -> list[Entry]:
-    """All entries about ``name``, the oldest first; empty where there is no log yet."""
+    """Return all entries about ``name``, the oldest first; empty where there is no log yet."""
     found = registry.search(log_name(name), f"read the history of {name}")
     return sorted((_entry(each) for each in found), key=lambda each: each.number)
 
@@ -184,7 +184,8 @@ def settle(name: str) -> State:
 
 
 def problem(place: Place, known: Mapping[str, Version]) -> str:
-    """Why what served at ``place`` cannot serve again, where these versions are ``known`` to the registry; "" if it can."""
+    """Return the reason for which the version at ``place`` cannot serve again; "" if it can. ``known``: versions in the
+    registry."""
     if not place.version:
         return ""
     if place.version not in known:
@@ -193,7 +194,8 @@ def problem(place: Place, known: Mapping[str, Version]) -> str:
 
 
 def gone(name: str) -> str:
-    """Which champion of ``name`` went away, and what to do, where the log knows one and none serves; else ""."""
+    """Return a line about the champion of ``name`` that the log knows and that no longer serves, with the remedy; otherwise
+    ""."""
     if registry.champion(name):
         return ""
     state = replay(read(name))
@@ -215,8 +217,8 @@ def gone(name: str) -> str:
 
 
 def opponent(name: str, run_key: str) -> str:
-    """Reference of the champion that the work ``run_key`` is measured against, or "": the one that serves, unless this
-    very work made it.
+    """Return the reference of the champion that the work ``run_key`` is measured against, or "": the one that serves, unless
+    this very work made it.
 
     Then it is the one that served before: a repeated run asks the same question and meets its cached answer, instead of
     comparing a model with itself. A warning says early what the gate will say: that the champion is gone.
@@ -253,13 +255,13 @@ def move(
 
 
 def previous(name: str) -> tuple[State, str]:
-    """The settled state and the version that a rollback restores: :func:`leads_back`'s first."""
+    """Return the settled state and the version that a rollback restores: :func:`leads_back`'s first."""
     state = settle(name)
     return state, next(version.version for version, _ in leads_back(name, state) if version)
 
 
 def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
-    """What a rollback meets on its way, the nearest first: a version that may serve, or None and why it is skipped.
+    """Yield the places that a rollback meets, the nearest first: a version that may serve, or None and why it is skipped.
 
     What is gone is skipped, and what is another model under its number. :class:`UserError` where no version is left.
     """
@@ -275,14 +277,14 @@ def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
 
 
 def nowhere(name: str, state: State, skipped: Sequence[str]) -> str:
-    """Why a rollback leads nowhere, and the way out."""
+    """Return the reason for which a rollback leads nowhere, and the way out."""
     now = f"before version {state.serving}" if state.serving else "of this name"
     known = f"is left: {'; '.join(skipped)}" if skipped else "is known"
     return f"{name}: no champion {now} {known}; choose a version with: make promote VERSION=N WHY=..."
 
 
 def person() -> str:
-    """Name of the account that runs this process."""
+    """Return the name of the account that runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user needs no name

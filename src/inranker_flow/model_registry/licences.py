@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def of_checkpoint(reference: str, revision: str = "") -> str:
-    """The licence that a checkpoint's model card or config.json names, as it is written there; "" where none does.
+    """Return the licence that a checkpoint's model card or config.json names, as it is written there; "" where none does.
 
     A card on the hub is asked for, once; where the hub does not answer, its cache on this disk is.
     """
@@ -31,7 +31,7 @@ def of_checkpoint(reference: str, revision: str = "") -> str:
 
 
 def _from_s3(reference: str, name: str) -> Path:
-    """A copy of one file: the weights are not wanted."""
+    """Return a copy of one file: the weights are not wanted."""
 
     try:
         return uris.local_copy(f"{reference.rstrip('/')}/{name}")

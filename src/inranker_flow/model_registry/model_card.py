@@ -19,7 +19,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def write(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """README.md of the student that was registered as ``name`` and evaluated as ``system``.
+    """Return README.md of the student that was registered as ``name`` and evaluated as ``system``.
 
     ``training`` is its training.json, ``summary`` the evaluation's summary.json.
     """
@@ -27,7 +27,7 @@ def write(name: str, system: str, training: Mapping[str, Any], summary: Mapping[
 
 
 def describe(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """The same for a version's description: without front matter, and only as many sections as fit."""
+    """Return the same for a version's description: without front matter, and only as many sections as fit."""
     body = _body(name, system, training, summary)
     rest = "\n\n(More in README.md of the model folder, artifact `checkpoint`.)\n"
     sections = re.split(r"(?m)^(?=## )", body)
@@ -120,7 +120,7 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
 
 
 def _cost(model: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
-    """What it costs to serve, as measured in the evaluation."""
+    """Return the lines about the costs of serving, as the evaluation measured them."""
     size = "" if model["size_mb"] is None else f", {model['size_mb']:,.1f} MB"
     found = f"\n\nIt has {model['parameters']:,} parameters{size}."
     if model["latency_median_ms"] is None:
@@ -155,7 +155,7 @@ def _differences(compared: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _base(training: Mapping[str, Any]) -> str:
-    """What the first phase started from."""
+    """Return the lines about the base model of the first phase."""
     phases = [*training.get("lineage", []), training]
     return str(phases[0]["start"])
 
@@ -280,7 +280,7 @@ def _licence(named: str) -> str:
 
 
 def _trained_on(training: Mapping[str, Any]) -> list[str]:
-    """Datasets of all phases, each once."""
+    """Return datasets of all phases, each once."""
     phases = [*training.get("lineage", []), training]
     return list(dict.fromkeys(each["dataset"] for phase in phases for each in phase["inputs"]["training_sets"]))
 

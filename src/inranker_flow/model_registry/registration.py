@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Serving:
-    """What the pyfunc needs: ``scoring`` (settings of `ScoringConfig` and `reading.Served`, where its folder does not say
+    """The needs of the pyfunc: ``scoring`` (settings of `ScoringConfig` and `reading.Served`, where its folder does not say
     them) and the ``versions`` of its packages."""
 
     scoring: Mapping[str, Any]
@@ -123,7 +123,7 @@ def save_pyfunc(path: Path, student: Path, serving: Serving, card: str) -> None:
 
 
 def _requirements(versions: Mapping[str, str]) -> list[str]:
-    """What `pyfunc.Reranker` imports: the training's versions, and those of what is installed here."""
+    """Return the requirements of `pyfunc.Reranker`: the training's versions, and those of what is installed here."""
     from importlib.metadata import version
 
     import mlflow

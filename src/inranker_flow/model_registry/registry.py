@@ -35,7 +35,7 @@ SERVED = "inranker.served"
 
 
 def name_problem(name: str) -> str:
-    """Why a registered model cannot be called ``name``; "" where it can. Pure: it asks no server."""
+    """Return the reason for which a registered model cannot be called ``name``; "" if it can. It asks no server."""
     if not name.strip():
         return "is empty"
     if len(name) > _NAME_LENGTH:
@@ -81,12 +81,12 @@ class Version:
 
 
 def champion(name: str) -> Version | None:
-    """The version that serves now, or None."""
+    """Return the version that serves now, or None."""
     return _aliased(name, CHAMPION)
 
 
 def challenger(name: str) -> Version | None:
-    """The version that was registered last, or None."""
+    """Return the version that was registered last, or None."""
     return _aliased(name, CHALLENGER)
 
 
@@ -106,7 +106,7 @@ def _aliased(name: str, alias: str) -> Version | None:
 
 
 def version(name: str, number: str) -> Version:
-    """The registered version ``number`` of ``name``; :class:`UserError` where there is none."""
+    """Return the registered version ``number`` of ``name``; :class:`UserError` where there is none."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -127,7 +127,7 @@ def version(name: str, number: str) -> Version:
 
 
 def versions(name: str) -> dict[str, Version]:
-    """All registered versions of ``name`` by their number; none where there is no such model."""
+    """Return all registered versions of ``name`` by their number; none where there is no such model."""
     _check_name(name)
     found = search(name, f"list the versions of {name}")
     return {each.version: each for each in map(_as_version, found)}
@@ -138,7 +138,7 @@ def _as_version(found: Any) -> Version:
 
 
 def search(name: str, action: str) -> list[Any]:
-    """MLflow's versions of ``name``, in no order; ``action`` says what for."""
+    """Return MLflow's versions of ``name``, in no order; ``action`` says what for."""
     client = connection.client()
     quote = '"' if "'" in name else "'"
     found: list[Any] = []
@@ -153,14 +153,14 @@ def search(name: str, action: str) -> list[Any]:
 
 
 def digest(reference: str) -> str:
-    """The digest of what ``models:/NAME/VERSION`` was registered as (of its weights alone, by older code); "" where none
-    was recorded."""
+    """Return the digest of what ``models:/NAME/VERSION`` was registered as (of its weights alone, by older code); "" where
+    none was recorded."""
     tags = version(*parts(reference)).tags
     return tags.get(IDENTITY) or tags.get(DIGEST, "")
 
 
 def served(reference: str) -> Served:
-    """What ``models:/NAME/VERSION`` is served with beside what its folder says."""
+    """Return the serving settings of ``models:/NAME/VERSION`` that its folder does not hold."""
     tag = version(*parts(reference)).tags.get(SERVED)
     try:
         return parse(Served, json.loads(tag) if tag else {}, f"{reference}, tag {SERVED}")
@@ -171,7 +171,7 @@ def served(reference: str) -> Served:
 
 
 def parts(reference: str) -> tuple[str, str]:
-    """(name, version number) of a model's reference."""
+    """Return (name, version number) of a model's reference."""
     path = reference.removeprefix("models:/")
     name, _, alias = path.partition("@")
     if alias:
@@ -206,7 +206,7 @@ def create_model(name: str, description: str) -> None:
 
 
 def registered(name: str, digest: str, identity: str) -> Version | None:
-    """The first version of ``name`` with these weights and, where it says, with this :func:`identity`, or None."""
+    """Return the first version of ``name`` with these weights and, where it says, with this :func:`identity`, or None."""
     same = [
         each
         for each in search(name, f"list the versions of {name}")

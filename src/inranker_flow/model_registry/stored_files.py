@@ -34,7 +34,7 @@ class Damaged(UserError):
 
 
 def fetch(reference: str) -> Path:
-    """Local Hugging Face folder of ``models:/NAME/VERSION`` (or ``@ALIAS``), downloaded where it is remote.
+    """Return the local Hugging Face folder of ``models:/NAME/VERSION`` (or ``@ALIAS``), downloaded where it is remote.
 
     Raises :class:`UserError` where there is none, and :class:`Damaged` where a file of it is not what was registered.
     """
@@ -100,7 +100,7 @@ def _downloads() -> tempfile.TemporaryDirectory[str]:
 
 
 def digests(model: Path) -> dict[str, tuple[int, str]]:
-    """File of the MLflow model ``model`` -> (size, sha256); the code's files as one; without what may change.
+    """Return the file of the MLflow model ``model`` -> (size, sha256); the code's files as one; without what may change.
 
     What would make the tag too long is one, too.
     """
@@ -131,7 +131,7 @@ def as_tag(files: Mapping[str, tuple[int, str]]) -> str:
 
 
 def _registered_files(found: registry.Version) -> dict[str, tuple[int, str]]:
-    """What the tag of a version says about its files; empty for one that has none."""
+    """Return the files of a version by its tag; empty for one without the tag."""
     text = found.tags.get(FILES, "")
     try:
         return {str(name): (int(size), str(digest)) for name, (size, digest) in json.loads(text or "{}").items()}
@@ -153,7 +153,8 @@ def _check_files(
 
 
 def damage(reference: str) -> str:
-    """What is wrong with the stored checkpoint of ``models:/NAME/VERSION`` as far as a listing tells; "" where nothing is.
+    """Return the fault of the stored checkpoint of ``models:/NAME/VERSION``, as far as a listing shows it; "" if there is
+    none.
 
     Cheap: nothing is downloaded, names and sizes are compared. :func:`fetch` compares the content.
     """

@@ -17,21 +17,20 @@ LEFT_OUT_TAG = "inranker.left_out."
 
 
 def identity(corpus: CorpusConfig) -> str:
-    """What a student is trained on when it is trained for ``corpus``: its content (its address where that is unknown) and
-    how it is read."""
+    """Return the identity of ``corpus`` as training data: its content (its address where that is unknown) and how it is read."""
     return sha256(json.dumps(corpus.content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def trained_on(targets: Sequence[CorpusConfig], work: str, without: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Tags of a version that say what it was trained on, and ``without`` which targets (name -> why)."""
+    """Return tags of a version that say what it was trained on, and ``without`` which targets (name -> why)."""
     gone = {f"{LEFT_OUT_TAG}{name}": why[:1000] for name, why in (without or {}).items()}
     return {**{f"{CORPUS_TAG}{each.name}": identity(each) for each in targets}, WORK_TAG: work, **gone}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a version was trained on: name -> identity, and name -> digest of the training set; ``work`` is its
-    configuration, ``version`` names it, ``without`` are the targets that were left out."""
+    """The training data of a version: name -> identity, and name -> digest of the training set; ``work`` is its configuration,
+    ``version`` names it, ``without`` are the targets that were left out."""
 
     corpora: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
@@ -41,7 +40,7 @@ class Known:
 
 
 def last_known(name: str, work_key: str) -> Known:
-    """What the champion was trained on; or the last challenger, where that was held against this champion."""
+    """Return the training data of the champion, or of the last challenger if it was held against this champion."""
     champion, challenger = registry.champion(name), registry.challenger(name)
     versions = [each for each in (champion, challenger) if each]
     if challenger and challenger.tags.get("inranker.against", "") != (champion.reference if champion else ""):

@@ -57,7 +57,7 @@ class Counted:
 
 
 def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
-    """What ``corpus`` holds after the limits of ``config``. Raises :class:`UserError` where there is no collection."""
+    """Count ``corpus`` after the limits of ``config``. Raises :class:`UserError` where there is no collection."""
     scheme, _, rest = corpus.uri.partition(":")
     if scheme == "ir_datasets":
         found = _known(corpus, rest)
@@ -140,7 +140,7 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
 
 
 def _stored(corpus: CorpusConfig) -> Counted:
-    """A folder in BEIR layout or of Parquet files, or one Parquet file: on a disk or in S3."""
+    """Return a folder in BEIR layout or of Parquet files, or one Parquet file: on a disk or in S3."""
     uri = corpus.uri.rstrip("/")
     path = uris.local_path(uri)
     single = not uri.startswith("s3://") and path.is_file()
@@ -249,7 +249,7 @@ def _scaled(runs: list[list[bytes]], size: int) -> _Lines:
 
 
 def _rows(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The JSON objects among ``lines``: what is broken is `prepare_corpus`' to tell."""
+    """Return the JSON objects among ``lines``: what is broken is `prepare_corpus`' to tell."""
     found = []
     for line in lines[: 5 * SAMPLE : max(len(lines) // SAMPLE, 1)] if len(lines) > 5 * SAMPLE else lines[:SAMPLE]:
         try:
@@ -267,7 +267,7 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 
 def _judged(files: Mapping[str, FileInfo], found: layout.Layout, split: Split) -> tuple[int, int, bool]:
-    """Queries of a split, their relevant judgements, and whether all of its files were read."""
+    """Return queries of a split, their relevant judgements, and whether all of its files were read."""
     queries = relevant = 0
     exact = True
     for name in found.of(split):
@@ -338,7 +338,7 @@ class _Stored(io.RawIOBase):
 
 
 def _parquet(corpus: CorpusConfig, files: Mapping[str, FileInfo], found: layout.Layout) -> Counted:
-    """Rows and mean lengths from the footers; the judgements' split is read where it is said."""
+    """Return rows and mean lengths from the footers; the judgements' split is read where it is said."""
     documents, characters = _footers([files[name] for name in found.documents], ("title", "text"))
     asked = [files[name] for name in found.queries if layout.form(name) == "parquet"]
     queries, query_characters = _footers(asked, ("text",))
@@ -385,14 +385,14 @@ def _open(file: FileInfo) -> Any:
 
 
 def _footers(files: Sequence[FileInfo], columns: Sequence[str]) -> tuple[int, float]:
-    """Rows of all ``files``, and the mean bytes of ``columns`` together in a row."""
+    """Return rows of all ``files``, and the mean bytes of ``columns`` together in a row."""
     every = [_footer(each, columns) for each in files]
     rows = sum(count for count, _ in every)
     return rows, sum(count * mean for count, mean in every) / max(rows, 1)
 
 
 def _footer(file: FileInfo, columns: Sequence[str]) -> tuple[int, float]:
-    """Rows, and the mean bytes of ``columns`` together in a row (four of each value are its length)."""
+    """Return rows, and the mean bytes of ``columns`` together in a row (four of each value are its length)."""
     metadata = _open(file).metadata
     size = 0
     for group in range(metadata.num_row_groups):
@@ -404,7 +404,7 @@ def _footer(file: FileInfo, columns: Sequence[str]) -> tuple[int, float]:
 
 
 def _columns(file: FileInfo, spellings: Sequence[str], optional: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Values of an id and of a column that may be missing."""
+    """Return values of an id and of a column that may be missing."""
     opened = _open(file)
     there = opened.schema_arrow.names
     ids = next((name for name in spellings if name in there), None)
@@ -423,7 +423,7 @@ MSMARCO_LABELS = 12_800_000
 
 
 def _published(uri: str) -> tuple[int, tuple[str, ...]]:
-    """Soft labels in a file, and what is assumed about it."""
+    """Return soft labels in a file, and what is assumed about it."""
     rest = uri.partition(":")[2]
     if rest.startswith("hf://"):
         return MSMARCO_LABELS, (f"{uri}: {MSMARCO_LABELS:,} labels (its documentation), nothing downloaded",)
@@ -443,7 +443,7 @@ def _one(uri: str) -> FileInfo:
 
 
 def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
-    """Texts and labels in one file; its rows stand by query."""
+    """Return texts and labels in one file; its rows stand by query."""
     if uri.startswith("hf://"):
         raise UserError(
             f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count"

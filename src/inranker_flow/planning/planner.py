@@ -44,7 +44,7 @@ def make_plan(profile: Profile, device: str, price: float, speeds: Speeds) -> Pl
 
 
 def by_size_alone(device: str) -> Speeds:
-    """Speeds from sizes, which costs nothing."""
+    """Return speeds from sizes, which costs nothing."""
 
     def speed(work: Work, section: Any, sample: Sample) -> Speed:
         return by_size(work, section.checkpoint, device, sample, getattr(section, "batch_size", 1))
@@ -94,7 +94,7 @@ class _Planner:
     # --- lengths
 
     def _sample(self, every: Sequence[Counted], checkpoint: str, scoring: ScoringConfig) -> Sample:
-        """Texts of all collections, and the tokens of a prompt in the mean over the pairs that will be made."""
+        """Return texts of all collections, and the tokens of a prompt in the mean over the pairs that will be made."""
         prompts = [self._prompt(each, checkpoint, scoring) for each in every]
         weights = [max(each.documents, 1) for each in every]
         queries = [text for each in every for text in each.queries] or [_words(self._mean(every, "query_characters"))]
@@ -107,7 +107,7 @@ class _Planner:
         return float(np.mean([getattr(each, key) for each in every]))
 
     def _prompt(self, counted: Counted, checkpoint: str, scoring: ScoringConfig) -> float:
-        """Tokens of a prompt of this collection in the mean, cut at `max_length`."""
+        """Return tokens of a prompt of this collection in the mean, cut at `max_length`."""
         tokens = self.tokens.of(checkpoint, counted)
         fixed = counted.query_characters / tokens.query + tokens.prompt
         if scoring.kind == "causal":
@@ -137,7 +137,7 @@ class _Planner:
         self._add(counted.name, "prepare_corpus", documents=counted.documents, queries=asked, stored=stored)
 
     def _source(self, source: Counted, score: Speed) -> int:
-        """Rows of the source; returns its labelled pairs."""
+        """Write rows of the source; return its labelled pairs."""
         self._prepared(source)
         queries = 0 if source.published else source.train_queries
         pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.negatives
@@ -219,7 +219,7 @@ def _hours(units: float, speed: Speed, pods: int = 1) -> float | None:
 
 
 def _words(characters: float, first: int = 0) -> str:
-    """A made text of about so many characters, for collections that cannot be read before a download."""
+    """Return a made text of about so many characters, for collections that cannot be read before a download."""
     known = [
         "rivers",
         "carry",
@@ -282,7 +282,7 @@ class _Tokens:
 
 
 def _tokenizer(checkpoint: str) -> Any:
-    """The tokenizer of a checkpoint whose folder is here; None elsewhere."""
+    """Return the tokenizer of a checkpoint whose folder is here; None elsewhere."""
     from pathlib import Path
 
     name = checkpoint.partition("tokenizer=")[2].partition("&")[0] or checkpoint

@@ -90,17 +90,17 @@ class Plan:
         }  # fmt: skip
 
     def cost(self, row: Row) -> float | None:
-        """Price of a row; None where hours or price are not known."""
+        """Return the price of a row; None where hours or price are not known."""
         return row.hours * self.price if self.price and row.hours is not None else None
 
 
 def sentence_of(numbers: Mapping[str, float]) -> str:
-    """``1,200 queries, 4,800 pairs, 312,000 tokens, 0.25 hours``: for a page, and for :func:`read_sentence`."""
+    """Return ``1,200 queries, 4,800 pairs, 312,000 tokens, 0.25 hours``: for a page, and for :func:`read_sentence`."""
     return ", ".join(f"{value:,.{4 if key == 'hours' else 0}f} {key}" for key, value in numbers.items())
 
 
 def read_sentence(text: str) -> dict[str, float]:
-    """The numbers of a :func:`sentence`; other words are skipped."""
+    """Return the numbers of a :func:`sentence`; other words are skipped."""
     found = {}
     for part in text.split(", "):
         number, _, key = part.strip().rpartition(" ")

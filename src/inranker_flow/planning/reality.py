@@ -53,7 +53,7 @@ class Compared:
 
 
 def reused(stage: str, numbers: Mapping[str, float]) -> float:
-    """The share of a task's work that was found done, from 0 to 1."""
+    """Return the share of a task's work that was found done, from 0 to 1."""
     if numbers.get("reused"):
         return 1.0
     found, whole = _FOUND.get(stage, ("", ""))
@@ -61,7 +61,7 @@ def reused(stage: str, numbers: Mapping[str, float]) -> float:
 
 
 def computed(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
-    """What a task computed itself: its counts and, of a stage with a model, the hours of its devices."""
+    """Return the amounts that a task computed itself: its counts and, of a stage with a model, the hours of its devices."""
     before = reused(stage, numbers)
     # Tokens are those of this process already.
     found = {
@@ -77,7 +77,7 @@ def computed(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def done(reports: Iterable[Report]) -> dict[str, float]:
-    """What stages computed, by the names of `Plan.promised`."""
+    """Return the amounts that stages computed, by the names of `Plan.promised`."""
     found = dict.fromkeys(("queries", "pairs", "tokens", "hours"), 0.0)
     for stage, _, numbers in _named(reports):
         own = computed(stage, numbers)
@@ -89,7 +89,7 @@ def done(reports: Iterable[Report]) -> dict[str, float]:
 
 
 def of_sentence(promised: Mapping[str, float], targets: int) -> dict[str, Any]:
-    """A plan's data (as `Plan.as_data`) of which only the totals are known, for a source and ``targets``."""
+    """Return a plan's data (as `Plan.as_data`) of which only the totals are known, for a source and ``targets``."""
     rows: list[dict[str, Any]] = [
         {"stage": stage, "collection": "", "tasks": tasks}
         for stage, tasks in zip(DEVICE_STAGES, (targets, targets + 1, 1, 1, 1), strict=True)
@@ -100,13 +100,13 @@ def of_sentence(promised: Mapping[str, float], targets: int) -> dict[str, Any]:
 
 
 def left_out(plan: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
-    """Collections that were planned for and are not in the run: `discover` may have set them aside."""
+    """Return collections that were planned for and are not in the run: `discover` may have set them aside."""
     names = dict.fromkeys(row["collection"] for row in plan["rows"] if row["collection"])
     return [name for name in list(names)[1:] if name not in set(targets)]  # the source is the first
 
 
 def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequence[str] = ()) -> list[Compared]:
-    """``plan`` (data as `Plan.as_data` gives it) beside what the tasks of a run that has all its stages behind it did.
+    """Return ``plan`` (data as `Plan.as_data` gives it) beside what the tasks of a run that has all its stages behind it did.
 
     A task that left no report was answered by a cache. Collections ``without`` are no part of the run.
     """
@@ -137,7 +137,7 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
 
 
 def _stored(rows: Sequence[Mapping[str, Any]], reports: Sequence[Report]) -> list[Compared]:
-    """Bytes of the artifacts of every task that ran, whatever of its work it found done: they are written again."""
+    """Return bytes of the artifacts of every task that ran, whatever of its work it found done: they are written again."""
     mine = [row for row in rows if row["stage"] != "total" and "stored" in row]
     if not mine:
         return []
@@ -155,7 +155,7 @@ def _stored(rows: Sequence[Mapping[str, Any]], reports: Sequence[Report]) -> lis
 
 
 def _named(reports: Iterable[Report]) -> list[Report]:
-    """What the pods beside a task did (`cluster.workers`) as that stage's; those that found nothing to do are left out."""
+    """Return the amounts of the pods beside a task (`cluster.workers`) under the task's stage, without idle pods."""
     return [
         (HELPS.get(stage, stage), collection, numbers)
         for stage, collection, numbers in reports
@@ -172,7 +172,7 @@ def _once(reports: Iterable[Report]) -> list[Report]:
 
 
 def _share(row: Mapping[str, Any], reports: Sequence[Report]) -> float | None:
-    """How much of a planned row was there already; None where not all of its tasks have said so."""
+    """Return the share of a planned row that was computed before; None if a task of it did not report."""
     mine = [
         each for each in reports if each[0] == row["stage"] and (not row["collection"] or each[1] == row["collection"])
     ]

@@ -82,7 +82,7 @@ class Sample:
 
 
 def parameters(reference: str) -> float:
-    """Weights of a checkpoint, from its files or its name; 0 where neither says."""
+    """Return weights of a checkpoint, from its files or its name; 0 where neither says."""
     scheme, _, rest = reference.partition(":")
     if scheme == "init" and (size := SIZES.get(rest.partition("?")[0])):
         layer = size["d_model"] * (12 * size["num_heads"] * size["d_kv"] + 4 * size["d_ff"])
@@ -102,7 +102,7 @@ def parameters(reference: str) -> float:
 
 
 def _weights(file: Path) -> int:
-    """Numbers in a safetensors file, from its head."""
+    """Return numbers in a safetensors file, from its head."""
     with open(file, "rb") as stored:
         head = json.loads(stored.read(struct.unpack("<Q", stored.read(8))[0]))
     return sum(int(np.prod(each["shape"])) for name, each in head.items() if name != "__metadata__")
@@ -172,7 +172,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 
 
 def _database(path: Path) -> AbstractContextManager[None]:
-    """The database of a local run where no server is named."""
+    """Return the database of a local run where no server is named."""
     named = variables.tracking_uri()
     return changes.temporarily({} if named else {variables.TRACKING_URI: connection.database_uri(path)})
 
@@ -181,19 +181,19 @@ def _database(path: Path) -> AbstractContextManager[None]:
 
 
 def is_here(reference: str) -> bool:
-    """Whether a checkpoint is on this machine, or made on it."""
+    """Return whether a checkpoint is on this machine, or made on it."""
     scheme = reference.partition(":")[0]
     return scheme in ("demo", "init") or Path(reference).expanduser().is_dir()
 
 
 def this_device() -> str:
-    """The device here, by its name in `DEVICES` where that knows it."""
+    """Return the device here, by its name in `DEVICES` where that knows it."""
 
     return short_name(device_name())
 
 
 def short_name(device: str) -> str:
-    """``NVIDIA H100 80GB HBM3`` -> ``H100``."""
+    """Return ``NVIDIA H100 80GB HBM3`` -> ``H100``."""
     return next((known for known in DEVICES if re.search(rf"\b{known}\b", device)), device)
 
 
@@ -267,7 +267,8 @@ def measure_training(config: DistillConfig, sample: Sample, anyway: bool) -> Spe
 
 
 def _pairs(guess: float, anyway: bool) -> int:
-    """How many to measure with; 0 where it would take too long. The guess is of eight cores: here it is a fifth."""
+    """Return the number of pairs to measure with; 0 if that would take too long. The guess is of eight cores: here it is a
+    fifth."""
     here = guess / 5
     if here and 16 / here > TOO_LONG and not anyway:
         return 0
@@ -280,7 +281,7 @@ def _index(pairs: int, sample: Sample) -> np.ndarray:
 
 
 def _labels(folder: Path, sample: Sample, pairs: int) -> Path:
-    """A training set with the sample's texts and random logits."""
+    """Return a training set with the sample's texts and random logits."""
 
     asked, read = sorted(set(sample.queries)), sorted(set(sample.passages))
     queries = {f"q{number}": text for number, text in enumerate(asked)}

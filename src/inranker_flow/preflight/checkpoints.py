@@ -159,7 +159,7 @@ def _check_random(reference: str, options: str) -> str:
 
 
 def _check_tokenizer(reference: str) -> str:
-    """A tokenizer's folder needs no config.json."""
+    """Return a tokenizer's folder, which needs no config.json."""
     if reference.startswith("s3://"):
         readable(reference)
         return f"{reference}: readable"

@@ -37,7 +37,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of the check ``name``."""
+    """The result of the check ``name``."""
 
     name: str
     result: Literal["ok", "skipped", "FAILED"]
@@ -45,7 +45,7 @@ class Result:
 
 
 def run_checks(checks: Sequence[Check]) -> list[Result]:
-    """All results, in the order of ``checks``; the checks run at the same time, and a slow one cannot hold the stage."""
+    """Return all results, in the order of ``checks``; the checks run at the same time, and a slow one cannot hold the stage."""
     found: list[Result | None] = [None] * len(checks)
 
     def work(i: int) -> None:
@@ -67,7 +67,7 @@ def run_checks(checks: Sequence[Check]) -> list[Result]:
 
 
 def _busy() -> bool:
-    """Whether another thread of this process computes, reads from the disk, or would if the machine were less busy."""
+    """Return whether another thread of this process computes, reads from the disk, or would if the machine were less busy."""
     own = str(threading.get_native_id())
     for task in Path("/proc/self/task").glob("*"):
         # A thread may end while we look.
@@ -91,7 +91,7 @@ def _result(check: Check) -> Result:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The results as a Markdown table, failures first."""
+    """Return the results as a Markdown table, failures first."""
     rows = sorted(results, key=lambda each: each.result != "FAILED")
     lines = ["| check | result | detail |", "|---|---|---|"]
     lines += [f"| {escape(each.name)} | {each.result} | {escape(each.detail)} |" for each in rows]

@@ -90,7 +90,7 @@ def _check_single(uri: str, regular: bool = True) -> None:
 
 
 def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mapping[str, str], source: bool) -> str:
-    """What is to be said of a folder beside that it is there."""
+    """Return the remarks about a folder that is there."""
     root = corpus.uri.rstrip("/")
     found = layout.find(sizes, root, corpus, others, remedy="; correct the address")
     for split in get_args(Split):
@@ -114,7 +114,7 @@ def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mappin
 
 
 def _holds_rows(uri: str, name: str) -> bool:
-    """Whether a small file of judgements holds one that can be read."""
+    """Return whether a small file of judgements holds one that can be read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"judgements{''.join(Path(name).suffixes[-2:])}".lower()
         uris.download(uri, path)
@@ -125,7 +125,7 @@ def _holds_rows(uri: str, name: str) -> bool:
 
 
 def _check_known(corpus: CorpusConfig, name: str, source: bool) -> str:
-    """ir_datasets knows its ids, and what they hold, without a download."""
+    """Return ir_datasets knows its ids, and what they hold, without a download."""
     dataset = irdatasets.look_up(name)
     irdatasets.check_fields(name, dataset, corpus)
     split = irdatasets.split_of(name, corpus)

@@ -42,7 +42,8 @@ def check_file(repository: str, revision: str, name: str) -> str:
 
 
 def read(repository: str, revision: str, name: str) -> bytes:
-    """Content of a small file, of which :func:`check_file` has said that it is there; empty where the hub is not asked."""
+    """Return the content of a small file, of which :func:`check_file` has said that it is there; empty where the hub is not
+    asked."""
     if _cached(repository, name):
         return b""
     try:
@@ -52,7 +53,7 @@ def read(repository: str, revision: str, name: str) -> bytes:
 
 
 def _address(repository: str, revision: str, name: str) -> tuple[str, str]:
-    """The hub's address and the file's."""
+    """Return the hub's address and the file's."""
     endpoint = variables.hub()
     return endpoint, f"{endpoint}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(name)}"
 

@@ -23,7 +23,7 @@ _PASSING = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "ToBeDel
 
 @dataclass(frozen=True)
 class Need:
-    """What the largest GPU task asks of one node, and of its queue. KFP hands it over as plain data."""
+    """The request of the largest GPU task to one node and its queue. KFP hands it over as plain data."""
 
     stage: str
     cpu: str
@@ -91,7 +91,8 @@ def check_nodes(need: Need) -> str:
 
 
 def _refusal(node: Mapping[str, Any], need: Need) -> str:
-    """Why a task never gets onto ``node``, or ""; what is in use now, or cordoned, frees again."""
+    """Return the reason for which a task never fits on ``node``, or "". Use of the moment and cordons pass, so they do not
+    count."""
     for taint in (node.get("spec") or {}).get("taints") or []:
         lasting = taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith(_PASSING)
         if lasting and not tolerated(taint, need.tolerations):
@@ -203,7 +204,7 @@ def _check_quota(cluster_queue: Mapping[str, Any], name: str, resource: str, amo
 
 
 def _limit(quota: Mapping[str, Any], shared: bool) -> float:
-    """The most that a queue can have of a flavor: its own quota, and what it may borrow from its cohort."""
+    """Return the most that a queue can have of a flavor: its own quota, and what it may borrow from its cohort."""
     nominal = quantity(quota["nominalQuota"])
     if not shared:
         return nominal

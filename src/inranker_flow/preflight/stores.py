@@ -62,11 +62,12 @@ def check_store(workers: int = 1) -> str:
 
 
 def _lacking(client: Any, bucket: str, key: str) -> str:
-    """What a server does not do that the store needs: put where there is nothing, and nothing but refuse the second."""
+    """Return the property that a server lacks and the store needs: put where there is nothing, and nothing but refuse the
+    second."""
     from botocore.exceptions import ClientError
 
     def put(data: bytes) -> int:
-        """HTTP status of the answer."""
+        """Return HTTP status of the answer."""
         try:
             client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
@@ -90,7 +91,7 @@ def _lacking(client: Any, bucket: str, key: str) -> str:
 
 
 def readable(uri: str) -> list[str]:
-    """Names below ``uri`` (``s3://``) after reading a byte of one. Raises :class:`UserError` where there is nothing."""
+    """Return names below ``uri`` (``s3://``) after reading a byte of one. Raises :class:`UserError` where there is nothing."""
     with explained(uri):
         files = uris.list_files(uri)
         if not files:
@@ -103,7 +104,7 @@ def readable(uri: str) -> list[str]:
 
 
 def check_disk() -> str:
-    """Room for temporary files: scratch, downloads, checkpoints."""
+    """Return room for temporary files: scratch, downloads, checkpoints."""
     folders = {
         variables.SCRATCH: str(variables.scratch()),
         "TMPDIR": tempfile.gettempdir(),

@@ -18,7 +18,7 @@ def save(folder: Path, **arrays: np.ndarray) -> None:
 
 
 def mapped(folder: Path, name: str) -> np.ndarray:
-    """What :func:`save` wrote, as a plain array over the map (slices of numpy's own class for maps are slow)."""
+    """Return the array that :func:`save` wrote, as a plain array over the map (slices of numpy's own class for maps are slow)."""
     path = folder / f"{name}.npy"
     found: np.ndarray = np.load(path, mmap_mode="r")
     return found.view(np.ndarray)
@@ -31,5 +31,5 @@ def save_ragged(folder: Path, **texts: Ragged) -> None:
 
 
 def mapped_ragged(folder: Path, name: str) -> Ragged:
-    """What :func:`save_ragged` wrote, mapped."""
+    """Return the arrays that :func:`save_ragged` wrote, mapped."""
     return Ragged(mapped(folder, f"{name}.ids"), mapped(folder, f"{name}.offsets"))

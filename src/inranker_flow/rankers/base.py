@@ -46,14 +46,14 @@ class Prompts(Protocol):
     cut_queries: int
 
     def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, ...]:
-        """What the model is given for the pairs ``rows``: ids, mask, ..., int64 (len(rows), padded length).
+        """Return the model's inputs for the pairs ``rows``: ids, mask, ..., int64 (len(rows), padded length).
 
         ``known``: tokens that all prompts begin with and that are left away.
         """
         ...
 
     def select(self, rows: np.ndarray) -> Prompts:
-        """The prompts of the pairs ``rows`` alone, in that order."""
+        """Return the prompts of the pairs ``rows`` alone, in that order."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class Reader(Protocol):
         ...
 
     def open(self, folder: Path) -> Prompts:
-        """Prompts that were saved in ``folder``: mapped, not read, so that processes share them."""
+        """Return prompts that were saved in ``folder``: mapped, not read, so that processes share them."""
         ...
 
 
@@ -92,10 +92,10 @@ class Ranker(ABC):
 
     @abstractmethod
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Logits [false, true], float32 (n, 2), of padded prompts (see :meth:`Prompts.inputs`)."""
+        """Return logits [false, true], float32 (n, 2), of padded prompts (see :meth:`Prompts.inputs`)."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Logits [false, true] of (query, passage) pairs, float64 (n, 2), in the order of ``pairs``."""
+        """Return logits [false, true] of (query, passage) pairs, float64 (n, 2), in the order of ``pairs``."""
         job = self.prepare_pairs(pairs)
         progress = Progress("scoring", int(job.lengths.sum()), "tokens")
         logits = job.score(np.arange(len(pairs)), progress)
@@ -112,7 +112,7 @@ class Ranker(ABC):
         return self.job(self.reader.prepare(queries, documents, pairs))
 
     def job(self, prompts: Prompts) -> Job:
-        """What :attr:`reader` has prepared, to be scored."""
+        """Return the job of scoring ``prompts``, which :attr:`reader` has prepared."""
         return Job(self, prompts)
 
     def send(self, array: np.ndarray) -> Tensor:
@@ -124,7 +124,7 @@ class Ranker(ABC):
 
 
 class Counter(Protocol):
-    """Who is told of scored tokens (`progress.Progress`)."""
+    """A receiver of the count of scored tokens (`progress.Progress`)."""
 
     def advance(self, amount: int) -> None: ...
 
@@ -140,7 +140,7 @@ class Job:
         self.cut_queries = prompts.cut_queries
 
     def score(self, rows: np.ndarray, progress: Counter | None = None) -> np.ndarray:
-        """Logits [false, true] of the pairs ``rows`` (indices, any order), float64 (len(rows), 2), in that order.
+        """Return logits [false, true] of the pairs ``rows`` (indices, any order), float64 (len(rows), 2), in that order.
 
         ``progress`` is advanced by the prompts' tokens.
         """
@@ -157,7 +157,7 @@ class Job:
         return logits
 
     def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What the ranker's model is given for the pairs ``rows``."""
+        """Return the model's inputs for the pairs ``rows``."""
         return self._prompts.inputs(rows, self._ranker.batches.pad_to, self._ranker.known)
 
     def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:

@@ -38,11 +38,11 @@ class Batches:
 
     @classmethod
     def of(cls, scoring: ScoringConfig, device: Any, dtype: Any) -> Batches:
-        """What ``scoring`` asks for, or what is fast on ``device`` in numbers of ``dtype`` (both torch's)."""
+        """Return the sizes that ``scoring`` asks for, or those that are fast on ``device`` in ``dtype`` (both torch's)."""
         return cls(scoring.batch_tokens or BATCH_TOKENS[device.type], PAD_TO[dtype.itemsize])
 
     def split(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions in ``lengths``, batch by batch, longest first: what does not fit in memory fails at once.
+        """Yield positions in ``lengths``, batch by batch, longest first: what does not fit in memory fails at once.
 
         A batch takes as many rows as cost least each, counting padding and the batch's own cost; at most as many as the
         budget, as it is when the batch is asked for, and at least one.
@@ -60,7 +60,7 @@ class Batches:
             start = end
 
     def width(self, length: int) -> int:
-        """``length`` padded."""
+        """Return ``length`` padded."""
         return -(-length // self.pad_to) * self.pad_to
 
     def run(self, rows: np.ndarray, longest: int, score: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
@@ -98,6 +98,6 @@ class Batches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the CPU's allocator, had no memory left (PyTorch raises RuntimeErrors for both)."""
+    """Return whether a device, or the CPU's allocator, had no memory left (PyTorch raises RuntimeErrors for both)."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator: can't allocate" in text

@@ -63,7 +63,8 @@ class CausalReader(PairReader):
         return self._following(self._document_context, [f"{self._document_space}{text}" for text in documents])
 
     def _following(self, context: str, texts: list[str]) -> list[list[int]]:
-        """Ids of ``texts`` as they are after ``context``: some tokenizers begin a text otherwise than they continue one.
+        """Return ids of ``texts`` as they are after ``context``: some tokenizers begin a text otherwise than they continue
+        one.
 
         A text that the tokenizer joins with the context is encoded by itself.
         """
@@ -123,7 +124,8 @@ class CausalRanker(PairRanker):
         return logits * torch.tensor([-0.5, 0.5], device=logits.device) if self._one else logits
 
     def _compute(self, beginning: list[int]) -> Any:
-        """Keys and values of ``beginning``, to be read by any number of prompts; None where layers keep other things."""
+        """Return the keys and values of ``beginning``, to be read by any number of prompts; None where layers keep other
+        things."""
         import torch
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -154,7 +156,7 @@ def _split_spaces(text: str) -> tuple[str, str]:
 
 
 def _last_line(text: str) -> str:
-    """The end of ``text`` from its last line that holds something."""
+    """Return the end of ``text`` from its last line that holds something."""
     return text[text.rstrip("\n").rfind("\n") + 1 :]
 
 

@@ -38,7 +38,7 @@ _HUB_TIMEOUT = 5
 
 
 def locate(reference: str) -> Path | None:
-    """Local folder of a checkpoint, fetched from S3 or the registry when it is there; None for a hub id.
+    """Return the local folder of a checkpoint, fetched from S3 or the registry when it is there; None for a hub id.
 
     Raises :class:`UserError` where there is no such folder.
     """
@@ -73,7 +73,7 @@ def _checked(folder: Path, reference: str) -> Path:
 
 
 def checkpoint_identity(reference: str, revision: str = "") -> str:
-    """What the checkpoint's outputs depend on: a content digest where there is a folder, else reference and commit."""
+    """Return the identity of a checkpoint's outputs: a content digest where there is a folder, else reference and commit."""
     scheme = reference.partition(":")[0]
     if scheme == "init":
         return f"{reference}@{revision}"
@@ -84,7 +84,8 @@ def checkpoint_identity(reference: str, revision: str = "") -> str:
 
 
 def _commit(reference: str, revision: str) -> str:
-    """The commit of the hub that a revision (a branch, a tag; "": the main branch) means now; itself where nobody knows."""
+    """Return the commit of the hub that a revision (a branch, a tag; "": the main branch) means now; itself where nobody
+    knows."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if re.fullmatch("[0-9a-f]{40}", revision):
@@ -99,7 +100,7 @@ def _commit(reference: str, revision: str) -> str:
 def load_seq2seq(
     reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None
 ) -> tuple[Any, Any]:
-    """(model, tokenizer) of an encoder-decoder checkpoint, in evaluation mode on the CPU.
+    """Return (model, tokenizer) of an encoder-decoder checkpoint, in evaluation mode on the CPU.
 
     ``dtype`` is a torch dtype (None: float32, whatever the file holds); ``dropout`` replaces the checkpoint's own.
     Raises :class:`UserError` for one that is missing, incomplete or of another kind.
@@ -144,12 +145,12 @@ def _pair(reference: str, model: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def load_config(reference: str, revision: str = "") -> Any:
-    """The checkpoint's ``config.json`` as transformers reads it. Raises :class:`UserError` where there is none."""
+    """Return the checkpoint's ``config.json`` as transformers reads it. Raises :class:`UserError` where there is none."""
     return _config(reference, _source(reference, revision))
 
 
 def raw_config(reference: str, revision: str = "") -> dict[str, Any]:
-    """The checkpoint's ``config.json`` as it is written. Raises :class:`UserError` where there is none."""
+    """Return the checkpoint's ``config.json`` as it is written. Raises :class:`UserError` where there is none."""
     return files.parse_config(reference, read_file(reference, revision)("config.json") or b"")
 
 
@@ -175,7 +176,7 @@ _Source = tuple[str, dict[str, Any]]
 
 
 def _source(reference: str, revision: str) -> _Source:
-    """What transformers is given for a reference."""
+    """Return the name under which transformers finds a reference."""
     folder = locate(reference)
     # A revision names a state of the hub; that of a folder is its content (pinned at submission).
     return (str(folder), {}) if folder else (reference, _hub_options(revision))
@@ -197,7 +198,7 @@ def _config(reference: str, source: _Source) -> Any:
 
 
 def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -> Any:
-    """A whole model of the auto class ``kind``, in evaluation mode."""
+    """Return a whole model of the auto class ``kind``, in evaluation mode."""
     import torch
     import transformers
 
@@ -231,7 +232,7 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 
 
 def load_tokenizer(reference: str, revision: str = "") -> Any:
-    """The tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
+    """Return the tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
     if reference.startswith("init:"):
         return load_tokenizer(random_options(reference)[1]["tokenizer"])
     folder = Path(reference).expanduser()
@@ -246,7 +247,7 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
 
 
 def random_options(reference: str) -> tuple[str, dict[str, str]]:
-    """Size and options of an ``init:`` reference; :class:`UserError` for one that is none."""
+    """Return the size and options of an ``init:`` reference; :class:`UserError` for one that is none."""
     size, _, query = reference.removeprefix("init:").partition("?")
     options = {"tokenizer": "demo:student", "seed": "0"}
     for option in filter(None, query.split("&")):
@@ -272,7 +273,7 @@ def random_options(reference: str) -> tuple[str, dict[str, str]]:
 
 
 def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
-    """A T5 with random weights; the seed decides them, whatever else the process did before."""
+    """Return a T5 with random weights; the seed decides them, whatever else the process did before."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -296,7 +297,7 @@ def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any
 def label_token_ids(
     tokenizer: Any, false_token: str, true_token: str, kind: str = "monoT5", alone: bool = False
 ) -> tuple[int, int]:
-    """Ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``); ``alone``: of one and the same.
+    """Return ids of the two label tokens, as vocabulary pieces (``▁true``, not ``true``); ``alone``: of one and the same.
 
     Raises :class:`UserError` naming checkpoint and token where one is not in the vocabulary, and so it is no ``kind``.
     """
@@ -316,13 +317,13 @@ def label_token_ids(
 
 
 def _hub_options(revision: str) -> dict[str, Any]:
-    """Options for a hub id. Where the hub does not answer only its local cache is looked at."""
+    """Return options for a hub id. Where the hub does not answer only its local cache is looked at."""
     return {"revision": revision or None, "local_files_only": not _hub_answers()}
 
 
 @cache
 def _hub_answers() -> bool:
-    """One short question: the hub's own client would retry for half a minute, for each file."""
+    """Return one short question: the hub's own client would retry for half a minute, for each file."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:

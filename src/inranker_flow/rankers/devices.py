@@ -18,7 +18,7 @@ SMALL_MODEL = 2_000_000
 
 
 def pick_dtype(setting: str, device: Any) -> Any:
-    """torch dtype of the weights for ``auto``, ``float32``, ``bfloat16`` or ``int8`` (which is made of float32).
+    """Return torch dtype of the weights for ``auto``, ``float32``, ``bfloat16`` or ``int8`` (which is made of float32).
 
     auto is bfloat16 on a GPU that computes in it. Raises :class:`UserError` where ``device`` cannot compute in 8 bits.
     """
@@ -34,7 +34,7 @@ def pick_dtype(setting: str, device: Any) -> Any:
 
 
 def settled_dtype(setting: Dtype) -> Dtype:
-    """What ``setting`` means on this machine: ``auto`` is the name of one of the others."""
+    """Return what ``setting`` means on this machine: ``auto`` is the name of one of the others."""
     found: Dtype = str(pick_dtype(setting, pick_device())).removeprefix("torch.") if setting == "auto" else setting  # type: ignore[assignment]
     return found
 
@@ -59,14 +59,15 @@ def check_int8(device: Any) -> None:
 
 
 def pick_device() -> Any:
-    """The GPU when there is one, else the CPU."""
+    """Return the GPU when there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def count_processes(setting: int, name: str) -> int:
-    """How many processes ``setting`` asks for (0: one for each GPU, one without GPUs); ``name`` is what it is called.
+    """Return the number of processes that ``setting`` asks for (0: one for each GPU, one without GPUs); ``name`` is what it is
+    called.
 
     Raises :class:`UserError` where there are not the GPUs.
     """
@@ -104,7 +105,7 @@ def limit_threads(model: Any) -> None:
 
 
 def device_name() -> str:
-    """What models compute on in this process, for its records: the GPU's name, else cpu."""
+    """Return the name of the device of this process, for its records: the GPU's, otherwise cpu."""
     import torch
 
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"

@@ -74,7 +74,7 @@ class EncoderRanker(PairRanker):
 
 
 def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, int] | None]:
-    """Ids before the query, between and after, and the two token types (None where the model takes none).
+    """Return ids before the query, between and after, and the two token types (None where the model takes none).
 
     Read off a pair that the tokenizer has put together. Raises :class:`UserError` for one that does it in another way.
     """
@@ -106,7 +106,7 @@ def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, 
 
 
 def _runs(sides: list[int | None]) -> list[tuple[str, range]]:
-    """Where the parts of an encoded pair are; ``sides``: 0 in the query, 1 in the document, None in marks."""
+    """Return the places of the parts of an encoded pair; ``sides``: 0 in the query, 1 in the document, None in marks."""
     query, document = sides.index(0), sides.index(1)
     after = len(sides) - sides[::-1].index(1)
     end = document - sides[:document][::-1].index(0)

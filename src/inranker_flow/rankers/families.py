@@ -77,12 +77,12 @@ _MONOT5 = (
 
 
 def named(name: str) -> Family | None:
-    """The family with that template, by its name or its text."""
+    """Return the family with that template, by its name or its text."""
     return next((each for each in FAMILIES if name in (each.name, templates.read(each.name))), None)
 
 
 def monot5_answers(names: Sequence[str]) -> tuple[str, str] | None:
-    """The two words (false, true) of a monoT5 that has others; None for the usual ones."""
+    """Return the two words (false, true) of a monoT5 that has others; None for the usual ones."""
     for pattern, answers in _MONOT5:
         if any(re.search(pattern, name, re.IGNORECASE) for name in names):
             return answers
@@ -102,7 +102,7 @@ def check_known(reference: str, names: Sequence[str]) -> None:
 
 
 def find(reference: str, model_type: str, names: Sequence[str], chat: str) -> tuple[Family, str]:
-    """The family of a causal checkpoint, and by what it is known ("": by its model type alone).
+    """Return the family of a causal checkpoint, and by what it is known ("": by its model type alone).
 
     ``chat`` is the checkpoint's chat template. Raises :class:`UserError` where it cannot be told.
     """

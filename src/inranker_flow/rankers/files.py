@@ -36,7 +36,7 @@ _LARGEST_HEADER = 100_000_000
 
 
 def reader(folder: Path) -> Read:
-    """``read`` of a folder."""
+    """Return ``read`` of a folder."""
 
     def read(name: str) -> bytes | None:
         try:
@@ -52,7 +52,7 @@ def reader(folder: Path) -> Read:
 
 
 def parse_config(reference: str, text: bytes) -> dict[str, Any]:
-    """The object in ``config.json``. Raises :class:`UserError` for anything else."""
+    """Return the object in ``config.json``. Raises :class:`UserError` for anything else."""
     return _object(reference, "config.json", text)
 
 
@@ -84,7 +84,7 @@ def _object(reference: str, name: str, text: bytes) -> dict[str, Any]:
 
 @cache
 def model_types() -> frozenset[str]:
-    """The model types that the locked transformers knows (a test compares them)."""
+    """Return the model types that the locked transformers knows (a test compares them)."""
     return frozenset((Path(__file__).parent / "model_types.txt").read_text(encoding="utf-8").split())
 
 
@@ -131,7 +131,7 @@ def check_config(reference: str, config: dict[str, Any], known: Collection[str] 
 
 
 def own_code(config: dict[str, Any]) -> str:
-    """What a checkpoint's ``auto_map`` names; empty where it brings no code."""
+    """Return the code that a checkpoint's ``auto_map`` names; empty if it brings none."""
     found = config.get("auto_map")
     if not found:
         return ""
@@ -174,7 +174,7 @@ def check_size(reference: str, tokens: int, rows: int) -> None:
 
 
 def highest_token(read: Read) -> int | None:
-    """The highest id that the tokenizer's files name; None where they do not say."""
+    """Return the highest id that the tokenizer's files name; None where they do not say."""
     ids: list[int] = []
     if (text := read("tokenizer.json")) is not None:
         found = _quietly(text)
@@ -213,7 +213,7 @@ def _quietly(text: bytes) -> dict[str, Any]:
 
 
 def has_tokens(read: Read, tokens: Collection[str]) -> str:
-    """The first of ``tokens`` that tokenizer.json does not hold; empty where it holds all, or does not say."""
+    """Return the first of ``tokens`` that tokenizer.json does not hold; empty where it holds all, or does not say."""
     text = read("tokenizer.json")
     found = _quietly(text) if text is not None else {}
     model = found.get("model") if isinstance(found.get("model"), dict) else {}
@@ -229,7 +229,7 @@ def has_tokens(read: Read, tokens: Collection[str]) -> str:
 
 
 def gives_vectors(read: Read) -> bool:
-    """Whether sentence-transformers' ``modules.json`` says that a text becomes a vector (a bi-encoder)."""
+    """Return whether sentence-transformers' ``modules.json`` says that a text becomes a vector (a bi-encoder)."""
     text = read("modules.json")
     try:
         modules = json.loads(text) if text else []
@@ -242,7 +242,7 @@ def gives_vectors(read: Read) -> bool:
 
 
 def chat_templates(read: Read) -> str:
-    """The checkpoint's chat templates, as they lie in its files."""
+    """Return the checkpoint's chat templates, as they lie in its files."""
     names = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
     return "\n".join((read(name) or b"").decode("utf-8", "replace") for name in names)
 
@@ -326,7 +326,7 @@ def _check_file(reference: str, path: Path) -> None:
 
 
 def names_of(reference: str, config: dict[str, Any], read: Read, folder: Path | None = None) -> list[str]:
-    """What a checkpoint is called, and says that it was made from: the surest first."""
+    """Return the names of a checkpoint and of its base model, the surest first."""
     own = reference.rstrip("/")
     parts = [each for each in re.split(r"[/:]", own) if each]
     while len(parts) > 1 and _GENERIC.fullmatch(parts[-1]):
@@ -344,7 +344,7 @@ _GENERIC = re.compile(r"checkpoint-\d+|[0-9a-f]{40}|snapshots|main|final|best|la
 
 
 def _card(text: bytes) -> list[str]:
-    """A model card's title and the models that it names as its base."""
+    """Return a model card's title and the models that it names as its base."""
     lines = text.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
     bases: list[str] = []
     if lines and lines[0].strip() == "---":

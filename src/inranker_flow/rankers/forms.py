@@ -22,7 +22,8 @@ ANSWERS: dict[Kind, tuple[str, str]] = {"monot5": ("▁false", "▁true"), "caus
 def settle(
     reference: str, scoring: ScoringConfig, revision: str = "", tell: bool = False
 ) -> tuple[Kind, ScoringConfig]:
-    """The kind, and ``scoring`` with its prompt and answers (of an encoder: the names of its labels, where they decide).
+    """Return the kind, and ``scoring`` with its prompt and answers (of an encoder: the names of its labels, where they
+    decide).
 
     Raises :class:`UserError` where the checkpoint does not say them, naming the settings that do.
     """
@@ -41,7 +42,8 @@ def settle(
 
 
 def identity(reference: str, scoring: ScoringConfig, revision: str = "") -> ScoringConfig:
-    """``scoring`` as it changes a score: with the prompt's text, and answers where they are not their kind's usual ones."""
+    """Return ``scoring`` as it changes a score: with the prompt's text, and answers where they are not their kind's usual
+    ones."""
     kind, settled = settle(reference, scoring, revision)
     usual_false, usual_true = ANSWERS[kind]
     false = "" if settled.false_token == usual_false else settled.false_token
@@ -103,7 +105,7 @@ def _encoder(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
 
 
 def _said(reference: str, revision: str) -> tuple[Sequence[str], dict[str, Any]]:
-    """What the checkpoint is called, and its config.json."""
+    """Return the checkpoint's name and its config.json."""
 
     config = raw_config(reference, revision)
     folder = locate(reference)

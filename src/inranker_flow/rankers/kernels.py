@@ -30,15 +30,15 @@ class Weight:
         self.weight = weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``x @ weight.T``."""
+        """Return ``x @ weight.T``."""
         return linear(x, self.weight)
 
     def relu(self, x: Tensor) -> Tensor:
-        """``relu(x @ weight.T)``."""
+        """Return ``relu(x @ weight.T)``."""
         return F.relu(self(x))
 
     def added(self, x: Tensor, to: Tensor) -> Tensor:
-        """``to + x @ weight.T``."""
+        """Return ``to + x @ weight.T``."""
         return to + self(x)
 
 
@@ -86,7 +86,7 @@ class QuantisedWeight(Weight):
         return torch.addcmul(to, *self._product(x))
 
     def _product(self, x: Tensor, after: str = "none") -> tuple[Tensor, Tensor]:
-        """The product in float32 and the scale that each of its rows still has to be multiplied by."""
+        """Return the product in float32 and the scale that each of its rows still has to be multiplied by."""
         # VNNI multiplies unsigned numbers by signed ones: zero is in the middle.
         zero, steps = (0, 255) if self._positive else (128, 127)
         scales = (x if self._positive else x.abs()).amax(-1, keepdim=True).clamp_min_(_LEAST) / steps
@@ -100,7 +100,7 @@ class QuantisedWeight(Weight):
 
 @cache
 def int8_works() -> bool:
-    """Whether this build of PyTorch and this processor have oneDNN's product of 8-bit numbers, and its sums are exact.
+    """Return whether this build of PyTorch and this processor have oneDNN's product of 8-bit numbers, and its sums are exact.
 
     (Without VNNI instructions they may saturate.)
     """
@@ -114,7 +114,7 @@ def int8_works() -> bool:
 
 
 def packed(weight: Tensor) -> Weight:
-    """``weight`` in the form that is fastest for inference on its device; it must not change any more."""
+    """Return ``weight`` in the form that is fastest for inference on its device; it must not change any more."""
     weight = weight.detach()
     if weight.device.type == "cpu" and weight.numel() >= _SMALL_WEIGHT and onednn_works(weight.dtype):
         return PackedWeight(weight)
@@ -122,7 +122,7 @@ def packed(weight: Tensor) -> Weight:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear`` without bias, under autograd too."""
+    """Return ``F.linear`` without bias, under autograd too."""
     rows = x.numel() // x.shape[-1]
     if (
         x.device.type != "cpu"
@@ -142,7 +142,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 @cache
 def onednn_works(dtype: Any) -> bool:
-    """Whether this build of PyTorch and this processor have oneDNN's product of ``dtype``, and it gives what it should."""
+    """Return whether this build of PyTorch and this processor have oneDNN's product of ``dtype``, and it gives what it should."""
     try:
         x, weight = torch.eye(16, dtype=dtype), torch.arange(256, dtype=dtype).reshape(16, 16)
         with torch.no_grad():

@@ -16,7 +16,7 @@ T5S = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 
 def find_kind(reference: str, revision: str = "") -> Kind:
-    """The kind that the checkpoint's config.json says. Raises :class:`UserError` for one that is no reranker's."""
+    """Return the kind that the checkpoint's config.json says. Raises :class:`UserError` for one that is no reranker's."""
     # This project's own are T5s; asking the registry would fetch the whole model.
     if reference.partition(":")[0] in ("init", "models"):
         return "monot5"
@@ -31,7 +31,7 @@ def find_kind(reference: str, revision: str = "") -> Kind:
 
 
 def refusal(reference: str, architectures: Sequence[str] | None, model_type: str) -> str:
-    """What is said of a checkpoint of no kind."""
+    """Return the line about a checkpoint of no kind."""
     name = (architectures or [model_type])[0]
     return (
         f"{reference}: a {name} is no reranker that is understood here{_why(name)}: that is a T5 (monoT5), "
@@ -50,7 +50,7 @@ def _why(name: str) -> str:
 
 
 def bi_encoder(reference: str) -> str:
-    """What is said of a checkpoint that sentence-transformers' ``modules.json`` calls a bi-encoder."""
+    """Return the line about a checkpoint that sentence-transformers' ``modules.json`` calls a bi-encoder."""
     return (
         f"{reference}: modules.json says that it gives vectors (a bi-encoder), and no score of a pair; give a reranker, or "
         "set teacher.scoring.kind if it is one all the same"
@@ -66,7 +66,7 @@ def kind_of(config: Any) -> Kind | None:
 
 
 def kind_by_name(architectures: Sequence[str] | None, is_encoder_decoder: bool) -> Kind | None:
-    """The kind that a model of this class is at most: whether a classifier reads both ways, transformers knows."""
+    """Return the kind that a model of this class is at most: whether a classifier reads both ways, transformers knows."""
     architecture = (architectures or [""])[0]
     if is_encoder_decoder:
         if architecture.endswith("EncoderModel"):
@@ -78,7 +78,7 @@ def kind_by_name(architectures: Sequence[str] | None, is_encoder_decoder: bool) 
 
 
 def reads_both_ways(config: Any) -> bool:
-    """Whether this is an encoder: one that has a masked language model.
+    """Return whether this is an encoder: one that has a masked language model.
 
     Decoders have classification heads too, but read a prompt of their own, not a pair.
     """

@@ -45,7 +45,7 @@ class Head:
 
 
 def find(reference: str, config: dict[str, Any], false_token: str = "", true_token: str = "") -> Head:
-    """The head of a checkpoint with this ``config.json``; ``false_token`` and ``true_token`` name labels, or positions.
+    """Return the head of a checkpoint with this ``config.json``; ``false_token`` and ``true_token`` name labels, or positions.
 
     Raises :class:`UserError` where labels do not say which is relevant, naming the settings that do.
     """
@@ -87,7 +87,7 @@ def find(reference: str, config: dict[str, Any], false_token: str = "", true_tok
 
 
 def _relevant(names: list[str]) -> int | None:
-    """The place of the one of two labels that says relevant."""
+    """Return the place of the one of two labels that says relevant."""
     plain = [_plain(name) for name in names]
     for place, (one, other) in enumerate((plain, plain[::-1])):
         if one != other and one in {f"{prefix}{joint}{other}" for prefix in _NEGATING for joint in ("", " ")}:
@@ -107,7 +107,7 @@ def _relevant(names: list[str]) -> int | None:
 
 
 def _meaning(name: str) -> bool | None:
-    """Whether a label says relevant; None where its name says nothing."""
+    """Return whether a label says relevant; None where its name says nothing."""
     plain = _plain(name)
     if plain in _NEITHER or _BARE.fullmatch(plain):
         return None
@@ -133,7 +133,7 @@ def _plain(name: str) -> str:
 
 
 def _names(config: dict[str, Any]) -> tuple[list[str], str]:
-    """The labels by position, and what is contradictory about them ("": nothing)."""
+    """Return the labels by position, and what is contradictory about them ("": nothing)."""
     by_id, by_name = _places(config.get("id2label")), _inverted(config.get("label2id"))
     count = config.get("num_labels", config.get("_num_labels"))
     count = count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
@@ -158,7 +158,7 @@ def _names(config: dict[str, Any]) -> tuple[list[str], str]:
 
 
 def _places(found: Any) -> dict[int, str]:
-    """id2label as JSON has it, or a list."""
+    """Return id2label as JSON has it, or a list."""
     if isinstance(found, list):
         found = dict(enumerate(found))
     if not isinstance(found, dict):
@@ -173,7 +173,7 @@ def _inverted(found: Any) -> dict[int, str]:
 
 
 def _named(reference: str, names: list[str], doubt: str, false_token: str, true_token: str) -> Head:
-    """The head as the settings say."""
+    """Return the head as the settings say."""
     false, true = (
         _place(reference, names, doubt, token, setting)
         for token, setting in ((false_token, "scoring.false_token"), (true_token, "scoring.true_token"))
@@ -235,7 +235,8 @@ def _shown(names: list[str]) -> str:
 
 
 def _activation(config: dict[str, Any]) -> str:
-    """What sentence-transformers puts behind the head, which is left out: order and margins are those of the logit."""
+    """Return sentence-transformers' activation behind the head, which is left out here: order and margins are those of the
+    logit."""
     nested = config.get("sentence_transformers")
     found = nested.get("activation_fn") if isinstance(nested, dict) else None
     name = str(found or config.get("sbert_ce_default_activation_function") or "").rpartition(".")[2]

@@ -27,7 +27,7 @@ def load_ranker(reference: str, scoring: ScoringConfig, revision: str = "", tell
 
 
 def load_reader(reference: str, scoring: ScoringConfig, revision: str = "") -> Reader:
-    """The reader alone of what :func:`load_ranker` loads: no weights are read."""
+    """Return the reader alone of what :func:`load_ranker` loads: no weights are read."""
     kind, scoring = settle(reference, scoring, revision)
     tokenizer = load_tokenizer(reference, revision)
     if kind == "causal":

@@ -48,7 +48,7 @@ class MonoT5Reader:
         return plan
 
     def open(self, folder: Path) -> Plan:
-        """Prompts that were saved in ``folder``."""
+        """Return prompts that were saved in ``folder``."""
         return Plan.open(self.renderer, folder)
 
 
@@ -72,7 +72,7 @@ class MonoT5Ranker(Ranker):
         )  # fmt: skip
 
     def forward(self, ids: np.ndarray, mask: np.ndarray) -> Tensor:
-        """Logits [false, true], float32 (n, 2), of padded prompts: ``ids`` and ``mask`` int64 (n, longest)."""
+        """Return logits [false, true], float32 (n, 2), of padded prompts: ``ids`` and ``mask`` int64 (n, longest)."""
         import torch
 
         with torch.inference_mode():
@@ -81,7 +81,7 @@ class MonoT5Ranker(Ranker):
 
 
 def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tuple[Forward, str]:
-    """The forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
+    """Return the forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
     from inranker_flow.rankers import t5_forward
 
     int8 = scoring.dtype == "int8"
@@ -103,7 +103,7 @@ def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tup
 
 
 def _plain(model: Any, labels: tuple[int, int]) -> Forward:
-    """The forward pass of ``transformers``, every part of it but the rows of the output layer that nobody reads."""
+    """Return the forward pass of ``transformers``, every part of it but the rows of the output layer that nobody reads."""
     import torch
 
     head = model.get_output_embeddings()
@@ -128,7 +128,7 @@ def _plain(model: Any, labels: tuple[int, int]) -> Forward:
 
 
 def _two_rows(head: Any, labels: tuple[int, int]) -> Any:
-    """The output layer reduced to the two label tokens, computed in float32: bfloat16 would round logits to 3 digits.
+    """Return the output layer reduced to the two label tokens, computed in float32: bfloat16 would round logits to 3 digits.
 
     The model's own forward pass stays in front of it, so the scaling of tied checkpoints (T5 v1.0) is as it was.
     """

@@ -67,7 +67,7 @@ class Plan:
         return cls(renderer, queries, documents, pairs, lengths, odd, whole, cut_queries)
 
     def select(self, rows: np.ndarray) -> Plan:
-        """The prompts of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
+        """Return the prompts of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
         places, numbers = common(rows, self.odd)
         whole = self._whole.select(numbers)
         parts = self.renderer, self._queries, self._documents
@@ -80,13 +80,13 @@ class Plan:
 
     @classmethod
     def open(cls, renderer: Renderer, folder: Path) -> Plan:
-        """A plan that was saved, mapped; it does not know any more how many queries were cut."""
+        """Return a plan that was saved, mapped; it does not know any more how many queries were cut."""
         queries, documents, whole = (arrays.mapped_ragged(folder, each) for each in ("queries", "documents", "whole"))
         pairs, lengths, odd = (arrays.mapped(folder, each) for each in ("pairs", "lengths", "odd"))
         return cls(renderer, queries, documents, pairs, lengths, odd, whole)
 
     def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and attention mask of the pairs ``rows``, int64 (len(rows), padded length), padded on the right.
+        """Return ids and attention mask of the pairs ``rows``, int64 (len(rows), padded length), padded on the right.
 
         No prompt has a ``known`` beginning: a T5 reads the whole input at once.
         """
@@ -107,7 +107,7 @@ class Plan:
 
 
 def _tokenise(renderer: Renderer, split: Callable, texts: Iterable, see: Callable | None = None) -> Ragged:
-    """Token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
+    """Return token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
     kind = id_kind(renderer.tokenizer)
     parts = [Ragged.of([], kind)]
     for chunk in chunks(texts, CHUNK):
@@ -119,7 +119,7 @@ def _tokenise(renderer: Renderer, split: Callable, texts: Iterable, see: Callabl
 
 
 def id_kind(tokenizer: Any) -> Any:
-    """The type of a token's number: half the memory where the vocabulary allows."""
+    """Return the type of a token's number: half the memory where the vocabulary allows."""
     return np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max else np.int32
 
 
@@ -152,7 +152,7 @@ class _Irregular:
         self._documents |= {first + place: texts[place] for place in np.flatnonzero(wanted).tolist()}
 
     def pairs(self) -> tuple[np.ndarray, list[tuple[str, str]]]:
-        """The pairs (ascending) and their texts."""
+        """Return the pairs (ascending) and their texts."""
         odd_query, odd_document = np.concatenate(self._odd_queries), np.concatenate(self._odd_documents)
         rows = np.flatnonzero(odd_query[self._pairs[:, 0]] | odd_document[self._pairs[:, 1]])
         if not rows.size:

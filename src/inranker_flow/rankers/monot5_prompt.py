@@ -44,21 +44,21 @@ class Ragged:
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of ``parts``, one after another."""
+        """Return the rows of ``parts``, one after another."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         return cls(np.concatenate([part.flat for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Tokens of each of ``rows``."""
+        """Return tokens of each of ``rows``."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
     def select(self, rows: np.ndarray) -> Ragged:
-        """The rows ``rows`` alone, in that order."""
+        """Return the rows ``rows`` alone, in that order."""
         lengths = self.lengths(rows)
         return Ragged(self.first(rows, lengths), np.concatenate([[0], np.cumsum(lengths)]))
 
     def first(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
+        """Return the first ``counts[i]`` ids of row ``rows[i]``, one row after another."""
         return self.flat[_places(self.offsets[rows], counts)]
 
     def alternating(
@@ -82,21 +82,21 @@ class Ragged:
 
 
 def common(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(places in ``values`` of those that ``known``, which ascends, holds, their places in ``known``)."""
+    """Return (places in ``values`` of those that ``known``, which ascends, holds, their places in ``known``)."""
     numbers = np.searchsorted(known, values)
     places = np.flatnonzero(known[np.minimum(numbers, len(known) - 1)] == values) if len(known) else np.empty(0, int)
     return places, numbers[places]
 
 
 def tokenizer_identity(tokenizer: Any) -> list[str]:
-    """What a tokenizer does: its kind, and a digest of its content."""
+    """Return what a tokenizer does: its kind, and a digest of its content."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return [type(tokenizer).__name__, blake2b(content.encode(), digest_size=16).hexdigest()]
 
 
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
+    """Return ``counts[i]`` numbers from ``starts[i]`` on, one run after another."""
     ends = np.cumsum(counts)
     places = np.repeat(starts - (ends - counts), counts)
     places += np.arange(len(places))
@@ -138,7 +138,7 @@ class Renderer:
 
     @property
     def identity(self) -> list[Any]:
-        """What the tokens of a text depend on."""
+        """Return the settings and the tokenizer that decide the tokens of a text."""
         return [
             RENDERER_VERSION,
             *tokenizer_identity(self.tokenizer),
@@ -156,15 +156,15 @@ class Renderer:
         return ids
 
     def encode_queries(self, queries: Sequence[str]) -> list[list[int]]:
-        """Token ids of ``Query: {query}``, one list for each query."""
+        """Return token ids of ``Query: {query}``, one list for each query."""
         return self.split_queries(queries)[0]
 
     def encode_documents(self, documents: Sequence[str]) -> list[list[int]]:
-        """Token ids of ``Document: {document}``, one list for each document."""
+        """Return token ids of ``Document: {document}``, one list for each document."""
         return self.split_documents(documents)[0]
 
     def begin_queries(self, queries: Iterable[str]) -> Iterator[str]:
-        """The beginnings of queries that a prompt can hold (see `beginnings`)."""
+        """Return the beginnings of queries that a prompt can hold (see `beginnings`)."""
         return Beginnings(self.tokenizer, self.max_length, "Query: ").of(queries)
 
     def begin_documents(self, documents: Iterable[str]) -> Iterator[str]:
@@ -177,14 +177,14 @@ class Renderer:
         return self.truncation == "reference" and not self.append_eos
 
     def split_queries(self, queries: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Token ids of ``Query: {query}``, and which of the queries are irregular (bool)."""
+        """Return token ids of ``Query: {query}``, and which of the queries are irregular (bool)."""
         end = len(self._document)
         encoded = self._encode([f"Query: {query} Document:" for query in queries])
         regular = np.array([ids[-end:] == self._document for ids in encoded], bool)
         return self._parts("Query: ", queries, [ids[:-end] for ids in encoded], regular)
 
     def split_documents(self, documents: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Token ids of ``Document: {document}``, and which of the documents are irregular (bool)."""
+        """Return token ids of ``Document: {document}``, and which of the documents are irregular (bool)."""
         start, end = len(self._document), len(self._suffix)
         encoded = self._encode([f"Document: {document} Relevant:" for document in documents])
         regular = np.array([ids[-end:] == self._suffix and ids[:start] == self._document for ids in encoded], bool)
@@ -193,7 +193,7 @@ class Renderer:
     def _parts(
         self, before: str, texts: Sequence[str], parts: list[list[int]], regular: np.ndarray
     ) -> tuple[list[list[int]], np.ndarray]:
-        """``parts``, with irregular ones as they are without a neighbour."""
+        """Return ``parts``, with irregular ones as they are without a neighbour."""
         places = np.flatnonzero(~regular).tolist()
         if places:
             for place, ids in zip(places, self._encode([before + texts[place] for place in places]), strict=True):
@@ -201,7 +201,7 @@ class Renderer:
         return parts, ~regular
 
     def whole(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Ids of prompts that are tokenised as one string each; where one is too long, the rules of :meth:`assemble`."""
+        """Return ids of prompts that are tokenised as one string each; where one is too long, the rules of :meth:`assemble`."""
         prompts = self._encode([f"Query: {query} Document: {document} Relevant:" for query, document in pairs])
         return [self._cut(ids, *pair) for ids, pair in zip(prompts, pairs, strict=True)]
 
@@ -216,7 +216,7 @@ class Renderer:
         return [*prompt[:room], *self._suffix, *self._end]
 
     def assemble(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> list[int]:
-        """Ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
+        """Return ids of one prompt from parts that were tokenised once; at most ``max_length`` long, ``</s>`` included."""
         lengths = np.array([len(query_ids)]), np.array([len(document_ids)])
         query, document, suffix = (int(each[0]) for each in self.kept(*lengths))
         return [*query_ids[:query], *document_ids[:document], *self._suffix[:suffix], *self._end]
@@ -228,7 +228,7 @@ class Renderer:
     def kept(
         self, query_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens that :meth:`assemble` keeps of each query, document and `` Relevant:``; ``</s>`` comes on top."""
+        """Return tokens that :meth:`assemble` keeps of each query, document and `` Relevant:``; ``</s>`` comes on top."""
         suffix = np.full_like(query_lengths, len(self._suffix))
         most = self.max_length - len(self._end)
         if self.truncation == "reference":
@@ -277,7 +277,7 @@ class Renderer:
         return ids, mask.astype(np.int64)
 
     def render(self, query: str, document: str) -> list[int]:
-        """Ids of one prompt."""
+        """Return ids of one prompt."""
         (query_ids,), irregular_query = self.split_queries([query])
         (document_ids,), irregular_document = self.split_documents([document])
         if (irregular_query[0] or irregular_document[0]) and not self.parts_alone:

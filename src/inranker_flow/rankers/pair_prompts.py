@@ -59,7 +59,7 @@ class Frame:
         return self.max_length - len(self.before) - len(self.after)
 
     def cut(self, head: list[int]) -> list[int]:
-        """Ids of a query and what stands between, where they leave no room for a document: the query is cut."""
+        """Return ids of a query and what stands between, where they leave no room for a document: the query is cut."""
         return [*head[: self.room // 2 - len(self.between)], *self.between]
 
 
@@ -87,11 +87,11 @@ class PairReader(ABC):
 
     @abstractmethod
     def encode_queries(self, queries: list[str]) -> list[list[int]]:
-        """Token ids of each query and what stands between it and the document."""
+        """Return token ids of each query and what stands between it and the document."""
 
     @abstractmethod
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
-        """Token ids of each document."""
+        """Return token ids of each document."""
 
     def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> PairPrompts:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
@@ -113,7 +113,7 @@ class PairReader(ABC):
         return PairPrompts(self, encoded, texts, pairs, cut)
 
     def open(self, folder: Path) -> PairPrompts:
-        """Prompts that were saved in ``folder``; how many queries were cut is not known any more."""
+        """Return prompts that were saved in ``folder``; how many queries were cut is not known any more."""
         heads, documents = (arrays.mapped_ragged(folder, each) for each in ("heads", "documents"))
         return PairPrompts(self, heads, documents, arrays.mapped(folder, "pairs"), 0)
 
@@ -125,7 +125,7 @@ class PairReader(ABC):
         return Ragged.joined(parts)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text and nothing else; as everywhere in transformers, a special token's name becomes it."""
+        """Return token ids of each text and nothing else; as everywhere in transformers, a special token's name becomes it."""
         ids: list[list[int]] = self.tokenizer(
             list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -145,12 +145,12 @@ class PairPrompts:
         self.lengths = len(reader.frame.before) + head + document + len(reader.frame.after)
 
     def _lengths(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of the pairs' queries (and what stands between) and documents in their inputs."""
+        """Return tokens of the pairs' queries (and what stands between) and documents in their inputs."""
         head = self._heads.lengths(self._pairs[rows, 0])
         return head, np.minimum(self._documents.lengths(self._pairs[rows, 1]), self._reader.frame.room - head)
 
     def select(self, rows: np.ndarray) -> PairPrompts:
-        """The inputs of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
+        """Return the inputs of the pairs ``rows`` alone, in that order; of cut queries the same are counted."""
         return PairPrompts(self._reader, self._heads, self._documents, self._pairs[rows], self.cut_queries)
 
     def save(self, folder: Path) -> None:
@@ -159,7 +159,7 @@ class PairPrompts:
         arrays.save_ragged(folder, heads=self._heads, documents=self._documents)
 
     def inputs(self, rows: np.ndarray, pad_to: int = 1, known: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, mask, and 1 from the document's first token to the end: int64 (len(rows), padded length).
+        """Return ids, mask, and 1 from the document's first token to the end: int64 (len(rows), padded length).
 
         ``known`` is 0, or the length of the frame's beginning, which is left away then.
         """
@@ -207,14 +207,14 @@ class PairRanker(Ranker):
 
     @abstractmethod
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
-        """Logits [false, true], float32 (n, 2), of padded inputs.
+        """Return logits [false, true], float32 (n, 2), of padded inputs.
 
         ``ids``, ``mask`` and ``in_document`` (1 from the document's first token to the end): int64 (n, longest).
         """
 
 
 def _positions(model: Any) -> float:
-    """Tokens that the model can tell apart by place."""
+    """Return tokens that the model can tell apart by place."""
     for name, module in model.named_modules():
         # RoBERTa and its kin begin to count after the padding's id.
         if name.endswith("embeddings.position_embeddings") and getattr(module, "padding_idx", None) is not None:

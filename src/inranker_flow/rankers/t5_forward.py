@@ -72,7 +72,7 @@ class _Parts:
 
 
 def unsupported(model: Any) -> str:
-    """Why :class:`T5Forward` cannot stand for ``model``; empty where it can."""
+    """Return the reason for which :class:`T5Forward` cannot stand for ``model``; empty if it can."""
     name = type(model).__name__
     if name not in _FAMILY or not type(model).__module__.startswith("transformers."):
         return f"a {name}"
@@ -134,8 +134,8 @@ class T5Forward:
         return self
 
     def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits, float32 (n, 2), of ``ids`` (n, length). ``mask`` is 1 where a token is and 0 in the padding; None says
-        that there is no padding."""
+        """Return logits, float32 (n, 2), of ``ids`` (n, length). ``mask`` is 1 where a token is and 0 in the padding; None
+        says that there is no padding."""
         parts = self._frozen or self._parts()
         return self._run(parts, ids, mask)
 
@@ -169,7 +169,8 @@ class T5Forward:
         return self._feed_forward(layer.feed_forward, x, dropout)
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
-        """(n, heads, length, d_kv). A CPU's fused kernel cannot be used while the bias needs a gradient, or with dropout."""
+        """Return (n, heads, length, d_kv). A CPU's fused kernel cannot be used while the bias needs a gradient, or with
+        dropout."""
         needs_gradient = torch.is_grad_enabled() and (bias.requires_grad or query.requires_grad)
         if query.device.type != "cpu" or (self._fused_attention and not (needs_gradient or dropout)):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
@@ -181,7 +182,8 @@ class T5Forward:
         return torch.bmm(scores.softmax(-1), value.reshape(flat)).view(query.shape)
 
     def _bias(self, parts: _Parts, length: int, dtype: torch.dtype) -> Tensor:
-        """Position bias (1, heads, length, length): it depends on the distance alone, so each distance is looked up once."""
+        """Return the position bias (1, heads, length, length): it depends on the distance alone, so each distance is looked up
+        once."""
         distance = torch.arange(1 - length, length, device=parts.position_bias.device)
         bias = parts.position_bias[_bucket(distance, self.buckets, self.max_distance)].t()
         # Row i starts at distance -i, which is place length - 1 - i.
@@ -190,7 +192,8 @@ class T5Forward:
     # --- the decoder: one step ----------------------------------------------------------------------------------------
 
     def _decode(self, parts: _Parts, encoded: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        """Last hidden state (n, d_model). Without dropout the rows are equal until the first cross-attention: one is made."""
+        """Return the last hidden state (n, d_model). Without dropout the rows are equal until the first cross-attention: one
+        is made."""
         x = parts.start
         if dropout:
             x = _drop(x.expand(len(encoded), -1), dropout)
@@ -234,7 +237,7 @@ class T5Forward:
         return _residual(layer.outer, _drop(inner, dropout), x, dropout)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """T5's layer norm: a scale by the root mean square, summed in float32."""
+        """Return T5's layer norm: a scale by the root mean square, summed in float32."""
         if x.device.type != "cpu" or x.dtype != torch.float32:  # on a CPU, slower in float32 than what follows
             return F.rms_norm(x, weight.shape, weight, self.eps)
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
@@ -243,7 +246,7 @@ class T5Forward:
     # --- parameters ---------------------------------------------------------------------------------------------------
 
     def _parts(self, freeze: bool = False, pack: bool = True, int8: bool = False) -> _Parts:
-        """The parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
+        """Return the parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
         model = self._model
 
         def matrix(*linears: nn.Linear, int8: bool = False, positive: bool = False) -> Weight:
@@ -321,12 +324,12 @@ def _residual(weight: Weight, x: Tensor, to: Tensor, dropout: float) -> Tensor:
 
 
 def _padding(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a token is, the lowest number in the padding."""
+    """Return 0 where a token is, the lowest number in the padding."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, torch.finfo(dtype).min)
 
 
 def _bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
-    """T5's bucket of a distance, to both sides: exact near by, logarithmic further away (as `transformers` rounds it)."""
+    """Return T5's bucket of a distance, to both sides: exact near by, logarithmic further away (as `transformers` rounds it)."""
     from transformers.models.t5.modeling_t5 import T5Attention
 
     result: Tensor = T5Attention._relative_position_bucket(
@@ -336,7 +339,7 @@ def _bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
 
 
 def _quick(activation: Any) -> Callable[[Tensor], Tensor]:
-    """GELU in its tanh form as one kernel instead of eight."""
+    """Return GELU in its tanh form as one kernel instead of eight."""
     quick: Callable[[Tensor], Tensor] = activation
     if type(activation).__name__ == "NewGELUActivation":
         quick = nn.GELU(approximate="tanh")

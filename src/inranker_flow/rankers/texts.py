@@ -32,7 +32,7 @@ class Texts:
         return cls(list(queries), list(documents), np.array(flat, np.int64).reshape(-1, 2))
 
     def select(self, rows: np.ndarray) -> Selected:
-        """The texts of the pairs ``rows`` alone, and their places in these."""
+        """Return the texts of the pairs ``rows`` alone, and their places in these."""
         queries, query = np.unique(self.index[rows, 0], return_inverse=True)
         documents, document = np.unique(self.index[rows, 1], return_inverse=True)
         return (

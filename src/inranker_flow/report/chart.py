@@ -38,12 +38,12 @@ _LEFT, _RIGHT, _PLOT, _BELOW, _GAP = 40, 12, 216, 34, 30
 
 
 def title(system: str) -> str:
-    """How a system is called on the page."""
+    """Return a system's name on the page."""
     return _TITLES.get(system, system)
 
 
 def colours(systems: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """System -> (light, dark) colour."""
+    """Return system -> (light, dark) colour."""
     others = [system for system in systems if system not in _COLOURS]
     return {
         system: _COLOURS[system] if system in _COLOURS else _MORE[others.index(system) % len(_MORE)]
@@ -52,13 +52,13 @@ def colours(systems: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def number(value: float) -> str:
-    """Three digits as IR papers print measures: .512, and 1.000."""
+    """Return three digits as IR papers print measures: .512, and 1.000."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0.") else text
 
 
 def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
-    """Grouped bars of ``summary`` (summary.json as data), ``width`` units wide; usable inline and as a file.
+    """Return grouped bars of ``summary`` (summary.json as data), ``width`` units wide; usable inline and as a file.
 
     Datasets that do not fit beside each other continue in a row below. It follows the reader's light or dark theme.
     """
@@ -101,7 +101,7 @@ def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
 
 
 def style(systems: Sequence[str]) -> str:
-    """The CSS of every chart of a page, for both themes."""
+    """Return the CSS of every chart of a page, for both themes."""
     paint = colours(systems)
     light, dark = (
         "".join(
@@ -118,7 +118,7 @@ def _subtitle(width: int) -> str:
 
 
 def _legend(systems: Sequence[str], ceiling: bool, width: int) -> tuple[str, int]:
-    """Swatches with names, wrapped to ``width``; and the height they take."""
+    """Return swatches with names, wrapped to ``width``; and the height they take."""
     parts, x, y = [], 14.0, 44
     entries = [*enumerate(systems), *([(-1, "best possible")] if ceiling else [])]
     for index, system in entries:
@@ -159,7 +159,7 @@ def _group(
     room: float,
     base: float,
 ) -> str:
-    """The bars of one dataset, centred in ``room``."""
+    """Return the bars of one dataset, centred in ``room``."""
     bar = min(58.0, (room - 24) / len(systems))
     start = left + (room - bar * len(systems)) / 2
     bars, whiskers, values = [], [], []

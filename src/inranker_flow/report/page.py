@@ -42,8 +42,8 @@ def render(
     decision: Mapping[str, Any] | None = None,
     reality: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None: there
-    is none yet).
+    """Return the page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None:
+    there is none yet).
 
     ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
     for, and the planned collections that the run went "without".
@@ -84,7 +84,7 @@ def render(
 
 
 def outcome(decision: Mapping[str, Any]) -> str:
-    """What follows from a decision, in one sentence."""
+    """Return the consequence of a decision in one sentence."""
     name, version, champion = decision["model"], decision["version"], decision["champion"]
     if decision["verdict"] == "PROMOTE":
         return f"{name} version {version} serves now" + (f", instead of {champion}." if champion else ", as the first.")
@@ -102,7 +102,7 @@ def _settings(summary: Mapping[str, Any], decision: Mapping[str, Any] | None) ->
 
 
 def _read(summary: Mapping[str, Any]) -> list[str]:
-    """How the students and the champion were read, one sentence for each way."""
+    """Return the sentences about the reading of students and champion, one for each way."""
     ways: dict[str, list[str]] = {}
     for name, model in summary["models"].items():
         reads, served = model.get("reads"), model.get("served", {})
@@ -116,7 +116,7 @@ def _read(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _paces(summary: Mapping[str, Any]) -> str:
-    """What the pairs per second of each model rest on."""
+    """Return what the pairs per second of each model rest on."""
     found = []
     for name, model in summary["models"].items():
         if model["same_as"] or model.get("timed_as"):
@@ -130,14 +130,14 @@ def _paces(summary: Mapping[str, Any]) -> str:
 
 
 def _slow(summary: Mapping[str, Any]) -> list[str]:
-    """Systems of which fewer queries were timed than asked for, because a minute was over."""
+    """Return systems of which fewer queries were timed than asked for, because a minute was over."""
     asked = summary["latency"]["queries"]
     timed = {name: model for name, model in summary["models"].items() if not model.get("timed_as")}
     return [name for name, model in timed.items() if 0 < model["latency_queries"] < asked]
 
 
 def _counted(summary: Mapping[str, Any]) -> list[str]:
-    """Names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
+    """Return names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
     names = dict.fromkeys(name for each in summary["generation"] for name in each["counts"])
     first, last = ("documents", "short_documents", "generated"), ("kept", "queries")
     between = [name for name in names if name not in (*first, *last)]
@@ -145,7 +145,7 @@ def _counted(summary: Mapping[str, Any]) -> list[str]:
 
 
 def headline_sentence(summary: Mapping[str, Any]) -> str:
-    """What the evaluation found, in one sentence that holds whichever way it went."""
+    """Return the finding of the evaluation in one sentence, which holds for a gain and for a loss."""
     if not summary["datasets"]:
         return "Nothing was measured: no collection has judged test queries."
     headline, average = summary["headline"], summary["average"]
@@ -165,12 +165,12 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
 
 
 def _names(summary: Mapping[str, Any]) -> list[str]:
-    """What counts as a dataset each."""
+    """Return the names that count as one dataset each."""
     return list(grouped(summary["datasets"]))
 
 
 def leak_sentence(leaks: Mapping[str, Any]) -> str:
-    """What the leak check found, in one sentence."""
+    """Return the finding of the leak check in one sentence."""
     looked = (
         f"{leaks['training_queries']:,} training queries of {', '.join(leaks['training_sets']) or 'no training set'}"
     )
@@ -194,7 +194,7 @@ def _versus(gain: float, other: str) -> str:
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The few numbers that a reader wants first."""
+    """Return the few numbers that a reader wants first."""
     if not summary["datasets"] or not summary["students"]:
         return []
     headline, average, models = summary["headline"], summary["average"], summary["models"]
@@ -222,7 +222,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _faster(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> float | None:
-    """How many times as fast as the teacher; None where they were not measured alike."""
+    """Return how many times as fast as the teacher; None where they were not measured alike."""
     if model["latency_median_ms"] and teacher["latency_median_ms"]:
         return float(teacher["latency_median_ms"] / model["latency_median_ms"])
     alike = model.get("processes", 1) == teacher.get("processes", 1) and teacher["pairs_per_second"]
@@ -242,7 +242,7 @@ def _significance(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
-    """(dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
+    """Return (dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
     students = summary["students"]
     before = dict(zip(students, ["bm25", *students], strict=False))
     return {
@@ -253,7 +253,7 @@ def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
 
 
 def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table of all measures: each dataset's rows, then the means over the datasets where there are several."""
+    """Return the table of all measures: each dataset's rows, then the means over the datasets where there are several."""
     marks = _marks(summary)
     rows: list[dict[str, Any]] = []
 
@@ -291,7 +291,7 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ties(summary: Mapping[str, Any]) -> dict[str, float]:
-    """System -> its largest tie rate over the datasets."""
+    """Return system -> its largest tie rate over the datasets."""
     return {
         system: max((found["systems"][system]["tie_rate"] for found in summary["datasets"].values()), default=0.0)
         for system in summary["systems"]
@@ -299,7 +299,7 @@ def _ties(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The headline measure's comparisons, grouped by step."""
+    """Return the headline measure's comparisons, grouped by step."""
     steps: dict[tuple[str, str], list[Any]] = {}
     for row in summary["comparisons"]:
         if row["measure"] == summary["headline"]:

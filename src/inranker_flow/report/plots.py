@@ -15,7 +15,8 @@ _LETTER = 7.7
 
 
 def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
-    """Mean of the headline measure against the median latency of reranking 100 passages, in milliseconds (logarithmic).
+    """Return the mean of the headline measure against the median latency of reranking 100 passages, in milliseconds
+    (logarithmic).
 
     BM25 is the line of what costs no reranking at all. "" where nothing was measured or no latency was.
     """
@@ -90,7 +91,7 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
 
 
 def _points(summary: Mapping[str, Any], timed: Sequence[str]) -> list[tuple[str, str]]:
-    """(label, system): equal models are one point."""
+    """Return (label, system): equal models are one point."""
     points: dict[str, list[str]] = {}
     for system in timed:
         points.setdefault(summary["models"][system]["same_as"] or system, []).append(title(system))
@@ -108,15 +109,15 @@ def _milliseconds(value: float) -> str:
 
 
 def _decades(least: float, most: float) -> tuple[float, float]:
-    """Logarithms that hold both, with room at the ends and never less than one decade."""
+    """Return logarithms that hold both, with room at the ends and never less than one decade."""
     low, high = math.log10(least) - 0.15, math.log10(most) + 0.15
     room = max(0.0, 1 - (high - low)) / 2
     return low - room, high + room
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Multiples of a tenth or a fifth, the first below all values and the last above them, at least two; coarser ones for a
-    measure that counts."""
+    """Return multiples of a tenth or a fifth, the first below all values and the last above them, at least two; coarser ones
+    for a measure that counts."""
     spread = max(values) - min(values)
     step = 0.2 if spread > 0.5 else 0.1
     if spread > 2:
@@ -167,7 +168,7 @@ def _label(across: float, up: float, text: str, anchor: str) -> str:
 
 
 def differences_svg(case: Mapping[str, Any], systems: Sequence[str], width: int = 860) -> str:
-    """Every test query's difference between two systems, sorted: how many are won and lost, and by how much."""
+    """Return every test query's difference between two systems, sorted: how many are won and lost, and by how much."""
     curve = sorted(case["curve"], reverse=True)
     if not curve:
         return ""
@@ -197,7 +198,7 @@ def differences_svg(case: Mapping[str, Any], systems: Sequence[str], width: int 
 
 
 def curve_svg(student: str, training: Mapping[str, Any], systems: Sequence[str], width: int = 420) -> str:
-    """The loss of one phase by step: of training as a line, on held-out queries as points; the step that was kept."""
+    """Return the loss of one phase by step: of training as a line, on held-out queries as points; the step that was kept."""
     height = 230
     train, heldout, last = training["train"], training["heldout"], training["steps"]
     losses = [loss for _, loss, *_ in (*train, *heldout) if math.isfinite(loss)]

@@ -51,7 +51,7 @@ class Analyser:
         self._words.frozen = True
 
     def __call__(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Term numbers of all texts one after another (int32), and how many each text has (int64)."""
+        """Return term numbers of all texts one after another (int32), and how many each text has (int64)."""
         flat, ends = array("i"), array("q", [0])
         number = self._words.__getitem__
         for text in texts:
@@ -80,7 +80,7 @@ class _Words(dict[str, int]):
 
 
 def in_language(config: RetrieveConfig, language: str) -> RetrieveConfig:
-    """The settings with the stemmer and the stop words of a collection's ``language``; as they are for "".
+    """Return the settings with the stemmer and the stop words of a collection's ``language``; as they are for "".
 
     Raises :class:`UserError` for a language that is not known.
     """
@@ -91,7 +91,7 @@ def in_language(config: RetrieveConfig, language: str) -> RetrieveConfig:
 
 
 def stop_list(config: RetrieveConfig) -> frozenset[str]:
-    """The words that ``config.stopwords`` names, and Russian's where Russian stems are made by the way.
+    """Return the words that ``config.stopwords`` names, and Russian's where Russian stems are made by the way.
 
     :class:`UserError` where bm25s has no such list.
     """
@@ -119,7 +119,7 @@ def _list_of(name: str) -> frozenset[str]:
 
 
 def _stemmer(config: RetrieveConfig) -> Callable[[str], str] | None:
-    """What makes a stem of a word, by the word's script."""
+    """Return a function that stems a word by its script."""
     import Stemmer
 
     if not config.stemmer:

@@ -48,7 +48,7 @@ class BM25:
         return np.concatenate([np.empty(0, np.float32), *(scores.copy() for _, scores in self._blocks(terms))])
 
     def search(self, query: str, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best ``depth`` hits as (doc ids, scores); fewer where fewer passages share a word with the query."""
+        """Return the best ``depth`` hits as (doc ids, scores); fewer where fewer passages share a word with the query."""
         [(numbers, scores)] = self.find([query], depth)
         return self.doc_ids.take(pa.array(numbers)).to_numpy(zero_copy_only=False), scores
 
@@ -75,7 +75,7 @@ class BM25:
         return (_LAST - (keys & _LAST)).astype(np.int64), (keys >> _HALF).astype(np.uint32).view(np.float32)
 
     def _blocks(self, terms: np.ndarray) -> Iterator[tuple[np.uint64, np.ndarray]]:
-        """The first place of each block and its passages' scores, which the next block overwrites."""
+        """Yield the first place of each block and its passages' scores, which the next block overwrites."""
         starts, ends = self._index.starts[terms].tolist(), self._index.starts[terms + 1].tolist()
         total = len(self.doc_ids)
         for first in range(0, total, self._block):

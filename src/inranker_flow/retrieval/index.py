@@ -48,7 +48,7 @@ class Index:
 
 
 def settings(config: RetrieveConfig) -> dict[str, Any]:
-    """What an index depends on, beside the passages."""
+    """Return the settings that decide an index besides its passages."""
     names = ("k1", "b", "stopwords", "stemmer", "lucene_lengths")
     return {"version": VERSION, **{name: getattr(config, name) for name in names}}
 
@@ -79,7 +79,7 @@ def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]
 
 
 def load(folder: Path, config: RetrieveConfig) -> Index:
-    """The index in ``folder``, mapped and not read. Raises :class:`UserError` where it was built with other settings."""
+    """Return the index in ``folder``, mapped and not read. Raises :class:`UserError` where it was built with other settings."""
     if json.loads((folder / "settings.json").read_text()) != settings(config):
         raise UserError(f"{folder}: this index was built with other settings; remove it", code="index-mismatch")
 
@@ -97,7 +97,7 @@ def load(folder: Path, config: RetrieveConfig) -> Index:
 
 
 def lucene_length(lengths: np.ndarray) -> np.ndarray:
-    """Passage lengths as Lucene's index remembers them, in one byte (`SmallFloat.intToByte4`).
+    """Return passage lengths as Lucene's index remembers them, in one byte (`SmallFloat.intToByte4`).
 
     Up to 24 exactly; beyond, four significant bits of what is above 24.
     """
@@ -149,7 +149,7 @@ class _Builder:
         return Index(starts, passages, impacts, self.doc_ids, _marks(self.doc_ids), self.terms)
 
     def _weights(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """idf of each term, and for each passage what its length makes of k1."""
+        """Return idf of each term, and for each passage what its length makes of k1."""
         k1, b, lengths, count = self.config.k1, self.config.b, self.lengths, len(self.lengths)
         total = int(lengths.sum())
         if self.config.lucene_lengths:
@@ -177,7 +177,7 @@ class _Chunk:
 
 
 def _invert(words: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> list[_Chunk]:
-    """``words`` of passages of these ``lengths``, taken in ``order``, as chunks of postings."""
+    """Return ``words`` of passages of these ``lengths``, taken in ``order``, as chunks of postings."""
     ends = np.cumsum(lengths)
     chunks = []
     for first in range(0, len(order), _CHUNK):
@@ -206,7 +206,7 @@ def _invert(words: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> list[_
 
 
 def _runs(ordered: np.ndarray) -> np.ndarray:
-    """Where in an ordered array each new value begins."""
+    """Return the places in an ordered array at which a new value begins."""
     return np.flatnonzero(np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]]))
 
 
@@ -219,7 +219,7 @@ def _in_memory(name: str, size: int, kind: type) -> np.ndarray:
 
 
 def _on_disk(path: Path, size: int, kind: type) -> np.ndarray:
-    """A mapped array whose room on the disk is certain: to write where there is none would kill the process."""
+    """Return a mapped array whose room on the disk is certain: to write where there is none would kill the process."""
     if not size:
         np.save(path, np.empty(0, kind))
         return np.empty(0, kind)

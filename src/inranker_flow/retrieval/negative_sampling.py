@@ -15,7 +15,7 @@ import numpy as np
 def random_sample(
     seed: int, names: Sequence[str], items: np.ndarray, sizes: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random sample of ``wanted[i]`` of the ``sizes[i]`` items of name ``i``, as (which name, place among all items).
+    """Return a random sample of ``wanted[i]`` of the ``sizes[i]`` items of name ``i``, as (which name, place among all items).
 
     ``items``: uint64 hashes, those of one name after those of the name before. A sample is in random order, so its
     beginning is a smaller sample.
@@ -40,7 +40,7 @@ def _states(seed: int, names: Sequence[str]) -> np.ndarray:
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:
-    """A pseudo-random 64-bit number for each, different for different ones (SplitMix64, doi:10.1145/2660193.2660195)."""
+    """Return a pseudo-random 64-bit number for each, different for different ones (SplitMix64, doi:10.1145/2660193.2660195)."""
     with np.errstate(over="ignore"):
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -35,7 +35,7 @@ class Searchers:
             self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _open, (folder, config))
 
     def map(self, function: Callable[[BM25, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Results in the order of the tasks; ``function`` must be a module's own.
+        """Yield results in the order of the tasks; ``function`` must be a module's own.
 
         Raises :class:`UserError` where a process is killed.
         """

@@ -27,7 +27,7 @@ PARALLEL_FROM = 10**10
 
 
 def build_index(config: RetrieveConfig, collection: Path, stage: str = "retrieve") -> Path:
-    """The index of a collection, in the scratch folder of the ``stage``: built now, or by an attempt before this one.
+    """Yield the index of a collection, in the scratch folder of the ``stage``: built now, or by an attempt before this one.
 
     The stage removes that folder, the index's parent.
     """

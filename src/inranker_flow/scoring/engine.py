@@ -30,7 +30,7 @@ class Scorer(Protocol):
     lengths: np.ndarray
 
     def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2).
+        """Return (number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2).
 
         ``parts`` are asked for one by one, as there is room for another.
         """

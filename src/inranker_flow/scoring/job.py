@@ -31,7 +31,7 @@ class Source(Protocol):
     """The texts of pairs."""
 
     def select(self, rows: np.ndarray) -> Selected:
-        """The texts of the pairs ``rows``, each once, and their places in these."""
+        """Return the texts of the pairs ``rows``, each once, and their places in these."""
         ...
 
 

@@ -51,7 +51,8 @@ class Logits:
         return self._logits[self._task]
 
     def to_score(self, share: Share) -> np.ndarray:
-        """Tasks that shards are cut from: those without logits, or, where pods share them, those of the first pod's plan.
+        """Return tasks that shards are cut from: those without logits, or, where pods share them, those of the first pod's
+        plan.
 
         A shard is then the same whoever scores it, and its logits have the same bits.
         """
@@ -68,7 +69,7 @@ class Logits:
     def shards(
         self, order: np.ndarray, size: int, share: Share, done: Callable[[slice], None]
     ) -> Iterator[tuple[int, slice]]:
-        """The tasks ``order`` in shards of ``size``, as (number, place in ``order``), one by one as they are asked for.
+        """Yield the tasks ``order`` in shards of ``size``, as (number, place in ``order``), one by one as they are asked for.
 
         This pod's ``share`` comes first, the rest in random order. A shard that another process has scored meanwhile is left
         out, and ``done`` is told. Where no share was given out, another one at the same work shows by what it puts there: from

@@ -136,7 +136,7 @@ class Workers:
         self._held.close()
 
     def score(self, parts: Iterable[tuple[int, slice]], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
+        """Yield (number, logits) of each part, as they are done; a part is a piece of ``order``, logits float64 (n, 2)."""
         coming = iter(parts)
         while True:
             self._hand_out(coming)
@@ -212,7 +212,7 @@ class Workers:
             progress.advance(tokens)
 
     def _take(self, worker: _Worker, logits: np.ndarray, progress: Progress | None) -> list[int]:
-        """The logits of a worker's first chunk; returns the part's number where it is complete."""
+        """Take the logits of a worker's first chunk; return the part's number where it is complete."""
         chunk = worker.chunks.popleft()
         self._deaths[worker.number] = 0
         total = int(self.lengths[self.order[chunk.start : chunk.stop]].sum())
@@ -300,7 +300,7 @@ class _Reporter:
 
 
 def work(checkpoint: Checkpoint, number: int, threads: int, folder: str, connection: Connection) -> None:
-    """What a process does: load the model, then score the places that the parent names until it has no more.
+    """Load the model, then score the places that the parent names until it has no more: the work of a process.
 
     Errors that a person can mend go to the parent; with any other the process dies, and the parent decides.
     """

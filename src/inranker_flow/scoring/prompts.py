@@ -17,7 +17,7 @@ class Tokenised:
         self._made: dict[str, tuple[np.ndarray, Prompts]] = {}
 
     def prompts(self, reader: Reader, rows: np.ndarray) -> Prompts:
-        """The prompts of the pairs ``rows``, in that order."""
+        """Return the prompts of the pairs ``rows``, in that order."""
         made, prompts = self._made.get(reader.identity, (None, None))
         if made is None or prompts is None or not np.isin(rows, made).all():
             prompts = reader.prepare(*self._source.select(rows))

@@ -66,14 +66,14 @@ class Task:
         return self.state in UNFINISHED or (not self.state and self.driver in UNFINISHED)
 
     def holds(self, path: str) -> bool:
-        """Whether the node at ``path`` is of this task: its driver, executor or an attempt."""
+        """Return whether the node at ``path`` is of this task: its driver, executor or an attempt."""
         if not self.path or not path.startswith(self.path):
             return False
         return bool(re.match(rf"$|[(.]|{_DRIVER}(\(|$)", path[len(self.path) :]))
 
 
 def tasks_of(run: Mapping[str, Any]) -> list[Task]:
-    """Every task and graph of a run (as JSON data), in the order in which they began."""
+    """Return every task and graph of a run (as JSON data), in the order in which they began."""
     nodes = _nodes(run)
     nodes.sort(key=lambda node: str(node.get("start_time") or "9"))
     workflow, paths = _paths(nodes)
@@ -108,18 +108,18 @@ def tasks_of(run: Mapping[str, Any]) -> list[Task]:
 
 
 def failures_of(tasks: list[Task]) -> list[Task]:
-    """The tasks that failed; a graph only where nothing in it did."""
+    """Return the tasks that failed; a graph only where nothing in it did."""
     failed = [task for task in tasks if task.failed and not any(other.failed for other in task.inner)]
     return [task for task in failed if not task.is_graph] or failed
 
 
 def written(tasks: list[Task]) -> list[Task]:
-    """The tasks that the pipeline's author wrote, as far as the run has come."""
+    """Return the tasks that the pipeline's author wrote, as far as the run has come."""
     return [task for task in tasks if not task.is_graph and (task.state or task.driver)]
 
 
 def workflow_of(run: Mapping[str, Any]) -> str:
-    """Name of the run's workflow, as far as its nodes tell."""
+    """Return the name of the run's workflow, as far as its nodes tell."""
     return _paths(_nodes(run))[0]
 
 
@@ -128,7 +128,7 @@ def _nodes(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def pod_numbers(task: Task, attempts: int = 6) -> set[str]:
-    """What the names of the pods of a task end with: the numbers of their nodes' ids, for the first attempts."""
+    """Return the endings of the names of a task's pods: the numbers of their nodes' ids, for the first attempts."""
     if not task.path:
         return set()
     outer = [task.path, *(f"{task.path}({i})" for i in range(attempts))]
@@ -139,7 +139,7 @@ def pod_numbers(task: Task, attempts: int = 6) -> set[str]:
 def _places(
     nodes: list[Mapping[str, Any]], workflow: str, paths: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[Mapping[str, Any], tuple[str, str]]]:
-    """Each node with its place: the path of its parent and its name; without a parent where that is not known."""
+    """Yield each node with its place: the path of its parent and its name; without a parent where that is not known."""
     of_name: dict[str, list[str]] = {}
     for path, (_, name) in paths.items():
         of_name.setdefault(name, []).append(path)
@@ -159,7 +159,7 @@ def _places(
 
 
 def _paths(nodes: list[Mapping[str, Any]]) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Name of the workflow, and of every node whose path can be found: path -> path of its parent, its name."""
+    """Return the name of the workflow, and of every node whose path can be found: path -> path of its parent, its name."""
     names = {str(node["display_name"]) for node in nodes}
     listed = {child for node in nodes for child in _children(node)}
     workflow = next((name for child in listed if (name := child.rpartition("-")[0]) in names), "")
@@ -194,7 +194,7 @@ def _rounds(path: str) -> str:
 
 
 def _fnv(text: str, value: int = 0x811C9DC5) -> int:
-    """FNV-1a of 32 bits; ``value`` is that of what stands before ``text``."""
+    """Return FNV-1a of 32 bits; ``value`` is that of what stands before ``text``."""
     for byte in text.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
     return value

@@ -47,7 +47,7 @@ class Outcome:
 
 
 def of_status(state: str | None, error: str | None) -> Outcome:
-    """What KFP told the exit handler; its local runner and its backends spell the states differently."""
+    """Return the outcome from KFP's words to the exit handler. Its local runner and its backends spell the states differently."""
     known = {"COMPLETE": SUCCEEDED, "SUCCESS": SUCCEEDED, "FAILURE": FAILED, "ERROR": FAILED, "CANCELLED": CANCELED}
     name = (state or "").upper()
     name = known.get(name, name)
@@ -56,7 +56,7 @@ def of_status(state: str | None, error: str | None) -> Outcome:
 
 
 def of_run(run_id: str, own_task: str) -> Outcome | None:
-    """The outcome of run ``run_id`` but for ``own_task``, which is asking.
+    """Return the outcome of run ``run_id`` but for ``own_task``, which is asking.
 
     None where ``KF_PIPELINES_ENDPOINT`` is not set, the API does not answer (a warning says why) or does not yet know.
     """
@@ -76,8 +76,8 @@ def of_run(run_id: str, own_task: str) -> Outcome | None:
 
 
 def page(run_id: str) -> str:
-    """The run's page in KFP's UI, where a browser finds it: ``KF_PIPELINES_UI_ENDPOINT``, else the API's address, which often
-    serves the UI too, but for a name that only pods know; "" where there is none."""
+    """Return the run's page in KFP's UI, where a browser finds it: ``KF_PIPELINES_UI_ENDPOINT``, else the API's address, which
+    often serves the UI too, but for a name that only pods know; "" where there is none."""
     base = variables.kfp_ui() or variables.kfp_endpoint()
     if not base or not run_id or (not variables.kfp_ui() and web.is_inside_cluster(base)):
         return ""
@@ -85,7 +85,7 @@ def page(run_id: str) -> str:
 
 
 def description(run_id: str) -> str:
-    """What was written beside the run ``run_id`` when it was submitted; "" where there is nothing, or nobody to ask."""
+    """Return the description of the run ``run_id``; "" if it has none, or no API is known."""
     if not variables.kfp_endpoint() or not run_id:
         return ""
     try:
@@ -97,7 +97,7 @@ def description(run_id: str) -> str:
 
 
 def is_over(run_id: str) -> bool:
-    """Whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
+    """Return whether the run ``run_id`` has ended, or is not there any more. Raises :class:`UserError` where KFP's API
     (``KF_PIPELINES_ENDPOINT``) does not say.
 
     With a recurring run KFP deletes the workflows of its runs, and calls those RUNNING for ever.
@@ -117,7 +117,7 @@ def is_over(run_id: str) -> bool:
 
 
 def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
-    """The outcome of a run as `GetRun` answers it, asked by ``own_task`` at the run's end; None where that is not said.
+    """Return the outcome of a run as `GetRun` answers it, asked by ``own_task`` at the run's end; None where that is not said.
 
     A failure is one at once. That all went well is said only by a record that has no unfinished task and knows of
     ``own_task``: the records of a run with many tasks stand still from some moment on.
@@ -140,12 +140,12 @@ def judge(run: Mapping[str, Any], own_task: str) -> Outcome | None:
 
 
 def _read(run_id: str) -> Any:
-    """What KFP's API answers for a run; raises what :func:`web.request` does, and ValueError where that is no JSON."""
+    """Return the answer of KFP's API for a run; raises what :func:`web.request` does, and ValueError where that is no JSON."""
     return json.loads(_asked(f"runs/{quote(run_id, safe='')}"))
 
 
 def _is_there(path: str) -> bool:
-    """Whether KFP's API has something; also where it does not say."""
+    """Return whether KFP's API has something; also where it does not say."""
     try:
         _asked(path)
     except (OSError, HTTPException) as error:
@@ -159,7 +159,7 @@ def _asked(path: str) -> bytes:
 
 
 def _token() -> str:
-    """The pod's token for KFP's API, where one is mounted."""
+    """Return the pod's token for KFP's API, where one is mounted."""
     path = Path(variables.kfp_pod_token_file() or TOKEN_PATH)
     try:
         return path.read_text(encoding="utf-8").strip()

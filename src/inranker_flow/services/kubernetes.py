@@ -34,21 +34,22 @@ class Cluster:
         self._url, self._token, self._context = url.rstrip("/"), token, context
 
     def get(self, path: str, what: str) -> dict[str, Any] | None:
-        """The object or list at ``path``, called ``what`` in errors; None where there is none.
+        """Return the object or list at ``path``, called ``what`` in errors; None where there is none.
 
         Raises :class:`Unreadable`.
         """
         return self._object("GET", path, None, f"read {what}")
 
     def send(self, method: str, path: str, data: dict[str, Any] | None, doing: str) -> dict[str, Any] | None:
-        """The answer to a POST or DELETE that is for ``doing`` ("create pods"); None where there is nothing at ``path``.
+        """Return the answer to a POST or DELETE that is for ``doing`` ("create pods"); None where there is nothing at
+        ``path``.
 
         Raises :class:`Unreadable`.
         """
         return self._object(method, path, data, doing)
 
     def text(self, path: str, what: str) -> str:
-        """The text at ``path``, a log; "" where there is none. Raises :class:`Unreadable`."""
+        """Return the text at ``path``, a log; "" where there is none. Raises :class:`Unreadable`."""
         return (self._ask("GET", path, None, f"read {what}") or b"").decode(errors="replace")
 
     def _object(self, method: str, path: str, data: dict[str, Any] | None, doing: str) -> dict[str, Any] | None:
@@ -73,7 +74,7 @@ class Cluster:
 
 
 def of_this_pod() -> Cluster | None:
-    """The cluster that this process runs in, or None where it runs in none. Raises :class:`Unreadable`."""
+    """Return the cluster that this process runs in, or None where it runs in none. Raises :class:`Unreadable`."""
     host, port = variables.kubernetes_api()
     token = SERVICE_ACCOUNT / "token"
     if not host or not token.is_file():
@@ -88,7 +89,7 @@ def of_this_pod() -> Cluster | None:
 
 
 def namespace() -> str:
-    """The namespace of this pod, as Kubernetes says it beside the token; "" where it does not."""
+    """Return the namespace of this pod, as Kubernetes says it beside the token; "" where it does not."""
     try:
         return (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -96,7 +97,7 @@ def namespace() -> str:
 
 
 def quantity(text: str | float) -> float:
-    """A Kubernetes quantity (``500m``, ``32Gi``, ``8``) as a number; ValueError for anything else."""
+    """Return a Kubernetes quantity (``500m``, ``32Gi``, ``8``) as a number; ValueError for anything else."""
     found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]{0,2})", str(text).strip())
     if not found or found[2] not in _UNITS:
         raise ValueError(f"{text!r} is no Kubernetes quantity")

@@ -27,7 +27,7 @@ def request(
     context: ssl.SSLContext | None = None,
     timeout: float | None = None,
 ) -> bytes:
-    """Body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
+    """Return the body of the answer (of HEAD: nothing); ``data`` is sent as JSON.
 
     ``token`` (Bearer), or user and password of the address, go to this address alone, not to where it redirects. Raises
     :class:`urllib.error.HTTPError` for a refusal, another :class:`OSError` where nobody answers, and :class:`UserError` for
@@ -49,7 +49,7 @@ def request(
 
 
 def _trusted() -> ssl.SSLContext | None:
-    """The certificates that the other clients of a stage trust, where the environment names some."""
+    """Return the certificates that the other clients of a stage trust, where the environment names some."""
     bundle = variables.certificates()
     if not bundle:
         return None
@@ -59,7 +59,7 @@ def _trusted() -> ssl.SSLContext | None:
 
 
 def _without_login(url: str) -> tuple[str, str]:
-    """The address that urllib knows, and user and password as a header has them, or ""."""
+    """Return the address that urllib knows, and user and password as a header has them, or ""."""
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -68,13 +68,13 @@ def _without_login(url: str) -> tuple[str, str]:
 
 
 def is_inside_cluster(address: str) -> bool:
-    """Whether the host of an address is one that only the pods of a cluster find: a service's name."""
+    """Return whether the host of an address is one that only the pods of a cluster find: a service's name."""
     host = urlsplit(address).hostname or ""
     return host != "localhost" and ("." not in host or host.endswith((".svc", ".cluster.local")))
 
 
 def reason(error: BaseException) -> str:
-    """Why a request failed, in a few words that never hold the address."""
+    """Return the reason of a failed request in a few words that never hold the address."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}".strip()
     if isinstance(error, urllib.error.URLError):

@@ -41,7 +41,7 @@ def check(profile: Profile) -> None:
 
 
 def notes(profile: Profile) -> Iterator[str]:
-    """What works, and is perhaps not what was meant: one line each."""
+    """Return a line for each setting that works and is perhaps not meant."""
     from inranker_flow.evaluation import measures
 
     for name in profile.evaluation.measures:
@@ -127,7 +127,7 @@ def _collections(profile: Profile) -> None:
 
 
 def place(key: str, uri: str) -> None:
-    """What a collection's address says by itself."""
+    """Check a collection's address by itself."""
     from inranker_flow.corpora.sources.demo import parse_demo
 
     kind, colon, rest = uri.partition(":")
@@ -236,7 +236,7 @@ def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
 
 
 def _folder(reference: str) -> Path | None:
-    """Where the checkpoint lies on this machine; None where it does not."""
+    """Return the checkpoint's folder on this machine; None if it is elsewhere."""
 
     if reference.startswith("init:"):
         return _folder(checkpoints.random_options(reference)[1]["tokenizer"])
@@ -247,7 +247,7 @@ def _folder(reference: str) -> Path | None:
 
 
 def _json(key: str, path: Path) -> dict[str, Any]:
-    """An object in a file of a checkpoint; empty where there is no such file."""
+    """Return an object in a file of a checkpoint; empty where there is no such file."""
     try:
         found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -265,7 +265,7 @@ def _config(key: str, folder: Path) -> dict[str, Any]:
 
 
 def _kind(config: dict[str, Any]) -> str:
-    """Kind of a reranker that a config.json tells without transformers; "" where it does not."""
+    """Return the kind of a reranker that a config.json tells without transformers; "" where it does not."""
 
     names = config.get("architectures")
     if not (isinstance(names, list) and names and all(isinstance(each, str) for each in names)):
@@ -306,7 +306,7 @@ _READ: dict[tuple[str, int, int], frozenset[str]] = {}
 
 
 def _vocabulary(folder: Path) -> frozenset[str] | None:
-    """All pieces of the tokenizer in a folder; None where only its own library can read it."""
+    """Return all pieces of the tokenizer in a folder; None where only its own library can read it."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None

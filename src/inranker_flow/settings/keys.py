@@ -13,9 +13,9 @@ _ASIDE = ("targets", "corpora", "promotion")
 
 
 def keys(pipeline: str, resolved: Profile, code: str) -> dict[str, str]:
-    """``run_key`` is a digest of pipeline, values and ``code``: a repeat of the same work has the same key. ``work_key`` is
-    one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for other code. Settings
-    that change no result are in neither."""
+    """Return ``run_key`` is a digest of pipeline, values and ``code``: a repeat of the same work has the same key.
+    ``work_key`` is one of the configuration alone: what is trained anew when it changes, whatever the corpora, and not for
+    other code. Settings that change no result are in neither."""
     values = deciding(resolved)
     del values["cluster"]
     if pipeline != "retrain":

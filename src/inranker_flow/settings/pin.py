@@ -21,7 +21,7 @@ Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillCon
 
 
 def pin(profile: Profile) -> Profile:
-    """The same profile with fingerprints and revisions filled in; :class:`UserError` for what does not exist."""
+    """Return the same profile with fingerprints and revisions filled in; :class:`UserError` for what does not exist."""
     return dataclasses.replace(
         profile,
         source=_corpus(profile.source, "source"),
@@ -64,7 +64,7 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
 
 
 def _generation(section: GenerateConfig) -> GenerateConfig:
-    """A prompt given as a path becomes its text. What a server serves has a name alone."""
+    """Return a prompt given as a path becomes its text. What a server serves has a name alone."""
     prompts.load(section.prompt)  # a wrong one is refused before anything runs
     if section.prompt not in prompts.names():
         section = dataclasses.replace(section, prompt=prompts.read(section.prompt))
@@ -76,7 +76,7 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
 
 
 def _template(section: TeacherConfig) -> TeacherConfig:
-    """A prompt given as a path becomes its text, which the cache sees and a pod can read."""
+    """Return a prompt given as a path becomes its text, which the cache sees and a pod can read."""
     scoring = section.scoring
     if not scoring.prompt:  # that of the checkpoint's family
         return section
@@ -87,12 +87,12 @@ def _template(section: TeacherConfig) -> TeacherConfig:
 
 
 def _absolute(uri: str) -> str:
-    """What is looked at when the run starts, and not now."""
+    """Return an address that is looked at when the run starts, as an absolute one."""
     return str(Path(uri).expanduser().resolve()) if uri and "://" not in uri else uri
 
 
 def _content(uri: str, where: str) -> tuple[str, str]:
-    """Absolute form and content digest of what ``uri`` (perhaps after a ``kind:`` prefix) names."""
+    """Return the absolute form and content digest of what ``uri`` (perhaps after a ``kind:`` prefix) names."""
     kind, colon, rest = uri.partition(":")
     if not uri or kind in ("ir_datasets", "demo", "init"):
         return uri, ""

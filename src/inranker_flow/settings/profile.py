@@ -64,13 +64,13 @@ class Profile:
             )
 
     def as_data(self) -> dict[str, Any]:
-        """All that decides what a run does, as plain data: every section but ``cluster``, defaults included."""
+        """Return all that decides what a run does, as plain data: every section but ``cluster``, defaults included."""
         plain = as_dict(self)
         del plain["cluster"]
         return plain
 
     def arguments(self) -> dict[str, Any]:
-        """The same as KFP is told it: without defaults, and without a section of which nothing is left."""
+        """Return the same as KFP is told it: without defaults, and without a section of which nothing is left."""
         sections = {name: getattr(self, name) for name in self.as_data()}
         targets = [without_defaults(each) for each in sections.pop("targets")]
         plain = {name: without_defaults(section) for name, section in sections.items()}
@@ -87,7 +87,7 @@ TOP = ("seed", "tokenizer", *(field.name for field in dataclasses.fields(Profile
 
 
 def build(data: dict[str, Any]) -> Profile:
-    """The profile with these sections; :class:`UserError` naming the first key that cannot be right."""
+    """Return the profile with these sections; :class:`UserError` naming the first key that cannot be right."""
     for section in ("source", "teacher"):
         if not data.get(section):
             raise UserError(
@@ -121,7 +121,7 @@ def build(data: dict[str, Any]) -> Profile:
 
 
 def collection(data: Any, where: str) -> CorpusConfig:
-    """A collection given as a mapping, or as its uri alone."""
+    """Return a collection given as a mapping, or as its uri alone."""
     if isinstance(data, str):
         data = {"uri": data}
     given = isinstance(data, dict) and data.get("name") is not None
@@ -135,7 +135,7 @@ def collection(data: Any, where: str) -> CorpusConfig:
 
 
 def default_name(uri: str) -> str:
-    """A short name from where a collection is: the last part that tells it apart."""
+    """Return a short name from where a collection is: the last part that tells it apart."""
     parts = [part for part in re.split(r"[/:]", uri.rstrip("/")) if part and part not in ("train", "test", "dev")]
     return re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"\.(jsonl|parquet)(\.gz)?$", "", parts[-1])) if parts else uri
 
@@ -159,7 +159,7 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def substitute(data: Any, values: Mapping[str, str]) -> Any:
-    """``data`` with ``{name}`` in its texts replaced."""
+    """Return ``data`` with ``{name}`` in its texts replaced."""
     if isinstance(data, dict):
         return {key: substitute(value, values) for key, value in data.items()}
     if isinstance(data, list):
@@ -171,7 +171,7 @@ def substitute(data: Any, values: Mapping[str, str]) -> Any:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """``section.key=value`` strings -> mapping; values are read as YAML (numbers, booleans, lists)."""
+    """Return ``section.key=value`` strings -> mapping; values are read as YAML (numbers, booleans, lists)."""
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -208,8 +208,8 @@ OPTIONS = {
 
 
 def split(line: str) -> list[str]:
-    """The settings of make's ``SET``, split as a shell splits words. A list or mapping (``=[...]``, ``={...}``) is one word
-    as it stands: its blanks and quotes are YAML's."""
+    """Return the settings of make's ``SET``, split as a shell splits words. A list or mapping (``=[...]``, ``={...}``) is one
+    word as it stands: its blanks and quotes are YAML's."""
     words, rest = [], line.strip()
     while rest:
         listed = re.match(r"[\w.-]+=(?=[\[{])", rest)
@@ -220,7 +220,7 @@ def split(line: str) -> list[str]:
 
 
 def _word(text: str, line: str) -> int:
-    """Length of the word that ``text`` begins with."""
+    """Return the length of the word that ``text`` begins with."""
     found = re.match(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", text, re.DOTALL)
     length = found.end() if found else 0
     if length < len(text) and not text[length].isspace():
@@ -232,7 +232,7 @@ def _word(text: str, line: str) -> int:
 
 
 def _balanced(text: str, start: int, line: str) -> int:
-    """Where the list or mapping at ``start`` ends."""
+    """Return the end of the list or mapping at ``start``."""
     depth = 0
     for found in re.finditer(r"""[\[{]|[\]}]|"(?:[^"\\]|\\.)*"|'[^']*'""", text[start:]):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
@@ -242,7 +242,7 @@ def _balanced(text: str, start: int, line: str) -> int:
 
 
 def overrides(settings: Iterable[str], fields: Mapping[str, str]) -> dict[str, Any]:
-    """What settings (``section.key=value``) and ``fields`` (option -> what was typed, or nothing) ask for, by key."""
+    """Return the values by key that settings (``section.key=value``) and ``fields`` (option -> the typed text, or "") ask for."""
     found = parse_overrides(settings)
     for option, value in fields.items():
         if not value:
@@ -258,7 +258,7 @@ def overrides(settings: Iterable[str], fields: Mapping[str, str]) -> dict[str, A
 
 
 def resolve(sections: Mapping[str, Any], settings: str, fields: Mapping[str, str]) -> Profile:
-    """The profile of a pipeline's arguments: its ``sections``, and what was typed into the form beside them.
+    """Return the profile of a pipeline's arguments: its ``sections``, and what was typed into the form beside them.
 
     Raises :class:`UserError` as :func:`build` does, and for what was settled when the pipeline was compiled.
     """

@@ -146,7 +146,8 @@ def discover(
 
 
 def _with_earlier(corpus: CorpusConfig, known: Known) -> CorpusConfig:
-    """``corpus`` with the training set that was made of it before; `retrieve` asks whether it was drawn in the same way."""
+    """Return ``corpus`` with the training set that was made of it before; `retrieve` asks whether it was drawn in the same
+    way."""
     return replace(corpus, earlier=negatives.known(known.data.get(corpus.name, "")))
 
 
@@ -250,7 +251,7 @@ def _check_prompt(each: Folder) -> None:
 
 
 def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
-    """Why `prepare_corpus` refuses what ``corpus`` holds; "" where it does not. Every other trouble is raised."""
+    """Return the reason for which `prepare_corpus` refuses ``corpus``; "" if it does not. Every other trouble is raised."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             stats = prepare_corpus(config, corpus, Path(folder) / "collection")
@@ -260,13 +261,13 @@ def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
 
 
 def _memo(kind: str, key: str) -> str:
-    """Where the store remembers an answer about ``key``; "" without a store."""
+    """Return the address of a remembered answer about ``key``; "" without a store."""
     root = kept_rows.root()
     return f"{root}/corpora/{kind}/{key}" if root else ""
 
 
 def _remembered(memo: str) -> str | None:
-    """What was answered before."""
+    """Return the remembered answer."""
     try:
         return uris.read(memo).decode() if memo else None
     except FileNotFoundError:
@@ -291,7 +292,7 @@ def _decide(
     known: Known,
     work_key: str,
 ) -> tuple[str, bool]:
-    """(reason, whether a run is due)."""
+    """Return (reason, whether a run is due)."""
     states = ("new", "changed", "uploading", "unread")
     names = {state: [each.name for each in found if each.state == state] for state in states}
     lost = sorted(set(names["unread"]) & set(known.corpora))

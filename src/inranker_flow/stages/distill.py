@@ -116,7 +116,7 @@ def distill(
 
 
 def _champion(reference: str) -> Path | None:
-    """The serving model's folder; None, and a warning, where nothing serves yet."""
+    """Return the serving model's folder; None, and a warning, where nothing serves yet."""
     if not reference:
         log.warning("start: there is no champion to go on from, so the student of phase 1 does")
         return None
@@ -144,7 +144,7 @@ def _check(config: DistillConfig, model: Path) -> None:
 
 
 def _lineage(reference: str) -> list[dict[str, Any]]:
-    """What the phases before this one recorded, the first one first: where the student comes from and what it saw."""
+    """Return the records of the earlier phases, the first one first: the student's origin and its training data."""
     earlier = Path(reference) / "training.json"
     if not earlier.is_file():
         return []

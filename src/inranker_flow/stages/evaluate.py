@@ -221,7 +221,7 @@ def _leaks(
 
 
 def _costs(config: EvaluateConfig, systems: Sequence[System], reranking: Reranking) -> dict[str, Any]:
-    """What the summary says of the models themselves."""
+    """Return what the summary says of the models themselves."""
     return {
         "models": {
             system.name: _describe(system, reranking.scored) for system in systems if system.name in reranking.scored
@@ -329,8 +329,8 @@ def _rerank(judged_set: JudgedSet, scores: np.ndarray) -> Any:
 
 
 def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]:
-    """What no reranker of these candidates can pass: ``recall`` of the relevant documents in the first stage's
-    ``depth`` candidates (R@depth), and the ``means`` of a reranker that knows the judgements."""
+    """Return the bounds that no reranker of these candidates can pass: ``recall`` of the relevant documents in the first
+    stage's ``depth`` candidates (R@depth), and the ``means`` of a reranker that knows the judgements."""
     ids = zip(*(judged_set.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
     gains = np.array([judged_set.qrels[query_id].get(doc_id, 0) for query_id, doc_id in ids], np.float64)
     best = _rerank(judged_set, gains)
@@ -348,7 +348,7 @@ def _mean(values: Mapping[str, float]) -> float:
 def _cases(
     summary: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], table: Any
 ) -> list[dict[str, Any]]:
-    """The last student's largest wins and losses against the champion; without one, against the student before it and
+    """Return the last student's largest wins and losses against the champion; without one, against the student before it and
     BM25."""
     last = list(summary["students"])[-1:]
     others = ["champion"] if "champion" in scored else [*list(summary["students"])[-2:-1], "bm25"]

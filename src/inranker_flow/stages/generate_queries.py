@@ -84,7 +84,7 @@ class GenerateStats:
 
 @dataclass(frozen=True)
 class ShareStats:
-    """What a pod beside the one that writes the artifact wrote; ``queries`` are those before filters."""
+    """The counts of a pod beside the one that writes the artifact; ``queries`` are those before filters."""
 
     documents: int
     queries: int
@@ -94,7 +94,7 @@ class ShareStats:
 
 @dataclass(frozen=True)
 class _Written:
-    """What was written in this process."""
+    """The texts of this process."""
 
     documents: int
     generated: int
@@ -188,7 +188,7 @@ def generate_queries(
 def _details(
     config: GenerateConfig, template: prompts.Template, written: _Written, stats: GenerateStats
 ) -> dict[str, Any]:
-    """What the queries were written by, and how many there were on the way."""
+    """Return what the queries were written by, and how many there were on the way."""
     counted = (
         *("documents", "generated", "queries"),
         *filters.REASONS,
@@ -232,7 +232,7 @@ def _of_corpus(config: GenerateConfig, corpus: CorpusConfig) -> GenerateConfig:
 
 
 def _known(collection: Path) -> tuple[pa.Table, pa.Table]:
-    """The collection's queries; and the synthetic ones among them, where they were published with labels."""
+    """Return the collection's queries; and the synthetic ones among them, where they were published with labels."""
     known = tables.read(tables.QUERIES, collection)
     labelled = (collection / tables.LABELS.filename).exists()
     return known, known.filter(pc.equal(known.column("origin"), "synthetic")) if labelled else known.slice(0, 0)
@@ -241,7 +241,7 @@ def _known(collection: Path) -> tuple[pa.Table, pa.Table]:
 def _plan(
     config: GenerateConfig, collection: Path, dataset: str, share: Share
 ) -> tuple[prompts.Template, sampling.Sample, WrittenShards]:
-    """The prompt, the documents that queries are written for, and what of it is there already."""
+    """Return the prompt, the documents that queries are written for, and what of it is there already."""
     template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
     sample = sampling.sample(config, collection)
     if not sample.documents:
@@ -308,7 +308,7 @@ def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, samp
 
 
 def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
-    """What is written for a document depends on this and the document."""
+    """Return the identity of the texts for a document, besides the document."""
 
     served = config.backend == "openai"
     identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
@@ -352,7 +352,7 @@ def _write(config: GenerateConfig, template: prompts.Template, shards: WrittenSh
 def _gathered(
     config: GenerateConfig, template: prompts.Template, shards: WrittenShards, written: _Written, dataset: str
 ) -> _Raw:
-    """All that was written, by whomever, in the order of the shards."""
+    """Return all that was written, by whomever, in the order of the shards."""
     parts = [shards.load(number) for number, _ in shards]
     return _Raw(
         queries=queries_of(config, template, parts, dataset),
@@ -384,7 +384,7 @@ def _table(kept: Sequence[Query]) -> pa.Table:
 
 
 def _sampling(config: GenerateConfig) -> dict[str, Any]:
-    """What decided how texts were drawn."""
+    """Return the settings by which texts were drawn."""
     names = (
         "temperature",
         "top_p",
@@ -398,13 +398,13 @@ def _sampling(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _lengths(kept: Sequence[Query]) -> dict[str, int]:
-    """Words of a query -> how many have so many."""
+    """Return words of a query -> how many have so many."""
     counts = Counter(min(count_words(each.text), _LONGEST) for each in kept)
     return {f"{words}+" if words == _LONGEST else str(words): counts[words] for words in sorted(counts)}
 
 
 def _samples(kept: Sequence[Query], texts: Mapping[str, str]) -> list[dict[str, str]]:
-    """A few queries, spread over the whole, beside the beginnings of their documents."""
+    """Return a few queries, spread over the whole, beside the beginnings of their documents."""
     step = max(len(kept) // _SAMPLES, 1)
     return [
         {"query": each.text, "doc_id": each.doc_id, "document": texts[each.doc_id][:_SAMPLE_CHARACTERS]}

@@ -59,7 +59,7 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
 
 
 def _judged(told: Outcome, seen: Outcome | None, wrote: Outcome | None) -> Outcome:
-    """The outcome by what KFP ``told``, what was ``seen`` of the tasks in its API, and what the stages ``wrote``.
+    """Return the outcome by what KFP ``told``, what was ``seen`` of the tasks in its API, and what the stages ``wrote``.
 
     Whoever reports a failure is believed; then whoever knows that all went well.
     """
@@ -76,7 +76,7 @@ def _judged(told: Outcome, seen: Outcome | None, wrote: Outcome | None) -> Outco
 
 
 def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
-    """The outcome with the stages' own reasons where KFP gives none."""
+    """Return the outcome with the stages' own reasons where KFP gives none."""
     own = {each.task.partition(" ")[0]: each.reason for each in wrote.failures} if wrote else {}
     stages = [re.sub(r"(-\d+)?( #.*)?$", "", each.task).replace("-", "_") for each in outcome.failures]
     return Outcome(
@@ -89,7 +89,7 @@ def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
 
 
 def _mlflow() -> tuple[str, Outcome | None]:
-    """Id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
+    """Return the id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
     try:
         parent = parent_here()
         ends = ends_of(parent)
@@ -112,13 +112,13 @@ def _mlflow_page(parent: str) -> str:
 
 
 def _verdict(outcome: Outcome, run_name: str) -> str:
-    """``FAILED NAME: TASK: REASON`` in one line."""
+    """Return ``FAILED NAME: TASK: REASON`` in one line."""
     told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
 
 
 def _left_out(parent: str) -> list[str]:
-    """One line for each target that the run went without, as far as MLflow has it."""
+    """Return one line for each target that the run went without, as far as MLflow has it."""
     try:
         return [f"LEFT OUT: target {name}: {reason}" for name, reason in left_out_of(parent).items()]
     except Exception as error:  # as below
@@ -127,7 +127,7 @@ def _left_out(parent: str) -> list[str]:
 
 
 def _compared(run_id: str, parent: str) -> list[str]:
-    """What was planned when the run was submitted, and what its stages did, as far as MLflow has it."""
+    """Return the plan of the run beside the amounts that its stages computed, as far as MLflow has them."""
     if not parent:
         return []
     said = kfp_run.description(run_id)

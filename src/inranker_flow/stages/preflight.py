@@ -87,7 +87,7 @@ def preflight(
 
 
 def check_run(run: Profile, need: Need, run_key: str, report: Path) -> PreflightStats:
-    """The checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for."""
+    """Return the checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for."""
     results = run_checks(
         [
             Check("S3", partial(check_store, int(need.workers))),
@@ -125,7 +125,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
 
 
 def _failures(results: Sequence[Result]) -> str:
-    """All failures in one line; what several checks failed of is told once."""
+    """Return all failures in one line; what several checks failed of is told once."""
     failed = [each for each in results if each.result == "FAILED"]
     names = {each.detail: [other.name for other in failed if other.detail == each.detail] for each in failed}
     return "; ".join(f"{', '.join(named)}: {detail}" for detail, named in names.items())

@@ -34,7 +34,7 @@ _BAD_ID = r"^$|[\s\x00-\x1f]"
 
 @dataclass(frozen=True)
 class PrepareStats:
-    """What the collection holds, and how many rows were dropped on the way."""
+    """Counts of the collection, and of the rows that were dropped."""
 
     documents: int
     train_queries: int
@@ -69,7 +69,7 @@ def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path
 
 
 def _repeated(seen: HashSet, hashes: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Which of the ``good`` rows were seen before; adds them."""
+    """Return a mask of the ``good`` rows that were seen before, and add the others."""
     repeated = np.zeros(len(hashes), bool)
     repeated[good] = ~seen.add(hashes[good])
     return repeated
@@ -93,7 +93,7 @@ class _Preparation:
         self.some_id = ""
 
     def run(self) -> PrepareStats:
-        """The order matters: judgements say which queries stay, and those say which documents must."""
+        """Return the order matters: judgements say which queries stay, and those say which documents must."""
         if self.labels:
             self.labelled = self._labelled_queries(self.labels)
         judgements = self._judgements()
@@ -125,7 +125,7 @@ class _Preparation:
         return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
 
     def _good_ids(self, rows: Rows) -> np.ndarray:
-        """Which rows have an id that files between stages can hold; the others are reported."""
+        """Return a mask of the rows whose id fits the files between stages; the others are reported."""
         bad = pc.match_substring_regex(pa.array(rows.columns[0], pa.string()), _BAD_ID).to_numpy(zero_copy_only=False)
         what = "id {0!r} is empty or holds white space, which TREC files cannot"
         self.problems.add_rows("malformed", rows, bad, what)
@@ -141,7 +141,7 @@ class _Preparation:
         return np.unique(np.concatenate(found))
 
     def _labelled_documents(self, queries: Queries) -> np.ndarray:
-        """Documents that labels of the kept queries are about; only needed where documents are sampled."""
+        """Return documents that labels of the kept queries are about; only needed where documents are sampled."""
         found = [np.empty(0, np.uint64)]
         if self.labels and self.config.max_documents:
             kept = np.sort(queries.query)
@@ -176,7 +176,7 @@ class _Preparation:
         return sum(self.problems.count(kind) for kind in ("malformed", "wrong_encoding", "bad_relevance"))
 
     def _split(self, split: Split, files: list[str]) -> tuple[Judgements, int]:
-        """The judgements of one split, and how many rows they came from; adds the names of their files to ``files``."""
+        """Return the judgements of one split, and how many rows they came from; adds the names of their files to ``files``."""
         parts, pairs, repeated = [Judgements()], [np.empty((0, 2), np.uint64)], False
         seen = HashSet()
         for rows in self.source.judgements(split, self.problems):
@@ -252,14 +252,14 @@ class _Preparation:
             )
 
     def _ids(self) -> str:
-        """What ids look like, where judgements name others."""
+        """Return examples of ids, for a message about judgements that name others."""
         unknown = self.problems.found.get("unknown_query")
         if not unknown or not self.some_id:
             return ""
         return f"{unknown.examples[0]['what']}, they are like {self.some_id!r}; "
 
     def _queries(self, judgements: Judgements) -> Queries:
-        """Queries that are judged or labelled, each with its origin."""
+        """Return queries that are judged or labelled, each with its origin."""
         supervised, test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
         seen, kept, hashes = HashSet(), [tables.QUERIES.schema.empty_table()], [np.empty(0, np.uint64)]
         for rows in self.source.queries(self.problems):
@@ -290,7 +290,7 @@ class _Preparation:
         return Queries(pa.concat_tables(kept), np.concatenate(hashes))
 
     def _limit(self, queries: Queries) -> Queries:
-        """A random sample of the training and of the test queries, the same whatever their order in the file."""
+        """Return a random sample of the training and of the test queries, the same whatever their order in the file."""
         is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
         keep = np.ones(len(queries.query), bool)
         for side, what in ((~is_test, "train"), (is_test, "test")):
@@ -350,7 +350,7 @@ class _Preparation:
         return writer.rows
 
     def _good_documents(self, problems: Problems, seen: HashSet, texts: HashSet) -> Iterator[Rows]:
-        """Batches without broken rows; ``seen`` gathers ids, ``texts`` what makes a repeated text noticeable."""
+        """Yield batches without broken rows; ``seen`` gathers ids, ``texts`` what makes a repeated text noticeable."""
         for rows in self.source.documents(problems):
             ids, titles, bodies = rows.columns
             if not ids:
@@ -371,7 +371,7 @@ class _Preparation:
             yield rows.select(good)
 
     def _priority_limit(self, needed: np.ndarray) -> np.uint64 | None:
-        """Priority below which a document that nobody needs is in the sample; None where all are. Reads all ids."""
+        """Return the priority below which a document that nobody needs is in the sample; None where all are. Reads all ids."""
         hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
         quiet, self.problems = self.problems, Problems("repair")
         for rows in self._good_documents(self.problems, HashSet(), HashSet()):

@@ -139,7 +139,7 @@ def _held_by_registry(
     known: Version | None,
     state: history.State,
 ) -> gate.Decision:
-    """The decision, held where what serves ``current``ly is not what was measured, or a person took this model out."""
+    """Return the decision, held where what serves ``current``ly is not what was measured, or a person took this model out."""
     if gone := history.gone(name):
         decided = _held(decided, _champion_gone(gone))
     if current and current.reference != champion and not (known and known.version == current.version):
@@ -165,7 +165,7 @@ def _moved(
 
 
 def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
-    """What was planned for this run and what its stages did, for the page; None where nothing was planned.
+    """Return the plan of this run beside the amounts that its stages computed, for the page; None without a plan.
 
     The plan is that of the parent run in MLflow, which `make run` keeps there, or of the KFP run's description, which `make
     submit` writes. The verdict does not depend on it: where it cannot be read, a warning says so.
@@ -243,7 +243,7 @@ def _tags(
     run_key: str,
     run_id: str,
 ) -> dict[str, str]:
-    """Where the version comes from."""
+    """Return the tags that tell the origin of the version."""
     teacher = summary["config"]["teacher"]
     phases = [*training.get("lineage", []), training]
     tags = {
@@ -278,7 +278,7 @@ def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registr
 
 
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """The object in a JSON file that holds at least ``keys``."""
+    """Return the object in a JSON file that holds at least ``keys``."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -42,7 +42,7 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class RetrieveStats:
-    """What was searched and found."""
+    """Counts of the search."""
 
     documents: int
     train_queries: int
@@ -113,7 +113,7 @@ def retrieve(
 
 
 def noted(queries: Path) -> dict[str, Any]:
-    """How synthetic queries came about, for the report: the stages after this one need not be handed them, too."""
+    """Return the counts of the synthetic queries for the report, so that later stages need not be handed these."""
     details = manifest.read_manifest(queries).details
     return {
         "generator": details.get("generator", ""),
@@ -215,7 +215,7 @@ class _Retrieval:
         return table.filter(pc.is_in(table.column("origin"), pa.array(origins)))
 
     def _training_queries(self) -> tuple[pa.Table, int]:
-        """Queries to find pairs for, and how many were left out because there are published labels instead."""
+        """Return queries to find pairs for, and how many were left out because there are published labels instead."""
         published = (self.collection / tables.LABELS.filename).is_file()
         if self.queries is None:
             # Published labels replace the teacher: the few queries without one are not worth indexing MS MARCO for.
@@ -231,7 +231,7 @@ class _Retrieval:
         return open_, table.num_rows - open_.num_rows
 
     def _relevant(self, train: pa.Table) -> dict[str, dict[str, str]]:
-        """Query -> passage -> role, for the passages that may not be sampled as negatives."""
+        """Return query -> passage -> role, for the passages that may not be sampled as negatives."""
         found: dict[str, dict[str, str]] = {}
         columns = (train.column("query_id").to_pylist(), train.column("source_doc_id").to_pylist())
         for query_id, doc_id in zip(*columns, strict=True):
@@ -245,7 +245,7 @@ class _Retrieval:
         return found
 
     def remove_scratch(self) -> None:
-        """What a later attempt would need, had this one not ended well."""
+        """Remove the files that a later attempt would have needed."""
         if self.folder:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
 
@@ -255,7 +255,7 @@ class _Retrieval:
         return Searchers(self.folder, self.config, cpus.available() if much else 1)
 
     def _places(self, relevant: Mapping[str, Mapping[str, str]]) -> np.ndarray:
-        """Where in the index the passages are that queries refer to, in the order of ``relevant``."""
+        """Return the places in the index of the passages that queries refer to, in the order of ``relevant``."""
         assert self.folder
         doc_ids = pa.array((doc_id for roles in relevant.values() for doc_id in roles), pa.large_string())
         places = pc.index_in(doc_ids, value_set=index.load(self.folder, self.config).doc_ids)
@@ -348,14 +348,14 @@ class _Retrieval:
 
 
 def _shown(text: str) -> str:
-    """A text on one line, shortened."""
+    """Return a text on one line, shortened."""
     line = " ".join(text.split())
     return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """What is searched at a time."""
+    """The queries of one search."""
 
     ids: list[str]
     texts: list[str]
@@ -379,7 +379,7 @@ class _Sampling:
 
 
 def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
-    """A random sample of each query's hits without the relevant ones, in their order.
+    """Return a random sample of each query's hits without the relevant ones, in their order.
 
     Whether a hit is drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus.
     """

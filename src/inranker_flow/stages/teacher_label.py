@@ -61,7 +61,7 @@ class LabelStats:
 
 @dataclass(frozen=True)
 class ShareStats:
-    """What a pod beside the one that writes the artifact scored of all ``pairs``; the rates are this process's."""
+    """The share of all ``pairs`` that a pod beside the one that writes the artifact scored; the rates are this process's."""
 
     pairs: int
     tokens: int
@@ -71,7 +71,7 @@ class ShareStats:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be labelled, with the passages in a folder; ``known`` is None where no pair is to be scored."""
+    """The pairs to label, with the passages in a folder; ``known`` is None where no pair is to be scored."""
 
     dataset: str
     pairs: pa.Table
@@ -235,7 +235,7 @@ def _dataset(collection: Path, candidates: Path) -> str:
 
 
 def _digests(folder: Path, *wanted: tables.Table) -> list[str]:
-    """Content digests of the tables in ``folder``; "" for one that is not there."""
+    """Return the content digests of the tables in ``folder``; "" for one that is not there."""
     found = read_manifest(folder)
     return [found.files.get(table.filename, "") for table in wanted]
 
@@ -247,12 +247,12 @@ def _published(collection: Path) -> pa.Table:
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """One string for each (query_id, doc_id)."""
+    """Return one string for each (query_id, doc_id)."""
     return pc.binary_join_element_wise(table.column("query_id"), table.column("doc_id"), "\x1f")
 
 
 def _pairs_to_score(candidates: Path, published: pa.Table) -> pa.Table:
-    """The candidates' pairs without those that have a published label already."""
+    """Return the candidates' pairs without those that have a published label already."""
     pairs = tables.read(tables.PAIRS, candidates)
     if not published.num_rows:
         return pairs
@@ -260,7 +260,7 @@ def _pairs_to_score(candidates: Path, published: pa.Table) -> pa.Table:
 
 
 def _queries(collection: Path, candidates: Path, pairs: pa.Table, published: pa.Table) -> pa.Table:
-    """Queries that have a label to come or a published one, each once, sorted by id."""
+    """Return queries that have a label to come or a published one, each once, sorted by id."""
     ids = pa.array([], pa.string())
     parts: list[pa.Table] = []
     for folder, table, source in ((candidates, tables.PAIRS, pairs), (collection, tables.LABELS, published)):
@@ -285,7 +285,8 @@ def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Chun
 
 
 def _content_keys(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, hashes: np.ndarray) -> np.ndarray:
-    """Key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2). ``hashes``: of passages."""
+    """Return the key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2). ``hashes``: of
+    passages."""
     query, passage = places(pairs, queries, doc_ids).T
     return combine(hash_rows(texts(queries))[query], hashes[passage])
 

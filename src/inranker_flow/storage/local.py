@@ -32,7 +32,7 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _disk_reason(error: BaseException | None) -> str:
-    """What the system said where a full disk is behind ``error``, else "". Libraries wrap it (SQLite, safetensors)."""
+    """Return the system's words if a full disk is behind ``error``, otherwise "". Libraries wrap it (SQLite, safetensors)."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return os.strerror(error.errno)
@@ -78,7 +78,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's content, as hex."""
+    """Return sha256 of a file's content, as hex."""
     import hashlib
 
     with open(path, "rb") as file:
@@ -86,7 +86,7 @@ def digest_file(path: str | os.PathLike[str]) -> str:
 
 
 def digest_folder(path: str | os.PathLike[str]) -> str:
-    """sha256 over the names and contents of all files below ``path``, as hex."""
+    """Return sha256 over the names and contents of all files below ``path``, as hex."""
     root, digest = Path(path), sha256()
     for file in sorted(each for each in root.rglob("*") if each.is_file()):
         name = file.relative_to(root).as_posix().encode(errors="surrogateescape")  # bytes that are no UTF-8

@@ -53,7 +53,7 @@ _answered: set[str] = set()
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """``action`` on S3, again after a while where it failed for a reason that passes.
+    """Return ``action`` on S3, again after a while where it failed for a reason that passes.
 
     Such are a busy server, a connection or an answer that was cut, and credentials that have been renewed. The client
     itself tries three times within a second; this is for work that must not be lost for a bad minute. An error that stays
@@ -97,7 +97,7 @@ def _passes(error: Exception) -> bool:
 
 
 def inside(error: Any) -> Any:
-    """What went wrong in a transfer in parts, out of boto3's error around it; any other error is itself."""
+    """Return the cause of boto3's error about a transfer in parts; any other error is returned as it is."""
     from boto3.exceptions import Boto3Error
 
     inner = (getattr(error, "last_exception", None) or error.__context__) if isinstance(error, Boto3Error) else None
@@ -105,7 +105,7 @@ def inside(error: Any) -> Any:
 
 
 def client() -> Any:
-    """The S3 client. It gives up in seconds where nobody answers, and waits for a server that has answered before.
+    """Return the S3 client. It gives up in seconds where nobody answers, and waits for a server that has answered before.
 
     Raises :class:`UserError` where the environment or AWS' files do not make one.
     """
@@ -120,7 +120,7 @@ def endpoint() -> str:
 
 @cache
 def _clients() -> tuple[Any, Any]:
-    """The client for a server's first answer, and that for all others."""
+    """Return the client for a server's first answer, and that for all others."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -179,7 +179,7 @@ def _check_endpoint(address: str) -> None:
 
 
 def _setting(error: Exception) -> str:
-    """What to correct where no client can be made."""
+    """Return the remedy if no client can be made."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ProfileNotFound):

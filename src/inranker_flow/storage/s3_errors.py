@@ -60,7 +60,7 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def _tried(error: BaseException) -> str:
-    """What `patiently` noted."""
+    """Return the note of `patiently`."""
     return "".join(f" ({note})" for note in getattr(error, "__notes__", []))
 
 

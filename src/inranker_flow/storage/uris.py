@@ -21,12 +21,12 @@ from inranker_flow.storage.s3_errors import explained
 
 
 def local_path(uri: str) -> Path:
-    """Path of a plain path or ``file://`` URI."""
+    """Return the path of a plain path or ``file://`` URI."""
     return Path(uri.removeprefix("file://")).expanduser()
 
 
 def local_copy(uri: str) -> Path:
-    """A local path with the content of ``uri`` (file, folder or prefix).
+    """Return a local path with the content of ``uri`` (file, folder or prefix).
 
     Local ones are returned as they are. ``s3://`` is downloaded, whole or not at all, into a cache that is keyed by the
     etags, so unchanged content is not downloaded again; ``hf://OWNER/DATASET/FILE`` comes through the hub's own cache.
@@ -112,7 +112,7 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
 
 
 def list_files(uri: str) -> list[FileInfo]:
-    """Files at or below ``uri``, sorted by name; empty where there is none."""
+    """Return files at or below ``uri``, sorted by name; empty where there is none."""
     if not uri.startswith("s3://"):
         path = local_path(uri)
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
@@ -138,7 +138,7 @@ def look(uri: str) -> list[FileInfo]:
 
 
 def read_part(uri: str, start: int, length: int) -> bytes:
-    """``length`` bytes of a stored file from ``start``, fewer at its end."""
+    """Return ``length`` bytes of a stored file from ``start``, fewer at its end."""
     if not length:
         return b""
     if not uri.startswith("s3://"):
@@ -205,7 +205,7 @@ def put(data: bytes, uri: str) -> None:
 
 
 def read(uri: str) -> bytes:
-    """Content of one file. Raises :class:`FileNotFoundError` where there is none."""
+    """Return the content of one file. Raises :class:`FileNotFoundError` where there is none."""
     if not uri.startswith("s3://"):
         return local_path(uri).read_bytes()
     from botocore.exceptions import ClientError
@@ -219,7 +219,8 @@ def read(uri: str) -> bytes:
 
 
 def names(uri: str) -> dict[str, int]:
-    """Name -> size in bytes of the files that lie directly in the folder or prefix ``uri``; temporary ones are left out.
+    """Return name -> size in bytes of the files that lie directly in the folder or prefix ``uri``; temporary ones are left
+    out.
 
     Unlike :func:`list_files` it reads no content.
     """

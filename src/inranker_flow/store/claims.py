@@ -13,7 +13,7 @@ from inranker_flow.store import kept_rows
 
 
 def claim(work: str, run_id: str) -> str:
-    """The id of the run that does ``work``: ``run_id`` itself, or another one that is still going.
+    """Return the id of the run that does ``work``: ``run_id`` itself, or another one that is still going.
 
     A claim is a file ``claims/WORK/NUMBER.json`` below ``INRANKER_STORE``, written once and never changed; a run that has
     ended leaves the next number to whoever comes. Without a store, or without KFP's API to ask whether a run is over,

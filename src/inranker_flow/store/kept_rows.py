@@ -36,12 +36,12 @@ _NAME = re.compile(r"[0-9a-f]{64}\.parquet")
 
 
 def root() -> str:
-    """Folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
+    """Return the folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
     return variables.store_root()
 
 
 def combine(*parts: np.ndarray) -> np.ndarray:
-    """One 16-byte key for each row of equally long hashes or keys, uint64 (rows, 2) each and as result."""
+    """Return one 16-byte key for each row of equally long hashes or keys, uint64 (rows, 2) each and as result."""
     rows = np.ascontiguousarray(np.concatenate(parts, axis=1))
     width = rows.shape[1] * rows.itemsize
     data = rows.tobytes()
@@ -50,7 +50,7 @@ def combine(*parts: np.ndarray) -> np.ndarray:
 
 
 def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct keys in order: row of the first of each, and for each row the number of its key."""
+    """Return the distinct keys in order: row of the first of each, and for each row the number of its key."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable
     new = np.ones(len(keys), bool)
     new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
@@ -73,7 +73,7 @@ class ContentStore:
         self._damaged: set[str] = set()
 
     def find(self, keys: np.ndarray, only_new: bool = False) -> tuple[np.ndarray, pa.Table]:
-        """Which of ``keys`` are there (bool), and the rows of those, in their order, without the keys.
+        """Return a mask of the ``keys`` that are there, and their rows in that order, without the keys.
 
         ``only_new``: look only at files that this object has neither read nor written so far.
         """
@@ -152,7 +152,7 @@ class ContentStore:
         return {name: size for name, size in uris.names(self.uri).items() if _NAME.fullmatch(name)}
 
     def _tables(self, only_new: bool) -> Iterator[pa.Table]:
-        """The store's tables, one after another, each file once; those that replaced one in the meantime too."""
+        """Yield the store's tables, one after another, each file once; those that replaced one in the meantime too."""
         read = set(self._seen) if only_new else set()
         while True:
             waiting = sorted(set(self._files()) - read)
@@ -174,7 +174,7 @@ class ContentStore:
                 yield from zip(batch, pool.map(self._table, batch), strict=True)
 
     def _table(self, name: str) -> pa.Table | None:
-        """The file's rows; None for one that has gone, or that is damaged (a warning says so)."""
+        """Return the file's rows; None for one that has gone, or that is damaged (a warning says so)."""
         if name in self._damaged:
             return None
         try:
@@ -232,7 +232,7 @@ class _Search:
         return pa.concat_tables(self._found)
 
     def _match(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place among the wanted keys, row) of each of ``keys`` that is wanted."""
+        """Return (place among the wanted keys, row) of each of ``keys`` that is wanted."""
         size = len(self._high)
         high, low = np.ascontiguousarray(keys[:, 0]), np.ascontiguousarray(keys[:, 1])
         at = np.searchsorted(self._high, high)
@@ -253,7 +253,7 @@ class _Search:
 
 
 def _as_binary(keys: np.ndarray) -> pa.Array:
-    """Big-endian, so that the order of the bytes is that of the numbers."""
+    """Return keys as big-endian bytes, so that the order of the bytes is that of the numbers."""
     data = np.ascontiguousarray(keys.astype(">u8"))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(data)])
 
@@ -279,6 +279,6 @@ def _without_duplicates(table: pa.Table) -> pa.Table:
 
 
 def numbers(table: pa.Table) -> np.ndarray:
-    """Columns of numbers as one float64 array of shape (rows, columns)."""
+    """Return columns of numbers as one float64 array of shape (rows, columns)."""
     columns = [pc.cast(column, pa.float64()).to_numpy() for column in table.columns]
     return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0))

@@ -38,12 +38,12 @@ _DRAWN = b"drawn"
 
 
 def known(digest: str) -> str:
-    """``digest`` where the store has a record of the training set with this content, else ""."""
+    """Return ``digest`` where the store has a record of the training set with this content, else ""."""
     return digest if digest and kept_rows.root() and uris.exists(_uri(digest)) else ""
 
 
 def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
-    """The settings that negatives are drawn by: a draw is not kept under others."""
+    """Return the settings that negatives are drawn by: a draw is not kept under others."""
     beside = ("keep_share", "test_depth", "max_without_hits")
     return {key: value for key, value in as_dict(config).items() if key not in beside}
 
@@ -94,7 +94,7 @@ def kept_negatives(
     relevant: Mapping[str, Mapping[str, str]],
     collection: Path,
 ) -> dict[str, list[str]]:
-    """Query -> the doc_ids of its negatives in the training set ``digest`` that are still in ``collection``.
+    """Return query -> the doc_ids of its negatives in the training set ``digest`` that are still in ``collection``.
 
     Holds the queries alone that were in that training set with the same text and the same relevant passages (by text), and
     that have at least ``config.keep_share`` of their negatives left; none where they were drawn by other settings.
@@ -130,7 +130,7 @@ def _uri(digest: str) -> str:
 
 
 def _read(digest: str) -> pa.Table | None:
-    """The record of a training set; None, with a warning, where it is gone or damaged."""
+    """Return the record of a training set; None, with a warning, where it is gone or damaged."""
     try:
         table = pq.read_table(io.BytesIO(uris.read(_uri(digest))))
         if table.schema != RECORD or _DRAWN not in (table.schema.metadata or {}):
@@ -150,7 +150,8 @@ def _query_key(text: str, relevant: Iterable[bytes]) -> bytes:
 def _passages(
     collection: Path, doc_ids: set[str], first_words: np.ndarray
 ) -> tuple[dict[str, bytes], dict[bytes, str]]:
-    """Hash of the text of each of ``doc_ids``, and doc_id of each text whose hash begins with one of ``first_words``.
+    """Return the hash of the text of each of ``doc_ids``, and doc_id of each text whose hash begins with one of
+    ``first_words``.
 
     The corpus streams by; of equal texts the first doc_id counts.
     """
@@ -169,12 +170,12 @@ def _passages(
 
 
 def _as_bytes(hashes: np.ndarray) -> Sequence[bytes]:
-    """16 bytes for each row."""
+    """Return 16 bytes for each row."""
     data = hashes.astype("<u8").tobytes()
     return [data[at : at + 16] for at in range(0, len(data), 16)]
 
 
 def _words(column: pa.ChunkedArray) -> np.ndarray:
-    """The first 8 bytes of each value, sorted, each once."""
+    """Return the first 8 bytes of each value, sorted, each once."""
     values = np.frombuffer(b"".join(column.to_pylist()), "<u8").reshape(-1, 2)
     return np.unique(values[:, 0])

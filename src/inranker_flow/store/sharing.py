@@ -40,7 +40,7 @@ class Share:
         return self.count > 1
 
     def in_turn(self, shards: Sequence[tuple[int, T]]) -> Iterator[tuple[int, T]]:
-        """Numbered ``shards``: this pod's in their order, then the others' at random, so that helpers seldom meet."""
+        """Yield numbered ``shards``: this pod's in their order, then the others' at random, so that helpers seldom meet."""
         own = [each for each in shards if each[0] % self.count == self.number]
         others = [each for each in shards if each[0] % self.count != self.number]
         yield from own
@@ -48,7 +48,7 @@ class Share:
 
 
 def of_this_pod(number: int = 0) -> Share:
-    """The share of pod ``number``. Raises :class:`UserError` where there are others and no store to share."""
+    """Return the share of pod ``number``. Raises :class:`UserError` where there are others and no store to share."""
     from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
 
     count = variables.workers()
@@ -67,13 +67,14 @@ def of_this_pod(number: int = 0) -> Share:
 
 
 def plan(store: str, keys: np.ndarray) -> str:
-    """Where pods keep what they have agreed on for ``keys``, uint64 (rows, 2), of ``store``."""
+    """Return the address of the agreement of pods about ``keys``, uint64 (rows, 2), of ``store``."""
     folder, _, name = store.rpartition("/")
     return f"{folder}/plans/{sha256(f'{name}/'.encode() + keys.tobytes()).hexdigest()}"
 
 
 def agreed(missing: np.ndarray, uri: str) -> np.ndarray:
-    """What was ``missing`` (bool) when the first pod began, which leaves it at ``uri``; what is missing now is part of it.
+    """Return the mask of keys that were ``missing`` when the first pod began, which leaves it at ``uri``. Keys that are
+    missing now are among them.
 
     So all pods cut the same shards, however late they begin.
     """

@@ -47,14 +47,14 @@ VERSIONS = {
 
 
 def origin(configs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Origin:
-    """What the manifests of a stage's outputs say about where they come from."""
+    """Return the origin that the manifests of a stage's outputs name."""
 
     parents = {key: [content_digest(path) for path in _flat(value)] for key, value in inputs.items()}
     return Origin(parents, _digest(_plain(configs)), code_version())
 
 
 def work(stage: str, configs: Mapping[str, Any], inputs: Mapping[str, Any], values: Mapping[str, Any]) -> Work | None:
-    """What ``stage`` is asked for; None where nothing is kept: no store, or a stage that is always done.
+    """Return the work that ``stage`` is asked for; None if its results are not kept: no store, or a stage that always runs.
 
     ``configs``: parsed sections; ``inputs``: parameter -> paths; ``values``: other parameters.
     """
@@ -184,7 +184,7 @@ def _section(config: Any) -> dict[str, Any]:
 
 
 def _named(configs: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what the configuration only names: files (a prompt), and checkpoints that no revision pins."""
+    """Return digests of what the configuration only names: files (a prompt), and checkpoints that no revision pins."""
 
     found = {text: digest_file(Path(text).expanduser()) for text in _texts(_plain(configs)) if _is_file(text)}
     for each in configs.values():
@@ -210,7 +210,7 @@ def _is_file(text: str) -> bool:
 
 
 def _identity(value: Any) -> Any:
-    """A registered model is its weights: the same number means other weights in another registry."""
+    """Return the weights of a registered model: the same number means other weights in another registry."""
     if not isinstance(value, str) or not value.startswith("models:/"):
         return value
 
@@ -223,7 +223,7 @@ def _identity(value: Any) -> Any:
 
 
 def _digests(paths: Any) -> Any:
-    """The same structure with each path replaced by the digest of its content."""
+    """Return the same structure with each path replaced by the digest of its content."""
     if isinstance(paths, Mapping):
         return {key: _digests(value) for key, value in paths.items()}
     if isinstance(paths, list):

@@ -37,12 +37,12 @@ _later: ContextVar[list[str] | None] = ContextVar("_later", default=None)
 
 
 def shared() -> bool:
-    """Whether other pods see what lies in a :func:`place`."""
+    """Return whether other pods see what lies in a :func:`place`."""
     return bool(variables.store_root())
 
 
 def place(stage: str, *identity: Any) -> str:
-    """The folder or prefix of the work of ``stage`` that ``identity`` (JSON data) describes."""
+    """Return the folder or prefix of the work of ``stage`` that ``identity`` (JSON data) describes."""
     below = variables.store_root()
     if not below:
         return str(scratch.scratch_folder(stage, *identity))
@@ -122,7 +122,7 @@ class Left:
 
 
 def left(store: str) -> Iterator[Left]:
-    """The unfinished work of all stages below a store, in the order of its addresses."""
+    """Yield the unfinished work of all stages below a store, in the order of its addresses."""
     found: dict[str, list[listing.FileInfo]] = {}
     base = f"{store.removeprefix('file://').rstrip('/')}/{FOLDER}"
     for file in uris.look(base):
@@ -180,7 +180,7 @@ def _versions(uri: str) -> list[int]:
 
 
 def _files(uri: str, number: int) -> dict[str, str]:
-    """Name -> digest of a version's files; the only one has the name ""."""
+    """Return name -> digest of a version's files; the only one has the name ""."""
     try:
         files = json.loads(uris.read(f"{uri}/{number:012}.json"))["files"]
         if not files or not all(_DIGEST.fullmatch(digest) for digest in files.values()):

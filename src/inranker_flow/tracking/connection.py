@@ -37,7 +37,8 @@ _asking = threading.Lock()
 
 
 def database_uri(path: Path) -> str:
-    """Address of MLflow's SQLite database at ``path``, whatever characters are in it; the one place that writes such."""
+    """Return the address of MLflow's SQLite database at ``path``, whatever characters are in it; the one place that writes
+    such."""
     name = str(path.expanduser().absolute())
     # MLflow makes the folders of an address as they are written, encoded or not: only what must be is encoded, and then
     # the driver is named, for which it makes none.
@@ -56,7 +57,7 @@ def load() -> Any:
 
 
 def client() -> Any:
-    """An :class:`mlflow.MlflowClient` for the configured server or database, which has answered once.
+    """Return an :class:`mlflow.MlflowClient` for the configured server or database, which has answered once.
 
     MLflow's own client asks, so credentials, certificates and proxies are those that it knows. Raises
     :class:`UserError` in one line, within seconds, where nothing or something else answers.
@@ -164,7 +165,7 @@ def _check_sqlite(name: str, uri: str) -> None:
 
 
 def create_database(path: Path) -> str:
-    """MLflow's SQLite database at ``path``, made aside and renamed; returns its URI.
+    """Make MLflow's SQLite database at ``path``, aside and renamed; return its URI.
 
     MLflow's own first migration is not atomic: killed in the middle it would leave a database that nothing can open.
     """
@@ -189,7 +190,7 @@ def _silence() -> None:
 
 
 def experiment_id(mlflow_client: Any) -> str:
-    """The experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use.
+    """Return the experiment that KFP injected, else ``MLFLOW_EXPERIMENT_NAME`` or "inranker", made on first use.
 
     Raises :class:`UserError` where it was deleted: MLflow keeps it, and its name, and takes no run for it.
     """
@@ -216,7 +217,7 @@ def experiment_id(mlflow_client: Any) -> str:
 
 
 def _usable(experiment: Any) -> str:
-    """Id of an experiment; :class:`UserError` for a deleted one, or what is none."""
+    """Return the id of an experiment; :class:`UserError` for a deleted one, or what is none."""
     import mlflow
 
     uri = redaction.redact(mlflow.get_tracking_uri())

@@ -42,7 +42,7 @@ def explained(action: str, uri: str = "") -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    """What MLflow said, without the query of its database, the page of a proxy or the frames of its HTTP library."""
+    """Return MLflow's words without its database's query, a proxy's page or its HTTP library's frames."""
     text = " ".join(redaction.redact(str(error)).split())
     text = re.sub(r" ?\[SQL: .*|\(Background on this error at: .*", "", text)
     text = re.sub(r"(Response body: '.{60}).*", r"\1...'", text)
@@ -50,7 +50,7 @@ def _said(error: BaseException) -> str:
 
 
 def _unreachable(text: str) -> str:
-    """Why nobody was reached at an address; "" where somebody answered."""
+    """Return the reason for which nobody was reached at an address; "" if somebody answered."""
     for pattern, reason in (
         (r"Failed to resolve|NameResolutionError", "no such host"),
         (r"Connection refused", "connection refused"),
@@ -120,7 +120,7 @@ _REMEDIES = (
 
 
 def _remedy(text: str, action: str) -> str:
-    """What to do; for what a variable names and MLflow does not know, the variable."""
+    """Return the remedy; if MLflow does not know something that a variable names, it names the variable."""
     named = re.search(r"\((MLFLOW_\w+)\)$", action)
     unsaid = f"correct {named[1]}, or unset it" if named else "see that server's log"
     if named and re.search(r"RESOURCE_DOES_NOT_EXIST|not found", text):
@@ -141,6 +141,6 @@ def recording(run_id: str, action: str) -> Iterator[None]:
 
 
 def _is_deleted(error: BaseException | None) -> bool:
-    """Whether MLflow refuses because the run (or its experiment) was deleted meanwhile."""
+    """Return whether MLflow refuses because the run (or its experiment) was deleted meanwhile."""
     said = str(error)
     return "'active' state" in said or bool(re.search(r"\bRun with id=?\S* not found|Run '\S+' not found", said))

@@ -15,7 +15,7 @@ KFP_RUN = "inranker.kfp_run_id"
 
 
 def parent_here() -> str:
-    """Id of the run that stands for this pod's KFP run, ours or the one of KFP's plugin; "" where there is none."""
+    """Return the id of the run that stands for this pod's KFP run, ours or the one of KFP's plugin; "" where there is none."""
     injected, own = variables.injected_run(), own_parent()
     if not variables.tracking_uri() or not (injected or own):
         return ""
@@ -23,26 +23,28 @@ def parent_here() -> str:
 
 
 def parent_of(run_id: str) -> str:
-    """Id of the run that the run ``run_id`` is a stage of, or ""."""
+    """Return the id of the run that the run ``run_id`` is a stage of, or ""."""
     mlflow_client = connection.client()
     with explained(f"read run {run_id}"):
         return str(mlflow_client.get_run(run_id).data.tags.get("mlflow.parentRunId", ""))
 
 
 def parent_of_kfp(kfp_run_id: str) -> str:
-    """Id of the parent run that `preflight` opened for a KFP run, or ""."""
+    """Return the id of the parent run that `preflight` opened for a KFP run, or ""."""
     return parent_by_tag(connection.client(), kfp_run_id)
 
 
 def own_parent() -> str:
-    """Id of the KFP run whose parent run in MLflow is ours to keep, or "": KFP's plugin and `make run` bring theirs."""
+    """Return the id of the KFP run whose parent run in MLflow is ours to keep, or "": KFP's plugin and `make run` bring
+    theirs."""
     if variables.injected_run() or variables.parent_run():
         return ""
     return variables.kfp_run()
 
 
 def open_parent(kfp_run_id: str, name: str) -> str:
-    """Id of the parent run of a KFP run: the one that is there (open again, for a run that is retried), or a new one."""
+    """Return the id of the parent run of a KFP run: the one that is there (open again, for a run that is retried), or a new
+    one."""
     mlflow_client = connection.client()
     run_id = parent_by_tag(mlflow_client, kfp_run_id)
     tags = {KFP_RUN: kfp_run_id, "inranker.code": variables.code_version()}

@@ -35,7 +35,7 @@ def log_plan(run_id: str, plan: Mapping[str, Any], promised: Mapping[str, float]
 
 
 def read_plan(run_id: str) -> dict[str, Any]:
-    """The plan that :func:`log_plan` kept with a run; empty where there is none."""
+    """Return the plan that :func:`log_plan` kept with a run; empty where there is none."""
     import tempfile
 
     mlflow_client = connection.client()
@@ -48,7 +48,7 @@ def read_plan(run_id: str) -> dict[str, Any]:
 
 
 def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
-    """(stage, collection or "", its numbers) for every stage below the run ``parent`` that has ended well."""
+    """Return (stage, collection or "", its numbers) for every stage below the run ``parent`` that has ended well."""
     if not parent:
         return []
     mlflow_client = connection.client()
@@ -63,7 +63,7 @@ def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
 
 @dataclass(frozen=True)
 class End:
-    """How a stage of a pipeline run ended last; ``dataset`` may be "". ``left_out``: it ended well, without its target."""
+    """The last end of a stage of a pipeline run; ``dataset`` may be "". ``left_out``: it ended well, without its target."""
 
     stage: str
     dataset: str
@@ -73,7 +73,7 @@ class End:
 
 
 def ends_of(parent: str) -> list[End]:
-    """How the stages below the run ``parent`` ended, each collection's last attempt; those that have not are left out."""
+    """Return the ends of the stages below the run ``parent``: each collection's last attempt that has ended."""
     if not parent:
         return []
     mlflow_client = connection.client()
@@ -105,7 +105,7 @@ def note_left_out(parent: str, targets: Mapping[str, str]) -> None:
 
 
 def left_out_of(parent: str) -> dict[str, str]:
-    """Targets of the run ``parent`` that were left out, and why: as its stages said, else as `promote` kept it."""
+    """Return targets of the run ``parent`` that were left out, and why: as its stages said, else as `promote` kept it."""
     if not parent:
         return {}
     found = {each.dataset: each.reason for each in ends_of(parent) if each.left_out}
@@ -114,7 +114,7 @@ def left_out_of(parent: str) -> dict[str, str]:
 
 
 def left_out_by_kfp_run() -> dict[str, list[str]]:
-    """Id of each KFP run of the experiment that went without targets -> their names."""
+    """Return the id of each KFP run of the experiment that went without targets -> their names."""
     mlflow_client = connection.client()
     with explained("look for runs without some of their targets"):
         runs = mlflow_client.search_runs(
@@ -137,7 +137,8 @@ def note_end(stage: str, failure: str = "") -> None:
 
 
 def run_page(run_id: str) -> str:
-    """The page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show it."""
+    """Return the page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show
+    it."""
     uri = variables.tracking_uri().rstrip("/")
     if not run_id or not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
         return ""

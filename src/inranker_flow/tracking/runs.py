@@ -36,7 +36,7 @@ _current: ContextVar[str] = ContextVar("run_id", default="")
 
 
 def current_run_id(name: str) -> str:
-    """Id of the run that this process logs into; outside of one, a new run called ``name``."""
+    """Return the id of the run that this process logs into; outside of one, a new run called ``name``."""
     if _current.get():
         return _current.get()
     mlflow_client = connection.client()
@@ -56,8 +56,8 @@ def log_file(run_id: str, path: Path, name: str) -> None:
 
 
 class StageRun:
-    """What a stage's wrapper may record. Parameters, metrics and digests go to the stage's run, headlines also to its
-    parent, so that the list of pipeline runs shows them."""
+    """The records that a stage's wrapper may make. Parameters, metrics and digests go to the stage's run, headlines also to
+    its parent, so that the list of pipeline runs shows them."""
 
     def __init__(self, mlflow_client: Any, run_id: str, parent_id: str) -> None:
         self._client, self.run_id, self.parent_id = mlflow_client, run_id, parent_id
@@ -208,7 +208,7 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
 
 
 def local_run() -> str:
-    """What a local run is known by: the name of its file in the runs' folder."""
+    """Return the name of a local run: that of its file in the runs' folder."""
     return Path(variables.run_file()).name
 
 

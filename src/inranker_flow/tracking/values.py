@@ -39,7 +39,7 @@ def flattened(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def hidden(data: Any) -> Any:
-    """The same data with every secret in its texts replaced."""
+    """Return the same data with every secret in its texts replaced."""
     if isinstance(data, Mapping):
         return {key: hidden(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -59,7 +59,7 @@ _PARAMETERS = re.compile(r"(?<=\w)\(([\w.=,'\"-]*)\)(?=[@/]|$)")
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes, recognisable in its charts; other names stay different ones.
+    """Return a name that MLflow takes, recognisable in its charts; other names stay different ones.
 
     nDCG@10 becomes nDCG_at_10, and P(rel=2)@10 becomes P_rel_2_at_10. MLflow refuses @ = ( ) and most other signs, names
     that are no tidy path, and long ones.

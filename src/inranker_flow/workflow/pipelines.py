@@ -43,7 +43,7 @@ def retrain(run: Run, values: Mapping[str, Any], keys: Mapping[str, str]) -> Non
 
 
 def _preflight(run: Run, pipeline: str, values: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """What was asked for, checked: the sections, the keys, and the champion."""
+    """Return the checked sections, the keys and the champion."""
     given: dict[str, Any] = {"values": values, "need": _NEED, **keys, **dict.fromkeys(FIELDS, "")}
     found = run("preflight", outputs=("report",), pipeline=pipeline, **given).stats
     sections = {name: found["sections"].get(name, {}) for name in SECTIONS}

@@ -19,12 +19,12 @@ PIPELINES = {"inranker": pipelines.inranker, "retrain": pipelines.retrain}
 
 
 def code_version() -> str:
-    """The package's version, unless the environment says which code runs."""
+    """Return the package's version, unless the environment says which code runs."""
     return variables.code_version()
 
 
 def prepare(pipeline: str, profile: Profile, hold: folder.Run, runner: str) -> Any:
-    """The pipeline's function; :class:`UserError` for a pipeline that is not there."""
+    """Return the pipeline's function; :class:`UserError` for a pipeline that is not there."""
     if pipeline not in PIPELINES:
         raise UserError(
             f"PIPELINE={pipeline}: no such pipeline; there is {', '.join(PIPELINES)}", code="pipeline-unknown"

@@ -38,7 +38,7 @@ _UNTRACKED = frozenset({"preflight", "discover", "notify"})
 
 @dataclass(frozen=True)
 class Done:
-    """What a task leaves: its ``outputs`` by name, and the stage's ``stats`` as data."""
+    """The results of a task: its ``outputs`` by name, and the stage's ``stats`` as data."""
 
     outputs: Mapping[str, Path]
     stats: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Done:
 
 @dataclass
 class Artifact:
-    """What `run_stage` is given for a folder or a file, as KFP would give it."""
+    """An artifact as KFP would hand it to `run_stage`: a folder or a file."""
 
     path: str
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def run_task(path: Path) -> None:
 
 
 def _artifacts(paths: Any) -> Any:
-    """The same structure with an artifact for each path."""
+    """Return the same structure with an artifact for each path."""
     if isinstance(paths, Mapping):
         return {name: _artifacts(each) for name, each in paths.items()}
     if isinstance(paths, list):

@@ -49,20 +49,20 @@ class Source(Protocol):
         nothing in it is meant to be."""
 
     def judged(self, split: Split) -> tuple[str, ...]:
-        """What holds judgements of ``split`` alone, as messages call it."""
+        """Return the name of the place that holds judgements of ``split`` alone, for messages."""
 
     @property
     def judged_together(self) -> tuple[str, ...]:
         """What holds judgements of both splits."""
 
     def documents(self, problems: Problems) -> Iterator[Rows]:
-        """Columns doc_id, title, text."""
+        """Return columns doc_id, title, text."""
 
     def queries(self, problems: Problems) -> Iterator[Rows]:
-        """Columns query_id, text."""
+        """Return columns query_id, text."""
 
     def judgements(self, split: Split, problems: Problems) -> Iterator[Rows]:
-        """Columns query_id, doc_id, relevance."""
+        """Return columns query_id, doc_id, relevance."""
 
 
 class LabelSource(Protocol):
@@ -74,7 +74,7 @@ class LabelSource(Protocol):
     shown: str
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
-        """Columns query_id, doc_id, false_logit, true_logit."""
+        """Return columns query_id, doc_id, false_logit, true_logit."""
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManag
 
 
 def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
-    """Files that lie on a disk or in a store, by what they look like."""
+    """Return files that lie on a disk or in a store, by what they look like."""
     path = uris.local_copy(corpus.uri)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
         return nullcontext(StoredCollection(path, corpus.uri, corpus))

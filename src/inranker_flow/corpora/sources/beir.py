@@ -19,22 +19,22 @@ GRADE_NAMES = ("score", "relevance", "rel", "label", "grade", "judgement", "judg
 
 
 def documents(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
-    """Columns doc_id, title, text."""
+    """Return columns doc_id, title, text."""
     return batches(path, shown, _document, 3, problems)
 
 
 def queries(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
-    """Columns query_id, text."""
+    """Return columns query_id, text."""
     return batches(path, shown, _query, 2, problems)
 
 
 def judgements(path: Path, shown: str, form: Form, problems: Problems) -> Iterator[Rows]:
-    """Columns query_id, doc_id, relevance."""
+    """Return columns query_id, doc_id, relevance."""
     return batches(path, shown, judgement_parser(form), 3, problems)
 
 
 def judgement_parser(form: Form) -> Callable[[str], Row | None]:
-    """Parser of the lines of one file."""
+    """Return the parser of the lines of one file."""
     if form == "jsonl":
         return _judgement
     return _JudgementLine(_comma_separated if form == "csv" else _blank_separated)
@@ -69,7 +69,7 @@ def _named_id(row: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _blank_separated(text: str) -> list[str]:
-    """Columns between tabs, or between any white space where those are not three or four."""
+    """Return columns between tabs, or between any white space where those are not three or four."""
     if text[:1] == '"' and "\t" in text:
         return _quoted(text, "\t")
     parts = [part.strip() for part in text.split("\t")]

@@ -31,7 +31,7 @@ def _write_demo(name: str, folder: Path) -> None:
 
 
 def parse_demo(name: str) -> tuple[Literal["source", "target"], int]:
-    """Domain and seed of the collection demo:``name``. Raises :class:`UserError` for one that there is not."""
+    """Return the domain and seed of the collection demo:``name``. Raises :class:`UserError` for one that there is not."""
     # isdigit() is true of other scripts' digits and of superscripts too.
     found = re.fullmatch("(source|target)/([0-9]{1,9})", name)
     if not found:

@@ -129,7 +129,7 @@ class IrDatasets:
 
 
 def look_up(name: str) -> Any:
-    """The data set ``name``. Raises :class:`BadCollection` for an id that is not known or has no documents."""
+    """Return the data set ``name``. Raises :class:`BadCollection` for an id that is not known or has no documents."""
     import ir_datasets
 
     shown = f"ir_datasets:{name}"
@@ -153,14 +153,14 @@ def look_up(name: str) -> Any:
 
 
 def ids() -> list[str]:
-    """All ids that ir_datasets lists."""
+    """Return all ids that ir_datasets lists."""
     import ir_datasets
 
     return list(ir_datasets.registry)
 
 
 def split_of(name: str, corpus: CorpusConfig) -> Split:
-    """The split that an id names: by the last of its parts that names one, test where none does.
+    """Return the split that an id names: by the last of its parts that names one, test where none does.
 
     `msmarco-passage/train/judged` is training, `antique/train/split200-valid` is not. The names in the configuration come
     first, so that an id whose split has a name of its own can be said to be the one or the other.
@@ -177,7 +177,7 @@ def split_of(name: str, corpus: CorpusConfig) -> Split:
 
 
 def unjudged(name: str, dataset: Any, split: Split) -> str:
-    """Why nothing of the data set will be evaluated; "" where it will be, or holds documents alone."""
+    """Return the reason for which the data set will not be evaluated; "" if it will be, or holds documents alone."""
     if not dataset.has_qrels():
         other = judged_ids(name)
         if not (dataset.has_queries() or other):
@@ -189,7 +189,7 @@ def unjudged(name: str, dataset: Any, split: Split) -> str:
 
 
 def judged_ids(name: str, split: Split | None = None, corpus: CorpusConfig | None = None) -> list[str]:
-    """Ids at, above or below ``name`` that have documents and judgements (of ``split``)."""
+    """Return ids at, above or below ``name`` that have documents and judgements (of ``split``)."""
     import ir_datasets
 
     found = []
@@ -201,7 +201,7 @@ def judged_ids(name: str, split: Split | None = None, corpus: CorpusConfig | Non
 
 
 def needs_permission(dataset: Any) -> str:
-    """What its documentation says about getting the documents, where they are not free to download; else ""."""
+    """Return the documentation's sentence about documents that are not free to download; "" if they are free."""
     try:
         about = dataset.documentation() or {}
     except Exception as error:
@@ -229,7 +229,7 @@ def check_fields(name: str, dataset: Any, corpus: CorpusConfig) -> None:
 
 
 def _family(name: str) -> list[str]:
-    """Ids below ``name``, and those that share its beginning where there is none below it."""
+    """Return ids below ``name``, and those that share its beginning where there is none below it."""
     every = ids()
     below = [each for each in every if each == name or each.startswith(f"{name}/")]
     if len(below) > 1 or "/" not in name:
@@ -247,7 +247,8 @@ def _such_as(names: Sequence[str], before: str = ", such as ") -> str:
 
 
 def document_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[Any], Row]:
-    """What makes (doc_id, title, text) of a document of type ``kind``; ``chosen`` fields come before its own say."""
+    """Return a function that makes (doc_id, title, text) of a document of type ``kind``; ``chosen`` fields come before its own
+    say."""
     fields = _fields(kind, shown, "documents", "doc_id")
     if chosen:
         _check_chosen(chosen, fields, shown, "text_fields", "documents")
@@ -265,7 +266,7 @@ def document_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[
 
 
 def query_reader(kind: type, shown: str, chosen: Sequence[str]) -> Callable[[Any], Row]:
-    """What makes (query_id, text) of a query of type ``kind``; ``chosen`` fields come before its own say."""
+    """Return a function that makes (query_id, text) of a query of type ``kind``; ``chosen`` fields come before its own say."""
     fields = _fields(kind, shown, "queries", "query_id")
     if chosen:
         _check_chosen(chosen, fields, shown, "query_fields", "queries")
@@ -283,7 +284,7 @@ def _has_fields(kind: type) -> bool:
 
 
 def _named(item: Any) -> Any:
-    """``item`` with named fields: what a data set gives as a mapping, or as an object of a class that names none."""
+    """Return ``item`` with named fields: what a data set gives as a mapping, or as an object of a class that names none."""
     values = item if isinstance(item, Mapping) else {} if _has_fields(type(item)) else getattr(item, "__dict__", {})
     return _tuple_of(tuple(map(str, values)))(*values.values()) if values else item
 
@@ -330,7 +331,7 @@ def _joined(item: Any, names: Sequence[str]) -> str:
 
 
 def _text(item: Any, name: str) -> str:
-    """The text in a field: "" for None, the parts of a list joined."""
+    """Return the text in a field: "" for None, the parts of a list joined."""
     value = getattr(item, name, None)
     if isinstance(value, str):
         return value
@@ -342,7 +343,7 @@ def _text(item: Any, name: str) -> str:
 
 
 def _default(item: Any) -> str:
-    """What the data set itself says; it may stumble over a field that is missing in one row."""
+    """Return the data set's own text of a document; it raises if a field is missing in a row."""
     try:
         value = item.default_text()
     except (TypeError, ValueError, AttributeError, LookupError) as error:

@@ -55,7 +55,7 @@ class Layout:
     why: str = ""
 
     def of(self, split: Split) -> tuple[str, ...]:
-        """The files with judgements of ``split``."""
+        """Return the files with judgements of ``split``."""
         return (*self.judgements.get(split, ()), *self.shared)
 
     @property
@@ -71,7 +71,7 @@ class Layout:
 
 
 def form(name: str) -> Form:
-    """What the file ``name`` is read as; "" where its suffix does not tell."""
+    """Return the format in which the file ``name`` is read; "" if its suffix does not tell."""
     name = name.lower()
     packed = name.endswith(".gz")
     found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
@@ -79,7 +79,7 @@ def form(name: str) -> Form:
 
 
 def listed(names: Iterable[str]) -> str:
-    """A few of ``names`` in one readable line."""
+    """Return a few of ``names`` in one readable line."""
     every = [printable(name) for name in names]
     return ", ".join(name[:60] for name in every[:_LISTED]) + (", ..." if len(every) > _LISTED else "")
 
@@ -89,13 +89,13 @@ def _suffix(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """``name`` in one readable line, whatever bytes it has."""
+    """Return ``name`` in one readable line, whatever bytes it has."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """(name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
+    """Return (name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
 
     Hidden names are left out. Raises :class:`OSError` where a folder or a file cannot be looked at.
     """
@@ -133,7 +133,7 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
 
 
 def holds_documents(names: Collection[str]) -> bool:
-    """Whether a folder with these files is a collection."""
+    """Return whether a folder with these files is a collection."""
     return bool(_table("corpus", names, ""))
 
 
@@ -144,7 +144,7 @@ def find(
     others: Mapping[str, str] | None = None,
     remedy: str = "",
 ) -> Layout:
-    """The layout of a folder with ``files`` (name -> bytes), called ``shown``; ``others`` are names that are no files.
+    """Return the layout of a folder with ``files`` (name -> bytes), called ``shown``; ``others`` are names that are no files.
 
     Raises :class:`BadCollection` in one line for a folder without documents, for judgements that cannot be read or whose
     split nobody asks for, and for parts that are missing.
@@ -179,7 +179,7 @@ def find(
 
 
 def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
-    """The files with the rows of ``role`` (corpus or queries), the first of these that is there."""
+    """Return the files with the rows of ``role`` (corpus or queries), the first of these that is there."""
     low = {name.lower(): name for name in sorted(names, reverse=True)}
     for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"):
         if f"{role}{suffix}" in low:
@@ -243,7 +243,7 @@ def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str
 
 
 def _label(name: str, asked: Collection[str]) -> str | None:
-    """The split that a file of judgements names, "" where it names none; None for a file that is none of judgements.
+    """Return the split that a file of judgements names, "" where it names none; None for a file that is none of judgements.
 
     Such are files in a folder `qrels` or `NAME-qrels`, files with `qrels` in their name, and files named by a split where
     the hub has them. ``asked``: the splits that the configuration names.

@@ -46,7 +46,7 @@ _BLOCK = 2**20
 
 
 def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, str, int]]:
-    """Line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out.
+    """Yield the line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out.
 
     Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut. A file with the byte
     order mark of UTF-16 or UTF-32 is read as that.
@@ -117,7 +117,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _raw_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """The lines of a file; of one that is longer than `LINE_BYTES` a byte more than that."""
+    """Yield the lines of a file; of one that is longer than `LINE_BYTES` a byte more than that."""
     while line := file.readline(LINE_BYTES + 1):
         yield line
         while len(line) > LINE_BYTES and not line.endswith(b"\n"):
@@ -161,7 +161,7 @@ _decode = json.JSONDecoder().decode
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The JSON object that a line holds."""
+    """Return the JSON object that a line holds."""
     try:
         row = _decode(text)
     except ValueError as error:
@@ -179,7 +179,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def string(row: dict[str, Any], key: str, default: str | None = None) -> str:
-    """The text under ``key``; an `_id` may be a whole number. Without ``default`` the key must be there."""
+    """Return the text under ``key``; an `_id` may be a whole number. Without ``default`` the key must be there."""
     value = row.get(key, default)
     if value is None and key == "_id":
         value = row.get("id")
@@ -202,7 +202,7 @@ def _shown(value: Any) -> str:
 
 
 def whole(value: str) -> int:
-    """The integer that ``value`` spells; "1.0" counts as 1."""
+    """Return the integer that ``value`` spells; "1.0" counts as 1."""
     try:
         number = math.nan if "_" in value else float(value)
     except ValueError:

@@ -22,7 +22,7 @@ _JUDGED = {"query_id": QUERY_NAMES, "doc_id": DOC_NAMES, "relevance": GRADE_NAME
 
 
 def count(path: Path, shown: str) -> int:
-    """Rows of a file."""
+    """Return rows of a file."""
     import pyarrow.parquet as pq
 
     with _explained(shown):
@@ -30,20 +30,20 @@ def count(path: Path, shown: str) -> int:
 
 
 def documents(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
-    """Columns doc_id, title, text."""
+    """Yield columns doc_id, title, text."""
     for rows in _read(path, shown, {"doc_id": _ID["doc_id"], "text": ("text",)}, {"title": ""}):
         ids, texts, titles = rows.columns
         yield _texts(Rows(rows.file, rows.lines, (ids, titles, texts), rows.amount), problems)
 
 
 def queries(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
-    """Columns query_id, text."""
+    """Yield columns query_id, text."""
     for rows in _read(path, shown, {"query_id": _ID["query_id"], "text": ("text",)}, {}):
         yield _texts(rows, problems)
 
 
 def origins(path: Path, shown: str) -> dict[str, str]:
-    """Query -> its origin, where the file says that."""
+    """Return query -> its origin, where the file says that."""
     found: dict[str, str] = {}
     for rows in _read(path, shown, {"query_id": _ID["query_id"]}, {"origin": None}):
         found.update((str(id_), origin) for id_, origin in zip(*rows.columns, strict=True) if origin)
@@ -53,7 +53,7 @@ def origins(path: Path, shown: str) -> dict[str, str]:
 def judgements(
     path: Path, shown: str, problems: Problems, belongs: Callable[[str, str | None], bool] | None = None
 ) -> Iterator[Rows]:
-    """Columns query_id, doc_id, relevance; of the rows alone that ``belongs`` (query, column `split`) says."""
+    """Yield columns query_id, doc_id, relevance; of the rows alone that ``belongs`` (query, column `split`) says."""
     for rows in _read(path, shown, _JUDGED, {"split": None}):
         lines: list[int] = []
         kept: list[Row] = []
@@ -73,7 +73,7 @@ def judgements(
 def _read(
     path: Path, shown: str, wanted: dict[str, tuple[str, ...]], optional: dict[str, str | None]
 ) -> Iterator[Rows]:
-    """Columns in the order of ``wanted`` and then ``optional`` (name -> value where there is no such column)."""
+    """Yield columns in the order of ``wanted`` and then ``optional`` (name -> value where there is no such column)."""
     import pyarrow.parquet as pq
 
     with _explained(shown), pq.ParquetFile(path) as file:
@@ -112,7 +112,7 @@ def _explained(shown: str) -> Iterator[None]:
 
 
 def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> str:
-    """Name of the one column in ``spellings``, if what it holds can be ``column``'s."""
+    """Return the name of the one column in ``spellings``, if what it holds can be ``column``'s."""
     name = next((each for each in spellings if each in schema.names), None)
     if name is None:
         there = ", ".join(each if each.isprintable() else repr(each) for each in schema.names)[:300]
@@ -131,7 +131,7 @@ def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> s
 
 
 def _fits(kind: Any, numbers: bool, fractions: bool) -> bool:
-    """Whether an Arrow type is text, or nothing, or of the ``numbers`` (``fractions`` too: "1.0" counts as 1)."""
+    """Return whether an Arrow type is text, or nothing, or of the ``numbers`` (``fractions`` too: "1.0" counts as 1)."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
@@ -142,7 +142,7 @@ def _fits(kind: Any, numbers: bool, fractions: bool) -> bool:
 
 
 def _values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
-    """A column of ``batch``, whose first row is number ``start`` of its file."""
+    """Return a column of ``batch``, whose first row is number ``start`` of its file."""
     column = batch.column(name)
     try:
         return list(column.to_pylist())
@@ -159,7 +159,7 @@ def _values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
 
 
 def _texts(rows: Rows, problems: Problems) -> Rows:
-    """The rows with an id (whole numbers become text) and with "" for missing text."""
+    """Return the rows with an id (whole numbers become text) and with "" for missing text."""
     ids, *texts = rows.columns
     lines, kept = [], []
     for line, id_, *values in zip(rows.lines, ids, *texts, strict=True):

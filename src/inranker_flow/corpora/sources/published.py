@@ -79,7 +79,7 @@ class InRankerBeir:
         self.total = self.path.stat().st_size
 
     def _distinct(self, key: str, title: bool) -> Iterator[Rows]:
-        """The distinct texts under ``key``. Unreadable lines are reported once, by :meth:`labels`."""
+        """Yield the distinct texts under ``key``. Unreadable lines are reported once, by :meth:`labels`."""
         seen = HashSet()
 
         def parse(text: str) -> Row:
@@ -114,7 +114,7 @@ class InRankerBeir:
 
 
 def _complete(text: str) -> dict[str, Any]:
-    """A row with all four keys, its logits as numbers."""
+    """Return a row with all four keys, its logits as numbers."""
     row = json_object(text)
     return {
         "query": string(row, "query"),

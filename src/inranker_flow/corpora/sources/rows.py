@@ -13,5 +13,5 @@ Row = tuple[Any, ...]
 
 
 def as_columns(rows: Sequence[Row], width: int) -> tuple[list[Any], ...]:
-    """The ``width`` columns of ``rows``, of which there may be none."""
+    """Return the ``width`` columns of ``rows``, of which there may be none."""
     return tuple(map(list, zip(*rows, strict=True))) if rows else tuple([] for _ in range(width))

@@ -15,7 +15,7 @@ from inranker_flow.generation.prompts import Template
 
 @dataclass(frozen=True)
 class Written:
-    """What was written for some documents, in their order.
+    """The texts for some documents, in their order.
 
     ``texts``: for each document the generated texts, as they came. ``log_probabilities``: of each text the mean over its
     tokens, the one that ended it included (natural logarithm, before temperature and top_p); None where they were not
@@ -61,7 +61,7 @@ _CLASSES = {
 
 
 def load_backend(config: GenerateConfig, template: Template) -> Backend:
-    """The backend that ``config.backend`` names, its model loaded or its server asked.
+    """Return the backend that ``config.backend`` names, its model loaded or its server asked.
 
     Raises :class:`UserError` where it cannot do what the configuration and the template ask for.
     """

@@ -74,7 +74,7 @@ class Endpoint:
         self.repeated = 0
 
     def describe(self) -> dict[str, str]:
-        """What the server says of the model: its root, context and version, as far as it tells.
+        """Return the server's description of the model: its root, context and version, as far as it tells.
 
         Raises :class:`UserError` naming the models that are served where `config.checkpoint` is none of them.
         """
@@ -94,7 +94,7 @@ class Endpoint:
             return found  # vLLM's alone
 
     def post(self, route: str, data: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
-        """What ``read`` makes of the answer; it raises ValueError for an answer that should be asked for again.
+        """Return the result of ``read`` for the answer; it raises ValueError for an answer that should be asked for again.
 
         Raises :class:`Refused`, or :class:`NoAnswer` when the request failed `config.retries` times more.
         """
@@ -153,7 +153,7 @@ class Endpoint:
 
 
 def _address(endpoint: str) -> str:
-    """The address without a slash at its end; one without a path gets OpenAI's."""
+    """Return the address without a slash at its end; one without a path gets OpenAI's."""
     try:
         parsed = urllib3.util.parse_url(endpoint)
     except urllib3.exceptions.LocationParseError:
@@ -176,7 +176,7 @@ def _models(answer: Any) -> list[dict[str, Any]]:
 
 
 def _asked_pause(value: str) -> float:
-    """Seconds that a Retry-After asks for, given as such or as a date."""
+    """Return seconds that a Retry-After asks for, given as such or as a date."""
     try:
         seconds = float(value)
     except ValueError:
@@ -188,7 +188,7 @@ def _asked_pause(value: str) -> float:
 
 
 def _said(data: bytes) -> str:
-    """The server's own message, shortened."""
+    """Return the server's own message, shortened."""
     try:
         said: Any = json.loads(data)
         for key in ("error", "message"):

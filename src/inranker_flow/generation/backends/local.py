@@ -39,7 +39,7 @@ class Prompter:
         return len(self._ids([""])[0]) + self.config.max_document_tokens + _SEAM
 
     def cut(self, texts: Sequence[str], most: int) -> list[str]:
-        """The beginning of each text, exactly as it stands there, that ``most`` tokens cover."""
+        """Return the beginning of each text, exactly as it stands there, that ``most`` tokens cover."""
         cut: list[str] = []
         for chunk in chunks(Beginnings(self.tokenizer, most + 1).of(texts), len(texts)):
             found = self.tokenizer(
@@ -52,7 +52,7 @@ class Prompter:
         return cut
 
     def fit(self, documents: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of each document's prompt, and whether the document was cut."""
+        """Return token ids of each document's prompt, and whether the document was cut."""
         texts = self.cut(documents, self.config.max_document_tokens)
         ids = self._ids(texts)
         if self.context is not None:
@@ -62,7 +62,7 @@ class Prompter:
         return ids, [text != whole for text, whole in zip(texts, documents, strict=True)]
 
     def _shorten(self, text: str, ids: list[int], room: int) -> tuple[str, list[int]]:
-        """The text cut until its prompt has ``room`` tokens at most."""
+        """Return the text cut until its prompt has ``room`` tokens at most."""
         while len(ids) > room:
             held = len(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
             most = held - (len(ids) - room)

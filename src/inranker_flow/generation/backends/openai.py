@@ -46,7 +46,7 @@ class OpenAIBackend:
         log.info("%s at %s answers", config.checkpoint, self.endpoint.url)
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
-        """The seed of a request is that of its place, so it does not matter which others are under way."""
+        """Return the seed of a request: that of its place, so it does not matter which others are under way."""
         texts = self._cut(documents)
         cut = [text != whole for text, whole in zip(texts, documents, strict=True)]
         answers: list[_Answer | None] = [None] * len(texts)
@@ -76,7 +76,7 @@ class OpenAIBackend:
         return [_first(text, _room(text, most)) for text in documents]
 
     def _ask(self, text: str, seed: int, tokens: int = 0) -> _Answer:
-        """What the server writes for one document, which is made shorter until its prompt fits."""
+        """Return the server's texts for one document, which is shortened until its prompt fits."""
         shortened = False
         while True:
             try:
@@ -113,8 +113,8 @@ class OpenAIBackend:
         return asked
 
     def _read(self, answer: dict[str, Any]) -> _Answer:
-        """The parts of an answer that are of use. Raises ValueError for one that is none, :class:`UserError` for one that lacks
-        what was asked for."""
+        """Return the parts of an answer that are of use. Raises ValueError for one that is none, :class:`UserError` for one
+        that lacks what was asked for."""
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             texts = [
@@ -149,7 +149,7 @@ class OpenAIBackend:
 
 
 def _said(content: Any) -> str | None:
-    """What a message says; where it comes in parts, those that are text and no thoughts."""
+    """Return the text of a message; of one in parts, the parts that are text and no thoughts."""
     if not isinstance(content, list):
         return str(content) if content is not None else None
     return "".join(part["text"] for part in content if part.get("type") == "text")
@@ -164,7 +164,8 @@ class _Answer:
 
 
 def _room(text: str, tokens: int) -> int:
-    """Characters of a text that so many tokens hold, about: four to a token, or one where there are no blanks between words."""
+    """Return characters of a text that so many tokens hold, about: four to a token, or one where there are no blanks between
+    words."""
     most = tokens * _CHARACTERS
     if has_blanks(text[:most]):
         return most

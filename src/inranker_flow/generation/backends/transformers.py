@@ -61,7 +61,7 @@ class TransformersBackend:
         log.info("%s: %s on %s in %s", config.checkpoint, type(self.model).__name__, self.device, precision)
 
     def _stops(self, eos: int | list[int] | None, template: Template) -> list[int]:
-        """Tokens that end a query: the end mark, and for causal models whatever holds one of the template's ends."""
+        """Return tokens that end a query: the end mark, and for causal models whatever holds one of the template's ends."""
         stops = {*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id} - {None}
         if self.causal and template.stop:
             pieces = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
@@ -92,7 +92,8 @@ class TransformersBackend:
         return Written(texts, means, cut, tokens)
 
     def _generate(self, ids: list[list[int]]) -> tuple[Any, list[float]]:
-        """New token ids, (len(ids) * queries_per_document, at most max_new_tokens), and what :class:`Written` has of each."""
+        """Return the new token ids, (len(ids) * queries_per_document, at most max_new_tokens), and what :class:`Written` has
+        of each."""
         import torch
 
         width = max(map(len, ids))
@@ -114,7 +115,7 @@ class TransformersBackend:
         return written, self._means(written, output.logits) if wanted else []
 
     def _means(self, written: Any, logits: Sequence[Any]) -> list[float]:
-        """Mean log-probability of each row of ``written``; ``logits``: for each position (rows, vocabulary)."""
+        """Return the mean log-probability of each row of ``written``; ``logits``: for each position (rows, vocabulary)."""
         import torch
 
         rows = torch.arange(len(written), device=written.device)

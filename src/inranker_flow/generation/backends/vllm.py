@@ -69,7 +69,7 @@ class VllmBackend:
         }
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
-        """One call for all; each document has a seed of its own, so it does not matter how vLLM batches them."""
+        """Return one call for all; each document has a seed of its own, so it does not matter how vLLM batches them."""
         from vllm import SamplingParams
 
         ids, cut = self.prompter.fit(documents)

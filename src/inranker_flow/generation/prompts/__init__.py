@@ -46,21 +46,21 @@ class Template:
         ).hexdigest()
 
     def fill(self, document: str) -> str:
-        """The prompt, or the user's message of a chat."""
+        """Return the prompt, or the user's message of a chat."""
         # The slots are the template's: what stands in a document stays as it is.
         return document.join(part.replace(_EXAMPLES, self.shown) for part in self.text.split(SLOT))
 
     def messages(self, document: str) -> list[dict[str, str]]:
-        """The chat, up to where the model is to answer."""
+        """Return the chat, up to where the model is to answer."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.fill(document)}]
 
     def plain(self) -> Template:
-        """The same, not as a chat."""
+        """Return the same, not as a chat."""
         return replace(self, chat=False)
 
     def showing(self, pairs: Sequence[tuple[str, str]]) -> Template:
-        """The same with these (document, query) as its examples."""
+        """Return the same with these (document, query) as its examples."""
         shown = "".join(
             query.join(part.replace(SLOT, document) for part in self.example.split("{query}"))
             for document, query in pairs
@@ -69,7 +69,7 @@ class Template:
 
 
 def read(prompt: str) -> str:
-    """The source of a template: text of the one that is named or of the file at that path, or ``prompt`` itself.
+    """Return the source of a template: text of the one that is named or of the file at that path, or ``prompt`` itself.
 
     Raises :class:`UserError` where it is neither.
     """
@@ -87,12 +87,12 @@ def read(prompt: str) -> str:
 
 
 def names() -> list[str]:
-    """The templates of this folder."""
+    """Return the templates of this folder."""
     return sorted(each.stem for each in FOLDER.glob("*.txt"))
 
 
 def load(prompt: str) -> Template:
-    """The template that ``generation.prompt`` names, or is.
+    """Return the template that ``generation.prompt`` names, or is.
 
     The line end at the end is not part of the prompt. Raises :class:`UserError` where there is no such template or it
     cannot work.
@@ -132,7 +132,7 @@ _KNOWN: dict[str, type] = {"chat": bool, "system": str, "stop": list, "examples"
 
 
 def _settings(name: str, head: str) -> dict[str, Any]:
-    """What a template says of itself, in YAML."""
+    """Return the settings at the head of a template, from YAML."""
     found = text_files.parse_yaml(head, f"generation.prompt: {name}: its settings") or {}
     if not isinstance(found, dict):
         raise UserError(
@@ -163,5 +163,5 @@ def _settings(name: str, head: str) -> dict[str, Any]:
 
 
 def _few(value: Any) -> bool:
-    """Whether so many examples can be shown."""
+    """Return whether so many examples can be shown."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 100

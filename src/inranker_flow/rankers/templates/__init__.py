@@ -25,7 +25,7 @@ class Template:
 
 
 def load(prompt: str, instruction: str) -> Template:
-    """The template of that name, at that path, or with that text.
+    """Return the template of that name, at that path, or with that text.
 
     Raises :class:`UserError` where there is none, or its slots are not ``{query}``, ``{document}``, ``{answer}``, each
     once and in this order.
@@ -47,12 +47,12 @@ def load(prompt: str, instruction: str) -> Template:
 
 
 def names() -> list[str]:
-    """The templates of this folder."""
+    """Return the templates of this folder."""
     return sorted(each.stem for each in FOLDER.glob("*.txt"))
 
 
 def read(prompt: str) -> str:
-    """The template's text: of a name, a path, or ``prompt`` itself where it holds ``{document}``."""
+    """Return the template's text: of a name, a path, or ``prompt`` itself where it holds ``{document}``."""
     if DOCUMENT in prompt:
         return prompt
     path = FOLDER / f"{prompt}.txt" if prompt in names() else prompt
