@@ -261,7 +261,7 @@ def previous(name: str) -> tuple[State, str]:
 
 
 def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:
-    """Yield the places that a rollback meets, the nearest first: a version that may serve, or None and why it is skipped.
+    """Return the places that a rollback meets, the nearest first: a version that may serve, or None and why it is skipped.
 
     What is gone is skipped, and what is another model under its number. :class:`UserError` where no version is left.
     """
