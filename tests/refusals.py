@@ -11,7 +11,7 @@ from inranker_flow.errors import UserError
 
 
 @contextmanager
-def refused(code: str, *facts: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
+def refuses(code: str, *facts: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
     """Expect a :class:`UserError` with ``code`` in the block, of one line that names ``facts``: a file, a row, a setting."""
     with pytest.raises(UserError) as caught:
         yield caught

@@ -803,6 +803,7 @@ def test_a_training_whose_pod_is_lost_ends_as_an_undisturbed_one(tmp_path, toy, 
     assert not list(unfinished.left(store)), "the stage is done"
 
 
+@pytest.mark.long
 def test_several_processes_go_on_from_the_store(tmp_path, toy, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
     config = replace(CONFIG, checkpoint=models.t5(seed=1), save_every=15)

@@ -11,6 +11,7 @@ import pytest
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.sections import GenerateConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import endpoint, load_backend
@@ -46,7 +47,7 @@ def collection(tmp_path):
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     monkeypatch.setattr(endpoint, "_FIRST", 0.02)
-    monkeypatch.delenv(endpoint.KEY, raising=False)
+    monkeypatch.delenv(variables.ENDPOINT_KEY, raising=False)
 
 
 def test_every_document_gets_its_own_queries(collection, tmp_path):
@@ -172,11 +173,11 @@ def test_an_address_that_is_none(collection, tmp_path, address, message):
 def test_the_key_is_sent_and_never_told(collection, tmp_path, monkeypatch, caplog):
     with GenerationServer(key="sesame-123") as server:
         for wrong in ("", "wrong-456"):
-            monkeypatch.setenv(endpoint.KEY, wrong)
+            monkeypatch.setenv(variables.ENDPOINT_KEY, wrong)
             with pytest.raises(UserError, match=r"HTTP 401 Incorrect API key provided; set OPENAI_API_KEY") as refused:
                 generate_queries(config(server), collection, tmp_path / "queries")
             assert "456" not in str(refused.value)
-        monkeypatch.setenv(endpoint.KEY, "sesame-123")
+        monkeypatch.setenv(variables.ENDPOINT_KEY, "sesame-123")
         assert generate_queries(config(server), collection, tmp_path / "queries").queries == 60
     told = caplog.text + (tmp_path / "queries" / "manifest.json").read_text()
     assert "sesame" not in told and "456" not in told

@@ -232,6 +232,7 @@ def test_prompts_of_some_pairs_are_those_of_the_pairs(checkpoint) -> None:  # ty
         assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.long
 def test_passages_of_long_documents_are_scored_by_all_processes(world: World) -> None:
     cut = replace(CONFIG, passage_words=6)
     one = world.evaluate("one", cut)

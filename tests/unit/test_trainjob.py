@@ -156,6 +156,7 @@ def read(folder):
     return [record[key] for key in ("train_loss", "looks", "best_step", "sets")], load_seq2seq(str(folder))[0]
 
 
+@pytest.mark.long
 def test_two_machines_of_a_trainjob_give_what_two_processes_of_one_give(tmp_path, trainer, config, monkeypatch):
     sets, replay = [training_set(tmp_path / "labels")], None
     distill(replace(config, processes=2), sets, None, tmp_path / "one", replay)
@@ -172,6 +173,7 @@ def test_two_machines_of_a_trainjob_give_what_two_processes_of_one_give(tmp_path
     assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "inranker-cpu"}
 
 
+@pytest.mark.long
 def test_the_machines_of_the_next_job_go_on_where_those_of_a_lost_one_were(tmp_path, trainer, config, monkeypatch):
     """Each machine is new, as its scratch is: all of them fetch the checkpoint, or they would not agree on the step.
 

@@ -50,18 +50,22 @@ def start(
     context = multiprocessing.get_context("forkserver")
     printed, output = context.Pipe(duplex=False)
     lock = Connection(os.dup(held), writable=False)
-    process = context.Process(target=_work, args=(module, list(arguments), dict(environment), output, lock))
+    # A shell starts its background jobs so.
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    process = context.Process(target=_work, args=(module, list(arguments), dict(environment), output, lock, deaf))
     process.start()
     output.close()
     lock.close()
     return process, printed
 
 
-def _work(module: str, arguments: list[str], environment: dict[str, str], output: Connection, lock: Connection) -> None:
+def _work(
+    module: str, arguments: list[str], environment: dict[str, str], output: Connection, lock: Connection, deaf: bool
+) -> None:
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
     changes.replace(environment)
     sys.argv = [module, *arguments]
     try:
