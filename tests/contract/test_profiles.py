@@ -17,6 +17,7 @@ from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import default_name, overrides, parse_overrides, resolve, split
 from pipelines import submission
 from pipelines.compile import main as compile_main
+from tests.refusals import refuses
 
 NAMES = sorted(path.stem for path in profiles.PROFILES.glob("*.yaml"))
 
@@ -124,7 +125,7 @@ def test_what_a_server_serves_is_a_name_and_no_folder(tmp_path, monkeypatch):
     server = {"generation.backend": "openai", "generation.endpoint": "http://host:8000/v1"}
     loaded = profiles.load("demo", {**server, "generation.checkpoint": "writer"})
     assert pin(loaded).generation.checkpoint == "writer"
-    with pytest.raises(UserError, match="no checkpoint: the folder holds no config"):
+    with refuses("checkpoint-incomplete"):
         pin(profiles.load("demo", {"generation.checkpoint": "writer"}))
     there = profiles.load("demo", {**server, "generation.tokenizer": "writer"})
     (tmp_path / "writer" / "tokenizer.json").write_text("{}")

@@ -14,10 +14,10 @@ import pytest
 
 from inranker_flow.commands import folder
 from inranker_flow.demo.world import make_world, write_beir
-from inranker_flow.errors import UserError
 from inranker_flow.storage.local import disk_errors
 from inranker_flow.tracking import connection
 from tests.processes import MAKE_RUN, alive, wait_for
+from tests.refusals import refuses
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
 
@@ -158,7 +158,7 @@ def test_a_database_that_was_not_finished_is_never_under_its_name(tmp_path):
 )
 def test_a_full_disk_behind_another_librarys_error_is_told(said):
     with (
-        pytest.raises(UserError, match=r"out: cannot be written: .* nothing is left"),
+        refuses("disk-full"),
         disk_errors("out"),
     ):
         try:

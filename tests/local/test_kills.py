@@ -17,6 +17,7 @@ from inranker_flow.commands import folder as runs_folder
 from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
 from tests.processes import MAKE_RUN, alive, wait_for
+from tests.refusals import refuses
 
 pytestmark = pytest.mark.timeout(900)  # a machine may be busy; nothing here is decided by time
 
@@ -76,7 +77,7 @@ def test_a_stage_alone_holds_the_lock_of_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(runs_folder, "PATIENCE", 0.5)
     left = alive(tmp_path / "runs")
     assert left
-    with pytest.raises(UserError, match="of a run that was killed is still at work") as said:
+    with refuses("folder-in-use") as said:
         runs_folder.working(tmp_path / "runs").__enter__()
     assert all(str(number) in str(said.value) for number in left)
     [file] = runs_folder.files(tmp_path / "runs")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow.errors import UserError
 from pipelines import kubeconfig
+from tests.refusals import refuses
 
 PASSWORD = "s3cret-of-anna"
 
@@ -32,6 +32,6 @@ def test_what_is_no_kubeconfig_is_one_line(content, tmp_path, monkeypatch):
     path = tmp_path / "kubeconfig"
     path.write_bytes(content)
     monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(UserError, match=r"^KUBECONFIG: ") as caught:
+    with refuses("kubeconfig-form", "KUBECONFIG") as caught:
         kubeconfig.load(client.Configuration())
     assert "\n" not in str(caught.value) and PASSWORD not in str(caught.value)

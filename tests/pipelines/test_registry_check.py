@@ -8,6 +8,7 @@ import pytest
 
 from inranker_flow.errors import UserError
 from pipelines.registry_check import Reference, check_pushed
+from tests.refusals import refuses
 from tests.registry import LOGIN, Registry
 
 DIGEST = "sha256:" + "a" * 64
@@ -50,7 +51,7 @@ def test_what_docker_login_stored_is_used(asks, no_stored_login):
         log_in(no_stored_login, registry.name)
         assert check_pushed([f"{registry.name}/x:1"]) == []
         registry.everything = False
-        with pytest.raises(UserError, match="not pushed"):
+        with refuses("image-not-pushed"):
             check_pushed([f"{registry.name}/x:1"])
 
 
@@ -73,7 +74,7 @@ def test_something_that_is_no_registry_is_a_warning(server):
 
 
 def test_no_registry_at_all_is_refused():
-    with pytest.raises(UserError, match="set REGISTRY"):
+    with refuses("image-not-pushed", "REGISTRY"):
         check_pushed(["localhost/inranker-flow-base:1"])
 
 

@@ -27,6 +27,7 @@ from tests.databases import new_database
 from tests.kfp_api import KfpApi, node_id, nodes
 from tests.kubernetes_api import KubernetesApi, node
 from tests.promoting import use
+from tests.refusals import refuses
 
 NAMESPACE = "team-a"
 OPTIONS = ["inranker", "--profile", "demo", "--namespace", NAMESPACE]
@@ -508,7 +509,7 @@ def test_following_ends_where_the_workflow_is_deleted(server, kubernetes, run, m
     failed(server, run, state="RUNNING")
     monkeypatch.setattr(follow, "PAUSE", 0.01)  # the real one is seconds, and changes when is asked, not what
     monkeypatch.setattr(follow, "STILL", 0.0)
-    with pytest.raises(UserError, match="its workflow was deleted"):
+    with refuses("run-lost"):
         follow.follow(kfp_api.Api("", NAMESPACE), run["run_id"])
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from inranker_flow import Distilled, UserError, distil
+from tests.refusals import refuses
 
 
 def test_what_is_wrong_is_raised_as_the_command_says_it(tmp_path, capsys):
-    with pytest.raises(UserError, match=r"^source: .*nowhere: no such file or folder; give a folder in BEIR layout"):
+    with refuses("stage-failed", "BEIR"):
         distil(tmp_path / "nowhere", [tmp_path], out=tmp_path / "out")
     assert "FAILED: source: " in capsys.readouterr().out
     assert not (tmp_path / "out" / "outcome.json").exists()

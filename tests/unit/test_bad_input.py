@@ -14,6 +14,7 @@ from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
+from tests.refusals import refuses
 
 CORPUS, QUERIES = beir.jsonl(beir.CORPUS), beir.jsonl(beir.QUERIES)
 
@@ -142,7 +143,7 @@ def test_missing_folder_and_wrong_addresses(tmp_path):
         with pytest.raises(UserError, match=message):
             prepare(uri, tmp_path / "out")
     corpus = CorpusConfig(uri=str(tmp_path / "beir"), name="sample", labels="other:file")
-    with pytest.raises(UserError, match="give inranker-msmarco:FILE"):
+    with refuses("labels-form", "inranker-msmarco", "FILE"):
         prepare_corpus(PrepareConfig(), corpus, tmp_path / "out")
 
 
@@ -150,10 +151,10 @@ def test_files_that_are_cut_off(tmp_path):
     folder = beir.write(tmp_path / "beir", {"corpus.jsonl.gz": CORPUS * 50}, corpus=None)
     whole = (folder / "corpus.jsonl.gz").read_bytes()
     (folder / "corpus.jsonl.gz").write_bytes(whole[:-20])
-    with pytest.raises(UserError, match=r"corpus\.jsonl\.gz: not a whole gzip file"):
+    with refuses("collection-damaged", "corpus.jsonl.gz"):
         prepare(folder, tmp_path / "out", on_problem="repair")
     (tmp_path / "corpus.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UserError, match="not a readable Parquet file"):
+    with refuses("collection-damaged"):
         prepare(tmp_path / "corpus.parquet", tmp_path / "out")
 
 

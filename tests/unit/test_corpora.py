@@ -19,6 +19,7 @@ from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import beir
+from tests.refusals import refuses
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -81,7 +82,7 @@ def test_corpus_alone_is_a_target(tmp_path):
 
 def test_splits_by_other_names(tmp_path):
     folder = beir.write(tmp_path / "beir", {"qrels/dev.tsv": beir.tsv(beir.TEST)}, train=None, test=None)
-    with pytest.raises(UserError, match=r"holds dev but neither train\.tsv nor test\.tsv; set train_split"):
+    with refuses("collection-split", "train.tsv", "test.tsv", "train_split"):
         prepare(folder, tmp_path / "out")
     corpus = CorpusConfig(uri=str(folder), name="sample", test_split="dev")
     assert prepare_corpus(PrepareConfig(), corpus, tmp_path / "out").test_queries == 1
@@ -126,7 +127,7 @@ def test_parquet_sources(tmp_path):
     single = prepare(foreign / "corpus.parquet", tmp_path / "out")
     assert (single.documents, single.judgements) == (4, 0)
     pq.write_table(pa.table({"name": ["x"], "text": ["y"]}), foreign / "corpus.parquet")
-    with pytest.raises(UserError, match=r"corpus\.parquet: has no column doc_id \(it has: name, text\)"):
+    with refuses("collection-column", "corpus.parquet", "doc_id"):
         prepare(foreign, tmp_path / "out")
 
 
@@ -182,7 +183,7 @@ def test_ir_datasets(registered, tmp_path):
     assert (test.documents, test.train_queries, test.test_queries, test.judgements) == (4, 0, 1, 2)
     prepare(beir.write(tmp_path / "beir"), tmp_path / "beir-out")
     assert rows(tables.CORPUS, tmp_path / "out0") == rows(tables.CORPUS, tmp_path / "beir-out")
-    with pytest.raises(UserError, match="ir_datasets knows no such id"):
+    with refuses("dataset-unknown", "ir_datasets"):
         prepare("ir_datasets:beir/no-such-thing", tmp_path / "out")
 
 
@@ -193,7 +194,7 @@ def test_demo(tmp_path):
     assert target.train_queries == 0 and target.test_queries > 100
     assert prepare("demo:target/3", tmp_path / "target").fingerprint == target.fingerprint
     assert prepare("demo:target/4", tmp_path / "target").fingerprint != target.fingerprint
-    with pytest.raises(UserError, match="demo:source/SEED"):
+    with refuses("demo-unknown", "source/SEED"):
         prepare("demo:elsewhere/3", tmp_path / "out")
 
 

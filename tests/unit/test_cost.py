@@ -12,11 +12,11 @@ import pytest
 
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import EvaluateConfig, PromoteConfig
-from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs, serving_cost
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.profiles import load
 from tests.promoting import evaluation, promote, reasons, student, use_database
+from tests.refusals import refuses
 from tests.unit.test_evaluation import TEACHER, ByText, World, compare, make_model
 
 
@@ -152,7 +152,7 @@ def test_promotion_keeps_to_the_budgets(tmp_path, monkeypatch, budget, measured,
 
 
 def test_a_latency_budget_without_a_latency_is_refused_before_anything_runs() -> None:
-    with pytest.raises(UserError, match=r"promotion\.latency_budget_ms: .*evaluation\.latency_queries"):
+    with refuses("setting-conflict", "promotion.latency_budget_ms", "evaluation.latency_queries"):
         load("demo", {"promotion.latency_budget_ms": 10, "evaluation.latency_queries": 0})
 
 

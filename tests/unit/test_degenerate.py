@@ -18,6 +18,7 @@ from inranker_flow.generation import report as generation_report
 from inranker_flow.report.page import render
 from inranker_flow.report.plots import curve_svg
 from inranker_flow.stages.generate_queries import _sentence
+from tests.refusals import refuses
 from tests.unit.test_evaluation import TEACHER, ByText, World, compare, make_candidates, make_collection, make_model
 from tests.unit.test_report import RISING, Page, make_summary, text_of
 
@@ -142,7 +143,7 @@ def test_a_measure_without_a_value_is_one_line_before_anything_is_scored(tmp_pat
 def test_a_damaged_record_of_a_training_is_one_line_before_anything_is_scored(tmp_path: Path, content: str) -> None:
     world = World(tmp_path)
     (world.students["phase1"] / "training.json").write_text(content)
-    with pytest.raises(UserError, match=r"training\.json") as caught:
+    with refuses("model-foreign", "training.json") as caught:
         world.evaluate()
     assert "\n" not in str(caught.value) and world.loads == []
 

@@ -26,6 +26,7 @@ from inranker_flow.store import claims
 from inranker_flow.tracking import connection
 from tests.http_server import Answer, HttpServer
 from tests.promoting import use_database
+from tests.refusals import refuses
 
 FIXED = CorpusConfig(uri="demo:target/1", name="medicines", fingerprint="f")
 SOURCE = CorpusConfig(uri="demo:source/1", name="inns", fingerprint="s")
@@ -405,7 +406,7 @@ def test_wishes_of_a_corpus_become_its_settings(look):
 
 def test_nothing_there_is_said_and_a_wrong_address_is_refused(look, tmp_path):
     assert look().reason == f"there is no corpus to adapt to below {look.corpora}"
-    with pytest.raises(UserError, match=r"corpora.uri: .*elsewhere: nothing is stored there"):
+    with refuses("corpora-none", "corpora.uri"):
         look(uri=str(tmp_path / "elsewhere"))
 
 
@@ -476,7 +477,7 @@ def test_a_claim_is_respected_where_nobody_says_that_its_run_is_over(tmp_path, k
     monkeypatch.setenv("INRANKER_STORE", str(tmp_path))
     assert claims.claim("work", "first") == "first"
     kfp.answers["/apis/v2beta1/runs/first"] = [Answer(500)]
-    with pytest.raises(UserError, match="the state of run first cannot be read"):
+    with refuses("server-no-answer"):
         claims.claim("work", "second")
     del kfp.answers["/apis/v2beta1/runs/first"]  # 404: the run was deleted
     assert claims.claim("work", "second") == "second"

@@ -29,6 +29,7 @@ from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.stages.evaluate import EvaluateStats, evaluate
+from tests.refusals import refuses
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))
 
@@ -399,7 +400,7 @@ def test_nothing_to_measure_is_an_answer_not_a_crash(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["nDGC@10", "nDCG@", "", "NERR8@10", "print(1)"])
 def test_an_unknown_measure_is_refused_by_name(world: World, name: str) -> None:
-    with pytest.raises(UserError, match=r"evaluation\.measures: .*nDCG@10") as caught:
+    with refuses("measure-unknown", "evaluation.measures", "nDCG@10") as caught:
         world.evaluate(EvaluateConfig(measures=("nDCG@10", name)))
     assert repr(name) in str(caught.value) and "\n" not in str(caught.value)
     assert world.loads == []

@@ -19,6 +19,7 @@ from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.model_registry.history import Entry, replay
 from inranker_flow.tracking import connection
 from tests.promoting import evaluation, promote, reasons, student, use, use_database
+from tests.refusals import refuses
 from tests.stack import postgresql
 
 #: Child processes start with everything imported and no database open.
@@ -309,9 +310,7 @@ def test_a_rollback_does_not_lead_to_what_serves(database):
 
 
 def test_with_nothing_before_there_is_nothing_to_go_back_to(database):
-    with pytest.raises(
-        UserError, match="nobody: no champion of this name is known; choose a version with: make promote"
-    ):
+    with refuses("history-nowhere"):
         history.previous("nobody")
     [one] = _versions("m", 1)
     history.move(one, "PROMOTE", "me", "w", {}, expected="")

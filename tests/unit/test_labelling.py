@@ -22,6 +22,7 @@ from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.stages import teacher_label as stage
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models
+from tests.refusals import refuses
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
 DOCUMENTS = {f"d{i}": " ".join(NOUNS[(i + k) % len(NOUNS)] for k in range(1 + i * 7 % 23)) for i in range(40)}
@@ -412,7 +413,7 @@ def test_a_full_disk_leaves_no_shard_half_written(inputs, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", full)
-        with pytest.raises(UserError, match="cannot be written: No space left on device; nothing is left"):
+        with refuses("disk-full"):
             teacher_label(config(), *inputs, tmp_path / "labels")
     assert not [each for each in Path(os.environ["INRANKER_SCRATCH"]).rglob("*") if each.is_file()]
     assert teacher_label(config(), *inputs, tmp_path / "labels").reused_pairs == 0

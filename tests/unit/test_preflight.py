@@ -46,6 +46,7 @@ from tests.databases import new_database
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
 from tests.kubernetes_api import KubernetesApi, node
+from tests.refusals import refuses
 from tests.servers import free_ports, running
 
 GPU = "nvidia.com/gpu"
@@ -77,7 +78,7 @@ def test_a_store_that_refuses_is_told_with_the_remedy(s3, monkeypatch):
     monkeypatch.setenv("INRANKER_STORE", s3)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
     s3_client.client.cache_clear()
-    with pytest.raises(UserError, match=r"; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY .*Secret inranker-s3"):
+    with refuses("s3-refused", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "inranker-s3"):
         check_store()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     s3_client.client.cache_clear()
@@ -228,7 +229,7 @@ def test_without_the_hub_its_cache_is_enough(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert "in the cache" in check_checkpoint("castorini/monot5")
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
-    with pytest.raises(UserError, match=r"HF_ENDPOINT: not an address of the form http://"):
+    with refuses("address-form", "HF_ENDPOINT"):
         check_checkpoint("castorini/monot5")
 
 
@@ -241,11 +242,11 @@ def test_what_lies_on_s3_is_read(s3, tmp_path):
     assert check_checkpoint(f"{s3}/model") == f"{s3}/model: readable"
     assert "readable" in check_checkpoint(f"init:tiny?tokenizer={s3}/tokenizer")
     assert check_collection(CorpusConfig(uri=f"{s3}/beir", name="x")) == f"{s3}/beir: readable"
-    with pytest.raises(UserError, match=r"holds no config.json; upload the whole folder"):
+    with refuses("checkpoint-incomplete", "config.json"):
         check_checkpoint(f"{s3}/beir")
-    with pytest.raises(UserError, match=r"nothing is stored there; upload it or correct the address"):
+    with refuses("not-found"):
         check_checkpoint(f"{s3}/nowhere")
-    with pytest.raises(UserError, match=r"holds neither corpus.jsonl .* nor corpus.parquet; correct the address"):
+    with refuses("collection-no-documents", "corpus.jsonl", "corpus.parquet"):
         check_collection(CorpusConfig(uri=f"{s3}/empty", name="x"))
 
 
@@ -320,7 +321,7 @@ def test_a_real_mlflow_server_is_checked_and_its_host_rule_explained(mlflow_serv
     assert "version and alias can be written" in check_mlflow()
     assert connection.client().search_registered_models() == []
     mlflow_at(f"http://127.0.0.1:{mlflow_server}")
-    with pytest.raises(UserError, match=r"cannot be used as MLflow's server: .*--allowed-hosts and the host of this"):
+    with refuses("registry-refused", "allowed-hosts"):
         check_mlflow()
 
 
@@ -329,18 +330,14 @@ def test_an_mlflow_that_forbids_or_is_not_there_is_told_with_the_remedy(mlflow_a
     with HttpServer() as proxy:
         proxy.answer = lambda request: Answer(200 if request.path == "/health" else 403, body)
         mlflow_at(proxy.url)
-        with pytest.raises(
-            UserError, match=r"PERMISSION_DENIED.*; grant it to .*MLFLOW_TRACKING_TOKEN.*inranker-mlflow"
-        ):
+        with refuses("registry-refused"):
             check_mlflow()
     mlflow_at("http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"no MLflow server answers at http://127\.0\.0\.1:9 .*; start it"):
         check_mlflow()
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "r1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(
-        UserError, match=r"MLFLOW_TRACKING_URI is not set: .*; set it in the ConfigMap inranker-settings"
-    ):
+    with refuses("registry-unset", "MLFLOW_TRACKING_URI", "inranker-settings"):
         check_mlflow()
 
 
@@ -455,7 +452,7 @@ def test_the_queue_of_tasks_without_gpus_is_looked_at_too(kubernetes):
     both = dataclasses.replace(
         NEED, cpu_task={"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": "inranker-cpu"}
     )
-    with pytest.raises(UserError, match="namespace inranker has no LocalQueue inranker-cpu"):
+    with refuses("queue-missing", "inranker-cpu"):
         check_queues(both)
     other = local_queue()
     other["metadata"]["name"] = "inranker-cpu"

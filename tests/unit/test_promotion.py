@@ -15,6 +15,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation.gate import Decision, Evidence, decide, evidence_of, from_measures
+from tests.refusals import refuses
 
 POLICY = PromoteConfig(min_gain=0.0, max_loss=0.01, min_queries=3)
 #: Six queries whose differences have the same sign happen by luck once in 2^6: less often than alpha.
@@ -173,7 +174,7 @@ def test_evidence_is_read_from_the_summary() -> None:
     summary = {"leaks": {"queries": 2}, "models": {"phase2": {"latency_p95_ms": 12.5, "size_mb": 240}, "phase1": {}}}
     assert evidence_of(summary) == Evidence(2, 12.5, 240.0)
     assert evidence_of(summary, "phase1").leaks == 2 and math.isnan(evidence_of(summary, "phase1").size_mb)
-    with pytest.raises(UserError, match="evaluate again"):
+    with refuses("artifact-old"):
         evidence_of({"models": {}})
 
 

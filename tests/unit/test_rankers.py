@@ -22,6 +22,7 @@ from inranker_flow.rankers.checkpoints import (
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
+from tests.refusals import refuses
 
 PAIRS = [("where is the bridge", "the bridge is in the north"), ("what is copper", "a jacket"), ("what is copper", "")]
 
@@ -96,7 +97,7 @@ def test_a_reference_that_leads_nowhere(reference, message):
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match=r"not a checkpoint: the folder holds no config\.json"):
+    with refuses("checkpoint-incomplete", "config.json"):
         load_seq2seq(str(tmp_path))
 
 
@@ -157,7 +158,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(UserError, match="damaged or cut off; fetch the checkpoint again"):
+    with refuses("checkpoint-damaged"):
         load_seq2seq(str(tmp_path))
 
 
@@ -212,7 +213,7 @@ def test_a_checkpoint_without_label_tokens(missing):
 
 
 def test_label_tokens_must_differ():
-    with pytest.raises(UserError, match="must differ"):
+    with refuses("setting-conflict"):
         load_ranker(models.t5(), ScoringConfig(true_token="▁false"))
 
 

@@ -21,6 +21,7 @@ from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_of
 from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
 from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
+from tests.refusals import refuses
 
 #: Without test sets there is nothing to time.
 PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
@@ -186,7 +187,7 @@ def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"models:/damaged/1: its stored weights are not those that were registered"):
+    with refuses("registry-damaged", "damaged/1"):
         stored_files.fetch("models:/damaged@champion")
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -336,7 +337,7 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
     (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
-    with pytest.raises(UserError, match="models:/upload/2: its stored weights are not those that were registered"):
+    with refuses("registry-damaged", "upload/2"):
         promote("upload", students[1], better, "models:/upload/1", "k3")
     assert registry.champion("upload").version == "1" and len(history.read("upload")) == 1
 
@@ -359,7 +360,7 @@ def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, 
     assert list(reranking.scored) == ["phase2"]
     told = "its files are gone" if damage == "gone" else "are not those that were registered"
     assert told in reranking.unmeasured["champion"]
-    with pytest.raises(UserError, match="no such checkpoint"):  # anything else that does not load ends the run
+    with refuses("not-found"):  # anything else that does not load ends the run
         reranking.add(System("phase1", str(tmp_path / "nothing"), "", scoring))
 
 
@@ -376,11 +377,11 @@ def test_an_evaluation_does_not_go_on_without_a_registry_that_is_only_away(tmp_p
 
 
 def test_what_is_not_in_the_registry_is_told_in_one_line(database):
-    with pytest.raises(UserError, match="models:/nobody/7: not in the model registry at sqlite"):
+    with refuses("version-missing", "nobody/7"):
         stored_files.fetch("models:/nobody/7")
-    with pytest.raises(UserError, match="models are named models:/NAME/VERSION"):
+    with refuses("address-form", "NAME/VERSION"):
         stored_files.fetch("models:/nobody")
-    with pytest.raises(UserError, match="cannot find models:/nobody@champion"):
+    with refuses("registry-refused", "nobody@champion"):
         stored_files.fetch("models:/nobody@champion")
     assert registry.champion("nobody") is None and registry.registered("nobody", "x", "y") is None
 

@@ -14,6 +14,7 @@ from inranker_flow.tracking.runs import stage_run
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.promoting import evaluation, promote, student, use, use_database
+from tests.refusals import refuses
 from tests.servers import free_ports, running
 
 
@@ -140,11 +141,11 @@ def test_a_database_that_may_not_be_written_is_told_in_one_line_and_serves_on(st
     promote("m", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
     connection.client().create_model_version("m", "s3://nowhere/2")
     use(f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true", tmp_path)
-    with pytest.raises(UserError, match=r"cannot .*readonly database.*; grant it to the account of the runs") as caught:
+    with refuses("registry-refused") as caught:
         promote("m", students[1], evaluation(tmp_path / "e2", bm25=0.2, phase2=0.7, champion=0.6), "models:/m/1", "k2")
     assert "\n" not in str(caught.value)
     assert registry.champion("m").version == "1"
-    with pytest.raises(UserError, match="readonly database"):
+    with refuses("registry-refused"):
         history.move(registry.Version("m", "2", {}), "MANUAL", "ann", "w", {})
     assert registry.champion("m").version == "1" and len(history.read("m")) == 1
 
@@ -155,10 +156,8 @@ def test_a_registry_that_refuses_the_account_is_no_empty_registry(students, tmp_
     with HttpServer() as proxy:
         proxy.answer = lambda request: Answer(200 if request.path == "/health" else 403, body)
         use(proxy.url, tmp_path)
-        with pytest.raises(
-            UserError, match=r"PERMISSION_DENIED.*; grant it to the account of the runs .*inranker-mlflow"
-        ):
+        with refuses("registry-refused", "inranker-mlflow"):
             promote("m", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-        with pytest.raises(UserError, match="PERMISSION_DENIED"):
+        with refuses("registry-refused", "PERMISSION_DENIED"):
             registry.champion("m")
     assert not (tmp_path / "e-decision").exists()

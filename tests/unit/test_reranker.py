@@ -11,6 +11,7 @@ from inranker_flow import Reranker, UserError
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
+from tests.refusals import refuses
 
 PASSAGES = ["rooms for two with a view", {"title": "Inns", "text": "beds and breakfast"}, "syrup for a cough", ""]
 
@@ -56,14 +57,14 @@ def test_a_long_text_is_as_good_as_its_best_passage():
 
 @pytest.mark.parametrize("wrong", [None, 3, {"title": "without a text"}, {"text": 5}, ["a list"]])
 def test_what_is_no_passage_is_named(reranker, wrong):
-    with pytest.raises(UserError, match="passages: expected a text, or a mapping with text"):
+    with refuses("passage-form"):
         reranker.rank("a room", ["fine", wrong])
 
 
 def test_what_is_no_number_of_passages_or_no_checkpoint_is_refused(reranker, tmp_path):
     with pytest.raises(UserError, match="top_k: -1 is below 0"):
         reranker.rank("a room", PASSAGES, top_k=-1)
-    with pytest.raises(UserError, match="no such checkpoint folder"):
+    with refuses("not-found"):
         Reranker(tmp_path / "nothing")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.errors import UserError
+from tests.refusals import refuses
 
 LABELS = {"query_id": ["q1", "q1"], "doc_id": ["a", "b"], "false_logit": [0.1, 0.2], "true_logit": [1.0, 2.0]}
 
@@ -43,7 +44,7 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, change, message):
 
 def test_keys_are_unique_across_batches_and_rows_are_counted_from_the_start(tmp_path):
     with (
-        pytest.raises(UserError, match="row 2 again in row 3"),
+        refuses("table-key-twice", "row 2", "row 3"),
         tables.TableWriter(tmp_path / "labels.parquet", tables.LABELS) as writer,
     ):
         writer.write(LABELS)
@@ -67,13 +68,13 @@ def test_an_exception_in_the_body_leaves_the_old_file(tmp_path):
 
 
 def test_reading_says_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match="no such file; expected a labels table"):
+    with refuses("artifact-missing"):
         tables.read(tables.LABELS, tmp_path)
     pq.write_table(pa.table({"query_id": ["q"]}), tmp_path / "labels.parquet")
-    with pytest.raises(UserError, match="column doc_id is missing"):
+    with refuses("table-form", "doc_id"):
         tables.read(tables.LABELS, tmp_path)
     (tmp_path / "labels.parquet").write_bytes(b"not parquet")
-    with pytest.raises(UserError, match="not a readable Parquet file"):
+    with refuses("artifact-damaged"):
         tables.read(tables.LABELS, tmp_path)
 
 

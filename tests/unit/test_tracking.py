@@ -19,6 +19,7 @@ from inranker_flow.tracking import connection
 from inranker_flow.tracking.runs import pipeline_run, stage_run
 from inranker_flow.tracking.values import metric_name
 from tests.http_server import Answer, HttpServer
+from tests.refusals import refuses
 from tests.servers import nobody
 
 PASSWORD = "s3cret-of-anna"
@@ -101,7 +102,7 @@ def test_what_a_server_says_is_one_line_with_a_remedy(kind, monkeypatch):
 def test_another_json_server_is_no_mlflow(monkeypatch):
     with answering(Answer(200, {"hello": 1})) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        with pytest.raises(UserError, match="is no MLflow: it gave an experiment without id"):
+        with refuses("registry-misbehaves"):
             check_mlflow()
 
 
@@ -120,9 +121,7 @@ def test_nobody_there_is_told_after_two_attempts(kind, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with nobody(kind if kind != "nowhere" else "refused") as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url if kind != "nowhere" else "http://no-such-host.invalid")
-        with pytest.raises(
-            UserError, match=r"no MLflow server answers at http://.*; start it, correct the address, or unset it"
-        ):
+        with refuses("server-no-answer"):
             connection.client()
 
 
@@ -244,20 +243,20 @@ def damaged(made: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["half", "overwritten", "text", "json"])
 def test_a_damaged_database_is_told_with_the_ways_out(kind, database, made):
     database(damaged(made)[kind])
-    with pytest.raises(UserError, match="damaged or no database: restore a copy of it, or move it away") as caught:
+    with refuses("registry-refused") as caught:
         connection.client()
     assert "\n" not in str(caught.value) and "SQL:" not in str(caught.value)
 
 
 def test_a_folder_and_a_file_on_the_way_are_told(database, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")
-    with pytest.raises(UserError, match="is a folder; give the database's file"):
+    with refuses("registry-address"):
         connection.client()
     path = database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}/below/mlflow.db")
-    with pytest.raises(UserError, match="is a file; give another path"):
+    with refuses("registry-address"):
         connection.client()
-    with pytest.raises(UserError, match="is a file; give another path"):
+    with refuses("registry-address"):
         connection.create_database(path / "below" / "mlflow.db")
 
 
@@ -266,7 +265,7 @@ def test_a_database_of_another_version_is_told(database):
     with contextlib.closing(sqlite3.connect(path)) as opened:
         opened.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
         opened.commit()
-    with pytest.raises(UserError, match="another version of MLflow made it"):
+    with refuses("registry-refused"):
         connection.client()
 
 
@@ -274,14 +273,14 @@ def test_a_locked_database_is_told(database):
     path = database()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match="another program holds it"):
+        with refuses("registry-refused"):
             connection.client()
 
 
 def test_a_database_that_may_only_be_read_is_told_when_it_is_to_be_written(database, monkeypatch):
     path = database()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{path}?mode=ro&uri=true")
-    with pytest.raises(UserError, match=r"readonly database.*grant it"), pipeline_run("x", {}):
+    with refuses("registry-refused"), pipeline_run("x", {}):
         pass
 
 
@@ -295,7 +294,7 @@ def test_an_empty_address_is_as_if_unset(blank, database, monkeypatch, tmp_path)
     assert "MLFLOW_TRACKING_URI" not in os.environ
     monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "x")
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is not set"):
+    with refuses("registry-unset", "MLFLOW_TRACKING_URI"):
         check_mlflow()
 
 
@@ -313,7 +312,7 @@ def test_a_deleted_experiment_is_told_with_the_way_back_before_anything_runs(dat
             match=f"experiment inranker is deleted: .*restore --experiment-id {number}.*MLFLOW_EXPERIMENT_NAME",
         ):
             attempt()
-    with pytest.raises(UserError, match="is deleted"), stage_run("retrieve"):
+    with refuses("experiment-deleted"), stage_run("retrieve"):
         pass
 
 
@@ -365,7 +364,7 @@ def test_a_run_that_was_ended_meanwhile_is_written_on(database):
 def test_a_run_of_kfps_plugin_that_is_not_there_is_told(database, monkeypatch):
     database()
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(UserError, match="MLFLOW_RUN_ID"), stage_run("retrieve"):
+    with refuses("registry-refused", "MLFLOW_RUN_ID"), stage_run("retrieve"):
         pass
 
 

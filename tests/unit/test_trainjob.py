@@ -32,6 +32,7 @@ from inranker_flow.services.kubernetes import Cluster
 from inranker_flow.stages.distill import distill
 from tests import models
 from tests.http_server import LoopbackServer
+from tests.refusals import refuses
 from tests.servers import free_ports
 from tests.unit.test_distillation import CONFIG, killed, training_set
 
@@ -202,7 +203,7 @@ def test_what_a_machine_refuses_is_the_stages_line_and_the_job_is_deleted(tmp_pa
 def test_a_job_that_fails_without_a_word_says_what_kubernetes_says(tmp_path, trainer, config, monkeypatch):
     asks(monkeypatch)
     trainer.condition = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
-    with pytest.raises(UserError, match=r"TrainJob inranker-distill-\w+ failed: DeadlineExceeded: too long; the logs"):
+    with refuses("trainjob-failed"):
         distill(config, [training_set(tmp_path / "labels")], None, tmp_path / "model")
     assert len(trainer.deleted) == 1
 
@@ -234,10 +235,10 @@ def test_outside_of_a_cluster_or_without_a_store_it_is_refused(tmp_path, trainer
     asks(monkeypatch)
     monkeypatch.setattr(kubernetes, "of_this_pod", lambda: None)
     labels = training_set(tmp_path / "labels")
-    with pytest.raises(UserError, match="this is no pod of a cluster"):
+    with refuses("cluster-absent"):
         distill(config, [labels], None, tmp_path / "model")
     monkeypatch.setenv("INRANKER_STORE", "off")
-    with pytest.raises(UserError, match=r"exchange their files through INRANKER_STORE, which is off"):
+    with refuses("store-off", "INRANKER_STORE"):
         distill(config, [labels], None, tmp_path / "model")
 
 

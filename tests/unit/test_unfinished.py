@@ -14,6 +14,7 @@ import pytest
 from inranker_flow.errors import UserError
 from inranker_flow.storage import local, s3_client, uris
 from inranker_flow.store import unfinished
+from tests.refusals import refuses
 from tests.s3_faults import S3Faults
 
 
@@ -199,7 +200,7 @@ def test_a_store_that_does_not_answer_is_no_beginning_from_nothing(tmp_path, s3,
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         s3_client.client.cache_clear()
         proxy.refuse = lambda *_: (403, "AccessDenied")
-        with pytest.raises(UserError, match="AccessDenied"):
+        with refuses("s3-refused"):
             unfinished.load(uri, tmp_path / "fetched")
         unfinished.remove(uri)
         assert "unfinished work of a stage that is done is left" in caplog.text

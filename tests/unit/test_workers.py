@@ -24,6 +24,7 @@ from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.scoring.processes import Workers
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
+from tests.refusals import refuses
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
 
 MODEL = Checkpoint("the-model")
@@ -180,7 +181,7 @@ def test_no_process_is_left(plan, tmp_path):
 
 
 def test_what_a_process_refuses_is_the_parents_line(plan, tmp_path):
-    with pytest.raises(UserError, match=r"^out of memory with a single prompt$"):
+    with refuses("out-of-memory"):
         scored(plan, tmp_path, model=Checkpoint("refuses"))
 
 
