@@ -44,6 +44,8 @@ _MODULES = (
     "inranker_flow.stages.notify",
 )
 
+# All that is imported stays, so looking for garbage meanwhile finds none, and takes a quarter of the time.
+gc.disable()
 # Ctrl-C is for the run and its tasks. They end this process.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 connection.load()
@@ -56,3 +58,4 @@ if "sqlalchemy" in sys.modules:  # its classes are tied to tables when they are 
     sys.modules["sqlalchemy"].orm.configure_mappers()
 # What is here stays: a task that looked through it for garbage would copy it all.
 gc.freeze()
+gc.enable()
