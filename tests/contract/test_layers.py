@@ -50,7 +50,7 @@ UPWARD = {
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 80
 LONG: dict[str, str] = {}
 #: Imports of the project inside functions. Each keeps Arrow, numpy, torch or MLflow out of a command that does without.
-MOST_LAZY = 30
+MOST_LAZY = 26
 #: Modules that touch the process' environment beside those of the room `environment`, and why.
 ENVIRONMENT = {
     "": "the face of the package imports nothing unless a local run is to be followed",

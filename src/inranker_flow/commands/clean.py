@@ -24,6 +24,7 @@ from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
+from inranker_flow.store import unfinished
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Left in the project's folder by builds and checks.
@@ -35,8 +36,6 @@ KEPT = {
     "registry": {"mlflow.db": "the registry and its history", "mlartifacts": "the registered models"},
     "store": {"artifacts/store": "labels and results"},
 }
-#: Below a store.
-UNFINISHED = "unfinished"
 _DAY = 24 * 60 * 60
 
 
@@ -106,7 +105,7 @@ def _in_folder(path: Path, also: Sequence[str]) -> _Found:
         else:
             kept |= {name: f"{what}; ALSO={key} removes it" for name, what in each.items()}
     if "store" not in also:
-        names.append(f"artifacts/store/{UNFINISHED}")
+        names.append(f"artifacts/store/{unfinished.FOLDER}")
     if "registry" in also and (reader := _reader(path / "mlflow.db")):
         raise UserError(
             f"RUN_DIR: process {reader} works on {path / 'mlflow.db'} (make mlflow?); end it, or wait for it",
@@ -198,8 +197,6 @@ def _built() -> list[Path]:
 
 def _old_work(run_dir: str, days: str, dry: bool) -> int:
     """Say what unfinished work lies in the store, and remove what is older."""
-    from inranker_flow.store import unfinished
-
     if not days.isascii() or not days.isdigit() or int(days) < 1:
         raise UserError(f"UNFINISHED: {days!r} is no number of days of 1 or more, such as 7", code="setting-value")
     root = variables.store_root() or str(folder.checked(run_dir) / "artifacts" / "store")
@@ -219,7 +216,7 @@ def _old_work(run_dir: str, days: str, dry: bool) -> int:
 
 
 def _about(path: Path) -> str:
-    return ", unfinished work" if path.name in ("scratch", UNFINISHED) else ""
+    return ", unfinished work" if path.name in ("scratch", unfinished.FOLDER) else ""
 
 
 def _bytes(path: Path) -> int:

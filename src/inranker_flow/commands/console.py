@@ -62,6 +62,14 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def means_of(summary: Mapping[str, Any], measure: str) -> dict[str, dict[str, float]]:
+    """Return the means of ``measure`` in an evaluation's ``summary``, by data set and system."""
+    return {
+        name: {system: each["means"][measure] for system, each in found["systems"].items()}
+        for name, found in summary["datasets"].items()
+    }
+
+
 def results_table(measure: str, systems: Sequence[str], means: Mapping[str, Mapping[str, float]]) -> str:
     """Return rows data sets, columns ``systems``: ``means`` of ``measure``, by data set and system."""
     rows = [[measure, *systems]]

@@ -54,11 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging("evaluate")
     summary = measure(sections, models, out)
     for each in summary["measures"]:
-        means = {
-            name: {system: values["means"][each] for system, values in found["systems"].items()}
-            for name, found in summary["datasets"].items()
-        }
-        print(f"\n{console.results_table(each, summary['systems'], means)}")
+        print(f"\n{console.results_table(each, summary['systems'], console.means_of(summary, each))}")
     print(f"\nThe report     {out / 'report.html'}\nThe runs       {out / 'evaluation' / 'runs'}")
     return 0
 

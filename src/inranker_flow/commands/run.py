@@ -220,10 +220,7 @@ def _report(
     served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     python = shlex.quote(sys.executable)
     headline = summary["headline"]
-    means = {
-        name: {system: each["means"][headline] for system, each in found["systems"].items()}
-        for name, found in summary["datasets"].items()
-    }
+    means = console.means_of(summary, headline)
     print(f"\n{console.results_table(headline, summary['systems'], means)}\n")
     # What is always done and has no record is no part of this pipeline.
     ran = {event["stage"] for event in events}

@@ -26,7 +26,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.services import kubernetes
 from inranker_flow.services.kubernetes import Cluster, Unreadable
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows, unfinished
+from inranker_flow.store import unfinished
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def launch(asked: Asked, job: dict[str, Any]) -> dict[str, Any]:
 
     Raises :class:`UserError` with the line of a machine that refused, or with what the TrainJob says of its failure.
     """
-    root = kept_rows.root()
+    root = variables.store_root()
     if not root:
         raise UserError(
             f"cluster.nodes: {asked.nodes} machines exchange their files through INRANKER_STORE, which is off; set it to an "

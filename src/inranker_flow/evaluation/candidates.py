@@ -11,8 +11,8 @@ from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.evaluation import serving_cost
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.rankers.texts import Texts
+from inranker_flow.scoring.logits import pair_keys
 from inranker_flow.scoring.prompts import Tokenised
-from inranker_flow.store.kept_rows import combine
 
 
 class Candidates:
@@ -31,9 +31,7 @@ class Candidates:
     @cached_property
     def keys(self) -> np.ndarray:
         """Digest of the two texts of each pair, as labels have it, uint64 (pairs, 2)."""
-        texts = self.texts
-        query, document = texts.index.T
-        return combine(hash_rows(texts.queries)[query], hash_rows(texts.documents)[document])
+        return pair_keys(self.texts.index, hash_rows(self.texts.queries), hash_rows(self.texts.documents))
 
     @cached_property
     def tokenised(self) -> Tokenised:

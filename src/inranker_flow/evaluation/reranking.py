@@ -16,6 +16,7 @@ import numpy as np
 
 from inranker_flow import scratch
 from inranker_flow.config.sections import EvaluateConfig
+from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import serving_cost
@@ -31,7 +32,7 @@ from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Processes, ScoringJob
 from inranker_flow.scoring.logits import SCHEMA, Logits
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows, unfinished
+from inranker_flow.store import unfinished
 from inranker_flow.store.kept_rows import ContentStore
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class Reranking:
 
 def _store(system: System, place: str) -> ContentStore:
     """Where its logits are kept: the teacher's are labels, for whoever asks for them later."""
-    if system.name != TEACHER or not kept_rows.root():
+    if system.name != TEACHER or not variables.store_root():
         return ContentStore(place, SCHEMA)
     return open_store(label_identity(system.checkpoint), scratch.root())
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from inranker_flow.artifacts.manifest import FILENAME, Manifest, read_manifest, write_manifest
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
 from inranker_flow.storage.local import atomic_write
@@ -149,7 +150,5 @@ def _again(dataset: str) -> str:
 
 
 def _place(dataset: str) -> str:
-    from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
-
-    root = kept_rows.root()
+    root = variables.store_root()
     return f"{root}/left-out/{dataset}" if root else ""

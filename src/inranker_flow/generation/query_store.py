@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts.hashing import hash_rows
+from inranker_flow.environment import variables
 from inranker_flow.generation.documents import Document, Texts
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows, sharing
+from inranker_flow.store import sharing
 from inranker_flow.store.kept_rows import ContentStore
 from inranker_flow.store.sharing import Share
 
@@ -46,7 +47,7 @@ class WrittenShards:
     def __init__(
         self, identity: Any, documents: Sequence[Document], size: int, aside: Path, share: Share = _ALONE
     ) -> None:
-        root = kept_rows.root()
+        root = variables.store_root()
         self._aside, self._share, self._size = aside, share, max(size, 1)
         name = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self._store = ContentStore(f"{root}/queries/{name}" if root else str(aside), SCHEMA)

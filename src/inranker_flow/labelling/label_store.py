@@ -10,6 +10,7 @@ from typing import Any
 
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import devices, forms
 from inranker_flow.rankers.checkpoints import checkpoint_identity
@@ -17,7 +18,6 @@ from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.scoring.logits import SCHEMA
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows
 from inranker_flow.store.kept_rows import ContentStore
 
 
@@ -40,7 +40,7 @@ def _resolved(teacher: Checkpoint) -> ScoringConfig:
 
 def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
     """Return the labels of one teacher: below ``INRANKER_STORE``, or in the folder ``aside`` where there is none."""
-    root = kept_rows.root()
+    root = variables.store_root()
     if not root:
         return ContentStore(str(aside), SCHEMA)
     text = json.dumps(identity, indent=1, sort_keys=True).encode()

@@ -14,7 +14,6 @@ from inranker_flow.errors import UserError
 from inranker_flow.preflight.checks import Skipped
 from inranker_flow.storage import s3_client, uris
 from inranker_flow.storage.s3_errors import explained
-from inranker_flow.store import kept_rows
 
 #: Least free space on the disk of temporary files.
 LEAST_FREE = 2**30
@@ -27,7 +26,7 @@ def check_store(workers: int = 1) -> str:
     """
     store = variables.store()
     in_pod = variables.in_cluster()
-    if workers > 1 and (not kept_rows.root() or (in_pod and not store.startswith("s3://"))):
+    if workers > 1 and (not variables.store_root() or (in_pod and not store.startswith("s3://"))):
         raise UserError(
             f"INRANKER_STORE is {store or 'not set'}, and cluster.workers {workers}: pods share their work through an s3:// "
             "prefix; set INRANKER_STORE to one in inranker-settings, or cluster.workers to 1",

@@ -17,6 +17,14 @@ LOGITS = ("false_logit", "true_logit")
 SCHEMA = pa.schema([pa.field(name, pa.float64(), nullable=False) for name in LOGITS])
 
 
+def pair_keys(index: np.ndarray, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Return the key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2).
+
+    ``index``, int (pairs, 2): the places of both texts in ``queries`` and ``documents``, the row hashes of texts.
+    """
+    return kept_rows.combine(queries[index[:, 0]], documents[index[:, 1]])
+
+
 class Logits:
     """The logits of some pairs: found in ``store``, or to be put there. Pairs with the same two texts are one *task*.
 

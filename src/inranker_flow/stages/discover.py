@@ -22,6 +22,7 @@ from inranker_flow.config.sections import CorporaConfig, CorpusConfig, DistillCo
 from inranker_flow.corpora.folders import Folder, look_below, read_wishes
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
 from inranker_flow.generation import prompts
@@ -32,7 +33,7 @@ from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
 from inranker_flow.storage.listing import fingerprint_of
 from inranker_flow.storage.local import atomic_write, digest_folder
-from inranker_flow.store import kept_rows, negatives
+from inranker_flow.store import negatives
 from inranker_flow.store.claims import claim
 from inranker_flow.tracking.records import note_end
 
@@ -262,7 +263,7 @@ def _problem(corpus: CorpusConfig, config: PrepareConfig) -> str:
 
 def _memo(kind: str, key: str) -> str:
     """Return the address of a remembered answer about ``key``; "" without a store."""
-    root = kept_rows.root()
+    root = variables.store_root()
     return f"{root}/corpora/{kind}/{key}" if root else ""
 
 

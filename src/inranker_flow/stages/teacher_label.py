@@ -28,10 +28,9 @@ from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, Work
-from inranker_flow.scoring.logits import LOGITS, Logits
+from inranker_flow.scoring.logits import LOGITS, Logits, pair_keys
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.store import negatives, sharing
-from inranker_flow.store.kept_rows import combine
 from inranker_flow.store.sharing import Share
 
 log = logging.getLogger(__name__)
@@ -180,7 +179,8 @@ def _read(config: TeacherConfig, collection: Path, candidates: Path, folder: Pat
     digests = [_digests(collection, tables.CORPUS), _digests(candidates, tables.QUERIES, tables.PAIRS)]
     aside = scratch_folder("teacher_label", identity, digests)
     hashes = hash_rows(passages(folder))
-    known = Logits(open_store(identity, aside), _content_keys(pairs, queries, doc_ids, hashes))
+    keys = pair_keys(places(pairs, queries, doc_ids), hash_rows(texts(queries)), hashes)
+    known = Logits(open_store(identity, aside), keys)
     return _Asked(dataset, pairs, published, queries, doc_ids, identity, hashes, known, aside)
 
 
@@ -282,13 +282,6 @@ def _write_passages(collection: Path, wanted: pa.Array, labels: Path) -> pa.Chun
             writer.write(batch)
             kept.append(batch.column("doc_id"))
     return pa.chunked_array(kept, pa.string())
-
-
-def _content_keys(pairs: pa.Table, queries: pa.Table, doc_ids: pa.ChunkedArray, hashes: np.ndarray) -> np.ndarray:
-    """Return the key of each pair: a digest of its two texts, whatever their ids are; uint64 (pairs, 2). ``hashes``: of
-    passages."""
-    query, passage = places(pairs, queries, doc_ids).T
-    return combine(hash_rows(texts(queries))[query], hashes[passage])
 
 
 def _write_labels(labels: Path, pairs: pa.Table, logits: np.ndarray, published: pa.Table) -> None:

@@ -9,7 +9,6 @@ from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_run
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows
 
 
 def claim(work: str, run_id: str) -> str:
@@ -20,7 +19,7 @@ def claim(work: str, run_id: str) -> str:
     there is nobody to share the work with: on a laptop the run's folder is locked. Raises :class:`UserError` where store
     or API does not answer.
     """
-    root = kept_rows.root()
+    root = variables.store_root()
     if not root or not variables.kfp_endpoint():
         return run_id
     mine = json.dumps({"run_id": run_id}).encode()

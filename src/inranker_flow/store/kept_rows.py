@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inranker_flow.environment import variables
 from inranker_flow.storage import uris
 
 log = logging.getLogger(__name__)
@@ -33,11 +32,6 @@ _AT_ONCE = 8
 #: Files below ``_SMALL`` bytes are put together, once there are so many, into files of about ``_LARGE`` bytes.
 COMPACT_FROM, _SMALL, _LARGE = 128, 16 * 2**20, 64 * 2**20
 _NAME = re.compile(r"[0-9a-f]{64}\.parquet")
-
-
-def root() -> str:
-    """Return the folder or prefix of everything that is kept by content: ``INRANKER_STORE``; "" where there is none ("off")."""
-    return variables.store_root()
 
 
 def combine(*parts: np.ndarray) -> np.ndarray:

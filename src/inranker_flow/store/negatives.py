@@ -25,9 +25,9 @@ from inranker_flow.artifacts.hashing import contains, hash_rows
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import RetrieveConfig
 from inranker_flow.corpora.passage import default_text
+from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
-from inranker_flow.store import kept_rows
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _DRAWN = b"drawn"
 
 def known(digest: str) -> str:
     """Return ``digest`` where the store has a record of the training set with this content, else ""."""
-    return digest if digest and kept_rows.root() and uris.exists(_uri(digest)) else ""
+    return digest if digest and variables.store_root() and uris.exists(_uri(digest)) else ""
 
 
 def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def remember(
     uint64 (passages, 2). Where nothing can be stored a warning says so: the next run draws all its negatives then, most of
     which are labelled.
     """
-    if not kept_rows.root():
+    if not variables.store_root():
         return
     text_of = dict(zip(doc_ids.to_pylist(), _as_bytes(passages), strict=True))
     relevant: dict[str, list[bytes]] = {}
@@ -126,7 +126,7 @@ def kept_negatives(
 
 
 def _uri(digest: str) -> str:
-    return f"{kept_rows.root()}/pairs/{digest}.parquet"
+    return f"{variables.store_root()}/pairs/{digest}.parquet"
 
 
 def _read(digest: str) -> pa.Table | None:

@@ -49,15 +49,13 @@ class Share:
 
 def of_this_pod(number: int = 0) -> Share:
     """Return the share of pod ``number``. Raises :class:`UserError` where there are others and no store to share."""
-    from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
-
     count = variables.workers()
     if not count.isascii() or not count.isdigit() or int(count) <= number:
         raise UserError(
             f"{variables.WORKERS}: {count!r} is no number of pods above {number}; compile the pipeline anew",
             code="workers-mismatch",
         )
-    if int(count) > 1 and not kept_rows.root():
+    if int(count) > 1 and not variables.store_root():
         raise UserError(
             f"cluster.workers: {count} pods share their work through INRANKER_STORE, which is off; set it to an s3:// prefix, "
             "or cluster.workers to 1",

@@ -22,6 +22,7 @@ from typing import Any
 from inranker_flow.artifacts.manifest import FILENAME, Origin, content_digest, read_manifest
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.model_registry import registry
@@ -60,9 +61,7 @@ def work(stage: str, configs: Mapping[str, Any], inputs: Mapping[str, Any], valu
     """
     if stage not in VERSIONS:
         return None
-    from inranker_flow.store import kept_rows  # with numpy and Arrow, which light stages do without
-
-    root = kept_rows.root()
+    root = variables.store_root()
     if not root:
         return None
     asked = {
