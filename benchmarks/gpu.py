@@ -116,13 +116,12 @@ def ours(reference: str, labels: Path, batch: int) -> Callable[[], object]:
     """A step of this project's trainer."""
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
-    from inranker_flow.rankers.monot5_prompt import Renderer
+    from inranker_flow.students.monot5 import MonoT5Student
 
     settings = {"dropout": 0.1, "holdout": 0.0, "epochs": 1000, "batch_size": batch, "batching": "grouped"}
     config = parse(DistillConfig, {**settings, "precision": "bfloat16"}, "config")
-    model, tokenizer = load_seq2seq(reference, dropout=0.1)
-    examples = load_examples([labels], Renderer(tokenizer, config.max_length), config.centre, config.seed)
-    made = Trainer(config, examples, model, label_token_ids(tokenizer, "▁false", "▁true"))
+    student = MonoT5Student(reference, config)
+    made = Trainer(config, load_examples([labels], student.reader, config.centre, config.seed), student)
     made.scorer.train()
     steps = iter(range(10**9))
     return lambda: made._step(next(steps), 1e-5)

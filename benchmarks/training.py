@@ -153,13 +153,11 @@ def trainer(folder: Path, labels: Path, changes: dict[str, Any]) -> Any:
     from inranker_flow.config.sections import DistillConfig
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
-    from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
-    from inranker_flow.rankers.monot5_prompt import Renderer
+    from inranker_flow.students.monot5 import MonoT5Student
 
     config = parse(DistillConfig, {"dropout": 0.1, "holdout": 0.0, "epochs": 1000, **changes}, "config")
-    model, tokenizer = load_seq2seq(str(folder), dropout=config.dropout)
-    examples = load_examples([labels], Renderer(tokenizer, config.max_length), config.centre, config.seed)
-    made = Trainer(config, examples, model, label_token_ids(tokenizer, "▁false", "▁true"))
+    student = MonoT5Student(str(folder), config)
+    made = Trainer(config, load_examples([labels], student.reader, config.centre, config.seed), student)
     made.scorer.train()
     return made
 
@@ -209,17 +207,18 @@ def data(arguments: argparse.Namespace, folder: Path) -> None:
     from inranker_flow.distillation.batch_sampling import Sampler
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.rankers.checkpoints import load_tokenizer
+    from inranker_flow.rankers.monot5 import MonoT5Reader
     from inranker_flow.rankers.monot5_prompt import Renderer
 
     torch.set_num_threads(1)
     labels = training_set(folder / "labels", arguments.texts, 40_000)
     tokenizer = load_tokenizer(str(arguments.tokenizer))
-    examples = load_examples([labels], Renderer(tokenizer, 512), True, 0)
+    examples = load_examples([labels], MonoT5Reader(Renderer(tokenizer, 512)), True, 0)
     rows = np.arange(len(examples.query))
     with (labels / "prompts.jsonl").open("w", encoding="utf-8") as lines:
         for start in range(0, len(rows), 1000):
             batch = examples.batch(rows[start : start + 1000])
-            for ids, mask, label in zip(batch.input_ids, batch.attention_mask, batch.teacher, strict=True):
+            for ids, mask, label in zip(*batch.inputs, batch.teacher, strict=True):
                 length = int(mask.sum())
                 row = {"input_ids": ids[:length].tolist(), "attention_mask": [1] * length, "labels": label.tolist()}
                 lines.write(json.dumps(row) + "\n")
@@ -241,7 +240,7 @@ def data(arguments: argparse.Namespace, folder: Path) -> None:
         for step in range(first, first + count):
             for part, _ in sampler.pieces(step, tokens, pad_to=8):
                 batch = examples.batch(part, pad_to=8)
-                for array in (batch.input_ids, batch.attention_mask, batch.teacher):
+                for array in (*batch.inputs, batch.teacher):
                     torch.from_numpy(array)
                 done += len(part)
         return done

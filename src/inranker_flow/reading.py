@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inranker_flow.config.parsing import parse
+from inranker_flow.config.parsing import as_dict, parse
 from inranker_flow.config.sections import DistillConfig, ScoringConfig
-from inranker_flow.config.values import Count, Positive
+from inranker_flow.config.values import Count, Kind, Positive, Prompt
 from inranker_flow.errors import UserError
 from inranker_flow.words import split
 
@@ -30,12 +30,28 @@ class Trained:
 
     max_length: Positive
     truncation: Literal["document", "reference"]
+    #: Answers of a monoT5 or a causal model; empty for an encoder, whose one label is the score.
     true_token: str
     false_token: str
+    #: Folders of earlier days hold monoT5s and do not say so.
+    kind: Kind = "monot5"
+    #: Of a causal model: the template's text.
+    prompt: Prompt = ""
+    instruction: Prompt = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what it decides of a `ScoringConfig`: a prompt's text only where the kind reads one."""
+        without = set() if self.kind == "causal" else {"prompt", "instruction"}
+        return {name: value for name, value in as_dict(self).items() if name not in without}
 
 
 #: What a training was that did not say it.
-_DEFAULTS = {name: getattr(DistillConfig, name) for name in ("max_length", "truncation", "true_token", "false_token")}
+_DEFAULTS = {
+    "max_length": DistillConfig.max_length,
+    "truncation": "document",
+    "true_token": "▁true",
+    "false_token": "▁false",
+}
 #: Settings of `ScoringConfig` that a student's folder decides.
 NAMES = tuple(each.name for each in fields(Trained))
 
@@ -75,9 +91,15 @@ class Served:
         return Passages(self.passage_words, self.passage_stride)
 
 
-def trained(settings: Mapping[str, Any], where: str) -> Trained:
-    """Of a training's configuration; ``where`` begins what is said of a bad one."""
-    return parse(Trained, {name: settings[name] for name in NAMES}, where)
+def of_record(record: Mapping[str, Any], where: str = "training.json") -> Trained:
+    """Return how the student of a training.json reads; older ones say it in their configuration, and are monoT5s'.
+
+    ``where`` begins what is said of a bad one.
+    """
+    if "reads" in record:
+        return parse(Trained, record["reads"], where)
+    config = {**_DEFAULTS, **record["config"]}
+    return parse(Trained, {name: config[name] for name in _DEFAULTS}, where)
 
 
 def of_folder(folder: Path) -> Trained | None:
@@ -97,20 +119,21 @@ def of_folder(folder: Path) -> Trained | None:
             return parse(Trained, found, str(path))
         config = found.get("config") if isinstance(found, dict) else None
         if isinstance(config, dict) and "max_length" in config:  # else somebody else's file of that name
-            return trained({**_DEFAULTS, **config}, str(path))
+            return of_record(found, str(path))
     return None
 
 
 def scoring_of(folder: Path, otherwise: ScoringConfig) -> ScoringConfig:
     """Return ``otherwise``, but for what ``folder`` says of how its model reads."""
     found = of_folder(folder)
-    return replace(otherwise, kind="monot5", **vars(found)) if found else otherwise
+    return replace(otherwise, **found.settings()) if found else otherwise
 
 
 def unused(asked: ScoringConfig, used: ScoringConfig) -> dict[str, Any]:
     """Return settings that somebody set in ``asked`` and that count for nothing where ``used`` is a student's: name -> what
     counts instead."""
     default = ScoringConfig()
-    used = replace(used, prompt=default.prompt, instruction=default.instruction)  # a causal model's
-    counts = {name: getattr(used, name) for name in (*NAMES, "kind", "prompt", "instruction")}
+    counts = {name: getattr(used, name) for name in NAMES}
+    if used.kind != "causal":  # which reads no template
+        counts |= {"prompt": default.prompt, "instruction": default.instruction}
     return {name: it for name, it in counts.items() if getattr(asked, name) not in (it, getattr(default, name))}

@@ -22,7 +22,7 @@ LAYERS = (
     {"artifacts"},
     {"services"},
     {"corpora"},
-    {"rankers", "reading"},
+    {"rankers", "reading", "students"},
     {"tracking"},
     {"model_registry", "reranker"},
     {"store"},

@@ -11,11 +11,13 @@ import torch
 
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.distillation.label_logits import LabelLogits
 from inranker_flow.distillation.train import Trainer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+from inranker_flow.rankers.monot5 import MonoT5Reader
 from inranker_flow.rankers.monot5_prompt import Renderer
 from inranker_flow.stages.distill import distill
+from inranker_flow.students.label_logits import LabelLogits
+from inranker_flow.students.monot5 import MonoT5Student
 from tests import models
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -53,10 +55,10 @@ def test_gradients_on_the_gpu_are_those_on_the_cpu(toy, untied, checkpointing, m
     found = {}
     for device in ("cpu", "cuda"):
         model, tokenizer = load_seq2seq(models.t5(seed=1, untied=untied))
-        batch = load_examples([toy], Renderer(tokenizer, 64), True, 0).batch(np.arange(32), pad_to=8)
+        batch = load_examples([toy], MonoT5Reader(Renderer(tokenizer, 64)), True, 0).batch(np.arange(32), pad_to=8)
         labels = label_token_ids(tokenizer, "▁false", "▁true")
         scorer = LabelLogits(model.to(device), labels, checkpointing).to(device)
-        logits = scorer(*(torch.from_numpy(each).to(device) for each in (batch.input_ids, batch.attention_mask)))
+        logits = scorer(*(torch.from_numpy(each).to(device) for each in batch.inputs))
         (logits - torch.from_numpy(batch.teacher).to(device)).square().mean().backward()
         found[device] = {
             name: weight.grad.cpu() for name, weight in model.named_parameters() if weight.grad is not None
@@ -90,10 +92,9 @@ def test_a_training_goes_on_where_it_was_killed(tmp_path, toy, monkeypatch):
 
 def test_a_batch_that_does_not_fit_is_computed_in_parts(toy):
     """A real lack of memory: the process may have a few MiB more than it has."""
-    model, tokenizer = load_seq2seq("init:small", dropout=0.0)
-    examples = load_examples([toy], Renderer(tokenizer, 512), True, 0)
     config = replace(CONFIG, batch_size=128, max_length=512, holdout=0.0)
-    trainer = Trainer(config, examples, model, label_token_ids(tokenizer, "▁false", "▁true"))
+    student = MonoT5Student("init:small", config)
+    trainer = Trainer(config, load_examples([toy], student.reader, True, 0), student)
     trainer._gradient(0)
     torch.cuda.synchronize()
     trainer.optimizer.zero_grad()

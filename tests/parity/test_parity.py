@@ -12,6 +12,7 @@ from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.distillation.data import load_examples
 from inranker_flow.rankers.loading import load_ranker
+from inranker_flow.rankers.monot5 import MonoT5Reader
 from inranker_flow.rankers.monot5_prompt import Renderer
 from tests import models
 
@@ -181,9 +182,9 @@ def test_training_reads_the_ids_that_scoring_reads(tmp_path, truncation, max_len
     renderer = Renderer(ranker.tokenizer, max_length, truncation)
     # default_text strips passages; nothing else may happen to a text on its way.
     pairs = list(dict.fromkeys((query, document.strip()) for query, document in PAIRS))
-    examples = load_examples([training_set(tmp_path / "labels", pairs)], renderer, centre=True, seed=0)
+    examples = load_examples([training_set(tmp_path / "labels", pairs)], MonoT5Reader(renderer), centre=True, seed=0)
     batch = examples.batch(np.arange(len(pairs)))
-    trained = {tuple(ids[mask == 1]) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)}
+    trained = {tuple(ids[mask == 1]) for ids, mask in zip(*batch.inputs, strict=True)}
 
     scored = []
     inner = ranker.forward

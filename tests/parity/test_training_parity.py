@@ -11,7 +11,9 @@ from inranker_flow.distillation.data import load_examples
 from inranker_flow.distillation.schedule import learning_rate
 from inranker_flow.distillation.train import Trainer
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
+from inranker_flow.rankers.monot5 import MonoT5Reader
 from inranker_flow.rankers.monot5_prompt import Renderer
+from inranker_flow.students.monot5 import MonoT5Student
 from tests import models
 from tests.parity.test_parity import DOCUMENTS, LONG, QUERIES, tokenizers
 
@@ -80,10 +82,10 @@ class Plain:
 
     def loss(self, rows) -> torch.Tensor:
         batch = self.examples.batch(rows)
-        more = (0, self.length - batch.input_ids.shape[1])
+        more = (0, self.length - batch.inputs[0].shape[1])
         logits = self.model(
-            input_ids=torch.nn.functional.pad(torch.from_numpy(batch.input_ids), more),
-            attention_mask=torch.nn.functional.pad(torch.from_numpy(batch.attention_mask), more),
+            input_ids=torch.nn.functional.pad(torch.from_numpy(batch.inputs[0]), more),
+            attention_mask=torch.nn.functional.pad(torch.from_numpy(batch.inputs[1]), more),
             decoder_input_ids=torch.zeros(len(rows), 1, dtype=torch.int64),
         ).logits[:, :, self.labels][:, 0]
         return torch.nn.MSELoss()(logits, torch.from_numpy(batch.teacher))
@@ -108,16 +110,15 @@ def test_losses_and_steps_are_those_of_a_plain_training(tmp_path, centre, untied
         centre=centre, micro_batch_tokens=256, **OFFICIAL,
     )  # fmt: skip
     checkpoint = models.t5(seed=2, untied=untied)
-    (ours, tokenizer), (theirs, _) = (load_seq2seq(checkpoint, dropout=0.0) for _ in range(2))
-    labels = label_token_ids(tokenizer, "▁false", "▁true")
-    renderer = Renderer(tokenizer, config.max_length, config.truncation, config.append_eos)
-    examples = load_examples([collection(tmp_path / "labels")], renderer, centre, config.seed)
+    theirs, _ = load_seq2seq(checkpoint, dropout=0.0)
+    student = MonoT5Student(checkpoint, config)
+    examples = load_examples([collection(tmp_path / "labels")], student.reader, centre, config.seed)
     if centre:
         assert np.abs(examples.teacher.sum(1)).max() < 1e-5
     else:
         assert np.abs(examples.teacher.sum(1)).mean() > 1
-    trainer = Trainer(config, examples, ours, labels)
-    plain = Plain(theirs.train(), labels, examples, config.max_length)
+    trainer = Trainer(config, examples, student)
+    plain = Plain(theirs.train(), student.labels, examples, config.max_length)
     trainer.scorer.train()
     losses = []
     for step in range(10):
@@ -128,7 +129,7 @@ def test_losses_and_steps_are_those_of_a_plain_training(tmp_path, centre, untied
     found, expected = np.array(losses).T
     assert np.abs(found - expected).max() < 1e-5 * max(1, expected.max())
     assert expected[-1] != pytest.approx(expected[0], rel=1e-2)
-    for (name, weight), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+    for (name, weight), other in zip(student.model.named_parameters(), theirs.parameters(), strict=True):
         assert (weight - other).abs().max() < 1e-5, name
 
 
@@ -138,9 +139,9 @@ def test_training_without_the_end_mark_and_scoring_with_it_differ(tmp_path):
     labels = label_token_ids(tokenizer, "▁false", "▁true")
     folder, losses = collection(tmp_path / "labels"), {}
     for append in (True, False):
-        examples = load_examples([folder], Renderer(tokenizer, 64, append_eos=append), True, 0)
+        examples = load_examples([folder], MonoT5Reader(Renderer(tokenizer, 64, append_eos=append)), True, 0)
         batch = examples.batch(np.arange(8))
-        ends = batch.input_ids[np.arange(8), batch.attention_mask.sum(1) - 1]
+        ends = batch.inputs[0][np.arange(8), batch.inputs[1].sum(1) - 1]
         assert (ends == tokenizer.eos_token_id).all() == append
         losses[append] = Plain(model, labels, examples, 64).loss(np.arange(8)).item()
     assert abs(losses[True] - losses[False]) > 1e-3

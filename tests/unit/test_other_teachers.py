@@ -72,10 +72,6 @@ def test_the_checkpoint_says_which_ranker_it_needs():
     assert {reference: type(load_ranker(reference, scoring)) for reference in made} == made
 
 
-def test_a_model_of_the_registry_is_a_t5_and_is_not_fetched_to_ask():
-    assert find_kind("models:/no-such-model/1") == "monot5"
-
-
 @pytest.mark.parametrize(
     ("architecture", "kind"),
     [

@@ -158,12 +158,13 @@ def test_an_evaluation_measures_what_the_pyfunc_predicts(tmp_path, database, lab
 def test_the_folder_says_how_its_model_reads(tmp_path, labels):
     student = trained(tmp_path / "student", labels, max_length=80, truncation="reference", true_token="▁apple")
     said = {"max_length": 80, "truncation": "reference", "true_token": "▁apple", "false_token": "▁false"}
+    said["kind"] = "monot5"
     assert json.loads((student / "scoring.json").read_text()) == said
-    assert vars(reading.of_folder(student)) == said
+    assert reading.of_folder(student).settings() == said
     (student / "scoring.json").unlink()
-    assert vars(reading.of_folder(student)) == said, "as folders of earlier days say it"
+    assert reading.of_folder(student).settings() == said, "as folders of earlier days say it"
     (student / "training.json").write_text('{"config": {"max_length": 80}}')
-    assert vars(reading.of_folder(student)) == {**said, "truncation": "document", "true_token": "▁true"}
+    assert reading.of_folder(student).settings() == {**said, "truncation": "document", "true_token": "▁true"}
     for others in ("{}", "[]", '{"config": 7}', '{"config": {"lr": 1}}'):
         (student / "training.json").write_text(others)
         assert reading.of_folder(student) is None

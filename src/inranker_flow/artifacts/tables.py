@@ -184,16 +184,32 @@ def read(table: Table, path: str | os.PathLike[str]) -> pa.Table:
     return pa.Table.from_batches(list(read_batches(table, path)), schema=table.schema)
 
 
-def read_batches(table: Table, path: str | os.PathLike[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """Stream a table in batches of at most ``batch_rows`` rows; raises :class:`UserError` where it is not one."""
+def column(table: Table, path: str | os.PathLike[str], name: str) -> pa.ChunkedArray:
+    """Read one column of a table: ids without their texts."""
+    field = table.schema.field(name)
+    parts = [batch.column(0) for batch in read_batches(table, path, columns=[name])]
+    return pa.chunked_array(parts, field.type)
+
+
+def read_batches(
+    table: Table,
+    path: str | os.PathLike[str],
+    batch_rows: int = BATCH_ROWS,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Stream a table, or some ``columns`` of it, in batches of at most ``batch_rows`` rows.
+
+    Raises :class:`UserError` where it is not one.
+    """
+    schema = pa.schema([table.schema.field(name) for name in columns or table.schema.names])
     file = _file(table, path)
     try:
         with pq.ParquetFile(file) as source:
             missing = [name for name in table.schema.names if name not in source.schema_arrow.names]
             if missing:
                 raise UserError(f"{file}: not a {table.name} table: column {missing[0]} is missing", code="table-form")
-            for batch in stream(source, table.schema.names, batch_rows):
-                yield batch.cast(table.schema)
+            for batch in stream(source, schema.names, batch_rows):
+                yield batch.cast(schema)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; expected a {table.name} table", code="artifact-missing") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -58,6 +58,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             f"{where}: {quoted(value)} is not one of {', '.join(map(repr, get_args(hint)))}", code="setting-value"
         )
     if origin is tuple:
+        if isinstance(value, int | float) and not isinstance(value, bool) and _base(get_args(hint)[0]) is int:
+            value = [value]  # layers: 3
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, got {quoted(value)}", code="setting-type")
         return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
@@ -70,6 +72,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         raise TypeError(f"{where}: union types are not supported in configuration classes")
     plain = _plain(hint, value, where)
     return _checked(_WORDS, plain, where) if hint is str else plain
+
+
+def _base(hint: Any) -> Any:
+    """Return the type behind the rules of a hint."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 #: The rule of a text that has none of its own.

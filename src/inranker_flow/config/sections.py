@@ -277,10 +277,15 @@ class GenerateConfig:
 class DistillConfig:
     """One phase of distillation; the defaults are the official trainer's (InRanker, ``training/trainer.py``)."""
 
-    #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1.
+    #: Where the student starts: checkpoint reference (see TeacherConfig); empty in phase 2, which starts from phase 1. A T5
+    #: (monoT5), an encoder (BERT, MiniLM, RoBERTa, DeBERTa, ELECTRA, ModernBERT; with a reranker's head or without one), or
+    #: a causal language model.
     checkpoint: str = ""
     #: Hub revision, or the content digest of a local folder (filled in at submission).
     revision: str = ""
+    #: Start from so many of the checkpoint's layers, at equal distances (3), or from those named ([0, 2, 5]); 0 is always
+    #: one of them. Empty: all.
+    layers: tuple[Count, ...] = ()
     #: phase 2 goes on from the student of phase 1, or from the serving champion where there is one.
     start: Literal["phase1", "champion"] = "phase1"
     #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
@@ -310,18 +315,29 @@ class DistillConfig:
     max_grad_norm: Amount = 1.0
     #: Share of the peak learning rate that is left at the last step.
     final_learning_rate: Share = 0.0
-    #: -1 keeps the checkpoint's own (T5: 0.1).
+    #: Of the learning rate, a layer has this share of what the layer above it has (arXiv 1801.06146); 1: all learn alike, as
+    #: in the paper. ELECTRA's authors take 0.8 to 0.9 (arXiv 2003.10555).
+    layer_decay: Annotated[float, Above(0, 1)] = 1.0
+    #: Leave the embeddings of tokens as they are: fewer weights to move, and words that the labels lack stay what they were.
+    freeze_embeddings: bool = False
+    #: -1 keeps the checkpoint's own (T5, BERT: 0.1; ModernBERT, Qwen3: 0).
     dropout: Annotated[float, Below(0, 1, also=(-1,))] = -1.0
     #: Tokens of the whole prompt. The passage is cut to it.
     max_length: Length = 512
-    #: document: the passage is cut so that ` Relevant:` survives. reference: as the original does; see `append_eos`.
+    #: document: the passage is cut so that ` Relevant:` survives. reference: as the original does; see `append_eos` (T5).
     truncation: Literal["document", "reference"] = "document"
-    #: End prompts with `</s>`, as scoring does. The original trains without it: with `truncation: reference`, its ids.
+    #: End prompts with `</s>`, as scoring does. The original trains without it: with `truncation: reference`, its ids (T5).
     append_eos: bool = True
-    #: The answer for a relevant passage, as a piece of the vocabulary.
-    true_token: Annotated[str, Text(empty=False, most=100)] = "▁true"
+    #: The answer for a relevant passage, as a piece of the vocabulary. Empty: ▁true for a T5, that of the prompt for a causal
+    #: model. An encoder with two labels: the name of the one that says relevant; empty: what its config.json says.
+    true_token: Token = ""
     #: The answer for a passage that is not relevant.
-    false_token: Annotated[str, Text(empty=False, most=100)] = "▁false"
+    false_token: Token = ""
+    #: A causal student's template: one of ``rankers/templates`` by name, a path, or the text itself. Empty: that of the
+    #: checkpoint's family, otherwise `plain`.
+    prompt: Prompt = ""
+    #: The text that the template puts at ``{instruction}``; empty: that of `ScoringConfig`.
+    instruction: Prompt = ""
     #: bfloat16: autocast; bfloat16-weights: weights too, with fp32 masters that the optimiser moves (faster, a little
     #: coarser); auto: bfloat16 where the device computes in it, else float32.
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-weights"] = "auto"

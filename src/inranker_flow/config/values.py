@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from inranker_flow.config.rules import LanguageName, Range, Text
 
 #: Beyond it are typing errors: no corpus has so many rows, and 32 bits hold it.
 MOST = 2**31 - 1
+
+#: What a reranker is: see `ScoringConfig.kind`.
+Kind = Literal["monot5", "causal", "encoder"]
 
 Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[int, Range(1, MOST)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -16,35 +16,32 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import FILENAME as MANIFEST
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.beginnings import chunks
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.distillation.losses import centred
-from inranker_flow.distillation.tokens import RaggedWriter, id_kind, join, open_array, open_joined
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.rankers.monot5_pairs import Plan
-from inranker_flow.rankers.monot5_prompt import Renderer
+from inranker_flow.rankers import arrays
+from inranker_flow.rankers.base import Prompts, Reader
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_folder, digest_file
 
 log = logging.getLogger(__name__)
 
-#: Arrays of token ids in a store, and the tables that the first two come from.
-NAMES = ("queries", "documents", "whole")
-TEXTS = {tables.QUERIES: ("queries", "query_id"), tables.CORPUS: ("documents", "doc_id")}
+#: Tables with the texts of pairs, and the ids that labels name them by.
+KEYS = {tables.QUERIES: "query_id", tables.CORPUS: "doc_id"}
 #: Of the files that are written here: what other code has left in scratch is not read.
-_FORMAT = 2
-#: Texts that are token lists (Python objects) at a time.
-TOKENISE_ROWS = 8_192
+_FORMAT = 3
+#: Texts that are Python objects at a time.
+READ_ROWS = 8_192
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of some pairs: ``input_ids`` and ``attention_mask`` (pairs, longest) int64, ``teacher`` (pairs, 2) float32
-    logits [false, true], ``query`` (pairs,) the query of each, in order."""
+    """Arrays of some pairs: ``inputs`` as the student's reader makes them (`rankers.base.Prompts`), ids and mask first, each
+    int64 (pairs, longest); ``teacher`` (pairs, 2) float32 logits [false, true], ``query`` (pairs,) the query of each, in
+    order."""
 
-    input_ids: np.ndarray
-    attention_mask: np.ndarray
+    inputs: tuple[np.ndarray, ...]
     teacher: np.ndarray
     query: np.ndarray
 
@@ -64,17 +61,13 @@ class Examples:
     """
 
     names: tuple[str, ...]
-    prompts: Plan
+    prompts: Prompts
     query: np.ndarray
     teacher: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
     #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
     store: Path
-
-    @property
-    def renderer(self) -> Renderer:
-        return self.prompts.renderer
 
     def select(self, rows: np.ndarray) -> Examples:
         """Return the pairs ``rows`` (ascending) alone."""
@@ -90,7 +83,7 @@ class Examples:
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Return prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
-        return Batch(*self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows])
+        return Batch(self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows])
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
@@ -99,110 +92,91 @@ def run_lengths(values: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([starts, [len(values)]]))
 
 
-def load_examples(folders: Sequence[Path], renderer: Renderer, centre: bool, seed: int) -> Examples:
+def load_examples(folders: Sequence[Path], reader: Reader, centre: bool, seed: int) -> Examples:
     """Read the labels/ folders ``folders``; raises :class:`UserError` for an empty or inconsistent one.
 
-    ``centre``: subtract the mean of each pair's two teacher logits. Texts are tokenised at the first call, into the
-    scratch folder (`Examples.store`); later calls for the same texts, of this process or another, map what is there.
+    ``reader``: the student's. ``centre``: subtract the mean of each pair's two teacher logits. Texts are tokenised at the
+    first call, into the scratch folder (`Examples.store`); later calls for the same texts, of this process or another, map
+    what is there.
     """
     digests = [digest_file(folder / MANIFEST) for folder in folders]
-    store = scratch_folder("tokens", _FORMAT, digests, renderer.identity, seed) / "store"
+    store = scratch_folder("tokens", _FORMAT, digests, reader.identity, seed) / "store"
     if not store.exists():
         with atomic_folder(store) as aside:
-            _write_store(aside, folders, renderer, seed)
-    names = tuple(json.loads((store / "names.json").read_text(encoding="utf-8")))
-    kind = id_kind(len(renderer.tokenizer))
-    array = {name: open_array(store / f"{name}.npy") for name in ("pairs", "teacher", "set_of", "text_hash", "odd")}
-    teacher = array["teacher"]
-    queries, documents, whole = open_joined(store, NAMES, kind)
-    prompts = Plan.over(renderer, queries, documents, array["pairs"], array["odd"], whole)
-    if prompts.cut_queries:
-        log.warning("%s queries leave no room for a passage and are cut", f"{prompts.cut_queries:,}")
+            _write_store(aside, folders, reader, seed)
+    teacher, query = arrays.mapped(store, "teacher"), arrays.mapped(store, "query")
     return Examples(
-        names=names,
-        prompts=prompts,
-        query=array["pairs"][:, 0],
+        names=tuple(json.loads((store / "names.json").read_text(encoding="utf-8"))),
+        prompts=reader.open(store),
+        query=query,
         teacher=(centred(teacher) if centre else teacher).astype(np.float32),
-        set_of=array["set_of"],
-        text_hash=array["text_hash"].copy(),
+        set_of=arrays.mapped(store, "set_of"),
+        text_hash=arrays.mapped(store, "text_hash").copy(),
         store=store.parent,
     )
 
 
-def _write_store(store: Path, folders: Sequence[Path], renderer: Renderer, seed: int) -> None:
-    """All training sets as one: texts tokenised once each, pairs as rows of them, ordered by query."""
-    writers = {name: RaggedWriter(store, name, id_kind(len(renderer.tokenizer))) for name in NAMES}
-    names, hashes = [], []
-    first = {"queries": 0, "documents": 0}
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("pairs", "teacher", "set_of", "odd")}
-    for number, folder in enumerate(folders):
-        names.append(read_manifest(folder).dataset)
-        labels = tables.read(tables.LABELS, folder)
-        path = folder / tables.LABELS.filename
-        if labels.num_rows == 0:
+def _write_store(store: Path, folders: Sequence[Path], reader: Reader, seed: int) -> None:
+    """Write all training sets as one: texts tokenised once each, pairs as rows of them, ordered by query."""
+    sets = [_read_set(folder) for folder in folders]
+    firsts = np.cumsum([[0, 0], *([each.queries, each.documents] for each in sets)], axis=0)[:-1]
+    pairs = np.concatenate([each.pairs + first for each, first in zip(sets, firsts, strict=True)])
+    hashes: list[int] = []
+
+    def queries() -> Iterator[str]:
+        for text in _texts(tables.QUERIES, folders):
+            hashes.append(_hash(seed, text))
+            yield text
+
+    progress = Progress("tokenising", sum(each.queries + each.documents for each in sets), "texts")
+    documents = _texts(tables.CORPUS, folders)
+    reader.prepare(_advancing(progress, queries()), _advancing(progress, documents), pairs, store)
+    progress.finish()
+    arrays.save(
+        store,
+        query=pairs[:, 0],
+        teacher=np.concatenate([each.teacher for each in sets]),
+        set_of=np.repeat(np.arange(len(sets)), [each.queries for each in sets]),
+        text_hash=np.array(hashes, np.uint64),
+    )
+    (store / "names.json").write_text(json.dumps([each.name for each in sets]), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A training set without its texts: ``pairs`` (n, 2) rows of its queries and documents, ordered by query."""
+
+    name: str
+    queries: int
+    documents: int
+    pairs: np.ndarray
+    teacher: np.ndarray
+
+
+def _read_set(folder: Path) -> _Set:
+    name = read_manifest(folder).dataset
+    labels = tables.read(tables.LABELS, folder)
+    path = folder / tables.LABELS.filename
+    if labels.num_rows == 0:
+        raise UserError(
+            f"{path}: no labels, so there is nothing to train on; look at the counts of the teacher_label stage of {name}",
+            code="nothing-to-train",
+        )
+    _check_finite(labels, path)
+    rows, counts = [], []
+    for table, key in KEYS.items():
+        known = tables.column(table, folder, key)
+        if not len(known):
             raise UserError(
-                f"{path}: no labels, so there is nothing to train on; "
-                f"look at the counts of the teacher_label stage of {names[-1]}",
+                f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not",
                 code="nothing-to-train",
             )
-        _check_finite(labels, path)
-        progress = Progress(f"tokenising {names[-1]}", sum(tables.count(each, folder) for each in TEXTS), "texts")
-        rows, irregular = {}, {}
-        for table, (name, key) in TEXTS.items():
-            ids, odd = [], []
-            for keys, texts in _texts(table, folder):
-                split: Callable[[Sequence[str]], tuple[list[list[int]], np.ndarray]] = renderer.split_documents
-                begin: Callable[[Iterable[str]], Iterator[str]] = renderer.begin_documents
-                if table is tables.QUERIES:
-                    hashes.append(np.array([_hash(seed, text) for text in texts], dtype=np.uint64))
-                    begin, split = renderer.begin_queries, renderer.split_queries
-                for chunk in chunks(begin(texts), TOKENISE_ROWS):
-                    encoded, flags = split(chunk)
-                    # Tokens beyond max_length can never be in a prompt.
-                    writers[name].add([row[: renderer.max_length] for row in encoded])
-                    odd.append(flags)
-                ids.append(keys)
-                progress.advance(len(texts))
-            if not ids:
-                raise UserError(
-                    f"{folder / table.filename}: table {table.name} is empty but labels.parquet is not",
-                    code="nothing-to-train",
-                )
-            known = pa.chunked_array(ids)
-            tables.check_references(labels, key, known, table.filename, str(path))
-            rows[name] = pc.index_in(labels.column(key), value_set=known).to_numpy()
-            irregular[name] = np.concatenate(odd)
-            if table is tables.QUERIES:
-                columns["set_of"].append(np.full(len(known), number))
-        order = np.argsort(rows["queries"], kind="stable")
-        query, document = rows["queries"][order], rows["documents"][order]
-        odd_pairs = np.flatnonzero(irregular["queries"][query] | irregular["documents"][document])
-        if len(odd_pairs) and not renderer.parts_alone:
-            log.warning(
-                "%s prompts are tokenised as a whole: words there depend on their neighbours", f"{len(odd_pairs):,}"
-            )
-            pairs = zip(
-                _some_texts(tables.QUERIES, folder, query[odd_pairs], renderer.begin_queries),
-                _some_texts(tables.CORPUS, folder, document[odd_pairs], renderer.begin_documents),
-                strict=True,
-            )
-            for chunk in chunks(pairs, TOKENISE_ROWS):
-                writers["whole"].add(renderer.whole(chunk))
-            columns["odd"].append(odd_pairs + sum(map(len, columns["pairs"])))
-        columns["pairs"].append(np.stack([query + first["queries"], document + first["documents"]], axis=1))
-        columns["teacher"].append(
-            np.stack([labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")], axis=1)
-        )
-        for name in first:
-            first[name] += len(irregular[name])
-
-    for writer in writers.values():
-        writer.close()
-    join(store, NAMES)
-    for name, parts in columns.items():
-        np.save(store / f"{name}.npy", np.concatenate(parts) if parts else np.empty(0, np.int64))
-    np.save(store / "text_hash.npy", np.concatenate(hashes))
-    (store / "names.json").write_text(json.dumps(names), encoding="utf-8")
+        tables.check_references(labels, key, known, table.filename, str(path))
+        rows.append(pc.index_in(labels.column(key), value_set=known).to_numpy())
+        counts.append(len(known))
+    order = np.argsort(rows[0], kind="stable")
+    logits = [labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")]
+    return _Set(name, counts[0], counts[1], np.stack(rows, axis=1)[order], np.stack(logits, axis=1))
 
 
 def _check_finite(labels: pa.Table, path: Path) -> None:
@@ -219,29 +193,21 @@ def _check_finite(labels: pa.Table, path: Path) -> None:
         )
 
 
-def _texts(table: tables.Table, folder: Path) -> Iterator[tuple[pa.Array, list[str]]]:
-    """Yield (ids, texts) of the queries or passages in ``folder``, some at a time."""
+def _texts(table: tables.Table, folders: Sequence[Path]) -> Iterator[str]:
+    """Yield the texts of all queries, or of all passages, in ``folders``, one folder after another."""
+    for folder in folders:
+        for batch in tables.read_batches(table, folder, READ_ROWS):
+            texts = batch.column("text").to_pylist()
+            if table is tables.CORPUS:
+                titles = batch.column("title").to_pylist()
+                texts = [default_text(*each) for each in zip(titles, texts, strict=True)]
+            yield from texts
 
-    _, key = TEXTS[table]
-    for batch in tables.read_batches(table, folder, TOKENISE_ROWS):
-        texts = batch.column("text").to_pylist()
-        if table is tables.CORPUS:
-            titles = batch.column("title").to_pylist()
-            texts = [default_text(*each) for each in zip(titles, texts, strict=True)]
-        yield batch.column(key), texts
 
-
-def _some_texts(
-    table: tables.Table, folder: Path, rows: np.ndarray, begin: Callable[[Iterable[str]], Iterable[str]]
-) -> list[str]:
-    """Return the beginnings (by ``begin``) of the texts in ``rows`` of a table, in that order."""
-    wanted, first = np.unique(rows), 0
-    found: dict[int, str] = {}
-    for _, texts in _texts(table, folder):
-        here = wanted[(wanted >= first) & (wanted < first + len(texts))]
-        found.update(zip(here.tolist(), begin(texts[int(row) - first] for row in here), strict=True))
-        first += len(texts)
-    return [found[int(row)] for row in rows]
+def _advancing(progress: Progress, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield text
+        progress.advance(1)
 
 
 def _hash(seed: int, text: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import numpy as np
 
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import DistillConfig
+from inranker_flow.distillation import optimizer
 from inranker_flow.distillation.batch_sampling import Sampler, batches_by_length
 from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import (
@@ -32,6 +32,8 @@ from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.batches import PAD_TO
 from inranker_flow.rankers.devices import limit_threads, pick_dtype
+from inranker_flow.students import layers
+from inranker_flow.students.base import Student
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Steps whose losses stay on the device before they are read (reading makes a GPU wait).
 READ_EVERY = 25
-#: Weights that have no part in the score of a single decoder step, whose gradient is exactly zero.
-UNUSED = re.compile(r"decoder\.block\.\d+\.layer\.0\.SelfAttention\.(q|k|relative_attention_bias)\.weight")
 #: Points of the loss curve in training.json.
 CURVE_POINTS = 200
 #: Padded tokens in one batch of held-out pairs, and in one part of a training batch: a CPU's caches and a GPU's memory.
@@ -98,12 +98,8 @@ class State:
 class Trainer:
     """The training loop over ``examples`` for one student."""
 
-    def __init__(self, config: DistillConfig, examples: Examples, student: Any, labels: tuple[int, int]) -> None:
-        import torch
-
-        from inranker_flow.distillation.label_logits import LabelLogits
-
-        self.config, self.examples, self.student = config, examples, student
+    def __init__(self, config: DistillConfig, examples: Examples, student: Student) -> None:
+        self.config, self.examples, self.student, self.model = config, examples, student, student.model
         self.objective: Objective = OBJECTIVES[config.loss]
         self.rows, self.heldout = _split(config, examples, self.objective)
         self.sampler = Sampler(
@@ -124,24 +120,22 @@ class Trainer:
         self.dtype = pick_dtype("bfloat16" if low_weights else config.precision, self.device)
         self.precision = config.precision if low_weights else str(self.dtype).removeprefix("torch.")
         self.pad_to = PAD_TO[self.dtype.itemsize]
-        self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type] * max(
-            _WIDTH // _width(student), 1
-        )
-        limit_threads(student)
-        student.to(self.device)
+        self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type] * max(_WIDTH // student.width, 1)
+        limit_threads(self.model)
+        self.model.to(self.device)
+        self.scorer = student.scorer(config.gradient_checkpointing).to(self.device)
         #: What the optimiser moves, by name: the student's weights, or their masters in fp32.
-        self.weights: dict[str, Tensor] = dict(student.named_parameters())
+        self.weights: dict[str, Tensor] = optimizer.trained(self.model, config.freeze_embeddings)
+        #: What it does not, in fp32, where the student computes in less.
+        self.frozen: dict[str, Tensor] = {}
         if low_weights:
-            self.weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
-            student.to(self.dtype)
+            rest = {name: each for name, each in self.model.named_parameters() if name not in self.weights}
+            self.frozen, self.weights = (
+                {name: each.detach().clone() for name, each in part.items()} for part in (rest, self.weights)
+            )
+            self.model.to(self.dtype)
         self.masters = low_weights
-        self.scorer = LabelLogits(student, labels, config.gradient_checkpointing).to(self.device)
-        groups = [  # as the HF Trainer does: layer norms do not decay
-            {"params": [w for w in self.weights.values() if w.dim() > 1], "weight_decay": config.weight_decay},
-            {"params": [w for w in self.weights.values() if w.dim() <= 1], "weight_decay": 0.0},
-        ]
-        fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.adam_beta2), eps=1e-8, fused=fused)
+        self.optimizer = optimizer.adamw(self.weights, config, layers.total(self.model.config), self.device)
         self.state = State()
         self.resumed_step = 0
         self.pairs_per_second = 0.0
@@ -153,9 +147,10 @@ class Trainer:
             self._steps(checkpoint)
         state = self.state
         if self.masters:
-            self.student.float()
+            self.model.float()
         if self.masters or state.best:
             self._set_weights(state.best_weights if state.best else self.weights)
+            self._copy(self.frozen)
         if state.best:
             if state.best.loss >= state.looks[0].loss:
                 log.warning(
@@ -164,6 +159,7 @@ class Trainer:
                 )  # fmt: skip
         elif not all(weight.isfinite().all() for weight in self.weights.values()):
             raise self._diverged("a weight is not finite", state.step)
+        self.student.finish()
 
     def _steps(self, checkpoint: Checkpoint) -> None:
         """The steps that are left."""
@@ -199,8 +195,7 @@ class Trainer:
         """Take one optimiser step; return this process's part of the batch's mean loss (on the device) and its pairs."""
         import torch
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.set_rate(self.optimizer, rate)
         while True:
             try:
                 total, pairs = self._gradient(step)
@@ -214,7 +209,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.masters:
-            self._copy_to_student()
+            self._copy(self.weights)
         return total, pairs
 
     def _gradient(self, step: int) -> tuple[Tensor, int]:
@@ -245,15 +240,14 @@ class Trainer:
 
     def _trained(self) -> list[str]:
         """Return names of the weights that get a gradient, the same in every process."""
-        closed = self.scorer.closed_form is not None
-        return [name for name in self.weights if not (closed and UNUSED.fullmatch(name))]
+        return [name for name in self.weights if self.student.has_gradient(name)]
 
     def _halve(self, error: Exception) -> None:
         """Half as many tokens at once from now on; what this step had summed up is forgotten."""
         import torch
 
         self.optimizer.zero_grad()
-        self.student.zero_grad()
+        self.model.zero_grad()
         torch.cuda.empty_cache()
         longest = int(self.examples.lengths(self.rows).max())
         if self.step_tokens <= longest:
@@ -268,7 +262,7 @@ class Trainer:
 
     def _add_to_masters(self) -> None:
         """Move the bf16 gradient of one part into the sum in fp32."""
-        for name, low in self.student.named_parameters():
+        for name, low in self.model.named_parameters():
             if low.grad is None:
                 continue
             weight = self.weights[name]
@@ -278,24 +272,26 @@ class Trainer:
                 weight.grad += low.grad
             low.grad = None
 
-    def _copy_to_student(self) -> None:
+    def _copy(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights in fp32 into the student."""
         import torch
 
         with torch.no_grad():
-            for name, low in self.student.named_parameters():
-                low.copy_(self.weights[name])
+            for name, low in self.model.named_parameters():
+                if name in weights:
+                    low.copy_(weights[name])
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (student, teacher) logits in fp32, both (pairs, 2) on the device."""
         import torch
 
-        arrays = [torch.from_numpy(array) for array in (batch.input_ids, batch.attention_mask, batch.teacher)]
+        arrays = [torch.from_numpy(array) for array in (*batch.inputs, batch.teacher)]
         if self.device.type == "cuda":  # a copy from pinned memory does not make the CPU wait
             arrays = [array.pin_memory() for array in arrays]
-        ids, mask, teacher = (array.to(self.device, non_blocking=True) for array in arrays)
+        *inputs, teacher = (array.to(self.device, non_blocking=True) for array in arrays)
         autocast = self.dtype != torch.float32 and not self.masters
-        with torch.autocast(ids.device.type, self.dtype, enabled=autocast):
-            logits = self.scorer(ids, mask)
+        with torch.autocast(teacher.device.type, self.dtype, enabled=autocast):
+            logits = self.scorer(*inputs)
         return logits, teacher
 
     def _read(self, recent: list[Tensor]) -> None:
@@ -366,7 +362,7 @@ class Trainer:
             for name, weight in self.weights.items():
                 weight.copy_(weights[name])
         if self.masters:
-            self._copy_to_student()
+            self._copy(self.weights)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """Write everything that the next step depends on."""
@@ -420,7 +416,7 @@ class Trainer:
             pairs=len(self.rows),
             queries=len(np.unique(examples.query[self.rows])),
             heldout_queries=len(np.unique(examples.query[self.heldout])),
-            parameters=sum(weight.numel() for weight in self.weights.values()),
+            parameters=sum(weight.numel() for weight in self.model.parameters()),
             final_train_loss=float(np.mean(state.losses[-max(self.total // 10, 1) :])),
             best_step=state.best.step if state.best else self.total,
             start_heldout_loss=state.looks[0].loss if state.looks else None,
@@ -437,6 +433,7 @@ class Trainer:
         size = -(-self.total // CURVE_POINTS)
         return {
             "config": as_dict(self.config),
+            "reads": self.student.reads.settings(),
             "steps": self.total,
             "warmup_steps": self.warmup,
             "steps_per_epoch": self.sampler.steps_per_epoch,
@@ -461,10 +458,6 @@ class Trainer:
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
         return self.examples.set_of[self.examples.query[rows]] == place - 1
-
-
-def _width(student: Any) -> int:
-    return int(getattr(student.config, "d_model", _WIDTH))
 
 
 def _split(config: DistillConfig, examples: Examples, objective: Objective) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,7 @@ def identity(student: Path, scoring: Mapping[str, Any]) -> str:
     }
     reads = of_folder(student)  # from training.json in folders of earlier days
     return sha256(
-        json.dumps([decisive, {**scoring, **(vars(reads) if reads else {})}], sort_keys=True).encode()
+        json.dumps([decisive, {**scoring, **(reads.settings() if reads else {})}], sort_keys=True).encode()
     ).hexdigest()
 
 

@@ -26,9 +26,10 @@ from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import load_backend
-from inranker_flow.rankers.checkpoints import DEMO, SIZES
+from inranker_flow.rankers.checkpoints import DEMO
 from inranker_flow.rankers.devices import device_name
 from inranker_flow.rankers.loading import load_ranker
+from inranker_flow.rankers.random_models import SIZES
 from inranker_flow.stages.distill import distill
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
@@ -84,9 +85,8 @@ class Sample:
 def parameters(reference: str) -> float:
     """Return weights of a checkpoint, from its files or its name; 0 where neither says."""
     scheme, _, rest = reference.partition(":")
-    if scheme == "init" and (size := SIZES.get(rest.partition("?")[0])):
-        layer = size["d_model"] * (12 * size["num_heads"] * size["d_kv"] + 4 * size["d_ff"])
-        return float(size["num_layers"] * layer)
+    if scheme == "init" and (shape := SIZES.get(rest.partition("?")[0])):
+        return float(shape.weights)
     folder = DEMO / rest if scheme == "demo" else Path(reference).expanduser()
     if folder.is_dir():
         return float(sum(map(_weights, folder.glob("*.safetensors"))))

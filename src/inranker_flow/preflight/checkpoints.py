@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
-from inranker_flow.rankers import families, files, labels
-from inranker_flow.rankers.checkpoints import SIZES, locate
-from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal
+from inranker_flow.rankers import families, files, labels, random_models
+from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal, starting_kind
+from inranker_flow.rankers.random_models import SIZES
 from inranker_flow.storage import uris
 from inranker_flow.tracking import connection
 
@@ -114,22 +116,46 @@ def _check_tokens(reference: str, read: files.Read, false: str, true: str, secti
 
 
 def check_student(student: DistillConfig) -> str:
-    """As :func:`check_checkpoint`, and whether it is a T5 with the label words: a student is nothing else."""
+    """As :func:`check_checkpoint`, and whether training can make a student of it: the line says of which kind."""
     reference = student.checkpoint
+    if reference.startswith("init:"):
+        return f"{check_checkpoint(reference)}, a student of the kind {random_models.kind_of(reference)}"
+    kinds: list[str] = []
 
     def judge(config: dict[str, Any], read: files.Read) -> None:
-        kind, names = config.get("model_type"), config.get("architectures")
-        name = (names or [kind])[0]
-        other = bool(names) and kind_by_name(names, bool(config.get("is_encoder_decoder"))) != "monot5"
-        if other or (kind is not None and kind not in T5S):
-            raise UserError(
-                f"{reference}: a {name} cannot be the student, which is a T5 that answers ▁true or ▁false; give a T5 as "
-                "phase1.checkpoint (an encoder or a causal model can be the teacher)",
-                code="checkpoint-kind",
-            )
-        _check_tokens(reference, read, student.false_token, student.true_token, "phase1")
+        kinds.append(check_start(reference, student, config, read))
 
-    return check_checkpoint(reference, student.revision, judge)
+    told = check_checkpoint(reference, student.revision, judge)
+    return f"{told}, a student of the kind {kinds[0]}" if kinds else told
+
+
+def check_start(
+    reference: str, student: DistillConfig, config: dict[str, Any], read: files.Read, section: str = "phase1"
+) -> Kind:
+    """Return the kind of student that a checkpoint with these files becomes. Raises :class:`UserError` where none does.
+
+    ``section``: where ``student`` stands in the profile.
+    """
+    kind = starting_kind(reference, config)
+    if kind == "monot5":
+        _check_tokens(reference, read, student.false_token or "▁false", student.true_token or "▁true", section)
+    elif student.truncation == "reference":
+        raise UserError(
+            f"{reference}: truncation: reference is monoT5's, and this is a student of the kind {kind}; set "
+            f"{section}.truncation to document",
+            code="setting-conflict",
+        )
+    names = config.get("architectures") or [""]
+    if kind == "encoder" and names[0].endswith("ForSequenceClassification") and labels.count(config) in (1, 2):
+        labels.find(reference, config, student.false_token, student.true_token)
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and kind != "monot5" and 0 < positions < student.max_length:
+        raise UserError(
+            f"{reference}: max_length {student.max_length} is more than the checkpoint's {positions} positions; set "
+            f"{section}.max_length to {positions} or less",
+            code="setting-value",
+        )
+    return kind
 
 
 def check_writer(reference: str, revision: str = "") -> str:

@@ -64,13 +64,20 @@ class Prompts(Protocol):
 class Reader(Protocol):
     """Makes prompts of texts: tokenizer and template of a ranker, without its weights."""
 
+    tokenizer: Any
+
     @property
     def identity(self) -> str:
         """Readers with the same one make the same prompts."""
         ...
 
-    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Prompts:
-        """Tokenise each text once. ``pairs``: int (n, 2), the positions of query and document of each pair."""
+    def prepare(
+        self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray, folder: Path | None = None
+    ) -> Prompts:
+        """Tokenise each text once. ``pairs``: int (n, 2), the positions of query and document of each pair.
+
+        ``folder``: an empty one, where tokens go instead of into memory, as :meth:`open` maps them.
+        """
         ...
 
     def open(self, folder: Path) -> Prompts:

@@ -1,22 +1,21 @@
 """From a checkpoint's reference to a loaded model and its tokenizer.
 
 References: a local folder, ``s3://...``, ``models:/NAME/VERSION`` (the model registry), a hub id,
-``demo:teacher|student|generator``, or ``init:SIZE[?tokenizer=REFERENCE&seed=N]``: a random T5 made on the spot, the same
-in every process.
+``demo:teacher|student|generator``, or ``init:SIZE[?tokenizer=REFERENCE&seed=N]`` (`random_models`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.rankers import files
+from inranker_flow.rankers import files, random_models
 from inranker_flow.storage import uris
 from inranker_flow.storage.local import digest_folder
 
@@ -24,15 +23,10 @@ log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).parents[1] / "demo" / "models"
 
-#: Sizes of ``init:``; ``small`` is t5-small's shape.
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
-    "mini": {"d_model": 256, "d_kv": 32, "d_ff": 1024, "num_layers": 4, "num_heads": 8},
-    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
-}
-
 #: OWNER/NAME, or the NAME of an old one.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+#: Changes a model's configuration before the model is made.
+Change = Callable[[Any], None]
 #: Seconds after which the hub counts as unreachable.
 _HUB_TIMEOUT = 5
 
@@ -105,7 +99,8 @@ def load_seq2seq(
     ``dtype`` is a torch dtype (None: float32, whatever the file holds); ``dropout`` replaces the checkpoint's own.
     Raises :class:`UserError` for one that is missing, incomplete or of another kind.
     """
-    model, tokenizer = load_generator(reference, revision, dtype, dropout)
+    change = None if dropout is None else lambda config: set_dropout(config, dropout)
+    model, tokenizer = load_generator(reference, revision, dtype, change)
     if not model.config.is_encoder_decoder:
         raise UserError(
             f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here",
@@ -115,26 +110,55 @@ def load_seq2seq(
 
 
 def load_generator(
-    reference: str, revision: str = "", dtype: Any = None, dropout: float | None = None
+    reference: str, revision: str = "", dtype: Any = None, change: Change | None = None
 ) -> tuple[Any, Any]:
-    """As :func:`load_seq2seq`, and causal language models too."""
+    """As :func:`load_seq2seq`, and causal language models too. ``change`` sets what it likes in the config beforehand."""
     import torch
 
     if reference.startswith("init:"):
-        return _random(reference, dtype or torch.float32, dropout)
+        model, tokenizer = _random(reference, change)
+        return model.to(dtype or torch.float32), tokenizer
     source = _source(reference, revision)
     config = _config(reference, source)
-    if dropout is not None:
-        config.dropout_rate = dropout
+    if change:
+        change(config)
     kind = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
     return _pair(reference, _load(reference, source, config, kind, dtype), load_tokenizer(reference, revision))
 
 
 def load_classifier(reference: str, revision: str = "", dtype: Any = None) -> tuple[Any, Any]:
     """As :func:`load_seq2seq`, for a checkpoint with a classification head."""
+    import torch
+
+    if reference.startswith("init:"):
+        model, tokenizer = _random(reference)
+        return model.to(dtype or torch.float32), tokenizer
     source = _source(reference, revision)
     model = _load(reference, source, _config(reference, source), "AutoModelForSequenceClassification", dtype)
     return _pair(reference, model, load_tokenizer(reference, revision))
+
+
+def load_encoder(reference: str, revision: str, seed: int, change: Change) -> tuple[Any, Any, bool]:
+    """Return (model with a classification head, tokenizer, whether the head is new), in float32, to be trained.
+
+    ``change`` sets what it likes in the config before the model is made. A checkpoint without a head of one or two labels
+    gets one of one label; ``seed`` decides its weights, whatever else the process did before.
+    """
+    import torch
+
+    if reference.startswith("init:"):
+        return *_random(reference, change), True
+    source = _source(reference, revision)
+    config = _config(reference, source)
+    labels = config.num_labels if str((config.architectures or [""])[0]).endswith("ForSequenceClassification") else 0
+    new = labels not in (1, 2)
+    if new:
+        config.num_labels = 1
+    change(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _load(reference, source, config, "AutoModelForSequenceClassification", None, new_head=new)
+    return *_pair(reference, model, load_tokenizer(reference, revision)), new
 
 
 def _pair(reference: str, model: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -151,6 +175,8 @@ def load_config(reference: str, revision: str = "") -> Any:
 
 def raw_config(reference: str, revision: str = "") -> dict[str, Any]:
     """Return the checkpoint's ``config.json`` as it is written. Raises :class:`UserError` where there is none."""
+    if reference.startswith("init:"):
+        return {}
     return files.parse_config(reference, read_file(reference, revision)("config.json") or b"")
 
 
@@ -197,8 +223,8 @@ def _config(reference: str, source: _Source) -> Any:
         return AutoConfig.from_pretrained(source[0], trust_remote_code=False, **source[1])
 
 
-def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -> Any:
-    """Return a whole model of the auto class ``kind``, in evaluation mode."""
+def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any, new_head: bool = False) -> Any:
+    """Return a whole model of the auto class ``kind``, in evaluation mode; with ``new_head`` its head may be lacking."""
     import torch
     import transformers
 
@@ -213,8 +239,14 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
             dtype=dtype or torch.float32,
             output_loading_info=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=new_head,
             **source[1],
         )
+    if new_head:
+        inside = f"{model.base_model_prefix}."
+        found["missing_keys"] = [
+            name for name in found["missing_keys"] if name.startswith(inside) and ".pooler." not in name
+        ]
     if found["missing_keys"] and (code := files.own_code(config.to_dict())):
         raise UserError(
             f"{reference}: its weights are those of code of its own ({code}), which is never run here: a "
@@ -234,7 +266,7 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any) -
 def load_tokenizer(reference: str, revision: str = "") -> Any:
     """Return the tokenizer alone, of a checkpoint or of a folder that holds nothing else."""
     if reference.startswith("init:"):
-        return load_tokenizer(random_options(reference)[1]["tokenizer"])
+        return random_models.dress(reference, load_tokenizer(random_models.options(reference)[1]["tokenizer"]))
     folder = Path(reference).expanduser()
     found = folder if folder.is_dir() else locate(reference)
     if found:
@@ -246,52 +278,16 @@ def load_tokenizer(reference: str, revision: str = "") -> Any:
         return AutoTokenizer.from_pretrained(str(found or reference), trust_remote_code=False, **options)
 
 
-def random_options(reference: str) -> tuple[str, dict[str, str]]:
-    """Return the size and options of an ``init:`` reference; :class:`UserError` for one that is none."""
-    size, _, query = reference.removeprefix("init:").partition("?")
-    options = {"tokenizer": "demo:student", "seed": "0"}
-    for option in filter(None, query.split("&")):
-        key, _, value = option.partition("=")
-        if key not in options or not value:
-            raise UserError(
-                f"{reference}: {option!r} is not understood; the form is init:SIZE?tokenizer=FOLDER&seed=N",
-                code="address-form",
-            )
-        options[key] = value
-    if size not in SIZES:
-        raise UserError(f"{reference}: no size {size!r}; there is {', '.join(SIZES)}", code="checkpoint-size-unknown")
-    if not re.fullmatch("[0-9]{1,9}", options["seed"]):
-        raise UserError(
-            f"{reference}: seed {options['seed']!r} is not a whole number of at most nine digits", code="setting-value"
-        )
-    if options["tokenizer"].startswith("init:"):
-        raise UserError(
-            f"{reference}: {options['tokenizer']} has no tokenizer of its own; name a folder or a checkpoint",
-            code="checkpoint-tokenizer",
-        )
-    return size, options
+def _random(reference: str, change: Change | None = None) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(reference)
+    return random_models.make(reference, tokenizer, change).eval(), tokenizer
 
 
-def _random(reference: str, dtype: Any, dropout: float | None) -> tuple[Any, Any]:
-    """Return a T5 with random weights; the seed decides them, whatever else the process did before."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    size, options = random_options(reference)
-    tokenizer = load_tokenizer(options["tokenizer"])
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        **SIZES[size],
-    )
-    if dropout is not None:
-        config.dropout_rate = dropout
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(options["seed"]))
-        model = T5ForConditionalGeneration(config)
-    return model.to(dtype).eval(), tokenizer
+def set_dropout(config: Any, rate: float) -> None:
+    """Set every dropout of a model's configuration, whatever its kind calls it (``dropout_rate``, ``hidden_dropout_prob``)."""
+    for name, value in config.to_dict().items():
+        if "dropout" in name and (value is None or isinstance(value, float | int)) and not isinstance(value, bool):
+            setattr(config, name, rate)
 
 
 def label_token_ids(
@@ -336,12 +332,18 @@ def _hub_answers() -> bool:
     return True
 
 
+def _no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 @contextmanager
 def _explained(reference: str, local: bool) -> Iterator[None]:
     """Turn the loader's errors into one line."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # What is missing is said here, in one line.
+    logging.getLogger("transformers.modeling_utils").addFilter(_no_report)
     try:
         yield
     except UserError:

@@ -62,15 +62,27 @@ class EncoderRanker(PairRanker):
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
         import torch
 
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if types := self.reader.types:
-            inputs["token_type_ids"] = np.where(in_document == 1, types[1], types[0])
         with torch.inference_mode():
-            logits: Tensor = self.model(**{name: self.send(each) for name, each in inputs.items()}).logits.float()
-        if self.head.false is None or self.head.true is None:
-            score = logits[:, :1] if self.head.false is None else -logits[:, :1]
-            return torch.cat([-score / 2, score / 2], dim=1)
-        return logits[:, [self.head.false, self.head.true]]
+            logits = outputs(self.model, self.reader.types, *map(self.send, (ids, mask, in_document)))
+            if self.head.false is None or self.head.true is None:
+                return as_pair(logits[:, :1] if self.head.false is None else -logits[:, :1])
+            return logits[:, [self.head.false, self.head.true]]
+
+
+def outputs(model: Any, types: tuple[int, int] | None, ids: Tensor, mask: Tensor, in_document: Tensor) -> Tensor:
+    """Return what the head says, float32 (n, labels), of padded inputs (see :class:`PairRanker`); ``types`` are the reader's."""
+    named = {"input_ids": ids, "attention_mask": mask}
+    if types:
+        named["token_type_ids"] = in_document * (types[1] - types[0]) + types[0]
+    logits: Tensor = model(**named).logits.float()
+    return logits
+
+
+def as_pair(score: Tensor) -> Tensor:
+    """Return scores s, (n, 1), as logits [false, true]: (-s/2, s/2)."""
+    import torch
+
+    return torch.cat([-score / 2, score / 2], dim=1)
 
 
 def _marks(tokenizer: Any) -> tuple[list[int], list[int], list[int], tuple[int, int] | None]:
@@ -116,10 +128,19 @@ def _runs(sides: list[int | None]) -> list[tuple[str, range]]:
 
 def _score_in_float32(model: Any) -> None:
     """Compute the last layer of the head in float32: bfloat16 would round scores to 3 digits."""
+    for _, layer in last_layers(model):
+        layer.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
+def last_layers(model: Any) -> list[tuple[str, Any]]:
+    """Return names and modules of a head's linear layers that give its labels: normally one."""
     import torch
 
     inside = f"{model.base_model_prefix}."
-    for name, layer in list(model.named_modules()):
-        last = isinstance(layer, torch.nn.Linear) and layer.out_features == model.config.num_labels
-        if last and not name.startswith(inside):
-            layer.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and layer.out_features == model.config.num_labels
+        and not name.startswith(inside)
+    ]

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from inranker_flow import reading
 from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import families, files, labels, templates
 from inranker_flow.rankers.checkpoints import locate, raw_config, read_file
-from inranker_flow.rankers.kinds import Kind, find_kind
+from inranker_flow.rankers.kinds import find_kind
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def settle(
 
     Raises :class:`UserError` where the checkpoint does not say them, naming the settings that do.
     """
+    scoring = _own(reference, scoring)
     kind = find_kind(reference, revision) if scoring.kind == "auto" else scoring.kind
     if scoring.dtype == "int8" and kind != "monot5":
         raise UserError(
@@ -39,6 +42,19 @@ def settle(
     if tell:
         log.log(logging.WARNING if assumed else logging.INFO, "%s: %s", reference, told)
     return kind, settled
+
+
+def _own(reference: str, scoring: ScoringConfig) -> ScoringConfig:
+    """Return ``scoring`` with what a student's folder says of its kind, prompt and answers, where nothing else is set."""
+    if scoring.kind != "auto" or scoring.prompt or reference.startswith("init:"):
+        return scoring
+    folder = locate(reference)
+    own = reading.of_folder(folder) if folder else None
+    if own is None or own.kind == "encoder":
+        return scoring
+    false, true = scoring.false_token or own.false_token, scoring.true_token or own.true_token
+    found = replace(scoring, kind=own.kind, false_token=false, true_token=true)
+    return found if own.kind == "monot5" else replace(found, prompt=own.prompt, instruction=own.instruction)
 
 
 def identity(reference: str, scoring: ScoringConfig, revision: str = "") -> ScoringConfig:
@@ -102,6 +118,17 @@ def _encoder(reference: str, scoring: ScoringConfig, revision: str) -> _Settled:
     usual = (head.false, head.true) in ((None, 0), (0, 1))
     false, true = ("", "") if usual else head.names
     return replace(scoring, false_token=false, true_token=true), f"taken for a cross-encoder: {head.told}", head.assumed
+
+
+def family_of(reference: str, revision: str = "") -> families.Family | None:
+    """Return the family of a causal checkpoint; None for one that is no published reranker."""
+    names, config = _said(reference, revision)
+    try:
+        chat = files.chat_templates(read_file(reference, revision))
+        family, why = families.find(reference, str(config.get("model_type", "")), names, chat)
+    except UserError:
+        return None
+    return family if why else None  # a model type alone is no reranker's
 
 
 def _said(reference: str, revision: str) -> tuple[Sequence[str], dict[str, Any]]:

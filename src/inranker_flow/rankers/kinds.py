@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
+from inranker_flow.rankers import random_models
 from inranker_flow.rankers.checkpoints import load_config, read_file
 from inranker_flow.rankers.files import gives_vectors
-
-Kind = Literal["monot5", "causal", "encoder"]
 
 #: Encoder-decoders that monoT5's form is published for. (Others have its label words by chance.)
 T5S = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
@@ -17,10 +19,8 @@ T5S = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 def find_kind(reference: str, revision: str = "") -> Kind:
     """Return the kind that the checkpoint's config.json says. Raises :class:`UserError` for one that is no reranker's."""
-    # This project's own are T5s; asking the registry would fetch the whole model.
-    if reference.partition(":")[0] in ("init", "models"):
-        return "monot5"
-
+    if reference.startswith("init:"):
+        return random_models.kind_of(reference)
     config = load_config(reference, revision)
     found = kind_of(config)
     if found and gives_vectors(read_file(reference, revision)):
@@ -28,6 +28,34 @@ def find_kind(reference: str, revision: str = "") -> Kind:
     if found is None:
         raise UserError(refusal(reference, config.architectures, config.model_type), code="checkpoint-kind")
     return found
+
+
+def starting_kind(reference: str, config: Mapping[str, Any]) -> Kind:
+    """Return the kind of student that training can make of a checkpoint with this ``config.json``, without transformers.
+
+    Of an encoder the head is no matter: one is made where none fits. Raises :class:`UserError` for what is none.
+    """
+    names, model_type = config.get("architectures") or [], str(config.get("model_type") or "")
+    found = kind_by_name(names, bool(config.get("is_encoder_decoder")))
+    if found == "monot5":
+        found = found if model_type in (*T5S, "") else None
+    elif found != "causal":
+        is_encoder = not config.get("is_encoder_decoder") and model_type in encoder_types()
+        found = "encoder" if is_encoder else None
+    if found is None:
+        name = (names or [model_type or "model without a type"])[0]
+        raise UserError(
+            f"{reference}: a {name} cannot be the student: that is a T5 (monoT5), an encoder (BERT, RoBERTa, DeBERTa, ELECTRA, "
+            "ModernBERT and their kin) or a causal language model; give one as phase1.checkpoint",
+            code="checkpoint-kind",
+        )
+    return found
+
+
+@cache
+def encoder_types() -> frozenset[str]:
+    """Return the model types with a masked language model in the locked transformers (a test compares them)."""
+    return frozenset((Path(__file__).parent / "encoder_types.txt").read_text(encoding="utf-8").split())
 
 
 def refusal(reference: str, architectures: Sequence[str] | None, model_type: str) -> str:
@@ -82,6 +110,4 @@ def reads_both_ways(config: Any) -> bool:
 
     Decoders have classification heads too, but read a prompt of their own, not a pair.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return not config.is_encoder_decoder and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not config.is_encoder_decoder and config.model_type in encoder_types()

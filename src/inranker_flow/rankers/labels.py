@@ -86,6 +86,11 @@ def find(reference: str, config: dict[str, Any], false_token: str = "", true_tok
     return Head(1 - true, true, (names[1 - true], names[true]), f"label {names[true]!r} says relevant")
 
 
+def count(config: dict[str, Any]) -> int:
+    """Return the labels of a head, as far as ``config.json`` says."""
+    return len(_names(config)[0])
+
+
 def _relevant(names: list[str]) -> int | None:
     """Return the place of the one of two labels that says relevant."""
     plain = [_plain(name) for name in names]

@@ -35,4 +35,4 @@ def load_reader(reference: str, scoring: ScoringConfig, revision: str = "") -> R
     if kind == "encoder":
         return EncoderReader(reference, tokenizer, scoring)
 
-    return MonoT5Reader(tokenizer, scoring)
+    return MonoT5Reader.of(tokenizer, scoring)

@@ -30,20 +30,26 @@ Forward = Callable[["Tensor", "Tensor | None"], "Tensor"]
 
 
 class MonoT5Reader:
-    """Tokenizer, template and label tokens of a monoT5 (`rankers.base.Reader`)."""
+    """Tokenizer and template of a monoT5 (`rankers.base.Reader`)."""
 
-    def __init__(self, tokenizer: Any, scoring: ScoringConfig) -> None:
-        self.labels = label_token_ids(tokenizer, scoring.false_token, scoring.true_token)
-        self.renderer = Renderer(tokenizer, scoring.max_length, scoring.truncation)
+    def __init__(self, renderer: Renderer) -> None:
+        self.renderer, self.tokenizer = renderer, renderer.tokenizer
         self._cut = CutQueries()
+
+    @classmethod
+    def of(cls, tokenizer: Any, scoring: ScoringConfig) -> MonoT5Reader:
+        """Return the reader that ``scoring`` asks for."""
+        return cls(Renderer(tokenizer, scoring.max_length, scoring.truncation))
 
     @cached_property
     def identity(self) -> str:
         return json.dumps(self.renderer.identity)
 
-    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
+    def prepare(
+        self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray, folder: Path | None = None
+    ) -> Plan:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
-        plan = Plan.of(self.renderer, queries, documents, pairs)
+        plan = Plan.of(self.renderer, queries, documents, pairs, folder)
         self._cut.tell(plan.cut_queries)
         return plan
 
@@ -58,12 +64,13 @@ class MonoT5Ranker(Ranker):
     def __init__(self, reference: str, scoring: ScoringConfig, revision: str = "") -> None:
         self.device = pick_device()
         model, self.tokenizer = load_seq2seq(reference, revision, dtype=pick_dtype(scoring.dtype, self.device))
-        self.reader = MonoT5Reader(self.tokenizer, scoring)
+        labels = label_token_ids(self.tokenizer, scoring.false_token, scoring.true_token)
+        self.reader = MonoT5Reader.of(self.tokenizer, scoring)
         self.renderer = self.reader.renderer
         self.parameters = sum(weight.numel() for weight in model.parameters())
         limit_threads(model)
         dtype = model.dtype
-        self._logits, kind = _forward(model.to(self.device), self.reader.labels, scoring)
+        self._logits, kind = _forward(model.to(self.device), labels, scoring)
         self.batches = Batches.of(scoring, self.device, dtype)
         precision = "int8" if scoring.dtype == "int8" else str(dtype).removeprefix("torch.")
         log.info(

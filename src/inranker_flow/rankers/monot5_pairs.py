@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Texts that are token lists (Python objects) at a time.
 CHUNK = 4096
+#: Arrays of ids in a folder.
+_TEXTS = ("queries", "documents", "whole")
 
 
 class Plan:
@@ -44,15 +46,30 @@ class Plan:
         self.lengths, self.cut_queries = lengths, cut_queries
 
     @classmethod
-    def of(cls, renderer: Renderer, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> Plan:
-        """From texts, each of which is read and tokenised once."""
+    def of(
+        cls,
+        renderer: Renderer,
+        queries: Iterable[str],
+        documents: Iterable[str],
+        pairs: np.ndarray,
+        folder: Path | None = None,
+    ) -> Plan:
+        """From texts, each of which is read and tokenised once. ``folder``: tokens go there, as :meth:`open` maps them."""
+        kind = id_kind(renderer.tokenizer)
+        ids = {name: arrays.Ids(kind, folder, name) for name in _TEXTS}
         irregular = _Irregular(pairs)
         queries, documents = renderer.begin_queries(queries), renderer.begin_documents(documents)
-        query_ids = _tokenise(renderer, renderer.split_queries, queries, irregular.see_queries)
-        document_ids = _tokenise(renderer, renderer.split_documents, documents, irregular.see_documents)
-        odd, texts = irregular.pairs()
-        whole = _tokenise(renderer, lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
-        return cls.over(renderer, query_ids, document_ids, pairs, odd, whole)
+        _tokenise(renderer, ids["queries"], renderer.split_queries, queries, irregular.see_queries)
+        _tokenise(renderer, ids["documents"], renderer.split_documents, documents, irregular.see_documents)
+        odd, texts = (np.empty(0, np.int64), []) if renderer.parts_alone else irregular.pairs()
+        _tokenise(renderer, ids["whole"], lambda chunk: (renderer.whole(chunk), np.empty(0, bool)), texts)
+        plan = cls.over(renderer, ids["queries"].done(), ids["documents"].done(), pairs, odd, ids["whole"].done())
+        if folder:
+            arrays.save(folder, pairs=pairs, lengths=plan.lengths, odd=odd)
+            arrays.join(folder, _TEXTS, kind)
+            cut, plan = plan.cut_queries, cls.open(renderer, folder)
+            plan.cut_queries = cut
+        return plan
 
     @classmethod
     def over(
@@ -81,7 +98,7 @@ class Plan:
     @classmethod
     def open(cls, renderer: Renderer, folder: Path) -> Plan:
         """Return a plan that was saved, mapped; it does not know any more how many queries were cut."""
-        queries, documents, whole = (arrays.mapped_ragged(folder, each) for each in ("queries", "documents", "whole"))
+        queries, documents, whole = arrays.mapped_ragged(folder, *_TEXTS)
         pairs, lengths, odd = (arrays.mapped(folder, each) for each in ("pairs", "lengths", "odd"))
         return cls(renderer, queries, documents, pairs, lengths, odd, whole)
 
@@ -106,16 +123,15 @@ class Plan:
         return ids, mask
 
 
-def _tokenise(renderer: Renderer, split: Callable, texts: Iterable, see: Callable | None = None) -> Ragged:
-    """Return token ids of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
-    kind = id_kind(renderer.tokenizer)
-    parts = [Ragged.of([], kind)]
+def _tokenise(
+    renderer: Renderer, ids: arrays.Ids, split: Callable, texts: Iterable, see: Callable | None = None
+) -> None:
+    """Add to ``ids`` those of ``texts``, without what lies beyond ``max_length`` and so can never be part of a prompt."""
     for chunk in chunks(texts, CHUNK):
         encoded, irregular = split(chunk)
-        parts.append(Ragged.of([ids[: renderer.max_length] for ids in encoded], kind))
+        ids.add([each[: renderer.max_length] for each in encoded])
         if see:
             see(chunk, irregular)
-    return Ragged.joined(parts)
 
 
 def id_kind(tokenizer: Any) -> Any:

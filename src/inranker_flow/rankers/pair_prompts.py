@@ -93,7 +93,9 @@ class PairReader(ABC):
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """Return token ids of each document."""
 
-    def prepare(self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray) -> PairPrompts:
+    def prepare(
+        self, queries: Iterable[str], documents: Iterable[str], pairs: np.ndarray, folder: Path | None = None
+    ) -> PairPrompts:
         """Tokenise each text once; ``pairs``: int (n, 2) of positions in ``queries`` and ``documents``."""
         room, cut = self.frame.room, 0
 
@@ -106,23 +108,25 @@ class PairReader(ABC):
 
         queries = Beginnings(self.tokenizer, room, self.before_query).of(queries)
         documents = Beginnings(self.tokenizer, room, self.before_document).of(documents)
-        encoded = self._encode(heads, queries)
+        kind = id_kind(self.tokenizer)
+        encoded = _encoded(arrays.Ids(kind, folder, "heads"), heads, queries)
         self._cut.tell(cut)
         # What lies beyond the room can never be part of an input.
-        texts = self._encode(lambda chunk: [ids[:room] for ids in self.encode_documents(chunk)], documents)
+        texts = _encoded(
+            arrays.Ids(kind, folder, "documents"),
+            lambda chunk: [ids[:room] for ids in self.encode_documents(chunk)],
+            documents,
+        )
+        if folder:
+            arrays.save(folder, pairs=pairs)
+            arrays.join(folder, ("heads", "documents"), kind)
+            encoded, texts = arrays.mapped_ragged(folder, "heads", "documents")
         return PairPrompts(self, encoded, texts, pairs, cut)
 
     def open(self, folder: Path) -> PairPrompts:
         """Return prompts that were saved in ``folder``; how many queries were cut is not known any more."""
-        heads, documents = (arrays.mapped_ragged(folder, each) for each in ("heads", "documents"))
+        heads, documents = arrays.mapped_ragged(folder, "heads", "documents")
         return PairPrompts(self, heads, documents, arrays.mapped(folder, "pairs"), 0)
-
-    def _encode(self, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
-        kind = id_kind(self.tokenizer)
-        parts = [Ragged.of([], kind)]
-        for chunk in chunks(texts, CHUNK):
-            parts.append(Ragged.of(encode(chunk), kind))
-        return Ragged.joined(parts)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids of each text and nothing else; as everywhere in transformers, a special token's name becomes it."""
@@ -130,6 +134,12 @@ class PairReader(ABC):
             list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
         )["input_ids"]
         return ids
+
+
+def _encoded(ids: arrays.Ids, encode: Callable[[list[str]], list[list[int]]], texts: Iterable[str]) -> Ragged:
+    for chunk in chunks(texts, CHUNK):
+        ids.add(encode(chunk))
+    return ids.done()
 
 
 class PairPrompts:
@@ -193,13 +203,7 @@ class PairRanker(Ranker):
         self.tokenizer = reader.tokenizer
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.batches = Batches.of(scoring, device, model.dtype)
-        positions = _positions(model)
-        if scoring.max_length > positions:
-            raise UserError(
-                f"{reference}: max_length {scoring.max_length} is more than the checkpoint's {positions} positions; "
-                f"set max_length to {positions} or less",
-                code="setting-value",
-            )
+        check_positions(reference, model, scoring.max_length)
         model.to(device)
         limit_threads(model)
         precision = str(model.dtype).removeprefix("torch.")
@@ -211,6 +215,17 @@ class PairRanker(Ranker):
 
         ``ids``, ``mask`` and ``in_document`` (1 from the document's first token to the end): int64 (n, longest).
         """
+
+
+def check_positions(reference: str, model: Any, max_length: int) -> None:
+    """Raise :class:`UserError` where a model cannot read ``max_length`` tokens."""
+    positions = _positions(model)
+    if max_length > positions:
+        raise UserError(
+            f"{reference}: max_length {max_length} is more than the checkpoint's {positions} positions; set max_length to "
+            f"{positions} or less",
+            code="setting-value",
+        )
 
 
 def _positions(model: Any) -> float:

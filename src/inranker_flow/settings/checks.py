@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
-from inranker_flow.rankers import checkpoints, templates
+from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
 from inranker_flow.text_files import quoted, shown
 
@@ -195,11 +195,7 @@ def _checkpoints(profile: Profile) -> None:
             _reference("generation.tokenizer", profile.generation.tokenizer, tokenizer=True)
     else:
         _reference("generation.checkpoint", profile.generation.checkpoint)
-    student = _folder(profile.phase1.checkpoint)
-    if student and (config := _config("phase1.checkpoint", student)):
-        _student(profile.phase1.checkpoint, config)
-    for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
-        _label_tokens(key, phase, student)
+    _student(profile)
     _scoring("teacher.scoring", profile.teacher.scoring, profile.teacher.checkpoint)
     _scoring("evaluation.scoring", profile.evaluation.scoring, "")
 
@@ -209,7 +205,7 @@ def _reference(key: str, reference: str, tokenizer: bool = False) -> None:
     scheme, colon, rest = reference.partition(":")
     try:
         if scheme == "init" and colon and not tokenizer:
-            _reference(key, checkpoints.random_options(reference)[1]["tokenizer"], tokenizer=True)
+            _reference(key, random_models.options(reference)[1]["tokenizer"], tokenizer=True)
         elif scheme == "demo" and colon:
             checkpoints.locate(reference)
         elif scheme == "models" and colon:
@@ -239,7 +235,7 @@ def _folder(reference: str) -> Path | None:
     """Return the checkpoint's folder on this machine; None if it is elsewhere."""
 
     if reference.startswith("init:"):
-        return _folder(checkpoints.random_options(reference)[1]["tokenizer"])
+        return _folder(random_models.options(reference)[1]["tokenizer"])
     if reference.startswith("demo:"):
         return checkpoints.locate(reference)
     path = Path(reference.removeprefix("file://")).expanduser() if _exists(reference.removeprefix("file://")) else None
@@ -273,61 +269,40 @@ def _kind(config: dict[str, Any]) -> str:
     return kind_by_name(names, bool(config.get("is_encoder_decoder"))) or ""
 
 
-def _student(reference: str, config: dict[str, Any]) -> None:
-    names = config.get("architectures")
-    if names and isinstance(names, list) and _kind(config) != "monot5":
-        raise UserError(
-            f"phase1.checkpoint: {shown(reference)}: a {shown(names[0])} cannot be the student; that is a T5 (an "
-            "encoder-decoder), for example google-t5/t5-small",
-            code="checkpoint-kind",
-        )
+def _preflight() -> Any:
+    """Return the looks at a checkpoint that a run begins with; they bring MLflow's client, which most commands do without."""
+    from inranker_flow.preflight import checkpoints
+
+    return checkpoints
 
 
-def _label_tokens(key: str, phase: DistillConfig, student: Path | None) -> None:
-    """They differ, and the student's vocabulary has them."""
-    if phase.true_token == phase.false_token:
-        raise UserError(
-            f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ",
-            code="setting-conflict",
-        )
-    vocabulary = _vocabulary(student) if student else None
-    for name in ("true_token", "false_token"):
-        token = getattr(phase, name)
-        if vocabulary is not None and token not in vocabulary:
+def _student(profile: Profile) -> None:
+    """Check what training makes of the checkpoint, where it is here, and that its two answers differ."""
+    reference = profile.phase1.checkpoint
+    folder = None if reference.startswith("init:") else _folder(reference)
+    config = _config("phase1.checkpoint", folder) if folder else {}
+    looked: DistillConfig | None = None
+    for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
+        if phase.true_token and phase.true_token == phase.false_token:
             raise UserError(
-                f"{key}.{name}: {quoted(token)} is not in the vocabulary of phase1.checkpoint ({student}); set true_token and "
-                "false_token to pieces that are",
-                code="checkpoint-tokens",
+                f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ",
+                code="setting-conflict",
             )
+        same = looked and all(getattr(looked, name) == getattr(phase, name) for name in _READS)
+        if folder and config and not same:
+            looked = phase
+            try:
+                _preflight().check_start(shown(reference), phase, config, files.reader(folder), key)
+            except UserError as error:
+                raise UserError(f"{key}.checkpoint: {error}", code=error.code) from error
 
 
-#: Size and time of tokenizer.json -> its pieces: two phases ask for them, and reading takes a twentieth of a second.
-_READ: dict[tuple[str, int, int], frozenset[str]] = {}
-
-
-def _vocabulary(folder: Path) -> frozenset[str] | None:
-    """Return all pieces of the tokenizer in a folder; None where only its own library can read it."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    looks = path.stat()
-    memo = (str(path), looks.st_size, looks.st_mtime_ns)
-    if memo not in _READ:
-        found = _json("phase1.checkpoint", path)
-        model, added = found.get("model"), found.get("added_tokens")
-        pieces = model.get("vocab") if isinstance(model, dict) else None
-        if not isinstance(pieces, dict | list):
-            return None
-        names = [each[0] if isinstance(each, list) and each else each for each in pieces]
-        names += [each.get("content") for each in added or [] if isinstance(each, dict)]
-        _READ[memo] = frozenset(each for each in names if isinstance(each, str))
-    return _READ[memo]
+#: Settings of a phase that say how its student reads.
+_READS = ("true_token", "false_token", "truncation", "max_length")
 
 
 def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     """Settings that do not fit the kind, where that is known."""
-    from inranker_flow.preflight.checkpoints import check_checkpoint
-
     if scoring.prompt:
         try:
             templates.load(scoring.prompt, scoring.instruction)
@@ -337,7 +312,7 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     config = _config(f"{key.partition('.')[0]}.checkpoint", folder) if folder else {}
     if folder:
         try:
-            check_checkpoint(reference)
+            _preflight().check_checkpoint(reference)
         except UserError as error:
             raise UserError(f"{key.partition('.')[0]}.checkpoint: {error}", code=error.code) from error
     told = _kind(config)

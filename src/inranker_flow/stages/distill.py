@@ -24,13 +24,14 @@ from inranker_flow.distillation.train import DistillStats, Trainer
 from inranker_flow.environment.variables import node, nodes, started_together
 from inranker_flow.errors import UserError
 from inranker_flow.model_registry import stored_files
-from inranker_flow.rankers.checkpoints import checkpoint_identity, label_token_ids, load_seq2seq
+from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.rankers.devices import count_processes
-from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION, Renderer
+from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.storage.local import atomic_folder
 from inranker_flow.store import stage_results, unfinished
 from inranker_flow.store.conditions import conditions
+from inranker_flow.students.loading import load_student
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +69,12 @@ def distill(
             "checkpoint: empty and no model to start from; name a checkpoint (google-t5/t5-small, a folder)",
             code="setting-missing",
         )
-    student, tokenizer = load_seq2seq(reference, revision, dropout=config.dropout if config.dropout >= 0 else None)
-    labels = label_token_ids(tokenizer, config.false_token, config.true_token)
-    renderer = Renderer(tokenizer, config.max_length, config.truncation, config.append_eos)
+    student = load_student(reference, config, revision)
     folders = [Path(folder) for folder in training_sets]
     replay = replay if config.replay else None
     if replay:
         folders.append(Path(replay))
-    examples = load_examples(folders, renderer, config.centre, config.seed)
+    examples = load_examples(folders, student.reader, config.centre, config.seed)
     if replay:
         examples = examples.select(replayed(examples, config.replay))
     inputs = {
@@ -102,10 +101,10 @@ def distill(
         job |= {"config": as_dict(config), "model": str(model.absolute())}
         stats = DistillStats(**(trainjob.launch(elsewhere, job) if elsewhere else launch(count, job, folder)))
     else:
-        trainer = Trainer(config, examples, student, labels)
+        trainer = Trainer(config, examples, student)
         trainer.run(Checkpoint(folder / "checkpoint.pt", place if unfinished.shared() else ""))
         if trainer.processes.first:
-            _write(model, trainer, tokenizer, reference, inputs)
+            _write(model, trainer, reference, inputs)
         trainer.processes.wait()
         stats = trainer.stats(time.monotonic() - started)
     if not started_together():
@@ -152,7 +151,7 @@ def _lineage(reference: str) -> list[dict[str, Any]]:
     return [*record.get("lineage", []), {key: record[key] for key in ("start", "inputs", "sets")}]
 
 
-def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs: dict[str, Any]) -> None:
+def _write(model: Path, trainer: Trainer, reference: str, inputs: dict[str, Any]) -> None:
     """The student as a plain Hugging Face folder with its record, complete or not at all."""
     import torch
     import transformers
@@ -166,13 +165,9 @@ def _write(model: Path, trainer: Trainer, tokenizer: Any, reference: str, inputs
         **trainer.record(),
     }
     student = trainer.student
-    # transformers 5 says "tied" for T5 v1.1 too, whose output matrix is its own; other versions would tie it on loading.
-    student.config.tie_word_embeddings = student.get_output_embeddings().weight is student.get_input_embeddings().weight
     with atomic_folder(model) as folder:
-        student.save_pretrained(folder)
-        tokenizer.init_kwargs.pop("local_files_only", None)  # whether a hub was at hand is nothing of the student's
-        tokenizer.save_pretrained(folder)
-        reads = as_dict(reading.trained(record["config"], "config"))
+        student.save(folder)
+        reads = student.reads.settings()
         (folder / reading.FILENAME).write_text(json.dumps(reads, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_manifest(

@@ -1,4 +1,4 @@
-"""The student in training: token ids -> the two logits that are the score."""
+"""A monoT5 in training: token ids -> the two logits that are the score."""
 
 from __future__ import annotations
 

@@ -1,0 +1,157 @@
+"""A causal language model that answers a prompt with one of two words, as Qwen3-Reranker does (arXiv 2506.05176)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inranker_flow import reading
+from inranker_flow.config.sections import DistillConfig, ScoringConfig
+from inranker_flow.errors import UserError
+from inranker_flow.rankers import families, forms, templates
+from inranker_flow.rankers.causal import CausalReader
+from inranker_flow.rankers.checkpoints import load_generator, locate, set_dropout
+from inranker_flow.rankers.pair_prompts import check_positions
+from inranker_flow.reading import Trained
+from inranker_flow.students import layers
+from inranker_flow.students.base import Student
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Words for (no, yes), each one piece of a vocabulary, the best first: with their blank they go on after "Relevant:".
+_ANSWERS = (
+    ("Ġno", "Ġyes"),
+    ("▁no", "▁yes"),
+    ("Ġfalse", "Ġtrue"),
+    ("▁false", "▁true"),
+    ("no", "yes"),
+    ("false", "true"),
+)
+
+
+class CausalStudent(Student):
+    """A causal model, trained whole; the logits of its two answers at the prompt's end are the score."""
+
+    reader: CausalReader
+
+    def __init__(self, reference: str, config: DistillConfig, revision: str = "") -> None:
+        model, self.tokenizer = load_generator(
+            reference,
+            revision,
+            change=lambda found: set_dropout(found, config.dropout) if config.dropout >= 0 else None,
+        )
+        self.model = layers.kept(reference, model, config.layers)
+        scoring = _scoring(reference, self.tokenizer, config, revision)
+        self.reader = CausalReader(reference, self.tokenizer, scoring)
+        check_positions(reference, self.model, config.max_length)
+        self.reads = Trained(
+            max_length=config.max_length,
+            truncation="document",
+            true_token=scoring.true_token,
+            false_token=scoring.false_token,
+            kind="causal",
+            prompt=templates.read(scoring.prompt),
+            instruction=scoring.instruction,
+        )
+        self._head = self.model.get_output_embeddings()
+
+    def scorer(self, checkpointing: bool) -> nn.Module:
+        if checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return _scorer(self.model, self._head, self.reader.labels)
+
+    def finish(self) -> Any:
+        self.model.set_output_embeddings(self._head)
+        return self.model
+
+
+def _scoring(reference: str, tokenizer: Any, config: DistillConfig, revision: str) -> ScoringConfig:
+    """Return how the student reads: as ``config`` says, otherwise as its own folder, its family, or (new) `plain` does."""
+    scoring = ScoringConfig(
+        kind="causal",
+        max_length=config.max_length,
+        truncation=config.truncation,
+        prompt=config.prompt,
+        instruction=config.instruction or ScoringConfig.instruction,
+        true_token=config.true_token,
+        false_token=config.false_token,
+    )
+    folder = None if reference.startswith("init:") else locate(reference)
+    earlier = reading.of_folder(folder) if folder else None
+    if earlier and earlier.kind == "causal" and not config.prompt:
+        return replace(
+            scoring,
+            prompt=earlier.prompt,
+            instruction=config.instruction or earlier.instruction,
+            true_token=config.true_token or earlier.true_token,
+            false_token=config.false_token or earlier.false_token,
+        )
+    if not config.prompt and not reference.startswith("init:"):
+        family = forms.family_of(reference, revision)
+        if family:
+            scoring = replace(scoring, prompt=family.name)
+    prompt = scoring.prompt or "plain"
+    family = families.named(prompt)
+    usual = (family.false, family.true) if family else _answers(reference, tokenizer)
+    return replace(
+        scoring,
+        prompt=prompt,
+        false_token=config.false_token or usual[0],
+        true_token=config.true_token or usual[1],
+    )
+
+
+def _answers(reference: str, tokenizer: Any) -> tuple[str, str]:
+    vocabulary = tokenizer.get_vocab()
+    for pair in _ANSWERS:
+        if all(each in vocabulary for each in pair):
+            return pair
+    raise UserError(
+        f"{reference}: its vocabulary holds neither yes and no nor true and false as a piece each; set phase1.true_token and "
+        "phase1.false_token to two of its pieces",
+        code="checkpoint-tokens",
+    )
+
+
+def _scorer(model: Any, head: Any, answers: tuple[int, int]) -> nn.Module:
+    import torch
+
+    options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    # One answer alone: its logit s is the pair (-s/2, s/2), as an encoder's is.
+    signs = (-0.5, 0.5) if answers[0] == answers[1] else (1.0, 1.0)
+
+    class TwoRows(torch.nn.Module):
+        """The rows of the output layer that are read, in float32: bfloat16 would round logits to 3 digits.
+
+        What a model does to its logits afterwards (scaling, soft caps) stays as it was.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            rows = list(answers)
+            bias = None if self.head.bias is None else self.head.bias[rows].float()
+            with torch.autocast(hidden.device.type, enabled=False):
+                return torch.nn.functional.linear(hidden.float(), self.head.weight[rows].float(), bias)
+
+    class CausalLogits(torch.nn.Module):
+        """(B, L) ids and mask, padded on the left -> (B, 2) logits [false, true] in fp32."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor, mask: Tensor, in_document: Tensor) -> Tensor:
+            # The first token of a prompt is at 0, however much padding is in front of it.
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits: Tensor = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **options
+            ).logits[:, -1]
+            return logits.float() * torch.tensor(signs, device=logits.device)
+
+    model.set_output_embeddings(TwoRows())
+    return CausalLogits()

@@ -1,0 +1,34 @@
+"""A checkpoint becomes a student, of the kind that its config.json says."""
+
+from __future__ import annotations
+
+import logging
+
+from inranker_flow.config.sections import DistillConfig
+from inranker_flow.config.values import Kind
+from inranker_flow.rankers import random_models
+from inranker_flow.rankers.checkpoints import load_config
+from inranker_flow.rankers.kinds import starting_kind
+from inranker_flow.students.base import Student
+from inranker_flow.students.causal import CausalStudent
+from inranker_flow.students.encoder import EncoderStudent
+from inranker_flow.students.monot5 import MonoT5Student
+
+log = logging.getLogger(__name__)
+
+KINDS: dict[Kind, type[Student]] = {"monot5": MonoT5Student, "encoder": EncoderStudent, "causal": CausalStudent}
+
+
+def load_student(reference: str, config: DistillConfig, revision: str = "") -> Student:
+    """Load the checkpoint ``reference`` (see `rankers.checkpoints`) in float32, to be trained as ``config`` says.
+
+    Raises :class:`inranker_flow.errors.UserError` for a checkpoint that is not there or of no kind.
+    """
+    if reference.startswith("init:"):
+        kind = random_models.kind_of(reference)
+    else:
+        kind = starting_kind(reference, load_config(reference, revision).to_dict())
+    student = KINDS[kind](reference, config, revision)
+    parameters = sum(weight.numel() for weight in student.model.parameters())
+    log.info("%s: a student of the kind %s with %.1fM parameters", reference, kind, parameters / 1e6)
+    return student
