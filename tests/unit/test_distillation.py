@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import torch
 
+from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.batch_sampling import Sampler
 from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import Examples, hold_out, load_examples
-from inranker_flow.distillation.losses import OBJECTIVES, delta
+from inranker_flow.distillation.losses import OBJECTIVES, delta, mse
 from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.distillation.train import Trainer
 from inranker_flow.errors import UserError
@@ -408,7 +409,7 @@ def test_gradients_are_those_of_the_plain_forward(examples, untied, checkpointin
         logits = (
             LabelLogits(model, labels, checkpointing)(ids, mask) if closed else plain_logits(model, labels, ids, mask)
         )
-        OBJECTIVES["mse"].loss(logits, torch.from_numpy(batch.teacher), batch.sizes).backward()
+        mse(logits, torch.from_numpy(batch.teacher), batch.sizes).backward()
         found[closed] = logits.detach(), {name: weight.grad for name, weight in model.named_parameters()}
     torch.testing.assert_close(found[True][0], found[False][0], atol=1e-5, rtol=1e-6)
     without = [name for name, gradient in found[True][1].items() if gradient is None]
@@ -508,7 +509,7 @@ def test_parts_change_no_gradient(examples, loss, batching):
         trainer = trainer_for(replace(CONFIG, loss=loss, batching=batching, micro_batch_tokens=tokens), examples)
         found.append((len(trainer.sampler.pieces(5, tokens, pad_to=8)), gradients_of(trainer)))
     counts = [count for count, _ in found]
-    assert counts[0] == 1 < counts[2] < counts[1] or OBJECTIVES[loss].whole_queries
+    assert counts[0] == 1 < counts[2] < counts[1] or OBJECTIVES[loss][1]
     for _, gradients in found[1:]:
         for name, whole in found[0][1].items():
             assert (gradients[name] - whole).abs().max() <= 1e-6 * max(1, whole.abs().max()), name
@@ -569,6 +570,33 @@ def test_the_student_learns_the_teachers_order(tmp_path, toy, loss):
     assert record["train_loss"][-1]["step"] == 80 and record["train_loss"][-1]["loss"] < record["train_loss"][0]["loss"]
 
 
+def judge(labels, relevant):
+    """Write the pairs that are judged relevant into a labels/ folder."""
+    columns = {"query_id": [q for q, _ in relevant], "doc_id": [d for _, d in relevant]}
+    tables.write(tables.JUDGED, labels / tables.JUDGED.filename, columns)
+
+
+@pytest.mark.parametrize("loss", ["ce", "lce", "mse+ce", "kl+lce"])
+def test_the_student_learns_from_judgements(tmp_path, loss):
+    """The passage of each query that the toy teacher likes best is judged relevant, but for the last queries' of all."""
+    labels = training_set(tmp_path / "labels")
+    table = tables.read(tables.LABELS, labels).to_pylist()
+    best = {}
+    for row in sorted(table, key=lambda row: row["true_logit"] - row["false_logit"]):
+        best[row["query_id"]] = row["doc_id"]
+    judge(labels, sorted((q, d) for q, d in best.items() if int(q[1:]) < 30))
+    examples = load_examples([labels], MonoT5Reader(Renderer(load_tokenizer(models.t5()), 64)), True, 0)
+    assert np.bincount(examples.relevance + 1).tolist() == [40, 90, 30]
+    stats, record = train(tmp_path / "model", labels, loss=loss, max_steps=80)
+    assert record["train_loss"][-1]["loss"] < 0.5 * record["train_loss"][0]["loss"]
+    assert stats.heldout_kendall > record["looks"][0]["kendall"]
+
+
+def test_a_loss_on_judgements_needs_some(tmp_path, toy):
+    with refuses("nothing-to-train", "loss: mse+ce"):
+        train(tmp_path / "model", toy, loss="mse+ce")
+
+
 def heldout_logits(model, examples, trainer):
     scorer = LabelLogits(model, label_token_ids(examples.prompts.renderer.tokenizer, "▁false", "▁true")).eval()
     batch = examples.batch(trainer.heldout)
@@ -586,7 +614,7 @@ def test_the_best_student_is_written_not_the_last(tmp_path, toy, examples, monke
     assert best["step"] == stats.best_step <= 20 and best["loss"] == stats.heldout_loss < looks[-1]["loss"]
     trainer = trainer_for(replace(CONFIG, **changes), examples)
     logits, batch = heldout_logits(load_seq2seq(str(tmp_path / "model"))[0], examples, trainer)
-    written = OBJECTIVES["mse"].loss(logits, torch.from_numpy(batch.teacher), batch.sizes).item()
+    written = mse(logits, torch.from_numpy(batch.teacher), batch.sizes).item()
     assert written == pytest.approx(stats.heldout_loss, rel=1e-4)
 
 

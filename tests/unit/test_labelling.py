@@ -426,3 +426,20 @@ def test_stage_needs_no_torch_to_pass_published_labels_through():
 
     script = "import sys; from inranker_flow.stages import generate_queries, teacher_label; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_the_pairs_that_people_judged_relevant_go_along(inputs, tmp_path):
+    """Of the candidates' pairs, those with the role positive; a target's synthetic queries have none."""
+    collection, candidates = inputs
+    teacher_label(config(), collection, candidates, tmp_path / "without")
+    assert not (tmp_path / "without" / "judged.parquet").exists()
+    pairs = tables.read(tables.PAIRS, candidates).to_pylist()
+    chosen = sorted((row["query_id"], row["doc_id"]) for row in pairs[::5])
+    roles = ["positive" if (row["query_id"], row["doc_id"]) in chosen else row["role"] for row in pairs]
+    columns = {name: [row[name] for row in pairs] for name in ("query_id", "doc_id")}
+    tables.write(tables.PAIRS, candidates / "pairs.parquet", {**columns, "role": roles})
+    manifest = read_manifest(candidates)
+    write_manifest(candidates, dataset=manifest.dataset, stage=manifest.stage)
+    teacher_label(config(), collection, candidates, tmp_path / "labels")
+    judged = tables.read(tables.JUDGED, tmp_path / "labels").to_pylist()
+    assert [(row["query_id"], row["doc_id"]) for row in judged] == chosen

@@ -11,11 +11,14 @@ from scipy.stats import kendalltau
 
 from inranker_flow.distillation.losses import (
     OBJECTIVES,
+    Objective,
     by_query,
+    ce,
     centred,
     delta,
     kendall,
     kl,
+    lce,
     margin_mse,
     mse,
     ranknet,
@@ -113,7 +116,7 @@ def test_listwise_losses_see_differences_only(logits, loss):
 def test_gradients_agree_with_differences_whatever_the_padding(logits, name):
     student, teacher = logits
     sizes = np.array([2, 5, 3])
-    assert torch.autograd.gradcheck(lambda s: OBJECTIVES[name].loss(s, teacher, sizes), (student,))
+    assert torch.autograd.gradcheck(lambda s: OBJECTIVES[name][0](s, teacher, sizes), (student,))
 
 
 def test_kl_stays_finite_for_saturated_teachers():
@@ -143,3 +146,42 @@ def test_kendall_agrees_with_scipy():
     assert kendall(student, teacher, SIZES) == pytest.approx(np.mean(expected))
     assert kendall(teacher, teacher, SIZES) == 1.0 and kendall(-teacher, teacher, SIZES) == -1.0
     assert math.isnan(kendall(student, teacher, np.ones(10, dtype=int)))
+
+
+# --- judgements -------------------------------------------------------------------------------------------------------
+
+#: The first query has two relevant passages, the second (of one passage) no judgement, the third one, the fourth none.
+RELEVANCE = torch.tensor([1, 0, 1, -1, 0, 0, 1, 0, -1, -1])
+
+
+def test_ce_is_what_monot5_is_fine_tuned_with(logits):
+    """Cross-entropy over {false, true} of every judged pair, over all pairs."""
+    student, _ = logits
+    by_hand = sum(
+        -student[row].log_softmax(0)[relevance].item()
+        for row, relevance in enumerate(RELEVANCE.tolist())
+        if relevance >= 0
+    )
+    assert ce(student, RELEVANCE.double(), SIZES).item() == pytest.approx(by_hand / 10, rel=1e-12)
+
+
+def test_lce_is_the_softmax_over_the_passages_of_a_query(logits):
+    student, _ = logits
+    total = 0.0
+    for scores, relevance in zip(groups(delta(student)), groups(RELEVANCE), strict=True):
+        logs = [(-scores.log_softmax(0)[row]).item() for row, value in enumerate(relevance.tolist()) if value == 1]
+        total += sum(logs) / max(len(logs), 1)
+    assert lce(student, RELEVANCE.double(), SIZES).item() == pytest.approx(total / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ce", "lce", "mse+ce", "kl+lce"])
+def test_a_sum_of_losses(logits, name):
+    student, teacher = logits
+    both = {**OBJECTIVES, "ce": (ce, False), "lce": (lce, True)}
+    found = Objective(name, weight=0.5)
+    soft = [OBJECTIVES[each][0](student, teacher, SIZES) for each in name.split("+") if each in OBJECTIVES]
+    judged = both[name.split("+")[-1]][0](student, RELEVANCE.double(), SIZES)
+    expected = soft[0] + 0.5 * judged if soft else judged
+    torch.testing.assert_close(found.loss(student, teacher, SIZES, RELEVANCE), expected)
+    assert found.whole_queries == any(both[each][1] for each in name.split("+")) and found.reads_judgements
+    assert torch.autograd.gradcheck(lambda s: found.loss(s, teacher, SIZES, RELEVANCE), (student,))

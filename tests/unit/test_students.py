@@ -16,7 +16,7 @@ from inranker_flow.config.parsing import parse
 from inranker_flow.config.sections import DistillConfig, ScoringConfig
 from inranker_flow.distillation import optimizer
 from inranker_flow.distillation.data import load_examples
-from inranker_flow.distillation.losses import OBJECTIVES
+from inranker_flow.distillation.losses import mse
 from inranker_flow.distillation.train import Trainer
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_student
@@ -142,7 +142,7 @@ def test_a_student_learns_and_its_folder_scores_as_it_was_measured(name, tmp_pat
     ranker = load_ranker(str(model), reading.scoring_of(model, ScoringConfig()))
     rows = trainer.heldout
     logits = ranker.job(trainer.examples.prompts).score(rows)
-    written = OBJECTIVES["mse"].loss(
+    written = mse(
         torch.from_numpy(logits).float(), torch.from_numpy(trainer.examples.teacher[rows]), trainer.examples.sizes(rows)
     )
     assert written.item() == pytest.approx(best["loss"], rel=1e-3)
@@ -235,7 +235,7 @@ def test_a_head_of_two_labels_becomes_one_with_the_same_margin(labels, sign, tmp
 def test_the_papers_loss_on_one_logit_is_a_quarter_of_the_squared_difference():
     scores, wanted = torch.randn(7, 1), torch.randn(7, 1)
     student, teacher = (torch.cat([-each / 2, each / 2], 1) for each in (scores, wanted))
-    loss = OBJECTIVES["mse"].loss(student, teacher, np.array([7]))
+    loss = mse(student, teacher, np.array([7]))
     torch.testing.assert_close(loss, (scores - wanted).square().mean() / 4)
 
 

@@ -63,6 +63,8 @@ RUN = _table("run", {"query_id": _S, "doc_id": _S, "rank": _I, "score": _F}, ("q
 PAIRS = _table("pairs", {"query_id": _S, "doc_id": _S, "role": _S}, ("query_id", "doc_id"))
 #: The teacher's raw logits at the first decoder step, as float64 so that nothing is rounded on the way.
 LABELS = _table("labels", {"query_id": _S, "doc_id": _S, "false_logit": _F, "true_logit": _F}, ("query_id", "doc_id"))
+#: In a labels/ folder: the pairs that are judged relevant, where the collection has judgements of its training queries.
+JUDGED = _table("judged", {"query_id": _S, "doc_id": _S}, ("query_id", "doc_id"))
 MEASURES = _table(
     "measures",
     {"dataset": _S, "system": _S, "measure": _S, "query_id": _S, "value": _F},
@@ -253,6 +255,11 @@ def _groups(metadata: pq.FileMetaData) -> Iterator[list[int]]:
 def count(table: Table, path: str | os.PathLike[str]) -> int:
     """Return rows of a table, from its footer alone."""
     return int(pq.read_metadata(_file(table, path)).num_rows)
+
+
+def joined_keys(table: pa.Table) -> pa.ChunkedArray:
+    """Return one string for each (query_id, doc_id)."""
+    return pc.binary_join_element_wise(table.column("query_id"), table.column("doc_id"), "\x1f")
 
 
 def check_references(

@@ -291,8 +291,19 @@ class DistillConfig:
     #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
     #: some of the source.
     replay: Annotated[float, Range(0, 1000)] = 0.0
-    #: mse: on the two logits, the paper's; margin_mse, kl and ranknet: over the documents of a query.
-    loss: Literal["mse", "margin_mse", "kl", "ranknet"] = "mse"
+    #: On the teacher's labels: mse (on the two logits, the paper's), margin_mse, kl or ranknet (over the documents of a query;
+    #: free of a teacher's level, which mse makes the student learn). On judgements: ce (each pair, as monoT5 is fine-tuned) or
+    #: lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
+    loss: Annotated[
+        str,
+        Text(
+            r"(mse|margin_mse|kl|ranknet)(\+(ce|lce))?|ce|lce",
+            "is none of mse, margin_mse, kl and ranknet, with +ce or +lce where judgements count too, or ce or lce alone",
+            empty=False,
+        ),
+    ] = "mse"
+    #: Weight of the second term.
+    judged_weight: Amount = 1.0
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
     #: Of AdamW, at its peak.

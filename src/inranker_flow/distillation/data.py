@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 #: Tables with the texts of pairs, and the ids that labels name them by.
 KEYS = {tables.QUERIES: "query_id", tables.CORPUS: "doc_id"}
 #: Of the files that are written here: what other code has left in scratch is not read.
-_FORMAT = 3
+_FORMAT = 4
 #: Texts that are Python objects at a time.
 READ_ROWS = 8_192
 
@@ -39,11 +39,12 @@ READ_ROWS = 8_192
 class Batch:
     """Arrays of some pairs: ``inputs`` as the student's reader makes them (`rankers.base.Prompts`), ids and mask first, each
     int64 (pairs, longest); ``teacher`` (pairs, 2) float32 logits [false, true], ``query`` (pairs,) the query of each, in
-    order."""
+    order, and ``relevance`` (pairs,) as `losses` takes it."""
 
     inputs: tuple[np.ndarray, ...]
     teacher: np.ndarray
     query: np.ndarray
+    relevance: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
@@ -55,15 +56,16 @@ class Batch:
 class Examples:
     """Labelled pairs of several training sets, ordered by query.
 
-    ``prompts``: what a student reads of each pair. ``query`` (pairs,): its query's number; ``teacher`` (pairs, 2) float32.
-    ``set_of`` (queries,) is the training set of each query and ``text_hash`` (queries,) a seeded hash of its text: ids
-    may clash between sets, texts decide what is the same query.
+    ``prompts``: what a student reads of each pair. ``query`` (pairs,): its query's number; ``teacher`` (pairs, 2) float32;
+    ``relevance`` (pairs,) int8 as `losses` takes it. ``set_of`` (queries,) is the training set of each query and
+    ``text_hash`` (queries,) a seeded hash of its text: ids may clash between sets, texts decide what is the same query.
     """
 
     names: tuple[str, ...]
     prompts: Prompts
     query: np.ndarray
     teacher: np.ndarray
+    relevance: np.ndarray
     set_of: np.ndarray
     text_hash: np.ndarray
     #: Scratch folder with the files that the arrays are mapped from; whoever trains on them removes it when it is done.
@@ -71,7 +73,13 @@ class Examples:
 
     def select(self, rows: np.ndarray) -> Examples:
         """Return the pairs ``rows`` (ascending) alone."""
-        return replace(self, prompts=self.prompts.select(rows), query=self.query[rows], teacher=self.teacher[rows])
+        return replace(
+            self,
+            prompts=self.prompts.select(rows),
+            query=self.query[rows],
+            teacher=self.teacher[rows],
+            relevance=self.relevance[rows],
+        )
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Return the number of consecutive ``rows`` with the same query."""
@@ -83,7 +91,7 @@ class Examples:
 
     def batch(self, rows: np.ndarray, pad_to: int = 1) -> Batch:
         """Return prompts of the pairs in ``rows``, padded to the longest of them and to a multiple of ``pad_to``."""
-        return Batch(self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows])
+        return Batch(self.prompts.inputs(rows, pad_to), self.teacher[rows], self.query[rows], self.relevance[rows])
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
@@ -110,6 +118,7 @@ def load_examples(folders: Sequence[Path], reader: Reader, centre: bool, seed: i
         prompts=reader.open(store),
         query=query,
         teacher=(centred(teacher) if centre else teacher).astype(np.float32),
+        relevance=arrays.mapped(store, "relevance"),
         set_of=arrays.mapped(store, "set_of"),
         text_hash=arrays.mapped(store, "text_hash").copy(),
         store=store.parent,
@@ -136,6 +145,7 @@ def _write_store(store: Path, folders: Sequence[Path], reader: Reader, seed: int
         store,
         query=pairs[:, 0],
         teacher=np.concatenate([each.teacher for each in sets]),
+        relevance=np.concatenate([each.relevance for each in sets]),
         set_of=np.repeat(np.arange(len(sets)), [each.queries for each in sets]),
         text_hash=np.array(hashes, np.uint64),
     )
@@ -151,6 +161,7 @@ class _Set:
     documents: int
     pairs: np.ndarray
     teacher: np.ndarray
+    relevance: np.ndarray
 
 
 def _read_set(folder: Path) -> _Set:
@@ -176,7 +187,18 @@ def _read_set(folder: Path) -> _Set:
         counts.append(len(known))
     order = np.argsort(rows[0], kind="stable")
     logits = [labels.column(f"{word}_logit").to_numpy()[order] for word in ("false", "true")]
-    return _Set(name, counts[0], counts[1], np.stack(rows, axis=1)[order], np.stack(logits, axis=1))
+    pairs = np.stack(rows, axis=1)[order]
+    relevance = _relevance(labels, folder, rows[0])[order]
+    return _Set(name, counts[0], counts[1], pairs, np.stack(logits, axis=1), relevance)
+
+
+def _relevance(labels: pa.Table, folder: Path, query: np.ndarray) -> np.ndarray:
+    """Return 1 for each pair that is judged relevant, 0 for the others of its query, -1 for queries without judgements."""
+    if not (folder / tables.JUDGED.filename).is_file():
+        return np.full(labels.num_rows, -1, np.int8)
+    judged = tables.read(tables.JUDGED, folder)
+    relevant = pc.is_in(tables.joined_keys(labels), value_set=tables.joined_keys(judged).combine_chunks()).to_numpy()
+    return np.where(relevant, 1, np.where(np.isin(query, query[relevant]), 0, -1)).astype(np.int8)
 
 
 def _check_finite(labels: pa.Table, path: Path) -> None:

@@ -1,13 +1,13 @@
 """What the student is trained on, and how its agreement with the teacher is measured.
 
 Shapes: ``student`` and ``teacher`` are (pairs, 2) logits [false, true]; ``sizes`` is (queries,), the number of
-consecutive pairs that belong to each query. The score of a pair is delta = true - false: ranking depends on it alone.
+consecutive pairs that belong to each query; ``relevance`` is (pairs,): 1 judged relevant, 0 another passage of a query with
+judgements, -1 of a query without any. The score of a pair is delta = true - false: ranking depends on it alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,20 +68,67 @@ def ranknet(student: Tensor, teacher: Tensor, sizes: np.ndarray) -> Tensor:
     return (losses.sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)).mean()
 
 
-@dataclass(frozen=True)
-class Objective:
-    """A loss and whether its batches must hold whole queries."""
+def ce(student: Tensor, relevance: Tensor, sizes: np.ndarray) -> Tensor:
+    """Return the loss that monoT5 is fine-tuned with (arXiv 2003.06713): the cross-entropy of the judgement and the softmax over
+    {false, true}, mean over pairs; a pair without a judgement counts as 0."""
+    import torch
 
-    loss: Callable[[Tensor, Tensor, np.ndarray], Tensor]
-    whole_queries: bool
+    values = torch.nn.functional.binary_cross_entropy_with_logits(
+        delta(student), relevance.clamp(min=0), reduction="none"
+    )
+    return (values * (relevance >= 0)).mean()
 
 
-OBJECTIVES = {
-    "mse": Objective(mse, False),
-    "margin_mse": Objective(margin_mse, True),
-    "kl": Objective(kl, True),
-    "ranknet": Objective(ranknet, True),
+def lce(student: Tensor, relevance: Tensor, sizes: np.ndarray) -> Tensor:
+    """Return the localized contrastive loss (arXiv 2101.08751, equation 3): mean over queries of -log softmax of a relevant
+    passage's delta among all of the query's passages.
+
+    Of several relevant ones the mean is taken; a query without judgements counts as 0.
+    """
+    import torch
+
+    values, mask = by_query(torch.stack([delta(student), relevance], dim=1), sizes)
+    logs = values[:, :, 0].masked_fill(~mask, torch.finfo(values.dtype).min).log_softmax(1)
+    relevant = (values[:, :, 1] > 0) & mask
+    losses = -(logs * relevant).sum(1) / relevant.sum(1).clamp(min=1)
+    return losses.mean()
+
+
+Loss = Callable[["Tensor", "Tensor", np.ndarray], "Tensor"]
+#: Losses on the teacher's labels, and on judgements: with whether their batches must hold whole queries.
+OBJECTIVES: dict[str, tuple[Loss, bool]] = {
+    "mse": (mse, False),
+    "margin_mse": (margin_mse, True),
+    "kl": (kl, True),
+    "ranknet": (ranknet, True),
 }
+JUDGED: dict[str, tuple[Loss, bool]] = {"ce": (ce, False), "lce": (lce, True)}
+
+
+class Objective:
+    """The loss that a setting names: one on the teacher's labels, one on judgements (``weight``), or both: ``mse+ce``."""
+
+    def __init__(self, name: str, weight: float = 1.0) -> None:
+        terms = name.split("+")
+        self._soft = [OBJECTIVES[each][0] for each in terms if each in OBJECTIVES]
+        self._judged = [JUDGED[each][0] for each in terms if each in JUDGED]
+        self._weight = weight if self._soft else 1.0
+        self.whole_queries = any({**OBJECTIVES, **JUDGED}[each][1] for each in terms)
+
+    @property
+    def reads_judgements(self) -> bool:
+        """Whether judgements are part of it."""
+        return bool(self._judged)
+
+    def loss(self, student: Tensor, teacher: Tensor, sizes: np.ndarray, relevance: Tensor | None = None) -> Tensor:
+        """Return the loss of some pairs; ``relevance`` is needed where :attr:`reads_judgements`."""
+        parts = [each(student, teacher, sizes) for each in self._soft]
+        if self._judged:
+            if relevance is None:
+                raise ValueError("a loss on judgements without judgements")
+            parts += [self._weight * each(student, relevance.to(student.dtype), sizes) for each in self._judged]
+        total: Tensor = sum(parts[1:], parts[0])
+        return total
 
 
 def delta(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from inranker_flow.distillation.data import (
     hold_out,
     with_several_documents,
 )
-from inranker_flow.distillation.losses import OBJECTIVES, Objective, delta, kendall
+from inranker_flow.distillation.losses import Objective, delta, kendall
 from inranker_flow.distillation.processes import Processes
 from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.errors import UserError
@@ -100,7 +100,7 @@ class Trainer:
 
     def __init__(self, config: DistillConfig, examples: Examples, student: Student) -> None:
         self.config, self.examples, self.student, self.model = config, examples, student, student.model
-        self.objective: Objective = OBJECTIVES[config.loss]
+        self.objective = Objective(config.loss, config.judged_weight)
         self.rows, self.heldout = _split(config, examples, self.objective)
         self.sampler = Sampler(
             examples,
@@ -226,7 +226,8 @@ class Trainer:
             step, self.step_tokens, self.processes.rank, self.processes.count, self.pad_to
         ):
             batch = self.examples.batch(rows, self.pad_to)
-            loss = self.objective.loss(*self._forward(batch), batch.sizes) * share
+            student, teacher, relevance = self._forward(batch)
+            loss = self.objective.loss(student, teacher, batch.sizes, relevance) * share
             loss.backward()
             if self.masters:
                 self._add_to_masters()
@@ -281,18 +282,18 @@ class Trainer:
                 if name in weights:
                     low.copy_(weights[name])
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return (student, teacher) logits in fp32, both (pairs, 2) on the device."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (student, teacher) logits in fp32, both (pairs, 2), and the pairs' relevance (pairs,), on the device."""
         import torch
 
-        arrays = [torch.from_numpy(array) for array in (*batch.inputs, batch.teacher)]
+        arrays = [torch.from_numpy(array) for array in (*batch.inputs, batch.teacher, batch.relevance)]
         if self.device.type == "cuda":  # a copy from pinned memory does not make the CPU wait
             arrays = [array.pin_memory() for array in arrays]
-        *inputs, teacher = (array.to(self.device, non_blocking=True) for array in arrays)
+        *inputs, teacher, relevance = (array.to(self.device, non_blocking=True) for array in arrays)
         autocast = self.dtype != torch.float32 and not self.masters
         with torch.autocast(teacher.device.type, self.dtype, enabled=autocast):
             logits = self.scorer(*inputs)
-        return logits, teacher
+        return logits, teacher, relevance
 
     def _read(self, recent: list[Tensor]) -> None:
         """Move the losses of the last steps to the state; raise at the first that is not finite."""
@@ -330,13 +331,14 @@ class Trainer:
             batches = batches_by_length(self.examples.lengths(self.heldout), LOOK_TOKENS[self.device.type])
             for number, places in enumerate(batches):
                 if number % self.processes.count == self.processes.rank:
-                    found, _ = self._forward(self.examples.batch(self.heldout[places], self.pad_to))
+                    found, *_ = self._forward(self.examples.batch(self.heldout[places], self.pad_to))
                     logits[torch.from_numpy(places).to(self.device)] = found
         self.scorer.train()
         self.processes.add_up([logits])
         scores, teacher = logits.cpu(), torch.from_numpy(self.examples.teacher[self.heldout])
         sizes = self.examples.sizes(self.heldout)
-        loss = float(self.objective.loss(scores, teacher, sizes))
+        relevance = torch.from_numpy(self.examples.relevance[self.heldout])
+        loss = float(self.objective.loss(scores, teacher, sizes, relevance))
         if not math.isfinite(loss):
             raise self._diverged(f"the held-out loss is {loss}", state.step)
         tau = kendall(delta(scores).numpy(), delta(teacher).numpy(), sizes)
@@ -475,6 +477,12 @@ def _split(config: DistillConfig, examples: Examples, objective: Objective) -> t
                 f"loss: {config.loss} compares the documents of a query, but no query has two; use mse",
                 code="setting-conflict",
             )
+    if objective.reads_judgements and not (examples.relevance[rows] > 0).any():
+        raise UserError(
+            f"loss: {config.loss} learns from judgements, and no pair of {', '.join(examples.names)} is judged relevant; "
+            "use mse, or give a source with judged training queries",
+            code="nothing-to-train",
+        )
     held = hold_out(examples, rows, config.holdout, config.holdout_max_queries)
     if held.all():
         raise UserError(

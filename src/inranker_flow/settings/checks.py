@@ -31,7 +31,7 @@ _PLACES = ("s3", "hf", "file")
 _KINDS = ("ir_datasets", "inranker-beir", "demo")
 _PUBLISHED = "inranker-msmarco"
 #: Losses over the documents of a query, of which one alone says nothing.
-_OVER_QUERIES = ("margin_mse", "kl", "ranknet")
+_OVER_QUERIES = {"margin_mse", "kl", "ranknet", "lce"}
 
 
 def check(profile: Profile) -> None:
@@ -398,10 +398,21 @@ def _phases(profile: Profile) -> None:
         )
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
         published = profile.source.labels or profile.source.uri.startswith("inranker-beir:")
-        if phase.loss in _OVER_QUERIES and not profile.retrieval.negatives and not (key == "phase1" and published):
+        if (
+            _OVER_QUERIES & set(phase.loss.split("+"))
+            and not profile.retrieval.negatives
+            and not (key == "phase1" and published)
+        ):
             raise UserError(
                 f"{key}.loss: {phase.loss} compares the documents of a query, and with retrieval.negatives 0 there is one; "
                 "draw some, or set it to mse",
+                code="setting-conflict",
+            )
+        judged = {"ce", "lce"} & set(phase.loss.split("+"))
+        if judged and (profile.source.uri.startswith("inranker-beir:") or (key == "phase2" and not phase.replay)):
+            raise UserError(
+                f"{key}.loss: {phase.loss} learns from judgements, and this phase sees no judged query; set it to mse"
+                + (", or set phase2.replay" if key == "phase2" else ", or give a source with judged training queries"),
                 code="setting-conflict",
             )
 

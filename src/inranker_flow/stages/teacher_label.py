@@ -20,6 +20,7 @@ from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.labelling.int8_error import measure_error
+from inranker_flow.labelling.judged import write_judged
 from inranker_flow.labelling.keep_queries import keep_relevant
 from inranker_flow.labelling.label_store import label_identity, open_store
 from inranker_flow.labelling.texts import Streamed, passages, places, texts
@@ -100,6 +101,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     scored, error = _score(config, asked, labels, share)
     logits = asked.known.values if asked.known else np.empty((0, 2))
     _write_labels(labels, asked.pairs, logits, asked.published)
+    write_judged(candidates, labels)
     dropped = keep_relevant(labels, config.keep_queries)
     made = write_manifest(
         labels,
@@ -246,17 +248,14 @@ def _published(collection: Path) -> pa.Table:
     return tables.read(tables.LABELS, collection)
 
 
-def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """Return one string for each (query_id, doc_id)."""
-    return pc.binary_join_element_wise(table.column("query_id"), table.column("doc_id"), "\x1f")
-
-
 def _pairs_to_score(candidates: Path, published: pa.Table) -> pa.Table:
     """Return the candidates' pairs without those that have a published label already."""
     pairs = tables.read(tables.PAIRS, candidates)
     if not published.num_rows:
         return pairs
-    return pairs.filter(pc.invert(pc.is_in(_keys(pairs), value_set=_keys(published).combine_chunks())))
+    return pairs.filter(
+        pc.invert(pc.is_in(tables.joined_keys(pairs), value_set=tables.joined_keys(published).combine_chunks()))
+    )
 
 
 def _queries(collection: Path, candidates: Path, pairs: pa.Table, published: pa.Table) -> pa.Table:
