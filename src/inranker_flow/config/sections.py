@@ -291,6 +291,9 @@ class DistillConfig:
     #: Pairs of the source that phase 2 sees again, for each pair of the targets: without any (as in the paper) it forgets
     #: some of the source.
     replay: Annotated[float, Range(0, 1000)] = 0.0
+    #: phase 2: mean or slerp train one student for each target, from the same start, and merge their weights
+    #: (arXiv 2203.05482, 2606.19037); none trains one on all targets.
+    merge: Literal["none", "mean", "slerp"] = "none"
     #: On the teacher's labels: mse (on the two logits, the paper's), margin_mse, kl or ranknet (over the documents of a query;
     #: free of a teacher's level, which mse makes the student learn). On judgements: ce (each pair, as monoT5 is fine-tuned) or
     #: lce (a relevant passage among those of its query), alone or as a second term: mse+ce.

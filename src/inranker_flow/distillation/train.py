@@ -19,12 +19,8 @@ from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation import optimizer
 from inranker_flow.distillation.batch_sampling import Sampler, batches_by_length
 from inranker_flow.distillation.checkpoints import Checkpoint
-from inranker_flow.distillation.data import (
-    Batch,
-    Examples,
-    hold_out,
-    with_several_documents,
-)
+from inranker_flow.distillation.data import Batch, Examples
+from inranker_flow.distillation.holdout import training_and_heldout
 from inranker_flow.distillation.losses import Objective, delta, kendall
 from inranker_flow.distillation.processes import Processes
 from inranker_flow.distillation.schedule import learning_rate, plan
@@ -60,8 +56,8 @@ class DistillStats:
     queries: int
     heldout_queries: int
     parameters: int
-    #: Mean training loss of the last tenth of the steps.
-    final_train_loss: float
+    #: Mean training loss of the last tenth of the steps; None for a merged student.
+    final_train_loss: float | None
     best_step: int
     #: Before the first step and at the best one; None without held-out queries.
     start_heldout_loss: float | None
@@ -101,7 +97,7 @@ class Trainer:
     def __init__(self, config: DistillConfig, examples: Examples, student: Student) -> None:
         self.config, self.examples, self.student, self.model = config, examples, student, student.model
         self.objective = Objective(config.loss, config.judged_weight)
-        self.rows, self.heldout = _split(config, examples, self.objective)
+        self.rows, self.heldout = training_and_heldout(config, examples, self.objective)
         self.sampler = Sampler(
             examples,
             self.rows,
@@ -159,6 +155,13 @@ class Trainer:
                 )  # fmt: skip
         elif not all(weight.isfinite().all() for weight in self.weights.values()):
             raise self._diverged("a weight is not finite", state.step)
+        self.student.finish()
+
+    def measure(self, steps: int) -> None:
+        """Measure the student as it is on the held-out queries: the merged one, of trainings of so many ``steps`` together."""
+        self.total = self.state.step = steps
+        if len(self.heldout):
+            self._look()
         self.student.finish()
 
     def _steps(self, checkpoint: Checkpoint) -> None:
@@ -419,7 +422,7 @@ class Trainer:
             queries=len(np.unique(examples.query[self.rows])),
             heldout_queries=len(np.unique(examples.query[self.heldout])),
             parameters=sum(weight.numel() for weight in self.model.parameters()),
-            final_train_loss=float(np.mean(state.losses[-max(self.total // 10, 1) :])),
+            final_train_loss=float(np.mean(state.losses[-max(self.total // 10, 1) :])) if state.losses else None,
             best_step=state.best.step if state.best else self.total,
             start_heldout_loss=state.looks[0].loss if state.looks else None,
             heldout_loss=state.best.loss if state.best else None,
@@ -444,7 +447,7 @@ class Trainer:
             # Mean loss of the steps up to and including `step`, since the point before.
             "train_loss": [
                 {"step": min(at + size, self.total), "loss": float(np.mean(state.losses[at : at + size]))}
-                for at in range(0, self.total, size)
+                for at in range(0, len(state.losses), size)
             ],
             "sets": {
                 f"{place} {name}": {
@@ -460,34 +463,3 @@ class Trainer:
 
     def _in_set(self, rows: np.ndarray, place: int) -> np.ndarray:
         return self.examples.set_of[self.examples.query[rows]] == place - 1
-
-
-def _split(config: DistillConfig, examples: Examples, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows of the pairs to train on, rows of the held-out pairs), both ordered by query."""
-    rows = np.arange(len(examples.query))
-    if objective.whole_queries:
-        rows = with_several_documents(examples)
-        if len(rows) < len(examples.query):
-            log.warning(
-                "%s of %s pairs are left out: the only labelled document of their query has no order to learn from",
-                len(examples.query) - len(rows), len(examples.query),
-            )  # fmt: skip
-        if not len(rows):
-            raise UserError(
-                f"loss: {config.loss} compares the documents of a query, but no query has two; use mse",
-                code="setting-conflict",
-            )
-    if objective.reads_judgements and not (examples.relevance[rows] > 0).any():
-        raise UserError(
-            f"loss: {config.loss} learns from judgements, and no pair of {', '.join(examples.names)} is judged relevant; "
-            "use mse, or give a source with judged training queries",
-            code="nothing-to-train",
-        )
-    held = hold_out(examples, rows, config.holdout, config.holdout_max_queries)
-    if held.all():
-        raise UserError(
-            f"holdout: {config.holdout} of the queries leaves none to train on; lower it", code="nothing-to-train"
-        )
-    if not held.any():
-        log.warning("no query is held out (holdout %s): the last step is taken, not the best", config.holdout)
-    return rows[~held], rows[held]

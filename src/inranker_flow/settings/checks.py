@@ -396,6 +396,11 @@ def _phases(profile: Profile) -> None:
             "phase1.replay: phase 1 sees nothing but the source; leave it out, or set phase2.replay",
             code="setting-conflict",
         )
+    if profile.phase1.merge != "none":
+        raise UserError(
+            "phase1.merge: phase 1 has the source alone, so there is nothing to merge; leave it out, or set phase2.merge",
+            code="setting-conflict",
+        )
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
         published = profile.source.labels or profile.source.uri.startswith("inranker-beir:")
         if (

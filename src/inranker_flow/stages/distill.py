@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation import trainjob
 from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import load_examples, replayed
+from inranker_flow.distillation.merging import merged
 from inranker_flow.distillation.processes import launch
 from inranker_flow.distillation.train import DistillStats, Trainer
 from inranker_flow.environment.variables import node, nodes, started_together
@@ -69,6 +71,8 @@ def distill(
             "checkpoint: empty and no model to start from; name a checkpoint (google-t5/t5-small, a folder)",
             code="setting-missing",
         )
+    if config.merge != "none" and len(training_sets) > 1:
+        return _merge(config, training_sets, start, model, replay)
     student = load_student(reference, config, revision)
     folders = [Path(folder) for folder in training_sets]
     replay = replay if config.replay else None
@@ -114,6 +118,47 @@ def distill(
     return stats
 
 
+def _merge(
+    config: DistillConfig, training_sets: Sequence[Path], start: Path | None, model: Path, replay: Path | None
+) -> DistillStats:
+    """Train a student for each training set, from the same start, and write the one that their weights make together.
+
+    A student that is done is kept (`store.unfinished`), so a killed stage goes on with the next. Losses are those of the
+    merged student on the held-out queries of all sets.
+    """
+    started = time.monotonic()
+    alone = replace(config, merge="none", start="phase1")
+    reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
+    begins = checkpoint_identity(reference, revision)
+    folders, places = [], []
+    for labels in training_sets:
+        sources = [read_manifest(each).content for each in (labels, *([replay] if replay and config.replay else []))]
+        identity = ["merge", deciding(alone), begins, sources, stage_results.VERSIONS["distill_phase1"]]
+        folder, place = scratch_folder("distill", *identity) / "model", unfinished.place("merge", *identity)
+        if not (folder / "training.json").is_file() and unfinished.load(place, folder) is None:
+            log.info("training the student of %s, to be merged", read_manifest(labels).dataset)
+            distill(alone, [labels], start, folder, replay)
+            unfinished.save(folder, place, 1)
+        folders.append(folder)
+        places.append(place)
+    student = load_student(str(folders[0]), alone)
+    weights = (load_student(str(each), alone).model.state_dict() for each in folders)
+    student.model.load_state_dict(merged(weights, config.merge))
+    examples = load_examples([Path(each) for each in training_sets], student.reader, config.centre, config.seed)
+    trainer = Trainer(replace(config, processes=1), examples, student)
+    records = [json.loads((each / "training.json").read_text(encoding="utf-8")) for each in folders]
+    steps, seen = sum(each["steps"] for each in records), [each["inputs"] for each in records]
+    trainer.measure(steps)
+    sets = {json.dumps(one): one for each in seen for one in each["training_sets"]}
+    record = {
+        "merged": [{key: each[key] for key in ("inputs", "sets", "steps", "best_step", "looks")} for each in records]
+    }
+    _write(model, trainer, reference, {"start": begins, "training_sets": list(sets.values())}, record)
+    for each in (*map(str, {folder.parent for folder in folders}), str(examples.store), *places):
+        unfinished.remove(each)
+    return trainer.stats(time.monotonic() - started)
+
+
 def _champion(reference: str) -> Path | None:
     """Return the serving model's folder; None, and a warning, where nothing serves yet."""
     if not reference:
@@ -151,8 +196,10 @@ def _lineage(reference: str) -> list[dict[str, Any]]:
     return [*record.get("lineage", []), {key: record[key] for key in ("start", "inputs", "sets")}]
 
 
-def _write(model: Path, trainer: Trainer, reference: str, inputs: dict[str, Any]) -> None:
-    """The student as a plain Hugging Face folder with its record, complete or not at all."""
+def _write(
+    model: Path, trainer: Trainer, reference: str, inputs: dict[str, Any], more: Mapping[str, Any] | None = None
+) -> None:
+    """The student as a plain Hugging Face folder with its record (and what else there is to record), complete or not at all."""
     import torch
     import transformers
 
@@ -163,6 +210,7 @@ def _write(model: Path, trainer: Trainer, reference: str, inputs: dict[str, Any]
         "lineage": _lineage(reference),
         "versions": versions,
         **trainer.record(),
+        **(more or {}),
     }
     student = trainer.student
     with atomic_folder(model) as folder:
