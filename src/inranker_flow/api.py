@@ -31,7 +31,7 @@ def distil(
 
     ``source``: collection with supervised queries; ``targets``: collections without any (folders in BEIR layout,
     ``s3://...``, ``ir_datasets:ID``). ``teacher``, ``student``, ``generator``: hub ids, folders or ``s3://...``. What is
-    not given, the ``profile`` says: demo, smoke, small, paper, or a YAML file. By default it is smoke for collections of
+    not given, the ``profile`` says: demo, smoke, small, encoder, paper, or a YAML file. By default it is smoke for collections of
     your own (minutes, random models: does the data go through?), otherwise demo. ``settings`` replace its values by
     section: ``seed=3, phase1={"max_steps": 2000}, generation={"documents": 500}``.
 

@@ -72,8 +72,7 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("teacher.scoring.prompt='{query} {document}'", "teacher.scoring.prompt: the template needs"),
         # label tokens
         ("phase1.true_token=▁false", "phase1: true_token and false_token are both '▁false'"),
-        ("phase2.true_token=▁xylophone", "phase2.true_token: '▁xylophone' is not in the vocabulary of phase1.checkpoint"),
-        ("phase1.false_token=''", "phase1.false_token: is empty"),
+        ("phase2.true_token=▁xylophone", "the vocabulary has no token '▁xylophone'"),
         # checkpoints
         ("phase1.checkpoint=demo:nobody", "phase1.checkpoint: demo:nobody: no such demo model"),
         ("teacher.checkpoint=demo:..", "teacher.checkpoint: demo:..: no such demo model"),
@@ -233,7 +232,7 @@ def test_what_works_and_is_perhaps_not_meant_is_one_line_each(capsys):
         " phase1.warmup_steps",
         " teacher.keep_queries",
     ]
-    for name in ("demo", "smoke", "small", "paper"):
+    for name in ("demo", "smoke", "small", "encoder", "paper"):
         assert not list(checks.notes(profiles.load(name)))
 
 
@@ -361,11 +360,14 @@ def test_the_files_of_a_checkpoint_that_lies_here_are_looked_at(tmp_path):
     encoder = checkpoint(tmp_path / "e", architectures=["BertForSequenceClassification"], max_position_embeddings=512)
     causal = checkpoint(tmp_path / "c", architectures=["Qwen3ForCausalLM"], max_position_embeddings=2048)
     masked = checkpoint(tmp_path / "m", architectures=["BertForMaskedLM"])
+    other = checkpoint(tmp_path / "o", architectures=["ViTModel"])
     no_json = checkpoint(tmp_path / "n")
     (tmp_path / "n" / "config.json").write_text("{")
     for settings, said in (
-        ((f"phase1.checkpoint={encoder}",), "a BertForSequenceClassification cannot be the student"),
-        ((f"phase1.checkpoint={causal}",), "a Qwen3ForCausalLM cannot be the student"),
+        ((f"phase1.checkpoint={other}",), "a ViTModel cannot be the student"),
+        ((f"phase1.checkpoint={encoder}", "phase1.max_length=513"), "512 positions; set phase1.max_length"),
+        ((f"phase1.checkpoint={encoder}", "phase2.max_length=513"), "512 positions; set phase2.max_length"),
+        ((f"phase1.checkpoint={causal}", "phase1.truncation=reference"), "a student of the kind causal"),
         ((f"phase1.checkpoint={no_json}",), "config.json: not JSON"),
         ((f"teacher.checkpoint={no_json}",), "config.json: not JSON"),
         ((f"teacher.checkpoint={masked}",), "a BertForMaskedLM is no reranker"),
@@ -382,11 +384,11 @@ def test_label_tokens_are_looked_for_in_the_students_own_vocabulary(tmp_path):
     student = tmp_path / "student"
     shutil.copytree(DEMO / "student", student)
     assert load(f"phase1.checkpoint={student}")
-    assert "is not in the vocabulary" in refused(f"phase1.checkpoint={student}", "phase1.true_token=▁maybe")
+    assert "the vocabulary has no token" in refused(f"phase1.checkpoint={student}", "phase1.true_token=▁maybe")
     assert load("phase1.checkpoint=google-t5/t5-small", "phase1.true_token=▁maybe"), "the hub is not asked here"
     tokenizer = json.loads((student / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["added_tokens"].append({"content": "▁maybe"})
     (student / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert load(f"phase1.checkpoint={student}", "phase1.true_token=▁maybe", "phase2.true_token=▁maybe")
     (student / "tokenizer.json").write_text("{")
-    assert "tokenizer.json: not JSON" in refused(f"phase1.checkpoint={student}")
+    assert "tokenizer.json is no JSON" in refused(f"phase1.checkpoint={student}")

@@ -36,7 +36,7 @@ def test_yaml_floats_without_a_dot_are_numbers():
         (DistillConfig, {"learning_rate": "nan"}, "phase1.learning_rate: expected float, got nan"),
         (DistillConfig, {"centre": 1}, "phase1.centre: expected bool, got 1 (int)"),
         (DistillConfig, {"learning_rate": "fast"}, "phase1.learning_rate: expected float, got 'fast' (str)"),
-        (DistillConfig, {"loss": "hinge"}, "phase1.loss: 'hinge' is not one of 'mse', 'margin_mse', 'kl'"),
+        (DistillConfig, {"loss": "hinge"}, "phase1.loss: 'hinge' is none of mse, margin_mse, kl"),
         (CorpusConfig, {"uri": "x"}, "phase1.name: missing; this key has no default"),
         (
             TeacherConfig,

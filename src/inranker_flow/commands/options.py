@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         default="",
-        help="demo (default), smoke (default for collections of yours), small, paper, or a YAML file",
+        help="demo (default), smoke (default for collections of yours), small, encoder, paper, or a YAML file",
     )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="settings")
     parser.add_argument(

@@ -40,8 +40,8 @@ def starting_kind(reference: str, config: Mapping[str, Any]) -> Kind:
     if found == "monot5":
         found = found if model_type in (*T5S, "") else None
     elif found != "causal":
-        is_encoder = not config.get("is_encoder_decoder") and model_type in encoder_types()
-        found = "encoder" if is_encoder else None
+        both_ways = model_type in encoder_types() or (not model_type and found == "encoder")
+        found = "encoder" if both_ways and not config.get("is_encoder_decoder") else None
     if found is None:
         name = (names or [model_type or "model without a type"])[0]
         raise UserError(

@@ -9,11 +9,12 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
@@ -281,20 +282,20 @@ def _student(profile: Profile) -> None:
     reference = profile.phase1.checkpoint
     folder = None if reference.startswith("init:") else _folder(reference)
     config = _config("phase1.checkpoint", folder) if folder else {}
-    looked: DistillConfig | None = None
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
-        if phase.true_token and phase.true_token == phase.false_token:
+        # Empty ones are the kind's own, and differ.
+        if (phase.true_token or "▁true") == (phase.false_token or "▁false"):
             raise UserError(
-                f"{key}: true_token and false_token are both {phase.true_token!r}; they must differ",
+                f"{key}: true_token and false_token are both {phase.true_token or '▁true'!r}; they must differ",
                 code="setting-conflict",
             )
-        same = looked and all(getattr(looked, name) == getattr(phase, name) for name in _READS)
-        if folder and config and not same:
-            looked = phase
-            try:
+        try:
+            if key == "phase1" and folder:
+                _preflight().check_student(replace(phase, checkpoint=str(folder)))
+            elif folder and config and any(getattr(profile.phase1, name) != getattr(phase, name) for name in _READS):
                 _preflight().check_start(shown(reference), phase, config, files.reader(folder), key)
-            except UserError as error:
-                raise UserError(f"{key}.checkpoint: {error}", code=error.code) from error
+        except UserError as error:
+            raise UserError(f"{key}.checkpoint: {error}", code=error.code) from error
 
 
 #: Settings of a phase that say how its student reads.
