@@ -262,11 +262,12 @@ INPUTS = [
         ("tokens", "rows"),
     ),
     Input(
-        "an encoder as student",
-        student(lambda here: teachers.encoder()),
+        "a decoder with a head as student",
+        student(stub(model_type="qwen3", architectures=["Qwen3ForSequenceClassification"])),
         ("cannot be the student", "phase1.checkpoint"),
     ),
-    Input("a causal model as student", student(lambda here: teachers.causal()), ("cannot be the student",)),
+    Input("an encoder as student", student(lambda here: teachers.encoder()), ("there",), 0),
+    Input("a causal model as student", student(lambda here: teachers.causal()), ("there",), 0),
     Input("a T5 as student", student(lambda here: models.t5()), ("there",), 0),
     Input("an encoder as generator", generator(lambda here: teachers.encoder()), ("writes no queries",)),
 ]

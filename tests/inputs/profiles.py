@@ -81,7 +81,9 @@ INPUTS = [
     setting("stop words that there are not", "retrieval.stopwords=klingon", "retrieval.stopwords"),
     setting("a prompt that there is not", "generation.prompt=inpars-v9", "no readable template file", "inpars-v1"),
     setting("one token for both answers", "phase1.true_token=▁false", "they must differ"),
-    setting("an answer that the student does not know", "phase1.true_token=▁oui", "is not in the vocabulary"),
+    setting("an answer that the student does not know", "phase1.true_token=▁oui", "the vocabulary has no token '▁oui'"),
+    setting("adapters for a T5", "phase1.lora_rank=8", "phase1.lora_rank 8 is for causal students", "monot5"),
+    setting("a student's prompt that is not there", "phase1.prompt=none.txt", "phase1.prompt", "none.txt"),
     setting("a dropout of 5", "phase1.dropout=5", "phase1.dropout: 5.0 is above 1"),
     setting("a dropout below 0", "phase1.dropout=-0.5", "phase1.dropout: -0.5 is below 0"),
     setting(

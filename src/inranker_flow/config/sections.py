@@ -334,6 +334,15 @@ class DistillConfig:
     layer_decay: Annotated[float, Above(0, 1)] = 1.0
     #: Leave the embeddings of tokens as they are: fewer weights to move, and words that the labels lack stay what they were.
     freeze_embeddings: bool = False
+    #: Of a causal student: train adapters of this rank beside its linear layers instead of the layers (LoRA, arXiv
+    #: 2106.09685), and merge them into them at the end; peft's own default is 8. 0: train the model whole. LoRA's authors
+    #: take a learning rate of 2e-4.
+    lora_rank: Annotated[int, Range(0, 4096)] = 0
+    #: What an adapter adds counts `lora_alpha` / `lora_rank` times; 0: twice the rank. (peft's own default, 8 at rank 8, is
+    #: once; LoRA's authors took once to 8 times.)
+    lora_alpha: Amount = 0.0
+    #: Dropout before each adapter (peft: 0; LoRA's authors: 0 to 0.1). `dropout` is the model's own.
+    lora_dropout: Annotated[float, Below(0, 1)] = 0.0
     #: -1 keeps the checkpoint's own (T5, BERT: 0.1; ModernBERT, Qwen3: 0).
     dropout: Annotated[float, Below(0, 1, also=(-1,))] = -1.0
     #: Tokens of the whole prompt. The passage is cut to it.
@@ -369,7 +378,7 @@ class DistillConfig:
     evaluate_every: Count = 0
     #: Steps between resumable checkpoints; 0 is with each look.
     save_every: Annotated[int, Range(0, MOST), NO_RESULT] = 0
-    #: Seed of the order of the pairs, of dropout, and of the queries that are held out.
+    #: Seed of the order of the pairs, of dropout, of new weights, and of the queries that are held out.
     seed: Count = 0
 
 

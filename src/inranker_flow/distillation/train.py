@@ -122,13 +122,12 @@ class Trainer:
         self.scorer = student.scorer(config.gradient_checkpointing).to(self.device)
         #: What the optimiser moves, by name: the student's weights, or their masters in fp32.
         self.weights: dict[str, Tensor] = optimizer.trained(self.model, config.freeze_embeddings)
-        #: What it does not, in fp32, where the student computes in less.
+        #: What it does not, in fp32 and off the device, where the student computes in less.
         self.frozen: dict[str, Tensor] = {}
         if low_weights:
             rest = {name: each for name, each in self.model.named_parameters() if name not in self.weights}
-            self.frozen, self.weights = (
-                {name: each.detach().clone() for name, each in part.items()} for part in (rest, self.weights)
-            )
+            self.frozen = {name: each.detach().to("cpu", copy=True) for name, each in rest.items()}
+            self.weights = {name: each.detach().clone() for name, each in self.weights.items()}
             self.model.to(self.dtype)
         self.masters = low_weights
         self.optimizer = optimizer.adamw(self.weights, config, layers.total(self.model.config), self.device)

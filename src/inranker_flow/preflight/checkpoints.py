@@ -16,6 +16,7 @@ from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal, starting_kind
 from inranker_flow.rankers.random_models import SIZES
 from inranker_flow.storage import uris
+from inranker_flow.students import adapters
 from inranker_flow.tracking import connection
 
 #: What a kind of use asks of config.json and the small files; raises :class:`UserError`.
@@ -34,6 +35,7 @@ def check_checkpoint(reference: str, revision: str = "", judge: Judge | None = N
         return _check_registered(reference, rest)
     if scheme == "s3":
         names = readable(reference)
+        files.check_whole(reference, names, lambda name: uris.read(f"{reference.rstrip('/')}/{name}"))
         if "config.json" not in names:
             raise UserError(
                 f"{reference}: no checkpoint: it holds no config.json; upload the whole folder",
@@ -115,15 +117,24 @@ def _check_tokens(reference: str, read: files.Read, false: str, true: str, secti
         )
 
 
-def check_student(student: DistillConfig) -> str:
-    """As :func:`check_checkpoint`, and whether training can make a student of it: the line says of which kind."""
+def check_student(student: DistillConfig, later: DistillConfig | None = None) -> str:
+    """As :func:`check_checkpoint`, and whether training can make a student of it: the line says of which kind.
+
+    ``later``: phase 2, which goes on from the same student unless it starts from the champion.
+    """
     reference = student.checkpoint
+    phases = {"phase1": student}
+    if later and later.start == "phase1":
+        phases["phase2"] = later
     if reference.startswith("init:"):
-        return f"{check_checkpoint(reference)}, a student of the kind {random_models.kind_of(reference)}"
+        told, kind = check_checkpoint(reference), random_models.kind_of(reference)
+        for section, phase in phases.items():
+            adapters.check(reference, kind, phase, f"{section}.lora_rank")
+        return f"{told}, a student of the kind {kind}"
     kinds: list[str] = []
 
     def judge(config: dict[str, Any], read: files.Read) -> None:
-        kinds.append(check_start(reference, student, config, read))
+        kinds.extend(check_start(reference, phase, config, read, section) for section, phase in phases.items())
 
     told = check_checkpoint(reference, student.revision, judge)
     return f"{told}, a student of the kind {kinds[0]}" if kinds else told
@@ -137,6 +148,7 @@ def check_start(
     ``section``: where ``student`` stands in the profile.
     """
     kind = starting_kind(reference, config)
+    adapters.check(reference, kind, student, f"{section}.lora_rank")
     if kind == "monot5":
         _check_tokens(reference, read, student.false_token or "▁false", student.true_token or "▁true", section)
     elif student.truncation == "reference":

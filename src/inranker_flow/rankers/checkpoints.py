@@ -61,6 +61,7 @@ def locate(reference: str) -> Path | None:
 
 
 def _checked(folder: Path, reference: str) -> Path:
+    files.check_whole(reference, [each.name for each in folder.iterdir()], files.reader(folder))
     if not (folder / "config.json").is_file():
         raise UserError(f"{reference}: not a checkpoint: the folder holds no config.json", code="checkpoint-incomplete")
     return folder
@@ -286,7 +287,8 @@ def _random(reference: str, change: Change | None = None) -> tuple[Any, Any]:
 def set_dropout(config: Any, rate: float) -> None:
     """Set every dropout of a model's configuration, whatever its kind calls it (``dropout_rate``, ``hidden_dropout_prob``)."""
     for name, value in config.to_dict().items():
-        if "dropout" in name and (value is None or isinstance(value, float | int)) and not isinstance(value, bool):
+        named = "dropout" in name or name.endswith("pdrop")  # GPT-2's: attn_pdrop, embd_pdrop, resid_pdrop
+        if named and (value is None or isinstance(value, float | int)) and not isinstance(value, bool):
             setattr(config, name, rate)
 
 

@@ -249,11 +249,7 @@ def chat_templates(read: Read) -> str:
 
 def check_weights(reference: str, names: Collection[str], read: Read, folder: Path | None = None) -> None:
     """Raise :class:`UserError` where weights are not there; with ``folder``, also where a file is cut off."""
-    if "config.json" in names and "adapter_config.json" in names and not any(name in names for name in _all_weights()):
-        raise UserError(
-            f"{reference}: holds an adapter alone; merge it into its base model and give that",
-            code="checkpoint-adapter",
-        )
+    check_whole(reference, names, read)
     for name in WEIGHTS:
         if name in names:
             parts = [name]
@@ -284,6 +280,22 @@ def check_weights(reference: str, names: Collection[str], read: Read, folder: Pa
     if folder:
         for part in parts:
             _check_file(reference, folder / part)
+
+
+def check_whole(reference: str, names: Collection[str], read: Read) -> None:
+    """Raise :class:`UserError` for an adapter without the weights that it belongs to.
+
+    It is not merged here: its base may change under its name, and results are kept by the content of one folder.
+    """
+    if "adapter_config.json" not in names or any(name in names for name in _all_weights()):
+        return
+    base = _quietly(read("adapter_config.json") or b"").get("base_model_name_or_path")
+    named = f" ({base})" if isinstance(base, str) and base else ""
+    raise UserError(
+        f"{reference}: holds an adapter alone; merge it into its base model{named} with peft's merge_and_unload and "
+        "save_pretrained, and give that folder",
+        code="checkpoint-adapter",
+    )
 
 
 def _all_weights() -> list[str]:

@@ -19,6 +19,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
+from inranker_flow.students import adapters
 from inranker_flow.text_files import quoted, shown
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def notes(profile: Profile) -> Iterator[str]:
                 f"{key}.warmup_steps: {phase.warmup_steps} of {key}.max_steps {phase.max_steps}: the learning rate never "
                 "reaches its value"
             )
+        if not phase.lora_rank and (phase.lora_alpha or phase.lora_dropout):
+            yield f"{key}.lora_alpha, .lora_dropout: count for nothing without {key}.lora_rank: the student is trained whole"
     kept, written = profile.teacher.keep_queries, profile.generation.documents * profile.generation.queries_per_document
     if kept and kept >= written:
         yield (
@@ -289,6 +292,9 @@ def _student(profile: Profile) -> None:
                 f"{key}: true_token and false_token are both {phase.true_token or '▁true'!r}; they must differ",
                 code="setting-conflict",
             )
+        _template(f"{key}.", phase.prompt, "prompt")
+        if reference.startswith("init:"):
+            adapters.check(reference, random_models.kind_of(reference), phase, f"{key}.lora_rank")
         try:
             if key == "phase1" and folder:
                 _preflight().check_student(replace(phase, checkpoint=str(folder)))
@@ -299,16 +305,20 @@ def _student(profile: Profile) -> None:
 
 
 #: Settings of a phase that say how its student reads.
-_READS = ("true_token", "false_token", "truncation", "max_length")
+_READS = ("true_token", "false_token", "truncation", "max_length", "lora_rank")
+
+
+def _template(key: str, prompt: str, name: str = "scoring.prompt") -> None:
+    try:
+        if prompt:
+            templates.load(prompt, "")
+    except UserError as error:
+        raise UserError(f"{key}{str(error).replace('scoring.prompt', name, 1)}", code=error.code) from error
 
 
 def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     """Settings that do not fit the kind, where that is known."""
-    if scoring.prompt:
-        try:
-            templates.load(scoring.prompt, scoring.instruction)
-        except UserError as error:
-            raise UserError(f"{key.removesuffix('scoring')}{error}", code=error.code) from error
+    _template(key.removesuffix("scoring"), scoring.prompt)
     folder = _folder(reference) if reference and not reference.startswith("init:") else None
     config = _config(f"{key.partition('.')[0]}.checkpoint", folder) if folder else {}
     if folder:

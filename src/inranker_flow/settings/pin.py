@@ -13,7 +13,7 @@ from typing import TypeVar
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
-from inranker_flow.rankers import templates
+from inranker_flow.rankers import files, templates
 from inranker_flow.settings.profile import Profile
 from inranker_flow.storage import uris
 
@@ -29,7 +29,8 @@ def pin(profile: Profile) -> Profile:
         corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
         teacher=_template(_checkpoint(profile.teacher, "teacher")),
         generation=_generation(profile.generation),
-        phase1=_checkpoint(profile.phase1, "phase1"),
+        phase1=_student(_checkpoint(profile.phase1, "phase1")),
+        phase2=_student(profile.phase2),
     )
 
 
@@ -54,6 +55,8 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
                 f"{where}.checkpoint: {section.checkpoint}: no such folder; give a folder or a hub id", code="not-found"
             )
         return section
+    if path.is_dir():
+        files.check_whole(section.checkpoint, [each.name for each in path.iterdir()], files.reader(path))
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(
             f"{where}.checkpoint: {section.checkpoint}: no checkpoint: the folder holds no config.json",
@@ -84,6 +87,13 @@ def _template(section: TeacherConfig) -> TeacherConfig:
     if scoring.prompt in templates.names():
         return section
     return dataclasses.replace(section, scoring=dataclasses.replace(scoring, prompt=templates.read(scoring.prompt)))
+
+
+def _student(section: DistillConfig) -> DistillConfig:
+    """Return the same of a causal student's prompt, which settings.checks has looked at."""
+    if not section.prompt or section.prompt in templates.names():
+        return section
+    return dataclasses.replace(section, prompt=templates.read(section.prompt))
 
 
 def _absolute(uri: str) -> str:

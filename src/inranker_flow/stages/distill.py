@@ -141,8 +141,10 @@ def _merge(
             unfinished.save(folder, place, 1)
         folders.append(folder)
         places.append(place)
-    student = load_student(str(folders[0]), alone)
-    weights = (load_student(str(each), alone).model.state_dict() for each in folders)
+    # They are whole by now, with the layers that are kept.
+    whole = replace(alone, layers=(), lora_rank=0)
+    student = load_student(str(folders[0]), whole)
+    weights = (load_student(str(each), whole).model.state_dict() for each in folders)
     student.model.load_state_dict(merged(weights, config.merge))
     examples = load_examples([Path(each) for each in training_sets], student.reader, config.centre, config.seed)
     trainer = Trainer(replace(config, processes=1), examples, student)

@@ -93,7 +93,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
             Check("S3", partial(check_store, int(need.workers))),
             Check(_MLFLOW, check_mlflow),
             Check("teacher's checkpoint", partial(check_teacher, run.teacher)),
-            Check("student's checkpoint", partial(check_student, run.phase1)),
+            Check("student's checkpoint", partial(check_student, run.phase1, run.phase2)),
             Check("generator", partial(check_generator, run.generation)),
             Check(f"collection {run.source.name}", partial(check_source, run.source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in run.targets),

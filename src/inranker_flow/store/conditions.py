@@ -11,8 +11,8 @@ LIBRARIES = {
     "retrieve": ("bm25s", "PyStemmer"),
     "generate_queries": (*_MODELS, "vllm", "scikit-learn", "datasketch"),
     "teacher_label": _MODELS,
-    "distill_phase1": _MODELS,
-    "distill_phase2": _MODELS,
+    "distill_phase1": (*_MODELS, "peft"),
+    "distill_phase2": (*_MODELS, "peft"),
     "evaluate": (*_MODELS, "ir-measures", "scipy"),
 }
 

@@ -14,25 +14,18 @@ from inranker_flow.rankers.causal import CausalReader
 from inranker_flow.rankers.checkpoints import load_generator, locate, set_dropout
 from inranker_flow.rankers.pair_prompts import check_positions
 from inranker_flow.reading import Trained
-from inranker_flow.students import layers
+from inranker_flow.students import adapters, layers
 from inranker_flow.students.base import Student
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Words for (no, yes), each one piece of a vocabulary, the best first: with their blank they go on after "Relevant:".
-_ANSWERS = (
-    ("Ġno", "Ġyes"),
-    ("▁no", "▁yes"),
-    ("Ġfalse", "Ġtrue"),
-    ("▁false", "▁true"),
-    ("no", "yes"),
-    ("false", "true"),
-)
+#: Words for (no, yes), the best first.
+_ANSWERS = (("no", "yes"), ("false", "true"))
 
 
 class CausalStudent(Student):
-    """A causal model, trained whole; the logits of its two answers at the prompt's end are the score."""
+    """A causal model, trained whole or by adapters; the logits of its two answers at the prompt's end are the score."""
 
     reader: CausalReader
 
@@ -56,6 +49,7 @@ class CausalStudent(Student):
             instruction=scoring.instruction,
         )
         self._head = self.model.get_output_embeddings()
+        self._adapted = adapters.add(self.model, config) if config.lora_rank else None
 
     def scorer(self, checkpointing: bool) -> nn.Module:
         if checkpointing:
@@ -64,6 +58,8 @@ class CausalStudent(Student):
 
     def finish(self) -> Any:
         self.model.set_output_embeddings(self._head)
+        if self._adapted:
+            self.model, self._adapted = adapters.merged(self._adapted), None
         return self.model
 
 
@@ -94,7 +90,12 @@ def _scoring(reference: str, tokenizer: Any, config: DistillConfig, revision: st
             scoring = replace(scoring, prompt=family.name)
     prompt = scoring.prompt or "plain"
     family = families.named(prompt)
-    usual = (family.false, family.true) if family else _answers(reference, tokenizer)
+    if family:
+        usual = family.false, family.true
+    elif config.false_token and config.true_token:
+        usual = "", ""
+    else:
+        usual = _answers(reference, tokenizer, templates.load(prompt, scoring.instruction))
     return replace(
         scoring,
         prompt=prompt,
@@ -103,16 +104,31 @@ def _scoring(reference: str, tokenizer: Any, config: DistillConfig, revision: st
     )
 
 
-def _answers(reference: str, tokenizer: Any) -> tuple[str, str]:
-    vocabulary = tokenizer.get_vocab()
-    for pair in _ANSWERS:
-        if all(each in vocabulary for each in pair):
-            return pair
+def _answers(reference: str, tokenizer: Any, template: templates.Template) -> tuple[str, str]:
+    """Return the pieces (false, true) that the tokenizer itself makes of the two words where the answer stands.
+
+    A model that goes on with the prompt writes these: ``Ġyes`` or ``▁yes`` after "Relevant:", ``yes`` on a new line.
+    """
+    end = "a" + template.after.replace(templates.SEAM, "")
+    blanks = ("", " ") if end[-1].isspace() else (" ", "")
+    for blank in blanks:
+        for false, true in _ANSWERS:
+            found = _next_piece(tokenizer, end, blank + false), _next_piece(tokenizer, end, blank + true)
+            if all(found) and found[0] != found[1]:
+                return found
     raise UserError(
-        f"{reference}: its vocabulary holds neither yes and no nor true and false as a piece each; set phase1.true_token and "
+        f"{reference}: its tokenizer makes more than one piece of yes and no, and of true and false; set phase1.true_token and "
         "phase1.false_token to two of its pieces",
         code="checkpoint-tokens",
     )
+
+
+def _next_piece(tokenizer: Any, text: str, word: str) -> str:
+    """Return the one piece by which ``word`` goes on after ``text``; empty where it is several, or changes the text's own."""
+    known, both = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in (text, text + word))
+    if len(both) != len(known) + 1 or both[:-1] != known or both[-1] == tokenizer.unk_token_id:
+        return ""
+    return str(tokenizer.convert_ids_to_tokens(both[-1]))
 
 
 def _scorer(model: Any, head: Any, answers: tuple[int, int]) -> nn.Module:

@@ -9,6 +9,7 @@ from inranker_flow.config.values import Kind
 from inranker_flow.rankers import random_models
 from inranker_flow.rankers.checkpoints import load_config
 from inranker_flow.rankers.kinds import starting_kind
+from inranker_flow.students import adapters
 from inranker_flow.students.base import Student
 from inranker_flow.students.causal import CausalStudent
 from inranker_flow.students.encoder import EncoderStudent
@@ -28,7 +29,12 @@ def load_student(reference: str, config: DistillConfig, revision: str = "") -> S
         kind = random_models.kind_of(reference)
     else:
         kind = starting_kind(reference, load_config(reference, revision).to_dict())
+    adapters.check(reference, kind, config)
     student = KINDS[kind](reference, config, revision)
-    parameters = sum(weight.numel() for weight in student.model.parameters())
+    weights = list(student.model.parameters())
+    parameters = sum(each.numel() for each in weights)
     log.info("%s: a student of the kind %s with %.1fM parameters", reference, kind, parameters / 1e6)
+    if config.lora_rank:
+        moved = sum(each.numel() for each in weights if each.requires_grad)
+        log.info("adapters of rank %s: %.3fM of them are trained", config.lora_rank, moved / 1e6)
     return student
