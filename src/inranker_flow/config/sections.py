@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.rules import NO_RESULT, Above, Below, Range, Text
+from inranker_flow.config.server import ServerConfig
 from inranker_flow.config.values import (
     LABEL,
     MOST,
     Amount,
+    Concurrency,
     Count,
     Cpus,
     Gain,
@@ -22,8 +24,11 @@ from inranker_flow.config.values import (
     Positive,
     Prompt,
     Required,
+    Retries,
+    ServerAddress,
     Share,
     Split,
+    Timeout,
     Token,
 )
 
@@ -177,14 +182,29 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """The large reranker whose logits are the soft labels."""
+class Teacher:
+    """One large reranker."""
 
-    #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing).
+    #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing). server: the name of
+    #: the served model.
     checkpoint: Required
-    #: Hub revision, or the content digest of a local folder (filled in at submission).
+    #: Hub revision, or the content digest of a local folder (filled in at submission). server: any text that changes when
+    #: another model is served by the same name; its labels are then new ones.
     revision: str = ""
+    #: local: the stage loads it. server: it is asked at `server.endpoint`, with one score for each pair.
+    backend: Literal["local", "server"] = "local"
     scoring: ScoringConfig = ScoringConfig()
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+
+@dataclass(frozen=True)
+class TeacherConfig(Teacher):
+    """The large reranker whose logits are the soft labels, or several."""
+
+    #: More teachers, each with `checkpoint`, `revision`, `backend`, `scoring` and `server` of its own. Each labels the pairs,
+    #: and its scores (true_logit - false_logit) are standardised on the pairs of the data set. Their mean, times the mean of
+    #: the standard deviations, is the label.
+    also: tuple[Teacher, ...] = ()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Annotated[int, Range(1, MOST), NO_RESULT] = 50_000
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
@@ -193,6 +213,15 @@ class TeacherConfig:
     #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
     #: the CPUs out among them, and each holds the model.
     processes: Annotated[int, Range(0, 1024), NO_RESULT] = 0
+
+    @property
+    def all(self) -> tuple[Teacher, ...]:
+        return (self, *self.also)
+
+    @property
+    def named(self) -> dict[str, Teacher]:
+        """All teachers by the key of their section."""
+        return {"teacher": self, **{f"teacher.also[{number}]": each for number, each in enumerate(self.also)}}
 
 
 @dataclass(frozen=True)
@@ -207,17 +236,13 @@ class GenerateConfig:
     #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
     #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
-    endpoint: Annotated[
-        str,
-        Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True),
-        NO_RESULT,
-    ] = ""
+    endpoint: ServerAddress = ""
     #: openai: requests that are under way at a time.
-    concurrency: Annotated[int, Range(1, 10_000), NO_RESULT] = 64
+    concurrency: Concurrency = 64
     #: openai: seconds until a request counts as lost.
-    request_timeout: Annotated[float, Range(0.1, 86_400), NO_RESULT] = 120.0
+    request_timeout: Timeout = 120.0
     #: openai: how often a lost request is sent again.
-    retries: Annotated[int, Range(0, 1000), NO_RESULT] = 8
+    retries: Retries = 8
     #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
     #: four characters.
     tokenizer: str = ""

@@ -24,8 +24,8 @@ def check_generator(config: GenerateConfig) -> str:
             "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
             code="setting-missing",
         )
-    from inranker_flow.generation.backends.endpoint import Endpoint
+    from inranker_flow.generation.backends.served import connect, describe
 
-    endpoint = Endpoint(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))
-    endpoint.describe()
+    endpoint = connect(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))
+    describe(endpoint, config.checkpoint)
     return f"{config.checkpoint} is served at {endpoint.url}"
