@@ -80,13 +80,10 @@ SECRETS = ("inranker-s3", "inranker-mlflow")
 #: Only this stage's pods see these; the hub's token is where checkpoints or collections are fetched.
 STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
-    "preflight": ("inranker-hub", "inranker-endpoint"),
-    "generate_queries": ("inranker-hub", "inranker-endpoint"),
-    "help_generate": ("inranker-hub", "inranker-endpoint"),
-    **dict.fromkeys(
-        ("prepare_corpus", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
-        ("inranker-hub",),
-    ),
+    "preflight": ("inranker-hub", "inranker-endpoint", "inranker-teacher"),
+    **dict.fromkeys(("generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
+    **dict.fromkeys(("teacher_label", "help_label", "evaluate"), ("inranker-hub", "inranker-teacher")),
+    **dict.fromkeys(("prepare_corpus", "distill_phase1", "distill_phase2"), ("inranker-hub",)),
 }
 
 

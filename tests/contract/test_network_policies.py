@@ -35,6 +35,7 @@ STRANGERS = [
 ]
 #: A server in the cluster that writes queries.
 WRITER = {"inranker-flow/writes-queries": "true"}
+SCORER = {"inranker-flow/scores-pairs": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,7 @@ def test_a_stage_has_the_token_of_a_server_only_if_it_reaches_that_server(tree):
     for secret, target, port, others in [
         ("inranker-hub", INTERNET, 443, {"notify"}),  # its webhook is out there, too
         ("inranker-endpoint", Pod(WRITER), 8000, set()),
+        ("inranker-teacher", Pod(SCORER), 8000, set()),
     ]:
         having = {stage for stage, names in STAGE_SECRETS.items() if secret in names}
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), target, port)}
@@ -123,6 +125,12 @@ def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
     for writer in (Pod(WRITER), Pod(WRITER, "default")):
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), writer, 8000)}
         assert reaching == {"preflight", "generate_queries", "help_generate"}
+
+
+def test_only_the_stages_that_ask_a_server_for_scores_reach_it(manifests):
+    for scorer in (Pod(SCORER), Pod(SCORER, "default")):
+        reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), scorer, 8000)}
+        assert reaching == {"preflight", "teacher_label", "help_label", "evaluate"}
 
 
 @pytest.mark.parametrize("overlay", ["dev", "kind"])

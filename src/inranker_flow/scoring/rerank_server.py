@@ -42,6 +42,22 @@ class Answer:
     tokens: int
 
 
+def check_server(teacher: Teacher, section: str) -> None:
+    """Raise :class:`UserError` where the settings of its server cannot work; ``section`` is the key of its section."""
+    server = teacher.server
+    if not server.endpoint:
+        raise UserError(
+            f"{section}.server.endpoint: missing; the backend server asks the one at http://HOST:PORT",
+            code="setting-missing",
+        )
+    if taken := sorted(set(server.request_fields) & set(APIS[server.api].own)):
+        raise UserError(
+            f"{section}.server.request_fields: {', '.join(taken)} cannot be set there, as every request has its own "
+            f"({section}.checkpoint is the model; all scores are asked for)",
+            code="setting-conflict",
+        )
+
+
 class RerankServer:
     """The server of a teacher; ``section`` is the key of its section. Usable from many threads.
 
@@ -51,17 +67,7 @@ class RerankServer:
     def __init__(self, teacher: Teacher, section: str = "teacher") -> None:
         server = teacher.server
         self.teacher, self.section, self.api = teacher, section, APIS[server.api]
-        if not server.endpoint:
-            raise UserError(
-                f"{section}.server.endpoint: missing; the backend server asks the one at http://HOST:PORT",
-                code="setting-missing",
-            )
-        if taken := sorted(set(server.request_fields) & set(self.api.own)):
-            raise UserError(
-                f"{section}.server.request_fields: {', '.join(taken)} cannot be set there, as every request has its own "
-                f"({section}.checkpoint is the model; all scores are asked for)",
-                code="setting-conflict",
-            )
+        check_server(teacher, section)
         self.endpoint = Endpoint(
             Address(
                 url=server.endpoint,
