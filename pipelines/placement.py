@@ -77,13 +77,15 @@ SETTINGS = "inranker-settings"
 #: Secrets whose every key is a variable of every pod, for every stage reads or writes the store and speaks to MLflow. Each
 #: is optional: roles (IRSA) need none.
 SECRETS = ("inranker-s3", "inranker-mlflow")
-#: Only this stage's pods see these; the hub's token is where checkpoints or collections are fetched.
+#: Only this stage's pods see these. The hub's is where checkpoints or collections are fetched, and holds the key of a teacher
+#: behind a server, too: a Secret of its own would be repeated in each task's part of the workflow's status.
 STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
-    "preflight": ("inranker-hub", "inranker-endpoint", "inranker-teacher"),
-    **dict.fromkeys(("generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
-    **dict.fromkeys(("teacher_label", "help_label", "evaluate"), ("inranker-hub", "inranker-teacher")),
-    **dict.fromkeys(("prepare_corpus", "distill_phase1", "distill_phase2"), ("inranker-hub",)),
+    **dict.fromkeys(("preflight", "generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
+    **dict.fromkeys(
+        ("prepare_corpus", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
+        ("inranker-hub",),
+    ),
 }
 
 

@@ -114,7 +114,6 @@ def test_a_stage_has_the_token_of_a_server_only_if_it_reaches_that_server(tree):
     for secret, target, port, others in [
         ("inranker-hub", INTERNET, 443, {"notify"}),  # its webhook is out there, too
         ("inranker-endpoint", Pod(WRITER), 8000, set()),
-        ("inranker-teacher", Pod(SCORER), 8000, set()),
     ]:
         having = {stage for stage, names in STAGE_SECRETS.items() if secret in names}
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), target, port)}
@@ -131,6 +130,7 @@ def test_only_the_stages_that_ask_a_server_for_scores_reach_it(manifests):
     for scorer in (Pod(SCORER), Pod(SCORER, "default")):
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), scorer, 8000)}
         assert reaching == {"preflight", "teacher_label", "help_label", "evaluate"}
+        assert all("inranker-hub" in STAGE_SECRETS[stage] for stage in reaching), "its key is there"
 
 
 @pytest.mark.parametrize("overlay", ["dev", "kind"])
@@ -177,7 +177,7 @@ def test_policies_select_pods_that_exist(manifests):
     for runtime in of_kind(manifests, "TrainingRuntime"):
         jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
         known += [job["template"]["spec"]["template"]["metadata"]["labels"] for job in jobs]
-    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER]
+    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER, SCORER]
     for policy in of_kind(manifests, "NetworkPolicy"):
         name, spec = policy["metadata"]["name"], policy["spec"]
         assert any(selects(spec["podSelector"], labels) for labels in known), name

@@ -218,8 +218,6 @@ def test_only_the_stages_that_need_them_see_the_webhook_the_key_of_the_endpoint_
     assert {stage for stage, names in seen.items() if "inranker-notify" in names} == {"notify"}
     endpoint = {stage for stage, names in seen.items() if "inranker-endpoint" in names}
     assert endpoint - {"help_generate"} == {"preflight", "generate_queries"}
-    teacher = {stage for stage, names in seen.items() if "inranker-teacher" in names}
-    assert teacher - {"help_label"} == {"preflight", "teacher_label", "evaluate"}
     without = {stage for stage, names in seen.items() if "inranker-hub" not in names}
     assert without - {"discover"} == {"retrieve", "promote", "notify"}
 

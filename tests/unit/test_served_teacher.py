@@ -14,6 +14,7 @@ from inranker_flow.config.server import ServerConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer
 from inranker_flow.labelling.label_store import identity_of
+from inranker_flow.preflight.teachers import check_teachers
 from inranker_flow.redaction import redact
 from inranker_flow.scoring.rerank_server import MOST_LOG_ODDS
 from inranker_flow.services import endpoint
@@ -192,15 +193,31 @@ def test_the_key_is_sent_and_never_told(inputs, tmp_path, monkeypatch, caplog):
         for wrong in ("", "wrong-456"):
             monkeypatch.setenv(variables.TEACHER_KEY, wrong)
             monkeypatch.setenv(variables.ENDPOINT_KEY, "sesame-123")  # another server's
-            with refuses(
-                "server-refused", "HTTP 401 Incorrect API key", "TEACHER_API_KEY", "inranker-teacher"
-            ) as caught:
+            with refuses("server-refused", "HTTP 401 Incorrect API key", "TEACHER_API_KEY", "inranker-hub") as caught:
                 teacher_label(config(server), *inputs, tmp_path / "labels")
             assert "456" not in str(caught.value)
         monkeypatch.setenv(variables.TEACHER_KEY, "sesame-123")
         assert teacher_label(config(server), *inputs, tmp_path / "labels").requests == 8
     told = caplog.text + (tmp_path / "labels" / "manifest.json").read_text()
     assert "sesame" not in told and "456" not in told and redact("it is sesame-123") == "it is ***"
+
+
+def test_preflight_asks_for_the_score_of_one_pair(monkeypatch):
+    with RerankServer(key="sesame-123") as server:
+        with refuses("server-refused", "HTTP 401", "TEACHER_API_KEY"):
+            check_teachers(config(server))
+        monkeypatch.setenv(variables.TEACHER_KEY, "sesame-123")
+        also = config(server, "tei")
+        both = TeacherConfig("demo:teacher", also=(also,))
+        assert check_teachers(both) == f"demo:teacher: there; big-reranker is served at {server.url}"
+        assert len(server.requests) == 2 and len(server.pairs()) == 2
+        with refuses("server-misbehaves", "where a list results is due", "teacher.server.api"):
+            server.trouble = lambda number: lambda answer: {}
+            check_teachers(config(server, "rerank"))
+    with refuses("server-no-answer", "nobody answers there"):
+        check_teachers(config(server))
+    with refuses("checkpoint-kind", "teacher.also[0]: "):
+        check_teachers(TeacherConfig("demo:teacher", also=(Teacher(models.causal()),)))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

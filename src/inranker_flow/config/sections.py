@@ -334,6 +334,8 @@ class DistillConfig:
     judged_weight: Amount = 1.0
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
+    #: dataset: the teacher's scores (true_logit - false_logit) of each training set get mean 0, and all sets one spread.
+    standardise: Literal["none", "dataset"] = "none"
     #: Of AdamW, at its peak.
     learning_rate: Annotated[float, Above(0, 1)] = 7e-5
     #: Steps in which the learning rate rises to its peak.

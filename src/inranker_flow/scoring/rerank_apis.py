@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from inranker_flow.config.sections import Teacher
+from inranker_flow.errors import UserError
+
 #: Goes up if the same texts and settings make another request, or its answer another label.
 CLIENT_VERSION = 1
 
@@ -56,6 +59,22 @@ APIS: dict[Name, Api] = {
         logits={"raw_scores": True}, cut={"truncate": True},
     ),
 }  # fmt: skip
+
+
+def check_server(teacher: Teacher, section: str) -> None:
+    """Raise :class:`UserError` where the settings of its server cannot work; ``section`` is the key of its section."""
+    server = teacher.server
+    if not server.endpoint:
+        raise UserError(
+            f"{section}.server.endpoint: missing; the backend server asks the one at http://HOST:PORT",
+            code="setting-missing",
+        )
+    if taken := sorted(set(server.request_fields) & set(APIS[server.api].own)):
+        raise UserError(
+            f"{section}.server.request_fields: {', '.join(taken)} cannot be set there, as every request has its own "
+            f"({section}.checkpoint is the model; all scores are asked for)",
+            code="setting-conflict",
+        )
 
 
 def tokens(answer: Any, headers: Mapping[str, str]) -> int:

@@ -17,7 +17,7 @@ import urllib3
 from inranker_flow.config.sections import Teacher
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.scoring.rerank_apis import APIS, tokens
+from inranker_flow.scoring.rerank_apis import APIS, check_server, tokens
 from inranker_flow.services.endpoint import Address, Endpoint, Refused
 
 log = logging.getLogger(__name__)
@@ -42,22 +42,6 @@ class Answer:
     tokens: int
 
 
-def check_server(teacher: Teacher, section: str) -> None:
-    """Raise :class:`UserError` where the settings of its server cannot work; ``section`` is the key of its section."""
-    server = teacher.server
-    if not server.endpoint:
-        raise UserError(
-            f"{section}.server.endpoint: missing; the backend server asks the one at http://HOST:PORT",
-            code="setting-missing",
-        )
-    if taken := sorted(set(server.request_fields) & set(APIS[server.api].own)):
-        raise UserError(
-            f"{section}.server.request_fields: {', '.join(taken)} cannot be set there, as every request has its own "
-            f"({section}.checkpoint is the model; all scores are asked for)",
-            code="setting-conflict",
-        )
-
-
 class RerankServer:
     """The server of a teacher; ``section`` is the key of its section. Usable from many threads.
 
@@ -79,7 +63,7 @@ class RerankServer:
                 timeout=server.request_timeout,
                 retries=server.retries,
                 key=variables.teacher_key(),
-                secret="inranker-teacher",
+                secret="inranker-hub",
             )
         )
         self._lock = threading.Lock()

@@ -59,6 +59,7 @@ def notes(profile: Profile) -> Iterator[str]:
                 f"{key}.warmup_steps: {phase.warmup_steps} of {key}.max_steps {phase.max_steps}: the learning rate never "
                 "reaches its value"
             )
+    yield from teachers.notes(profile.teacher)
     kept, written = profile.teacher.keep_queries, profile.generation.documents * profile.generation.queries_per_document
     if kept and kept >= written:
         yield (

@@ -8,7 +8,7 @@ from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import ScoringConfig, Teacher, TeacherConfig
 from inranker_flow.config.server import ServerConfig
 from inranker_flow.errors import UserError
-from inranker_flow.scoring.rerank_server import check_server
+from inranker_flow.scoring.rerank_apis import check_server
 
 
 def local(config: TeacherConfig) -> Iterator[tuple[str, Teacher]]:
@@ -18,7 +18,8 @@ def local(config: TeacherConfig) -> Iterator[tuple[str, Teacher]]:
     """
     seen: dict[str, str] = {}
     for key, teacher in config.named.items():
-        _check(key, teacher)
+        if teacher.backend == "server":
+            check_server(teacher, key)
         same = seen.setdefault(repr(_model(teacher)), key)
         if same != key:
             raise UserError(
@@ -30,21 +31,16 @@ def local(config: TeacherConfig) -> Iterator[tuple[str, Teacher]]:
             yield key, teacher
 
 
-def _check(key: str, teacher: Teacher) -> None:
-    if teacher.backend == "server":
-        check_server(teacher, key)
-        # How long prompts may be, and how they are computed, is the server's affair.
-        if teacher.scoring != ScoringConfig():
-            raise UserError(
-                f"{key}.scoring: is for a teacher that is loaded here, and {key}.backend is server; leave it out, and say in "
-                f"{key}.server.request_fields what the server takes",
-                code="setting-conflict",
+def notes(config: TeacherConfig) -> Iterator[str]:
+    """Yield a line for each section that counts for nothing, because its teacher is not where it looks."""
+    for key, teacher in config.named.items():
+        if teacher.backend == "server" and teacher.scoring != ScoringConfig():
+            yield (
+                f"{key}.scoring: is not used, as {key}.backend is server: lengths and prompts are the server's affair "
+                f"({key}.server.request_fields)"
             )
-    elif teacher.server != ServerConfig():
-        raise UserError(
-            f"{key}.server: is for {key}.backend server, and this one is local; set {key}.backend to server, or leave it out",
-            code="setting-conflict",
-        )
+        if teacher.backend == "local" and teacher.server != ServerConfig():
+            yield f"{key}.server: is not used, as {key}.backend is local; set it to server"
 
 
 def _model(teacher: Teacher) -> object:
