@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import ClusterConfig
 from inranker_flow.environment import variables
 from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.environment.variables import WORKERS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from pipelines.placement import PLACEMENT, SECRETS, STAGE_SECRETS
 from tests.contract.manifests import CASES, K8S, OVERLAYS, Manifest, of_kind, pods, render, selects
 from tests.contract.network import Pod, reaches

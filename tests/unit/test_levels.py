@@ -7,7 +7,11 @@ import logging
 import numpy as np
 import pytest
 
-from inranker_flow.distillation.levels import far_apart, settle, standardised
+from inranker_flow.config.sections import DistillConfig
+from inranker_flow.distillation.data import load_examples
+from inranker_flow.distillation.levels import far_apart, settle, settled, standardised
+from inranker_flow.students.loading import load_student
+from tests import models
 
 NAMES = ("source", "target", "other")
 
@@ -80,3 +84,23 @@ def test_only_mse_is_warned_of_and_only_without_standardising(loss, standardise,
         found = settle(teacher, sets, NAMES, loss, standardise)
     assert bool(caplog.records) == (loss == "mse" and standardise == "none")
     assert (found is teacher) == (standardise == "none")
+
+
+def test_training_sets_are_settled_each_by_its_own_pairs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path / "scratch"))
+    folders = []
+    for name, level in (("near", 0.0), ("far", 30.0)):
+        labels = {(f"q{n}", f"d{m}"): (0.0, level + n + 2 * m) for n in range(5) for m in range(4)}
+        texts = {f"d{m}": f"passage {m} of {name}" for m in range(4)}
+        asked = {f"q{n}": ("synthetic", f"question {n} to {name}") for n in range(5)}
+        folders.append(models.collection(tmp_path / name, texts, asked, labels, name))
+    reader = load_student(models.t5(), DistillConfig()).reader
+    examples = load_examples(folders, reader, centre=True, seed=0)
+    assert settled(examples, DistillConfig()).teacher is examples.teacher
+    assert "near (5.00" in caplog.text and "far (35.00" in caplog.text
+    found = settled(examples, DistillConfig(standardise="dataset"))
+    deltas, sets = found.teacher[:, 1] - found.teacher[:, 0], examples.set_of[examples.query]
+    for number in (0, 1):
+        before = (examples.teacher[:, 1] - examples.teacher[:, 0])[sets == number]
+        np.testing.assert_allclose(deltas[sets == number], before - before.mean(), atol=1e-4)
+    assert found.teacher.dtype == np.float32 and found.prompts is examples.prompts

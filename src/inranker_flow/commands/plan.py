@@ -15,8 +15,9 @@ from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.folder import DEFAULT, checked
 from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import ClusterConfig, CorporaConfig, CorpusConfig
+from inranker_flow.config.sections import CorporaConfig, CorpusConfig
 from inranker_flow.corpora.folders import look_below, read_wishes
 from inranker_flow.errors import UserError
 from inranker_flow.planning import speed

@@ -4,7 +4,7 @@
     inranker settings phase1           # those of a section, or one: phase1.loss
     inranker settings --markdown       # docs/settings.md
 
-The table is read from `config/sections.py` itself: the fields, their types and the comments above them.
+The table is read from the classes of `config/` themselves: the fields, their types and the comments above them.
 """
 
 from __future__ import annotations

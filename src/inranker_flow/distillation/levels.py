@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
+from inranker_flow.config.sections import DistillConfig
+from inranker_flow.distillation.data import Examples
+
 log = logging.getLogger(__name__)
+
+
+def settled(examples: Examples, config: DistillConfig) -> Examples:
+    """Return ``examples`` with the labels that `DistillConfig.standardise` asks for; all training sets whole, before replay."""
+    sets = examples.set_of[examples.query]
+    teacher = settle(examples.teacher, sets, examples.names, config.loss, config.standardise)
+    return replace(examples, teacher=teacher)
 
 
 def settle(

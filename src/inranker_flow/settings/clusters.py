@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.errors import UserError
 
 
