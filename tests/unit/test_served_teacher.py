@@ -16,7 +16,7 @@ from inranker_flow.errors import NoAnswer
 from inranker_flow.labelling.label_store import identity_of
 from inranker_flow.preflight.teachers import check_teachers
 from inranker_flow.redaction import redact
-from inranker_flow.scoring.rerank_server import MOST_LOG_ODDS
+from inranker_flow.scoring.rerank_apis import MOST_LOG_ODDS
 from inranker_flow.services import endpoint
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models

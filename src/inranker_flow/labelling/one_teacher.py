@@ -20,10 +20,10 @@ from inranker_flow.labelling.label_store import identity_of, open_store
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.loading import load_ranker
-from inranker_flow.scoring import engine, served
+from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, ShardedJob, Source, Work
 from inranker_flow.scoring.logits import Logits
-from inranker_flow.scoring.rerank_server import MOST_LOG_ODDS, RerankServer
+from inranker_flow.scoring.rerank_apis import MOST_LOG_ODDS
 from inranker_flow.scratch import scratch_folder
 from inranker_flow.store.sharing import Share
 
@@ -66,7 +66,12 @@ class Labels:
             share=share,
         )
         if self.teacher.backend == "server":
-            return served.score(job, RerankServer(self.teacher, self.section)), {}
+            from inranker_flow.scoring import (  # their client of HTTP is not wherever a model scores
+                rerank_server,
+                served,
+            )
+
+            return served.score(job, rerank_server.RerankServer(self.teacher, self.section)), {}
         return self._compute(config, job)
 
     def _compute(self, config: TeacherConfig, job: ShardedJob) -> tuple[Work, dict[str, float]]:

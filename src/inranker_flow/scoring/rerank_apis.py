@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,11 @@ from inranker_flow.errors import UserError
 
 #: Goes up if the same texts and settings make another request, or its answer another label.
 CLIENT_VERSION = 1
+
+#: A probability is taken for no less than this, and for no more than 1 less this: its log odds are finite then.
+CLIP = 1e-7
+#: The score of a pair whose probability was clipped.
+MOST_LOG_ODDS = math.log((1 - CLIP) / CLIP)
 
 Name = Literal["score", "rerank", "tei"]
 

@@ -17,17 +17,13 @@ import urllib3
 from inranker_flow.config.sections import Teacher
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.scoring.rerank_apis import APIS, check_server, tokens
+from inranker_flow.scoring.rerank_apis import APIS, CLIP, check_server, tokens
 from inranker_flow.services.endpoint import Address, Endpoint, Refused
 
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
 
-#: A probability is taken for no less than this, and for no more than 1 less this: its log odds are finite then.
-CLIP = 1e-7
-#: The score of a pair whose probability was clipped.
-MOST_LOG_ODDS = math.log((1 - CLIP) / CLIP)
 #: So many scores, all between 0 and 1, are taken for probabilities.
 _ENOUGH = 64
 #: TEI's words, and others', for too many pairs.
