@@ -76,13 +76,13 @@ def test_the_line_names_the_two_that_are_furthest_apart():
     assert "standardise" in said and "\n" not in said
 
 
-@pytest.mark.parametrize("loss", ["mse", "margin_mse", "kl", "ranknet"])
+@pytest.mark.parametrize("loss", ["mse", "mse+lce", "margin_mse", "margin_mse+ce", "kl", "ranknet", "lce"])
 @pytest.mark.parametrize("standardise", ["none", "dataset"])
 def test_only_mse_is_warned_of_and_only_without_standardising(loss, standardise, caplog):
     teacher, sets = made((9.0, 1.0), (-9.0, 1.0))
     with caplog.at_level(logging.WARNING):
         found = settle(teacher, sets, NAMES, loss, standardise)
-    assert bool(caplog.records) == (loss == "mse" and standardise == "none")
+    assert bool(caplog.records) == (loss in ("mse", "mse+lce") and standardise == "none")
     assert (found is teacher) == (standardise == "none")
 
 

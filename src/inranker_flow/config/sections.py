@@ -316,7 +316,7 @@ class DistillConfig:
     #: (arXiv 2203.05482, 2606.19037); none trains one on all targets.
     merge: Literal["none", "mean", "slerp"] = "none"
     #: On the teacher's labels: mse (on the two logits, the paper's), margin_mse, kl or ranknet (over the documents of a query;
-    #: free of a teacher's level, which mse makes the student learn). On judgements: ce (each pair, as monoT5 is fine-tuned) or
+    #: free of a teacher's level, which mse makes the student learn; see `standardise`). On judgements: ce (each pair, as monoT5 is fine-tuned) or
     #: lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
     loss: Annotated[
         str,

@@ -38,7 +38,7 @@ def settle(
     """
     if standardise == "dataset":
         return standardised(teacher, sets)
-    if loss == "mse" and (told := far_apart(teacher, sets, names)):
+    if loss.partition("+")[0] == "mse" and (told := far_apart(teacher, sets, names)):
         log.warning("%s", told)
     return teacher
 
