@@ -316,8 +316,8 @@ class DistillConfig:
     #: (arXiv 2203.05482, 2606.19037); none trains one on all targets.
     merge: Literal["none", "mean", "slerp"] = "none"
     #: On the teacher's labels: mse (on the two logits, the paper's), margin_mse, kl or ranknet (over the documents of a query;
-    #: free of a teacher's level, which mse makes the student learn; see `standardise`). On judgements: ce (each pair, as monoT5 is fine-tuned) or
-    #: lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
+    #: free of a teacher's level, which mse makes the student learn; see `standardise`). On judgements: ce (each pair, as monoT5
+    #: is fine-tuned) or lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
     loss: Annotated[
         str,
         Text(
@@ -330,7 +330,8 @@ class DistillConfig:
     judged_weight: Amount = 1.0
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
-    #: dataset: the teacher's scores (true_logit - false_logit) of each training set get mean 0, and all sets one spread.
+    #: dataset: the teacher's scores (true_logit - false_logit) of each training set get mean 0, and all sets one spread. The
+    #: level of a teacher with one logit (an encoder, a server) moves between corpora.
     standardise: Literal["none", "dataset"] = "none"
     #: Of AdamW, at its peak.
     learning_rate: Annotated[float, Above(0, 1)] = 7e-5
