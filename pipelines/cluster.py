@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from pipelines import kubeconfig

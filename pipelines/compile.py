@@ -23,7 +23,7 @@ from kfp.dsl import pipeline_task
 
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.options import add_options, profile_of, resolve
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.storage.local import atomic_write

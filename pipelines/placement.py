@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import ClusterConfig
 from inranker_flow.environment import variables
 from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.environment.variables import WORKERS
@@ -77,12 +77,11 @@ SETTINGS = "inranker-settings"
 #: Secrets whose every key is a variable of every pod, for every stage reads or writes the store and speaks to MLflow. Each
 #: is optional: roles (IRSA) need none.
 SECRETS = ("inranker-s3", "inranker-mlflow")
-#: Only this stage's pods see these; the hub's token is where checkpoints or collections are fetched.
+#: Only this stage's pods see these. The hub's is where checkpoints or collections are fetched, and holds the key of a teacher
+#: behind a server, too: a Secret of its own would be repeated in each task's part of the workflow's status.
 STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
-    "preflight": ("inranker-hub", "inranker-endpoint"),
-    "generate_queries": ("inranker-hub", "inranker-endpoint"),
-    "help_generate": ("inranker-hub", "inranker-endpoint"),
+    **dict.fromkeys(("preflight", "generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
     **dict.fromkeys(
         ("prepare_corpus", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
         ("inranker-hub",),

@@ -136,7 +136,7 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
     if profile.corpora.uri:
         yield "corpora.uri", profile.corpora.uri
     for where, checkpoint in (
-        ("teacher", profile.teacher.checkpoint),
+        *((key, each.checkpoint) for key, each in profile.teacher.named.items() if each.backend == "local"),
         ("phase1", profile.phase1.checkpoint),
     ):
         _, tokenizer, options = checkpoint.partition("?tokenizer=")

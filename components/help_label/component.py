@@ -12,7 +12,7 @@ def help_label(
     Args:
         collection: as `teacher_label` is given it, and so the next two.
         candidates: the pairs to label.
-        config: TeacherConfig: checkpoint and scoring.
+        config: TeacherConfig: one teacher or several, each a checkpoint or behind a server.
         worker: number of this pod, from 1; which share it begins with.
         metrics: counts and speed.
     """

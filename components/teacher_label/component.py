@@ -16,7 +16,7 @@ def teacher_label(
     Args:
         collection: passages, and published soft labels where there are some.
         candidates: the pairs to label.
-        config: TeacherConfig: checkpoint and scoring.
+        config: TeacherConfig: one teacher or several, each a checkpoint or behind a server.
         labels: a self-contained training set: queries, labelled passages, logits.
         metrics: counts and speed.
     """

@@ -13,8 +13,8 @@ from inranker_flow import error_codes
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.error_codes import CODES, GROUPS
 from inranker_flow.errors import CollectionFault, NoAnswer, UserError
-from inranker_flow.generation.backends.endpoint import Refused
 from inranker_flow.model_registry.stored_files import Damaged
+from inranker_flow.services.endpoint import Refused
 
 ROOT = Path(__file__).parents[2]
 #: These have no code of their own, so each is raised with one.

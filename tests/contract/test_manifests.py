@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.distillation import trainjob
 from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.services import kfp_run

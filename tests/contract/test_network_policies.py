@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from pipelines.placement import PLACEMENT, SECRETS, STAGE_SECRETS
 from tests.contract.manifests import CASES, K8S, OVERLAYS, Manifest, of_kind, pods, render, selects
 from tests.contract.network import Pod, reaches
@@ -35,6 +35,7 @@ STRANGERS = [
 ]
 #: A server in the cluster that writes queries.
 WRITER = {"inranker-flow/writes-queries": "true"}
+SCORER = {"inranker-flow/scores-pairs": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,13 @@ def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
         assert reaching == {"preflight", "generate_queries", "help_generate"}
 
 
+def test_only_the_stages_that_ask_a_server_for_scores_reach_it(manifests):
+    for scorer in (Pod(SCORER), Pod(SCORER, "default")):
+        reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), scorer, 8000)}
+        assert reaching == {"preflight", "teacher_label", "help_label", "evaluate"}
+        assert all("inranker-hub" in STAGE_SECRETS[stage] for stage in reaching), "its key is there"
+
+
 @pytest.mark.parametrize("overlay", ["dev", "kind"])
 def test_the_overlays_servers_are_reached_by_their_clients_alone(overlay, tree):
     manifests = render(overlay, tree)
@@ -169,7 +177,7 @@ def test_policies_select_pods_that_exist(manifests):
     for runtime in of_kind(manifests, "TrainingRuntime"):
         jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
         known += [job["template"]["spec"]["template"]["metadata"]["labels"] for job in jobs]
-    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER]
+    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER, SCORER]
     for policy in of_kind(manifests, "NetworkPolicy"):
         name, spec = policy["metadata"]["name"], policy["spec"]
         assert any(selects(spec["podSelector"], labels) for labels in known), name

@@ -97,6 +97,18 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("generation.backend=openai", "generation.endpoint: missing"),
         ("generation.endpoint=ftp://host/v1", "generation.endpoint: is no address"),
         ("generation.endpoint=http://anna:s3cret@host/v1", "generation.endpoint: holds a user's name, a password"),
+        # the teacher's server, and several teachers
+        ("teacher.backend=server", "teacher.server.endpoint: missing"),
+        ("teacher.server.endpoint=http://anna:s3cret@host", "teacher.server.endpoint: holds a user's name"),
+        (
+            "teacher.also=[{checkpoint: m, backend: server, server: {endpoint: http://h, api: tei, request_fields: {texts: 1}}}]",
+            "teacher.also[0].server.request_fields: texts cannot be set there",
+        ),
+        ("teacher.also=[demo:teacher]", "teacher.also[0]: expected a section with keys"),
+        ("teacher.also=[{checkpoint: a/b}, {checkpoint: a/b}]", "teacher.also[1].checkpoint: a/b is the teacher of"),
+        ("teacher.also=[{checkpoint: a/b/c}]", "teacher.also[0].checkpoint: 'a/b/c': neither a folder here nor an id"),
+        ("teacher.also=[{checkpoint: demo:student, scoring: {kind: causal}}]", "teacher.also[0].scoring.kind: causal, but"),
+        ("teacher.also=[{checkpoint: m, backend: server}]", "teacher.also[0].server.endpoint: missing"),
         # collections
         ("source=demo:source/x", "source.uri: demo:source/x: the demo's collections are"),
         ("source=demo:source", "demo:source/SEED"),
@@ -225,11 +237,17 @@ def test_what_works_and_is_perhaps_not_meant_is_one_line_each(capsys):
         "phase1.warmup_steps=300",
         "--set",
         "teacher.keep_queries=900000",
+        "--set",
+        "teacher.server.endpoint=http://host:8000",
+        "--set",
+        "teacher.also=[{checkpoint: m, backend: server, scoring: {max_length: 99}, server: {endpoint: http://host:8000}}]",
     )
     told = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1] for line in told] == [
         " evaluation.measures",
         " phase1.warmup_steps",
+        " teacher.server",
+        " teacher.also[0].scoring",
         " teacher.keep_queries",
     ]
     for name in ("demo", "smoke", "small", "encoder", "paper"):

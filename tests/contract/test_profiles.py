@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from inranker_flow.commands.run import main as run_main
 from inranker_flow.config.parsing import parse, without_defaults
 from inranker_flow.config.sections import CorpusConfig, TeacherConfig
 from inranker_flow.errors import UserError
+from inranker_flow.rankers.checkpoints import DEMO
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import default_name, overrides, parse_overrides, resolve, split
@@ -130,6 +132,17 @@ def test_what_a_server_serves_is_a_name_and_no_folder(tmp_path, monkeypatch):
     there = profiles.load("demo", {**server, "generation.tokenizer": "writer"})
     (tmp_path / "writer" / "tokenizer.json").write_text("{}")
     assert pin(there).generation.tokenizer == str(tmp_path / "writer")
+
+
+def test_every_teacher_is_pinned_and_one_behind_a_server_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(DEMO / "student", tmp_path / "mine")
+    asked = {"backend": "server", "server": {"endpoint": "http://host:8000"}}
+    also = [{"checkpoint": "mine"}, {"checkpoint": "BAAI/bge-reranker-v2-m3", **asked}]
+    pinned = pin(profiles.load("demo", {"teacher.also": also, "teacher.revision": "r1"})).teacher
+    assert (pinned.checkpoint, pinned.revision) == ("demo:teacher", "r1")
+    assert pinned.also[0].checkpoint == str(tmp_path / "mine") and len(pinned.also[0].revision) == 64
+    assert (pinned.also[1].checkpoint, pinned.also[1].revision) == ("BAAI/bge-reranker-v2-m3", "")
 
 
 def test_paper_has_the_papers_values():

@@ -13,7 +13,7 @@ import pytest
 from kfp import dsl
 from kfp.dsl import pipeline_task
 
-from inranker_flow.config.sections import ClusterConfig, Resources, Toleration
+from inranker_flow.config.cluster import ClusterConfig, Resources, Toleration
 from inranker_flow.distillation.trainjob import Asked
 from inranker_flow.environment import variables
 from inranker_flow.preflight.pool import Need

@@ -301,6 +301,7 @@ def test_too_many_bytes_of_arguments_are_refused_before_anything_is_asked(server
         (["--targets", "demo:target/1,FOLDER"], "targets[1]: "),
         (["--set", "source.labels=inranker-msmarco:FOLDER/labels.tsv"], "source.labels: "),
         (["--teacher", "FOLDER"], "teacher.checkpoint: "),
+        (["--set", "teacher.also=[{checkpoint: FOLDER}]"], "teacher.also[0].checkpoint: "),
         (["--generator", "FOLDER"], "generation.checkpoint: "),
         (["--student", "init:mini?tokenizer=FOLDER"], "phase1.checkpoint: "),
         (["--teacher", "~/model"], "teacher.checkpoint: "),

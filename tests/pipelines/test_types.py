@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from pipelines.compile import PIPELINES, compile_pipeline, read
 
 

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 import yaml
 
-from inranker_flow.config.sections import ClusterConfig
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
 from inranker_flow.storage import uris

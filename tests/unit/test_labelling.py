@@ -14,12 +14,11 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.sections import ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.labelling import label_store
+from inranker_flow.labelling import label_store, one_teacher
 from inranker_flow.labelling.label_store import label_identity
 from inranker_flow.rankers.base import Job
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring.job import Checkpoint
-from inranker_flow.stages import teacher_label as stage
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models
 from tests.refusals import refuses
@@ -165,7 +164,7 @@ def label_files(store):
 def test_what_is_in_the_store_needs_no_teacher(inputs, tmp_path, store, scored, monkeypatch):
     first = teacher_label(config(), *inputs, tmp_path / "labels")
     assert (first.reused_pairs, sum(scored)) == (0, 24) and len(label_files(store)) == 5
-    monkeypatch.setattr(stage, "load_ranker", lambda *_: pytest.fail("the teacher was loaded"))
+    monkeypatch.setattr(one_teacher, "load_ranker", lambda *_: pytest.fail("the teacher was loaded"))
     again = teacher_label(config(shard_pairs=7), *inputs, tmp_path / "again")
     assert (again.pairs, again.reused_pairs, again.tokens) == (24, 24, 0)
     assert read_manifest(tmp_path / "again") == read_manifest(tmp_path / "labels")

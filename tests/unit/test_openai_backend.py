@@ -14,7 +14,8 @@ from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.generation import prompts
-from inranker_flow.generation.backends import endpoint, load_backend
+from inranker_flow.generation.backends import load_backend
+from inranker_flow.services import endpoint
 from inranker_flow.stages.generate_queries import generate_queries
 from tests import models
 from tests.generation_server import GenerationServer, prompt_of, written

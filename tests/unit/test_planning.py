@@ -175,6 +175,24 @@ def test_hours_and_price_follow_from_the_speeds():
     assert unknown.total.hours is None and unknown.cost(unknown.total) is None and "hours" not in unknown.promised
 
 
+def test_every_teacher_costs_its_own_and_one_behind_a_server_no_hours_of_a_device():
+    def speeds(work, section, sample):
+        each = {"demo:teacher": 1000.0, "demo:student": 500.0}[section.checkpoint] if work == "score" else 10.0
+        return Speed(each, f"{section.checkpoint} as the test says")
+
+    one = row(a_plan(speeds=speeds), "teacher_label", "inns")
+    both = row(a_plan(speeds=speeds, **{"teacher.also": [{"checkpoint": "demo:student"}]}), "teacher_label", "inns")
+    assert both.tokens == 2 * one.tokens and both.pairs == one.pairs
+    assert both.hours == pytest.approx((one.tokens / 1000 + one.tokens / 500 + 2 * START_SECONDS) / 3600)
+    asked = {"checkpoint": "big", "backend": "server", "server": {"endpoint": "http://host:8000"}}
+    plan = a_plan(speeds=speeds, **{"teacher.also": [asked]})
+    third = row(plan, "teacher_label", "inns")
+    assert third.hours == one.hours and third.tokens > one.tokens
+    assert "score: big: asked at its server, whose time and price are not in the plan" in plan.notes
+    alone = a_plan(speeds=speeds, **{f"teacher.{key}": value for key, value in asked.items()})
+    assert row(alone, "teacher_label", "inns").hours == 0 and row(alone, "evaluate").hours > 0
+
+
 def test_published_labels_cost_no_teacher(tmp_path):
     plan = a_plan("paper")
     source = row(plan, "teacher_label", "msmarco")

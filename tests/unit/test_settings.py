@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from inranker_flow.config import sections
+from inranker_flow.config import cluster, sections, server
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.rules import Above, Below, Range, Text
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherConfig
@@ -62,7 +62,8 @@ HOSTILE: tuple[Any, ...] = (
     _ITSELF,
     object(),
 )
-SECTIONS = [each for each in vars(sections).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
+KINDS = {**vars(cluster), **vars(server), **vars(sections)}
+SECTIONS = [each for each in KINDS.values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
 RULES = (Range, Above, Below, Text)
 CONFIGS = [*(each for each in SECTIONS if not issubclass(each, RULES)), Wishes]
 #: What a section cannot be without.
@@ -192,9 +193,9 @@ def test_every_number_has_a_rule():
 )
 def test_limits(kind, name, taken, refused):
     for value in taken:
-        assert not try_value(getattr(sections, kind), name, value)[1], value
+        assert not try_value(KINDS[kind], name, value)[1], value
     for value in refused:
-        assert try_value(getattr(sections, kind), name, value)[1], value
+        assert try_value(KINDS[kind], name, value)[1], value
 
 
 @pytest.mark.parametrize(

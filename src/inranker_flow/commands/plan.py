@@ -15,8 +15,9 @@ from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.folder import DEFAULT, checked
 from inranker_flow.commands.options import add_options, resolve
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import ClusterConfig, CorporaConfig, CorpusConfig
+from inranker_flow.config.sections import CorporaConfig, CorpusConfig
 from inranker_flow.corpora.folders import look_below, read_wishes
 from inranker_flow.errors import UserError
 from inranker_flow.planning import speed
@@ -99,7 +100,8 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
 
 def _device(wanted: str, profile: Profile, cluster: ClusterConfig) -> str:
     """Return the name of what will compute: by default this machine's where all models are on it, else the cluster's."""
-    checkpoints = (profile.teacher.checkpoint, profile.generation.checkpoint, profile.phase1.checkpoint)
+    teachers = [each.checkpoint for each in profile.teacher.all if each.backend == "local"]
+    checkpoints = (*teachers, profile.generation.checkpoint, profile.phase1.checkpoint)
     if wanted == HERE or (not wanted and all(map(speed.is_here, checkpoints))):
         return speed.this_device()
     device = wanted or (cluster.gpu_model if cluster.gpus else "cpu")

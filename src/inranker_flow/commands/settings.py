@@ -4,7 +4,7 @@
     inranker settings phase1           # those of a section, or one: phase1.loss
     inranker settings --markdown       # docs/settings.md
 
-The table is read from `config/sections.py` itself: the fields, their types and the comments above them.
+The table is read from the classes of `config/` themselves: the fields, their types and the comments above them.
 """
 
 from __future__ import annotations
@@ -89,15 +89,25 @@ def _rows(prefix: str, hint: Any) -> Iterator[Setting]:
             continue
         decides = NO_RESULT not in get_args(kind)
         yield Setting(key, _type(kind), _default(field), _range(kind), meanings.get(field.name, ""), decides)
-        if get_origin(kind) is tuple and dataclasses.is_dataclass(get_args(kind)[0]):
+        # Elements that are what the section extends have its settings.
+        if (
+            get_origin(kind) is tuple
+            and dataclasses.is_dataclass(element := get_args(kind)[0])
+            and element not in hint.__mro__
+        ):
             yield from _rows(f"{key}[]", get_args(kind)[0])
         if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
             yield from _rows(f"{key}.NAME", get_args(kind)[1])
 
 
 def _meanings(section: type) -> dict[str, str]:
-    """Return field -> the comment above it (``#:``)."""
-    found: dict[str, str] = {}
+    """Return field -> the comment above it (``#:``), those of the classes that it extends too."""
+    found = {
+        name: text
+        for base in section.__bases__
+        if dataclasses.is_dataclass(base)
+        for name, text in _meanings(base).items()
+    }
     comment: list[str] = []
     for line in textwrap.dedent(inspect.getsource(section)).splitlines():
         text = line.strip()

@@ -146,11 +146,17 @@ def deciding(config: Any) -> dict[str, Any]:
     """As :func:`as_dict`, without the settings that change no result (`NO_RESULT`): what a key is made of."""
     hints = get_type_hints(type(config), include_extras=True)
     return {
-        each.name: deciding(value) if dataclasses.is_dataclass(value) else as_plain(value)
+        each.name: _deciding(value)
         for each in dataclasses.fields(config)
         if NO_RESULT not in get_args(hints[each.name])
         for value in [getattr(config, each.name)]
     }
+
+
+def _deciding(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_deciding(each) for each in value]
+    return deciding(value) if dataclasses.is_dataclass(value) else as_plain(value)
 
 
 def without_defaults(config: Any) -> dict[str, Any]:

@@ -7,23 +7,24 @@ from typing import Annotated, Any, Literal
 
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.rules import NO_RESULT, Above, Below, Range, Text
+from inranker_flow.config.server import ServerConfig
 from inranker_flow.config.values import (
-    LABEL,
     MOST,
     Amount,
+    Concurrency,
     Count,
-    Cpus,
     Gain,
-    LabelName,
-    LabelValue,
     Language,
     Length,
     ModelName,
     Positive,
     Prompt,
     Required,
+    Retries,
+    ServerAddress,
     Share,
     Split,
+    Timeout,
     Token,
 )
 
@@ -177,14 +178,29 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """The large reranker whose logits are the soft labels."""
+class Teacher:
+    """One large reranker."""
 
-    #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing).
+    #: Folder, s3://, hub id, ``demo:teacher`` or ``init:...`` (a small random T5, for trying the plumbing). server: the name of
+    #: the served model.
     checkpoint: Required
-    #: Hub revision, or the content digest of a local folder (filled in at submission).
+    #: Hub revision, or the content digest of a local folder (filled in at submission). server: any text that changes when
+    #: another model is served by the same name; its labels are then new ones.
     revision: str = ""
+    #: local: the stage loads it. server: it is asked at `server.endpoint`, with one score for each pair.
+    backend: Literal["local", "server"] = "local"
     scoring: ScoringConfig = ScoringConfig()
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+
+@dataclass(frozen=True)
+class TeacherConfig(Teacher):
+    """The large reranker whose logits are the soft labels, or several."""
+
+    #: More teachers, each with `checkpoint`, `revision`, `backend`, `scoring` and `server` of its own. Each labels the pairs,
+    #: and its scores (true_logit - false_logit) are standardised on the pairs of the data set. Their mean, times the mean of
+    #: the standard deviations, is the label.
+    also: tuple[Teacher, ...] = ()
     #: Pairs in one shard; a finished shard survives a kill.
     shard_pairs: Annotated[int, Range(1, MOST), NO_RESULT] = 50_000
     #: Of the synthetic queries of a collection only the so many are kept whose source document the teacher finds most
@@ -193,6 +209,15 @@ class TeacherConfig:
     #: Processes that share the pairs; 0: one for each GPU of this machine, or one that uses all CPUs. Several on CPUs share
     #: the CPUs out among them, and each holds the model.
     processes: Annotated[int, Range(0, 1024), NO_RESULT] = 0
+
+    @property
+    def all(self) -> tuple[Teacher, ...]:
+        return (self, *self.also)
+
+    @property
+    def named(self) -> dict[str, Teacher]:
+        """All teachers by the key of their section."""
+        return {"teacher": self, **{f"teacher.also[{number}]": each for number, each in enumerate(self.also)}}
 
 
 @dataclass(frozen=True)
@@ -207,17 +232,13 @@ class GenerateConfig:
     #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
     #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
-    endpoint: Annotated[
-        str,
-        Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True),
-        NO_RESULT,
-    ] = ""
+    endpoint: ServerAddress = ""
     #: openai: requests that are under way at a time.
-    concurrency: Annotated[int, Range(1, 10_000), NO_RESULT] = 64
+    concurrency: Concurrency = 64
     #: openai: seconds until a request counts as lost.
-    request_timeout: Annotated[float, Range(0.1, 86_400), NO_RESULT] = 120.0
+    request_timeout: Timeout = 120.0
     #: openai: how often a lost request is sent again.
-    retries: Annotated[int, Range(0, 1000), NO_RESULT] = 8
+    retries: Retries = 8
     #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
     #: four characters.
     tokenizer: str = ""
@@ -295,8 +316,8 @@ class DistillConfig:
     #: (arXiv 2203.05482, 2606.19037); none trains one on all targets.
     merge: Literal["none", "mean", "slerp"] = "none"
     #: On the teacher's labels: mse (on the two logits, the paper's), margin_mse, kl or ranknet (over the documents of a query;
-    #: free of a teacher's level, which mse makes the student learn). On judgements: ce (each pair, as monoT5 is fine-tuned) or
-    #: lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
+    #: free of a teacher's level, which mse makes the student learn; see `standardise`). On judgements: ce (each pair, as monoT5
+    #: is fine-tuned) or lce (a relevant passage among those of its query), alone or as a second term: mse+ce.
     loss: Annotated[
         str,
         Text(
@@ -309,6 +330,9 @@ class DistillConfig:
     judged_weight: Amount = 1.0
     #: Subtract the mean of the teacher's two logits (the original code does so in phase 2 only).
     centre: bool = True
+    #: dataset: the teacher's scores (true_logit - false_logit) of each training set get mean 0, and all sets one spread. The
+    #: level of a teacher with one logit (an encoder, a server) moves between corpora.
+    standardise: Literal["none", "dataset"] = "none"
     #: Of AdamW, at its peak.
     learning_rate: Annotated[float, Above(0, 1)] = 7e-5
     #: Steps in which the learning rate rises to its peak.
@@ -434,63 +458,3 @@ class PromoteConfig:
     latency_budget_ms: Amount = 0.0
     #: Size of the model's files; 0 is no budget.
     size_budget_mb: Amount = 0.0
-
-
-@dataclass(frozen=True)
-class Toleration:
-    """A permission for a pod to run on a tainted node (Kubernetes' own fields, in Kubernetes' spelling)."""
-
-    #: The taint's key.
-    key: Annotated[str, Text(LABEL, "is no name that Kubernetes takes (nvidia.com/gpu)", most=300)]
-    #: Exists: whatever the taint's value is. Equal: the one in `value`.
-    operator: Literal["Exists", "Equal"] = "Exists"
-    #: The taint's effect.
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
-    #: The taint's value.
-    value: LabelValue = ""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """CPU and memory of a task: its request and its limit. Empty: the values of the table in `placement.py`."""
-
-    #: CPUs: 2, 0.5, 500m.
-    cpu: Cpus = ""
-    #: Memory: 512Mi, 64Gi.
-    memory: Annotated[str, Text(r"[1-9][0-9]{0,8}(\.[0-9]{1,3})?([MGT]i?)", "is no amount of memory (512Mi, 64Gi)")] = (
-        ""
-    )
-
-
-StageOrDefault = Literal[
-    "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "help_label", "generate_queries",
-    "help_generate", "distill_phase1", "distill_phase2", "evaluate", "promote", "notify",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """Nodes, GPUs and pods of the stages on a cluster. A local run ignores this section."""
-
-    #: Resource name of the accelerator.
-    gpu_type: LabelName = "nvidia.com/gpu"
-    #: GPUs of one task (0: the stage computes on the CPU, for a cluster without GPUs).
-    gpus: Annotated[int, Range(0, 1024)] = 1
-    #: GPUs of one node of the pool: a task that asks for more would wait for ever.
-    node_gpus: Annotated[int, Range(0, 1024)] = 8
-    #: Labels of the pool's nodes (this one is set by NVIDIA's GPU feature discovery).
-    gpu_pool: dict[LabelName, LabelValue] = field(default_factory=lambda: {"nvidia.com/gpu.present": "true"})
-    #: Taints of the pool that its tasks bear.
-    gpu_tolerations: tuple[Toleration, ...] = (Toleration("nvidia.com/gpu"),)
-    #: Which GPUs the pool has: for `make plan` alone.
-    gpu_model: str = "A100"
-    #: Price of one GPU for an hour in any currency, for `make plan` alone; 0: not known.
-    gpu_hour_price: Amount = 0.0
-    #: CPU and memory of a stage's tasks, by its name, or of all the others (``default``).
-    resources: dict[StageOrDefault, Resources] = field(default_factory=dict)
-    #: Pods that label for one collection, and that write queries for one, at a time (they share INRANKER_STORE).
-    workers: Annotated[int, Range(1, 64)] = 1
-    #: Machines of one training, by Kubeflow Trainer, each with ``gpus``; 1: the stage's own pod trains.
-    nodes: Annotated[int, Range(1, 64)] = 1
-    #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
-    retries: bool = True

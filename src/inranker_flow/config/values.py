@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from inranker_flow.config.rules import LanguageName, Range, Text
+from inranker_flow.config.rules import NO_RESULT, LanguageName, Range, Text
 
 #: Beyond it are typing errors: no corpus has so many rows, and 32 bits hold it.
 MOST = 2**31 - 1
@@ -26,6 +26,13 @@ Prompt = Annotated[str, Text(lines=True, most=100_000)]
 Language = Annotated[str, LanguageName()]
 #: A piece of a vocabulary.
 Token = Annotated[str, Text(most=100)]
+#: The address of a server; its key is in the environment alone.
+ServerAddress = Annotated[
+    str, Text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no address such as http://HOST:PORT/v1", secret=True), NO_RESULT
+]
+Concurrency = Annotated[int, Range(1, 10_000), NO_RESULT]
+Timeout = Annotated[float, Range(0.1, 86_400), NO_RESULT]
+Retries = Annotated[int, Range(0, 1000), NO_RESULT]
 Split = Annotated[
     str,
     Text(

@@ -18,7 +18,9 @@ from inranker_flow.errors import UserError
 #: Where `placement.py` mounts: ``settings``, and a folder for each Secret of the stage.
 MOUNTS = Path("/etc/inranker")
 #: Variables of whom an empty one means that it is not set; their libraries take "" for a value.
-_BLANK_IS_UNSET = re.compile(r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI|INRANKER)_|(REQUESTS|CURL)_CA_BUNDLE$|SSL_CERT_")
+_BLANK_IS_UNSET = re.compile(
+    r"(AWS|MLFLOW|HF|KF_PIPELINES|OPENAI|TEACHER|INRANKER)_|(REQUESTS|CURL)_CA_BUNDLE$|SSL_CERT_"
+)
 #: A key of another form stays a file: a certificate, say, that a variable names by its path.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: A longer value stays a file, too (a bundle of certificates): Linux starts no process with more than 128 KiB in a variable.

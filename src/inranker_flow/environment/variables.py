@@ -16,7 +16,8 @@ RUN_FILE, EVENTS, PARENT_RUN = "INRANKER_RUN_FILE", "INRANKER_EVENTS", "INRANKER
 WORKERS, NODES, SECRET_NAMES = "INRANKER_WORKERS", "INRANKER_NODES", "INRANKER_SECRET_NAMES"
 STORE, SCRATCH, CACHE = "INRANKER_STORE", "INRANKER_SCRATCH", "INRANKER_CACHE"
 ARTIFACT_ROOT, CODE_VERSION = "INRANKER_ARTIFACT_ROOT", "INRANKER_CODE_VERSION"
-TRACKING_URI, ENDPOINT_KEY = "MLFLOW_TRACKING_URI", "OPENAI_API_KEY"
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+ENDPOINT_KEY, TEACHER_KEY = "OPENAI_API_KEY", "TEACHER_API_KEY"
 
 
 def everything() -> Mapping[str, str]:
@@ -260,6 +261,11 @@ def hub_cache() -> Path:
 def endpoint_key() -> str:
     """Return ``OPENAI_API_KEY``: the key of the server that writes queries."""
     return _text(ENDPOINT_KEY)
+
+
+def teacher_key() -> str:
+    """Return ``TEACHER_API_KEY``: the key of the server that scores pairs."""
+    return _text(TEACHER_KEY)
 
 
 def certificates() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -39,8 +39,16 @@ class Candidates:
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """Return the score of each candidate, from those of its passages."""
-        found, offset = [np.zeros(0)], 0
+        found = [each.best(scores[rows]) for each, rows in self._parts()]
+        return np.concatenate([np.zeros(0), *found])
+
+    def by_set(self) -> Iterator[tuple[str, slice]]:
+        """Yield each data set, and the place of its pairs."""
+        for each, rows in self._parts():
+            yield each.dataset, rows
+
+    def _parts(self) -> Iterator[tuple[JudgedSet, slice]]:
+        offset = 0
         for each in self._sets:
-            found.append(each.best(scores[offset : offset + len(each.pairs)]))
+            yield each, slice(offset, offset + len(each.pairs))
             offset += len(each.pairs)
-        return np.concatenate(found)

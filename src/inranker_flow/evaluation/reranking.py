@@ -24,13 +24,16 @@ from inranker_flow.evaluation.candidates import Candidates
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.serving_cost import Costs
 from inranker_flow.evaluation.systems import CHAMPION, TEACHER, System
-from inranker_flow.labelling.label_store import label_identity, open_store
+from inranker_flow.labelling import average
+from inranker_flow.labelling.average import Level
+from inranker_flow.labelling.label_store import open_store
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
-from inranker_flow.scoring import engine
-from inranker_flow.scoring.job import Processes, ScoringJob
+from inranker_flow.scoring import engine, served
+from inranker_flow.scoring.job import Processes, ScoringJob, ShardedJob
 from inranker_flow.scoring.logits import SCHEMA, Logits
+from inranker_flow.scoring.rerank_server import RerankServer
 from inranker_flow.storage import uris
 from inranker_flow.store import unfinished
 from inranker_flow.store.kept_rows import ContentStore
@@ -109,11 +112,28 @@ class Reranking:
                 system.name, _in_words(system.served.passages), _in_words(self.passages),
             )  # fmt: skip
         candidates = self.candidates(system.served.passages)
-        self.scored[system.name] = self._score(system, candidates) if candidates.pairs else Scored(np.zeros(0))
+        score = self._average if system.parts else self._score
+        found = score(system, candidates) if candidates.pairs else Scored(np.zeros(0))
+        self.scored[system.name] = replace(found, scores=candidates.best(found.scores))
         if system.shape:
             self._firsts.setdefault(system.shape, system.name)
 
+    def _average(self, system: System, candidates: Candidates) -> Scored:
+        """Return the average of its teachers' scores, by the levels that labelling found for each data set."""
+        parts = [self._score(each, candidates) for each in system.parts]
+        scores = np.empty(len(candidates.pairs))
+        for dataset, rows in candidates.by_set():
+            own = [each.scores[rows] for each in parts]
+            levels = system.levels.get(dataset)
+            if levels is None:
+                log.info(
+                    "%s: no labels of %s say the levels of its scores: those of the candidates", system.name, dataset
+                )
+            scores[rows] = average.average(own, levels or [Level.of(each) for each in own])
+        return Scored(scores, serving_cost.together([each.costs for each in parts]), min(each.found for each in parts))
+
     def _score(self, system: System, candidates: Candidates) -> Scored:
+        """Return the scores of all pairs: of passages, where documents are read so."""
         place = self._place(system)
         self._places.append(place)
         known = Logits(_store(system, place), candidates.keys)
@@ -121,19 +141,29 @@ class Reranking:
         log.info(
             "%s: %s pairs, of which %s are scored already", system.name, f"{len(candidates.pairs):,}", f"{found:,}"
         )
-        # Once for scores and costs.
-        load = cache(partial(load_ranker, system.reference, system.scoring, system.revision))
-        job = ScoringJob(
+        job = ShardedJob(
             what=f"scoring {system.name}",
-            checkpoint=system.fetched,
             source=candidates.texts,
             known=known,
             shard_pairs=self.config.shard_pairs,
-            processes=Processes(self.config.processes, "evaluation.processes"),
-            folder=scratch.root(),
             check=partial(_check_finite, system),
         )
-        work = engine.score(job, load, candidates.tokenised)
+        if system.server:
+            work = served.score(job, RerankServer(system.server, system.section))
+            costs = Costs(pairs=work.pairs, seconds=work.seconds, device="a server")
+            return Scored(average.scores(known.values), costs, found)
+        return self._compute(system, candidates, job, found, place)
+
+    def _compute(self, system: System, candidates: Candidates, job: ShardedJob, found: int, place: str) -> Scored:
+        # Once for scores and costs.
+        load = cache(partial(load_ranker, system.reference, system.scoring, system.revision))
+        whole = ScoringJob(
+            **vars(job),
+            checkpoint=system.fetched,
+            processes=Processes(self.config.processes, "evaluation.processes"),
+            folder=scratch.root(),
+        )
+        work = engine.score(whole, load, candidates.tokenised)
         timer = self._timer(system)
         timed = [] if timer else candidates.timed.lists
         kept = f"{place}/costs-{serving_cost.machine()}-{self.config.latency_queries}.json"
@@ -145,9 +175,8 @@ class Reranking:
         devices.free()  # one model at a time: a 3B teacher leaves no room for others
         if timer:
             costs = replace(costs, latencies=self.scored[timer].costs.latencies)
-        known.store.compact()
-        logits = known.values
-        return Scored(candidates.best(logits[:, 1] - logits[:, 0]), costs, found, timed_as=timer)
+        job.known.store.compact()
+        return Scored(average.scores(job.known.values), costs, found, timed_as=timer)
 
     def _place(self, system: System) -> str:
         """Where the unfinished work of a system is: what it depends on beside the texts is in its name."""
@@ -163,9 +192,10 @@ class Reranking:
 
 def _store(system: System, place: str) -> ContentStore:
     """Where its logits are kept: the teacher's are labels, for whoever asks for them later."""
-    if system.name != TEACHER or not variables.store_root():
+    teaches = system.name == TEACHER or system.section
+    if not teaches or not variables.store_root():
         return ContentStore(place, SCHEMA)
-    return open_store(label_identity(system.checkpoint), scratch.root())
+    return open_store(system.labels, scratch.root())
 
 
 def _kept(uri: str) -> Costs | None:
@@ -182,7 +212,7 @@ def _kept(uri: str) -> Costs | None:
 def _check_finite(system: System, rows: np.ndarray, logits: np.ndarray) -> None:
     bad = int(len(rows) - np.isfinite(logits).all(axis=1).sum())
     if bad:
-        section = "teacher" if system.name == TEACHER else "evaluation"
+        section = system.section or ("teacher" if system.name == TEACHER else "evaluation")
         raise UserError(
             f"{system.name} ({system.reference}): {bad} of {len(rows)} scores are not finite numbers; "
             f"if the checkpoint overflows in half precision, set {section}.scoring.dtype to float32",

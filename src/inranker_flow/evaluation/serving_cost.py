@@ -65,6 +65,24 @@ def measure(ranker: Ranker, work: Work, pairs: Sequence[Pair], timed: Sequence[S
     return Costs(ranker.parameters, count, seconds, processes, sampled, times, device_name(), machine())
 
 
+def together(costs: Sequence[Costs]) -> Costs:
+    """Return the costs of models that score every pair one after another; what is not known of one is not known of all."""
+    first, known = costs[0], all(each.parameters for each in costs)
+    timed = known and len({len(each.latencies) for each in costs}) == 1
+    seconds = sum(first.pairs * each.seconds / each.pairs for each in costs if each.pairs)
+    measured = all(each.pairs for each in costs)
+    return Costs(
+        parameters=sum(each.parameters for each in costs) if known else 0,
+        pairs=first.pairs if measured else 0,
+        seconds=seconds if measured else 0.0,
+        processes=first.processes if len({each.processes for each in costs}) == 1 else 0,
+        sampled=any(each.sampled for each in costs),
+        latencies=[sum(each) for each in zip(*(each.latencies for each in costs), strict=True)] if timed else (),
+        device=" and ".join(dict.fromkeys(each.device for each in costs)),
+        machine=first.machine,
+    )
+
+
 def _speed(ranker: Ranker, pairs: Sequence[Pair]) -> tuple[int, float]:
     """Return (pairs, seconds) of a sample that is spread over all ``pairs``."""
     rows = np.unique(np.linspace(0, len(pairs) - 1, min(SAMPLE, len(pairs))).astype(np.int64))

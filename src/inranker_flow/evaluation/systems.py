@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from inranker_flow import reading
 from inranker_flow.config.parsing import as_dict, deciding
-from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig, Teacher
 from inranker_flow.evaluation import serving_cost
+from inranker_flow.labelling.average import Level
+from inranker_flow.labelling.label_store import identity_of, label_identity
 from inranker_flow.model_registry import registry
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.reading import WHOLE, Passages, Served
@@ -37,11 +40,21 @@ class System:
     revision: str
     asked: ScoringConfig
     passages: Passages = WHOLE
+    #: Of a teacher: the key of its section.
+    section: str = ""
+    #: A teacher that is asked at its server.
+    server: Teacher | None = None
+    #: The teachers whose average it is, and the levels of their scores by data set, as labelling found them.
+    parts: tuple[System, ...] = ()
+    levels: Mapping[str, Sequence[Level]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
+        if self.parts:
+            levels = {dataset: [asdict(each) for each in found] for dataset, found in self.levels.items()}
+            return {"average": [each.identity for each in self.parts], "levels": levels}
         return {
-            "weights": self.digest or [self.reference, self.revision],
+            "weights": self.labels if self.server else self.digest or [self.reference, self.revision],
             "scoring": deciding(self.scoring),
             "passages": as_dict(self.served.passages),
         }
@@ -49,7 +62,22 @@ class System:
     @cached_property
     def folder(self) -> Path | None:
         """Where its files are; None for one that comes from the hub or is made on the spot."""
-        return None if self.reference.startswith("init:") else locate(self.reference)
+        nowhere = self.server or self.parts or self.reference.startswith("init:")
+        return None if nowhere else locate(self.reference)
+
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """The identity of a teacher's labels."""
+        return identity_of(self.server) if self.server else label_identity(self.checkpoint)
+
+    @cached_property
+    def size_mb(self) -> float | None:
+        """See `serving_cost.size_mb`; of an average the sum, and None for one behind a server."""
+        if self.parts:
+            sizes = [each.size_mb for each in self.parts]
+            known = [each for each in sizes if each is not None]
+            return sum(known) if len(known) == len(sizes) else None
+        return None if self.server else serving_cost.size_mb(self.reference, self.revision)
 
     @cached_property
     def served(self) -> Served:
@@ -62,7 +90,11 @@ class System:
     def scoring(self) -> ScoringConfig:
         asked = replace(self.asked, dtype=self.served.dtype)
         # The teacher reads as its labels were made.
-        return asked if self.name == TEACHER or self.folder is None else reading.scoring_of(self.folder, asked)
+        return (
+            asked
+            if self.name == TEACHER or self.section or self.folder is None
+            else reading.scoring_of(self.folder, asked)
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from inranker_flow.config.sections import TeacherConfig
+from inranker_flow.config.sections import Teacher
 from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.loading import load_ranker
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 256
 
 
-def measure_error(config: TeacherConfig, prompts: Prompts, ranker: Ranker) -> dict[str, float]:
+def measure_error(config: Teacher, prompts: Prompts, ranker: Ranker) -> dict[str, float]:
     """Return ``ranker`` against the same teacher in float32, on pairs of all lengths.
 
     Returns the number of pairs, the largest and the mean difference of a logit, and Spearman's correlation of the margins.

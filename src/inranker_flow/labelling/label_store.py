@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.config.parsing import deciding
-from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.config.sections import ScoringConfig, Teacher
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import devices, forms
@@ -17,6 +17,7 @@ from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scoring.job import Checkpoint
 from inranker_flow.scoring.logits import SCHEMA
+from inranker_flow.scoring.rerank_apis import CLIENT_VERSION
 from inranker_flow.storage import uris
 from inranker_flow.store.kept_rows import ContentStore
 
@@ -31,6 +32,14 @@ def label_identity(teacher: Checkpoint) -> dict[str, Any]:
         "renderer": RENDERER_VERSION,
         "scoring": deciding(_resolved(teacher)),
     }
+
+
+def identity_of(teacher: Teacher) -> dict[str, Any]:
+    """Return the identity of a label of ``teacher``. What a server is asked for is in it, its address is not."""
+    if teacher.backend == "local":
+        return label_identity(Checkpoint(teacher.checkpoint, teacher.revision, teacher.scoring))
+    served = {"model": teacher.checkpoint, "revision": teacher.revision}
+    return {"served": served, "server": deciding(teacher.server), "client": CLIENT_VERSION}
 
 
 def _resolved(teacher: Checkpoint) -> ScoringConfig:

@@ -160,13 +160,27 @@ def _base(training: Mapping[str, Any]) -> str:
     return str(phases[0]["start"])
 
 
+def _teachers(summary: Mapping[str, Any]) -> str:
+    teacher = summary["config"]["teacher"]
+    return ", ".join(code(each["checkpoint"]) for each in (teacher, *teacher.get("also", ())))
+
+
+def _named(teacher: Mapping[str, Any]) -> str:
+    revision = f" at revision {code(teacher['revision'])}" if teacher.get("revision") else ""
+    served = ", asked at its server" if teacher.get("backend") == "server" else ""
+    return f"{code(teacher['checkpoint'])}{revision}{served}"
+
+
 def _made(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     teacher, config = summary["config"]["teacher"], training["config"]
     phases = [*training.get("lineage", []), training]
-    revision = f" at revision {code(teacher['revision'])}" if teacher.get("revision") else ""
+    teachers = (teacher, *teacher.get("also", ()))
+    label = "its two logits for each pair are the labels"
+    if len(teachers) > 1:
+        label = "the mean of their scores, standardised on the pairs of each training set, is the label"
     lines = [
         f"- Base model: {code(_base(training))} ({phases[0]['inputs']['start']})",
-        f"- Teacher: {code(teacher['checkpoint'])}{revision}; its two logits for each pair are the labels",
+        f"- Teacher{'s' if len(teachers) > 1 else ''}: {' and '.join(map(_named, teachers))}; {label}",
         f"- Loss of the last phase: {config['loss']}; {training['steps']} steps of {config['batch_size']} pairs, "
         f"learning rate {config['learning_rate']:g}, seed {config['seed']}, best step {training['best_step']}",
         f"- Code: {summary.get('code', 'unknown')}; "
@@ -265,9 +279,7 @@ def _licences(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     known = summary["licences"]
     rows = [["from", "what", "licence"]]
     rows.append(["base model", code(_base(training)), _licence(known["base"])])
-    rows.append(
-        ["teacher, by its labels", code(summary["config"]["teacher"]["checkpoint"]), _licence(known["teacher"])]
-    )
+    rows.append(["teacher, by its labels", _teachers(summary), _licence(known["teacher"])])
     rows += [["texts", escape(name), _licence(known["data"].get(name, ""))] for name in _trained_on(training)]
     return (
         "What may be done with this model depends on the licences of what it was made from, as far as they say so "

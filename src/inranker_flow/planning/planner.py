@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig, Teacher
 from inranker_flow.generation import prompts
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.plans import Plan, Row
@@ -32,6 +32,8 @@ STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
 #: Until a task that computes with a model has imported and loaded it; assumed.
 START_SECONDS = 10
 
+#: Each teacher with its speed.
+Teachers = Sequence[tuple[Teacher, Speed | None]]
 #: (work, the checkpoint's section, what it is measured with) -> its speed.
 Speeds = Callable[[Work, Any, Sample], Speed]
 
@@ -66,21 +68,20 @@ class _Planner:
         every = [source, *(counted for counted, _ in targets)]
         for counted in every:
             self.out.notes.extend(counted.notes)
-        teacher, phase1, generation = self.profile.teacher, self.profile.phase1, self.profile.generation
-        sample = self._sample(every, teacher.checkpoint, teacher.scoring)
-        score = self._ask("score", teacher, sample)
+        phase1, generation = self.profile.phase1, self.profile.generation
+        teachers = [(each, self._teacher(each, every)) for each in self.profile.teacher.all]
         student = self._sample(every, phase1.checkpoint, ScoringConfig(max_length=phase1.max_length))
         train = self._ask("train", phase1, student)
         write = Speed(0.0, "")
         if targets and not all(counted.published for counted, _ in targets):
             write = self._ask("generate", generation, self._generating(every))
 
-        source_pairs = self._source(source, score)
-        target_pairs = sum(self._target(counted, corpus, score, write) for counted, corpus in targets)
+        source_pairs = self._source(source, teachers)
+        target_pairs = sum(self._target(counted, corpus, teachers, write) for counted, corpus in targets)
         self._distill("distill_phase1", self.profile.phase1, source_pairs, student, train)
         again = min(self.profile.phase2.replay * target_pairs, source_pairs)
         self._distill("distill_phase2", self.profile.phase2, round(target_pairs + again), student, train)
-        self._evaluate(every, score, train, student)
+        self._evaluate(every, teachers, train, student)
         return self.out
 
     def _ask(self, work: Work, section: Any, sample: Sample) -> Speed:
@@ -136,16 +137,16 @@ class _Planner:
         asked = counted.train_queries + counted.test_queries
         self._add(counted.name, "prepare_corpus", documents=counted.documents, queries=asked, stored=stored)
 
-    def _source(self, source: Counted, score: Speed) -> int:
+    def _source(self, source: Counted, teachers: Teachers) -> int:
         """Write rows of the source; return its labelled pairs."""
         self._prepared(source)
         queries = 0 if source.published else source.train_queries
         pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.negatives
         self._retrieved(source, queries, pairs)
-        self._labelled(source, queries, pairs, score)
+        self._labelled(source, queries, pairs, teachers)
         return pairs or source.published
 
-    def _target(self, counted: Counted, corpus: CorpusConfig, score: Speed, write: Speed) -> int:
+    def _target(self, counted: Counted, corpus: CorpusConfig, teachers: Teachers, write: Speed) -> int:
         self._prepared(counted)
         config = self.profile.generation
         documents = min(counted.documents, corpus.documents or config.documents)
@@ -159,7 +160,7 @@ class _Planner:
             )  # fmt: skip
         pairs = queries * (1 + self.profile.retrieval.negatives)
         self._retrieved(counted, queries, pairs)
-        self._labelled(counted, queries, pairs, score)
+        self._labelled(counted, queries, pairs, teachers)
         return pairs or counted.published
 
     def _retrieved(self, counted: Counted, queries: int, pairs: int) -> None:
@@ -168,16 +169,39 @@ class _Planner:
         stored = pairs * STORED_PAIR + found * STORED_HIT + texts
         self._add(counted.name, "retrieve", queries=queries + counted.test_queries, pairs=pairs, stored=stored)
 
-    def _labelled(self, counted: Counted, queries: int, pairs: int, score: Speed) -> None:
-        teacher = self.profile.teacher
-        tokens = round(pairs * self._prompt(counted, teacher.checkpoint, teacher.scoring))
+    def _labelled(self, counted: Counted, queries: int, pairs: int, teachers: Teachers) -> None:
+        tokens, hours = self._scored([(counted, pairs)], teachers, self.workers)
         labels = pairs or counted.published
         # The passages travel with their labels, each once.
         texts = min(labels, counted.documents) * counted.passage_characters * STORED_CHARACTER
         self._add(
-            counted.name, "teacher_label", queries=queries, pairs=pairs, tokens=tokens,
-            hours=_hours(tokens, score, self.workers), stored=round(texts) + labels * STORED_LABEL,
+            counted.name, "teacher_label", queries=queries, pairs=pairs, tokens=round(tokens),
+            hours=hours, stored=round(texts) + labels * STORED_LABEL,
         )  # fmt: skip
+
+    def _teacher(self, teacher: Teacher, every: Sequence[Counted]) -> Speed | None:
+        """Return the speed of a teacher; None for one behind a server, which takes no hours of a device."""
+        if teacher.backend == "server":
+            self.out.notes.append(
+                f"score: {teacher.checkpoint}: asked at its server, whose time and price are not in the plan"
+            )
+            return None
+        return self._ask("score", teacher, self._sample(every, teacher.checkpoint, teacher.scoring))
+
+    def _scored(
+        self, asked: Sequence[tuple[Counted, int]], teachers: Teachers, pods: int = 1
+    ) -> tuple[float, float | None]:
+        """Return tokens and hours of all teachers for so many pairs of each collection."""
+        total, hours = 0.0, [0.0]
+        for teacher, speed in teachers:
+            tokens = sum(pairs * self._prompt(each, teacher.checkpoint, teacher.scoring) for each, pairs in asked)
+            total += tokens
+            if speed is not None:
+                found = _hours(round(tokens), speed, pods)
+                if found is None:
+                    return total, None
+                hours.append(found)
+        return total, sum(hours)
 
     def _distill(self, stage: str, config: DistillConfig, pairs: int, sample: Sample, train: Speed) -> None:
         seen = pairs * config.epochs
@@ -187,10 +211,10 @@ class _Planner:
         tokens = round(seen * sample.prompt_tokens)
         self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
 
-    def _evaluate(self, every: Sequence[Counted], score: Speed, train: Speed, student: Sample) -> None:
+    def _evaluate(self, every: Sequence[Counted], teachers: Teachers, train: Speed, student: Sample) -> None:
         """Both students and a champion of their size, each as it was trained; a pass without its gradient takes a third of a
         training step."""
-        depth, teacher = self.profile.retrieval.test_depth, self.profile.teacher
+        depth = self.profile.retrieval.test_depth
         pairs = [each.test_queries * depth for each in every]
         checkpoint = self.profile.phase1.checkpoint
 
@@ -203,8 +227,7 @@ class _Planner:
         tokens = sum(read(checkpoint, ScoringConfig(kind="monot5", max_length=length)) for length in lengths)
         hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
         if self.profile.evaluation.teacher:
-            more = read(teacher.checkpoint, teacher.scoring)
-            longer = _hours(more, score)
+            more, longer = self._scored(list(zip(every, pairs, strict=True)), teachers)
             hours = None if hours is None or longer is None else hours + longer
             tokens += more
         queries = sum(each.test_queries for each in every)

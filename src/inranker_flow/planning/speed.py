@@ -21,7 +21,7 @@ import numpy as np
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config.sections import DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, GenerateConfig, Teacher
 from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
@@ -197,7 +197,7 @@ def short_name(device: str) -> str:
     return next((known for known in DEVICES if re.search(rf"\b{known}\b", device)), device)
 
 
-def measure_scoring(config: TeacherConfig, sample: Sample, anyway: bool) -> Speed | None:
+def measure_scoring(config: Teacher, sample: Sample, anyway: bool) -> Speed | None:
     """Score a few hundred pairs; None where that would take long, unless ``anyway``."""
     pairs = _pairs(by_size("score", config.checkpoint, "cpu", sample).each / sample.prompt_tokens, anyway)
     if not pairs:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.config.sections import DistillConfig, ScoringConfig, Teacher
 from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
@@ -73,7 +73,7 @@ def _check_files(
     return f"{told}; {said}" if said else told
 
 
-def check_teacher(teacher: TeacherConfig) -> str:
+def check_teacher(teacher: Teacher) -> str:
     """As :func:`check_checkpoint`, and whether it is a reranker that says, or is said, how it is to be read."""
     reference, scoring = teacher.checkpoint, teacher.scoring
 

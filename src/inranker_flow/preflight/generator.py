@@ -7,6 +7,7 @@ import dataclasses
 from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
+from inranker_flow.generation.backends.served import connect, describe
 from inranker_flow.preflight.checkpoints import check_writer
 
 #: Seconds for an answer: this is no time to wait for a server that is just starting.
@@ -24,8 +25,6 @@ def check_generator(config: GenerateConfig) -> str:
             "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
             code="setting-missing",
         )
-    from inranker_flow.generation.backends.endpoint import Endpoint
-
-    endpoint = Endpoint(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))
-    endpoint.describe()
+    endpoint = connect(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))
+    describe(endpoint, config.checkpoint)
     return f"{config.checkpoint} is served at {endpoint.url}"

@@ -43,29 +43,38 @@ class Processes:
     setting: str
 
 
-@dataclass(frozen=True)
-class ScoringJob:
-    """Complete ``known``, the logits of the pairs of ``source``, with ``checkpoint``, in shards of ``shard_pairs``."""
+@dataclass(frozen=True, kw_only=True)
+class ShardedJob:
+    """Complete ``known``, the logits of the pairs of ``source``, in shards of ``shard_pairs``."""
 
     #: For the log.
     what: str
-    checkpoint: Checkpoint
     source: Source
     known: Logits
     shard_pairs: int
-    processes: Processes
-    #: For files that processes share.
-    folder: Path
     #: Is told the pairs of a shard and their logits before they are kept; raises where they are none.
     check: Callable[[np.ndarray, np.ndarray], None]
     share: Share = _ALONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob(ShardedJob):
+    """The same with the model ``checkpoint``, which processes here load."""
+
+    checkpoint: Checkpoint
+    processes: Processes
+    #: For files that processes share.
+    folder: Path
     #: Is called with the loaded model and the prompts before anything is scored.
     first: Callable[[Ranker, Prompts], None] | None = None
 
 
 @dataclass(frozen=True)
 class Work:
-    """What it cost to score ``pairs`` here, in ``processes``: without loading the model and tokenising."""
+    """What it cost to score ``pairs`` here, in ``processes``: without loading the model and tokenising.
+
+    Of a server: the ``requests`` that it answered, and the ``tokens`` that it says it read.
+    """
 
     pairs: int = 0
     tokens: int = 0
@@ -73,6 +82,17 @@ class Work:
     processes: int = 0
     #: Queries that are too long for a prompt and were cut.
     cut_queries: int = 0
+    requests: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.pairs + other.pairs,
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            max(self.processes, other.processes),
+            max(self.cut_queries, other.cut_queries),
+            self.requests + other.requests,
+        )
 
     @property
     def pairs_per_second(self) -> float:

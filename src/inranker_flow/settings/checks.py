@@ -19,6 +19,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
+from inranker_flow.settings import clusters, teachers
 from inranker_flow.students import adapters
 from inranker_flow.text_files import quoted, shown
 
@@ -61,6 +62,7 @@ def notes(profile: Profile) -> Iterator[str]:
             )
         if not phase.lora_rank and (phase.lora_alpha or phase.lora_dropout):
             yield f"{key}.lora_alpha, .lora_dropout: count for nothing without {key}.lora_rank: the student is trained whole"
+    yield from teachers.notes(profile.teacher)
     kept, written = profile.teacher.keep_queries, profile.generation.documents * profile.generation.queries_per_document
     if kept and kept >= written:
         yield (
@@ -187,7 +189,9 @@ def _checkpoints(profile: Profile) -> None:
         raise UserError(
             "phase2.checkpoint must stay empty: phase 2 starts from the phase-1 student", code="setting-conflict"
         )
-    _reference("teacher.checkpoint", profile.teacher.checkpoint)
+    loaded = list(teachers.local(profile.teacher))
+    for key, teacher in loaded:
+        _reference(f"{key}.checkpoint", teacher.checkpoint)
     _reference("phase1.checkpoint", profile.phase1.checkpoint)
     if profile.generation.backend == "openai":
         if not profile.generation.endpoint:
@@ -200,7 +204,8 @@ def _checkpoints(profile: Profile) -> None:
     else:
         _reference("generation.checkpoint", profile.generation.checkpoint)
     _student(profile)
-    _scoring("teacher.scoring", profile.teacher.scoring, profile.teacher.checkpoint)
+    for key, teacher in loaded:
+        _scoring(f"{key}.scoring", teacher.scoring, teacher.checkpoint)
     _scoring("evaluation.scoring", profile.evaluation.scoring, "")
 
 
@@ -318,18 +323,19 @@ def _template(key: str, prompt: str, name: str = "scoring.prompt") -> None:
 
 def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
     """Settings that do not fit the kind, where that is known."""
+    section = key.removesuffix(".scoring")
     _template(key.removesuffix("scoring"), scoring.prompt)
     folder = _folder(reference) if reference and not reference.startswith("init:") else None
-    config = _config(f"{key.partition('.')[0]}.checkpoint", folder) if folder else {}
+    config = _config(f"{section}.checkpoint", folder) if folder else {}
     if folder:
         try:
             _preflight().check_checkpoint(reference)
         except UserError as error:
-            raise UserError(f"{key.partition('.')[0]}.checkpoint: {error}", code=error.code) from error
+            raise UserError(f"{section}.checkpoint: {error}", code=error.code) from error
     told = _kind(config)
     names = config.get("architectures")
     if scoring.kind == "auto" and names and not told:
-        raise UserError(f"teacher.checkpoint: {refusal(shown(reference), names, '')}", code="checkpoint-kind")
+        raise UserError(f"{section}.checkpoint: {refusal(shown(reference), names, '')}", code="checkpoint-kind")
     kind = told if scoring.kind == "auto" else scoring.kind
     if told and kind != told:
         raise UserError(
@@ -466,25 +472,6 @@ def _evaluation(profile: Profile) -> None:
         )
 
 
-def _cluster(profile: Profile) -> None:
-    cluster = profile.cluster
-    if cluster.gpus > cluster.node_gpus:
-        raise UserError(
-            f"cluster.gpus {cluster.gpus}: one node of the pool has {cluster.node_gpus} "
-            "(cluster.node_gpus); ask for fewer, or say what the nodes have",
-            code="setting-conflict",
-        )
-    for number, each in enumerate(cluster.gpu_tolerations):
-        where = f"cluster.gpu_tolerations[{number}]"
-        if each.operator == "Exists" and each.value:
-            raise UserError(
-                f"{where}.value: Kubernetes takes none beside the operator Exists; set operator to Equal",
-                code="setting-conflict",
-            )
-        if each.operator == "Equal" and not each.key:
-            raise UserError(f"{where}.key: empty; only the operator Exists may go without one", code="setting-missing")
-
-
 _CHECKS: tuple[Callable[[Profile], None], ...] = (
     _collections,
     _checkpoints,
@@ -493,5 +480,5 @@ _CHECKS: tuple[Callable[[Profile], None], ...] = (
     _generation,
     _phases,
     _evaluation,
-    _cluster,
+    lambda profile: clusters.check(profile.cluster),
 )

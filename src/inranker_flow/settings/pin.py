@@ -10,14 +10,14 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, TeacherConfig
+from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, Teacher, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import files, templates
 from inranker_flow.settings.profile import Profile
 from inranker_flow.storage import uris
 
-Checkpointed = TypeVar("Checkpointed", TeacherConfig, GenerateConfig, DistillConfig)
+Checkpointed = TypeVar("Checkpointed", Teacher, GenerateConfig, DistillConfig)
 
 
 def pin(profile: Profile) -> Profile:
@@ -27,7 +27,7 @@ def pin(profile: Profile) -> Profile:
         source=_corpus(profile.source, "source"),
         targets=tuple(_corpus(target, "targets") for target in profile.targets),
         corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
-        teacher=_template(_checkpoint(profile.teacher, "teacher")),
+        teacher=_teachers(profile.teacher),
         generation=_generation(profile.generation),
         phase1=_student(_checkpoint(profile.phase1, "phase1")),
         phase2=_student(profile.phase2),
@@ -78,7 +78,16 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
     return dataclasses.replace(section, tokenizer=uri)
 
 
-def _template(section: TeacherConfig) -> TeacherConfig:
+def _teachers(section: TeacherConfig) -> TeacherConfig:
+    """Return all of them; what a server serves has a name alone."""
+    first, *others = (
+        each if each.backend == "server" else _template(_checkpoint(each, key)) for key, each in section.named.items()
+    )
+    values = {name: getattr(first, name) for name in ("checkpoint", "revision", "scoring")}
+    return dataclasses.replace(section, **values, also=tuple(others))
+
+
+def _template(section: Teacher) -> Teacher:
     """Return a prompt given as a path becomes its text, which the cache sees and a pod can read."""
     scoring = section.scoring
     if not scoring.prompt:  # that of the checkpoint's family

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from inranker_flow import text_files
+from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict, parse, without_defaults
 from inranker_flow.config.sections import (
-    ClusterConfig,
     CorporaConfig,
     CorpusConfig,
     DistillConfig,

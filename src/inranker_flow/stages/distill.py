@@ -17,7 +17,7 @@ from inranker_flow import reading
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import as_dict, deciding
 from inranker_flow.config.sections import DistillConfig
-from inranker_flow.distillation import trainjob
+from inranker_flow.distillation import levels, trainjob
 from inranker_flow.distillation.checkpoints import Checkpoint
 from inranker_flow.distillation.data import load_examples, replayed
 from inranker_flow.distillation.merging import merged
@@ -78,7 +78,7 @@ def distill(
     replay = replay if config.replay else None
     if replay:
         folders.append(Path(replay))
-    examples = load_examples(folders, student.reader, config.centre, config.seed)
+    examples = levels.settled(load_examples(folders, student.reader, config.centre, config.seed), config)
     if replay:
         examples = examples.select(replayed(examples, config.replay))
     inputs = {
@@ -147,6 +147,7 @@ def _merge(
     weights = (load_student(str(each), whole).model.state_dict() for each in folders)
     student.model.load_state_dict(merged(weights, config.merge))
     examples = load_examples([Path(each) for each in training_sets], student.reader, config.centre, config.seed)
+    examples = levels.settled(examples, config)
     trainer = Trainer(replace(config, processes=1), examples, student)
     records = [json.loads((each / "training.json").read_text(encoding="utf-8")) for each in folders]
     steps, seen = sum(each["steps"] for each in records), [each["inputs"] for each in records]

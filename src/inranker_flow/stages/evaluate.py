@@ -29,12 +29,13 @@ from inranker_flow.evaluation import (
     provenance,
     runs,
     serving_cost,
+    teaching,
     wins_and_losses,
 )
 from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Reranking, Scored
-from inranker_flow.evaluation.systems import CHAMPION, TEACHER, System
+from inranker_flow.evaluation.systems import CHAMPION, System
 from inranker_flow.model_registry import licences
 from inranker_flow.reading import Passages
 from inranker_flow.report.page import render
@@ -90,7 +91,7 @@ def evaluate(
     wanted = measures.parse(config.measures)
     _check_passages(config)
     sets, skipped = _judged_sets(config, collections, candidates)
-    systems = _systems(config, teacher, students, champion)
+    systems = _systems(config, teacher, labels, students, champion)
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     # Whatever else may be refused is looked at before anything is scored, too.
     training, generation = provenance.trainings(students), provenance.generations(candidates)
@@ -134,13 +135,17 @@ def evaluate(
 
 
 def _systems(
-    config: EvaluateConfig, teacher: TeacherConfig, students: Mapping[str, Path], champion: str
+    config: EvaluateConfig,
+    teacher: TeacherConfig,
+    labels: Sequence[Path],
+    students: Mapping[str, Path],
+    champion: str,
 ) -> list[System]:
     passages = Passages(config.passage_words, config.passage_stride)
     systems = [System(name, str(path), "", config.scoring, passages) for name, path in students.items()]
     _tell_unused(config.scoring, systems)
     if config.teacher:
-        systems.append(System(TEACHER, teacher.checkpoint, teacher.revision, teacher.scoring, passages))
+        systems.append(teaching.system(teacher, labels, passages))
     if champion:
         systems.append(System(CHAMPION, champion, "", config.scoring, passages))
     return systems
@@ -249,7 +254,7 @@ def _describe(system: System, scored: Mapping[str, Scored]) -> dict[str, Any]:
         "revision": system.revision,
         "digest": system.digest,
         "parameters": costs.parameters,
-        "size_mb": serving_cost.size_mb(system.reference, system.revision),
+        "size_mb": system.size_mb,
         "seconds": costs.seconds,
         "pairs_per_second": pairs / seconds if seconds else 0.0,
         # What that rests on; the scores of the pairs that were found had been paid for before.
@@ -370,7 +375,7 @@ def _licences(students: Mapping[str, Path], teacher: TeacherConfig, collections:
     base = provenance.base(list(students.values())[-1:])
     return {
         "base": licences.of_checkpoint(*base) if base else "",
-        "teacher": licences.of_checkpoint(teacher.checkpoint, teacher.revision),
+        "teacher": teaching.licence(teacher),
         "data": {
             manifest.dataset: str(manifest.details.get("licence") or "") for manifest in map(read_manifest, collections)
         },

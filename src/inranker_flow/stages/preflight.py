@@ -13,13 +13,14 @@ from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
 from inranker_flow.model_registry import history, registry, stored_files
-from inranker_flow.preflight.checkpoints import check_student, check_teacher
+from inranker_flow.preflight.checkpoints import check_student
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer
 from inranker_flow.preflight.stores import check_disk, check_store
+from inranker_flow.preflight.teachers import check_teachers
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import SECTIONS, Profile, resolve
@@ -92,7 +93,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
         [
             Check("S3", partial(check_store, int(need.workers))),
             Check(_MLFLOW, check_mlflow),
-            Check("teacher's checkpoint", partial(check_teacher, run.teacher)),
+            Check("teacher's checkpoint", partial(check_teachers, run.teacher)),
             Check("student's checkpoint", partial(check_student, run.phase1, run.phase2)),
             Check("generator", partial(check_generator, run.generation)),
             Check(f"collection {run.source.name}", partial(check_source, run.source)),

@@ -251,7 +251,10 @@ def _tags(
         "inranker.datasets": read_manifest(student).dataset,
         "inranker.code": code_version(),
         "inranker.git": variables.git_revision(),
-        "inranker.teacher": "@".join(filter(None, (teacher["checkpoint"], teacher.get("revision", "")))),
+        "inranker.teacher": " + ".join(
+            "@".join(filter(None, (each["checkpoint"], each.get("revision", ""))))
+            for each in (teacher, *teacher.get("also", ()))
+        ),
         "inranker.mlflow_run": run_id,
         "inranker.kfp_run": variables.kfp_run(),
         "run_key": run_key,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,14 @@ from inranker_flow.artifacts.hashing import hash_rows
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.errors import CollectionFault, UserError
-from inranker_flow.labelling.int8_error import measure_error
+from inranker_flow.labelling import average
 from inranker_flow.labelling.judged import write_judged
 from inranker_flow.labelling.keep_queries import keep_relevant
-from inranker_flow.labelling.label_store import label_identity, open_store
+from inranker_flow.labelling.one_teacher import Labels
 from inranker_flow.labelling.texts import Streamed, passages, places, texts
-from inranker_flow.rankers.base import Prompts, Ranker
-from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
-from inranker_flow.scoring import engine
-from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, Work
-from inranker_flow.scoring.logits import LOGITS, Logits, pair_keys
-from inranker_flow.scratch import scratch_folder
+from inranker_flow.scoring.job import Work
+from inranker_flow.scoring.logits import LOGITS, pair_keys
 from inranker_flow.store import negatives, sharing
 from inranker_flow.store.sharing import Share
 
@@ -42,7 +38,8 @@ class LabelStats:
     """``pairs`` with the teacher's labels, ``published`` ones passed through.
 
     ``reused_pairs`` were in the store: of an earlier run, a killed attempt or a process beside this one. The others were
-    scored here, and ``tokens`` are those of their prompts; the rates are this process's.
+    scored here (of several teachers: by the one that scored most), and ``tokens`` are those of their prompts, or those that a
+    server counted; the rates are this process's.
     ``cut_queries``: queries too long for a prompt, which are cut to leave room for the passage.
     """
 
@@ -55,6 +52,8 @@ class LabelStats:
     reused_pairs: int
     pairs_per_second: float
     tokens_per_second: float
+    #: Requests that a teacher's server answered.
+    requests: int = 0
     #: Synthetic queries that are not among the `keep_queries` whose source document the teacher finds most relevant.
     dropped_queries: int = 0
 
@@ -71,19 +70,17 @@ class ShareStats:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The pairs to label, with the passages in a folder; ``known`` is None where no pair is to be scored."""
+    """The pairs to label, with the passages in a folder."""
 
     dataset: str
     pairs: pa.Table
     published: pa.Table
     queries: pa.Table
     doc_ids: pa.ChunkedArray
-    identity: dict[str, Any]
     #: Of the passages.
     hashes: np.ndarray
-    known: Logits | None
-    #: Folder of unfinished work.
-    aside: Path
+    #: Of each teacher; none where no pair is to be scored.
+    labels: tuple[Labels, ...]
 
 
 def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, labels: Path) -> LabelStats:
@@ -98,18 +95,21 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
     share = sharing.of_this_pod()
     shutil.rmtree(labels, ignore_errors=True)
     asked = _read(config, collection, candidates, labels)
-    scored, error = _score(config, asked, labels, share)
-    logits = asked.known.values if asked.known else np.empty((0, 2))
-    _write_labels(labels, asked.pairs, logits, asked.published)
+    scored, most, errors = _score(config, asked, labels, share)
+    teachers = [each.describe() for each in asked.labels]
+    _write_labels(labels, asked.pairs, _label(asked, teachers), asked.published)
     write_judged(candidates, labels)
     dropped = keep_relevant(labels, config.keep_queries)
     made = write_manifest(
         labels,
         dataset=asked.dataset,
         stage="teacher_label",
-        teacher=config.checkpoint if asked.pairs.num_rows else "",
-        revision=config.revision if asked.pairs.num_rows else "",
-        identity=asked.identity,
+        teacher=" + ".join(each["teacher"] for each in teachers),
+        revision=" + ".join(filter(None, (each["revision"] for each in teachers))),
+        identity=asked.labels[0].identity
+        if len(asked.labels) == 1
+        else {"average": [e.identity for e in asked.labels]},
+        teachers=teachers,
         renderer=RENDERER_VERSION,
         counts={
             "pairs": asked.pairs.num_rows,
@@ -117,14 +117,15 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
             "queries": asked.queries.num_rows,
             "dropped_queries": dropped,
         },
-        **({"error_against_float32": error} if error else {}),
+        **errors,
     )
-    if asked.known:
+    if asked.labels:
         drawn = read_manifest(candidates).details.get("drawn", {})
         negatives.remember(made.content, drawn, asked.queries, asked.pairs, asked.doc_ids, asked.hashes)
-        asked.known.store.compact()
-        asked.known.forget(share)
-        shutil.rmtree(asked.aside, ignore_errors=True)
+    for each in asked.labels:
+        each.known.store.compact()
+        each.known.forget(share)
+        shutil.rmtree(each.aside, ignore_errors=True)
     return LabelStats(
         queries=asked.queries.num_rows,
         documents=len(asked.doc_ids),
@@ -132,9 +133,10 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         published=asked.published.num_rows,
         tokens=scored.tokens,
         cut_queries=scored.cut_queries,
-        reused_pairs=asked.pairs.num_rows - scored.pairs,
+        reused_pairs=asked.pairs.num_rows - most,
         pairs_per_second=scored.pairs_per_second,
         tokens_per_second=scored.tokens_per_second,
+        requests=scored.requests,
         dropped_queries=dropped,
     )
 
@@ -148,7 +150,7 @@ def help_label(config: TeacherConfig, collection: Path, candidates: Path, worker
     share = sharing.of_this_pod(worker)
     with scratch.aside(scratch.root() / "help_label", folder=True) as folder:
         asked = _read(config, collection, candidates, folder)
-        scored, _ = _score(config, asked, folder, share)
+        scored, _, _ = _score(config, asked, folder, share)
     return ShareStats(scored.pairs, scored.tokens, scored.pairs_per_second, scored.tokens_per_second)
 
 
@@ -175,55 +177,45 @@ def _read(config: TeacherConfig, collection: Path, candidates: Path, folder: Pat
         where = str((collection if table is published else candidates) / name.filename)
         tables.check_references(table, "doc_id", doc_ids, f"{collection}/corpus.parquet", where)
     if not pairs.num_rows:
-        return _Asked(dataset, pairs, published, queries, doc_ids, {}, np.empty((0, 2), np.uint64), None, folder)
+        return _Asked(dataset, pairs, published, queries, doc_ids, np.empty((0, 2), np.uint64), ())
 
-    identity = label_identity(_teacher(config))
     digests = [_digests(collection, tables.CORPUS), _digests(candidates, tables.QUERIES, tables.PAIRS)]
-    aside = scratch_folder("teacher_label", identity, digests)
     hashes = hash_rows(passages(folder))
     keys = pair_keys(places(pairs, queries, doc_ids), hash_rows(texts(queries)), hashes)
-    known = Logits(open_store(identity, aside), keys)
-    return _Asked(dataset, pairs, published, queries, doc_ids, identity, hashes, known, aside)
+    labels = tuple(Labels.open(section, each, pairs, keys, digests) for section, each in config.named.items())
+    return _Asked(dataset, pairs, published, queries, doc_ids, hashes, labels)
 
 
-def _score(config: TeacherConfig, asked: _Asked, folder: Path, share: Share) -> tuple[Work, dict[str, float]]:
-    """Complete what is known; the passages are in ``folder``. Returns what it cost, and what is known of 8 bits' error."""
-    if asked.known is None:
-        return Work(), {}
-    log.info("%s of %s pairs are labelled already", f"{asked.known.known_pairs:,}", f"{asked.pairs.num_rows:,}")
-    error: dict[str, float] = {}
+def _score(
+    config: TeacherConfig, asked: _Asked, folder: Path, share: Share
+) -> tuple[Work, int, dict[str, dict[str, float]]]:
+    """Complete the labels of each teacher; the passages are in ``folder``.
 
-    def measure(ranker: Ranker, prompts: Prompts) -> None:
-        error.update(measure_error(config, prompts, ranker))
-
-    job = ScoringJob(
-        what="labelling",
-        checkpoint=_teacher(config),
-        source=Streamed(asked.pairs, asked.queries, asked.doc_ids, folder),
-        known=asked.known,
-        shard_pairs=config.shard_pairs,
-        processes=Processes(config.processes, "teacher.processes"),
-        folder=asked.aside,
-        check=partial(_check_finite, config, asked.pairs),
-        share=share,
-        first=measure if config.scoring.dtype == "int8" else None,
-    )
-    return engine.score(job, partial(load_ranker, config.checkpoint, config.scoring, config.revision)), error
+    Returns what it cost, the pairs that one teacher scored at most, and 8 bits' error for the manifest.
+    """
+    source = Streamed(asked.pairs, asked.queries, asked.doc_ids, folder)
+    total, most, errors = Work(), 0, {}
+    for number, each in enumerate(asked.labels):
+        work, error = each.complete(config, source, share)
+        total, most = total + work, max(most, work.pairs)
+        if error:
+            errors[f"error_against_float32{f'_{number}' if number else ''}"] = error
+    return total, most, errors
 
 
-def _teacher(config: TeacherConfig) -> Checkpoint:
-    return Checkpoint(config.checkpoint, config.revision, config.scoring)
-
-
-def _check_finite(config: TeacherConfig, pairs: pa.Table, rows: np.ndarray, logits: np.ndarray) -> None:
-    bad = rows[~np.isfinite(logits).all(axis=1)]
-    if bad.size:
-        query_id, doc_id = (pairs.column(name)[int(bad[0])].as_py() for name in ("query_id", "doc_id"))
-        raise CollectionFault(
-            f"{config.checkpoint}: {bad.size} of {len(rows)} pairs have logits that are not finite, first ({query_id}, "
-            f"{doc_id}); set the teacher's scoring.dtype to float32 or bfloat16, or check the checkpoint's weights",
-            code="logits-not-finite",
-        )
+def _label(asked: _Asked, teachers: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Return the logits of the label of each pair: a teacher's own, or the average of several."""
+    if len(asked.labels) == 1:
+        return asked.labels[0].known.values
+    if not asked.labels:
+        return np.empty((0, 2))
+    levels = [average.Level(each["mean"], each["deviation"]) for each in teachers]
+    for each, level in zip(teachers, levels, strict=True):
+        log.info(
+            "%s: %s scores %.3f in the mean, with a standard deviation of %.3f",
+            asked.dataset, each["teacher"], level.mean, level.deviation,
+        )  # fmt: skip
+    return average.logits(average.average([average.scores(each.known.values) for each in asked.labels], levels))
 
 
 def _dataset(collection: Path, candidates: Path) -> str:

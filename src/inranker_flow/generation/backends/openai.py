@@ -12,10 +12,11 @@ from typing import Any
 from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation.backends import Written
-from inranker_flow.generation.backends.endpoint import Endpoint, Refused
 from inranker_flow.generation.backends.local import Prompter
+from inranker_flow.generation.backends.served import connect, describe
 from inranker_flow.generation.prompts import Template
 from inranker_flow.rankers.checkpoints import load_tokenizer
+from inranker_flow.services.endpoint import Refused
 from inranker_flow.words import has_blanks
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ class OpenAIBackend:
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
         self.config, self.template = config, template
-        self.endpoint = Endpoint(config)
-        self.versions = self.endpoint.describe()
+        self.endpoint = connect(config)
+        self.versions = describe(self.endpoint, config.checkpoint)
         self._tokenizer: Any = None
         if config.tokenizer:
             # What a chat looks like is the server's affair.

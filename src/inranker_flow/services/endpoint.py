@@ -1,4 +1,4 @@
-"""Requests to a server with OpenAI's API: sent again when that helps, and refused in one line when it does not."""
+"""Requests to a server that computes for a stage: sent again when that helps, and refused in one line when it does not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import urllib3
 
-from inranker_flow.config.sections import GenerateConfig
-from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer, UserError
 
 log = logging.getLogger(__name__)
@@ -27,8 +26,6 @@ _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 #: Seconds before a request is sent again: the first time, at most, and at most when the server names a time.
 _FIRST, _MOST, _MOST_ASKED = 0.5, 60.0, 300.0
 _CONNECT_TIMEOUT = 10.0
-#: Fields of a request that are the backend's.
-_OWN = ("model", "messages", "prompt", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "logprobs", "stream")
 #: vLLM's, OpenAI's and others' words for a prompt that exceeds the context.
 _TOO_LONG = re.compile(
     r"context.length|context_length|maximum (context|model|input) length|max_model_len|too many tokens", re.I
@@ -45,67 +42,71 @@ class Refused(UserError):
         self.too_long = too_long
 
 
-class Endpoint:
-    """The server at ``config.endpoint``. Its key, where it wants one, is in the environment and nowhere else.
+@dataclass(frozen=True)
+class Address:
+    """A server as a section of the profile names it: ``setting`` is the key with its address, ``variable`` that with its key."""
 
-    Raises :class:`UserError` for an address that is none, and for fields of requests that are not the user's to set. Usable
-    from many threads.
+    url: str
+    setting: str
+    variable: str
+    #: The form of the address, and the route behind it.
+    form: str
+    route: str
+    concurrency: int
+    timeout: float
+    retries: int
+    key: str = field(default="", repr=False)
+    #: The key of the Secret that holds ``variable`` on a cluster.
+    secret: str = "inranker-endpoint"
+
+
+class Endpoint:
+    """The server at an address. Its key, where it wants one, is in the environment and nowhere else.
+
+    Raises :class:`UserError` for an address that is none. Usable from many threads.
     """
 
-    def __init__(self, config: GenerateConfig) -> None:
-        if taken := sorted(set(config.request_fields) & set(_OWN)):
-            raise UserError(
-                f"generation.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it (generation."
-                "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)",
-                code="setting-conflict",
-            )
-        self.url = _address(config.endpoint)
-        self.config = config
+    def __init__(self, address: Address) -> None:
+        self.address, self.url = address, _checked(address)
         self._pool = urllib3.PoolManager(
-            maxsize=config.concurrency,
+            maxsize=address.concurrency,
             block=True,
             retries=False,
-            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, config.request_timeout), read=config.request_timeout),
+            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, address.timeout), read=address.timeout),
         )
         self._headers = {"Content-Type": "application/json"}
-        if key := variables.endpoint_key():
-            self._headers["Authorization"] = f"Bearer {key}"
+        if address.key:
+            self._headers["Authorization"] = f"Bearer {address.key}"
         self._stopped = threading.Event()
         self.repeated = 0
 
-    def describe(self) -> dict[str, str]:
-        """Return the server's description of the model: its root, context and version, as far as it tells.
+    def get(self, route: str, read: Callable[[Any], T]) -> T:
+        """As :meth:`post`, without a body."""
+        return self.exchange("GET", route, None, lambda answer: read(json.loads(answer.data)))
 
-        Raises :class:`UserError` naming the models that are served where `config.checkpoint` is none of them.
-        """
-        served = {each["id"]: each for each in self._send_until_answered("GET", "models", None, _models)}
-        name = self.config.checkpoint
-        if name not in served:
-            raise UserError(
-                f"{self.url}: serves {', '.join(sorted(served)) or 'no model'} and not {name}; set generation.checkpoint to the "
-                "name of a served model, or generation.endpoint to the server that has it",
-                code="model-not-served",
-            )
-        found = {f"server_{key}": str(served[name][key]) for key in ("root", "max_model_len") if served[name].get(key)}
+    def look(self, url: str) -> Any:
+        """Return the JSON at an address that not every such server has; None where it has not. Asked once."""
         try:
-            answer = self._pool.request("GET", f"{self.url.removesuffix('/v1')}/version", headers=self._headers)
-            return {**found, "server": str(json.loads(answer.data)["version"])} if answer.status == 200 else found
-        except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError):
-            return found  # vLLM's alone
+            answer = self._pool.request("GET", url, headers=self._headers)
+            return json.loads(answer.data) if answer.status == 200 else None
+        except (urllib3.exceptions.HTTPError, ValueError):
+            return None
 
     def post(self, route: str, data: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
         """Return the result of ``read`` for the answer; it raises ValueError for an answer that should be asked for again.
 
-        Raises :class:`Refused`, or :class:`NoAnswer` when the request failed `config.retries` times more.
+        Raises :class:`Refused`, or :class:`NoAnswer` when the request failed ``retries`` times more.
         """
-        return self._send_until_answered("POST", route, json.dumps(data).encode(), read)
+        return self.exchange("POST", route, json.dumps(data).encode(), lambda answer: read(json.loads(answer.data)))
 
     def stop(self) -> None:
         """Nothing is sent again from now on: one request has failed for good."""
         self._stopped.set()
 
-    def _send_until_answered(self, method: str, route: str, body: bytes | None, read: Callable[[Any], T]) -> T:
-        for attempt in range(self.config.retries + 1):
+    def exchange(self, method: str, route: str, body: bytes | None, read: Callable[[urllib3.BaseHTTPResponse], T]) -> T:
+        """As :meth:`post`; ``read`` is given the whole answer, its headers too."""
+        retries = self.address.retries
+        for attempt in range(retries + 1):
             pause = 0.0
             try:
                 answer = self._pool.request(
@@ -117,15 +118,15 @@ class Endpoint:
                 elif answer.status != 200:
                     raise self._refusal(answer.status, answer.data)
                 else:
-                    return read(json.loads(answer.data))
+                    return read(answer)
             except ValueError as error:  # JSON that ends early too
                 reason = f"an answer that cannot be read: {error}"
             except urllib3.exceptions.HTTPError as error:
                 reason = _network(error)
-            if attempt < self.config.retries:
+            if attempt < retries:
                 self._wait(max(pause, min(_FIRST * 2**attempt, _MOST) * random.uniform(0.5, 1)), reason)
         raise NoAnswer(
-            f"{self.url}: {reason}, and so {self.config.retries + 1} times; look at that server's log, then run again: what "
+            f"{self.url}: {reason}, and so {retries + 1} times; look at that server's log, then run again: what "
             "is finished is kept",
             code="server-no-answer",
         )
@@ -140,39 +141,33 @@ class Endpoint:
 
     def _refusal(self, status: int, data: bytes) -> Refused:
         said = _said(data)
+        setting, section = self.address.setting, self.address.setting.partition(".")[0]
         if status in (401, 403):
-            remedy = f"set {variables.ENDPOINT_KEY} to a key that it takes (on a cluster: Secret inranker-endpoint)"
+            variable = self.address.variable
+            remedy = f"set {variable} to a key that it takes (on a cluster: Secret {self.address.secret})"
         elif status in (301, 302, 307, 308):
-            remedy = "set generation.endpoint to the address that it redirects to"
+            remedy = f"set {setting} to the address that it redirects to"
         elif status == 404:
-            remedy = "generation.endpoint must be the address before /completions, such as http://HOST:PORT/v1"
+            remedy = f"{setting} must be the address before /{self.address.route}, such as {self.address.form}"
         else:
-            remedy = "change the setting that it names, or use another generation.backend"
+            remedy = f"change the setting that it names, or use another {section}.backend"
         text = f"{self.url}: HTTP {status} {said}".strip()
         return Refused(f"{text}; {remedy}", too_long=status in (400, 413, 422) and bool(_TOO_LONG.search(said)))
 
 
-def _address(endpoint: str) -> str:
-    """Return the address without a slash at its end; one without a path gets OpenAI's."""
+def _checked(address: Address) -> str:
+    """Return the address without a slash at its end."""
     try:
-        parsed = urllib3.util.parse_url(endpoint)
+        parsed = urllib3.util.parse_url(address.url)
     except urllib3.exceptions.LocationParseError:
         parsed = urllib3.util.Url()
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.auth:
-        shown = "an address with a password in it" if parsed.auth else repr(endpoint)
+        shown = "an address with a password in it" if parsed.auth else repr(address.url)
         raise UserError(
-            f"generation.endpoint: {shown} is not of the form http://HOST:PORT/v1; a key belongs into {variables.ENDPOINT_KEY}",
+            f"{address.setting}: {shown} is not of the form {address.form}; a key belongs into {address.variable}",
             code="address-form",
         )
-    url = endpoint.rstrip("/")
-    return url if (parsed.path or "/").strip("/") else f"{url}/v1"
-
-
-def _models(answer: Any) -> list[dict[str, Any]]:
-    try:
-        return [each for each in answer["data"] if isinstance(each["id"], str)]
-    except (KeyError, TypeError) as error:
-        raise ValueError("not a list of models") from error
+    return address.url.rstrip("/")
 
 
 def _asked_pause(value: str) -> float:
