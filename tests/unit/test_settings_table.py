@@ -51,7 +51,7 @@ def test_no_setting_of_a_profile_is_left_out():
         ("phase1.batch_size", "whole number", "32", "1 to 1,000,000"),
         ("phase1.learning_rate", "number", "7e-05", "above 0 to 1"),
         ("phase1.dropout", "number", "-1", "0 below 1, or -1"),
-        ("phase1.loss", "`mse` or `margin_mse` or `kl` or `ranknet`", '"mse"', ""),
+        ("phase1.batching", "`iid` or `grouped`", '"iid"', ""),
         ("evaluation.measures", "list of texts", '["nDCG@10", "RR@10", "R@100"]', ""),
         ("teacher.checkpoint", "text", "", ""),
         ("cluster.resources.NAME.cpu", "text", '""', "number of CPUs (2, 0.5, 500m)"),
