@@ -161,7 +161,7 @@ def beginning(model: str, collection: Path, documents: int, rounds: int) -> None
     from inranker_flow.generation.backends.transformers import TransformersBackend
     from inranker_flow.generation.documents import sample
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # CPU seconds of threads that wait for each other tell nothing
     config = GenerateConfig(model, documents=documents, max_document_tokens=128, max_new_tokens=32, dtype="float32")
     backend = TransformersBackend(config, prompts.load(config.prompt))
     texts = [each.text for each in sample(config, collection).documents]
