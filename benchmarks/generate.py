@@ -1,7 +1,9 @@
-"""What query generation adds: to a plain load tool (the endpoint's backend), and to a bare `LLM.generate` (vLLM's).
+"""What query generation adds: to a plain load tool (the endpoint's backend), and to a bare `LLM.generate` (vLLM's); and what
+the backend `transformers` saves by reading once what all prompts begin with.
 
     .venv/bin/python -m benchmarks.generate endpoint            # needs `ab` (apache2-utils); no model, no GPU
     $(scripts/vllm-cpu .venv/bin/python) -m benchmarks.generate vllm --model FOLDER --collection FOLDER
+    .venv/bin/python -m benchmarks.generate beginning --model FOLDER --collection FOLDER
 
 Rounds of both sides alternate, so that a busy machine is busy for both; ratios are those of the medians.
 """
@@ -152,6 +154,36 @@ def vllm(model: str, collection: Path, documents: int, rounds: int) -> None:
     print(f"ratio            {seconds['the stage'] / seconds['LLM.generate']:.3f}")
 
 
+def beginning(model: str, collection: Path, documents: int, rounds: int) -> None:
+    """CPU seconds of a query with the prompts' common beginning read once, and in each prompt."""
+    import torch
+
+    from inranker_flow.generation.backends.transformers import TransformersBackend
+    from inranker_flow.generation.documents import sample
+
+    torch.set_num_threads(1)  # CPU seconds of threads that wait for each other tell nothing
+    config = GenerateConfig(model, documents=documents, max_document_tokens=128, max_new_tokens=32, dtype="float32")
+    backend = TransformersBackend(config, prompts.load(config.prompt))
+    texts = [each.text for each in sample(config, collection).documents]
+    known, written = backend.known, set()
+    assert known, f"{model}: nothing that can be read once"
+
+    def side(held: Any) -> Callable[[], float]:
+        def write() -> float:
+            backend.known = held
+            start = time.process_time()
+            written.add(str(backend.generate(texts, 0, lambda count: None).texts))
+            return (time.process_time() - start) / documents
+
+        return write
+
+    seconds = _rounds(rounds, {"in each prompt": side(None), "once": side(known)})
+    for name, each in seconds.items():
+        print(f"{name:16} {each:7.2f} CPU seconds a query")
+    same = "the same texts" if len(written) == 1 else "OTHER TEXTS"
+    print(f"ratio            {seconds['in each prompt'] / seconds['once']:.2f}, {len(known.ids)} tokens, {same}")
+
+
 def _rounds(count: int, sides: dict[str, Callable[[], float]]) -> dict[str, float]:
     """The median of each side, in turns; the side that begins alternates."""
     found: dict[str, list[float]] = {name: [] for name in sides}
@@ -164,7 +196,7 @@ def _rounds(count: int, sides: dict[str, Callable[[], float]]) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["endpoint", "vllm", "serve"])
+    parser.add_argument("what", choices=["endpoint", "vllm", "beginning", "serve"])
     parser.add_argument("--requests", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="")
@@ -175,6 +207,8 @@ def main() -> None:
         asyncio.run(_serve())
     elif options.what == "endpoint":
         endpoint(options.requests, options.rounds)
+    elif options.what == "beginning":
+        beginning(options.model, options.collection, options.documents, options.rounds)
     else:
         vllm(options.model, options.collection, options.documents, options.rounds)
 

@@ -141,9 +141,10 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
     ):
         _, tokenizer, options = checkpoint.partition("?tokenizer=")
         yield f"{where}.checkpoint", options.partition("&")[0] if tokenizer else checkpoint
-    # On a server a checkpoint is a name.
+    # On a server a checkpoint is a name, and crops have none.
     key = "tokenizer" if profile.generation.backend == "openai" else "checkpoint"
-    if value := getattr(profile.generation, key):
+    value = getattr(profile.generation, key)
+    if value and profile.generation.backend != "crop":
         yield f"generation.{key}", re.sub(r"^init:.*tokenizer=|&.*$", "", value)
 
 

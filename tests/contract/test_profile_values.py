@@ -142,8 +142,8 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("corpora.uri=gs://bucket", "corpora.uri: 'gs://bucket': no such kind of address"),
         # what values mean together
         ("retrieval.depth=5 retrieval.negatives=6", "retrieval.negatives: 6 cannot be drawn from the top 5"),
-        ("generation.min_query_words=9 generation.max_query_words=3", "generation.min_query_words: 9 is above"),
-        ("generation.min_document_words=9 generation.max_document_words=3", "generation.min_document_words: 9"),
+        ("generation.min_query_words=9 generation.max_query_words=3", "max_query_words: 3 is below generation.min_query_words"),
+        ("generation.min_document_words=9 generation.max_document_words=3", "generation.max_document_words: 3 is below"),
         ("evaluation.passage_words=10 evaluation.passage_stride=11", "evaluation.passage_stride: 11 is above"),
         ("evaluation.passage_stride=1", "evaluation.passage_stride: 1 is above evaluation.passage_words (0)"),
         ("promotion.measure=R@30", "promotion.measure: R@30 is the same for every order of the 30 candidates"),

@@ -110,6 +110,10 @@ INPUTS = [
         "source.uri: holds a user's name",
     ),
     setting("a server without an address", "generation.backend=openai", "generation.endpoint: missing"),
+    setting("no generator", "generation.checkpoint=''", "generation.checkpoint: missing", "generation.backend=crop"),
+    setting(
+        "crops that must not be copies", "generation={backend: crop, drop_copied: true}", "generation.drop_copied: true"
+    ),
     setting(
         "an unknown kind of address", "source=gs://bucket/x", "source.uri: 'gs://bucket/x': no such kind of address"
     ),

@@ -628,7 +628,7 @@ def test_the_report_tells_what_was_dropped_and_shows_queries(tmp_path):
         ({"batch_size": 0}, r"generation\.batch_size: 0 must be 1 or more"),
         ({"top_p": 0.0}, r"top_p above 0"),
         ({"request_fields": {"a": 1}}, r"request_fields: are for the backend openai, and this is transformers"),
-        ({"min_query_words": 9, "max_query_words": 8}, r"max_query_words: 8 is below min_query_words \(9\)"),
+        ({"min_query_words": 9, "max_query_words": 8}, r"max_query_words: 8 is below generation.min_query_words \(9\)"),
         ({"checkpoint": "./nowhere"}, r"\./nowhere: no such checkpoint folder"),
         ({"min_document_words": 100}, r"no document of toy has 100 words or more \(30 are shorter\)"),
     ],

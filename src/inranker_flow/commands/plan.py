@@ -100,8 +100,9 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
 
 def _device(wanted: str, profile: Profile, cluster: ClusterConfig) -> str:
     """Return the name of what will compute: by default this machine's where all models are on it, else the cluster's."""
-    teachers = [each.checkpoint for each in profile.teacher.all if each.backend == "local"]
-    checkpoints = (*teachers, profile.generation.checkpoint, profile.phase1.checkpoint)
+    checkpoints = [each.checkpoint for each in profile.teacher.all if each.backend == "local"]
+    checkpoints += [profile.generation.checkpoint] if profile.generation.backend != "crop" else []
+    checkpoints += [profile.phase1.checkpoint]
     if wanted == HERE or (not wanted and all(map(speed.is_here, checkpoints))):
         return speed.this_device()
     device = wanted or (cluster.gpu_model if cluster.gpus else "cpu")

@@ -224,13 +224,18 @@ class TeacherConfig(Teacher):
 class GenerateConfig:
     """Synthetic queries (InPars, arXiv 2202.05144)."""
 
-    #: The language model that writes the queries: folder, s3://, hub id, ``demo:generator`` or ``init:...``.
-    checkpoint: Required
+    #: The language model that writes the queries: folder, s3://, hub id, ``demo:generator`` or ``init:...``. Every backend
+    #: but crop needs one.
+    checkpoint: str = ""
     #: Hub revision, or the content digest of a local folder (filled in at submission).
     revision: str = ""
     #: transformers: on this machine. vllm: the same, as an offline batch with vLLM (an environment of its own). openai:
-    #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model.
-    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model. crop: no model; a part
+    #: of the document is its query (TWOLAR, arXiv 2403.17759).
+    backend: Literal["transformers", "vllm", "openai", "crop"] = "transformers"
+    #: crop: a sentence of the document, drawn at random; or a span of 4 to 16 words, at most half of it. A document of one
+    #: sentence gives a span either way.
+    crop: Literal["sentence", "span"] = "sentence"
     #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
     endpoint: ServerAddress = ""
     #: openai: requests that are under way at a time.
@@ -292,6 +297,11 @@ class GenerateConfig:
     keep_probable: Count = 0
     #: Seed of the choice of documents, and of sampling.
     seed: Count = 0
+
+    @property
+    def writer(self) -> str:
+        """What the queries are by: a checkpoint, or the backend that does without."""
+        return "crop" if self.backend == "crop" else self.checkpoint
 
 
 @dataclass(frozen=True)

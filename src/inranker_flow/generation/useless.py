@@ -34,7 +34,8 @@ def queries_of(
     for table in parts:
         for doc_id, number, text, probability in _rows(table):
             answers.append(text)
-            queries.append(Query(doc_id, number, filters.first_line(text, template.chat), probability))
+            query = filters.first_line(text, template.chat) if template.answers else text
+            queries.append(Query(doc_id, number, query, probability))
     most = config.max_unusable * len(queries)
     useless = [answer for answer, query in zip(answers, queries, strict=True) if not query.text]
     wrong = "hold no query"
@@ -47,7 +48,7 @@ def queries_of(
         return queries
     samples = " | ".join(_shown(each) for each in useless[:: max(len(useless) // 3, 1)][:3])
     raise CollectionFault(
-        f"{config.checkpoint}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
+        f"{config.writer}: {len(useless):,} of its {len(queries):,} answers for {dataset} {wrong}: {samples}; have "
         "generation.prompt ask for the query alone, give a thinking model more generation.max_new_tokens or turn its thinking "
         "off (backend openai: generation.request_fields), or try another checkpoint; generation.max_unusable: 1 goes on all "
         "the same",

@@ -7,6 +7,7 @@ against what was done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ TOKEN_CHARACTERS, PROMPT_TOKENS, NEW_TOKENS = 4.3, 10, 12
 STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
 #: Until a task that computes with a model has imported and loaded it; assumed.
 START_SECONDS = 10
+#: Of queries that are parts of documents: no model is in the way.
+_CROPPING = Speed(math.inf, "")
 
 #: Each teacher with its speed.
 Teachers = Sequence[tuple[Teacher, Speed | None]]
@@ -73,7 +76,9 @@ class _Planner:
         student = self._sample(every, phase1.checkpoint, ScoringConfig(max_length=phase1.max_length))
         train = self._ask("train", phase1, student)
         write = Speed(0.0, "")
-        if targets and not all(counted.published for counted, _ in targets):
+        if generation.backend == "crop":
+            write = _CROPPING
+        elif targets and not all(counted.published for counted, _ in targets):
             write = self._ask("generate", generation, self._generating(every))
 
         source_pairs = self._source(source, teachers)
@@ -152,8 +157,10 @@ class _Planner:
         documents = min(counted.documents, corpus.documents or config.documents)
         queries = 0 if counted.published else documents * config.queries_per_document
         if queries:
-            sample = self._generating([counted])
-            tokens = documents * sample.prompt_tokens + queries * (write.tokens or sample.new_tokens)
+            tokens = 0.0
+            if config.backend != "crop":
+                sample = self._generating([counted])
+                tokens = documents * sample.prompt_tokens + queries * (write.tokens or sample.new_tokens)
             self._add(
                 counted.name, "generate_queries", documents=documents, queries=queries, tokens=round(tokens),
                 hours=_hours(queries, write, self.workers), stored=round(queries * counted.query_characters * STORED_CHARACTER),

@@ -15,8 +15,12 @@ _TIMEOUT = 10.0
 
 
 def check_generator(config: GenerateConfig) -> str:
-    """Find the checkpoint (see :func:`check_writer`), or ask the server for it; the prompt is read either way."""
+    """Find the checkpoint (see :func:`check_writer`), or ask the server for it; the prompt is read either way.
 
+    Cropped queries need neither.
+    """
+    if config.backend == "crop":
+        return "no model: a query is a part of its document"
     prompts.load(config.prompt)
     if config.backend != "openai":
         return check_writer(config.checkpoint, config.revision)

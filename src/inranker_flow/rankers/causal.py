@@ -11,7 +11,7 @@ import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.rankers import templates
+from inranker_flow.rankers import known_beginning, templates
 from inranker_flow.rankers.checkpoints import label_token_ids, load_generator
 from inranker_flow.rankers.devices import pick_device, pick_dtype
 from inranker_flow.rankers.pair_prompts import Frame, PairRanker, PairReader
@@ -100,8 +100,9 @@ class CausalRanker(PairRanker):
         parameters = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._positions = "position_ids" in parameters
-        self._cache = self._compute(list(reader.frame.before)) if self._positions else None
-        self.known = len(reader.frame.before) if self._cache is not None else 0
+        found = known_beginning.compute(model, list(reader.frame.before))
+        self._cache = found.to_read() if found else None
+        self.known = len(reader.frame.before) if found else 0
 
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
         import torch
@@ -122,33 +123,6 @@ class CausalRanker(PairRanker):
             logits: Tensor = output.logits[:, -1].float()
         # As of an encoder with one label.
         return logits * torch.tensor([-0.5, 0.5], device=logits.device) if self._one else logits
-
-    def _compute(self, beginning: list[int]) -> Any:
-        """Return the keys and values of ``beginning``, to be read by any number of prompts; None where layers keep other
-        things."""
-        import torch
-        from transformers.cache_utils import DynamicCache, DynamicLayer
-
-        if not beginning:
-            return None
-
-        class ReadOnly(DynamicLayer):  # type: ignore[misc]
-            """Gives each batch the beginning and its own keys and values, and keeps nothing of it."""
-
-            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-                both = ((self.keys, key_states), (self.values, value_states))
-                keys, values = (torch.cat([a.expand(len(b), -1, -1, -1), b], dim=-2) for a, b in both)
-                return keys, values
-
-        with torch.inference_mode():
-            cache = self.model(input_ids=torch.tensor([beginning], device=self.device), use_cache=True).past_key_values
-        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
-            return None
-        for place, layer in enumerate(cache.layers):
-            cache.layers[place] = ReadOnly()
-            cache.layers[place].lazy_initialization(layer.keys, layer.values)
-            cache.layers[place].keys, cache.layers[place].values = layer.keys, layer.values
-        return cache
 
 
 def _split_spaces(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from inranker_flow.config.sections import CorpusConfig, ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.generation import prompts
+from inranker_flow.generation import conflicts, prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
 from inranker_flow.settings import clusters, teachers
@@ -193,15 +193,11 @@ def _checkpoints(profile: Profile) -> None:
     for key, teacher in loaded:
         _reference(f"{key}.checkpoint", teacher.checkpoint)
     _reference("phase1.checkpoint", profile.phase1.checkpoint)
+    conflicts.check(profile.generation)
     if profile.generation.backend == "openai":
-        if not profile.generation.endpoint:
-            raise UserError(
-                "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
-                code="setting-missing",
-            )
         if profile.generation.tokenizer:
             _reference("generation.tokenizer", profile.generation.tokenizer, tokenizer=True)
-    else:
+    elif profile.generation.backend != "crop":
         _reference("generation.checkpoint", profile.generation.checkpoint)
     _student(profile)
     for key, teacher in loaded:
@@ -391,17 +387,6 @@ def _retrieval(profile: Profile) -> None:
         )
 
 
-def _generation(profile: Profile) -> None:
-    generation = profile.generation
-    for least, most in (("min_query_words", "max_query_words"), ("min_document_words", "max_document_words")):
-        if 0 < getattr(generation, most) < getattr(generation, least):
-            raise UserError(
-                f"generation.{least}: {getattr(generation, least)} is above generation.{most} "
-                f"({getattr(generation, most)}), so none would be left",
-                code="setting-conflict",
-            )
-
-
 def _phases(profile: Profile) -> None:
     if profile.phase1.start != "phase1":
         raise UserError(
@@ -477,7 +462,6 @@ _CHECKS: tuple[Callable[[Profile], None], ...] = (
     _checkpoints,
     _prompts,
     _retrieval,
-    _generation,
     _phases,
     _evaluation,
     lambda profile: clusters.check(profile.cluster),

@@ -67,7 +67,9 @@ def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
 
 
 def _generation(section: GenerateConfig) -> GenerateConfig:
-    """Return a prompt given as a path becomes its text. What a server serves has a name alone."""
+    """Return a prompt given as a path becomes its text. What a server serves has a name alone. Crops have no model."""
+    if section.backend == "crop":
+        return dataclasses.replace(section, checkpoint="", revision="")
     prompts.load(section.prompt)  # a wrong one is refused before anything runs
     if section.prompt not in prompts.names():
         section = dataclasses.replace(section, prompt=prompts.read(section.prompt))

@@ -19,9 +19,9 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, RetrieveConfig
-from inranker_flow.errors import CollectionFault, UserError
+from inranker_flow.errors import CollectionFault
+from inranker_flow.generation import conflicts, filters, prompts
 from inranker_flow.generation import documents as sampling
-from inranker_flow.generation import filters, prompts
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.generation.filters import Query
@@ -148,7 +148,7 @@ def generate_queries(
         _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
         return stats
 
-    _check(config)
+    conflicts.check(config)
     if config.consistency_depth:
         Analyser(
             in_language(retrieval, corpus.language)
@@ -162,7 +162,7 @@ def generate_queries(
     kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
     if not kept:
         raise CollectionFault(
-            f"{config.checkpoint}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
+            f"{config.writer}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
             "try another checkpoint or generation.prompt, or milder filters",
             code="queries-useless",
         )
@@ -195,7 +195,7 @@ def _details(
         *("short_documents", "long_documents", "cut_documents"),
     )
     return {
-        "generator": config.checkpoint,
+        "generator": config.writer,
         "revision": config.revision,
         "backend": config.backend,
         "versions": dict(written.versions),
@@ -218,7 +218,7 @@ def help_generate(config: GenerateConfig, collection: Path, corpus: CorpusConfig
     dataset = read_manifest(collection).dataset
     if _known(collection)[1].num_rows:
         return ShareStats(0, 0)
-    _check(config)
+    conflicts.check(config)
     template, sample, shards = _plan(config, collection, dataset, share)
     if shards.known == len(sample.documents):
         return ShareStats(0, 0)
@@ -242,7 +242,9 @@ def _plan(
     config: GenerateConfig, collection: Path, dataset: str, share: Share
 ) -> tuple[prompts.Template, sampling.Sample, WrittenShards]:
     """Return the prompt, the documents that queries are written for, and what of it is there already."""
-    template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
+    template = prompts.NONE
+    if config.backend != "crop":
+        template = with_examples(prompts.load(config.prompt), collection, dataset, config.seed)
     sample = sampling.sample(config, collection)
     if not sample.documents:
         raise CollectionFault(_nothing_to_ask(config, collection, dataset, sample), code="nothing-to-ask")
@@ -262,39 +264,6 @@ def _write_output(
     write_manifest(queries, dataset=dataset, stage="generate_queries", **details)
 
 
-def _check(config: GenerateConfig) -> None:
-    """Settings that cannot work, before a model is loaded."""
-    if config.queries_per_document > 1 and not config.temperature:
-        raise UserError(
-            f"generation.temperature: 0 writes the same query each time, but queries_per_document is "
-            f"{config.queries_per_document}; set a temperature such as 0.7",
-            code="setting-conflict",
-        )
-    for name in ("documents", "queries_per_document", "max_document_tokens", "max_new_tokens", "batch_size"):
-        if getattr(config, name) < 1:
-            raise UserError(f"generation.{name}: {getattr(config, name)} must be 1 or more", code="setting-value")
-    if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError(
-            "generation: temperature must be 0 or more, and top_p above 0 and at most 1", code="setting-value"
-        )
-    for least, most in (("min_document_words", "max_document_words"), ("min_query_words", "max_query_words")):
-        if 0 < getattr(config, most) < getattr(config, least):
-            raise UserError(
-                f"generation.{most}: {getattr(config, most)} is below {least} ({getattr(config, least)})",
-                code="setting-conflict",
-            )
-    if config.request_fields and config.backend != "openai":
-        raise UserError(
-            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out",
-            code="setting-conflict",
-        )
-    if config.backend == "openai" and not config.endpoint:
-        raise UserError(
-            "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
-            code="setting-missing",
-        )
-
-
 def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, sample: sampling.Sample) -> str:
     if not sample.short + sample.long:
         return f"{collection}: {dataset} has no documents to write queries for; give a collection with documents"
@@ -309,12 +278,14 @@ def _nothing_to_ask(config: GenerateConfig, collection: Path, dataset: str, samp
 
 def _identity(config: GenerateConfig, template: prompts.Template) -> list[Any]:
     """Return the identity of the texts for a document, besides the document."""
-
+    if config.backend == "crop":
+        return [{name: getattr(config, name) for name in ("backend", "crop", "queries_per_document", "seed")}]
     served = config.backend == "openai"
     identity = config.checkpoint if served else checkpoint_identity(config.checkpoint, config.revision)
     plain = {name: value for name, value in deciding(config).items() if name not in _BESIDE}
     # Whether log-probabilities are asked for is in the texts' table, how many are kept is not.
     plain["keep_probable"] = bool(config.keep_probable)
+    del plain["crop"]
     if not config.request_fields:
         del plain["request_fields"]  # what was written before there were any stays known
     return [plain, template.digest, identity]

@@ -35,7 +35,7 @@ class Backend(Protocol):
     versions: Mapping[str, str]
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
-        """`config.queries_per_document` texts for each document; the same for the same documents and seed.
+        """`config.queries_per_document` texts for each document (crop: at most); the same for the same documents and seed.
 
         Documents that are too long are cut. Log-probabilities are given where ``config.keep_probable`` asks for them.
         ``done`` is called with the number of documents that were just finished.
@@ -54,6 +54,7 @@ def check_here(config: GenerateConfig) -> None:
 
 
 _CLASSES = {
+    "crop": "crop:CropBackend",
     "transformers": "transformers:TransformersBackend",
     "vllm": "vllm:VllmBackend",
     "openai": "openai:OpenAIBackend",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from inranker_flow.beginnings import Beginnings, chunks
@@ -12,6 +13,8 @@ from inranker_flow.generation.prompts import Template
 
 #: Tokens that may come to a prompt where a document's end and the template's next words meet.
 _SEAM = 8
+#: Documents of which no two begin with the same token.
+_UNLIKE = ("a", "1", "(", "的")
 
 
 class Prompter:
@@ -37,6 +40,12 @@ class Prompter:
     def longest(self) -> int:
         """Tokens that a prompt has at most."""
         return len(self._ids([""])[0]) + self.config.max_document_tokens + _SEAM
+
+    @property
+    def beginning(self) -> list[int]:
+        """Token ids with which prompts begin, whatever the document is: all but every one does."""
+        alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self._ids(_UNLIKE), strict=False))
+        return [token for token, *_ in alike]
 
     def cut(self, texts: Sequence[str], most: int) -> list[str]:
         """Return the beginning of each text, exactly as it stands there, that ``most`` tokens cover."""

@@ -13,14 +13,19 @@ from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.generation.prompts import Template
+from inranker_flow.rankers import known_beginning
 from inranker_flow.rankers.checkpoints import load_generator
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
+from inranker_flow.rankers.known_beginning import KnownBeginning
 
 log = logging.getLogger(__name__)
 
 
 class TransformersBackend:
-    """Writes in batches of `config.batch_size`, on whatever device is here."""
+    """Writes in batches of `config.batch_size`, on whatever device is here.
+
+    What all prompts begin with, such as examples, a causal model reads once, where its attention allows.
+    """
 
     def __init__(self, config: GenerateConfig, template: Template) -> None:
         from transformers import GenerationConfig
@@ -55,6 +60,7 @@ class TransformersBackend:
             decoder_start_token_id=start,
             **sampled,
         )
+        self.known = known_beginning.compute(self.model, self.prompter.beginning) if self.causal else None
         precision = str(dtype).removeprefix("torch.")
         self.versions = {name: version(name) for name in ("transformers", "torch")}
         self.versions |= {"device": self.device.type, "precision": precision}
@@ -96,23 +102,40 @@ class TransformersBackend:
         of each."""
         import torch
 
-        width = max(map(len, ids))
+        known = self._known_of(ids)
+        rest = [each[len(known.ids) :] for each in ids] if known else ids
+        width = max(map(len, rest))
         batch = np.full((len(ids), width), self.tokenizer.pad_token_id, np.int64)
         mask = np.zeros_like(batch)
-        for row, each in enumerate(ids):
+        for row, each in enumerate(rest):
             # Causal prompts end together, so that what is generated follows the prompt and not padding.
             where = slice(width - len(each), width) if self.causal else slice(0, len(each))
             batch[row, where] = each
             mask[row, where] = 1
+        given = {}
+        if known:
+            batch = np.hstack([np.tile(known.ids, (len(ids), 1)), batch])
+            mask = np.pad(mask, ((0, 0), (len(known.ids), 0)), constant_values=1)
+            rows = len(ids) * self.config.queries_per_document
+            given["past_key_values"] = known.to_continue(rows, width + self.config.max_new_tokens)
         wanted = bool(self.config.keep_probable)
         output = self.model.generate(
             input_ids=torch.from_numpy(batch).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),
             return_dict_in_generate=True,
             output_logits=wanted,
+            **given,
         )
-        written = output.sequences[:, width if self.causal else 1 :]
+        written = output.sequences[:, batch.shape[1] if self.causal else 1 :]
         return written, self._means(written, output.logits) if wanted else []
+
+    def _known_of(self, ids: list[list[int]]) -> KnownBeginning | None:
+        """Return the beginning whose keys and values are known, where all of these prompts begin so and go on."""
+        if self.known is None:
+            return None
+        held = len(self.known.ids)
+        alike = all(each[:held] == self.known.ids and len(each) > held for each in ids)
+        return self.known if alike else None
 
     def _means(self, written: Any, logits: Sequence[Any]) -> list[float]:
         """Return the mean log-probability of each row of ``written``; ``logits``: for each position (rows, vocabulary)."""

@@ -35,6 +35,8 @@ class Template:
     example: str = ""
     #: What stands at ``{examples}``.
     shown: str = ""
+    #: Whether what is written answers a prompt; else it is the query as it stands.
+    answers: bool = True
 
     @property
     def digest(self) -> str:
@@ -66,6 +68,10 @@ class Template:
             for document, query in pairs
         )
         return replace(self, shown=shown)
+
+
+#: No prompt at all, for what takes a query from the document itself.
+NONE = Template("", SLOT, answers=False)
 
 
 def read(prompt: str) -> str:
