@@ -7,6 +7,7 @@ vLLM serve it: one label, whose logit is the score.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+#: sentence-transformers' file in which text-embeddings-inference and vLLM find the longest input; without it they take as
+#: many tokens as the model has positions.
+LENGTHS = "sentence_bert_config.json"
 
 
 class EncoderStudent(Student):
@@ -60,11 +65,22 @@ class EncoderStudent(Student):
     def save(self, folder: Path) -> None:
         config = self.model.config
         config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-        # The logit is the score: sentence-transformers' own default would be its sigmoid.
+        # The logit is the score: sentence-transformers' and vLLM's own default would be its sigmoid.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
+        _name_thetas(config)
         # What its loaders cut at.
         self.tokenizer.model_max_length = self.reads.max_length
         super().save(folder)
+        # Where the servers look for the same. vLLM reads the file only with both keys; the tokenizer itself lowers cases.
+        lengths = {"max_seq_length": self.reads.max_length, "do_lower_case": False}
+        (folder / LENGTHS).write_text(json.dumps(lengths, indent=1) + "\n", encoding="utf-8")
+
+
+def _name_thetas(config: Any) -> None:
+    """Write a ModernBERT's rotary bases under the names of transformers 4 too, which text-embeddings-inference requires."""
+    if config.model_type == "modernbert":
+        bases = {kind: each["rope_theta"] for kind, each in config.rope_parameters.items()}
+        config.global_rope_theta, config.local_rope_theta = bases["full_attention"], bases["sliding_attention"]
 
 
 def _scorer(model: Any, types: tuple[int, int] | None) -> nn.Module:
