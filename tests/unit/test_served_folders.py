@@ -129,3 +129,19 @@ def test_a_modernbert_keeps_its_rotary_bases(tmp_path):
         "full_attention": 7000.0,
         "sliding_attention": 800.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("kept", "every", "told"), [((), 2, False), ((0, 2), 1, False), ((0, 1, 3), 3, False), ((0, 1, 2, 4), 0, True)]
+)
+def test_a_shallower_modernbert_says_which_layers_see_everything(kept, every, told, caplog):
+    """By `global_attn_every_n_layers` in text-embeddings-inference, by `layer_types` in transformers 5."""
+    start = starts.encoder("modernbert", head=False, layers=6)
+    config = DistillConfig(max_length=96, layers=kept)
+    folder = Path(starts.as_student(start, config, f"shallow-{'-'.join(map(str, kept))}"))
+    found = read(folder, "config.json")
+    whole = [each == "full_attention" for each in found["layer_types"]]
+    assert len(whole) == (len(kept) or 6) == found["num_hidden_layers"]
+    period = found["global_attn_every_n_layers"]
+    assert (whole == [place % period == 0 for place in range(len(whole))]) is not told
+    assert period == (every or 2) and ("follows no rhythm" in caplog.text) == told

@@ -67,7 +67,7 @@ class EncoderStudent(Student):
         config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
         # The logit is the score: sentence-transformers' and vLLM's own default would be its sigmoid.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
-        _name_thetas(config)
+        _name_for_servers(config)
         # What its loaders cut at.
         self.tokenizer.model_max_length = self.reads.max_length
         super().save(folder)
@@ -76,11 +76,25 @@ class EncoderStudent(Student):
         (folder / LENGTHS).write_text(json.dumps(lengths, indent=1) + "\n", encoding="utf-8")
 
 
-def _name_thetas(config: Any) -> None:
-    """Write a ModernBERT's rotary bases under the names of transformers 4 too, which text-embeddings-inference requires."""
-    if config.model_type == "modernbert":
-        bases = {kind: each["rope_theta"] for kind, each in config.rope_parameters.items()}
-        config.global_rope_theta, config.local_rope_theta = bases["full_attention"], bases["sliding_attention"]
+def _name_for_servers(config: Any) -> None:
+    """Write a ModernBERT's rotary bases and its layers' attention under the names of transformers 4 too, by which
+    text-embeddings-inference reads them."""
+    if config.model_type != "modernbert":
+        return
+    bases = {kind: each["rope_theta"] for kind, each in config.rope_parameters.items()}
+    config.global_rope_theta, config.local_rope_theta = bases["full_attention"], bases["sliding_attention"]
+    whole = [kind == "full_attention" for kind in config.layer_types]
+    # Some layers of a checkpoint may be another rhythm than its own.
+    every = next((each for each in range(1, len(whole) + 1) if whole == _rhythm(each, len(whole))), 0)
+    if not every:
+        log.warning(
+            "the attention of the layers that are kept follows no rhythm: text-embeddings-inference cannot serve it"
+        )
+    config.global_attn_every_n_layers = every or config.global_attn_every_n_layers
+
+
+def _rhythm(every: int, layers: int) -> list[bool]:
+    return [place % every == 0 for place in range(layers)]
 
 
 def _scorer(model: Any, types: tuple[int, int] | None) -> nn.Module:
