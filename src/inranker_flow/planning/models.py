@@ -111,11 +111,11 @@ def around(reference: str, scoring: ScoringConfig, tokenizer: Any) -> float:
     if kind == "causal":
         text = _template(reference, scoring)
         return float(len(tokenizer.encode(text).ids)) if tokenizer else len(text) / TOKEN_CHARACTERS
-    if tokenizer is None:
+    # For a random encoder any tokenizer is dressed as an encoder's.
+    if tokenizer is None or (kind == "encoder" and reference.startswith("init:")):
         return _AROUND[kind]
     if kind == "encoder":
-        # A tokenizer that is dressed as an encoder's, for a random model, writes three.
-        return float(tokenizer.num_special_tokens_to_add(True)) or _AROUND[kind]
+        return float(tokenizer.num_special_tokens_to_add(True))
     return float(len(tokenizer.encode("Query: Document: Relevant:").ids))  # with </s>
 
 
