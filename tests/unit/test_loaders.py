@@ -57,7 +57,7 @@ class Loaded:
         """Library -> scores of the passages of each query; `rerankers` is asked for by itself."""
         pairs = [[(query, each) for each in passages] for query, passages in groups]
         found: dict[str, list[np.ndarray]] = {
-            "own": [self.made["own"]["ranker"].score(each) for each in pairs],
+            "own": self.own(groups),
             "transformers": [
                 np.array([self.made["transformers"]["score"](*pair) for pair in each], dtype=np.float64)
                 for each in pairs
@@ -69,6 +69,10 @@ class Loaded:
             model = self.made["sentence_transformers"]["model"]
             found["sentence_transformers"] = [model.predict(each) for each in pairs]
         return found
+
+    def own(self, groups: Groups) -> list[np.ndarray]:
+        ranker = self.made["own"]["ranker"]
+        return [ranker.score([(query, each) for each in passages]) for query, passages in groups]
 
     def ranked(self, groups: Groups) -> list[np.ndarray]:
         """What `rerankers` gives for the passages of each query: P(true) for a monoT5, else the score."""
@@ -240,7 +244,7 @@ def test_rerankers_gives_the_same_where_nothing_is_cut(collection, request):
     loaded, groups = request.getfixturevalue(collection)
     short = [(query, passages) for query, passages in loaded.fit(groups, True) if len(passages) > 1]
     assert count(short) >= 200
-    assert_same(loaded.ranked(short), [logistic(own) for own in loaded.scores(short)["own"]])
+    assert_same(loaded.ranked(short), [logistic(own) for own in loaded.own(short)])
 
 
 @COLLECTIONS
@@ -250,7 +254,7 @@ def test_rerankers_cuts_long_prompts_on_the_right_at_512_tokens_as_the_card_says
     assert sum(loaded.tokens(query, each) > 512 for query, passages in long for each in passages) >= 40
     reference = load_ranker(str(loaded.folder), ScoringConfig(max_length=512, truncation="reference"))
     furthest = 0.0
-    for (query, passages), other, own in zip(long, loaded.ranked(long), loaded.scores(long)["own"], strict=True):
+    for (query, passages), other, own in zip(long, loaded.ranked(long), loaded.own(long), strict=True):
         same = logistic(own_scores(reference, query, passages))
         np.testing.assert_allclose(other, same, rtol=0, atol=1e-4)
         furthest = max(furthest, np.abs(other - logistic(own)).max())
