@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from inranker_flow import reading
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import CorpusConfig, PromoteConfig
@@ -66,7 +67,9 @@ def student(folder: Path, seed: int, checkpoint: str | None = None, max_length: 
         model, tokenizer = load_seq2seq(f"init:tiny?seed={seed}")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(training(max_length)), encoding="utf-8")
+    reads = reading.of_folder(folder)
+    record = training(max_length) | ({"reads": reads.settings()} if reads else {})
+    (folder / "training.json").write_text(json.dumps(record), encoding="utf-8")
     write_manifest(folder, dataset="medicines", stage="distill")
     return folder
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from inranker_flow import reading
+from inranker_flow.config.sections import DistillConfig
 from tests import models, teachers
 
 
@@ -87,3 +90,23 @@ ALL: dict[str, Callable[..., tuple[str, str]]] = {
     "llama": lambda layers=2: (llama(layers), "causal"),
     "init-encoder": lambda layers=2: ("init:encoder-tiny", "encoder"),
 }
+
+
+@cache
+def student(name: str, max_length: int = 64, layers: int = 2) -> str:
+    """Folder of a student that starts from ``ALL[name]``, as the stage writes it, without its training."""
+    return as_student(
+        ALL[name](layers=layers)[0], DistillConfig(max_length=max_length), f"{name}-{max_length}-{layers}"
+    )
+
+
+def as_student(reference: str, config: DistillConfig, name: str) -> str:
+    """Folder of the untrained student that starts from ``reference``."""
+    from inranker_flow.students.loading import load_student
+
+    made, path = load_student(reference, config), models.folder() / f"student-{name}"
+    path.mkdir()
+    made.finish()
+    made.save(path)
+    (path / reading.FILENAME).write_text(json.dumps(made.reads.settings()), encoding="utf-8")
+    return str(path)

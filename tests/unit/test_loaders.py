@@ -1,6 +1,6 @@
-"""One model folder, four loaders: the code of the model card, run as it stands there, gives the same scores.
+"""One model folder, many loaders: the code of the model card, run as it stands there, gives the same scores.
 
-The libraries are the real ones. `rerankers` cuts prompts in its own way; the tests say exactly how.
+The libraries are the real ones. Where one cuts long texts in its own way, the tests say exactly how.
 """
 
 from __future__ import annotations
@@ -16,51 +16,98 @@ import numpy as np
 import pandas
 import pytest
 
-from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.model_registry import stored_files
+from inranker_flow import reading
+from inranker_flow.config.sections import DistillConfig, ScoringConfig
+from inranker_flow.model_registry import model_card, stored_files
 from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.loading import load_ranker
+from tests import starts, teachers
 from tests.models import DATA, real_t5_tokenizer
 from tests.promoting import evaluation, promote, student, use_database
 
 #: (query, its passages)
 Groups = list[tuple[str, list[str]]]
+#: How a piece of code begins to use a library -> its name here.
+LIBRARIES = {
+    "from sentence_transformers": "sentence_transformers",
+    "from transformers": "transformers",
+    "from rerankers": "rerankers",
+    "import mlflow": "pyfunc",
+    "from inranker_flow": "own",
+}
+#: What the card of each kind has code for.
+OF_KIND = {
+    "monot5": {"transformers", "pyfunc", "own", "rerankers"},
+    "encoder": {"sentence_transformers", "transformers", "rerankers", "pyfunc", "own"},
+    "causal": {"transformers", "pyfunc", "own"},
+}
+#: Optional in the development packages: absent where an index does not have them.
+OPTIONAL = ("rerankers", "sentence_transformers")
 
 
 @dataclass
 class Loaded:
-    """The objects that the card's code made of one registered model; ``rerankers`` is None where it is not installed."""
+    """What the card's code made of one registered model: library -> its names; of optional ones that are not installed none."""
 
     folder: Path
-    max_length: int
-    plain: Any
-    pyfunc: Any
-    own: Ranker
-    rerankers: Any
+    reads: reading.Trained
+    made: dict[str, dict[str, Any]]
 
     def scores(self, groups: Groups) -> dict[str, list[np.ndarray]]:
-        """Loader -> scores of the passages of each query."""
+        """Library -> scores of the passages of each query; `rerankers` is asked for by itself."""
+        pairs = [[(query, each) for each in passages] for query, passages in groups]
         found: dict[str, list[np.ndarray]] = {
-            "own": [own_scores(self.own, query, passages) for query, passages in groups],
-            "transformers": [np.array([self.plain(query, each) for each in passages]) for query, passages in groups],
+            "own": self.own(groups),
+            "transformers": [
+                np.array([self.made["transformers"]["score"](*pair) for pair in each], dtype=np.float64)
+                for each in pairs
+            ],
         }
         rows = pandas.DataFrame([{"query": query, "passages": passages} for query, passages in groups])
-        found["pyfunc"] = [np.array(each) for each in self.pyfunc.predict(rows)]
+        found["pyfunc"] = [np.array(each) for each in self.made["pyfunc"]["model"].predict(rows)]
+        if "sentence_transformers" in self.made:
+            model = self.made["sentence_transformers"]["model"]
+            found["sentence_transformers"] = [model.predict(each) for each in pairs]
         return found
 
-    def probabilities(self, groups: Groups) -> list[np.ndarray]:
-        """P(true) of the passages of each query, as `rerankers` gives it."""
+    def own(self, groups: Groups) -> list[np.ndarray]:
+        ranker = self.made["own"]["ranker"]
+        return [ranker.score([(query, each) for each in passages]) for query, passages in groups]
+
+    def ranked(self, groups: Groups) -> list[np.ndarray]:
+        """What `rerankers` gives for the passages of each query: P(true) for a monoT5, else the score."""
+        if "rerankers" not in self.made:
+            pytest.skip("the library `rerankers` is not installed")
         found = []
         for query, passages in groups:
-            results = self.rerankers.rank(query=query, docs=passages, doc_ids=list(range(len(passages)))).results
+            ranker = self.made["rerankers"]["ranker"]
+            results = ranker.rank(query=query, docs=passages, doc_ids=list(range(len(passages)))).results
             by_id = {each.document.doc_id: each.score for each in results}
             assert [each.score for each in results] == sorted(by_id.values(), reverse=True)
             found.append(np.array([by_id[number] for number in range(len(passages))]))
         return found
 
     def tokens(self, query: str, passage: str) -> int:
-        """Length of the prompt that nobody cuts."""
-        return len(self.own.renderer.tokenizer(f"Query: {query} Document: {passage} Relevant:")["input_ids"])
+        """Length of the input that nobody cuts."""
+        tokenizer = self.made["transformers"]["tokenizer"]
+        texts = {
+            "monot5": (f"Query: {query} Document: {passage} Relevant:",),
+            "encoder": (query, passage),
+            "causal": (self.reads.prompt.replace("{query}", query).replace("{document}", passage),),
+        }[self.reads.kind]
+        return len(tokenizer(*texts)["input_ids"])
+
+    def fit(self, groups: Groups, fitting: bool) -> Groups:
+        """Those pairs of ``groups`` whose input fits, or does not."""
+        return [
+            (query, chosen)
+            for query, passages in groups
+            if (chosen := [each for each in passages if (self.tokens(query, each) <= self.reads.max_length) == fitting])
+        ]
+
+
+def count(groups: Groups) -> int:
+    return sum(len(passages) for _, passages in groups)
 
 
 def own_scores(ranker: Ranker, query: str, passages: list[str]) -> np.ndarray:
@@ -72,32 +119,41 @@ def logistic(scores: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-scores))
 
 
-def load(name: str, max_length: int, monkeypatch) -> Loaded:
-    """Run the four pieces of code of the champion's card."""
+def assert_same(found: list[np.ndarray], own: list[np.ndarray]) -> None:
+    """Scores to 1e-4, and the same ranks but for passages that are as near as that."""
+    for theirs, ours in zip(found, own, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
+        order = np.argsort(-theirs, kind="stable")
+        assert np.diff(ours[order]).max(initial=-1) < 2e-4, "another order than by these scores"
+
+
+def load(name: str) -> Loaded:
+    """Run the pieces of code of the champion's card."""
     folder = stored_files.fetch(f"models:/{name}@champion")
+    reads = reading.of_folder(folder)
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
-    made = []
+    made = {}
     for block in blocks:
+        library = next(name for line, name in LIBRARIES.items() if line in block)
         space = {"FOLDER": str(folder), "QUERY": "a query", "PASSAGES": ["one passage", "and another one"]}
-        if "from rerankers" in block:
-            try:
-                import rerankers  # noqa: F401
-            except ImportError:
-                made.append({"ranker": None})
-                continue
-        exec(block, space)
-        made.append(space)
-    plain, pyfunc, own, other = made
-    if other["ranker"]:
-        assert len(other["found"].results) == 2
-        other["ranker"].verbose = 0
-    return Loaded(folder, max_length, plain["score"], pyfunc["model"], own["ranker"], other["ranker"])
+        try:
+            exec(block, space)
+        except ModuleNotFoundError as error:
+            assert error.name == library and library in OPTIONAL
+            continue
+        made[library] = space
+    assert set(made) | set(OPTIONAL) >= OF_KIND[reads.kind] >= set(made)
+    for library in {"own", "sentence_transformers"} & set(made):
+        assert len(made[library]["scores"]) == 2
+    if "rerankers" in made:
+        assert len(made["rerankers"]["found"].results) == 2
+        made["rerankers"]["ranker"].verbose = 0
+    return Loaded(folder, reads, made)
 
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """name, checkpoint, max_length -> the champion of that name, loaded in four ways."""
+    """name, checkpoint, max_length -> the champion of that name, loaded as its card says."""
     import mlflow
 
     patch = pytest.MonkeyPatch()
@@ -109,7 +165,7 @@ def registered(tmp_path_factory):
     def make(name: str, checkpoint: Path, max_length: int) -> Loaded:
         model = student(folder / name, 0, str(checkpoint), max_length)
         promote(name, model, evaluation(folder / f"{name}-e", bm25=0.2, phase2=0.6))
-        return load(name, max_length, patch)
+        return load(name)
 
     yield make
     mlflow.set_tracking_uri(None)
@@ -138,23 +194,28 @@ def demo(registered) -> tuple[Loaded, Groups]:
 @pytest.fixture(scope="module")
 def real(registered, tmp_path_factory) -> tuple[Loaded, Groups]:
     """A random T5 with the real vocabulary, and 500 judged pairs of a real collection, many of them over-long."""
-    folder = DATA / "collections" / "liveqa-med"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: real collections are not part of the project")
+    groups = real_groups()
     from inranker_flow.rankers.checkpoints import load_seq2seq
 
     model, tokenizer = load_seq2seq(f"init:tiny?tokenizer={real_t5_tokenizer()}&seed=3")
     checkpoint = tmp_path_factory.mktemp("real") / "model"
     model.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
+    return registered("real", checkpoint, 512), groups
+
+
+def real_groups() -> Groups:
+    """500 judged pairs of a real collection, many of them over-long; skips the test where it is absent."""
+    folder = DATA / "collections" / "liveqa-med"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: real collections are not part of the project")
     texts = {name: _texts(folder / f"{name}.jsonl") for name in ("queries", "corpus")}
     with next((folder / "qrels").glob("*.tsv")).open(encoding="utf-8") as lines:
         pairs = [line.split("\t")[:2] for line in islice(lines, 1, 501)]
-    groups = [
+    return [
         (texts["queries"][query], list(dict.fromkeys(texts["corpus"][doc] for _, doc in found)))
         for query, found in groupby(pairs, key=lambda pair: pair[0])
     ]
-    return registered("real", checkpoint, 512), groups
 
 
 def _texts(path: Path) -> dict[str, str]:
@@ -165,56 +226,140 @@ def _texts(path: Path) -> dict[str, str]:
 COLLECTIONS = pytest.mark.parametrize("collection", ["demo", pytest.param("real", marks=pytest.mark.long)])
 
 
-# --- the tests --------------------------------------------------------------------------------------------------------
+# --- monoT5 -----------------------------------------------------------------------------------------------------------
 
 
 @COLLECTIONS
 def test_the_first_three_give_the_same_scores_and_ranks_whatever_the_length(collection, request):
     loaded, groups = request.getfixturevalue(collection)
-    long = sum(loaded.tokens(query, each) > loaded.max_length for query, passages in groups for each in passages)
-    assert long >= 50, "there must be something to cut"
-    assert sum(len(passages) for _, passages in groups) >= 450
+    assert count(loaded.fit(groups, False)) >= 50, "there must be something to cut"
+    assert count(groups) >= 450
     scores = loaded.scores(groups)
     for name in ("transformers", "pyfunc"):
-        for own, other in zip(scores["own"], scores[name], strict=True):
-            np.testing.assert_allclose(other, own, rtol=0, atol=1e-4)
-            np.testing.assert_array_equal(np.argsort(-other, kind="stable"), np.argsort(-own, kind="stable"))
+        assert_same(scores[name], scores["own"])
 
 
 @COLLECTIONS
 def test_rerankers_gives_the_same_where_nothing_is_cut(collection, request):
     loaded, groups = request.getfixturevalue(collection)
-    if loaded.rerankers is None:
-        pytest.skip("the library `rerankers` is not installed")
-    short = [
-        (query, fitting)
-        for query, passages in groups
-        if len(fitting := [each for each in passages if loaded.tokens(query, each) <= loaded.max_length]) > 1
-    ]
-    assert sum(len(passages) for _, passages in short) >= 200
-    for own, other in zip(loaded.scores(short)["own"], loaded.probabilities(short), strict=True):
-        np.testing.assert_allclose(other, logistic(own), rtol=0, atol=1e-4)
-        np.testing.assert_array_equal(np.argsort(-other, kind="stable"), np.argsort(-own, kind="stable"))
+    short = [(query, passages) for query, passages in loaded.fit(groups, True) if len(passages) > 1]
+    assert count(short) >= 200
+    assert_same(loaded.ranked(short), [logistic(own) for own in loaded.own(short)])
 
 
 @COLLECTIONS
 def test_rerankers_cuts_long_prompts_on_the_right_at_512_tokens_as_the_card_says(collection, request):
     loaded, groups = request.getfixturevalue(collection)
-    if loaded.rerankers is None:
-        pytest.skip("the library `rerankers` is not installed")
-    long = [
-        (query, cut)
-        for query, passages in groups
-        if (cut := [each for each in passages if loaded.tokens(query, each) > loaded.max_length])
-    ]
+    long = loaded.fit(groups, False)
     assert sum(loaded.tokens(query, each) > 512 for query, passages in long for each in passages) >= 40
     reference = load_ranker(str(loaded.folder), ScoringConfig(max_length=512, truncation="reference"))
     furthest = 0.0
-    for (query, passages), other in zip(long, loaded.probabilities(long), strict=True):
+    for (query, passages), other, own in zip(long, loaded.ranked(long), loaded.own(long), strict=True):
         same = logistic(own_scores(reference, query, passages))
         np.testing.assert_allclose(other, same, rtol=0, atol=1e-4)
-        furthest = max(furthest, np.abs(other - logistic(own_scores(loaded.own, query, passages))).max())
+        furthest = max(furthest, np.abs(other - logistic(own)).max())
     assert furthest > 1e-3, "without ` Relevant:` the model must say something else, or this test sees nothing"
     card = (loaded.folder / "README.md").read_text(encoding="utf-8")
     assert "`rerankers` cuts a prompt on the right at 512 tokens" in card and 'truncation="reference"' in card
-    assert ("This model was trained with 64 tokens" in card) == (loaded.max_length == 64)
+    assert ("This model was trained with 64 tokens" in card) == (loaded.reads.max_length == 64)
+
+
+# --- encoders and causal models ---------------------------------------------------------------------------------------
+
+
+#: Name -> folder of a student. Prompts with and without seams, and tokenizers of every sort.
+STUDENTS = {
+    "bert": lambda: starts.student("bert"),
+    "xlm-roberta": lambda: starts.student("roberta"),
+    "modernbert": lambda: starts.student("modernbert"),
+    "llama": lambda: starts.student("llama"),
+    "qwen3": lambda: starts.as_student(teachers.causal("qwen3"), DistillConfig(max_length=256), "loaded-qwen3"),
+    "seams": lambda: starts.as_student(
+        teachers.causal("qwen3"),
+        DistillConfig(max_length=256, prompt="bge-reranker-v2-gemma", true_token="yes"),
+        "loaded-seams",
+    ),
+    "metaspace": lambda: starts.as_student(
+        teachers.causal("metaspace"),
+        DistillConfig(max_length=64, prompt="plain", true_token="▁yes", false_token="▁no"),
+        "loaded-metaspace",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def others(registered) -> Any:
+    """name -> that student, registered and loaded once."""
+    known: dict[str, Loaded] = {}
+
+    def get(name: str) -> Loaded:
+        if name not in known:
+            folder = Path(STUDENTS[name]())
+            known[name] = registered(name, folder, reading.of_folder(folder).max_length)
+        return known[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_library_gives_the_same_scores_and_ranks(name, others, demo):
+    loaded, (_, groups) = others(name), demo
+    # 500 pairs; of other prompts and tokenizers, which change the inputs alone, fewer.
+    groups = groups if name in ("bert", "xlm-roberta", "modernbert", "llama") else groups[:10]
+    assert count(loaded.fit(groups, False)) >= len(groups), "there must be something to cut"
+    assert count(groups) in (500, 100)
+    scores = loaded.scores(groups)
+    own = scores.pop("own")
+    assert np.std(np.concatenate(own)) > 1e-2, "scores that tell passages apart"
+    assert set(scores) >= {"transformers", "pyfunc"}
+    for found in scores.values():
+        assert_same(found, own)
+    if loaded.reads.kind == "encoder":
+        assert_same(loaded.ranked(groups), own)
+
+
+@pytest.mark.long
+def test_every_library_gives_the_same_with_a_real_vocabulary(registered, tmp_path):
+    vocabulary = DATA / "tokenizers" / "bert-base-uncased"
+    if not vocabulary.is_dir():
+        pytest.skip(f"{vocabulary} is absent: real vocabularies are not part of the project")
+    start = teachers.encoder("bert", tokenizer=vocabulary)
+    folder = Path(starts.as_student(start, DistillConfig(max_length=512), "real-bert"))
+    loaded, groups = registered("real-bert", folder, 512), real_groups()
+    # Longer queries are cut otherwise.
+    groups = [group for group in groups if loaded.tokens(group[0], "") <= 256]
+    assert count(loaded.fit(groups, False)) >= 50 and count(groups) >= 400
+    scores = loaded.scores(groups)
+    own = scores.pop("own")
+    for found in [*scores.values(), loaded.ranked(groups)]:
+        assert_same(found, own)
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert"])
+def test_an_encoders_long_query_is_cut_otherwise_as_the_card_says(name, others, demo):
+    """All others cut the longer text first; that is another input as soon as the query takes more than a half."""
+    loaded, (_, groups) = others(name), demo
+    doubled = [(f"{query} {query}", passages[-2:]) for query, passages in groups]
+    most = loaded.reads.max_length
+    longer = [group for group in doubled if most // 2 + 4 < loaded.tokens(group[0], "") < most - 4][:10]
+    assert len(longer) == 10
+    scores = loaded.scores(longer)
+    for found in (scores.get("sentence_transformers", scores["transformers"]), loaded.ranked(longer)):
+        assert_same(found, scores["transformers"])
+    assert np.abs(np.concatenate(scores["transformers"]) - np.concatenate(scores["own"])).max() > 1e-3
+    assert "(`longest_first`)" in (loaded.folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "seams", "metaspace"])
+def test_a_causal_models_long_query_is_cut_alike(name, others, demo):
+    loaded, (_, groups) = others(name), demo
+    longer = [(" ".join([query] * 40), passages[-2:]) for query, passages in groups[:5]]
+    scores = loaded.scores(longer)
+    assert_same(scores["transformers"], scores["own"])
+
+
+def test_every_kind_of_student_has_a_card():
+    from inranker_flow.students.loading import KINDS
+
+    folder = Path(model_card.__file__).parent / "cards"
+    assert {each.name.partition(".")[0] for each in folder.iterdir()} == {*KINDS, "shared"} == {*OF_KIND, "shared"}

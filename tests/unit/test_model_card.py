@@ -89,9 +89,49 @@ def test_other_label_words_and_the_original_truncation_are_in_its_code():
     record["config"] |= {"true_token": "▁yes", "false_token": "▁no"}
     card = write(record)
     assert "convert_tokens_to_ids(['▁no', '▁yes'])" in card
-    assert 'ScoringConfig(max_length=512, truncation="reference", false_token="▁no", true_token="▁yes")' in card
     assert 'model_type="t5", token_false="▁no", token_true="▁yes"' in card
     assert "` Relevant:` may be lost" in card
+
+
+READS = {
+    "monot5": {"true_token": "▁true", "false_token": "▁false"},
+    "encoder": {"true_token": "", "false_token": ""},
+    "causal": {
+        "true_token": "Ġyes",
+        "false_token": "Ġno",
+        "prompt": "<Instruct>: {instruction}\nQuery: {query}\nDocument: {document}\nRelevant:{answer}",
+        "instruction": "Find {what} helps",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_each_kind_is_called_what_it_is(kind):
+    """Settings of the training say nothing: a causal student's answers may be those of its family, and stand in its folder."""
+    record = training()
+    record["config"] |= {"true_token": "", "false_token": ""}
+    record["reads"] = {"max_length": 96, "truncation": "document", "kind": kind, **READS[kind]}
+    card = write(record)
+    front = yaml.safe_load(card.split("---\n")[1])
+    library, tag = {
+        "monot5": ("transformers", "monot5"),
+        "encoder": ("sentence-transformers", "cross-encoder"),
+        "causal": ("transformers", "causal"),
+    }[kind]
+    assert front["library_name"] == library and front["tags"] == ["reranker", tag, "inranker", "distillation"]
+    assert ("monoT5 reranker" in card) == ("`▁true`" in card) == (kind == "monot5")
+    assert ("CrossEncoder(FOLDER)" in card) == ("text-embeddings-router" in card) == (kind == "encoder")
+    assert ("    <Instruct>: Find {what} helps\n    Query: {query}" in card) == (kind == "causal")
+    assert "most 96 tokens" in card and "It reads 96 tokens of query and passage" in card
+    assert "\n\n\n## " not in card and "jinja" not in card.replace("score.jinja", "")
+
+
+def test_a_causal_model_of_one_answer_is_told_so():
+    record = training()
+    reads = {"max_length": 96, "truncation": "document", "kind": "causal", **READS["causal"], "false_token": ""}
+    card = write({**record, "reads": reads})
+    assert "The score is the logit of `Ġyes` as the next token. " in card and "return float(logits[true])" in card
+    assert "vllm" not in card, "whose classifier is a difference"
 
 
 def test_a_description_fits_into_mlflows_databases_and_ends_with_a_whole_section():

@@ -7,12 +7,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inranker_flow.commands.plan import with_corpora
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.errors import UserError
-from inranker_flow.planning import counting, reality, speed
+from inranker_flow.planning import counting, models, reality, speed
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.planner import START_SECONDS, by_size_alone, make_plan
 from inranker_flow.planning.plans import Plan, Row, read_sentence, sentence_of
@@ -23,8 +24,9 @@ from inranker_flow.stages.retrieve import retrieve
 from inranker_flow.storage import uris
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.runs import DEVICE, stage_run
-from tests import beir
+from tests import beir, starts
 from tests.databases import new_database
+from tests.models import stub_files
 
 SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
 
@@ -219,12 +221,12 @@ def test_the_size_of_a_model_is_in_its_files_or_in_its_name():
 
     with safe_open(DEMO / "teacher" / "model.safetensors", "numpy") as file:
         truth = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
-    assert speed.parameters("demo:teacher") == truth
+    assert models.parameters("demo:teacher") == truth
     for name, millions in (
         ("castorini/monot5-3b-msmarco-10k", 2850), ("google-t5/t5-small", 60), ("EleutherAI/gpt-j-6b", 6050),
         ("Qwen/Qwen3-Reranker-0.6B", 600), ("BeIR/query-gen-msmarco-t5-base-v1", 220), ("someone/mystery-v2", 0),
     ):  # fmt: skip
-        assert speed.parameters(name) == millions * 1e6, name
+        assert models.parameters(name) == millions * 1e6, name
 
 
 def test_speeds_by_size_know_what_no_gpu_makes_faster():
@@ -235,6 +237,73 @@ def test_speeds_by_size_know_what_no_gpu_makes_faster():
     assert speed.short_name("NVIDIA A100-SXM4-80GB") == "A100" and speed.short_name("NVIDIA L40S") == "L40S"
     with pytest.raises(UserError, match="'A1000' is not in the table"):
         speed.check_device("A1000")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("castorini/monot5-base-msmarco", "monot5"), ("google-t5/t5-small", "monot5"), ("someone/mystery-v2", "monot5"),
+        ("cross-encoder/ms-marco-MiniLM-L6-v2", "encoder"), ("answerdotai/ModernBERT-base", "encoder"),
+        ("FacebookAI/xlm-roberta-base", "encoder"), ("Qwen/Qwen3-0.6B", "causal"), ("HuggingFaceTB/SmolLM2-135M", "causal"),
+        ("init:encoder-tiny", "encoder"), ("init:causal-tiny?seed=3", "causal"), ("init:tiny", "monot5"),
+        ("demo:student", "monot5"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_a_model_is_known_without_its_weights(name, kind):
+    assert models.kind_of(name) == kind
+
+
+def test_a_config_says_the_kind_whatever_the_folder_is_called(tmp_path):
+    stub_files(tmp_path / "my-t5", {"model_type": "bert", "architectures": ["BertModel"]})
+    assert models.kind_of(str(tmp_path / "my-t5")) == "encoder"
+
+
+def test_encoders_and_causal_models_read_with_all_weights_but_those_of_their_embeddings():
+    """A T5 reads with its encoder, half of them."""
+    t5, bert, qwen = (models.READING[models.kind_of(name)] for name in ("x/t5-base", "x/bert-base", "x/qwen3-0.6b"))
+    assert (t5, bert, qwen) == (0.5, 1.0, 1.0)
+    for name, of_t5 in (("x/bert-110m", "x/t5-110m"), ("x/qwen3-110m", "x/t5-110m")):
+        for work in ("score", "train"):
+            one, other = (speed.by_size(work, each, "cpu", SAMPLE, 32) for each in (name, of_t5))
+            assert one.each == pytest.approx(other.each / 2) and "110 million weights" in one.how
+    bert = starts.encoder("bert", layers=2)
+    looked_up = json.loads((Path(bert) / "config.json").read_text())["vocab_size"] * 48
+    assert models.computing(bert) == models.parameters(bert) - looked_up > 0
+    assert models.parameters("microsoft/MiniLM-L12-H384-uncased") == 33e6
+    assert (
+        models.parameters("answerdotai/ModernBERT-base") == 150e6 != models.parameters("google-bert/bert-base-uncased")
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "llama", "init-encoder"])
+def test_the_tokens_of_a_students_prompts_are_those_of_its_reader(name):
+    """Its marks or its template are counted, not a monoT5's."""
+    from inranker_flow.config.sections import DistillConfig
+    from inranker_flow.planning.planner import _tokenizer
+    from inranker_flow.students.loading import load_student
+
+    reference, kind = starts.ALL[name]()
+    config = DistillConfig(checkpoint=reference, max_length=256)
+    reader = load_student(reference, config).reader
+    [length] = reader.prepare(["moon"], ["the river"], np.array([[0, 0]])).lengths
+    texts = sum(
+        len(reader.tokenizer(f" {each}", add_special_tokens=False)["input_ids"]) for each in ("moon", "the river")
+    )
+    reads = models.reading_of(config, reference)
+    planned = models.around(reference, reads, _tokenizer(reference))
+    assert (reads.kind, reads.max_length) == (kind, 256)
+    assert planned == pytest.approx(length - texts, abs=0 if kind == "encoder" else 2)
+
+
+@pytest.mark.parametrize("reference", ["init:encoder-tiny", "init:causal-tiny"])
+def test_a_training_of_each_kind_is_measured(reference, monkeypatch, tmp_path):
+    from inranker_flow.config.sections import DistillConfig
+
+    monkeypatch.setenv("INRANKER_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(speed, "AIM", 0.01)
+    config = DistillConfig(checkpoint=reference, max_length=64, batch_size=8)
+    found = speed.measure_training(config, SAMPLE, anyway=True)
+    assert found.each > 0 and f"{reference}: measured here" in found.how
 
 
 def test_earlier_runs_of_the_same_checkpoint_on_the_same_device_tell_their_speed(tmp_path, monkeypatch):

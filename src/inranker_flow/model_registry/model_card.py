@@ -1,20 +1,25 @@
 """The model card: what a student is, what it was made of, how well it does and how to load it.
 
-Written from what training and evaluation recorded, by `promote`. It lies as
-README.md in the model folder (with the Hugging Face hub's front matter) and is the description of the version.
+`promote` writes it from what training and evaluation recorded. It lies as README.md in the model folder (with the Hugging Face
+hub's front matter) and is the description of the version. What it says of a kind of student stands in ``cards/KIND.md.jinja``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from inranker_flow.markdown import code, escape
+from inranker_flow.rankers import templates
+from inranker_flow.reading import Trained, of_record
 
 #: MLflow's databases hold this many characters of a description.
 _DESCRIPTION = 5000
+#: Around a section of a kind.
+_BLANK = "\n"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -44,7 +49,7 @@ def describe(name: str, system: str, training: Mapping[str, Any], summary: Mappi
 def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    base = _base(training)
+    base, kind = _base(training), _kind(name, training)
     results = [
         EvalResult(
             task_type="text-ranking",
@@ -58,27 +63,28 @@ def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: 
     ]
     data = ModelCardData(
         model_name=name,
-        library_name="transformers",
+        library_name=kind.library,
         pipeline_tag="text-ranking",
         # The hub refuses anything but an id of its own.
         base_model=base if _HUB_ID.fullmatch(base) else None,
-        tags=["reranker", "monot5", "inranker", "distillation"],
+        tags=["reranker", *kind.tags, "inranker", "distillation"],
         eval_results=results or None,
     )
     return data.to_yaml().strip()
 
 
 def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    kind = _kind(name, training)
     sections = [
-        f"# {escape(name)}\n\nA monoT5 reranker: it reads a query and a passage and says how relevant the passage is. It was "
+        f"# {escape(name)}\n\n{kind.title}: it reads a query and a passage and says how relevant the passage is. It was "
         "distilled from a larger reranker by InRanker Flow (the method: arXiv 2401.06910), without human labels for the "
         "target collections.",
         f"## How well it does\n\n{_measures(system, summary)}",
         f"## How it was made\n\n{_made(training, summary)}",
-        f"## Prompt\n\n{_prompt(training)}{_served(summary['models'].get(system, {}).get('served', {}))}",
+        f"## Prompt\n\n{kind.prompt().strip(_BLANK)}{_served(summary['models'].get(system, {}).get('served', {}))}",
         f"## Limits\n\n{_limits(training, summary)}",
         f"## Licences\n\n{_licences(training, summary)}",
-        f"## How to load it\n\n{_loading(name, training)}",
+        f"## How to load it\n\n{kind.loading().strip(_BLANK)}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -202,22 +208,6 @@ def _made(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 # --- use --------------------------------------------------------------------------------------------------------------
 
 
-def _prompt(training: Mapping[str, Any]) -> str:
-    config = training["config"]
-    cut = (
-        "A longer prompt loses the end of the *passage*: ` Relevant:` and `</s>` are always there. Of a query that leaves "
-        "no room for a passage, one half of the room is kept."
-        if config["truncation"] == "document"
-        else "A longer prompt is cut on the right, as the original inference code does, so ` Relevant:` may be lost."
-    )
-    return (
-        "`Query: {query} Document: {passage} Relevant:`, its three parts tokenised one by one, then `</s>`; at most "
-        f"{config['max_length']} tokens. {cut}\n\n"
-        f"The score is the logit of `{config['true_token']}` less that of `{config['false_token']}` at the first decoder "
-        "step. A passage is title and text, joined by a space."
-    )
-
-
 def _served(served: Mapping[str, Any]) -> str:
     """With what it was measured, and is served by MLflow, beside its prompt."""
     words, dtype = served.get("passage_words"), served.get("dtype", "auto")
@@ -233,27 +223,42 @@ def _served(served: Mapping[str, Any]) -> str:
     return text
 
 
-def _loading(name: str, training: Mapping[str, Any]) -> str:
-    config = training["config"]
-    labels = [config["false_token"], config["true_token"]]
-    return str(
-        _template().render(
-            name=name,
-            length=config["max_length"],
-            truncation=config["truncation"],
-            labels=labels,
-            own_labels=labels != ["▁false", "▁true"],
-        )
-    )
+def _kind(name: str, training: Mapping[str, Any]) -> Any:
+    """Return what the card says of the student's kind: ``library`` and ``tags`` of the front matter, the ``title`` of its first
+    sentence, and the sections ``prompt()`` and ``loading()``."""
+    reads = of_record(training)
+    return _cards().get_template(f"{reads.kind}.md.jinja").make_module({"name": name, "reads": reads})
 
 
 @cache
-def _template() -> Any:
+def _cards() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("inranker_flow", "model_registry")
+    loader = PackageLoader("inranker_flow", "model_registry/cards")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("loading.md.jinja")
+    environment.filters["py"] = repr
+    environment.globals |= {"prompt_text": _prompt_text, "pieces": _pieces, "overrides": _overrides}
+    return environment
+
+
+def _prompt_text(reads: Trained) -> str:
+    """Return the prompt of a causal model with its instruction, up to the answer."""
+    filled = reads.prompt.replace(templates.INSTRUCTION, reads.instruction).replace(templates.SEAM, "")
+    return filled.partition(templates.ANSWER)[0]
+
+
+def _pieces(reads: Trained) -> templates.Pieces:
+    return templates.pieces(templates.load(reads.prompt, reads.instruction))
+
+
+def _overrides(reads: Trained) -> str:
+    """Return vLLM's settings that make a classifier of a causal model."""
+    changed = {
+        "architectures": ["ARCHITECTUREForSequenceClassification"],
+        "classifier_from_token": [reads.false_token, reads.true_token],
+        "method": "from_2_way_softmax",
+    }
+    return json.dumps(changed, ensure_ascii=False)
 
 
 def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -266,7 +271,7 @@ def _limits(training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
                 f"- It was to be adapted to {escape(name)} too, which was left out: {escape(reason)}."
                 for name, reason in summary.get("left_out", {}).items()
             ),
-            f"- It reads {training['config']['max_length']} tokens of query and passage; what lies beyond counts for nothing.",
+            f"- It reads {of_record(training).max_length} tokens of query and passage; what lies beyond counts for nothing.",
             "- It orders the candidates of a first stage and finds nothing that is not among them.",
             "- The score orders the passages of one query. It is no probability, and no threshold was calibrated.",
             "- Its labels are a teacher's opinions: it repeats the teacher's mistakes, and those of the model that wrote the "

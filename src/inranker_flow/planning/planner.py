@@ -16,18 +16,18 @@ import numpy as np
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig, Teacher
 from inranker_flow.generation import prompts
+from inranker_flow.planning import models
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.plans import Plan, Row
-from inranker_flow.planning.speed import Sample, Speed, Work, by_size, parameters
+from inranker_flow.planning.speed import Sample, Speed, Work, by_size
 from inranker_flow.rankers.checkpoints import DEMO
 
 if TYPE_CHECKING:
     from inranker_flow.settings.profile import Profile
 
 
-#: Characters of a token where the tokenizer is not here (T5's, English), tokens of a monoT5 prompt around query and
-#: document, and of a generated query.
-TOKEN_CHARACTERS, PROMPT_TOKENS, NEW_TOKENS = 4.3, 10, 12
+#: Tokens of a generated query where nothing is known of it.
+NEW_TOKENS = 12
 #: Bytes of a stored character (zstd), of a pair to label, of a label with its pair, of a row of a run (and of run.trec).
 STORED_CHARACTER, STORED_PAIR, STORED_LABEL, STORED_HIT = 0.45, 8, 24, 48
 #: Until a task that computes with a model has imported and loaded it; assumed.
@@ -73,7 +73,7 @@ class _Planner:
             self.out.notes.extend(counted.notes)
         phase1, generation = self.profile.phase1, self.profile.generation
         teachers = [(each, self._teacher(each, every)) for each in self.profile.teacher.all]
-        student = self._sample(every, phase1.checkpoint, ScoringConfig(max_length=phase1.max_length))
+        student = self._sample(every, phase1.checkpoint, models.reading_of(phase1, phase1.checkpoint))
         train = self._ask("train", phase1, student)
         write = Speed(0.0, "")
         if generation.backend == "crop":
@@ -115,9 +115,9 @@ class _Planner:
     def _prompt(self, counted: Counted, checkpoint: str, scoring: ScoringConfig) -> float:
         """Return tokens of a prompt of this collection in the mean, cut at `max_length`."""
         tokens = self.tokens.of(checkpoint, counted)
-        fixed = counted.query_characters / tokens.query + tokens.prompt
-        if scoring.kind == "causal":
-            fixed += len(scoring.instruction) / TOKEN_CHARACTERS + 60
+        fixed = counted.query_characters / tokens.query + models.around(
+            checkpoint, scoring, self.tokens.tokenizer(checkpoint)
+        )
         lengths = [float(len(text)) for text in counted.passages] or [counted.passage_characters]
         return float(np.minimum(np.array(lengths) / tokens.passage + fixed, scoring.max_length).mean())
 
@@ -214,7 +214,7 @@ class _Planner:
         seen = pairs * config.epochs
         if config.max_steps:
             seen = min(seen, config.max_steps * config.batch_size)
-        stored = round(parameters(self.profile.phase1.checkpoint) * 4)
+        stored = round(models.parameters(self.profile.phase1.checkpoint) * 4)
         tokens = round(seen * sample.prompt_tokens)
         self._add("", stage, pairs=seen, tokens=tokens, hours=_hours(seen, train), stored=stored)
 
@@ -230,8 +230,8 @@ class _Planner:
                 count * self._prompt(each, checkpoint, scoring) for count, each in zip(pairs, every, strict=True)
             )
 
-        lengths = (self.profile.phase1.max_length, *[self.profile.phase2.max_length] * 2)
-        tokens = sum(read(checkpoint, ScoringConfig(kind="monot5", max_length=length)) for length in lengths)
+        phases = (self.profile.phase1, *[self.profile.phase2] * 2)
+        tokens = sum(read(checkpoint, models.reading_of(phase, checkpoint)) for phase in phases)
         hours = _hours(tokens, Speed(3 * train.each * student.prompt_tokens, ""))
         if self.profile.evaluation.teacher:
             more, longer = self._scored(list(zip(every, pairs, strict=True)), teachers)
@@ -270,11 +270,10 @@ def _words(characters: float, first: int = 0) -> str:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Characters of a token of a passage and of a query, and tokens of a prompt around both."""
+    """Characters of a token of a passage and of a query."""
 
-    passage: float = TOKEN_CHARACTERS
-    query: float = TOKEN_CHARACTERS
-    prompt: float = PROMPT_TOKENS
+    passage: float = models.TOKEN_CHARACTERS
+    query: float = models.TOKEN_CHARACTERS
 
 
 class _Tokens:
@@ -291,24 +290,27 @@ class _Tokens:
             self._known[key] = self._measure(checkpoint, counted)
         return self._known[key]
 
-    def _measure(self, checkpoint: str, counted: Counted) -> _Lengths:
+    def tokenizer(self, checkpoint: str) -> Any:
+        """Return the checkpoint's tokenizer; None, said once, where it is not here."""
         if checkpoint not in self._tokenizers:
             self._tokenizers[checkpoint] = _tokenizer(checkpoint)
             if self._tokenizers[checkpoint] is None:
                 self._notes.append(
-                    f"{checkpoint}: {TOKEN_CHARACTERS} characters a token (assumed: its tokenizer is not here)"
+                    f"{checkpoint}: {models.TOKEN_CHARACTERS} characters a token (assumed: its tokenizer is not here)"
                 )
-        tokenizer = self._tokenizers[checkpoint]
+        return self._tokenizers[checkpoint]
+
+    def _measure(self, checkpoint: str, counted: Counted) -> _Lengths:
+        tokenizer = self.tokenizer(checkpoint)
         if tokenizer is None:
             return _Lengths()
 
         def characters(texts: Sequence[str]) -> float:
             found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
             tokens = sum(len(each.ids) for each in found)
-            return sum(map(len, texts)) / tokens if tokens else TOKEN_CHARACTERS
+            return sum(map(len, texts)) / tokens if tokens else models.TOKEN_CHARACTERS
 
-        around = len(tokenizer.encode("Query: Document: Relevant:").ids)  # with </s>
-        return _Lengths(characters(counted.passages[:200]), characters(counted.queries[:200]), around)
+        return _Lengths(characters(counted.passages[:200]), characters(counted.queries[:200]))
 
 
 def _tokenizer(checkpoint: str) -> Any:

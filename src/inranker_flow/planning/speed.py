@@ -5,10 +5,8 @@ Speeds are those of one device: `tokens` of prompts a second when scoring, `quer
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import struct
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,10 +24,9 @@ from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import load_backend
-from inranker_flow.rankers.checkpoints import DEMO
+from inranker_flow.planning import models
 from inranker_flow.rankers.devices import device_name
 from inranker_flow.rankers.loading import load_ranker
-from inranker_flow.rankers.random_models import SIZES
 from inranker_flow.stages.distill import distill
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
@@ -48,12 +45,6 @@ REACHED = {"score": 0.4, "train": 0.3, "generate": 0.4}
 #: What no GPU makes shorter, because the host is in the way: tokens scored a second, seconds of a training step and of one
 #: generated token of a batch; assumed.
 MOST_TOKENS, STEP_SECONDS, TOKEN_SECONDS = 1e6, 0.02, 0.03
-
-#: Weights of checkpoints by their names; else a number with b or m in the name counts.
-_KNOWN = {
-    "monot5-3b": 2.85e9, "monot5-large": 0.77e9, "monot5-base": 0.22e9, "monot5-small": 0.06e9, "t5-small": 0.06e9,
-    "t5-base": 0.22e9, "t5-large": 0.77e9, "t5-3b": 2.85e9, "gpt-j-6b": 6.05e9,
-}  # fmt: skip
 
 #: Seconds that a measurement aims at; it is left out where its smallest form would take more than `TOO_LONG`.
 AIM, TOO_LONG = 2.0, 20.0
@@ -82,46 +73,22 @@ class Sample:
 # --- by size ----------------------------------------------------------------------------------------------------------
 
 
-def parameters(reference: str) -> float:
-    """Return weights of a checkpoint, from its files or its name; 0 where neither says."""
-    scheme, _, rest = reference.partition(":")
-    if scheme == "init" and (shape := SIZES.get(rest.partition("?")[0])):
-        return float(shape.weights)
-    folder = DEMO / rest if scheme == "demo" else Path(reference).expanduser()
-    if folder.is_dir():
-        return float(sum(map(_weights, folder.glob("*.safetensors"))))
-    name = reference.rstrip("/").rpartition("/")[2].lower()
-    for known, number in _KNOWN.items():
-        if known in name:
-            return number
-    found = re.search(r"(?<![a-z0-9])(\d+(?:\.\d+)?)(b|m)(?![a-z])", name)
-    if found:
-        return float(found[1]) * {"b": 1e9, "m": 1e6}[found[2]]
-    sizes = {"small": 0.06e9, "base": 0.22e9, "large": 0.77e9}
-    return next((number for word, number in sizes.items() if word in re.split(r"[-_]", name)), 0.0)
-
-
-def _weights(file: Path) -> int:
-    """Return numbers in a safetensors file, from its head."""
-    with open(file, "rb") as stored:
-        head = json.loads(stored.read(struct.unpack("<Q", stored.read(8))[0]))
-    return sum(int(np.prod(each["shape"])) for name, each in head.items() if name != "__metadata__")
-
-
 def by_size(work: Work, reference: str, device: str, sample: Sample, batch: int = 1) -> Speed:
-    """From operations and memory. A T5 reads its prompt with its encoder, half of its weights."""
-    weights = parameters(reference)
+    """From operations and memory: two operations for each weight that reads a token, and twice that for gradients."""
+    weights, kind = models.parameters(reference), models.kind_of(reference)
+    reading = models.READING[kind] * models.computing(reference)
     peak, memory = DEVICES[device]
     if not weights:
         return Speed(0.0, f"{reference}: not known, and its size neither")
     share = REACHED[work]
     speed = share * peak * 1e12
     size = f"{weights / 1e6:,.{1 if weights < 1e7 else 0}f}"
-    how = f"{reference}: {size} million weights on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
+    of_kind = "" if kind == "monot5" or work == "generate" else f" ({kind})"
+    how = f"{reference}: {size} million weights{of_kind} on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
     if work == "score":
-        return Speed(min(speed / weights, MOST_TOKENS), f"{how}, {MOST_TOKENS:,.0f} tokens/s at most")
+        return Speed(min(speed / (2 * reading), MOST_TOKENS), f"{how}, {MOST_TOKENS:,.0f} tokens/s at most")
     if work == "train":
-        step = max(3 * weights * sample.prompt_tokens * batch / speed, STEP_SECONDS)
+        step = max(6 * reading * sample.prompt_tokens * batch / speed, STEP_SECONDS)
         return Speed(batch / step, f"{how}, {1000 * STEP_SECONDS:.0f} ms a step at least")
     token = max(2 * weights / (share * memory * 1e9), TOKEN_SECONDS)
     prompt = 2 * weights * (sample.prompt_tokens + sample.new_tokens) / speed

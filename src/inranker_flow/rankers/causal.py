@@ -33,34 +33,25 @@ class CausalReader(PairReader):
         kind = "reranker that answers with it"
         self.labels = label_token_ids(tokenizer, *answers, kind, alone=not scoring.false_token)
         _check_marks(tokenizer, template)
-        # Spaces go with the text that follows: most vocabularies hold them there.
-        *apart, fixed = template.before.split(templates.SEAM)
-        fixed, self._query_space = _split_spaces(fixed)
-        #: What follows the query without a seam, and what stands behind that, up to the document.
-        self._between, *rest = template.between.split(templates.SEAM)
-        *middle, last = rest or [self._between]
-        last, self._document_space = _split_spaces(last)
-        if not rest:
-            self._between = last
-        self._query_context, self._document_context = _last_line(fixed), _last_line(last)
-        self.before_query = self._query_context + self._query_space
-        self.before_document = self._document_context + self._document_space
-        beginning = [*self._apart(apart), *self.tokenise([fixed])[0]]
-        joined, *closing = template.after.split(templates.SEAM)
-        after = [*self._following("a", [joined])[0], *self._apart(closing)]
-        self._middle = self._apart([*middle, last]) if rest else []
-        [between] = self._following("a", [self._between])
-        self.frame = Frame(beginning, [*between, *self._middle], after, scoring.max_length)
+        self._pieces = pieces = templates.pieces(template)
+        self.before_query = pieces.query_context + pieces.query_space
+        self.before_document = pieces.document_context + pieces.document_space
+        after = [*self._following("a", [pieces.joined])[0], *self._apart(pieces.closing)]
+        self._middle = self._apart(pieces.middle)
+        [between] = self._following("a", [pieces.between])
+        self.frame = Frame(self._apart(pieces.beginning), [*between, *self._middle], after, scoring.max_length)
 
     def _apart(self, pieces: Sequence[str]) -> list[int]:
         return [each for ids in self.tokenise(list(filter(None, pieces))) for each in ids] if any(pieces) else []
 
     def encode_queries(self, queries: list[str]) -> list[list[int]]:
-        texts = [f"{self._query_space}{query}{self._between}" for query in queries]
-        return [[*ids, *self._middle] for ids in self._following(self._query_context, texts)]
+        pieces = self._pieces
+        texts = [f"{pieces.query_space}{query}{pieces.between}" for query in queries]
+        return [[*ids, *self._middle] for ids in self._following(pieces.query_context, texts)]
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
-        return self._following(self._document_context, [f"{self._document_space}{text}" for text in documents])
+        pieces = self._pieces
+        return self._following(pieces.document_context, [f"{pieces.document_space}{text}" for text in documents])
 
     def _following(self, context: str, texts: list[str]) -> list[list[int]]:
         """Return ids of ``texts`` as they are after ``context``: some tokenizers begin a text otherwise than they continue
@@ -123,15 +114,6 @@ class CausalRanker(PairRanker):
             logits: Tensor = output.logits[:, -1].float()
         # As of an encoder with one label.
         return logits * torch.tensor([-0.5, 0.5], device=logits.device) if self._one else logits
-
-
-def _split_spaces(text: str) -> tuple[str, str]:
-    return text.rstrip(" "), text[len(text.rstrip(" ")) :]
-
-
-def _last_line(text: str) -> str:
-    """Return the end of ``text`` from its last line that holds something."""
-    return text[text.rstrip("\n").rfind("\n") + 1 :]
 
 
 def _check_marks(tokenizer: Any, template: templates.Template) -> None:

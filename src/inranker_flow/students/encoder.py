@@ -7,6 +7,7 @@ vLLM serve it: one label, whose logit is the score.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+#: sentence-transformers' file in which text-embeddings-inference and vLLM find the longest input; without it they take as
+#: many tokens as the model has positions.
+LENGTHS = "sentence_bert_config.json"
 
 
 class EncoderStudent(Student):
@@ -60,11 +65,36 @@ class EncoderStudent(Student):
     def save(self, folder: Path) -> None:
         config = self.model.config
         config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-        # The logit is the score: sentence-transformers' own default would be its sigmoid.
+        # The logit is the score: sentence-transformers' and vLLM's own default would be its sigmoid.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
+        _name_for_servers(config)
         # What its loaders cut at.
         self.tokenizer.model_max_length = self.reads.max_length
         super().save(folder)
+        # Where the servers look for the same. vLLM reads the file only with both keys; the tokenizer itself lowers cases.
+        lengths = {"max_seq_length": self.reads.max_length, "do_lower_case": False}
+        (folder / LENGTHS).write_text(json.dumps(lengths, indent=1) + "\n", encoding="utf-8")
+
+
+def _name_for_servers(config: Any) -> None:
+    """Write a ModernBERT's rotary bases and its layers' attention under the names of transformers 4 too, by which
+    text-embeddings-inference reads them."""
+    if config.model_type != "modernbert":
+        return
+    bases = {kind: each["rope_theta"] for kind, each in config.rope_parameters.items()}
+    config.global_rope_theta, config.local_rope_theta = bases["full_attention"], bases["sliding_attention"]
+    whole = [kind == "full_attention" for kind in config.layer_types]
+    # Some layers of a checkpoint may be another rhythm than its own.
+    every = next((each for each in range(1, len(whole) + 1) if whole == _rhythm(each, len(whole))), 0)
+    if not every:
+        log.warning(
+            "the attention of the layers that are kept follows no rhythm: text-embeddings-inference cannot serve it"
+        )
+    config.global_attn_every_n_layers = every or config.global_attn_every_n_layers
+
+
+def _rhythm(every: int, layers: int) -> list[bool]:
+    return [place % every == 0 for place in range(layers)]
 
 
 def _scorer(model: Any, types: tuple[int, int] | None) -> nn.Module:

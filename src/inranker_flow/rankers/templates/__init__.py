@@ -24,6 +24,57 @@ class Template:
     after: str
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """A template's texts as they are tokenised.
+
+    Each of ``beginning``, ``middle`` and ``closing`` is tokenised by itself. Other texts are as they go on: the query, with
+    ``query_space`` before and ``between`` behind it, after ``query_context``; the document likewise; ``joined`` after any word.
+    """
+
+    beginning: tuple[str, ...]
+    query_context: str
+    query_space: str
+    between: str
+    middle: tuple[str, ...]
+    document_context: str
+    document_space: str
+    joined: str
+    closing: tuple[str, ...]
+
+
+def pieces(template: Template) -> Pieces:
+    """Return the texts of ``template``: apart at its seams, and with spaces at the text that follows them, where most
+    vocabularies hold them."""
+    *apart, fixed = template.before.split(SEAM)
+    fixed, query_space = _split_spaces(fixed)
+    #: What follows the query without a seam, and what stands behind that, up to the document.
+    between, *rest = template.between.split(SEAM)
+    *middle, last = rest or [between]
+    last, document_space = _split_spaces(last)
+    joined, *closing = template.after.split(SEAM)
+    return Pieces(
+        beginning=(*apart, fixed),
+        query_context=_last_line(fixed),
+        query_space=query_space,
+        between=between if rest else last,
+        middle=(*middle, last) if rest else (),
+        document_context=_last_line(last),
+        document_space=document_space,
+        joined=joined,
+        closing=tuple(closing),
+    )
+
+
+def _split_spaces(text: str) -> tuple[str, str]:
+    return text.rstrip(" "), text[len(text.rstrip(" ")) :]
+
+
+def _last_line(text: str) -> str:
+    """Return the end of ``text`` from its last line that holds something."""
+    return text[text.rstrip("\n").rfind("\n") + 1 :]
+
+
 def load(prompt: str, instruction: str) -> Template:
     """Return the template of that name, at that path, or with that text.
 
