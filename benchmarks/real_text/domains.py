@@ -15,8 +15,8 @@ from inranker_flow.storage.local import atomic_folder
 
 log = logging.getLogger(__name__)
 
-#: Training questions of the source, in an order in which the first so many are a choice, too; and its test questions.
-SOURCE, TRAIN, TEST = "squad", 10_000, 500
+#: Questions of the source for phase 1, as many others (more of the same), and test questions.
+SOURCE, TRAIN, TEST = "squad", 3_000, 200
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Target:
 
 #: In the order in which queries are written for them: first many or well-judged queries, then the small ones.
 TARGETS = (
-    Target("squadshifts-amazon", "train/squadshifts-amazon", "train", most=500),
-    Target("squadshifts-reddit", "train/squadshifts-reddit", "train", most=500),
+    Target("squadshifts-amazon", "train/squadshifts-amazon", "train", most=200),
+    Target("squadshifts-reddit", "train/squadshifts-reddit", "train", most=200),
     # A title there is a question that its answer was given to, so it would be copied.
     Target("liveqa-med", "collections/liveqa-med", title=False),
     Target("vaswani", "collections/vaswani"),
@@ -60,10 +60,10 @@ def _source(place: Path, out: Path) -> None:
     """Training questions, and test questions about paragraphs that no training question is about."""
     judged = list(_judgements(place / "qrels" / "train.tsv"))
     judged.sort(key=lambda row: _order(row[0]))
-    train, rest = judged[:TRAIN], judged[TRAIN:]
-    seen = {document for _, document, _ in train}
+    train, more, rest = judged[:TRAIN], judged[TRAIN : 2 * TRAIN], judged[2 * TRAIN :]
+    seen = {document for _, document, _ in train + more}
     test = [row for row in rest if row[1] not in seen][:TEST]
-    _write(place, out, {"train": train, "test": test}, title=True)
+    _write(place, out, {"train": train, "more": more, "test": test}, title=True)
 
 
 def _target(target: Target, place: Path, out: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_command_and_the_import_are_of_the_wheel(installed):
     assert "run a whole pipeline" in said and "submit" not in said, "a command that cannot work is not offered"
     refused = installed("inranker", "submit")
     assert refused.returncode == 2 and "needs a checkout" in refused.stderr
-    assert "phase1.loss  (mse or margin_mse or kl or ranknet" in installed("inranker", "settings", "phase1.loss").stdout
+    assert "phase1.batching  (iid or grouped" in installed("inranker", "settings", "phase1.batching").stdout
 
 
 def test_every_command_tells_its_options(installed):

@@ -148,7 +148,7 @@ def load_encoder(reference: str, revision: str, seed: int, change: Change) -> tu
     import torch
 
     if reference.startswith("init:"):
-        return *_random(reference, change), True
+        return *_random(reference, change), True  # the reference's own seed decides all of its weights
     source = _source(reference, revision)
     config = _config(reference, source)
     labels = config.num_labels if str((config.architectures or [""])[0]).endswith("ForSequenceClassification") else 0

@@ -43,9 +43,7 @@ class EncoderStudent(Student):
                 set_dropout(found, config.dropout)
 
         model, self.tokenizer, new = load_encoder(reference, revision, config.seed, change)
-        if reference.startswith("init:"):
-            pass  # made with it
-        elif new:
+        if new:
             log.info("%s: has no reranker's head, so one is made with seed %s", reference, config.seed)
         else:
             head = labels.find(reference, raw_config(reference, revision), config.false_token, config.true_token)

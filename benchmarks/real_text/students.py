@@ -1,0 +1,175 @@
+"""Students of every variant and seed, by the product's own stages, and one evaluation of all of them.
+
+The order is that of `workflow.pipelines.two_phases`. A stage that is done is found by its content, and a killed training
+goes on after its last checkpoint, so the command is given again until it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.real_text.domains import SOURCE
+from benchmarks.real_text.queries import KINDS, starter
+from benchmarks.real_text.served import served
+from benchmarks.real_text.weights import MINILM
+from inranker_flow.workflow.tasks import Run
+
+log = logging.getLogger(__name__)
+
+#: The targets of the tables: questions about reviews, posts and health, phrases about electronics, questions of the web.
+TARGETS = ("squadshifts-amazon", "squadshifts-reddit", "liveqa-med", "vaswani", "trec-dl-2019-pool")
+SEEDS = (1, 2, 3)
+#: Questions of the source in phase 1, and as many others for the comparison with more of it; queries of each target.
+QUESTIONS, QUERIES = 3_000, 600
+RETRIEVAL = {"negatives": 7, "depth": 100, "test_depth": 40, "seed": 1}
+#: A cross-encoder of three of the six layers: what it has to learn is to compare two texts.
+TRAINING = {
+    "learning_rate": 2e-4, "warmup_steps": 75, "batch_size": 32, "epochs": 1, "max_length": 128, "batching": "grouped",
+    "standardise": "dataset", "evaluate_every": 150, "holdout": 0.03, "holdout_max_queries": 100,
+}  # fmt: skip
+PHASE1 = {**TRAINING, "layers": [3]}
+EVALUATION = {"measures": ["nDCG@10", "RR@10"], "latency_queries": 0, "teacher": True, "shard_pairs": 5_000}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A student: what phase 2 is changed by. ``kind`` of queries: written, crops, or source (more of it)."""
+
+    name: str
+    kind: str = "written"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    #: Changes of phase 1, which is then trained anew.
+    phase1: Mapping[str, Any] = field(default_factory=dict)
+    queries: int = QUERIES
+
+
+def _loss(name: str) -> Variant:
+    return Variant(name, changes={"loss": name, "replay": 0.25}, phase1={"loss": name})
+
+
+REPLAY = {"replay": 0.25}
+#: The first three for every seed; the others change one thing of the second.
+VARIANTS = (
+    Variant("more source", "source"),
+    Variant("written", changes=REPLAY),
+    Variant("crops", "crops", changes=REPLAY),
+    _loss("margin_mse"),
+    _loss("kl"),
+    _loss("ranknet"),
+    Variant("no replay"),
+    Variant("merged (mean)", changes={**REPLAY, "merge": "mean"}),
+    Variant("merged (slerp)", changes={**REPLAY, "merge": "slerp"}),
+    Variant("150 queries", changes=REPLAY, queries=150),
+    Variant("300 queries", changes=REPLAY, queries=300),
+)
+
+
+def make(root: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
+    """Train the variants ``names`` (none: all) with each of ``seeds`` and evaluate them, below ``root/students``."""
+    start = starter(root)
+    with served(root / MINILM) as address:
+        world = _World(root, start, address)
+        for seed in seeds:
+            for variant in VARIANTS:
+                if not names or variant.name in names:
+                    world.student(variant, seed)
+        world.evaluate(seeds, [each for each in VARIANTS if not names or each.name in names])
+
+
+class _World:
+    """The collections, their pairs and labels, and where students lie."""
+
+    def __init__(self, root: Path, start: Any, address: str) -> None:
+        self.root, self.start = root, start
+        self.teacher = {
+            "checkpoint": "all-MiniLM-L6-v2",
+            "revision": "20 x cosine",
+            "backend": "server",
+            "server": {"endpoint": address, "api": "tei", "request_pairs": 64, "concurrency": 2},
+        }
+
+    def _run(self, name: str) -> Run:
+        return Run(self.root / "students" / name, self.start, f"real-text-{name}")
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def pairs(self, name: str, kind: str, queries: int = QUERIES) -> tuple[Path, Path, Path]:
+        """Return collection, candidates and labels of a target with its ``kind`` of queries, or of a part of the source."""
+        split = {"source": "train", "more": "more"}.get(kind)
+        run = self._run(f"data/{name}-{kind}-{queries}")
+        corpus = {"uri": str(self.root / "collections" / name), "name": name, "train_split": split or "train"}
+        prepared = run(
+            "prepare_corpus", name, outputs=("collection",),
+            configs={"corpus": corpus, "config": {"on_problem": "repair"}},
+        ).outputs["collection"]  # fmt: skip
+        written = None if split else self._queries(run, name, kind, queries, prepared, corpus)
+        found = run(
+            "retrieve", name, configs={"config": RETRIEVAL}, inputs={"collection": prepared, "queries": written},
+            outputs=("candidates",), earlier="", language="",
+        ).outputs["candidates"]  # fmt: skip
+        labels = run(
+            "teacher_label", name, configs={"config": self.teacher}, outputs=("labels",),
+            inputs={"collection": prepared, "candidates": found},
+        ).outputs["labels"]  # fmt: skip
+        return prepared, found, labels
+
+    def _queries(self, run: Run, name: str, kind: str, queries: int, prepared: Path, corpus: Any) -> Path:
+        # Of those that are written, the first so many documents': what is there is found.
+        section = {**KINDS[kind](self.root), "documents": queries}
+        return run(
+            "generate_queries", name, outputs=("queries", "report"), inputs={"collection": prepared},
+            configs={"config": section, "corpus": corpus, "retrieval": {}},
+        ).outputs["queries"]  # fmt: skip
+
+    # --- students -----------------------------------------------------------------------------------------------------
+
+    def phase1(self, seed: int, changes: Mapping[str, Any]) -> Path:
+        run = self._run(f"phase1-{changes.get('loss', 'mse')}-{seed}")
+        config = {**PHASE1, "checkpoint": str(self.root / MINILM), "seed": seed, **changes}
+        return run(
+            "distill_phase1", configs={"config": config}, outputs=("model",), champion="",
+            inputs={"training_sets": [self.pairs(SOURCE, "source")[2]], "start": None, "replay": None},
+        ).outputs["model"]  # fmt: skip
+
+    def student(self, variant: Variant, seed: int) -> Path:
+        """Train a variant with a seed, and phase 1 before it."""
+        started = self.phase1(seed, variant.phase1)
+        if variant.kind == "source":
+            sets = [self.pairs(SOURCE, "more")[2]]
+        else:
+            sets = [self.pairs(name, variant.kind, variant.queries)[2] for name in TARGETS]
+        made = self._run(f"{variant.name.replace(' ', '-')}-{seed}")(
+            "distill_phase2", configs={"config": {**TRAINING, "seed": seed, **variant.changes}}, outputs=("model",),
+            inputs={"training_sets": sets, "start": started, "replay": self.pairs(SOURCE, "source")[2]}, champion="",
+        )  # fmt: skip
+        log.info("%s, seed %s: held-out loss %s", variant.name, seed, made.stats["heldout_loss"])
+        return made.outputs["model"]
+
+    def evaluate(self, seeds: Sequence[int], variants: Sequence[Variant]) -> None:
+        """Measure all students of each seed, first stage and teacher on the test queries of source and targets."""
+        data = [self.pairs(SOURCE, "source"), *(self.pairs(name, "written") for name in TARGETS)]
+        for seed in seeds:
+            students = {"phase 1": self.phase1(seed, {})}
+            students |= {each.name: self.student(each, seed) for each in variants}
+            made = self._run(f"evaluation-{seed}")(
+                "evaluate", configs={"config": EVALUATION, "teacher": self.teacher}, outputs=("evaluation", "report"),
+                champion="",
+                inputs={
+                    "collections": [each[0] for each in data], "candidates": [each[1] for each in data],
+                    "labels": [each[2] for each in data], "students": students,
+                },
+            )  # fmt: skip
+            (self.root / f"evaluation-{seed}.json").write_text(json.dumps({"folder": str(made.outputs["evaluation"])}))
+
+
+def evaluations(root: Path) -> Iterator[tuple[int, Path]]:
+    """Yield (seed, evaluation folder) of what was measured."""
+    for seed in SEEDS:
+        path = root / f"evaluation-{seed}.json"
+        if path.is_file():
+            yield seed, Path(json.loads(path.read_text())["folder"])
