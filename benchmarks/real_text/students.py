@@ -86,6 +86,7 @@ class _World:
 
     def __init__(self, root: Path, start: Any, address: str) -> None:
         self.root, self.start = root, start
+        self._known: dict[tuple[str, str, int], tuple[Path, Path, Path]] = {}
         self.teacher = {
             "checkpoint": "all-MiniLM-L6-v2",
             "revision": "20 x cosine",
@@ -100,6 +101,12 @@ class _World:
 
     def pairs(self, name: str, kind: str, queries: int = QUERIES) -> tuple[Path, Path, Path]:
         """Return collection, candidates and labels of a target with its ``kind`` of queries, or of a part of the source."""
+        asked = name, kind, queries
+        if asked not in self._known:
+            self._known[asked] = self._pairs(*asked)
+        return self._known[asked]
+
+    def _pairs(self, name: str, kind: str, queries: int) -> tuple[Path, Path, Path]:
         split = {"source": "train", "more": "more"}.get(kind)
         run = self._run(f"data/{name}-{kind}-{queries}")
         corpus = {"uri": str(self.root / "collections" / name), "name": name, "train_split": split or "train"}
