@@ -33,6 +33,7 @@ READING: dict[Kind, float] = {"monot5": 0.5, "encoder": 1.0, "causal": 1.0}
 _KNOWN = {
     "monot5-3b": 2.85e9, "monot5-large": 0.77e9, "monot5-base": 0.22e9, "monot5-small": 0.06e9, "t5-small": 0.06e9,
     "t5-base": 0.22e9, "t5-large": 0.77e9, "t5-3b": 2.85e9, "gpt-j-6b": 6.05e9,
+    "mxbai-rerank-large-v2": 1.54e9, "mxbai-rerank-base-v2": 0.49e9, "bge-reranker-v2-m3": 0.57e9,
     "minilm-l12": 0.033e9, "minilm-l-12": 0.033e9, "minilm-l6": 0.023e9, "minilm-l-6": 0.023e9,
     "xlm-roberta-base": 0.28e9, "xlm-roberta-large": 0.56e9, "distilroberta-base": 0.08e9, "roberta-base": 0.125e9,
     "roberta-large": 0.355e9, "modernbert-base": 0.15e9, "modernbert-large": 0.395e9, "distilbert-base": 0.066e9,
