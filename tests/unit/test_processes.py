@@ -39,7 +39,7 @@ TASK = """
         names = [name for name in ("AFTER", "ADDED", "GONE") if name in os.environ]
         told = {"arguments": sys.argv[1:], "variables": names, "loaded": "preloaded_for_this_test" in sys.modules,
                 "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler, "name": __name__}
-        print(json.dumps(told))
+        print(json.dumps(told), flush=True)
         print("to standard error \\udce4", file=sys.stderr)
         print(random.random())
     elif what == "die":
