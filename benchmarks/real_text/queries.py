@@ -69,7 +69,8 @@ def starter(root: Path) -> Callable[[str, Sequence[str]], int]:
     root.mkdir(parents=True, exist_ok=True)
     database = connection.create_database(root / "mlflow.db")
     environment = {
-        **os.environ, "MLFLOW_TRACKING_URI": database, "INRANKER_ARTIFACT_ROOT": (root / "mlartifacts").as_uri(), "INRANKER_STORE": str(root / "store"),
+        **os.environ, "MLFLOW_TRACKING_URI": database,
+        "INRANKER_ARTIFACT_ROOT": (root / "mlartifacts").as_uri(), "INRANKER_STORE": str(root / "store"),
         "INRANKER_SCRATCH": str(root / "scratch"), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.distillation.data import Examples
+from inranker_flow.labelling.average import Level, logits, scores
 
 log = logging.getLogger(__name__)
 
@@ -48,35 +49,37 @@ def standardised(teacher: np.ndarray, sets: np.ndarray) -> np.ndarray:
 
     The order within a set stays, and so does the mean of a pair's two logits. A set whose deltas are all equal gets 0.
     """
-    deltas, found = teacher[:, 1] - teacher[:, 0], np.zeros(len(teacher))
-    moments = {number: _moments(deltas[sets == number]) for number in np.unique(sets).tolist()}
-    scale = np.mean([deviation for _, deviation in moments.values()]) if moments else 0.0
-    for number, (mean, deviation) in moments.items():
+    deltas, found = scores(teacher), np.zeros(len(teacher))
+    levels = _by_set(deltas, sets)
+    scale = np.mean([each.deviation for each in levels.values()]) if levels else 0.0
+    for number, level in levels.items():
         own = sets == number
-        found[own] = (deltas[own] - mean) / deviation * scale if deviation else 0.0
-    result: np.ndarray = (teacher.mean(1, keepdims=True) + np.stack([-found, found], axis=1) / 2).astype(teacher.dtype)
+        found[own] = level.standardise(deltas[own]) * scale
+    result: np.ndarray = (teacher.mean(1, keepdims=True) + logits(found)).astype(teacher.dtype)
     return result
 
 
 def far_apart(teacher: np.ndarray, sets: np.ndarray, names: Sequence[str]) -> str:
     """Return a line about the two training sets whose mean deltas differ most, in units of their spread; "" if by no more than
     one. The spread is the root of the mean of both variances."""
-    deltas = teacher[:, 1] - teacher[:, 0]
-    moments = {number: _moments(deltas[sets == number]) for number in np.unique(sets).tolist()}
+    levels = _by_set(scores(teacher), sets)
 
     def distance(pair: tuple[int, int]) -> float:
-        (one, spread), (other, second) = (moments[each] for each in pair)
-        return abs(one - other) / (float(np.sqrt((spread**2 + second**2) / 2)) or 1e-12)
+        one, other = (levels[each] for each in pair)
+        spread = float(np.sqrt((one.deviation**2 + other.deviation**2) / 2))
+        return abs(one.mean - other.mean) / (spread or 1e-12)
 
-    widest = max(combinations(moments, 2), key=distance, default=None)
+    widest = max(combinations(levels, 2), key=distance, default=None)
     if widest is None or distance(widest) <= 1:
         return ""
-    said = " and ".join(f"{names[each]} ({moments[each][0]:.2f}, spread {moments[each][1]:.2f})" for each in widest)
+    said = " and ".join(
+        f"{names[each]} ({levels[each].mean:.2f}, spread {levels[each].deviation:.2f})" for each in widest
+    )
     return (
         f"the teacher's scores have other levels in {said}, and loss mse teaches the student that difference, which no ranking "
         "needs: set standardise to dataset, or loss to margin_mse, kl or ranknet"
     )
 
 
-def _moments(deltas: np.ndarray) -> tuple[float, float]:
-    return float(deltas.mean()), float(deltas.std())
+def _by_set(deltas: np.ndarray, sets: np.ndarray) -> dict[int, Level]:
+    return {number: Level.of(deltas[sets == number]) for number in np.unique(sets).tolist()}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
 
 
 def write_judged(candidates: Path, labels: Path) -> None:
-    """Write the positive pairs of ``candidates`` that have a label in ``labels``; no table where there are none."""
-    pairs = tables.read(tables.PAIRS, candidates)
-    pairs = pairs.filter(pc.equal(pairs.column("role"), "positive")).select(["query_id", "doc_id"])
-    known = tables.joined_keys(tables.read(tables.LABELS, labels)).combine_chunks()
-    judged = pairs.filter(pc.is_in(tables.joined_keys(pairs), value_set=known))
+    """Write the positive pairs of ``candidates``, each of which has a label in ``labels``; no table where there are none."""
+    batches = [
+        batch.filter(pc.equal(batch.column("role"), "positive"))
+        for batch in tables.read_batches(tables.PAIRS, candidates)
+    ]
+    judged = pa.Table.from_batches(batches, tables.PAIRS.schema).select(["query_id", "doc_id"])
     if judged.num_rows:
         judged = judged.sort_by([("query_id", "ascending"), ("doc_id", "ascending")])
         tables.write(tables.JUDGED, labels / tables.JUDGED.filename, judged)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def distill(
             code="setting-missing",
         )
     if config.merge != "none" and len(training_sets) > 1:
-        return _merge(config, training_sets, start, model, replay)
+        return _merge(config, training_sets, start, (reference, revision), model, replay)
     student = load_student(reference, config, revision)
     folders = [Path(folder) for folder in training_sets]
     replay = replay if config.replay else None
@@ -119,17 +120,21 @@ def distill(
 
 
 def _merge(
-    config: DistillConfig, training_sets: Sequence[Path], start: Path | None, model: Path, replay: Path | None
+    config: DistillConfig,
+    training_sets: Sequence[Path],
+    start: Path | None,
+    checkpoint: tuple[str, str],
+    model: Path,
+    replay: Path | None,
 ) -> DistillStats:
     """Train a student for each training set, from the same start, and write the one that their weights make together.
 
-    A student that is done is kept (`store.unfinished`), so a killed stage goes on with the next. Losses are those of the
-    merged student on the held-out queries of all sets.
+    ``checkpoint`` is the reference and the revision of that start. A student that is done is kept (`store.unfinished`), so a
+    killed stage goes on with the next. Losses are those of the merged student on the held-out queries of all sets.
     """
     started = time.monotonic()
     alone = replace(config, merge="none", start="phase1")
-    reference, revision = (str(start), "") if start is not None else (config.checkpoint, config.revision)
-    begins = checkpoint_identity(reference, revision)
+    begins = checkpoint_identity(*checkpoint)
     folders, places = [], []
     for labels in training_sets:
         sources = [read_manifest(each).content for each in (labels, *([replay] if replay and config.replay else []))]
@@ -144,7 +149,8 @@ def _merge(
     # They are whole by now, with the layers that are kept.
     whole = replace(alone, layers=(), lora_rank=0)
     student = load_student(str(folders[0]), whole)
-    weights = (load_student(str(each), whole).model.state_dict() for each in folders)
+    others = (load_student(str(each), whole) for each in folders[1:])
+    weights = (each.model.state_dict() for each in chain([student], others))
     student.model.load_state_dict(merged(weights, config.merge))
     examples = load_examples([Path(each) for each in training_sets], student.reader, config.centre, config.seed)
     examples = levels.settled(examples, config)
@@ -156,7 +162,7 @@ def _merge(
     record = {
         "merged": [{key: each[key] for key in ("inputs", "sets", "steps", "best_step", "looks")} for each in records]
     }
-    _write(model, trainer, reference, {"start": begins, "training_sets": list(sets.values())}, record)
+    _write(model, trainer, checkpoint[0], {"start": begins, "training_sets": list(sets.values())}, record)
     for each in (*map(str, {folder.parent for folder in folders}), str(examples.store), *places):
         unfinished.remove(each)
     return trainer.stats(time.monotonic() - started)
