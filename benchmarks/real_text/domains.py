@@ -15,8 +15,8 @@ from inranker_flow.storage.local import atomic_folder
 
 log = logging.getLogger(__name__)
 
-#: Questions of the source for phase 1, as many others (more of the same), and test questions.
-SOURCE, TRAIN, TEST = "squad", 3_000, 200
+#: Questions of the source for phase 1, others of it (as many tokens as the pairs of phase 2 have), and test questions.
+SOURCE, TRAIN, MORE, TEST = "squad", 3_000, 2_200, 100
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _source(place: Path, out: Path) -> None:
     """Training questions, and test questions about paragraphs that no training question is about."""
     judged = list(_judgements(place / "qrels" / "train.tsv"))
     judged.sort(key=lambda row: _order(row[0]))
-    train, more, rest = judged[:TRAIN], judged[TRAIN : 2 * TRAIN], judged[2 * TRAIN :]
+    train, more, rest = judged[:TRAIN], judged[TRAIN : TRAIN + MORE], judged[TRAIN + MORE :]
     seen = {document for _, document, _ in train + more}
     test = [row for row in rest if row[1] not in seen][:TEST]
     _write(place, out, {"train": train, "more": more, "test": test}, title=True)

@@ -18,6 +18,8 @@ import numpy as np
 
 #: From cosines, most between 0 and 0.8, to the spread of a reranker's logits.
 SCALE = 20.0
+#: Tokens of a text: what the bi-encoder was trained on, and what a student reads.
+LENGTH = 128
 _BATCH = 32
 
 
@@ -37,7 +39,7 @@ class BiEncoder:
         new = sorted({text for text in texts if text not in self._known}, key=len)
         for start in range(0, len(new), _BATCH):
             part = new[start : start + _BATCH]
-            inputs = self._tokenizer(part, padding=True, truncation=True, max_length=256, return_tensors="pt")
+            inputs = self._tokenizer(part, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
             with torch.inference_mode():
                 hidden = self._model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None]

@@ -21,12 +21,12 @@ from inranker_flow.workflow.tasks import Run
 
 log = logging.getLogger(__name__)
 
-#: The targets of the tables: questions about reviews, posts and health, phrases about electronics, questions of the web.
-TARGETS = ("squadshifts-amazon", "squadshifts-reddit", "liveqa-med", "vaswani", "trec-dl-2019-pool")
+#: The targets of the tables: questions about reviews and health, phrases about electronics, questions of the web, entities.
+TARGETS = ("squadshifts-amazon", "liveqa-med", "vaswani", "trec-dl-2019-pool", "dbpedia-entity-5k")
 SEEDS = (1, 2, 3)
-#: Questions of the source in phase 1, and as many others for the comparison with more of it; queries of each target.
-QUESTIONS, QUERIES = 3_000, 600
-RETRIEVAL = {"negatives": 7, "depth": 100, "test_depth": 40, "seed": 1}
+#: Queries of each target. The source has 3,000 questions for phase 1, and others for the comparison with more of it.
+QUERIES = 400
+RETRIEVAL = {"negatives": 5, "depth": 100, "test_depth": 30, "seed": 1}
 #: A cross-encoder of three of the six layers: what it has to learn is to compare two texts.
 TRAINING = {
     "learning_rate": 2e-4, "warmup_steps": 75, "batch_size": 32, "epochs": 1, "max_length": 128, "batching": "grouped",
@@ -64,8 +64,8 @@ VARIANTS = (
     Variant("no replay"),
     Variant("merged (mean)", changes={**REPLAY, "merge": "mean"}),
     Variant("merged (slerp)", changes={**REPLAY, "merge": "slerp"}),
-    Variant("150 queries", changes=REPLAY, queries=150),
-    Variant("300 queries", changes=REPLAY, queries=300),
+    Variant("100 queries", changes=REPLAY, queries=100),
+    Variant("200 queries", changes=REPLAY, queries=200),
 )
 
 
@@ -89,7 +89,7 @@ class _World:
         self._known: dict[tuple[str, str, int], tuple[Path, Path, Path]] = {}
         self.teacher = {
             "checkpoint": "all-MiniLM-L6-v2",
-            "revision": "20 x cosine",
+            "revision": "20 x cosine, 128 tokens",
             "backend": "server",
             "server": {"endpoint": address, "api": "tei", "request_pairs": 64, "concurrency": 2},
         }
