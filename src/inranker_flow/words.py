@@ -189,6 +189,40 @@ def has_blanks(text: str) -> bool:
 # --- languages --------------------------------------------------------------------------------------------------------
 
 
+#: Punctuation that changes what a query asks for: c# is not c, 50% not 50.
+_MEANT = "#%&@*"
+
+
+class _Blanks(dict[int, int | str]):
+    """For `str.translate`: punctuation, blanks and control characters become blanks; found out once for each."""
+
+    def __missing__(self, code: int) -> int | str:
+        letter = chr(code)
+        self[code] = " " if unicodedata.category(letter)[0] in "PZC" and letter not in _MEANT else code
+        return self[code]
+
+
+class _Joiners(dict[int, int | str]):
+    """For `str.translate`: what only guides reading (joiners within Persian and Indian words, soft hyphens) is left out."""
+
+    def __missing__(self, code: int) -> int | str:
+        letter = chr(code)
+        # The zero-width space is one all the same.
+        self[code] = "" if unicodedata.category(letter) == "Cf" and letter != "\u200b" else code
+        return self[code]
+
+
+_BLANKS, _JOINERS = _Blanks(), _Joiners()
+
+
+def normal(text: str) -> str:
+    """Return lower case in Unicode's compatible form, without punctuation, words separated by one blank."""
+    if not text.isascii():
+        text = text.translate(_JOINERS)
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(folded.translate(_BLANKS).split()) or folded.strip()
+
+
 @dataclass(frozen=True)
 class Language:
     """``stemmer``: Snowball's name, "" where it has none; ``stopwords``: the name of bm25s' list, "" where it has none."""

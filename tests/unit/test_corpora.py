@@ -298,7 +298,7 @@ def test_inranker_beir_file(tmp_path):
     one = prepare(f"inranker-beir:{tmp_path / 'file.jsonl'}", tmp_path / "out", max_train_queries=1)
     assert one.synthetic_queries == 1 and one.published_labels in (1, 2)
     (tmp_path / "file.jsonl").write_text(json.dumps({**published[0], "true_logit": None}))
-    with pytest.raises(UserError, match=r"file\.jsonl line 1: logit None is not a finite number; 1 malformed"):
+    with pytest.raises(UserError, match=r"file\.jsonl line 1: logit .None. is not a finite number; 1 malformed"):
         prepare(f"inranker-beir:{tmp_path / 'file.jsonl'}", tmp_path / "out")
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inranker_flow.evaluation.leaks import Finder, JudgedQuery, check, normal, shingles
+from inranker_flow.evaluation.leaks import Finder, JudgedQuery, check, shingles
+from inranker_flow.words import normal
 from tests.unit.test_evaluation import make_collection, make_labels
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

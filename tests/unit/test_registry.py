@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from inranker_flow.artifacts.manifest import write_manifest
-from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, ScoringConfig
+from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PromoteConfig, ScoringConfig
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation.reranking import Reranking
 from inranker_flow.evaluation.systems import System
@@ -158,6 +158,19 @@ def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, st
     after = registry.champion("partial")
     assert after and "inranker.corpus.lamps" in after.tags and "inranker.left_out.lamps" not in after.tags
     assert history.opponent("partial", "k1") == version.reference
+
+
+def test_a_policy_may_ask_for_every_target(database, students, tmp_path):
+    why = {"lamps": "prepare_corpus: corpus.jsonl line 2: not JSON"}
+    measured = evaluation(tmp_path / "e1", left_out=why, bm25=0.2, phase2=0.6)
+    policy = PromoteConfig(model_name="whole", left_out="hold")
+    held = promote("whole", students[0], measured, "", "k1", policy=policy)
+    assert held.verdict == "HOLD" and registry.champion("whole") is None
+    first = reasons(measured)[0]
+    assert first["code"] == "target_left_out" and "lamps" in first["message"] and why["lamps"] in first["message"]
+    # A run with all of its targets is decided as ever.
+    whole = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6)
+    assert promote("whole", students[0], whole, "", "k2", policy=policy).verdict == "PROMOTE"
 
 
 def test_the_card_lies_in_the_folder_and_does_not_change_the_model(database, students, tmp_path):

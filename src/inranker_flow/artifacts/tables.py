@@ -52,14 +52,16 @@ def _table(name: str, columns: dict[str, pa.DataType], key: tuple[str, ...], opt
 _S, _I, _F = pa.string(), pa.int32(), pa.float64()
 
 CORPUS = _table("corpus", {"doc_id": _S, "title": _S, "text": _S}, ("doc_id",))
-#: ``origin`` is supervised, synthetic or test; ``source_doc_id`` is the passage a synthetic query was written for.
+#: ``origin`` is supervised, synthetic, log (asked by people, judged by nobody) or test; ``source_doc_id`` is the passage a
+#: synthetic query was written for.
 QUERIES = _table(
     "queries", {"query_id": _S, "text": _S, "origin": _S, "source_doc_id": _S}, ("query_id",), ("source_doc_id",)
 )
 QRELS = _table("qrels", {"query_id": _S, "doc_id": _S, "relevance": _I}, ("query_id", "doc_id"))
 #: First-stage or reranked run; ``rank`` starts at 1 and is unique in a query.
 RUN = _table("run", {"query_id": _S, "doc_id": _S, "rank": _I, "score": _F}, ("query_id", "doc_id"))
-#: ``role`` is source (the passage the query was written for), positive (judged relevant) or negative (sampled).
+#: ``role`` is source (the passage the query was written for), positive (judged relevant) or negative (sampled; of a query
+#: that people asked: the best hit too, for nobody judged any).
 PAIRS = _table("pairs", {"query_id": _S, "doc_id": _S, "role": _S}, ("query_id", "doc_id"))
 #: The teacher's raw logits at the first decoder step, as float64 so that nothing is rounded on the way.
 LABELS = _table("labels", {"query_id": _S, "doc_id": _S, "false_logit": _F, "true_logit": _F}, ("query_id", "doc_id"))

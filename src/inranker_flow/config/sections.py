@@ -46,6 +46,14 @@ class CorpusConfig:
     train_split: Split = "train"
     #: Judgements that the student is measured by: the split's name.
     test_split: Split = "test"
+    #: Training queries of a target: synthetic ones, those that its people asked (the ones in its queries that nobody judged,
+    #: or `log`), or both. Near copies of its test queries are left out, as everywhere.
+    queries: Literal["synthetic", "log", "both"] = "synthetic"
+    #: A file of queries that were asked, with or without counts: one query a line (.txt), or columns `query` and `count` in
+    #: .csv, .tsv, .jsonl or .parquet. Equal queries are one, their counts summed up.
+    log: str = ""
+    #: Queries of the log at most, drawn by how often each was asked; 0: all.
+    log_queries: Count = 0
     #: Instead of `generation.prompt`, for this collection alone.
     prompt: Prompt = ""
     #: Instead of `generation.documents`, for this collection alone; 0 leaves that.
@@ -74,7 +82,9 @@ class CorpusConfig:
         """What it is and how it is read, as data: without its address where the content is known, and without what says
         nothing about what it holds."""
         # A setting that was added later and is not used leaves the digests of earlier runs as they were.
-        unused = {key for key in ("text_fields", "query_fields", "language") if not getattr(self, key)}
+        later = ("text_fields", "query_fields", "language", "log", "log_queries")
+        unused = {key for key in later if not getattr(self, key)}
+        unused |= {"queries"} if self.queries == "synthetic" else set()
         unused |= {"refused", "again"}
         data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}
         return {key: value for key, value in data.items() if key not in unused}
@@ -464,6 +474,8 @@ class PromoteConfig:
     min_queries: Count = 20
     #: Test queries that may be among the training queries.
     max_leaks: Count = 0
+    #: A run of which a target was left out (`corpora.refused`): decide on the others, or promote nothing.
+    left_out: Literal["decide", "hold"] = "decide"
     #: The 95th percentile of the time to rerank 100 passages, as measured in the run; 0 is no budget.
     latency_budget_ms: Amount = 0.0
     #: Size of the model's files; 0 is no budget.

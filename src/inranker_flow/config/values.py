@@ -12,6 +12,11 @@ MOST = 2**31 - 1
 #: What a reranker is: see `ScoringConfig.kind`.
 Kind = Literal["monot5", "causal", "encoder"]
 
+#: Schemes of a collection that is one file of pairs with their labels, and of labels of a collection (``SCHEME:FILE``).
+LABELLED_TEXTS = ("inranker-beir", "soft-labels")
+LABELS = ("inranker-msmarco", "soft-labels")
+LABELS_FORMS = "inranker-msmarco:FILE.tsv or soft-labels:FILE"
+
 Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[int, Range(1, MOST)]
 #: Tokens of a prompt: no model reads more, and with fewer than 16 no passage is left.

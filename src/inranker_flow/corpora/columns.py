@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from inranker_flow.corpora.problems import Problems
 
@@ -64,6 +65,10 @@ class Queries:
 
     table: pa.Table
     query: np.ndarray
+
+    def origin(self, name: str) -> np.ndarray:
+        """Return a mask of the queries of one origin."""
+        return np.asarray(pc.equal(self.table.column("origin"), name))
 
     def select(self, keep: np.ndarray) -> Queries:
         return Queries(self.table.filter(pa.array(keep)), self.query[keep])

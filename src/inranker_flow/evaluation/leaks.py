@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.corpora.passage import default_text
+from inranker_flow.words import normal
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ _SHINGLE = 4
 _PERMUTATIONS = 128
 _MISSES = 1e-6
 _NUMBER = re.compile(r"\d+")
-#: Punctuation that changes what a query asks for: c# is not c, 50% not 50.
-_MEANT = "#%&@*"
 
 
 @dataclass(frozen=True)
@@ -74,36 +72,6 @@ class Report:
     training_queries: int
     leaks: tuple[Leak, ...]
     passages: Mapping[str, int] = field(default_factory=dict)
-
-
-class _Blanks(dict[int, int | str]):
-    """For `str.translate`: punctuation, blanks and control characters become blanks; found out once for each."""
-
-    def __missing__(self, code: int) -> int | str:
-        letter = chr(code)
-        self[code] = " " if unicodedata.category(letter)[0] in "PZC" and letter not in _MEANT else code
-        return self[code]
-
-
-class _Joiners(dict[int, int | str]):
-    """For `str.translate`: what only guides reading (joiners within Persian and Indian words, soft hyphens) is left out."""
-
-    def __missing__(self, code: int) -> int | str:
-        letter = chr(code)
-        # The zero-width space is one all the same.
-        self[code] = "" if unicodedata.category(letter) == "Cf" and letter != "\u200b" else code
-        return self[code]
-
-
-_BLANKS, _JOINERS = _Blanks(), _Joiners()
-
-
-def normal(text: str) -> str:
-    """Return lower case in Unicode's compatible form, without punctuation, words separated by one blank."""
-    if not text.isascii():
-        text = text.translate(_JOINERS)
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_BLANKS).split()) or folded.strip()
 
 
 def shingles(text: str) -> set[str]:

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from inranker_flow import cpus
 from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import GenerateConfig, RetrieveConfig
-from inranker_flow.evaluation.leaks import Finder, normal
+from inranker_flow.evaluation.leaks import Finder
 from inranker_flow.generation.answers import query_in
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
-from inranker_flow.words import count, spaced
+from inranker_flow.words import count, normal, spaced
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +52,15 @@ def keep(
     tests: Sequence[str],
     collection: Path,
     retrieval: RetrieveConfig = _RETRIEVAL,
+    others: Iterable[str] = (),
 ) -> tuple[list[Query], dict[str, int]]:
     """Return the queries to keep, sorted by document and number, and how many were dropped for which reason.
 
     ``documents``: doc_id -> text; ``tests``: texts of the collection's test queries; ``retrieval``: how a consistent query
-    finds its document. Of equal queries the first is kept.
+    finds its document; ``others``: texts of queries that are kept beside these. Of equal queries the first is kept.
     """
     dropped = dict.fromkeys(REASONS, 0)
-    reason = _one_by_one(config, documents, tests)
+    reason = _one_by_one(config, documents, tests, set(map(normal, others)))
     kept = []
     for query in sorted(queries, key=lambda each: (each.doc_id, each.number)):
         why = reason(query)
@@ -78,10 +81,32 @@ def keep(
     return kept, dropped
 
 
-def _one_by_one(config: GenerateConfig, documents: Mapping[str, str], tests: Sequence[str]) -> Callable[[Query], str]:
+def keep_logged(logged: pa.Table, tests: Sequence[str], leak_similarity: float) -> tuple[pa.Table, dict[str, int]]:
+    """Return the queries of a log (`tables.QUERIES`) to keep, and how many were dropped for which reason.
+
+    Of equal queries the one with the smallest id is kept. Their lengths are as they are: people ask so.
+    """
+    leaks = Finder(tests, leak_similarity) if tests else None
+    dropped = dict.fromkeys(("empty", "leaked", "duplicate"), 0)
+    logged = logged.sort_by("query_id")
+    seen: set[str] = set()
+    kept = []
+    for query in logged.column("text").to_pylist():
+        text = normal(query)
+        why = "" if text else "empty"
+        why = why or ("leaked" if leaks and next(leaks.find(query), None) else "duplicate" if text in seen else "")
+        seen.add(text)
+        kept.append(not why)
+        if why:
+            dropped[why] += 1
+    return logged.filter(pa.array(kept, pa.bool_())), dropped
+
+
+def _one_by_one(
+    config: GenerateConfig, documents: Mapping[str, str], tests: Sequence[str], seen: set[str]
+) -> Callable[[Query], str]:
     """Return a function that says why a query is dropped, or ""."""
     leaks = Finder(tests, config.leak_similarity) if tests else None
-    seen: set[str] = set()
 
     def reason(query: Query) -> str:
         text = normal(query.text)

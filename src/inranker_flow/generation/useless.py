@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import CollectionFault
-from inranker_flow.evaluation.leaks import normal
 from inranker_flow.generation import filters, prompts
 from inranker_flow.generation.filters import Query
-from inranker_flow.words import spaced
+from inranker_flow.words import normal, spaced
 
 #: Answers begin alike that share so many words; fewer documents than the next may well be alike.
 _ALIKE, _FEW_DOCUMENTS = 4, 10

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
-from inranker_flow.corpora.sources import beir, irdatasets, layout
+from inranker_flow.corpora.sources import beir, irdatasets, layout, published
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.lines import BadLine
 from inranker_flow.corpora.sources.rows import Row, Split
@@ -64,13 +64,13 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
     elif scheme == "demo":
         with open_demo(rest, corpus) as source:
             found = _stored(replace(corpus, uri=str(source.folder)))
-    elif scheme == "inranker-beir":
-        found = _published_beir(corpus, rest)
+    elif scheme in published.TEXTS:
+        found = _labelled_texts(corpus, scheme, rest)
     else:
         found = _stored(corpus)
     if corpus.labels:
-        published, note = _published(corpus.labels)
-        found = replace(found, published=published, notes=(*found.notes, *note))
+        labels, note = _published(corpus.labels)
+        found = replace(found, published=labels, notes=(*found.notes, *note))
     return _limited(found, config)
 
 
@@ -248,10 +248,14 @@ def _scaled(runs: list[list[bytes]], size: int) -> _Lines:
     return _Lines(runs, round(size / mean) if mean else 0, False)
 
 
+def _some(lines: Sequence[bytes]) -> Sequence[bytes]:
+    return lines[: 5 * SAMPLE : max(len(lines) // SAMPLE, 1)] if len(lines) > 5 * SAMPLE else lines[:SAMPLE]
+
+
 def _rows(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """Return the JSON objects among ``lines``: what is broken is `prepare_corpus`' to tell."""
     found = []
-    for line in lines[: 5 * SAMPLE : max(len(lines) // SAMPLE, 1)] if len(lines) > 5 * SAMPLE else lines[:SAMPLE]:
+    for line in _some(lines):
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
@@ -442,7 +446,7 @@ def _one(uri: str) -> FileInfo:
     return found[0]
 
 
-def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
+def _labelled_texts(corpus: CorpusConfig, scheme: str, uri: str) -> Counted:
     """Return texts and labels in one file; its rows stand by query."""
     if uri.startswith("hf://"):
         raise UserError(
@@ -450,16 +454,22 @@ def _published_beir(corpus: CorpusConfig, uri: str) -> Counted:
         )
     file = _one(uri)
     lines = _lines(file)
-    rows = [(_text(row, "query"), _text(row, "contents")) for row in _rows(lines.sample)]
+    parse, form = published.TEXTS[scheme]
+    rows, read = [], 0
+    for line in _some(lines.sample):
+        try:
+            pairs = parse(line.decode("utf-8-sig"))
+        except (BadLine, ValueError):
+            continue
+        read += 1
+        rows += [(query, passage) for query, passage, *_ in pairs]
     if not rows:
-        raise UserError(
-            f"{file.uri}: no row of JSON is found in it; see InRanker's inpars_beir_dataset.jsonl",
-            code="collection-row",
-        )
+        raise UserError(f"{file.uri}: no row of JSON with {form} is found in it", code="collection-row")
+    labels = round(lines.total * len(rows) / read)
     return Counted(
         corpus.name,
-        lines.total,
-        published=lines.total,
+        labels,
+        published=labels,
         passages=tuple(text for _, text in rows[:SAMPLE]),
         queries=tuple(query for query, _ in rows[:SAMPLE]),
         passage_characters=_mean([text for _, text in rows], ASSUMED_WORDS * CHARACTERS),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.config.values import LABELLED_TEXTS, LABELS, LABELS_FORMS
 from inranker_flow.corpora.problems import Problems
 from inranker_flow.corpora.sources import Split, irdatasets, layout, parquet
 from inranker_flow.corpora.sources import beir as lines
@@ -35,10 +36,8 @@ def check_collection(corpus: CorpusConfig, source: bool = False) -> str:
     found = [_check_uri(corpus, source)]
     if corpus.labels:
         scheme, _, file = corpus.labels.partition(":")
-        if scheme != "inranker-msmarco":
-            raise UserError(
-                f"labels: {corpus.labels}: not a published format; give inranker-msmarco:FILE.tsv", code="labels-form"
-            )
+        if scheme not in LABELS:
+            raise UserError(f"labels: {corpus.labels}: not a published format; give {LABELS_FORMS}", code="labels-form")
         found.append(f"labels {_check_file(file)}")
     return ", ".join(found)
 
@@ -55,7 +54,7 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
         return f"{uri}: made on the spot"
     if scheme == "ir_datasets":
         return _check_known(corpus, rest, source)
-    if scheme == "inranker-beir":
+    if scheme in LABELLED_TEXTS:
         return _check_file(rest)
     if scheme == "s3":
         readable(uri)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inranker_flow.config.sections import CorpusConfig, ScoringConfig
+from inranker_flow.config.values import LABELLED_TEXTS, LABELS, LABELS_FORMS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import conflicts, prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
@@ -31,8 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
 #: Where files lie, and what else a collection may be.
 _PLACES = ("s3", "hf", "file")
-_KINDS = ("ir_datasets", "inranker-beir", "demo")
-_PUBLISHED = "inranker-msmarco"
+_KINDS = ("ir_datasets", *LABELLED_TEXTS, "demo")
 #: Losses over the documents of a query, of which one alone says nothing.
 _OVER_QUERIES = {"margin_mse", "kl", "ranknet", "lce"}
 
@@ -88,24 +88,48 @@ def name_of(corpus: CorpusConfig, where: str, given: bool) -> None:
     )
 
 
+def is_labelled(corpus: CorpusConfig) -> bool:
+    """Return whether a collection is one file of pairs with their labels."""
+    return corpus.uri.partition(":")[0] in LABELLED_TEXTS
+
+
+def _queries(key: str, corpus: CorpusConfig) -> None:
+    """Check the settings about the queries that people asked."""
+    if corpus.queries == "synthetic":
+        if corpus.log or corpus.log_queries:
+            raise UserError(
+                f"{key}.{'log' if corpus.log else 'log_queries'}: is for queries that people asked, and {key}.queries is "
+                "synthetic; set that to log or both",
+                code="setting-conflict",
+            )
+    elif key == "source":
+        raise UserError(
+            f"source.queries: {corpus.queries}: phase 1 learns from judged queries; set it for a target",
+            code="setting-conflict",
+        )
+    if corpus.log:
+        _stored(f"{key}.log", corpus.log)
+
+
 def _collections(profile: Profile) -> None:
     collections = (profile.source, *profile.targets)
     keys = ("source", *(f"targets[{number}]" for number in range(len(profile.targets))))
     by_name: dict[str, CorpusConfig] = {}
     for key, corpus in zip(keys, collections, strict=True):
         scheme, _, rest = corpus.labels.partition(":")
-        if corpus.labels and (scheme != _PUBLISHED or not rest.strip()):
+        if corpus.labels and (scheme not in LABELS or not rest.strip()):
             raise UserError(
-                f"{key}.labels: {quoted(corpus.labels)} is not one of the published formats; give {_PUBLISHED}:FILE.tsv",
+                f"{key}.labels: {quoted(corpus.labels)} is not one of the published formats; give {LABELS_FORMS}",
                 code="labels-form",
             )
         if corpus.labels:
             _stored(f"{key}.labels", rest)
-        if corpus.labels and corpus.uri.startswith("inranker-beir:"):
+        if corpus.labels and is_labelled(corpus):
             raise UserError(
                 f"{key}.labels: {corpus.uri} brings its own labels; remove labels: {corpus.labels}",
                 code="setting-conflict",
             )
+        _queries(key, corpus)
         if corpus.train_split == corpus.test_split:
             raise UserError(
                 f"{key}.test_split: {quoted(corpus.test_split)} is train_split too, so every test query would be a leak; "
@@ -148,7 +172,7 @@ def place(key: str, uri: str) -> None:
                 f"{key}: {quoted(uri)} names nothing; give {kind}:{'ID' if kind == 'ir_datasets' else 'FILE'}",
                 code="address-form",
             )
-        if kind == "inranker-beir":
+        if kind in LABELLED_TEXTS:
             _stored(key, rest)
     else:
         _stored(key, uri)
@@ -404,7 +428,7 @@ def _phases(profile: Profile) -> None:
             code="setting-conflict",
         )
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
-        published = profile.source.labels or profile.source.uri.startswith("inranker-beir:")
+        published = profile.source.labels or is_labelled(profile.source)
         if (
             _OVER_QUERIES & set(phase.loss.split("+"))
             and not profile.retrieval.negatives
@@ -416,7 +440,7 @@ def _phases(profile: Profile) -> None:
                 code="setting-conflict",
             )
         judged = {"ce", "lce"} & set(phase.loss.split("+"))
-        if judged and (profile.source.uri.startswith("inranker-beir:") or (key == "phase2" and not phase.replay)):
+        if judged and (is_labelled(profile.source) or (key == "phase2" and not phase.replay)):
             raise UserError(
                 f"{key}.loss: {phase.loss} learns from judgements, and this phase sees no judged query; set it to mse"
                 + (", or set phase2.replay" if key == "phase2" else ", or give a source with judged training queries"),

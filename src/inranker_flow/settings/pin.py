@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, Teacher, TeacherConfig
+from inranker_flow.config.values import LABELLED_TEXTS, LABELS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import files, templates
@@ -37,8 +38,9 @@ def pin(profile: Profile) -> Profile:
 def _corpus(corpus: CorpusConfig, where: str) -> CorpusConfig:
     uri, digest = _content(corpus.uri, where)
     labels, labels_digest = _content(corpus.labels, f"{where}.labels")
-    found = "-".join(filter(None, (digest, labels_digest)))
-    return dataclasses.replace(corpus, uri=uri, labels=labels, fingerprint=corpus.fingerprint or found)
+    asked, asked_digest = _content(corpus.log, f"{where}.log")
+    found = "-".join(filter(None, (digest, labels_digest, asked_digest)))
+    return dataclasses.replace(corpus, uri=uri, labels=labels, log=asked, fingerprint=corpus.fingerprint or found)
 
 
 def _checkpoint(section: Checkpointed, where: str) -> Checkpointed:
@@ -117,7 +119,7 @@ def _content(uri: str, where: str) -> tuple[str, str]:
     kind, colon, rest = uri.partition(":")
     if not uri or kind in ("ir_datasets", "demo", "init"):
         return uri, ""
-    if colon and kind in ("inranker-beir", "inranker-msmarco"):
+    if colon and kind in (*LABELLED_TEXTS, *LABELS):
         inner, digest = _content(rest, where)
         return f"{kind}:{inner}", digest
     if colon and kind in ("s3", "file", "hf"):

@@ -58,8 +58,9 @@ class GenerateStats:
 
     ``empty``: answers without a query, such as a refusal or a thought that does not end.
     ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
-    ``passed_through``: published synthetic queries of the collection. ``resumed_documents``: what was written for them was in
-    the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
+    ``passed_through``: published synthetic queries of the collection. ``logged``: queries that people asked, among ``queries``;
+    ``logged_dropped``: those of the log that are near copies of test queries, or repeated. ``resumed_documents``: what was
+    written for them was in the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
     """
 
     documents: int
@@ -77,6 +78,8 @@ class GenerateStats:
     long_documents: int = 0
     cut_documents: int = 0
     passed_through: int = 0
+    logged: int = 0
+    logged_dropped: int = 0
     resumed_documents: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0
@@ -127,7 +130,8 @@ def generate_queries(
     corpus: CorpusConfig = _PLAIN,
     retrieval: RetrieveConfig = _ANSERINI,
 ) -> GenerateStats:
-    """Write the synthetic ``queries`` of a collection, each with the document that it was written for.
+    """Write the training ``queries`` of a collection: synthetic ones, each with the document that it was written for, those
+    that people asked, or both (`CorpusConfig.queries`).
 
     ``corpus``: how the collection was given; its own prompt and number of documents go before those of ``config``.
     ``retrieval``: how the stage `retrieve` searches, for queries that must find their document.
@@ -141,12 +145,16 @@ def generate_queries(
     config = _of_corpus(config, corpus)
     dataset = read_manifest(collection).dataset
     known, published = _known(collection)
+    tests = _texts_of(known, "test")
     shutil.rmtree(queries, ignore_errors=True)
-    if published.num_rows:
-        log.info("%s brings %s published synthetic queries: nothing to generate", dataset, f"{published.num_rows:,}")
-        stats = GenerateStats(0, 0, published.num_rows, passed_through=published.num_rows)
-        _write_output(queries, dataset, published, report, {"counts": {"passed_through": published.num_rows}})
-        return stats
+    logged, useless = _logged(config, corpus, known, tests)
+    asked = {"logged": logged.num_rows, "logged_dropped": sum(useless.values())}
+    if published.num_rows or corpus.queries == "log":
+        count = published.num_rows + logged.num_rows
+        log.info("%s brings %s queries of its own: nothing to generate", dataset, f"{count:,}")
+        counts = {"passed_through": published.num_rows, **(asked if corpus.queries != "synthetic" else {})}
+        _write_output(queries, dataset, pa.concat_tables([published, logged]), report, {"counts": counts})
+        return GenerateStats(0, 0, count, passed_through=published.num_rows, **asked)
 
     conflicts.check(config)
     if config.consistency_depth:
@@ -155,11 +163,12 @@ def generate_queries(
         )  # settings that do not exist are said before a model is loaded
     template, sample, shards = _plan(config, collection, dataset, sharing.of_this_pod())
     raw = _gathered(config, template, shards, _write(config, template, shards, dataset), dataset)
-    tests = known.filter(pc.equal(known.column("origin"), "test")).column("text").to_pylist()
     # What the prompts could not show cannot have been copied from there.
     texts = sampling.Seen(sample.documents, config.max_document_tokens)
     searched = in_language(retrieval, corpus.language)
-    kept, dropped = filters.keep(config, raw.queries, texts, tests, collection, searched)
+    kept, dropped = filters.keep(
+        config, raw.queries, texts, tests, collection, searched, logged.column("text").to_pylist()
+    )
     if not kept:
         raise CollectionFault(
             f"{config.writer}: none of its {len(raw.queries)} queries for {dataset} can be used ({_sentence(dropped)}); "
@@ -170,7 +179,8 @@ def generate_queries(
     stats = GenerateStats(
         documents=len(sample.documents),
         generated=len(raw.queries),
-        queries=len(kept),
+        queries=len(kept) + logged.num_rows,
+        **asked,
         short_documents=sample.short,
         long_documents=sample.long,
         cut_documents=raw.cut_documents,
@@ -180,7 +190,8 @@ def generate_queries(
         **dropped,
     )
     told = {"lengths": _lengths(kept), "samples": _samples(kept, texts)}
-    _write_output(queries, dataset, _table(kept), report, {**_details(config, template, raw.written, stats), **told})
+    written = pa.concat_tables([_table(kept), logged])
+    _write_output(queries, dataset, written, report, {**_details(config, template, raw.written, stats), **told})
     shards.done()
     return stats
 
@@ -191,6 +202,7 @@ def _details(
     """Return what the queries were written by, and how many there were on the way."""
     counted = (
         *("documents", "generated", "queries"),
+        *(("logged", "logged_dropped") if stats.logged else ()),
         *filters.REASONS,
         *("short_documents", "long_documents", "cut_documents"),
     )
@@ -216,7 +228,7 @@ def help_generate(config: GenerateConfig, collection: Path, corpus: CorpusConfig
     share = sharing.of_this_pod(worker)
     config = _of_corpus(config, corpus)
     dataset = read_manifest(collection).dataset
-    if _known(collection)[1].num_rows:
+    if _known(collection)[1].num_rows or corpus.queries == "log":
         return ShareStats(0, 0)
     conflicts.check(config)
     template, sample, shards = _plan(config, collection, dataset, share)
@@ -236,6 +248,27 @@ def _known(collection: Path) -> tuple[pa.Table, pa.Table]:
     known = tables.read(tables.QUERIES, collection)
     labelled = (collection / tables.LABELS.filename).exists()
     return known, known.filter(pc.equal(known.column("origin"), "synthetic")) if labelled else known.slice(0, 0)
+
+
+def _texts_of(queries: pa.Table, origin: str) -> list[str]:
+    return list(queries.filter(pc.equal(queries.column("origin"), origin)).column("text").to_pylist())
+
+
+def _logged(
+    config: GenerateConfig, corpus: CorpusConfig, known: pa.Table, tests: Sequence[str]
+) -> tuple[pa.Table, dict[str, int]]:
+    """Return the queries that people asked, without near copies of ``tests``, and how many were dropped for which reason."""
+    logged = known.filter(pc.equal(known.column("origin"), "log"))
+    kept, dropped = filters.keep_logged(logged, tests, config.leak_similarity)
+    if logged.num_rows:
+        log.info("%s queries of the log kept of %s (%s)", f"{len(kept):,}", f"{len(logged):,}", _sentence(dropped))
+    if corpus.queries == "log" and not kept.num_rows:
+        raise CollectionFault(
+            f"{corpus.name}: queries: log, but none of its {len(logged):,} queries without judgements can be used "
+            f"({_sentence(dropped)}); name a file with the setting log, or set queries: synthetic",
+            code="queries-useless",
+        )
+    return kept, dropped
 
 
 def _plan(

@@ -50,6 +50,8 @@ class PrepareStats:
     #: Judgements of a pair that was judged before, of which the highest grade counts.
     repeated_judgements: int
     fingerprint: str
+    #: Queries of a log, which nobody judged (`CorpusConfig.queries`).
+    logged_queries: int = 0
     #: Why nothing of it will be evaluated although it holds queries; "" where it will be, or holds documents alone.
     not_evaluated: str = ""
 
@@ -115,6 +117,7 @@ class _Preparation:
         labels = self._write_labels(queries)
         # A query may have lost its last judgement to a document that does not exist.
         useful = contains(np.unique(np.concatenate([judgements.query, self.labelled])), queries.query)
+        useful |= queries.origin("log")
         for query_id in queries.table.filter(pa.array(~useful)).column("query_id").to_pylist():
             self.problems.add("unjudged_query", self.corpus.uri, 0, f"query {query_id!r} lost its last judgement")
         queries = queries.select(useful)
@@ -259,9 +262,10 @@ class _Preparation:
         return f"{unknown.examples[0]['what']}, they are like {self.some_id!r}; "
 
     def _queries(self, judgements: Judgements) -> Queries:
-        """Return queries that are judged or labelled, each with its origin."""
+        """Return queries that are judged or labelled, and those that were asked if they are wanted, each with its origin."""
         supervised, test = (np.unique(judgements.query[judgements.test == side]) for side in (False, True))
         seen, kept, hashes = HashSet(), [tables.QUERIES.schema.empty_table()], [np.empty(0, np.uint64)]
+        logged = self.corpus.queries != "synthetic" and not self.corpus.log
         for rows in self.source.queries(self.problems):
             ids, texts = rows.columns
             if not ids:
@@ -278,10 +282,12 @@ class _Preparation:
             is_test, is_labelled = contains(test, mine), contains(self.labelled, mine)
             is_supervised = contains(supervised, mine)
             good &= ~repeated
-            useful = is_test | is_supervised | is_labelled
+            useful = is_test | is_supervised | is_labelled | logged
             self.problems.add_rows("unjudged_query", rows, good & ~useful, "query {0!r} has no judgement")
             good &= useful
-            origin = np.where(is_test, "test", np.where(is_supervised, "supervised", self.source.labelled_origin))
+            origin = np.select(
+                [is_test, is_supervised, is_labelled], ["test", "supervised", self.source.labelled_origin], "log"
+            )
             columns = {"query_id": ids, "text": texts, "origin": origin.tolist(), "source_doc_id": [None] * len(ids)}
             kept.append(pa.table(columns, schema=tables.QUERIES.schema).filter(pa.array(good)))
             hashes.append(mine[good])
@@ -290,13 +296,17 @@ class _Preparation:
         return Queries(pa.concat_tables(kept), np.concatenate(hashes))
 
     def _limit(self, queries: Queries) -> Queries:
-        """Return a random sample of the training and of the test queries, the same whatever their order in the file."""
-        is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
+        """Return a random sample of the training, test and logged queries, the same whatever their order in the file."""
+        is_test, is_logged = queries.origin("test"), queries.origin("log")
         keep = np.ones(len(queries.query), bool)
-        for side, what in ((~is_test, "train"), (is_test, "test")):
-            at, limit = np.flatnonzero(side), getattr(self.config, f"max_{what}_queries")
+        for side, what, limit, setting in (
+            (~is_test & ~is_logged, "train queries", self.config.max_train_queries, "corpus.max_train_queries"),
+            (is_test, "test queries", self.config.max_test_queries, "corpus.max_test_queries"),
+            (is_logged, "logged queries", self.corpus.log_queries, "log_queries"),
+        ):
+            at = np.flatnonzero(side)
             if limit and len(at) > limit:
-                self._tell_limit(f"max_{what}_queries", limit, len(at), f"{what} queries")
+                self._tell_limit(setting, limit, len(at), what)
                 ids = queries.table.column("query_id").take(pa.array(at)).to_pylist()
                 keep[at[np.argsort(priorities(self.config.seed, ids), kind="stable")[limit:]]] = False
         return queries.select(keep)
@@ -383,13 +393,11 @@ class _Preparation:
         candidates = np.concatenate(numbers)[others]
         if len(candidates) <= free:
             return None
-        self._tell_limit("max_documents", free + int((~others).sum()), len(others), "documents")
+        self._tell_limit("corpus.max_documents", free + int((~others).sum()), len(others), "documents")
         return np.partition(candidates, free)[free]
 
     def _tell_limit(self, setting: str, kept: int, there: int, what: str) -> None:
-        log.info(
-            "%s: %s of its %s %s are taken (corpus.%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting
-        )
+        log.info("%s: %s of its %s %s are taken (%s)", self.corpus.name, f"{kept:,}", f"{there:,}", what, setting)
 
     # --- published labels: the table
 
@@ -397,7 +405,7 @@ class _Preparation:
         """Write labels.parquet with the labels of the kept queries, as published; returns its rows."""
         if not self.labels:
             return 0
-        is_test = pc.equal(queries.table.column("origin"), "test").to_numpy()
+        is_test = queries.origin("test")
         test, train = np.sort(queries.query[is_test]), np.sort(queries.query[~is_test])
         pairs, given = HashSet(), 0
         progress = Progress(f"labels of {self.corpus.name}", self.labels.total, self.labels.unit)
@@ -457,6 +465,7 @@ class _Preparation:
             unjudged_queries=self.problems.count("unjudged_query"),
             repeated_judgements=self.problems.count("duplicate_judgement"),
             fingerprint=self.fingerprint.hexdigest(),
+            logged_queries=count.get("log", 0),
             not_evaluated=reason,
         )
         manifest.write_manifest(

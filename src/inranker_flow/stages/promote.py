@@ -86,6 +86,8 @@ def promote(
         targets = tuple(each for each in targets if each.name not in left_out)
     state = history.settle(name)
     decided = _decide(config, evaluation, summary, champion)
+    if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
+        decided = _held(decided, _incomplete(left_out))
 
     digest = model_digest(student)
     current = registry.champion(name)
@@ -214,6 +216,11 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
 
 def _held(decided: gate.Decision, reason: gate.Reason) -> gate.Decision:
     return replace(decided, verdict="HOLD", reasons=(reason, *decided.reasons))
+
+
+def _incomplete(left_out: Mapping[str, str]) -> gate.Reason:
+    text = f"{', '.join(f'{name} was left out ({why})' for name, why in left_out.items())}; promotion.left_out: hold"
+    return gate.Reason("target_left_out", "", text)
 
 
 def _champion_gone(gone: str) -> gate.Reason:

@@ -55,6 +55,8 @@ class RetrieveStats:
     negatives_missing: int
     #: Training queries that keep the negatives of an earlier run.
     queries_kept: int
+    #: Training queries that people asked, of which nobody has judged a passage.
+    queries_logged: int
     #: Training queries without pairs: nothing judged relevant; published labels instead.
     train_queries_without_positive: int
     train_queries_published: int
@@ -140,6 +142,8 @@ class _Retrieval:
         self.counts = dict.fromkeys(("source", "positive", "negative", "missing", "without_hits", "run"), 0)
         relevant = self._relevant(train)
         has_positive = pa.array([bool(relevant.get(id_)) for id_ in train.column("query_id").to_pylist()], pa.bool_())
+        is_logged = pc.equal(train.column("origin"), "log")
+        has_positive = pc.or_(has_positive, is_logged)
         without = train.num_rows
         train = train.filter(has_positive)
         without -= train.num_rows
@@ -175,6 +179,7 @@ class _Retrieval:
             negatives=roles["negative"],
             negatives_missing=self.counts["missing"],
             queries_kept=len(kept),
+            queries_logged=pc.sum(is_logged).as_py() or 0,
             train_queries_without_positive=without,
             train_queries_published=published,
             test_queries=test.num_rows,
@@ -288,7 +293,7 @@ class _Retrieval:
                 return
             for queries, found in zip(batches, self._sampled(batches, relevant, searchers), strict=True):
                 self._write(writer, queries.ids, relevant, found)
-                self.counts["missing"] += sum(self.config.negatives - len(negatives) for negatives in found)
+                self.counts["missing"] += sum(max(self.config.negatives - len(each), 0) for each in found)
                 progress.advance(len(queries.ids))
 
     def _write(
@@ -379,7 +384,8 @@ class _Sampling:
 
 
 def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
-    """Return a random sample of each query's hits without the relevant ones, in their order.
+    """Return a random sample of each query's hits without the relevant ones, in their order; the first hit before it where
+    nothing is known to be relevant: most likely that is.
 
     Whether a hit is drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus.
     """
@@ -399,4 +405,8 @@ def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
     order = np.lexsort((ranks, which))
     doc_ids = bm25.doc_ids.take(pa.array(hits[order])).to_pylist()
     ends = np.searchsorted(which, np.arange(len(sizes) + 1)).tolist()
-    return [doc_ids[first:last] for first, last in pairwise(ends)]
+    sampled = [doc_ids[first:last] for first, last in pairwise(ends)]
+    for number in np.flatnonzero((task.counts == 0) & (sizes > 0)).tolist():
+        best = bm25.doc_ids[int(found[number][0])].as_py()
+        sampled[number] = [best, *(doc_id for doc_id in sampled[number] if doc_id != best)]
+    return sampled

@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.config.values import LABELLED_TEXTS, LABELS_FORMS
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.irdatasets import IrDatasets
-from inranker_flow.corpora.sources.published import InRankerBeir, InRankerMsmarco
+from inranker_flow.corpora.sources.published import InRankerMsmarco, LabelledTexts, OwnLabels
 from inranker_flow.corpora.sources.rows import ROWS, Row, Split
 from inranker_flow.corpora.sources.stored import StoredCollection
 from inranker_flow.errors import UserError
@@ -22,10 +23,10 @@ from inranker_flow.storage import uris
 
 __all__ = [
     "ROWS",
-    "InRankerBeir",
     "InRankerMsmarco",
     "IrDatasets",
     "LabelSource",
+    "LabelledTexts",
     "Row",
     "Source",
     "Split",
@@ -77,6 +78,10 @@ class LabelSource(Protocol):
         """Return columns query_id, doc_id, false_logit, true_logit."""
 
 
+#: What follows the scheme -> source.
+Opener = Callable[[str, CorpusConfig], AbstractContextManager[Source]]
+
+
 @contextmanager
 def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | None]]:
     """The source that ``corpus.uri`` names, and its published labels. :class:`UserError` where there is none."""
@@ -88,20 +93,25 @@ def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | No
         )
     labels = _label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
-        yield source, source if isinstance(source, InRankerBeir) else labels
+        yield source, source if isinstance(source, LabelledTexts) else labels
 
 
 def _open_ir_datasets(name: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
     return nullcontext(IrDatasets(name, corpus))
 
 
-def _open_inranker_beir(file: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
-    if corpus.labels:
-        raise UserError(
-            f"{corpus.name}: {corpus.uri} brings its own labels; remove labels: {corpus.labels}",
-            code="setting-conflict",
-        )
-    return nullcontext(InRankerBeir(file))
+def _open_labelled(scheme: str) -> Opener:
+    """Return the opener of a file that holds texts and labels together."""
+
+    def opened(file: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
+        if corpus.labels:
+            raise UserError(
+                f"{corpus.name}: {corpus.uri} brings its own labels; remove labels: {corpus.labels}",
+                code="setting-conflict",
+            )
+        return nullcontext(LabelledTexts(file, scheme))
+
+    return opened
 
 
 def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
@@ -117,17 +127,22 @@ def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]
 
 
 #: Opener for each scheme that is not a place where files are stored: what follows the scheme -> source.
-_OPENERS: dict[str, Callable[[str, CorpusConfig], AbstractContextManager[Source]]] = {
+_OPENERS: dict[str, Opener] = {
     "ir_datasets": _open_ir_datasets,
-    "inranker-beir": _open_inranker_beir,
+    **{scheme: _open_labelled(scheme) for scheme in LABELLED_TEXTS},
     "demo": open_demo,
 }
 
 
+#: Reader of soft labels by the ids of a collection, for each scheme.
+_LABELS: dict[str, Callable[[str], LabelSource]] = {"inranker-msmarco": InRankerMsmarco, "soft-labels": OwnLabels}
+
+
 def _label_source(uri: str) -> LabelSource:
     scheme, _, rest = uri.partition(":")
-    if scheme != "inranker-msmarco":
+    if scheme not in _LABELS:
         raise UserError(
-            f"labels: {uri!r} is not one of the published formats; give inranker-msmarco:FILE.tsv", code="labels-form"
+            f"labels: {uri!r} is not one of the published formats; give {LABELS_FORMS}",
+            code="labels-form",
         )
-    return InRankerMsmarco(rest)
+    return _LABELS[scheme](rest)
