@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tests import beir
 from tests.inputs.table import Artifact, Input, stage
 
+#: No part of the collection of `tests/beir.py`.
+NOTHING_ELSE: dict[str, None] = dict.fromkeys(("corpus", "queries", "train", "test"))
 CORPUS, TEST = beir.jsonl(beir.CORPUS), beir.tsv(beir.TEST)
 
 
@@ -177,7 +181,44 @@ INPUTS = [
         with_odd("corpus.jsonl.gz", put(gzip.compress(CORPUS * 99)[:-9]), corpus=None),
         ("not a whole gzip file",),
     ),
-    Input("documents as CSV", folder({"corpus.csv": b"x"}, corpus=None), ("corpus.csv is not read",)),
+    Input(
+        "documents as CSV of other columns", folder({"corpus.csv": b"x"}, corpus=None), ("corpus.csv: has no column",)
+    ),
+    Input(
+        "a mapping with a column that is not there",
+        folder({"corpus.csv": b"sku,name\n1,Oak\n"}, corpus=None, section={"fields": {"id": "sku", "text": "{nam}"}}),
+        ("corpus.csv: has no column nam (it has: sku, name); correct fields.text",),
+    ),
+    Input(
+        "half a zstd file",
+        with_odd("corpus.jsonl.zst", put(pa.compress(CORPUS * 99, "zstd", asbytes=True)[:-9]), corpus=None),
+        ("not a whole zstd file",),
+    ),
+    Input(
+        "a page without text",
+        folder({"docs/a.html": b"<p>Oak.</p>", "docs/b.html": b"<script>x</script>"}, **NOTHING_ELSE),
+        ("docs/b.html line 1: has no text",),
+    ),
+    Input(
+        "a document in Latin-1",
+        folder({"a.md": b"# Oak\n\nch\xeane\n"}, **NOTHING_ELSE),
+        ("a.md line 3: not UTF-8 (the byte 0xea)",),
+    ),
+    Input(
+        "two rows of one id",
+        folder({"corpus.tsv": b"id\ttext\n1\tOak\n1\tElm\n"}, corpus=None, queries=None, train=None, test=None),
+        ("corpus.tsv line 3: document id '1' is used again",),
+    ),
+    Input(
+        "a folder with nothing that is read",
+        folder({"logo.png": b"x"}, **NOTHING_ELSE),
+        ("and no file of text (.md, .html, .txt, .pdf, .docx)",),
+    ),
+    Input(
+        "a quote that does not end",
+        folder({"corpus.csv": b'id,text\n1,"Oak\n2,Elm\n'}, corpus=None, queries=None, train=None, test=None),
+        ("corpus.csv line 2: not columns between ','",),
+    ),
     Input("no queries", folder(queries=None), ("has qrels but no queries.jsonl",)),
     Input(
         "a row nested a thousand deep",

@@ -11,9 +11,9 @@ from inranker_flow import profiles
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.commands.plan import show
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig
+from inranker_flow.corpora.sentences import sentences
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.prompts import NONE
-from inranker_flow.generation.sentences import sentences
 from inranker_flow.planning.planner import by_size_alone, make_plan
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.settings.pin import pin

@@ -153,7 +153,8 @@ REFUSED = {
     "a run": ({"qrels/test.tsv": b"q2 Q0 d3 1 9.5 bm25\n"}, "refuse", "six columns as a run has"),
     "a spreadsheet": ({"qrels/test.xlsx": b"PK\x03\x04"}, "refuse", "qrels/test.xlsx: judgements in a form that is not read"),
     "JSON in one piece": ({"qrels/test.json": b"{}"}, "repair", "qrels/test.json: judgements in a form that is not read"),
-    "packed otherwise": ({"qrels/test.tsv.zst": b"x"}, "refuse", "qrels/test.tsv.zst: judgements in a form"),
+    "packed otherwise": ({"qrels/test.tsv.bz2": b"x"}, "refuse", "qrels/test.tsv.bz2: judgements in a form"),
+    "packed and damaged": ({"qrels/test.tsv.zst": b"x"}, "refuse", "qrels/test.tsv.zst: not a whole zstd file"),
     "an archive under a plain name": ({"qrels/test.tsv": b"PK\x03\x04" + b"x" * 99}, "refuse", "is a ZIP archive: unpack it"),
     "one shard of three": (
         {"qrels/test-00000-of-00003.parquet": judged(beir.TEST)}, "refuse", r"1 of 3 parts are there \(number 1 is missing",
@@ -323,7 +324,7 @@ def test_a_pipe_as_collection_is_refused_without_waiting(tmp_path):
     [
         (b"PK\x03\x04rest", "is a ZIP archive: unpack it"),
         (b"PAR1rest", "is a Parquet file: give it the suffix"),
-        (b"\x28\xb5\x2f\xfdrest", "is compressed with zstd"),
+        (b"\x28\xb5\x2f\xfdrest", "not a whole zstd file"),
         (b"BZh91AY", "is compressed with bzip2"),
         (b"\xfd7zXZ\x00", "is compressed with xz"),
         (b"SQLite format 3\x00", "is a database"),
@@ -348,7 +349,7 @@ def test_documents_in_other_encodings_with_a_mark_are_read(tmp_path, encoding):
 
 
 @pytest.mark.parametrize(
-    "names", [("corpus.csv",), ("corpus.zip",), ("documents.jsonl",), ("corpus.jsonl.bz2",), ("a/corpus.tsv",)]
+    "names", [("docs.csv",), ("corpus.zip",), ("documents.jsonl",), ("corpus.jsonl.bz2",), ("a/corpus.tsv",)]
 )
 def test_documents_in_a_form_that_is_not_read_are_named(tmp_path, names):
     folder = beir.write(tmp_path / "in", dict.fromkeys(names, b"x"), corpus=None)

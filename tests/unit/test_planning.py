@@ -13,7 +13,7 @@ import pytest
 from inranker_flow.commands.plan import with_corpora
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.errors import UserError
-from inranker_flow.planning import counting, models, reality, speed
+from inranker_flow.planning import counting, models, parts, reality, speed
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.planner import START_SECONDS, by_size_alone, make_plan
 from inranker_flow.planning.plans import Plan, Row, read_sentence, sentence_of
@@ -66,14 +66,14 @@ def test_of_large_files_parts_are_read_and_the_rest_is_estimated(tmp_path, monke
         prefix = request.getfixturevalue("s3")
         uris.upload(folder, f"{prefix}/many")
         folder = f"{prefix}/many"
-    monkeypatch.setattr(counting, "PART", 2**14)
-    monkeypatch.setattr(counting, "WHOLE", 2**15)
+    monkeypatch.setattr(parts, "PART", 2**14)
+    monkeypatch.setattr(parts, "WHOLE", 2**15)
     read, read_part = [], uris.read_part
     monkeypatch.setattr(uris, "read_part", lambda uri, start, size: read.append(size) or read_part(uri, start, size))
     found = counted(folder)
     for estimate, truth in zip(numbers(found), (20_000, 3_000, 3_000), strict=False):
         assert abs(estimate / truth - 1) < 0.05, found
-    assert sum(read) <= 3 * counting.PARTS * 2**14
+    assert sum(read) <= 3 * parts.PARTS * 2**14
     assert "counted from parts" in found.notes[0]
 
 
@@ -82,8 +82,8 @@ def test_a_large_gzip_file_is_estimated_from_its_beginning(tmp_path, monkeypatch
     content = (folder / "corpus.jsonl").read_bytes()
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(content))
     (folder / "corpus.jsonl").unlink()
-    monkeypatch.setattr(counting, "WHOLE", (folder / "corpus.jsonl.gz").stat().st_size // 4)
-    monkeypatch.setattr(counting, "UNPACKED", len(content) // 8)
+    monkeypatch.setattr(parts, "WHOLE", (folder / "corpus.jsonl.gz").stat().st_size // 4)
+    monkeypatch.setattr(parts, "UNPACKED", len(content) // 8)
     assert abs(counted(folder).documents / 20_000 - 1) < 0.1
 
 

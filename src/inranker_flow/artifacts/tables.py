@@ -52,6 +52,8 @@ def _table(name: str, columns: dict[str, pa.DataType], key: tuple[str, ...], opt
 _S, _I, _F = pa.string(), pa.int32(), pa.float64()
 
 CORPUS = _table("corpus", {"doc_id": _S, "title": _S, "text": _S}, ("doc_id",))
+#: Beside a corpus whose rows are passages of documents: which document each is of.
+PASSAGES = _table("passages", {"doc_id": _S, "document_id": _S}, ("doc_id",))
 #: ``origin`` is supervised, synthetic, log (asked by people, judged by nobody) or test; ``source_doc_id`` is the passage a
 #: synthetic query was written for.
 QUERIES = _table(

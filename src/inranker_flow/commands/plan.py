@@ -92,7 +92,7 @@ def _below(config: CorporaConfig) -> tuple[list[CorpusConfig], list[str]]:
             notes.append(f"{folder.name}: left out, as discover will: {error}")
             continue
         if not folder.holds_documents:
-            notes.append(f"{folder.name}: left out, as discover will: it holds no corpus.jsonl and no corpus.parquet")
+            notes.append(f"{folder.name}: left out, as discover will: it holds no documents")
             continue
         found.append(CorpusConfig(folder.uri, folder.name, **as_dict(wishes)))
     return found, notes

@@ -13,6 +13,7 @@ from inranker_flow.config.values import (
     Amount,
     Concurrency,
     Count,
+    FieldName,
     Gain,
     Language,
     Length,
@@ -28,13 +29,26 @@ from inranker_flow.config.values import (
     Token,
 )
 
+#: Settings of a collection that earlier versions did not have.
+_LATER = (
+    "text_fields",
+    "query_fields",
+    "language",
+    "log",
+    "log_queries",
+    "fields",
+    "passage_tokens",
+    "passage_overlap",
+)
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
     """A collection to train on or to adapt to, and how it is read."""
 
-    #: Where it is: folder or s3:// in BEIR layout, ``ir_datasets:ID``, a Parquet corpus, ``inranker-beir:FILE``
-    #: (published soft labels with their texts) or ``demo:source/SEED`` / ``demo:target/SEED``.
+    #: Where it is: folder or s3:// in BEIR layout or with documents as they are (.md, .html, .txt, .pdf, .docx), a table
+    #: (CSV, TSV, JSON lines, Parquet), ``hf://datasets/OWNER/NAME``, ``ir_datasets:ID``, ``inranker-beir:FILE`` (published
+    #: soft labels with their texts) or ``demo:source/SEED`` / ``demo:target/SEED``.
     uri: Required
     #: Short name, used in tables, charts and run files.
     name: Required
@@ -64,6 +78,15 @@ class CorpusConfig:
     language: Language = ""
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
+    #: Columns of a table of documents (CSV, TSV, JSON lines, Parquet), by what they are: ``id``, ``title``, ``text``, and
+    #: ``document`` where the rows are passages of documents. A column's name, or a template over several:
+    #: ``{id: sku, text: "{name}. {description} {brand}"}``. Of JSON, ``a.b`` is the field b of the object a.
+    fields: dict[FieldName, str] = field(default_factory=dict)
+    #: Longer documents become passages, at their headings and then between sentences. Tokens are words here (those of
+    #: `words.py`; a model's own are about a third more). 0: files of text are cut at 250, rows of tables not at all.
+    passage_tokens: Count = 0
+    #: Tokens at the end of a passage with which the next one of the same section begins again, in whole sentences.
+    passage_overlap: Count = 0
     #: Fields of ir_datasets' documents whose text is read (joined by blanks), instead of the data set's own.
     text_fields: tuple[str, ...] = ()
     #: The same of its queries.
@@ -82,8 +105,7 @@ class CorpusConfig:
         """What it is and how it is read, as data: without its address where the content is known, and without what says
         nothing about what it holds."""
         # A setting that was added later and is not used leaves the digests of earlier runs as they were.
-        later = ("text_fields", "query_fields", "language", "log", "log_queries")
-        unused = {key for key in later if not getattr(self, key)}
+        unused = {key for key in _LATER if not getattr(self, key)}
         unused |= {"queries"} if self.queries == "synthetic" else set()
         unused |= {"refused", "again"}
         data = {**as_dict(self), "licence": "", "earlier": "", **({"uri": ""} if self.fingerprint else {})}

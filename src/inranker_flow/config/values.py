@@ -29,6 +29,8 @@ Required = Annotated[str, Text(empty=False)]
 Prompt = Annotated[str, Text(lines=True, most=100_000)]
 #: A language by its name or ISO 639-1 code.
 Language = Annotated[str, LanguageName()]
+#: What a column of a table of documents is.
+FieldName = Literal["id", "title", "text", "document"]
 #: A piece of a vocabulary.
 Token = Annotated[str, Text(most=100)]
 #: The address of a server; its key is in the environment alone.

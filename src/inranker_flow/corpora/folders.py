@@ -1,15 +1,16 @@
-"""The corpora below a prefix: one folder for each, in BEIR layout, perhaps with a `corpus.yaml` (:class:`Wishes`)."""
+"""The corpora below a prefix: one folder for each, in any layout that is read, perhaps with a `corpus.yaml`
+(:class:`Wishes`)."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inranker_flow import text_files
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.sections import CorporaConfig, CorpusConfig
-from inranker_flow.config.values import Count, Language, Prompt, Split
+from inranker_flow.config.values import Count, FieldName, Language, Prompt, Split
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
@@ -25,7 +26,7 @@ WISHES = "corpus.yaml"
 @dataclass(frozen=True)
 class Wishes:
     """The settings of a corpus.yaml: the template (by name, or its text) and the number of documents of its synthetic queries,
-    the names of its splits in qrels/, and the language and the licence of its texts."""
+    the names of its splits in qrels/, the language and the licence of its texts, and how its documents are read."""
 
     prompt: Prompt = ""
     documents: Count = 0
@@ -33,6 +34,9 @@ class Wishes:
     test_split: Split = "test"
     language: Language = ""
     licence: str = ""
+    fields: dict[FieldName, str] = field(default_factory=dict)
+    passage_tokens: Count = 0
+    passage_overlap: Count = 0
 
 
 @dataclass

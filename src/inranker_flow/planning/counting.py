@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
-from inranker_flow.corpora.sources import beir, irdatasets, layout, published
+from inranker_flow.corpora.passage import default_text
+from inranker_flow.corpora.sources import FORMS, beir, irdatasets, layout, published, sample
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.lines import BadLine
 from inranker_flow.corpora.sources.rows import Row, Split
 from inranker_flow.errors import UserError
+from inranker_flow.planning.parts import PART, PARTS, Lines, read_lines
 from inranker_flow.storage import uris
 from inranker_flow.storage.listing import FileInfo
 
-#: Bytes of one part of a file. Up to `WHOLE` it is read whole, and counted exactly; of a larger one `PARTS` are read.
-PART = 2**20
-WHOLE, PARTS = 8 * PART, 4
-#: Decompressed bytes at most.
-UNPACKED = 4 * WHOLE
 #: Texts that are kept of a collection.
 SAMPLE = 400
 
@@ -140,27 +136,28 @@ def _known(corpus: CorpusConfig, name: str) -> Counted:
 
 
 def _stored(corpus: CorpusConfig) -> Counted:
-    """Return a folder in BEIR layout or of Parquet files, or one Parquet file: on a disk or in S3."""
+    """Return a folder or a file of documents, on a disk or in S3."""
     uri = corpus.uri.rstrip("/")
     path = uris.local_path(uri)
     single = not uri.startswith("s3://") and path.is_file()
     files = {} if single else {each.uri.removeprefix(f"{_root(uri)}/"): each for each in uris.look(uri)}
-    if single or (len(files) == 1 and uri.endswith(".parquet")):
+    if single or (len(files) == 1 and next(iter(files.values())).uri == uri):
         whole = FileInfo(str(path), path.stat().st_size, "") if single else next(iter(files.values()))
-        if not whole.uri.endswith(".parquet"):
-            raise UserError(
-                f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, or a .parquet file",
-                code="collection-form",
-            )
-        return _parquet(corpus, {"corpus.parquet": whole}, layout.Layout(("corpus.parquet",)))
-    if not files:
+        uri, _, name = uri.rpartition("/")
+        if not layout.is_documents(name):
+            raise UserError(f"{corpus.uri}: not a collection; {FORMS}", code="collection-form")
+        files, found = {name: whole}, layout.Layout((name,), texts=not layout.is_table(name))
+    elif not files:
         raise UserError(f"{corpus.uri}: no such file or folder; correct the address", code="not-found")
-    sizes = {name: each.size for name, each in files.items()}
-    found = layout.find(sizes, uri, corpus, remedy="; correct the address")
+    else:
+        sizes = {name: each.size for name, each in files.items()}
+        found = layout.find(sizes, uri, corpus, remedy="; correct the address")
+    if not sample.is_plain(corpus, found):
+        return _sampled(corpus, uri, files, found)
     if layout.form(found.documents[0]) == "parquet":
         return _parquet(corpus, files, found)
-    every = [_lines(files[name]) for name in found.documents]
-    lines = _Lines(
+    every = [read_lines(files[name]) for name in found.documents]
+    lines = Lines(
         [run for each in every for run in each.runs],
         sum(each.total for each in every),
         all(each.exact for each in every),
@@ -172,7 +169,7 @@ def _stored(corpus: CorpusConfig) -> Counted:
             code="collection-row",
         )
     asked = [name for name in found.queries if layout.form(name) == "jsonl"]
-    queries = [_text(row, "text") for name in asked for row in _rows(_lines(files[name]).sample)]
+    queries = [_text(row, "text") for name in asked for row in _rows(read_lines(files[name]).sample)]
     train, positives, train_exact = _judged(files, found, "train")
     test, _, test_exact = _judged(files, found, "test")
     exact = lines.exact and train_exact and test_exact
@@ -192,60 +189,38 @@ def _stored(corpus: CorpusConfig) -> Counted:
     )
 
 
+def _sampled(corpus: CorpusConfig, shown: str, files: Mapping[str, FileInfo], found: layout.Layout) -> Counted:
+    """Return what the beginnings of the documents' files say of all: of tables that `fields` reads, and of files of text."""
+    read = sample.read(corpus, shown, files, found)
+    passages = [default_text(*each) for each in read.passages]
+    if not passages:
+        raise UserError(f"{corpus.uri}: no document is found in it; give one that holds some", code="collection-empty")
+    asked = [name for name in found.queries if layout.form(name) == "jsonl"]
+    queries = [_text(row, "text") for name in asked for row in _rows(read_lines(files[name]).sample)]
+    train, positives, _ = _judged(files, found, "train")
+    test, _, _ = _judged(files, found, "test")
+    return Counted(
+        corpus.name,
+        round(read.rows / read.share),
+        train_queries=train,
+        positives=positives,
+        test_queries=test,
+        passages=tuple(passages[:: max(len(passages) // SAMPLE, 1)][:SAMPLE]),
+        queries=tuple(queries[:SAMPLE]),
+        passage_characters=_mean(passages, ASSUMED_WORDS * CHARACTERS),
+        query_characters=_mean(queries, QUERY_WORDS * CHARACTERS),
+        notes=()
+        if read.share == 1
+        else (f"{corpus.name}: counted from the beginning of its documents ({read.share:.0%})",),
+    )
+
+
 def _root(uri: str) -> str:
     return uri if uri.startswith("s3://") else str(uris.local_path(uri))
 
 
 def _mean(texts: Sequence[str], otherwise: float) -> float:
     return sum(map(len, texts)) / len(texts) if texts else otherwise
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """``sample`` are whole lines, ``runs`` the same as they stand together; ``total`` lines of the file, ``exact`` or not."""
-
-    runs: list[list[bytes]]
-    total: int
-    exact: bool
-
-    @property
-    def sample(self) -> list[bytes]:
-        return [line for run in self.runs for line in run]
-
-
-def _lines(file: FileInfo) -> _Lines:
-    if file.uri.endswith(".gz"):
-        return _packed_lines(file)
-    if file.size <= WHOLE:
-        lines = [line for line in uris.read_part(file.uri, 0, file.size).split(b"\n") if line.strip()]
-        return _Lines([lines], len(lines), True)
-    step = (file.size - PART) // (PARTS - 1)
-    runs = []
-    for number in range(PARTS):
-        part = uris.read_part(file.uri, number * step, PART).split(b"\n")
-        # What is cut at its beginning or end is no line.
-        runs.append([line for line in part[bool(number) : -1] if line.strip()])
-    return _scaled(runs, file.size)
-
-
-def _packed_lines(file: FileInfo) -> _Lines:
-    packed = uris.read_part(file.uri, 0, min(file.size, WHOLE))
-    unpack = zlib.decompressobj(31)
-    try:
-        text = unpack.decompress(packed, UNPACKED)
-    except zlib.error as error:
-        raise UserError(f"{file.uri}: not a gzip file ({error}); fetch it again", code="collection-damaged") from error
-    lines = [line for line in text.split(b"\n") if line.strip()]
-    used = len(packed) - len(unpack.unconsumed_tail) - len(unpack.unused_data)
-    if unpack.eof and not unpack.unused_data:
-        return _Lines([lines], len(lines), True)
-    return _Lines([lines[:-1]], round(len(lines) * file.size / max(used, 1)), False)
-
-
-def _scaled(runs: list[list[bytes]], size: int) -> _Lines:
-    lines = [line for run in runs for line in run]
-    mean = sum(len(line) + 1 for line in lines) / len(lines) if lines else 0
-    return _Lines(runs, round(size / mean) if mean else 0, False)
 
 
 def _some(lines: Sequence[bytes]) -> Sequence[bytes]:
@@ -280,13 +255,13 @@ def _judged(files: Mapping[str, FileInfo], found: layout.Layout, split: Split) -
             queries += len({query for query, _ in rows})
             relevant += sum((_number(str(grade)) or 0) > 0 for _, grade in rows)
             continue
-        lines = _lines(files[name])
+        lines = read_lines(files[name])
         counted = _judged_lines(lines, beir.judgement_parser(layout.form(name)))
         queries, relevant, exact = queries + counted[0], relevant + counted[1], exact and lines.exact
     return queries, relevant, exact
 
 
-def _judged_lines(lines: _Lines, parse: Callable[[str], Row | None]) -> tuple[int, int]:
+def _judged_lines(lines: Lines, parse: Callable[[str], Row | None]) -> tuple[int, int]:
     # A query's judgements stand together, so the queries of each part are counted by themselves.
     queries = relevant = rows = 0
     for run in lines.runs:
@@ -431,7 +406,7 @@ def _published(uri: str) -> tuple[int, tuple[str, ...]]:
     rest = uri.partition(":")[2]
     if rest.startswith("hf://"):
         return MSMARCO_LABELS, (f"{uri}: {MSMARCO_LABELS:,} labels (its documentation), nothing downloaded",)
-    lines = _lines(_one(rest))
+    lines = read_lines(_one(rest))
     return lines.total, () if lines.exact else (f"{uri}: counted from parts",)
 
 
@@ -453,7 +428,7 @@ def _labelled_texts(corpus: CorpusConfig, scheme: str, uri: str) -> Counted:
             f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count"
         )
     file = _one(uri)
-    lines = _lines(file)
+    lines = read_lines(file)
     parse, form = published.TEXTS[scheme]
     rows, read = [], 0
     for line in _some(lines.sample):

@@ -11,14 +11,14 @@ from typing import get_args
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS, LABELS_FORMS
 from inranker_flow.corpora.problems import Problems
-from inranker_flow.corpora.sources import Split, irdatasets, layout, parquet
+from inranker_flow.corpora.sources import FORMS, Split, irdatasets, layout, parquet, sample
 from inranker_flow.corpora.sources import beir as lines
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
 from inranker_flow.storage import uris
+from inranker_flow.storage.listing import FileInfo
 
-_FORMS = "give a folder in BEIR layout, a .parquet file, s3://, ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
 #: A file of judgements up to this size is looked into: a larger one holds some.
 _LOOK = 2**20
 
@@ -61,18 +61,20 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
         root = uri.rstrip("/")
         files = {each.uri: each.size for each in uris.list_files(uri)}
         if uri in files:
-            _check_single(uri)
+            _check_single(corpus, FileInfo(uri, files[uri], ""))
             return f"{uri}: readable"
         names = {name.removeprefix(f"{root}/"): size for name, size in files.items()}
         return f"{uri}: readable{_check_layout(corpus, names, {}, source)}"
     path = uris.local_path(uri)
     if not path.exists():
         raise UserError(
-            f"{uri}: no such file or folder here; {_FORMS} (what runs on a cluster reads no folder of yours)",
+            f"{uri}: no such file or folder here; {FORMS} (what runs on a cluster reads no folder of yours)",
             code="not-found",
         )
     if not path.is_dir():
-        _check_single(uri, path.is_file())
+        if not path.is_file():
+            raise UserError(f"{uri}: not a collection; {FORMS}", code="collection-form")
+        _check_single(corpus, FileInfo(str(path), path.stat().st_size, ""))
         return f"{uri}: there"
     try:
         sizes, others = layout.local_files(path)
@@ -83,15 +85,19 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
     return f"{uri}: there{_check_layout(corpus, sizes, others, source)}"
 
 
-def _check_single(uri: str, regular: bool = True) -> None:
-    if not (regular and uri.lower().endswith(".parquet")):
-        raise UserError(f"{uri}: not a collection; {_FORMS}", code="collection-form")
+def _check_single(corpus: CorpusConfig, file: FileInfo) -> None:
+    folder, _, name = file.uri.rpartition("/")
+    if not layout.is_documents(name):
+        raise UserError(f"{corpus.uri}: not a collection; {FORMS}", code="collection-form")
+    sample.check(corpus, folder, {name: file}, layout.Layout((name,), texts=not layout.is_table(name)))
 
 
 def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mapping[str, str], source: bool) -> str:
     """Return the remarks about a folder that is there."""
     root = corpus.uri.rstrip("/")
     found = layout.find(sizes, root, corpus, others, remedy="; correct the address")
+    place = root if root.startswith("s3://") else uris.local_path(root)
+    sample.check(corpus, root, {name: FileInfo(f"{place}/{name}", size, "") for name, size in sizes.items()}, found)
     for split in get_args(Split):
         names = found.judgements.get(split, ())
         empty = names and all(sizes[name] <= _LOOK and not _holds_rows(f"{root}/{name}", name) for name in names)

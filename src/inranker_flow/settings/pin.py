@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, Teacher, TeacherConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS
+from inranker_flow.corpora.sources import FORMS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import files, templates
@@ -127,8 +128,7 @@ def _content(uri: str, where: str) -> tuple[str, str]:
     path = Path(uri).expanduser().resolve()
     if not path.exists():
         raise UserError(
-            f"{where}: {uri}: no such file or folder; give a folder in BEIR layout, a .parquet file, s3://, "
-            "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED",
+            f"{where}: {uri}: no such file or folder; {FORMS}",
             code="not-found",
         )
     if path.is_dir() and not any(path.iterdir()):

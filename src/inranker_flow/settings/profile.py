@@ -137,7 +137,11 @@ def collection(data: Any, where: str) -> CorpusConfig:
 def default_name(uri: str) -> str:
     """Return a short name from where a collection is: the last part that tells it apart."""
     parts = [part for part in re.split(r"[/:]", uri.rstrip("/")) if part and part not in ("train", "test", "dev")]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"\.(jsonl|parquet)(\.gz)?$", "", parts[-1])) if parts else uri
+    return (
+        re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"\.(jsonl|ndjson|csv|tsv|parquet)(\.gz|\.zst)?$", "", parts[-1]))
+        if parts
+        else uri
+    )
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 #: Of what is remembered about corpora: raised when the reader reads what it refused before.
-READER = 2
+READER = 3
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _read(each: Folder) -> CorpusConfig:
         )
     if not each.holds_documents:
         raise BadCollection(
-            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet; upload it, or remove the folder",
+            f"{each.uri}: holds neither corpus.jsonl (BEIR layout) nor corpus.parquet nor files of text; upload it, or remove it",
             code="collection-form",
         )
     wishes = as_dict(read_wishes(each))

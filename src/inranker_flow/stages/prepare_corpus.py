@@ -21,8 +21,10 @@ from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.columns import Judgements, Queries, joined
 from inranker_flow.corpora.passage import default_text
+from inranker_flow.corpora.passages import as_passages
 from inranker_flow.corpora.problems import BROKEN, BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import LabelSource, Source, Split, open_source
+from inranker_flow.corpora.written import CorpusWriter
 from inranker_flow.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path
     line and count. It is a :class:`.problems.BadCollection` where the fault is in what the collection holds.
     """
     collection.mkdir(parents=True, exist_ok=True)
-    for stale in (manifest.FILENAME, tables.LABELS.filename):
+    for stale in (manifest.FILENAME, tables.LABELS.filename, tables.PASSAGES.filename):
         (collection / stale).unlink(missing_ok=True)
     with open_source(corpus) as (source, labels):
         return _Preparation(config, corpus, collection, source, labels).run()
@@ -336,17 +338,14 @@ class _Preparation:
         limit = self._priority_limit(needed) if self.config.max_documents else None
         seen, texts = HashSet(), HashSet()
         progress = Progress(f"reading {self.corpus.name}", self.source.total, self.source.unit)
-        with tables.TableWriter(self.collection / tables.CORPUS.filename, tables.CORPUS) as writer:
+        with CorpusWriter(self.collection, self.fingerprint) as writer:
             for rows in self._good_documents(self.problems, seen, texts):
-                ids, titles, bodies = rows.columns
-                if limit is not None and ids:
-                    keep = contains(needed, self._hashes(ids)) | (priorities(self.config.seed, ids) < limit)
-                    ids, titles, bodies = rows.select(keep).columns
-                if ids:
-                    self.fingerprint.add("corpus", hash_rows(ids, titles, bodies))
-                    writer.write({"doc_id": ids, "title": titles, "text": bodies})
+                if limit is not None and rows.lines:
+                    drawn = priorities(self.config.seed, rows.columns[0]) < limit
+                    rows = rows.select(self._needed(needed, rows) | drawn)
+                writer.write(rows)
                 progress.advance(rows.amount, f"{writer.rows:,} documents")
-            self.all_documents = seen.first_words()
+            self.all_documents = np.union1d(seen.first_words(), writer.documents)
             self.problems.check()
             if not writer.rows:
                 raise BadCollection(
@@ -359,10 +358,15 @@ class _Preparation:
         progress.finish()
         return writer.rows
 
+    def _needed(self, needed: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return a mask of the rows that judgements or labels name, by themselves or by their document."""
+        return np.logical_or.reduce([contains(needed, self._hashes(each)) for each in rows.columns[::3]])
+
     def _good_documents(self, problems: Problems, seen: HashSet, texts: HashSet) -> Iterator[Rows]:
         """Yield batches without broken rows; ``seen`` gathers ids, ``texts`` what makes a repeated text noticeable."""
         for rows in self.source.documents(problems):
-            ids, titles, bodies = rows.columns
+            rows = as_passages(rows, self.corpus)
+            ids, titles, bodies, *_ = rows.columns
             if not ids:
                 yield rows
                 continue
@@ -382,13 +386,13 @@ class _Preparation:
 
     def _priority_limit(self, needed: np.ndarray) -> np.uint64 | None:
         """Return the priority below which a document that nobody needs is in the sample; None where all are. Reads all ids."""
-        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        asked, numbers = [np.empty(0, bool)], [np.empty(0, np.uint64)]
         quiet, self.problems = self.problems, Problems("repair")
         for rows in self._good_documents(self.problems, HashSet(), HashSet()):
-            hashes.append(self._hashes(rows.columns[0]))
+            asked.append(self._needed(needed, rows))
             numbers.append(priorities(self.config.seed, rows.columns[0]))
         self.problems = quiet
-        others = ~contains(needed, np.concatenate(hashes))
+        others = ~np.concatenate(asked)
         free = max(self.config.max_documents - int((~others).sum()), 0)
         candidates = np.concatenate(numbers)[others]
         if len(candidates) <= free:

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS_FORMS
+from inranker_flow.corpora.passages import check as check_passages
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.sources import layout
 from inranker_flow.corpora.sources.demo import open_demo
 from inranker_flow.corpora.sources.irdatasets import IrDatasets
 from inranker_flow.corpora.sources.published import InRankerMsmarco, LabelledTexts, OwnLabels
@@ -22,6 +24,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
 
 __all__ = [
+    "FORMS",
     "ROWS",
     "InRankerMsmarco",
     "IrDatasets",
@@ -33,6 +36,13 @@ __all__ = [
     "StoredCollection",
     "open_source",
 ]
+
+
+#: What is said where an address holds no collection.
+FORMS = (
+    "give a folder in BEIR layout or of documents (.md, .html, .txt), a table (.parquet, .jsonl, .csv, .tsv), s3://, "
+    "hf://datasets/OWNER/NAME, ir_datasets:ID, inranker-beir:FILE or demo:source/SEED"
+)
 
 
 class Source(Protocol):
@@ -57,7 +67,7 @@ class Source(Protocol):
         """What holds judgements of both splits."""
 
     def documents(self, problems: Problems) -> Iterator[Rows]:
-        """Return columns doc_id, title, text."""
+        """Return columns doc_id, title, text; of passages a fourth, the id of their document."""
 
     def queries(self, problems: Problems) -> Iterator[Rows]:
         """Return columns query_id, text."""
@@ -91,6 +101,13 @@ def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | No
             f"{corpus.name}: text_fields and query_fields are for ir_datasets:ID alone, not for {corpus.uri}",
             code="setting-conflict",
         )
+    if corpus.fields and scheme in _OPENERS:
+        raise UserError(
+            f"{corpus.name}: fields is for tables in files, not for {corpus.uri}"
+            f"{'; set text_fields' if scheme == 'ir_datasets' else ''}",
+            code="setting-conflict",
+        )
+    check_passages(corpus)
     labels = _label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
         yield source, source if isinstance(source, LabelledTexts) else labels
@@ -117,13 +134,9 @@ def _open_labelled(scheme: str) -> Opener:
 def _open_stored(_: str, corpus: CorpusConfig) -> AbstractContextManager[Source]:
     """Return files that lie on a disk or in a store, by what they look like."""
     path = uris.local_copy(corpus.uri)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
+    if path.is_dir() or (path.is_file() and layout.is_documents(path.name)):
         return nullcontext(StoredCollection(path, corpus.uri, corpus))
-    raise BadCollection(
-        f"{corpus.uri}: not a collection; give a folder with corpus.jsonl, a .parquet file, s3://, "
-        "ir_datasets:ID, inranker-beir:FILE or demo:source/SEED",
-        code="collection-form",
-    )
+    raise BadCollection(f"{corpus.uri}: not a collection; {FORMS}", code="collection-form")
 
 
 #: Opener for each scheme that is not a place where files are stored: what follows the scheme -> source.

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -19,14 +19,22 @@ from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources.rows import Split
 
 Form = Literal["jsonl", "columns", "csv", "parquet", ""]
+TextForm = Literal["plain", "markdown", "html", "office", ""]
 
-#: What a file is read as, by its suffix (before .gz).
+#: Suffixes of files that are packed.
+PACKED = (".gz", ".zst")
+#: What a file is read as, by its suffix (before that of its packing).
 _FORMS: dict[str, Form] = {
     **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
     **dict.fromkeys((".tsv", ".txt", ".trec", ".qrels", ".qrel"), "columns"),
     ".csv": "csv",
     ".parquet": "parquet",
 }
+#: What a file of text is read as, each of which is a document; the first may be packed.
+_TEXTS: dict[str, TextForm] = {
+    ".txt": "plain", ".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html",
+}  # fmt: skip
+_OFFICE: dict[str, TextForm] = {".pdf": "office", ".docx": "office"}
 #: Names of splits that files outside a folder of judgements may have.
 _SPLITS = {"train", "training", "test", "dev", "devel", "development", "val", "valid", "validation", "eval", "trial"}
 #: In the name of a file with judgements, and of a folder with such files (the hub's are NAME-qrels).
@@ -36,7 +44,7 @@ _SHARD = re.compile(r"[-_.](\d+)-of-(\d+)$")
 _PLAIN = re.compile(r"(?:part|data)?[-_.]?\d*")
 #: Names that a message gives at most.
 _LISTED = 6
-#: Folders that are looked into, below the collection's own.
+#: Links to folders are followed so deep below the collection's own: some lead back.
 _DEPTH = 3
 
 
@@ -44,7 +52,8 @@ _DEPTH = 3
 class Layout:
     """Names of files relative to the folder. ``judgements`` of each split; ``shared``: of both, told by a column.
 
-    ``beside`` are judgements that are not read, with ``why``.
+    ``beside`` are judgements that are not read, with ``why``. ``texts``: each document is a file of text; ``unread`` are the
+    files that are none.
     """
 
     documents: tuple[str, ...]
@@ -53,6 +62,8 @@ class Layout:
     shared: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     why: str = ""
+    texts: bool = False
+    unread: tuple[str, ...] = ()
 
     def of(self, split: Split) -> tuple[str, ...]:
         """Return the files with judgements of ``split``."""
@@ -71,11 +82,27 @@ class Layout:
 
 
 def form(name: str) -> Form:
-    """Return the format in which the file ``name`` is read; "" if its suffix does not tell."""
+    """Return the format in which the file ``name`` is read as a table; "" if its suffix does not tell."""
     name = name.lower()
-    packed = name.endswith(".gz")
-    found = _FORMS.get(_suffix(name.removesuffix(".gz")), "")
-    return "" if packed and found == "parquet" else found
+    found = _FORMS.get(_suffix(unpacked(name)), "")
+    return "" if unpacked(name) != name and found == "parquet" else found
+
+
+def text_form(name: str) -> TextForm:
+    """Return the format in which the file ``name`` is read as a document; "" if its suffix does not tell."""
+    name = name.lower()
+    return _TEXTS.get(_suffix(unpacked(name)), "") or _OFFICE.get(_suffix(name), "")
+
+
+def unpacked(name: str) -> str:
+    """Return the name without the suffix of a packing."""
+    return name[: -len(_suffix(name))] if _suffix(name).lower() in PACKED else name
+
+
+def is_table(name: str) -> bool:
+    """Return whether the file ``name`` may be a table of documents."""
+    found = form(name)
+    return bool(found) and (found != "columns" or _suffix(unpacked(name.lower())) == ".tsv")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -95,7 +122,7 @@ def printable(name: str) -> str:
 
 
 def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Return (name -> size of the regular files, name -> what it is of the others) in ``folder`` and a few levels below.
+    """Return (name -> size of the regular files, name -> what it is of the others) in and below ``folder``.
 
     Hidden names are left out. Raises :class:`OSError` where a folder or a file cannot be looked at.
     """
@@ -123,7 +150,7 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
                 elif stat.S_ISDIR(status.st_mode):
                     if form(entry.name):
                         others[name] = "a folder"
-                    if depth < _DEPTH:
+                    if depth < _DEPTH or not entry.is_symlink():
                         walk(f"{name}/", depth + 1)
                 else:
                     others[name] = "no regular file"
@@ -133,8 +160,8 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
 
 
 def holds_documents(names: Collection[str]) -> bool:
-    """Return whether a folder with these files is a collection."""
-    return bool(_table("corpus", names, ""))
+    """Return whether a folder with these files may be a collection."""
+    return bool(_table("corpus", names, "")) or any(map(is_documents, names))
 
 
 def find(
@@ -150,16 +177,22 @@ def find(
     split nobody asks for, and for parts that are missing.
     """
     others = others or {}
-    documents = _table("corpus", files, shown)
-    if not documents:
-        raise BadCollection(f"{shown}: {_no_documents(files, others, remedy)}", code="collection-no-documents")
-    queries = _table("queries", files, shown)
+    documents, queries = _table("corpus", files, shown), _table("queries", files, shown)
+    loose = () if documents else _loose(files, queries, corpus)
+    told = "" if documents else _no_documents(files, others, loose, corpus, remedy)
+    if told:
+        raise BadCollection(f"{shown}: {told}", code="collection-no-documents")
     for name, what in others.items():
         if _QRELS.search(name.lower()) or name.lower().startswith("queries."):
             raise BadCollection(
                 f"{shown}/{printable(name)}: is {what}; put the file itself there, or remove it", code="collection-file"
             )
-    layout = _split(_judgements(files, corpus), documents, queries, shown, corpus)
+    judged = _judgements(files, corpus, named=bool(loose))
+    layout = _split(judged, documents or loose, queries, shown, corpus)
+    if loose:
+        used = {*loose, *queries, *judged.labels}
+        unread = tuple(name for name in files if name not in used)
+        layout = replace(layout, texts=not is_table(loose[0]), unread=unread)
     if (layout.of("train") or layout.of("test") or layout.beside) and not queries:
         raise BadCollection(
             f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)',
@@ -178,10 +211,16 @@ def find(
 # --- documents and queries --------------------------------------------------------------------------------------------
 
 
+def is_documents(name: str) -> bool:
+    """Return whether the file ``name`` may be a collection by itself: a table, or one document."""
+    return is_table(name) or bool(text_form(name))
+
+
 def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
     """Return the files with the rows of ``role`` (corpus or queries), the first of these that is there."""
     low = {name.lower(): name for name in sorted(names, reverse=True)}
-    for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"):
+    forms = (".jsonl", ".ndjson", *((".csv", ".tsv") if role == "corpus" else ()))
+    for suffix in (".parquet", *(f"{form}{packing}" for form in forms for packing in ("", *PACKED))):
         if f"{role}{suffix}" in low:
             return (f"{role}{suffix}",) if f"{role}{suffix}" in names else (low[f"{role}{suffix}"],)
     part = re.compile(rf"(?:data/)?{role}[-_.]?\d+(?:-of-\d+)?\.[a-z.]+")
@@ -192,10 +231,9 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
         if match := inside.fullmatch(name.lower()):
             folders.setdefault(match[1], []).append(name)
     for group in (loose, *folders.values()):
-        readable = [name for name in group if form(name) == "parquet"] or [
-            name for name in group if form(name) == "jsonl"
-        ]
-        group[:] = sorted(readable)
+        kinds = ("parquet", "jsonl", *(("csv", "columns") if role == "corpus" else ()))
+        readable = ([name for name in group if form(name) == kind and is_table(name)] for kind in kinds)
+        group[:] = sorted(next(filter(None, readable), []))
     found = {name: group for name, group in folders.items() if group}
     if not loose and len(found) > 1:
         raise BadCollection(
@@ -211,7 +249,7 @@ def _check_parts(names: Sequence[str], shown: str) -> None:
     """Refuse a table of which a part is missing (NAME-00001-of-00003)."""
     parts: dict[tuple[str, int], set[int]] = {}
     for name in names:
-        stem = name.lower().removesuffix(".gz").rpartition(".")[0]
+        stem = unpacked(name.lower()).rpartition(".")[0]
         if match := _SHARD.search(stem):
             parts.setdefault((stem[: match.start()], int(match[2])), set()).add(int(match[1]))
     for (stem, total), there in parts.items():
@@ -224,19 +262,50 @@ def _check_parts(names: Sequence[str], shown: str) -> None:
             )
 
 
-def _no_documents(files: Collection[str], others: Mapping[str, str], remedy: str) -> str:
+def _loose(files: Collection[str], queries: Collection[str], corpus: CorpusConfig) -> tuple[str, ...]:
+    """Return the documents of a folder without a table called corpus: the tables that `fields` reads, else files of text."""
+    judged = _judgements(files, corpus, named=True)
+    free = [
+        name
+        for name in sorted(files)
+        if name not in queries and name not in judged.labels and name not in judged.unknown
+    ]
+    tables = [name for name in free if is_table(name)] if corpus.fields else []
+    return tuple(tables or (name for name in free if text_form(name)))
+
+
+def _no_documents(
+    files: Collection[str], others: Mapping[str, str], loose: Collection[str], corpus: CorpusConfig, remedy: str
+) -> str:
+    """Return why a folder without a table called corpus is no collection; "" if it is one with the documents ``loose``."""
+    if loose and corpus.fields and is_table(next(iter(loose))):
+        return ""
     nothing = f"holds neither corpus.jsonl (BEIR layout) nor corpus.parquet{remedy}"
     alike = re.compile(r"(?:.*[-_./])?(?:corpus|documents|docs|collection)(?:$|[-_./].*)")
     for name, what in others.items():
-        if alike.fullmatch(name.lower()):
+        if alike.fullmatch(name.lower()) and not (loose and what == "a folder"):
             return f"{nothing}; {printable(name)} is {what}"
-    deeper = [name for name in sorted(files) if PurePosixPath(name.lower()).name in ("corpus.jsonl", "corpus.jsonl.gz")]
+    deeper = [
+        name for name in sorted(files) if re.fullmatch(r"corpus\.jsonl(\.gz|\.zst)?", PurePosixPath(name.lower()).name)
+    ]
     if deeper:
         return (
             f"{nothing}; {printable(deeper[0])} does: give the folder {printable(deeper[0].rpartition('/')[0])} in it"
         )
-    close = [printable(name) for name in sorted(files) if alike.fullmatch(name.lower())]
-    return f'{nothing}; {close[0]} is not read: write corpus.jsonl, one {{"_id", "text"}} a line' if close else nothing
+    # Beside files of text, what merely lies in a folder docs/ says nothing.
+    close = [
+        name
+        for name in sorted(files)
+        if alike.fullmatch(PurePosixPath(name.lower()).name if loose else name.lower()) and not text_form(name)
+    ]
+    if close:
+        return f'{nothing}; {printable(close[0])} is not read: write corpus.jsonl, one {{"_id", "text"}} a line'
+    table = next((name for name in sorted(files) if is_table(name)), "")
+    if loose:
+        return ""
+    if table:
+        return f"{nothing}; {printable(table)} is read if fields names its columns ({{id: ..., text: ...}})"
+    return f"{nothing}, and no file of text (.md, .html, .txt, .pdf, .docx)"
 
 
 # --- judgements -------------------------------------------------------------------------------------------------------
@@ -249,7 +318,7 @@ def _label(name: str, asked: Collection[str]) -> str | None:
     the hub has them. ``asked``: the splits that the configuration names.
     """
     *folders, file = name.lower().split("/")
-    stem = file.removesuffix(".gz")
+    stem = unpacked(file)
     suffix = _suffix(stem)
     if _FORMS.get(suffix) or suffix.lstrip(".") not in {*_SPLITS, *asked}:
         stem = stem.removesuffix(suffix)
@@ -277,7 +346,8 @@ class _Judged:
     unknown: dict[str, str]
 
 
-def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
+def _judgements(names: Collection[str], corpus: CorpusConfig, named: bool = False) -> _Judged:
+    """Return the files of judgements; ``named``: those alone that are called so."""
     asked = {corpus.train_split.lower(), corpus.test_split.lower()}
     plain: dict[str, str] = {}
     hub: dict[str, str] = {}
@@ -289,6 +359,8 @@ def _judgements(names: Collection[str], corpus: CorpusConfig) -> _Judged:
         folder, _, file = name.lower().rpartition("/")
         sure = bool(_IN_QRELS.search(folder.split("/")[0]) or _QRELS.search(file))
         suffix = _suffix(file).lstrip(".")
+        if named and not sure:
+            continue
         if form(name) or (sure and (not suffix or suffix in asked | _SPLITS)):
             (plain if sure else hub)[name] = label
         elif sure and (first := re.split(r"[-_.]", label)[0]) in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):

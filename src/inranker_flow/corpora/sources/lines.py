@@ -8,6 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,59 +34,35 @@ class BadLine(Exception):
 _OTHERS = {
     b"PK\x03\x04": "a ZIP archive: unpack it",
     b"PAR1": "a Parquet file: give it the suffix .parquet",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it, or use gzip",
-    b"BZh": "compressed with bzip2: unpack it, or use gzip",
-    b"\xfd7zXZ\x00": "compressed with xz: unpack it, or use gzip",
+    b"BZh": "compressed with bzip2: unpack it, or use gzip or zstd",
+    b"\xfd7zXZ\x00": "compressed with xz: unpack it, or use gzip or zstd",
     b"SQLite format 3": "a database: write one row a line",
 }
 #: Byte order marks; UTF-16's is the beginning of UTF-32's, so that comes first.
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 #: Characters of a text in another encoding that are made UTF-8 at a time.
 _BLOCK = 2**20
 
 
-def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, str, int]]:
-    """Yield the line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out.
+@contextmanager
+def opened(path: Path, shown: str) -> Iterator[tuple[io.BufferedIOBase, io.BufferedReader]]:
+    """Yield the content of a file, unpacked if it is packed with gzip or zstd, and the file as it is stored.
 
-    Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut. A file with the byte
-    order mark of UTF-16 or UTF-32 is read as that.
+    What goes wrong while the content is read is one line: a file of another kind, one that is cut off, the disk.
     """
     try:
         with path.open("rb") as raw:
-            packed = path.suffix.lower() == ".gz" or raw.peek(2)[:2] == _GZIP
-            # gzip.open returns a binary reader too, but its type says it may be text.
-            file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
+            file = _unpacked(raw, path)
             beginning = file.peek(16)[:16] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
             for mark, what in _OTHERS.items():
                 if beginning.startswith(mark):
                     raise BadCollection(f"{shown}: is {what}", code="collection-file")
-            encoding = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), "")
-            if encoding:
-                file = io.BufferedReader(_Recoded(file, encoding))
-            position = 0
-            for number, line in enumerate(_raw_lines(file), 1):
-                if len(line) > LINE_BYTES:
-                    problems.add(
-                        "malformed", shown, number, f"longer than {LINE_BYTES:,} bytes, so not one row of many"
-                    )
-                    continue
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    problems.add("wrong_encoding", shown, number, f"not UTF-8 at byte {error.start + 1} of the line")
-                    continue
-                if file is raw:
-                    amount = len(line)
-                elif number % 1000 == 0:
-                    amount, position = raw.tell() - position, raw.tell()
-                else:
-                    amount = 0
-                if text and not text.isspace():
-                    yield number, text, amount
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            yield file, raw
+    except (gzip.BadGzipFile, EOFError, zlib.error, _Damaged) as error:
+        kind = "zstd" if isinstance(error, _Damaged) else "gzip"
         raise BadCollection(
-            f"{shown}: not a whole gzip file ({error}); fetch it again", code="collection-damaged"
+            f"{shown}: not a whole {kind} file ({error}); fetch it again", code="collection-damaged"
         ) from error
     except UnicodeDecodeError as error:
         raise BadCollection(
@@ -96,6 +73,79 @@ def _lines(path: Path, shown: str, problems: Problems) -> Iterator[tuple[int, st
             f"{shown}: cannot be read: {error.strerror or error}; check the disk and the file's rights",
             code="disk-unreadable",
         ) from error
+
+
+def _unpacked(raw: io.BufferedReader, path: Path) -> io.BufferedIOBase:
+    beginning, suffix = raw.peek(4)[:4], path.suffix.lower()
+    if suffix == ".gz" or beginning[:2] == _GZIP:
+        # gzip.open returns a binary reader too, but its type says it may be text.
+        return gzip.GzipFile(fileobj=raw)
+    if suffix == ".zst" or beginning == _ZSTD:
+        return io.BufferedReader(_Zstd(raw), 2**18)
+    return raw
+
+
+class _Damaged(Exception):
+    """A file that is not what it was packed as."""
+
+
+class _Zstd(io.RawIOBase):
+    """The content of a file that is packed with zstd."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        import pyarrow as pa
+
+        self._stream = pa.CompressedInputStream(raw, "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:  # of Arrow's; the disk's has a number
+            if error.errno:
+                raise
+            raise _Damaged(" ".join(str(error).split())[:200]) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def read_lines(path: Path, shown: str, problems: Problems, blank: bool = False) -> Iterator[tuple[int, str, int]]:
+    """Yield the line number, text and bytes read since the line before; lines that are not UTF-8 are reported and left out,
+    and so are those without text unless ``blank``.
+
+    Only a line feed ends a line: MS MARCO's text holds U+0085, at which ``str.splitlines`` would cut. A file with the byte
+    order mark of UTF-16 or UTF-32 is read as that.
+    """
+    with opened(path, shown) as (file, raw):
+        beginning = file.peek(4)[:4] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
+        encoding = encoding_of(beginning)
+        if encoding:
+            file = io.BufferedReader(_Recoded(file, encoding))
+        position = 0
+        for number, line in enumerate(_raw_lines(file), 1):
+            if len(line) > LINE_BYTES:
+                problems.add("malformed", shown, number, f"longer than {LINE_BYTES:,} bytes, so not one row of many")
+                continue
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                problems.add("wrong_encoding", shown, number, f"not UTF-8 at byte {error.start + 1} of the line")
+                continue
+            if file is raw:
+                amount = len(line)
+            elif number % 1000 == 0:
+                amount, position = raw.tell() - position, raw.tell()
+            else:
+                amount = 0
+            if blank or (text and not text.isspace()):
+                yield number, text, amount
+
+
+def encoding_of(beginning: bytes) -> str:
+    """Return the encoding that a byte order mark names; "" for UTF-8 and where there is none."""
+    return next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), "")
 
 
 class _Recoded(io.RawIOBase):
@@ -128,7 +178,7 @@ def batches(
     path: Path, shown: str, parse: Callable[[str], Row | None], width: int, problems: Problems
 ) -> Iterator[Rows]:
     """Parse a file line by line. ``parse`` returns the row, None to skip the line, or raises :class:`BadLine`."""
-    for chunk in _chunks(_lines(path, shown, problems)):
+    for chunk in _chunks(read_lines(path, shown, problems)):
         numbers: list[int] = []
         rows: list[Row] = []
         for number, text, _ in chunk:

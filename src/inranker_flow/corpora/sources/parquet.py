@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.artifacts import tables
+from inranker_flow.corpora.fields import ID_NAMES, missing
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.beir import DOC_NAMES, GRADE_NAMES, QUERY_NAMES
 from inranker_flow.corpora.sources.lines import BadLine, whole
@@ -15,7 +16,7 @@ from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.errors import UserError
 
 _ID = {
-    "doc_id": ("doc_id", "_id", "corpus_id", "corpus-id", "docid", "id"),
+    "doc_id": ID_NAMES,
     "query_id": ("query_id", "_id", "query-id", "id"),
 }
 _JUDGED = {"query_id": QUERY_NAMES, "doc_id": DOC_NAMES, "relevance": GRADE_NAMES}
@@ -31,7 +32,7 @@ def count(path: Path, shown: str) -> int:
 
 def documents(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
     """Yield columns doc_id, title, text."""
-    for rows in _read(path, shown, {"doc_id": _ID["doc_id"], "text": ("text",)}, {"title": ""}):
+    for rows in _read(path, shown, {"doc_id": _ID["doc_id"], "text": ("text",)}, {"title": ""}, True):
         ids, texts, titles = rows.columns
         yield _texts(Rows(rows.file, rows.lines, (ids, titles, texts), rows.amount), problems)
 
@@ -71,23 +72,34 @@ def judgements(
 
 
 def _read(
-    path: Path, shown: str, wanted: dict[str, tuple[str, ...]], optional: dict[str, str | None]
+    path: Path,
+    shown: str,
+    wanted: dict[str, tuple[str, ...]],
+    optional: dict[str, str | None],
+    mapped: bool = False,
 ) -> Iterator[Rows]:
     """Yield columns in the order of ``wanted`` and then ``optional`` (name -> value where there is no such column)."""
-    import pyarrow.parquet as pq
-
-    with _explained(shown), pq.ParquetFile(path) as file:
+    with opened(path, shown) as file:
         schema = file.schema_arrow
-        names = [_find(schema, column, spellings, shown) for column, spellings in wanted.items()]
+        names = [_find(schema, column, spellings, shown, mapped) for column, spellings in wanted.items()]
         extra = [_find(schema, name, (name,), shown) for name in optional if name in schema.names]
         start = 1
         for batch in tables.stream(file, [*names, *extra], ROWS):
-            columns = [_values(batch, name, shown, start) for name in names]
+            columns = [values(batch, name, shown, start) for name in names]
             for name, default in optional.items():
                 filler = [default] * batch.num_rows
-                columns.append(_values(batch, name, shown, start) if name in extra else filler)
+                columns.append(values(batch, name, shown, start) if name in extra else filler)
             yield Rows(shown, range(start, start + batch.num_rows), tuple(columns), batch.num_rows)
             start += batch.num_rows
+
+
+@contextmanager
+def opened(path: Path, shown: str) -> Iterator[Any]:
+    """Yield a Parquet file; what cannot be read in it is one line."""
+    import pyarrow.parquet as pq
+
+    with _explained(shown), pq.ParquetFile(path) as file:
+        yield file
 
 
 @contextmanager
@@ -111,12 +123,12 @@ def _explained(shown: str) -> Iterator[None]:
         ) from error
 
 
-def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str) -> str:
-    """Return the name of the one column in ``spellings``, if what it holds can be ``column``'s."""
+def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str, mapped: bool = False) -> str:
+    """Return the name of the one column in ``spellings``, if what it holds can be ``column``'s; ``mapped``: `fields` may
+    name another."""
     name = next((each for each in spellings if each in schema.names), None)
     if name is None:
-        there = ", ".join(each if each.isprintable() else repr(each) for each in schema.names)[:300]
-        raise BadCollection(f"{shown}: has no column {column} (it has: {there})", code="collection-column")
+        raise missing("" if mapped else None, column, schema.names, shown)
     if schema.names.count(name) > 1:
         raise BadCollection(
             f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them", code="collection-column"
@@ -141,7 +153,7 @@ def _fits(kind: Any, numbers: bool, fractions: bool) -> bool:
     return bool(text or (numbers and types.is_integer(kind)) or (fractions and fraction))
 
 
-def _values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
+def values(batch: Any, name: str, shown: str, start: int) -> list[Any]:
     """Return a column of ``batch``, whose first row is number ``start`` of its file."""
     column = batch.column(name)
     try:

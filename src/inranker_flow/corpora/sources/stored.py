@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.passages import USUAL, Size
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
-from inranker_flow.corpora.sources import beir, layout, parquet
+from inranker_flow.corpora.sources import beir, layout, mapped, parquet, texts
 from inranker_flow.corpora.sources.rows import Split
 from inranker_flow.errors import UserError
 
@@ -17,21 +18,26 @@ log = logging.getLogger(__name__)
 
 
 class StoredCollection:
-    """A folder with documents, perhaps queries and judgements, or a Parquet file of documents.
+    """A folder with documents, perhaps queries and judgements, or a file of documents.
 
-    BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`, each perhaps gzipped), the hub's (folders of JSON
-    lines or Parquet), Parquet files with the tables of :mod:`inranker_flow.artifacts.tables`, and mixtures of them.
+    BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`, each perhaps packed), the hub's (folders of JSON
+    lines or Parquet), Parquet files with the tables of :mod:`inranker_flow.artifacts.tables`, and mixtures of them. Tables
+    whose columns have other names (`CorpusConfig.fields`), and documents as they are: files of text in a folder.
     A judgement in a file that names no split belongs to the split that its column ``split`` names, else to its query's
     ``origin``, else to test.
     """
 
     labelled_origin = "supervised"
 
-    def __init__(self, path: Path, shown: str, corpus: CorpusConfig) -> None:
+    def __init__(self, path: Path, shown: str, corpus: CorpusConfig, known: layout.Layout | None = None) -> None:
+        """Look at what lies in ``path``; ``known``: the part of a folder that is to be read."""
         self.folder, self.shown, self.corpus = path, shown.rstrip("/"), corpus
         #: Splits that the column ``split`` of judgements was seen to name.
         self._column: set[str] = set()
-        if path.is_dir():
+        if known:
+            self.layout = known
+            self._sizes = {name: self._path(name).stat().st_size for name in known.documents}
+        elif path.is_dir():
             try:
                 files, others = layout.local_files(path)
             except OSError as error:
@@ -44,8 +50,10 @@ class StoredCollection:
             if self.layout.beside and self.layout.of("test"):
                 log.info("%s: not read: %s", self.shown, layout.listed(self.layout.beside))
         else:
-            self.layout = layout.Layout(documents=("",))
+            self.layout = layout.Layout(documents=("",), texts=not layout.is_table(path.name))
             self._sizes = {"": path.stat().st_size}
+        if self.layout.texts:
+            texts.check_converter(map(self._file, self.layout.documents), self.shown)
         packed = {self._form(name) == "parquet" for name in self.layout.documents}
         if packed == {True}:
             self.unit = "documents"
@@ -60,8 +68,11 @@ class StoredCollection:
     def _name(self, name: str) -> str:
         return f"{self.shown}/{layout.printable(name)}" if name else self.shown
 
+    def _file(self, name: str) -> str:
+        return name or self.folder.name
+
     def _form(self, name: str) -> layout.Form:
-        return layout.form(name) if name else "parquet"
+        return layout.form(self._file(name))
 
     @property
     def not_evaluated(self) -> str:
@@ -79,9 +90,24 @@ class StoredCollection:
         return tuple(self._name(name) for name in self.layout.shared)
 
     def documents(self, problems: Problems) -> Iterator[Rows]:
+        if self.layout.texts:
+            files = [
+                texts.TextFile(self._file(name), self._path(name), self._name(name), self._sizes[name])
+                for name in self.layout.documents
+            ]
+            yield from texts.documents(files, self.shown, Size.of(self.corpus, USUAL), problems)
+            return
         for name in self.layout.documents:
-            read = parquet.documents if self._form(name) == "parquet" else beir.documents
-            yield from read(self._path(name), self._name(name), problems)
+            yield from self._table(name, problems)
+
+    def _table(self, name: str, problems: Problems) -> Iterator[Rows]:
+        path, shown, asked = self._path(name), self._name(name), self.corpus.fields
+        form = self._form(name)
+        if form in ("csv", "columns"):
+            return mapped.delimited(path, shown, asked, "" if form == "csv" else "\t", problems)
+        if form == "parquet":
+            return mapped.columns(path, shown, asked, problems) if asked else parquet.documents(path, shown, problems)
+        return mapped.json_lines(path, shown, asked, problems) if asked else beir.documents(path, shown, problems)
 
     def queries(self, problems: Problems) -> Iterator[Rows]:
         for name in self.layout.queries:

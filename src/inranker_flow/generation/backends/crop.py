@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from inranker_flow.config.sections import GenerateConfig
+from inranker_flow.corpora.sentences import sentences
 from inranker_flow.generation.backends import Written
 from inranker_flow.generation.prompts import Template
-from inranker_flow.generation.sentences import sentences
 from inranker_flow.words import split
 
 #: Words of a span: as many as queries have, and no more than half of the document.

@@ -18,6 +18,8 @@ _SHORTENED = re.compile(
     r"feb|mar|apr|aug|sept?|oct|nov|dec)\.\s*$",
     re.IGNORECASE,
 )
+#: Characters before a point that say whether it shortens a word.
+_LOOK_BACK = 60
 #: Fewer words are no sentence of their own: a heading's number, a name.
 _LEAST = 3
 
@@ -44,7 +46,7 @@ def _goes_on(text: str, end: re.Match[str], cased: bool) -> bool:
     if end[0].strip("\"'”’»)] ") != ".":
         return False
     following = text[end.end() : end.end() + 1]
-    return (cased and following.islower()) or bool(_SHORTENED.search(text[: end.end()]))
+    return (cased and following.islower()) or bool(_SHORTENED.search(text, max(end.end() - _LOOK_BACK, 0), end.end()))
 
 
 def _between_words(text: str, blank: re.Match[str]) -> bool:
