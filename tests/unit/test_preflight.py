@@ -234,7 +234,7 @@ def test_without_the_hub_its_cache_is_enough(hub, monkeypatch, tmp_path):
 
 
 def test_what_lies_on_s3_is_read(s3, tmp_path):
-    for name in ("model/config.json", "beir/corpus.jsonl", "empty/notes.txt", "tokenizer/tokenizer.json"):
+    for name in ("model/config.json", "beir/corpus.jsonl", "empty/notes.odt", "tokenizer/tokenizer.json"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("{}")
     models.stub_files(tmp_path / "model", {})

@@ -19,7 +19,7 @@ _SHORTENED = re.compile(
     re.IGNORECASE,
 )
 #: Characters before a point that say whether it shortens a word.
-_LOOK_BACK = 60
+_LOOK_BACK = 24
 #: Fewer words are no sentence of their own: a heading's number, a name.
 _LEAST = 3
 
