@@ -13,7 +13,7 @@ export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
 # Variables of make's command line, and no others: a VERSION or HOST that a shell or a CI system exports is not meant for us.
 # A value reaches a command as it was typed, in the environment: neither make nor a shell looks for $$, quotes or blanks in it.
-VARIABLES := PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET REGISTRY IMAGES CPU PYTHON_IMAGE \
+VARIABLES := FROM TO PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET REGISTRY IMAGES CPU PYTHON_IMAGE \
   OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON ALL ALSO UNFINISHED DRY_RUN
 given = $(findstring command,$(origin $(1)))
 $(foreach name,$(VARIABLES),$(if $(call given,$(name)),\
@@ -54,6 +54,8 @@ help: ## This help
 ## PIPELINE   which pipeline (default inranker)
 ## PROFILE    demo (default), smoke (default with SOURCE or TARGETS), small, paper, or a YAML file of yours
 ## SEED       seed of the run; in the demo also of its world (default: the profile's)
+## FROM       what make collection looks at: a folder of documents, a table, s3://, hf://datasets/OWNER/NAME, ir_datasets:ID
+## TO         folder that it makes of that, in BEIR layout
 ## SOURCE     collection with supervised queries: BEIR folder, s3://, ir_datasets:ID, Parquet
 ## TARGETS    collections to adapt to, separated by commas
 ## TEACHER    checkpoint of the teacher: hub id, folder, s3://
@@ -91,6 +93,10 @@ help: ## This help
 .PHONY: run
 run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print results, verdict and where to look
 	@$(inranker) run $(profile_options) $(run_dir) $(or $(call option,--runner,RUNNER),--runner=process) $(call flag,--verbose,VERBOSE) $(pipeline)
+
+.PHONY: collection
+collection: $(VENV)/.ready ## What a run would read of FROM: passages, lengths, judgements, samples; TO=... writes it in BEIR layout
+	@$(inranker) collection $(call option,--to,TO) $(call option,--settings,SET) -- "$$INRANKER_MAKE_FROM"
 
 .PHONY: plan
 plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes

@@ -38,6 +38,7 @@ def _checkout(name: str, about: str, *first: str) -> Command:
 
 COMMANDS = {
     "run": _library("run", "run a whole pipeline on this machine"),
+    "collection": _library("collection", "show what a run would read of a collection, and write it as a BEIR folder"),
     "plan": Command("say what a run will take, before it runs", ("pipelines.plan", "inranker_flow.commands.plan")),
     "rank": _library("rank", "rank passages for queries with a student"),
     "evaluate": _library("evaluate", "measure rerankers on a collection with judgements"),

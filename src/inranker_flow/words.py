@@ -343,6 +343,21 @@ def script(word: str) -> str:
     return next((each.name for each in _SCRIPTS if each.first <= first <= each.last), "")
 
 
+@cache
+def _alphabet(letter: str) -> str:
+    """Return the script of a letter as Unicode's names have it: latin, cyrillic, cjk, hiragana, ..."""
+    return unicodedata.name(letter, "other").partition(" ")[0].lower()
+
+
+def main_script(text: str) -> str:
+    """Return the script of most letters of a text; "none" where it has no letter."""
+    found: dict[str, int] = {}
+    for letter in filter(str.isalpha, text):
+        name = "latin" if letter.isascii() else _alphabet(letter)
+        found[name] = found.get(name, 0) + 1
+    return max(found, key=lambda name: found[name], default="none")
+
+
 def usual_language(word: str) -> str:
     """Return whose stems a word has by its script alone; "" where that does not tell."""
     return "" if _FOREIGN(word) else _USUAL.get(script(word), "")

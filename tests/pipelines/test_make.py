@@ -18,6 +18,7 @@ API = ("HOST", "NAMESPACE", "EXPERIMENT")
 READS = {
     "run": (*PROFILE, "RUN_DIR", "RUNNER"),
     "plan": (*PROFILE, "RUN_DIR", "DEVICE", "CALIBRATE", "JSON"),
+    "collection": ("FROM", "TO", "SET"),
     "compile": PROFILE,
     "submit": (*PROFILE, *API),
     "schedule": (*PROFILE, *API, "CRON"),
@@ -102,7 +103,7 @@ def values(found):
     return options
 
 
-OPTIONS = {"SET": "--settings", "PIPELINE": "--", "IMAGES": "--only"}
+OPTIONS = {"SET": "--settings", "PIPELINE": "--", "FROM": "--", "IMAGES": "--only"}
 
 
 def test_every_variable_of_the_help_is_tried():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
+import shlex
 import subprocess
 import sys
 
@@ -14,16 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inranker_flow import words
+from inranker_flow import profiles, words
 from inranker_flow.artifacts import tables
+from inranker_flow.commands import collection
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.passages import Section, Size, cut
 from inranker_flow.corpora.sources import html, markdown
 from inranker_flow.planning.counting import count
 from inranker_flow.preflight.collections import check_collection
+from inranker_flow.settings.profile import overrides, split
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
 from tests import beir
+from tests.hub_server import HubServer
 from tests.refusals import refuses
 
 SHOP = [
@@ -305,6 +310,46 @@ def test_rows_that_are_passages_name_their_document(tmp_path):
     assert stats.documents == 3, "passages of a judged document stay"
 
 
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_a_collection_and_writes_it_in_beirs_layout(tmp_path, capsys):
+    rows = [*beir.CORPUS, {"_id": "d5", "text": ""}, {"_id": "d6", "text": "Дождь идёт из облаков."}]
+    folder = beir.write(tmp_path / "in", corpus=beir.jsonl([*rows, {"_id": "d7", "text": "Granite is a hard rock."}]))
+    assert collection.main([str(folder), "--to", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    for fact in (
+        "6 passages", "25% 5, 50% 5", "latin 83.3%, cyrillic 16.7%", "1 documents without any text", "'d7' repeats another",
+        "4: 2 training queries (of a source), 1 test queries", f"make run SOURCE={tmp_path / 'out'}",
+    ):  # fmt: skip
+        assert fact in said, said
+    assert prepared(tmp_path / "out", tmp_path / "a") == prepared(folder, tmp_path / "b", "repair")
+    for name in ("queries", "qrels"):
+        written, before = (tables.read(getattr(tables, name.upper()), tmp_path / each) for each in "ab")
+        assert sorted(written.to_pylist(), key=str) == sorted(before.to_pylist(), key=str)
+    assert collection.main([str(folder), "--to", str(tmp_path / "out")]) == 2
+    assert "TO: " in capsys.readouterr().err
+
+
+def test_the_next_command_reads_what_was_shown(tmp_path, capsys):
+    (tmp_path / "it's.csv").write_bytes(delimited(","))
+    fields = json.dumps({**FIELDS, "text": '{about} "{brand}"'})
+    options = ["--set", f"source.fields={fields}", "--set", "source.passage_tokens=4"]
+    assert collection.main([str(tmp_path / "it's.csv"), *options, "--to", str(tmp_path / "out")]) == 0
+    written = capsys.readouterr().out
+    assert collection.main([str(tmp_path / "it's.csv"), *options]) == 0
+    read = capsys.readouterr().out
+    documents = []
+    for said in (written, read):
+        [_, _, given] = shlex.split(said.splitlines()[-1].removeprefix("Next"))
+        [target] = profiles.load("smoke", overrides(split(given.removeprefix("SET=")), {})).targets
+        prepare_corpus(PrepareConfig(), target, tmp_path / "read")
+        documents.append(tables.read(tables.PASSAGES, tmp_path / "read").to_pylist())
+    assert documents[0] == documents[1] and documents[0][0] == {"doc_id": "a1#1", "document_id": "a1"}
+    assert collection.main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.startswith(f"FAILED: {tmp_path / 'nowhere'}: no such file or folder")
+
+
 MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -339,3 +384,58 @@ def test_a_mapping_of_the_usual_names_changes_nothing(tmp_path):
     folder = beir.write(tmp_path / "in")
     mapped = prepared(folder, tmp_path / "a", fields={"id": "_id", "title": "title", "text": "text"})
     assert mapped == prepared(folder, tmp_path / "b")
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def hub_rows(**columns) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def test_data_sets_of_the_hub_are_read(tmp_path, monkeypatch):
+    """Against a server that answers as the hub's API is documented; no test asks the hub itself."""
+    plain = {
+        f"data/train-0000{number}-of-00002.parquet": hub_rows(id=[number], text=[f"text {number}"]) for number in (0, 1)
+    }
+    judged = {
+        "corpus/corpus-00000-of-00001.parquet": hub_rows(_id=["d1"], title=["Oak"], text=["A tree."]),
+        "queries/queries-00000-of-00001.parquet": hub_rows(_id=["q1"], text=["tree"]),
+        "data/test-00000-of-00001.parquet": hub_rows(**{"query-id": ["q1"], "corpus-id": ["d1"], "score": [1]}),
+    }
+    datasets = {
+        ("org/plain", "main"): {**plain, "README.md": b"# Plain", "image.png": b"x"},
+        ("org/plain", "v1"): {"old.jsonl": beir.jsonl([{"id": "o", "text": "old"}])},
+        ("org/judged", "main"): judged,
+        ("org/script", "main"): {"script.py": b"x"},
+        ("org/script", "refs/convert/parquet"): {"en/train/0000.parquet": hub_rows(id=["c"], text=["converted"])},
+    }
+    with HubServer(datasets) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        section = {"fields": {"text": "text"}}
+
+        def read(uri, **given):
+            assert check_collection(corpus(uri)).startswith("datasets/org/")
+            return [(row["doc_id"], row["text"]) for row in prepared(uri, tmp_path / "out", **given)]
+
+        assert read("hf://datasets/org/plain", **section) == [("0", "text 0"), ("1", "text 1")]
+        assert read("hf://datasets/org/plain/data", **section) == [("0", "text 0"), ("1", "text 1")]
+        assert read("hf://datasets/org/plain/data/train-00001-of-00002.parquet") == [("1", "text 1")]
+        assert read("hf://datasets/org/plain@v1/old.jsonl") == [("o", "old")]
+        assert read("hf://datasets/org/script/en", **section) == [("c", "converted")]
+        assert read("hf://datasets/org/judged") == [("d1", "A tree.")]
+        assert tables.count(tables.QRELS, tmp_path / "out") == 1
+        assert not any(each.path.endswith(".png") for each in hub.requests), "what is no table is not fetched"
+        with refuses("not-found", "org/plain/nowhere"):
+            prepared("hf://datasets/org/plain/nowhere", tmp_path / "out")
+        with refuses("hub-refused", "org/nothing"):
+            prepared("hf://datasets/org/nothing", tmp_path / "out")
+        with refuses("hub-refused", "org/nothing"):
+            check_collection(corpus("hf://datasets/org/nothing"))
+    with refuses("address-form", "hf://datasets/OWNER/NAME"):
+        check_collection(corpus("hf://datasets/name"))

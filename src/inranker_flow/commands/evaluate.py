@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inranker_flow import scratch
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
-from inranker_flow.config import parsing
+from inranker_flow.commands.options import sections
 from inranker_flow.config.sections import (
     CorpusConfig,
     EvaluateConfig,
@@ -28,7 +29,6 @@ from inranker_flow.config.sections import (
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.settings.profile import apply, collection, parse_overrides
 
 #: Sections whose settings can be given.
 _SECTIONS = {"corpus": PrepareConfig, "retrieval": RetrieveConfig, "evaluation": EvaluateConfig}
@@ -48,19 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
         help="of source (the collection), corpus, retrieval, evaluation: see inranker settings",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    sections = _sections(options.collection, options.settings)
+    parsed = _sections(options.collection, options.settings)
     models = named(options.models)
     out = Path(options.out).expanduser().absolute()
     start_logging("evaluate")
-    summary = measure(sections, models, out)
+    summary = measure(parsed, models, out)
     for each in summary["measures"]:
         print(f"\n{console.results_table(each, summary['systems'], console.means_of(summary, each))}")
     print(f"\nThe report     {out / 'report.html'}\nThe runs       {out / 'evaluation' / 'runs'}")
     return 0
 
 
-def measure(sections: Mapping[str, Any], models: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Measure ``models`` with the parsed ``sections``; write report.html and evaluation/ below ``out``; returns the summary.
+def measure(parsed: Mapping[str, Any], models: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Measure ``models`` with the ``parsed`` sections; write report.html and evaluation/ below ``out``; returns the summary.
 
     Raises :class:`UserError` as the stages do, and if the collection has no judged test queries.
     """
@@ -68,22 +68,20 @@ def measure(sections: Mapping[str, Any], models: Mapping[str, Path], out: Path) 
     from inranker_flow.stages.prepare_corpus import prepare_corpus
     from inranker_flow.stages.retrieve import retrieve
 
-    corpus: CorpusConfig = sections["source"]
+    corpus: CorpusConfig = parsed["source"]
     out.mkdir(parents=True, exist_ok=True)
     with scratch.aside(scratch.root() / "evaluate", folder=True) as folder:
         prepared, candidates = folder / "collection", folder / "candidates"
-        found = prepare_corpus(sections["corpus"], corpus, prepared)
+        found = prepare_corpus(parsed["corpus"], corpus, prepared)
         if not found.test_queries:
             raise UserError(
                 f"{corpus.uri}: has no judged test queries (split {corpus.test_split}), so there is nothing to measure; "
                 "--set source.test_split=NAME names another split",
                 code="collection-split",
             )
-        retrieve(sections["retrieval"], prepared, None, candidates, language=corpus.language)
+        retrieve(parsed["retrieval"], prepared, None, candidates, language=corpus.language)
         evaluation, report = out / "evaluation", out / "report.html"
-        evaluate(
-            sections["evaluation"], TeacherConfig(""), [prepared], [candidates], [], models, "", evaluation, report
-        )
+        evaluate(parsed["evaluation"], TeacherConfig(""), [prepared], [candidates], [], models, "", evaluation, report)
     summary: dict[str, Any] = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))
     return summary
 
@@ -97,17 +95,9 @@ def _sections(uri: str, settings: Sequence[str]) -> dict[str, Any]:
         "retrieval": {},
         "evaluation": {},
     }
-    changes = parse_overrides(settings)
-    for key in changes:
-        if key.partition(".")[0] not in data:
-            raise UserError(
-                f"SET: {key}: only settings of {', '.join(data)} count here; leave it out", code="setting-unknown"
-            )
-    apply(data, changes)
+    parsed = sections(data, _SECTIONS, settings)
     # There is no teacher: all models are rerankers to be measured.
-    data["evaluation"]["teacher"] = False
-    parsed: dict[str, Any] = {name: parsing.parse(kind, data[name], name) for name, kind in _SECTIONS.items()}
-    return {"source": collection(data["source"], "source"), **parsed}
+    return {**parsed, "evaluation": replace(parsed["evaluation"], teacher=False)}
 
 
 def named(models: Sequence[str]) -> dict[str, Path]:

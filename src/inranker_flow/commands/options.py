@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from inranker_flow import profiles
+from inranker_flow.config.parsing import parse
+from inranker_flow.errors import UserError
 from inranker_flow.settings import checks
-from inranker_flow.settings.profile import OPTIONS, Profile, overrides, split
+from inranker_flow.settings.profile import OPTIONS, Profile, apply, collection, overrides, parse_overrides, split
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,3 +46,19 @@ def resolve(options: argparse.Namespace) -> Profile:
     for note in checks.notes(resolved):
         print(f"NOTE: {note}", file=sys.stderr)
     return resolved
+
+
+def sections(data: dict[str, Any], kinds: Mapping[str, type], settings: Sequence[str]) -> dict[str, Any]:
+    """Return the collection ``source`` and the sections of ``kinds``, parsed from ``data`` with ``settings`` in it.
+
+    Raises :class:`UserError` naming the setting that is wrong.
+    """
+    changes = parse_overrides(settings)
+    for key in changes:
+        if key.partition(".")[0] not in data:
+            raise UserError(
+                f"SET: {key}: only settings of {', '.join(data)} count here; leave it out", code="setting-unknown"
+            )
+    apply(data, changes)
+    parsed = {name: parse(kind, data[name], name) for name, kind in kinds.items()}
+    return {"source": collection(data["source"], "source"), **parsed}

@@ -60,6 +60,10 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
     elif scheme == "demo":
         with open_demo(rest, corpus) as source:
             found = _stored(replace(corpus, uri=str(source.folder)))
+    elif scheme == "hf":
+        raise UserError(
+            f"{corpus.uri}: cannot be counted before it is downloaded; give a local copy or s3://", code="cannot-count"
+        )
     elif scheme in published.TEXTS:
         found = _labelled_texts(corpus, scheme, rest)
     else:

@@ -16,6 +16,7 @@ from inranker_flow.corpora.sources import beir as lines
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
+from inranker_flow.storage import hub as hub_files
 from inranker_flow.storage import uris
 from inranker_flow.storage.listing import FileInfo
 
@@ -56,6 +57,9 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
         return _check_known(corpus, rest, source)
     if scheme in LABELLED_TEXTS:
         return _check_file(rest)
+    if scheme == "hf":
+        name, revision, _ = hub_files.parts(uri)
+        return hub.check_dataset(name, revision)
     if scheme == "s3":
         readable(uri)
         root = uri.rstrip("/")

@@ -19,11 +19,21 @@ _TERMS = "set HF_TOKEN (on a cluster: Secret inranker-hub) to a token of an acco
 
 def check_file(repository: str, revision: str, name: str) -> str:
     """Ask for ``name`` of ``repository`` (``OWNER/MODEL``, ``datasets/OWNER/NAME``)."""
+    return _check(repository, revision, name, _address(repository, revision, name)[1])
+
+
+def check_dataset(name: str, revision: str) -> str:
+    """Ask for the data set ``name`` (``OWNER/NAME``)."""
+    url = f"{variables.hub()}/api/datasets/{name}/revision/{quote(revision or 'main', safe='')}"
+    return _check(f"datasets/{name}", revision, "*", url)
+
+
+def _check(repository: str, revision: str, name: str, url: str) -> str:
     if variables.hub_offline():
         if _cached(repository, name):
             return f"{repository}: in the cache of this machine"
         raise Skipped("HF_HUB_OFFLINE is set: the hub is not asked")
-    endpoint, url = _address(repository, revision, name)
+    endpoint = variables.hub()
     try:
         web.request(url, method="HEAD", token=variables.hub_token())
     except UserError as error:

@@ -13,8 +13,7 @@ from pathlib import Path
 from inranker_flow import scratch
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
-from inranker_flow.redaction import line
-from inranker_flow.storage import s3_client, s3_objects
+from inranker_flow.storage import hub, s3_client, s3_objects
 from inranker_flow.storage.listing import FileInfo, check_names, fingerprint_of
 from inranker_flow.storage.local import atomic_folder, atomic_write, digest_file, disk_errors
 from inranker_flow.storage.s3_errors import explained
@@ -29,11 +28,11 @@ def local_copy(uri: str) -> Path:
     """Return a local path with the content of ``uri`` (file, folder or prefix).
 
     Local ones are returned as they are. ``s3://`` is downloaded, whole or not at all, into a cache that is keyed by the
-    etags, so unchanged content is not downloaded again; ``hf://OWNER/DATASET/FILE`` comes through the hub's own cache.
+    etags, so unchanged content is not downloaded again; ``hf://`` comes through the hub's own cache (:mod:`.hub`).
     Raises :class:`UserError` where there is nothing.
     """
     if uri.startswith("hf://"):
-        return _from_hub(uri)
+        return hub.local_copy(uri)
     if not uri.startswith("s3://"):
         path = local_path(uri)
         try:
@@ -257,20 +256,3 @@ def fingerprint(uri: str) -> str:
     if not files:
         raise UserError(f"{uri}: no such file or folder, or an empty one", code="not-found")
     return fingerprint_of(uri, files)
-
-
-def _from_hub(uri: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    owner, _, rest = uri.removeprefix("hf://").partition("/")
-    dataset, _, name = rest.partition("/")
-    if not (owner and dataset and name):
-        raise UserError(f"{uri}: addresses on the hub are hf://OWNER/DATASET/FILE", code="address-form")
-    check_names([name], uri)
-    try:
-        return Path(hf_hub_download(f"{owner}/{dataset}", name, repo_type="dataset"))
-    except Exception as error:  # the hub's errors have no common base, and any of them means the same here
-        reason = line(str(error) or type(error).__name__)
-        raise UserError(
-            f"{uri}: the hub does not give it ({reason}); give a local copy or s3:// instead", code="hub-refused"
-        ) from error
