@@ -9,6 +9,7 @@ import json
 import shlex
 import subprocess
 import sys
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,8 @@ from tests import beir
 from tests.hub_server import HubServer
 from tests.refusals import refuses
 
+#: No part of the collection of `tests/beir.py`.
+NOTHING: dict[str, None] = dict.fromkeys(("corpus", "queries", "train", "test"))
 SHOP = [
     {"sku": "a1", "name": "Oak table", "about": 'A "table", of oak.\n\nIt is big.', "brand": "Acme", "price": 10},
     {"sku": "a2", "name": "Chair", "about": "Sit; down\there, ünder.", "brand": None, "price": None},
@@ -229,7 +232,7 @@ def test_a_folder_of_text_is_a_collection_of_passages(tmp_path):
         "guide/My guide.md": GUIDE.encode(), "notes.txt.gz": b"One.\r\n\r\nTwo.", "a/b/c/d/e/deep.html": b"<p>Deep.</p>",
         "logo.png": b"\x89PNG", "qrels/test.tsv": b"q1 0 notes.txt.gz 1\n", "queries.jsonl": b'{"_id": "q1", "text": "two"}\n',
     }  # fmt: skip
-    folder = beir.write(tmp_path / "in", files, corpus=None, queries=None, train=None, test=None)
+    folder = beir.write(tmp_path / "in", files, **NOTHING)
     rows = prepared(folder, tmp_path / "out")
     assert [row["doc_id"] for row in rows] == [
         "a/b/c/d/e/deep.html#1", *(f"guide/My%20guide.md#{number}" for number in range(1, 6)), "notes.txt.gz#1",
@@ -252,7 +255,7 @@ def test_what_is_wrong_with_a_text_is_told_by_file(tmp_path):
     files = {
         "good.md": b"Good.", "latin.txt": "n\nö".encode("latin-1"), "empty.html": b"<script>1</script>", "binary.txt": b"\0\0",
     }  # fmt: skip
-    folder = beir.write(tmp_path / "in", files, corpus=None, queries=None, train=None, test=None)
+    folder = beir.write(tmp_path / "in", files, **NOTHING)
     with refuses("collection-row", "binary.txt", "NUL", "1 documents without any text", "1 rows that are not UTF-8"):
         prepared(folder, tmp_path / "out")
     assert [row["doc_id"] for row in prepared(folder, tmp_path / "out", "repair")] == ["good.md#1"]
@@ -439,3 +442,87 @@ def test_data_sets_of_the_hub_are_read(tmp_path, monkeypatch):
             check_collection(corpus("hf://datasets/org/nothing"))
     with refuses("address-form", "hf://datasets/OWNER/NAME"):
         check_collection(corpus("hf://datasets/name"))
+
+
+# --- PDF and DOCX -----------------------------------------------------------------------------------------------------
+
+
+def pdf(text: str) -> bytes:
+    """A page with one line of text; none where it is empty."""
+    drawn = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else ""
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        f"<< /Length {len(drawn)} >>\nstream\n{drawn}\nendstream", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]  # fmt: skip
+    out, places = "%PDF-1.4\n", []
+    for number, each in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{number} 0 obj\n{each}\nendobj\n"
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    tail = f"trailer << /Size {len(places) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n"
+    return f"{out}xref\n0 {len(places) + 1}\n0000000000 65535 f \n{table}{tail}".encode()
+
+
+def docx(*paragraphs: tuple[str, str]) -> bytes:
+    """A document of (style, text)."""
+    word = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    office = "application/vnd.openxmlformats-officedocument.wordprocessingml"
+    rows = "".join(
+        f'<w:p><w:pPr><w:pStyle w:val="{style}"/></w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>'
+        for style, text in paragraphs
+    )
+    styles = "".join(
+        f'<w:style w:type="paragraph" w:styleId="Heading{level}"><w:name w:val="heading {level}"/></w:style>'
+        for level in (1, 2)
+    )
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    files = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" ContentType="application/'
+        'vnd.openxmlformats-package.relationships+xml"/><Default Extension="xml" ContentType="application/xml"/>'
+        f'<Override PartName="/word/document.xml" ContentType="{office}.document.main+xml"/>'
+        f'<Override PartName="/word/styles.xml" ContentType="{office}.styles+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{relation}/officeDocument" '
+        'Target="word/document.xml"/></Relationships>',
+        "word/_rels/document.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{relation}/styles" Target="styles.xml"/></Relationships>',
+        "word/document.xml": f'<w:document xmlns:w="{word}"><w:body>{rows}</w:body></w:document>',
+        "word/styles.xml": f'<w:styles xmlns:w="{word}">{styles}</w:styles>',
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+OFFICE = {"b.docx": docx(("Heading1", "Guide"), ("Normal", "Intro."), ("Heading2", "Install"), ("Normal", "Take it."))}
+
+
+def test_pdf_and_docx_become_passages(tmp_path):
+    pytest.importorskip("markitdown", reason="the extra documents is not installed")
+    folder = beir.write(tmp_path / "in", {**OFFICE, "a.pdf": pdf("Oaks are trees.")}, **NOTHING)
+    assert [(row["doc_id"], row["title"], row["text"]) for row in prepared(folder, tmp_path / "out")] == [
+        ("a.pdf#1", "a", "Oaks are trees."), ("b.docx#1", "Guide", "Intro."), ("b.docx#2", "Guide > Install", "Take it."),
+    ]  # fmt: skip
+    for name, content, fact in (("c.pdf", pdf(""), "no text is found"), ("d.docx", b"x", "cannot be converted")):
+        bad = beir.write(tmp_path / name[0], {name: content}, **NOTHING)
+        with refuses("collection-row", f"{name} line 1", fact):
+            prepared(bad, tmp_path / "out")
+
+
+def test_pdf_and_docx_are_not_left_out_where_their_converter_is_missing(tmp_path):
+    """In a process of its own, in which the converter cannot be imported."""
+    folder = beir.write(tmp_path / "in", {**OFFICE, "a.md": b"Text."}, **NOTHING)
+    script = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "markitdown" else find(name, *rest)
+from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.preflight.collections import check_collection
+check_collection(CorpusConfig(sys.argv[1], "x"))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert "1 of its files are PDF or DOCX (b.docx)" in last and "pip install 'inranker-flow[documents]'" in last

@@ -121,11 +121,16 @@ def _decoded(file: TextFile, problems: Problems) -> str | None:
 
 def _converted(file: TextFile, problems: Problems) -> str | None:
     """Return a PDF or DOCX as Markdown; None for one that cannot be converted, which is reported."""
-    from markitdown import MarkItDown
+    from markitdown import StreamInfo
+    from markitdown.converters import DocxConverter, PdfConverter
 
+    # By its name: `MarkItDown` guesses, and reads whatever it takes for text.
+    suffix = PurePosixPath(file.name).suffix.lower()
+    converter = PdfConverter() if suffix == ".pdf" else DocxConverter()
     logging.getLogger("pdfminer").setLevel(logging.ERROR)  # it complains of every font
     try:
-        return str(MarkItDown(enable_plugins=False).convert_local(file.path).text_content)
+        with file.path.open("rb") as content:
+            return str(converter.convert(content, StreamInfo(extension=suffix)).markdown)
     except Exception as error:  # of four libraries, without a common base; whichever it is, the file is what is wrong
         said = " ".join(str(error).split())[:200]
         problems.add("malformed", file.shown, 1, f"cannot be converted ({type(error).__name__}: {said})")
