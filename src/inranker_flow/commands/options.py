@@ -60,5 +60,5 @@ def sections(data: dict[str, Any], kinds: Mapping[str, type], settings: Sequence
                 f"SET: {key}: only settings of {', '.join(data)} count here; leave it out", code="setting-unknown"
             )
     apply(data, changes)
-    parsed = {name: parse(kind, data[name], name) for name, kind in kinds.items()}
+    parsed: dict[str, Any] = {name: parse(kind, data[name], name) for name, kind in kinds.items()}
     return {"source": collection(data["source"], "source"), **parsed}

@@ -456,6 +456,9 @@ class EvaluateConfig:
     measures: tuple[Annotated[str, Text(empty=False, most=100)], ...] = ("nDCG@10", "RR@10", "R@100")
     #: Score with the teacher too (dear with a 3B teacher).
     teacher: bool = True
+    #: Where documents were cut into passages (`passage_tokens` of a collection): count passages, or documents by their best
+    #: passage among the candidates. Judgements that name documents are counted by document in any case.
+    by: Literal["passage", "document"] = "passage"
     #: BEIR's quirk: drop doc_id == query_id (arguana, quora).
     drop_self: bool = True
     #: Words of one passage of a long document, whose best passage is its score; 0 cuts documents at `max_length`. A version

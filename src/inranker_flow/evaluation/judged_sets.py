@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.config.sections import EvaluateConfig
+from inranker_flow.corpora.documents import documents_of
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import runs
@@ -31,7 +32,7 @@ class JudgedSet:
     qrels: dict[str, dict[str, int]]
     #: BM25's run (`tables.RUN`), sorted by query and rank.
     bm25: pa.Table
-    #: (query, passage) to score: one for each row of ``bm25``, or the passages of its document one after another.
+    #: (query, passage) to score: one for each row of ``bm25``, or the passages of a row one after another.
     pairs: list[tuple[str, str]]
     #: The first pair of each row of ``bm25``, int64.
     starts: np.ndarray
@@ -44,13 +45,14 @@ class JudgedSet:
     #: The whole text of each document of ``bm25``, and how ``pairs`` were cut out of it.
     documents: dict[str, str] = field(default_factory=dict)
     passages: Passages = WHOLE
+    #: Of documents that were cut: for each row of ``bm25``, a document, its passages among the candidates, the best first.
+    members: Sequence[tuple[str, ...]] = ()
 
     def cut(self, passages: Passages) -> JudgedSet:
         """Return the same set with the pairs of a model that reads ``passages``."""
         if passages == self.passages:
             return self
-        ids = zip(*(self.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
-        pairs, starts = _pairs(list(ids), self.queries, self.documents, passages)
+        pairs, starts = _pairs(self.bm25, self.members, self.queries, self.documents, passages)
         return replace(self, pairs=pairs, starts=starts, passages=passages)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
@@ -114,18 +116,51 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
         keep = _not_self(run, qrels, queries, passages)
         dropped = int(run.num_rows - keep.sum())
         run = run.filter(pa.array(keep))
-    run = runs.number(run)
+    run, members, qrels = _counted(runs.number(run), qrels, collection, config)
+    if members:
+        log.info("%s: counted by document, by the best of its passages among the candidates", dataset)
     ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
     _check_useful(dataset, ids, qrels, collection, candidates)
     documents = {doc_id: default_text(*passage) for doc_id, passage in passages.items()}
     cut = Passages(config.passage_words, config.passage_stride)
-    pairs, starts = _pairs(ids, queries, documents, cut)
+    pairs, starts = _pairs(run, members, queries, documents, cut)
     digests = {
         "collection": manifest.read_manifest(collection).content,
         "candidates": manifest.read_manifest(candidates).content,
     }
     asked = {query_id: queries[query_id] for query_id in qrels}
-    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests, documents, cut)
+    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests, documents, cut, members)
+
+
+Qrels = dict[str, dict[str, int]]
+
+
+def _counted(
+    run: pa.Table, qrels: Qrels, collection: Path, config: EvaluateConfig
+) -> tuple[pa.Table, list[tuple[str, ...]], Qrels]:
+    """Return run and judgements as they are counted, and the passages of each row where rows are documents."""
+    judged = {doc_id for grades in qrels.values() for doc_id in grades}
+    found = run.column("doc_id").to_pylist()
+    document_of = documents_of(collection, judged.union(found))
+    if not document_of or (config.by == "passage" and judged <= document_of.keys()):
+        return run, [], qrels
+    best: Qrels = {}
+    for query_id, grades in qrels.items():
+        mine = best.setdefault(query_id, {})
+        for doc_id, grade in grades.items():
+            document = document_of.get(doc_id, doc_id)
+            mine[document] = max(grade, mine.get(document, grade))
+    # The first row of a document in a query is that of its best passage.
+    rows: dict[tuple[str, str], tuple[float, list[str]]] = {}
+    columns = (run.column(name).to_pylist() for name in ("query_id", "doc_id", "score"))
+    for query_id, doc_id, score in zip(*columns, strict=True):
+        rows.setdefault((query_id, document_of.get(doc_id, doc_id)), (score, []))[1].append(doc_id)
+    data = {
+        "query_id": pa.array([query_id for query_id, _ in rows], pa.string()),
+        "doc_id": pa.array([document for _, document in rows], pa.string()),
+        "score": pa.array([score for score, _ in rows.values()], pa.float64()),
+    }
+    return runs.number(pa.table(data)), [tuple(passages) for _, passages in rows.values()], best
 
 
 def _check_useful(
@@ -151,13 +186,21 @@ def _check_useful(
 
 
 def _pairs(
-    ids: Sequence[tuple[str, str]], queries: dict[str, str], documents: dict[str, str], passages: Passages
+    run: pa.Table,
+    members: Sequence[tuple[str, ...]],
+    queries: dict[str, str],
+    documents: dict[str, str],
+    passages: Passages,
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """Return the pairs that a model scores for the rows (query, document) ``ids``, and the first pair of each row."""
+    """Return the pairs that a model scores for the rows of ``run``, and the first pair of each row."""
     cut = {doc_id: passages.cut(text) for doc_id, text in documents.items()}
-    sizes = [len(cut[doc_id]) for _, doc_id in ids]
-    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    return [(queries[query_id], text) for query_id, doc_id in ids for text in cut[doc_id]], starts
+    asked = run.column("query_id").to_pylist()
+    rows = [
+        [text for doc_id in own for text in cut[doc_id]]
+        for own in members or ((doc_id,) for doc_id in run.column("doc_id").to_pylist())
+    ]
+    starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
+    return [(queries[query_id], text) for query_id, texts in zip(asked, rows, strict=True) for text in texts], starts
 
 
 def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[str, str]]:

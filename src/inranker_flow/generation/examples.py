@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
+from inranker_flow.corpora.documents import are_cut
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import CollectionFault
 from inranker_flow.generation.prompts import Template
+from inranker_flow.retrieval.judged_documents import ASIDE, as_passages
 from inranker_flow.words import beginning
 
 #: An example shows the form of a query, for which the beginning of a document is enough.
@@ -46,8 +48,12 @@ def with_examples(template: Template, collection: Path, dataset: str, seed: int)
             f"{len(drawn)} judged training queries; lower `examples`, or use a prompt without them, such as inpars-v1",
             code="prompt-examples",
         )
-    documents = _beginnings(collection, {best[query_id][1] for query_id in drawn})
-    return template.showing([(documents[best[query_id][1]], " ".join(texts[query_id].split())) for query_id in drawn])
+    relevant = {query_id: {best[query_id][1]: "positive"} for query_id in drawn}
+    if are_cut(collection):
+        relevant = as_passages(collection, relevant, texts)
+    shown = {query_id: next(each for each, role in relevant[query_id].items() if role != ASIDE) for query_id in drawn}
+    documents = _beginnings(collection, set(shown.values()))
+    return template.showing([(documents[shown[query_id]], " ".join(texts[query_id].split())) for query_id in drawn])
 
 
 def _beginnings(collection: Path, wanted: set[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import EvaluateConfig, ScoringConfig, TeacherConfig
+from inranker_flow.corpora.documents import passages_of
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import (
@@ -213,16 +214,25 @@ def _tell_unused(asked: ScoringConfig, students: Sequence[System]) -> None:
 def _leaks(
     config: EvaluateConfig, sets: Sequence[JudgedSet], collections: Sequence[Path], labels: Sequence[Path]
 ) -> dict[str, Any]:
-    tests = [
-        leaks.JudgedQuery(
-            each.dataset, query_id, text, tuple(doc for doc, grade in each.qrels[query_id].items() if grade > 0)
-        )
-        for each in sets
-        for query_id, text in each.queries.items()
-    ]
     folders = {read_manifest(folder).dataset: folder for folder in collections}
+    tests = [
+        leaks.JudgedQuery(each.dataset, query_id, each.queries[query_id], relevant)
+        for each in sets
+        for query_id, relevant in _relevant(each, folders[each.dataset]).items()
+    ]
     found = leaks.check(tests, folders, labels, config.leak_similarity)
     return leaks.as_data(found, config.leak_similarity, labels)
+
+
+def _relevant(judged_set: JudgedSet, collection: Path) -> dict[str, tuple[str, ...]]:
+    """Return the relevant documents of each query, or the passages of those that were cut."""
+    found = {
+        query_id: [doc for doc, grade in judged_set.qrels[query_id].items() if grade > 0]
+        for query_id in judged_set.queries
+    }
+    every = {doc for docs in found.values() for doc in docs}
+    parts = passages_of(collection, every) if judged_set.members else {}
+    return {query_id: tuple(each for doc in docs for each in parts.get(doc, [doc])) for query_id, docs in found.items()}
 
 
 def _costs(config: EvaluateConfig, systems: Sequence[System], reranking: Reranking) -> dict[str, Any]:
@@ -303,6 +313,7 @@ def _measure(
                 "ceiling": _ceiling(wanted, judged_set),
                 "digests": judged_set.digests,
                 "systems": systems,
+                **({"by": "document"} if judged_set.members else {}),
             }
     return described
 

@@ -19,11 +19,13 @@ import pyarrow.compute as pc
 from inranker_flow import cpus
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.corpora.documents import are_cut
 from inranker_flow.errors import CollectionFault, UserError
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import index
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25
+from inranker_flow.retrieval.judged_documents import ASIDE, as_passages
 from inranker_flow.retrieval.negative_sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
@@ -152,7 +154,10 @@ class _Retrieval:
         tables.write(tables.QUERIES, self.candidates / tables.QUERIES.filename, train)
         kept: dict[str, list[str]] = {}
         if self.earlier:
-            kept = kept_negatives(self.config, self.earlier, train, relevant, self.collection)
+            paired = {
+                query: {doc: role for doc, role in own.items() if role != ASIDE} for query, own in relevant.items()
+            }
+            kept = kept_negatives(self.config, self.earlier, train, paired, self.collection)
             log.info("%s of %s queries keep their negatives", f"{len(kept):,}", f"{train.num_rows:,}")
         total = train.num_rows - len(kept) + test.num_rows
         self.folder = build_index(self.config, self.collection) if total else None
@@ -247,6 +252,10 @@ class _Retrieval:
             for query_id, doc_id in zip(*ids, strict=True):
                 if query_id in found:
                     found[query_id].setdefault(doc_id, "positive")
+        if are_cut(self.collection):
+            return as_passages(
+                self.collection, found, dict(zip(columns[0], train.column("text").to_pylist(), strict=True))
+            )
         return found
 
     def remove_scratch(self) -> None:
@@ -305,7 +314,8 @@ class _Retrieval:
     ) -> None:
         columns: tuple[list[str], list[str], list[str]] = ([], [], [])
         for query_id, negatives in zip(query_ids, sampled, strict=True):
-            for doc_id, role in [*relevant[query_id].items(), *((doc_id, "negative") for doc_id in negatives)]:
+            own = [(doc_id, role) for doc_id, role in relevant[query_id].items() if role != ASIDE]
+            for doc_id, role in [*own, *((doc_id, "negative") for doc_id in negatives)]:
                 self.counts[role] += 1
                 for column, value in zip(columns, (query_id, doc_id, role), strict=True):
                     column.append(value)
