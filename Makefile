@@ -96,7 +96,7 @@ run: $(VENV)/.ready ## Run PIPELINE on this machine with PROFILE, then print res
 
 .PHONY: collection
 collection: $(VENV)/.ready ## What a run would read of FROM: passages, lengths, judgements, samples; TO=... writes it in BEIR layout
-	@$(inranker) collection $(call option,--to,TO) $(call option,--settings,SET) -- "$$INRANKER_MAKE_FROM"
+	@$(inranker) collection $(call option,--to,TO) $(call option,--settings,SET) $(if $(call filled,FROM),-- "$$INRANKER_MAKE_FROM")
 
 .PHONY: plan
 plan: $(VENV)/.ready ## What PIPELINE with PROFILE will take, before it runs: pairs, tokens, GPU-hours, price, bytes

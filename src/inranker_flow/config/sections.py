@@ -116,7 +116,7 @@ class CorpusConfig:
 class CorporaConfig:
     """The corpora of `retrain`: their place, the sign that one is complete, and the fate of a target that is refused."""
 
-    #: Folder or s3:// prefix with one folder for each corpus, in BEIR layout, perhaps with a corpus.yaml.
+    #: Folder or s3:// prefix with one folder for each corpus, in any layout that is read, perhaps with a corpus.yaml.
     uri: str = ""
     #: A file of this name in a corpus's folder says that its upload is over.
     marker: Annotated[str, Text(r"[^/]*", "is the name of a file, without a folder", empty=False, most=255)] = (
