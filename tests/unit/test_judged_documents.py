@@ -16,6 +16,7 @@ from inranker_flow.reading import Passages
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
 from tests import beir
+from tests.refusals import refuses
 
 HANDBOOK = {
     "oak.md": b"# Oak\n\n## Leaf\n\nThe leaf is lobed.\n\n## Acorn\n\nAn acorn is the fruit of an oak tree.\n",
@@ -85,3 +86,12 @@ def test_judgements_of_passages_are_counted_by_passage_unless_documents_are_aske
         assert set(ranks) == {"elm.md", "oak.md"} and found.qrels == {"q2": {"oak.md": 2, "elm.md": 0}}
     [measured] = measures.per_query(measures.parse(["RR"]), found.qrels, found.bm25).values()
     assert measured == {"q2": 1 / ranks["oak.md#1" if by == "passage" else "oak.md"]}
+
+
+def test_labels_of_documents_that_were_cut_are_refused(tmp_path):
+    """A label is of one pair of texts, and no row of the corpus has the text of a whole document any more."""
+    (tmp_path / "own.tsv").write_text("query_id\tdoc_id\tscore\nq1\td2\t3\n")
+    section = {"labels": f"soft-labels:{tmp_path / 'own.tsv'}", "passage_tokens": 3}
+    corpus = CorpusConfig(str(beir.write(tmp_path / "in")), "sample", **section)
+    with refuses("collection-row", "own.tsv line 2", "d2"):
+        prepare_corpus(PrepareConfig(), corpus, tmp_path / "out")

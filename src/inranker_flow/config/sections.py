@@ -31,15 +31,8 @@ from inranker_flow.config.values import (
 
 #: Settings of a collection that earlier versions did not have.
 _LATER = (
-    "text_fields",
-    "query_fields",
-    "language",
-    "log",
-    "log_queries",
-    "fields",
-    "passage_tokens",
-    "passage_overlap",
-)
+    "text_fields", "query_fields", "language", "log", "log_queries", "fields", "passage_tokens", "passage_overlap",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,9 +71,8 @@ class CorpusConfig:
     language: Language = ""
     #: Licence of its texts, for the model card: an SPDX id (``cc-by-4.0``) or a sentence.
     licence: str = ""
-    #: Columns of a table of documents (CSV, TSV, JSON lines, Parquet), by what they are: ``id``, ``title``, ``text``, and
-    #: ``document`` where the rows are passages of documents. A column's name, or a template over several:
-    #: ``{id: sku, text: "{name}. {description} {brand}"}``. Of JSON, ``a.b`` is the field b of the object a.
+    #: Columns of a table by what they are (``id``, ``title``, ``text``; ``document`` where rows are passages): a name, or a
+    #: template: ``{id: sku, text: "{name}. {description} {brand}"}``. Of JSON, ``a.b`` is the field b of the object a.
     fields: dict[FieldName, str] = field(default_factory=dict)
     #: Longer documents become passages, at their headings and then between sentences. Tokens are words here (those of
     #: `words.py`; a model's own are about a third more). 0: files of text are cut at 250, rows of tables not at all.

@@ -90,8 +90,9 @@ class _Preparation:
         self.problems = Problems(config.on_problem)
         self.fingerprint = Fingerprint()
         nothing = np.empty(0, np.uint64)
-        #: Sorted first words of the hashes of: labelled queries, all valid queries, all valid documents.
-        self.labelled = self.all_queries = self.all_documents = nothing
+        #: Sorted first words of the hashes of: labelled queries, all valid queries, all valid rows of the corpus, and these
+        #: with the documents that were cut.
+        self.labelled = self.all_queries = self.rows = self.all_documents = nothing
         #: Rows of judgements that there were, good or not.
         self.read: dict[Split, int] = dict.fromkeys(get_args(Split), 0)
         self.some_id = ""
@@ -345,7 +346,8 @@ class _Preparation:
                     rows = rows.select(self._needed(needed, rows) | drawn)
                 writer.write(rows)
                 progress.advance(rows.amount, f"{writer.rows:,} documents")
-            self.all_documents = np.union1d(seen.first_words(), writer.documents)
+            self.rows = seen.first_words()
+            self.all_documents = np.union1d(self.rows, writer.documents)
             self.problems.check()
             if not writer.rows:
                 raise BadCollection(
@@ -419,7 +421,7 @@ class _Preparation:
                     continue
                 query_ids, doc_ids, *_ = rows.columns
                 query, doc = self._hashes(query_ids), self._hashes(doc_ids)
-                known, good = contains(self.all_documents, doc), contains(train, query)
+                known, good = contains(self.rows, doc), contains(train, query)
                 for kind, bad, what in (
                     ("label_of_test_query", contains(test, query), "query {0!r} is a test query"),
                     ("label_unknown_query", ~contains(self.all_queries, query), "no query has the id {0!r}"),
