@@ -138,7 +138,7 @@ def test_missing_folder_and_wrong_addresses(tmp_path):
     for uri, message in (
         (f"{tmp_path}/nowhere", r"nowhere: no such file or folder"),
         (f"inranker-beir:{tmp_path}/nowhere.jsonl", r"nowhere\.jsonl: no such file"),
-        (f"{beir.write(tmp_path / 'beir')}/corpus.jsonl", r"not a collection; give a folder"),
+        (f"{beir.write(tmp_path / 'beir', {'notes.odt': b'x'})}/notes.odt", r"not a collection; give a folder"),
     ):
         with pytest.raises(UserError, match=message):
             prepare(uri, tmp_path / "out")

@@ -227,6 +227,23 @@ def test_a_repeat_of_a_run_that_promoted_is_measured_against_the_champion_before
     assert look().run_key == found.run_key and look().champion == first.reference
 
 
+def test_tables_and_folders_of_text_are_corpora_as_their_corpus_yaml_says(look):
+    for name, files in {
+        "shop": {"shop.csv": "sku,about\n1,Oak.\n", "corpus.yaml": "fields: {id: sku, text: about}\n"},
+        "docs": {"a/b.md": "# Oak\n\nA tree.\n", "corpus.yaml": "passage_tokens: 40\npassage_overlap: 5\n"},
+        "wrong": {"shop.csv": "sku,about\n1,Oak.\n", "corpus.yaml": "fields: {id: sku, text: abuot}\n"},
+    }.items():
+        for file, text in files.items():
+            (look.corpora / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (look.corpora / name / file).write_text(text)
+    found = look()
+    read = {each["name"]: each for each in found.targets}
+    assert set(read) == {"shop", "docs"} and found.quarantined == 1
+    assert read["shop"]["fields"] == {"id": "sku", "text": "about"}
+    assert (read["docs"]["passage_tokens"], read["docs"]["passage_overlap"]) == (40, 5)
+    assert "has no column abuot (it has: sku, about); correct fields.text" in look.report.read_text()
+
+
 def test_a_broken_corpus_is_set_aside_with_its_reason_and_stops_no_other(look):
     corpus(look.corpora / "good", "text")
     (corpus(look.corpora / "rows", "text") / "corpus.jsonl").write_text('{"_id": "1", "text": "cut o')
@@ -235,7 +252,7 @@ def test_a_broken_corpus_is_set_aside_with_its_reason_and_stops_no_other(look):
     corpus(look.corpora / "prompt", "text", corpus_yaml="prompt: no-such-prompt\n")
     corpus(look.corpora / "with space", "text")
     (look.corpora / "nothing").mkdir()
-    (look.corpora / "nothing" / "notes.txt").write_text("no corpus")
+    (look.corpora / "nothing" / "notes.odt").write_text("no corpus")
     found = look()
     assert (found.go, names(found), found.quarantined) == ("yes", ["good"], 6)
     report = look.report.read_text()

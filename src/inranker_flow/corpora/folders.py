@@ -20,7 +20,7 @@ from inranker_flow.storage.listing import FileInfo, fingerprint_of
 log = logging.getLogger(__name__)
 
 
-WISHES = "corpus.yaml"
+WISHES = layout.SETTINGS
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from inranker_flow.corpora.sources.rows import Split
 Form = Literal["jsonl", "columns", "csv", "parquet", ""]
 TextForm = Literal["plain", "markdown", "html", "office", ""]
 
+#: What a person says of a corpus, in its folder.
+SETTINGS = "corpus.yaml"
 #: Suffixes of files that are packed.
 PACKED = (".gz", ".zst")
 #: What a file is read as, by its suffix (before that of its packing).
@@ -296,7 +298,9 @@ def _no_documents(
     close = [
         name
         for name in sorted(files)
-        if alike.fullmatch(PurePosixPath(name.lower()).name if loose else name.lower()) and not text_form(name)
+        if alike.fullmatch(PurePosixPath(name.lower()).name if loose else name.lower())
+        and not text_form(name)
+        and name != SETTINGS
     ]
     if close:
         return f'{nothing}; {printable(close[0])} is not read: write corpus.jsonl, one {{"_id", "text"}} a line'
