@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -227,13 +228,17 @@ def test_html_is_read_by_headings_without_scripts_and_menus():
     assert [(each.path, each.text) for each in html.sections("a <b>b", "name")] == [(("name",), "a b")]
 
 
-def test_a_folder_of_text_is_a_collection_of_passages(tmp_path):
+def test_a_folder_of_text_is_a_collection_of_passages(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     files = {
         "guide/My guide.md": GUIDE.encode(), "notes.txt.gz": b"One.\r\n\r\nTwo.", "a/b/c/d/e/deep.html": b"<p>Deep.</p>",
         "logo.png": b"\x89PNG", "qrels/test.tsv": b"q1 0 notes.txt.gz 1\n", "queries.jsonl": b'{"_id": "q1", "text": "two"}\n',
     }  # fmt: skip
     folder = beir.write(tmp_path / "in", files, **NOTHING)
     rows = prepared(folder, tmp_path / "out")
+    assert "not read: 1 .png" in caplog.text
+    with refuses("setting-conflict", "files of text", "fields"):
+        prepared(folder, tmp_path / "other", fields=FIELDS)
     assert [row["doc_id"] for row in rows] == [
         "a/b/c/d/e/deep.html#1", *(f"guide/My%20guide.md#{number}" for number in range(1, 6)), "notes.txt.gz#1",
     ]  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.passages import USUAL, Size
@@ -54,6 +55,16 @@ class StoredCollection:
             self._sizes = {"": path.stat().st_size}
         if self.layout.texts:
             texts.check_converter(map(self._file, self.layout.documents), self.shown)
+            if corpus.fields:
+                raise UserError(
+                    f"{self.shown}: holds files of text and no table, so fields says nothing of it; leave it out, or give the "
+                    "table",
+                    code="setting-conflict",
+                )
+        if self.layout.unread:
+            kinds = Counter(PurePosixPath(name).suffix or name for name in self.layout.unread)
+            told = layout.listed(f"{count:,} {kind}" for kind, count in kinds.most_common())
+            log.info("%s: no documents, and not read: %s", self.shown, told)
         packed = {self._form(name) == "parquet" for name in self.layout.documents}
         if packed == {True}:
             self.unit = "documents"
