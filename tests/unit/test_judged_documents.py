@@ -13,6 +13,7 @@ from inranker_flow.evaluation import judged_sets, measures
 from inranker_flow.generation import prompts
 from inranker_flow.generation.examples import with_examples
 from inranker_flow.reading import Passages
+from inranker_flow.retrieval.judged_documents import as_passages
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
 from tests import beir
@@ -51,6 +52,15 @@ def test_the_relevant_passage_of_a_document_is_the_one_with_the_querys_words(han
     pairs = tables.read(tables.PAIRS, candidates).to_pylist()
     assert [(row["doc_id"], row["role"]) for row in pairs if row["role"] == "positive"] == [("oak.md#2", "positive")]
     assert not [row for row in pairs if row["role"] == "negative" and row["doc_id"].startswith("oak.md")]
+
+
+def test_a_passage_that_is_called_as_its_document_is_meant_itself(tmp_path):
+    chunks = [{"_id": "d", "text": "An oak.", "of": "d"}, {"_id": "d-2", "text": "An acorn fruit.", "of": "d"}]
+    folder = beir.write(
+        tmp_path / "in", corpus=beir.jsonl(chunks), queries=beir.jsonl(QUERIES), train=b"q1 0 d 1\n", test=None
+    )
+    prepare_corpus(PrepareConfig(), CorpusConfig(str(folder), "chunks", fields={"document": "of"}), tmp_path / "out")
+    assert as_passages(tmp_path / "out", {"q1": {"d": "positive"}}, {"q1": "acorn fruit"}) == {"q1": {"d": "positive"}}
 
 
 def test_a_prompts_examples_show_that_passage(handbook):

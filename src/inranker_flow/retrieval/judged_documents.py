@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
-from inranker_flow.corpora.documents import passages_of
+from inranker_flow.corpora.documents import documents_of, passages_of
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.words import terms
 
@@ -25,7 +25,9 @@ def as_passages(
     The passage with most of the query's words (``texts``) has the document's role, the first of equal ones; the others have
     the role `ASIDE`.
     """
-    parts = passages_of(collection, (each for roles in relevant.values() for each in roles))
+    names = {each for roles in relevant.values() for each in roles}
+    # A passage may be called as its document is; then the passage is meant, as in the evaluation.
+    parts = passages_of(collection, names - documents_of(collection, names).keys())
     words = _words(collection, {passage for each in parts.values() for passage in each})
     found: dict[str, dict[str, str]] = {}
     for query_id, roles in relevant.items():
