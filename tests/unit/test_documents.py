@@ -214,6 +214,26 @@ def test_markdown_is_read_by_headings_and_fences():
     assert [each.text for each in markdown.sections("````\n```\n# x\n````\n# y\n", "x")] == ["```\n# x", ""]
 
 
+@pytest.mark.parametrize(
+    "line", ["#" + " " * 200_000 + "x", "# x" + " " * 200_000 + "#x", "a\n" + "-" * 200_000 + "x", "- " * 100_000 + "x"]
+)
+def test_a_long_odd_line_is_read_at_once(line):
+    """No expression goes through it again and again: with one that does, this takes hours."""
+    assert "x" in str(list(markdown.sections(line, "name")))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("#=-`~|>* \n\tab<h1/>&;{}é漢"), max_size=80))
+def test_any_text_is_read_as_markdown_and_as_html(text):
+    letters = sorted(
+        each for each in text if each in "aé漢" and "{" not in text and "`" not in text and "~" not in text
+    )
+    found = list(markdown.sections(text, ""))
+    there = "".join("".join({**dict.fromkeys(each.path)}) + each.text for each in found)
+    assert set(letters) <= set(there), "a letter is lost"
+    html.sections(text, "")
+
+
 def test_html_is_read_by_headings_without_scripts_and_menus():
     page = """<!doctype html><html><head><title>Install &mdash; Docs</title><style>p{}</style></head><body>
     <nav><h2>Menu</h2><a>Home</a></nav><h1>Install<a>¶</a></h1><p>Take   the <b>package</b>.<br>Then run it.

@@ -11,14 +11,14 @@ from inranker_flow.corpora.passages import Section
 _FRONT = re.compile(
     r"\A(---|\+\+\+)[ \t]*\n(?=\s*[\w\"'-]+[ \t]*[:=]|\1)(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE
 )
-_TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
+_TITLE = re.compile(r"^title[ \t]*[:=](.*)$", re.MULTILINE | re.IGNORECASE)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[^`]*$")
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 #: A line that begins something: an item, a quotation, a row of a table, a rule, code by its indentation.
 _BEGINS = re.compile(r"[ \t]*(?:[-*+][ \t]|\d{1,9}[.)][ \t]|>|\||(?:[-*_][ \t]*){3,}$)| {4}|\t")
-#: What a table has between its header and its rows.
-_RULE = re.compile(r"[ \t|:-]*-[ \t|:-]*$")
+#: Characters of the line that a table has between its header and its rows.
+_RULE = " \t|:-"
 #: An attribute that some dialects put after a heading.
 _ATTRIBUTE = re.compile(r"[ \t]*\{[#.:][^{}]*\}$")
 
@@ -48,7 +48,7 @@ def sections(text: str, name: str) -> Iterator[Section]:
     title = name
     if front := _FRONT.match(text):
         if said := _TITLE.search(front[2]):
-            title = said[1].strip("\"'") or name
+            title = said[1].strip().strip("\"'") or name
         text = text[front.end() :]
     outline = Outline(title)
     lines: list[str] = []
@@ -69,9 +69,9 @@ def sections(text: str, name: str) -> Iterator[Section]:
             if heading is None:
                 heading = lines.pop()
             yield Section(outline.path, _text(lines))
-            outline.heading(level, _ATTRIBUTE.sub("", heading).strip())
+            outline.heading(level, _ATTRIBUTE.sub("", " ".join(heading.split())))
             lines, goes_on = [], False
-        elif not line.strip() or (_RULE.match(line) and lines):
+        elif not line.strip() or (lines and not line.strip(_RULE)):
             goes_on = False
         elif goes_on and not _BEGINS.match(line):
             lines[-1] = f"{lines[-1]} {line.strip()}"
@@ -84,7 +84,9 @@ def sections(text: str, name: str) -> Iterator[Section]:
 def _heading(line: str, above: list[str]) -> tuple[int, str | None]:
     """Return level and text of a heading; None for the text where it is the paragraph ``above``; level 0 for any other line."""
     if found := _ATX.match(line):
-        return len(found[1]), found[2] or ""
+        text = line[found.end() :].strip()
+        opened = text.rstrip("#")  # "## Title ##" is closed, "C#" is not
+        return len(found[1]), opened if not opened or opened[-1].isspace() else text
     if above and (found := _SETEXT.match(line)) and not _BEGINS.match(above[-1]):
         return (1 if found[1][0] == "=" else 2), None
     return 0, None
