@@ -225,12 +225,10 @@ def test_a_long_odd_line_is_read_at_once(line):
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("#=-`~|>* \n\tab<h1/>&;{}é漢"), max_size=80))
 def test_any_text_is_read_as_markdown_and_as_html(text):
-    letters = sorted(
-        each for each in text if each in "aé漢" and "{" not in text and "`" not in text and "~" not in text
-    )
-    found = list(markdown.sections(text, ""))
-    there = "".join("".join({**dict.fromkeys(each.path)}) + each.text for each in found)
-    assert set(letters) <= set(there), "a letter is lost"
+    # What stands in front matter, in a fence's first line or in an attribute is left out.
+    left_out = text.startswith("---") or any(each in text for each in "{`~")
+    letters = set() if left_out else {each for each in text if each in "aé漢"}
+    assert letters <= set(str(list(markdown.sections(text, "")))), "a letter is lost"
     html.sections(text, "")
 
 
