@@ -29,8 +29,8 @@ QUERIES = 400
 RETRIEVAL = {"negatives": 5, "depth": 100, "test_depth": 30, "seed": 1}
 #: A cross-encoder of three of the six layers: what it has to learn is to compare two texts.
 TRAINING = {
-    "learning_rate": 2e-4, "warmup_steps": 75, "batch_size": 32, "epochs": 1, "max_length": 128, "batching": "grouped",
-    "standardise": "dataset", "evaluate_every": 150, "holdout": 0.03, "holdout_max_queries": 100,
+    "learning_rate": 2e-4, "warmup_steps": 75, "batch_size": 32, "epochs": 1, "max_length": 96, "batching": "grouped",
+    "standardise": "dataset", "dropout": 0.0, "evaluate_every": 150, "holdout": 0.03, "holdout_max_queries": 100,
 }  # fmt: skip
 PHASE1 = {**TRAINING, "layers": [3]}
 EVALUATION = {"measures": ["nDCG@10", "RR@10"], "latency_queries": 0, "teacher": True, "shard_pairs": 5_000}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from inranker_flow import profiles
@@ -11,6 +15,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
 from inranker_flow.environment import variables
 from inranker_flow.planning.counting import count
+from inranker_flow.planning.planner import by_size_alone, make_plan
 from inranker_flow.stages.generate_queries import generate_queries, help_generate
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
@@ -79,6 +84,60 @@ def test_a_log_alone_needs_no_language_model(tmp_path, monkeypatch):
     assert (helped.documents, helped.queries) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.txt", b"rain clouds\nRain clouds!\nwhy is granite hard\n\n"),
+        ("log.csv", b"day,Query,count\n1,rain clouds,2\n1,why is granite hard,1\n"),
+        ("log.tsv", b"search_term\thits\nrain clouds\t9\nwhy is granite hard\t3\n"),
+        ("log.jsonl", b'{"query": "rain clouds", "count": 2}\n{"text": "why is granite hard"}\n'),
+        ("log.csv.gz", gzip.compress(b"query;count\n".replace(b";", b",") + b"rain clouds,2\nwhy is granite hard,1\n")),
+        ("log.parquet", None),
+    ],
+)
+def test_a_file_of_queries(tmp_path, name, content):
+    if content is None:
+        table = pa.table({"query": ["rain clouds", "why is granite hard"], "count": [2, 1]})
+        pq.write_table(table, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    _, stats = prepared(tmp_path, queries="log", log=str(tmp_path / name))
+    # Those of the collection that nobody judged are none of them.
+    assert (stats.logged_queries, stats.unjudged_queries) == (2, 4)
+    rows = tables.read(tables.QUERIES, tmp_path / "collection").to_pylist()
+    assert {row["text"] for row in rows if row["origin"] == "log"} == {"rain clouds", "why is granite hard"}
+
+
+def test_what_is_asked_often_is_drawn_often(tmp_path):
+    rare = [f"rare number {number},1\n" for number in range(300)]
+    often = [f"often number {number},50\n" for number in range(30)]
+    (tmp_path / "log.csv").write_text("query,count\n" + "".join([*rare, *often]))
+    drawn = []
+    for limit in (20, 40):
+        prepared(tmp_path, queries="log", log=str(tmp_path / "log.csv"), log_queries=limit)
+        rows = tables.read(tables.QUERIES, tmp_path / "collection").to_pylist()
+        drawn.append({row["text"] for row in rows if row["origin"] == "log"})
+    assert [len(each) for each in drawn] == [20, 40] and drawn[0] < drawn[1]
+    # 50 times as likely each, and a tenth as many: five of six that are drawn first.
+    assert sum(text.startswith("often") for text in drawn[0]) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "facts"),
+    [
+        ("log.csv", "words,count\nrain,1\n", "collection-column", ("words", "query")),
+        ("log.csv", "query,count\nrain,many\n", "collection-row", ("line 2", "many")),
+        ("log.jsonl", '{"query": 7}\n', "collection-row", ("line 1", "query")),
+        ("log.txt", "\n ?!\n", "log-empty", ()),
+        ("log.pdf", "x", "log-form", (".csv",)),
+    ],
+)
+def test_a_file_of_queries_that_cannot_be_used(tmp_path, name, content, code, facts):
+    (tmp_path / name).write_text(content)
+    with refuses(code, name, *facts):
+        prepared(tmp_path, queries="log", log=str(tmp_path / name))
+
+
 def test_a_log_beside_synthetic_queries(tmp_path):
     corpus, _ = prepared(tmp_path)
     written = generated(tmp_path, corpus)[1]["d2#q0"]["text"]
@@ -109,6 +168,19 @@ def test_a_logged_query_is_labelled_with_its_best_hit_and_others(tmp_path):
     # "why is granite hard" finds d2 first, and d3 by its "is"; "rain clouds" finds d4 alone.
     assert [row["doc_id"] for row in pairs if row["query_id"] == "l1"] == ["d2", "d3"]
     assert [row["doc_id"] for row in pairs if row["query_id"] == "l2"] == ["d4"]
+
+
+def test_a_plan_counts_the_queries_that_people_asked(tmp_path):
+    corpus, _ = prepared(tmp_path, queries="log")
+    assert count(corpus, PrepareConfig()).logged == 4
+    assert count(replace(corpus, queries="synthetic"), PrepareConfig()).logged == 0
+    assert count(replace(corpus, log_queries=3), PrepareConfig()).logged == 3
+    (tmp_path / "log.txt").write_text("one\ntwo\n\nthree\n")
+    assert count(replace(corpus, log=str(tmp_path / "log.txt")), PrepareConfig()).logged == 3
+    targets = [{"uri": corpus.uri, "name": "sample", "queries": "log"}]
+    plan = make_plan(profiles.load("demo", {"targets": targets}), "A100", 0.0, by_size_alone("A100"))
+    stages = {each.stage: each for each in plan.rows if each.collection == "sample"}
+    assert "generate_queries" not in stages and stages["teacher_label"].queries == 4
 
 
 def test_a_log_without_a_query_of_use_is_refused(tmp_path):

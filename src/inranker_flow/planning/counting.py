@@ -33,7 +33,8 @@ ASSUMED_WORDS, QUERY_WORDS, CHARACTERS = 100, 9, 6.0
 
 @dataclass(frozen=True)
 class Counted:
-    """``positives``: relevant judgements of the training queries; ``published``: soft labels that come with it.
+    """``positives``: relevant judgements of the training queries; ``published``: soft labels that come with it; ``logged``:
+    queries that people asked and that are wanted.
 
     ``passages`` and ``queries`` are samples of texts, perhaps none; ``passage_characters`` (mean) is known in any case.
     ``notes`` say what is estimated or assumed.
@@ -45,6 +46,7 @@ class Counted:
     positives: int = 0
     test_queries: int = 0
     published: int = 0
+    logged: int = 0
     passages: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     passage_characters: float = ASSUMED_WORDS * CHARACTERS
@@ -71,7 +73,18 @@ def count(corpus: CorpusConfig, config: PrepareConfig) -> Counted:
     if corpus.labels:
         labels, note = _published(corpus.labels)
         found = replace(found, published=labels, notes=(*found.notes, *note))
-    return _limited(found, config)
+    return _limited(replace(found, logged=_logged(corpus, found)), config)
+
+
+def _logged(corpus: CorpusConfig, found: Counted) -> int:
+    """Return the queries that people asked, as far as they are wanted: at most so many are different ones."""
+    if corpus.queries == "synthetic":
+        return 0
+    there = max(found.logged, 0)
+    if corpus.log:
+        file = _one(corpus.log)
+        there = _open(file).metadata.num_rows if layout.form(corpus.log) == "parquet" else read_lines(file).total
+    return _least(there, corpus.log_queries)
 
 
 def _limited(found: Counted, config: PrepareConfig) -> Counted:
@@ -172,8 +185,7 @@ def _stored(corpus: CorpusConfig) -> Counted:
             f"{files[found.documents[0]].uri}: no row of JSON is found in it; it must hold one document a line",
             code="collection-row",
         )
-    asked = [name for name in found.queries if layout.form(name) == "jsonl"]
-    queries = [_text(row, "text") for name in asked for row in _rows(read_lines(files[name]).sample)]
+    asked, queries = _queries(files, found)
     train, positives, train_exact = _judged(files, found, "train")
     test, _, test_exact = _judged(files, found, "test")
     exact = lines.exact and train_exact and test_exact
@@ -183,6 +195,7 @@ def _stored(corpus: CorpusConfig) -> Counted:
         train_queries=train,
         positives=positives,
         test_queries=test,
+        logged=asked - train - test,
         passages=tuple(texts[:SAMPLE]),
         queries=tuple(queries[:SAMPLE]),
         passage_characters=_mean(texts, ASSUMED_WORDS * CHARACTERS),
@@ -199,8 +212,7 @@ def _sampled(corpus: CorpusConfig, shown: str, files: Mapping[str, FileInfo], fo
     passages = [default_text(*each) for each in read.passages]
     if not passages:
         raise UserError(f"{corpus.uri}: no document is found in it; give one that holds some", code="collection-empty")
-    asked = [name for name in found.queries if layout.form(name) == "jsonl"]
-    queries = [_text(row, "text") for name in asked for row in _rows(read_lines(files[name]).sample)]
+    asked, queries = _queries(files, found)
     train, positives, _ = _judged(files, found, "train")
     test, _, _ = _judged(files, found, "test")
     return Counted(
@@ -209,6 +221,7 @@ def _sampled(corpus: CorpusConfig, shown: str, files: Mapping[str, FileInfo], fo
         train_queries=train,
         positives=positives,
         test_queries=test,
+        logged=asked - train - test,
         passages=tuple(passages[:: max(len(passages) // SAMPLE, 1)][:SAMPLE]),
         queries=tuple(queries[:SAMPLE]),
         passage_characters=_mean(passages, ASSUMED_WORDS * CHARACTERS),
@@ -217,6 +230,12 @@ def _sampled(corpus: CorpusConfig, shown: str, files: Mapping[str, FileInfo], fo
         if read.share == 1
         else (f"{corpus.name}: counted from the beginning of its documents ({read.share:.0%})",),
     )
+
+
+def _queries(files: Mapping[str, FileInfo], found: layout.Layout) -> tuple[int, list[str]]:
+    """Return the queries of a folder, judged or not, and texts of some."""
+    every = [read_lines(files[name]) for name in found.queries if layout.form(name) == "jsonl"]
+    return sum(each.total for each in every), [_text(row, "text") for each in every for row in _rows(each.sample)]
 
 
 def _root(uri: str) -> str:

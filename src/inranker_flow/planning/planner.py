@@ -155,16 +155,18 @@ class _Planner:
         self._prepared(counted)
         config = self.profile.generation
         documents = min(counted.documents, corpus.documents or config.documents)
-        queries = 0 if counted.published else documents * config.queries_per_document
-        if queries:
+        synthetic = counted.published == 0 and corpus.queries != "log"
+        written = documents * config.queries_per_document if synthetic else 0
+        if written:
             tokens = 0.0
             if config.backend != "crop":
                 sample = self._generating([counted])
-                tokens = documents * sample.prompt_tokens + queries * (write.tokens or sample.new_tokens)
+                tokens = documents * sample.prompt_tokens + written * (write.tokens or sample.new_tokens)
             self._add(
-                counted.name, "generate_queries", documents=documents, queries=queries, tokens=round(tokens),
-                hours=_hours(queries, write, self.workers), stored=round(queries * counted.query_characters * STORED_CHARACTER),
+                counted.name, "generate_queries", documents=documents, queries=written, tokens=round(tokens),
+                hours=_hours(written, write, self.workers), stored=round(written * counted.query_characters * STORED_CHARACTER),
             )  # fmt: skip
+        queries = written + counted.logged
         pairs = queries * (1 + self.profile.retrieval.negatives)
         self._retrieved(counted, queries, pairs)
         self._labelled(counted, queries, pairs, teachers)

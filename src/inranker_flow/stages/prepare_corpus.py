@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
+from inranker_flow.corpora import query_log
 from inranker_flow.corpora.columns import Judgements, Queries, joined
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.passages import as_passages
@@ -296,6 +297,10 @@ class _Preparation:
             hashes.append(mine[good])
         self.all_queries = seen.first_words()
         self.problems.check()
+        if self.corpus.log:
+            asked = query_log.read(self.corpus, self.problems, self.config.seed)
+            kept.append(asked)
+            hashes.append(self._hashes(asked.column("query_id").to_pylist()))
         return Queries(pa.concat_tables(kept), np.concatenate(hashes))
 
     def _limit(self, queries: Queries) -> Queries:

@@ -86,8 +86,6 @@ def promote(
         targets = tuple(each for each in targets if each.name not in left_out)
     state = history.settle(name)
     decided = _decide(config, evaluation, summary, champion)
-    if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
-        decided = _held(decided, _incomplete(left_out))
 
     digest = model_digest(student)
     current = registry.champion(name)
@@ -211,7 +209,11 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
         message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
         return gate.Decision("HOLD", (gate.Reason("champion_unmeasured", "", message),), "champion")
     evidence = gate.evidence_of(summary, CHALLENGER)
-    return gate.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+    decided = gate.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+    left_out = summary.get("left_out")
+    if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
+        return _held(decided, _incomplete(left_out))
+    return decided
 
 
 def _held(decided: gate.Decision, reason: gate.Reason) -> gate.Decision:

@@ -1,0 +1,150 @@
+"""Queries that people asked, in a file of their own: what was typed, and how often."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.hashing import priorities
+from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.sources import layout, parquet
+from inranker_flow.corpora.sources.lines import BadLine, batches, json_object
+from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
+from inranker_flow.storage import uris
+from inranker_flow.words import normal
+
+#: How the columns are called.
+QUERY_NAMES = ("query", "text", "search", "search_term", "search_query", "term", "keywords", "q")
+COUNT_NAMES = ("count", "frequency", "freq", "searches", "times", "total", "n")
+
+
+def read(corpus: CorpusConfig, problems: Problems, seed: int) -> pa.Table:
+    """Return the queries of `CorpusConfig.log` (`tables.QUERIES`), at most `log_queries` of them.
+
+    Queries that are equal but for case and punctuation are one, and count together. A query that was asked twice as often is
+    drawn twice as likely (Efraimidis and Spirakis, doi:10.1016/j.ipl.2005.11.003); whether one is drawn hangs on itself alone.
+    Raises :class:`BadCollection` for a file without a query, or without a column of queries.
+    """
+    counts: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    for rows in _rows(corpus.log, problems):
+        for text, count in zip(*rows.columns, strict=True):
+            name = normal(text)
+            if any(map(str.isalnum, name)):
+                counts[name] = counts.get(name, 0) + count
+                texts.setdefault(name, " ".join(text.split()))
+    problems.check()
+    if not counts:
+        raise BadCollection(f"{corpus.log}: holds no query; give one query a line, or another file", code="log-empty")
+    names = sorted(counts)
+    if corpus.log_queries and len(names) > corpus.log_queries:
+        chance = (priorities(seed, names).astype(np.float64) + 1) / 2.0**64
+        waits = -np.log(chance) / np.array([counts[name] for name in names])
+        names = [names[place] for place in np.sort(np.argsort(waits, kind="stable")[: corpus.log_queries])]
+    columns = {
+        "query_id": [f"log-{blake2b(name.encode(), digest_size=8).hexdigest()}" for name in names],
+        "text": [texts[name] for name in names],
+        "origin": ["log"] * len(names),
+        "source_doc_id": [None] * len(names),
+    }
+    return pa.table(columns, schema=tables.QUERIES.schema)
+
+
+def _rows(uri: str, problems: Problems) -> Iterator[Rows]:
+    """Yield columns text, count."""
+    path = uris.local_copy(uri)
+    if not path.is_file():
+        raise BadCollection(f"{uri}: no such file; correct the setting log", code="not-found")
+    suffix = PurePosixPath(layout.unpacked(path.name.lower())).suffix
+    if suffix == ".parquet":
+        return _columns(path, uri, problems)
+    if suffix in (".jsonl", ".ndjson"):
+        return batches(path, uri, _object, 2, problems)
+    if suffix in (".csv", ".tsv"):
+        return batches(path, uri, _Delimited("," if suffix == ".csv" else "\t", uri), 2, problems)
+    if suffix == ".txt":
+        return batches(path, uri, lambda text: (text, 1.0), 2, problems)
+    raise BadCollection(
+        f"{uri}: not a form of a log that is read; give .txt (one query a line), .csv, .tsv, .jsonl or .parquet",
+        code="log-form",
+    )
+
+
+def _object(text: str) -> Row:
+    row = {name.lower(): value for name, value in json_object(text).items()}
+    name = next((name for name in QUERY_NAMES if isinstance(row.get(name), str)), None)
+    if name is None:
+        raise BadLine(f"has no {QUERY_NAMES[0]!r} that is text")
+    return row[name], _count(next((row[name] for name in COUNT_NAMES if row.get(name) is not None), 1))
+
+
+class _Delimited:
+    """Parser of lines in columns whose first line names them."""
+
+    def __init__(self, between: str, shown: str) -> None:
+        self._between, self._shown = between, shown
+        self._places: tuple[int, int | None] | None = None
+
+    def __call__(self, text: str) -> Row | None:
+        try:
+            parts = next(csv.reader([text.rstrip("\r\n")], delimiter=self._between))
+        except csv.Error as error:
+            raise BadLine(f"not columns between {self._between!r} ({error})") from error
+        if self._places is None:
+            self._places = _places([part.strip().lower() for part in parts], self._shown)
+            return None
+        query, count = self._places
+        if len(parts) <= max(query, count or 0):
+            raise BadLine(f"has {len(parts)} columns, fewer than the first line names")
+        return parts[query], 1.0 if count is None else _count(parts[count])
+
+
+def _places(names: Sequence[str], shown: str) -> tuple[int, int | None]:
+    """Return the places of the columns of queries and of counts."""
+    query = next((names.index(name) for name in QUERY_NAMES if name in names), None)
+    if query is None:
+        there = ", ".join(names)[:200]
+        raise BadCollection(
+            f"{shown}: its first line names no column `query` (it has: {there}); name the columns query and count",
+            code="collection-column",
+        )
+    return query, next((names.index(name) for name in COUNT_NAMES if name in names), None)
+
+
+def _columns(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    with parquet.opened(path, shown) as file:
+        names = list(file.schema_arrow.names)
+        query, count = _places([name.lower() for name in names], shown)
+        asked = [names[query], *([] if count is None else [names[count]])]
+        start = 1
+        for batch in tables.stream(file, asked, ROWS):
+            texts = [str(each or "") for each in parquet.values(batch, asked[0], shown, start)]
+            counts = parquet.values(batch, asked[1], shown, start) if len(asked) == 2 else [1] * len(texts)
+            lines, rows = [], []
+            for line, text, each in zip(range(start, start + len(texts)), texts, counts, strict=True):
+                try:
+                    rows.append((text, _count(each)))
+                    lines.append(line)
+                except BadLine as error:
+                    problems.add(error.kind, shown, line, str(error))
+            yield Rows(shown, lines, as_columns(rows, 2), batch.num_rows)
+            start += len(texts)
+
+
+def _count(value: Any) -> float:
+    try:
+        number = float(str(value).replace(",", ""))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise BadLine(f"count {str(value)[:40]!r} is not a number above 0")
+    return number
