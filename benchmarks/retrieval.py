@@ -28,7 +28,7 @@ from statistics import median
 
 import numpy as np
 
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.retrieval import index
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.retrieval.bm25 import BM25

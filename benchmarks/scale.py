@@ -44,7 +44,8 @@ def make(folder: Path, passages: int) -> None:
 
 def work(stage: str, folder: Path) -> None:
     """One stage in this process; prints its CPU seconds and its numbers."""
-    from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
+    from inranker_flow.config.retrieval import RetrieveConfig
+    from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 
     before = _cpu()
     if stage == "prepare_corpus":

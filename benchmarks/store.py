@@ -36,7 +36,8 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig, TeacherConfig
 from inranker_flow.scoring.logits import LOGITS, SCHEMA
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve

@@ -15,6 +15,7 @@ from typing import Any
 
 from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict
+from inranker_flow.config.values import ENCODING
 from inranker_flow.environment import variables
 from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.environment.variables import WORKERS
@@ -72,6 +73,9 @@ PLACEMENT: dict[str, Placement] = {
     "notify": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
 }
 
+#: What a stage takes instead where it computes vectors (`retrieval.first_stage` with a bi-encoder).
+_ENCODING = {"retrieve": Placement("train", "8", "32Gi", 48 * HOUR, gpu=True, shm="8Gi")}
+
 #: ConfigMap whose every key is a variable of every pod (`mounted.settle` reads what is mounted here).
 SETTINGS = "inranker-settings"
 #: Secrets whose every key is a variable of every pod, for every stage reads or writes the store and speaks to MLflow. Each
@@ -83,7 +87,7 @@ STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
     **dict.fromkeys(("preflight", "generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
     **dict.fromkeys(
-        ("prepare_corpus", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
+        ("prepare_corpus", "retrieve", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
         ("inranker-hub",),
     ),
 }
@@ -111,9 +115,20 @@ def helpers() -> list[int]:
     return list(range(1, _CLUSTER.get().workers))
 
 
+def row_of(stage: str, cluster: ClusterConfig) -> Placement:
+    """Return the row of a stage as this run needs it."""
+    return _ENCODING[stage] if cluster.first_stage in ENCODING and stage in _ENCODING else PLACEMENT[stage]
+
+
+def secrets(stage: str, cluster: ClusterConfig) -> tuple[str, ...]:
+    """Return the secrets of a stage's pods: `retrieve` has its own only where it fetches a checkpoint or asks an index."""
+    own = stage != "retrieve" or cluster.first_stage in (*ENCODING, "opensearch")
+    return (*SECRETS, *(STAGE_SECRETS.get(stage, ()) if own else ()))
+
+
 def resources(stage: str, cluster: ClusterConfig) -> tuple[str, str]:
     """Return CPU and memory of a stage: its own settings, else those of the stage that it helps or for all, else the table's."""
-    row, settings = PLACEMENT[stage], {str(name): each for name, each in cluster.resources.items()}
+    row, settings = row_of(stage, cluster), {str(name): each for name, each in cluster.resources.items()}
     given = [settings[name] for name in (stage, HELPS.get(stage, stage), "default") if name in settings]
     cpu = next((each.cpu for each in given if each.cpu), row.cpu)
     return str(cpu), next((each.memory for each in given if each.memory), row.memory)
@@ -132,7 +147,9 @@ def place(task: Any, cluster: ClusterConfig) -> None:
     from kfp import kubernetes
 
     stage = task.component_spec.name.replace("-", "_")
-    row = PLACEMENT[stage]
+    row = row_of(stage, cluster)
+    if row.image != PLACEMENT[stage].image:
+        task.set_container_image(image_of(row))
     cpu, memory = resources(stage, cluster)
     task.set_cpu_limit(cpu).set_memory_limit(memory)  # Kubernetes takes a limit for the request, too
     task.set_caching_options(row.cache)
@@ -143,7 +160,7 @@ def place(task: Any, cluster: ClusterConfig) -> None:
     # The images write nowhere else: an administrator may make their root file system read-only.
     kubernetes.empty_dir_mount(task, "tmp", "/tmp")
     kubernetes.use_config_map_as_volume(task, SETTINGS, str(MOUNTS / "settings"), optional=True)
-    for name in (*SECRETS, *STAGE_SECRETS.get(stage, ())):
+    for name in secrets(stage, cluster):
         place = MOUNTS / name.removeprefix("inranker-")
         kubernetes.use_secret_as_volume(task, name, str(place), optional=True)
     # KFP's SDK writes each name twice, once as what could be a parameter; its backend takes either.
@@ -174,7 +191,7 @@ def queue(stage: str, cluster: ClusterConfig) -> str:
 
 def takes_gpus(stage: str, cluster: ClusterConfig) -> bool:
     """Return whether a stage's own pod computes on GPUs: one that trains elsewhere (`cluster.nodes`) waits without."""
-    return PLACEMENT[stage].gpu and not (cluster.nodes > 1 and stage in DISTILLS)
+    return row_of(stage, cluster).gpu and not (cluster.nodes > 1 and stage in DISTILLS)
 
 
 def _machines(stage: str, cluster: ClusterConfig) -> str:
@@ -210,11 +227,12 @@ def largest_gpu_task() -> dict[str, Any]:
     tolerations = [as_dict(each) for each in cluster.gpu_tolerations]
     workers = {"workers": cluster.workers} if helpers() else {}
     nodes = {"nodes": cluster.nodes} if cluster.nodes > 1 else {}
-    computing = [stage for stage in there if PLACEMENT[stage].gpu]  # the machines of a training, too
+    computing = [stage for stage in there if row_of(stage, cluster).gpu]  # the machines of a training, too
     found = _largest(computing, cluster, QUEUE if cluster.gpus else CPU_QUEUE)
     others = [stage for stage in there if queue(stage, cluster) == CPU_QUEUE]
     beside = {"cpu_task": _largest(others, cluster, CPU_QUEUE)} if cluster.gpus else {}
-    return {**found, "tolerations": tolerations, **gpus, **workers, **nodes, **beside}
+    first_stage = {"first_stage": cluster.first_stage} if cluster.first_stage != "bm25" else {}
+    return {**found, "tolerations": tolerations, **gpus, **workers, **nodes, **first_stage, **beside}
 
 
 def _largest(stages: list[str], cluster: ClusterConfig, waits_in: str) -> dict[str, Any]:
@@ -230,7 +248,12 @@ def image(stage: str) -> str:
     Both of KFP's caches (local and cluster) have the image's name in their keys and not its content: with a mutable
     tag, changed code would meet stale results.
     """
-    return image_reference(PLACEMENT[stage].image)
+    return image_of(PLACEMENT[stage])
+
+
+def image_of(row: Placement) -> str:
+    """Return the image reference of a row of the table."""
+    return image_reference(row.image)
 
 
 def image_reference(name: str) -> str:

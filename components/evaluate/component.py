@@ -26,9 +26,9 @@ def evaluate(
 
     Args:
         source_collection: collection of the source domain.
-        source_candidates: its BM25 candidates.
+        source_candidates: its candidates.
         target_collections: collections of the target domains.
-        target_candidates: their BM25 candidates, and what became of their synthetic queries.
+        target_candidates: their candidates, and what became of their synthetic queries.
         source_labels: training set of phase 1, which must not hold test queries.
         target_labels: training sets of phase 2, likewise.
         phase1: student after phase 1.

@@ -12,11 +12,11 @@ def retrieve(
     metrics: Output[Metrics],
     queries: Input[Dataset] = None,
 ):
-    """First stage: BM25 candidates for the test queries, training pairs for the training queries.
+    """First stage: candidates for the test queries, training pairs for the training queries.
 
     Args:
         collection: what `prepare_corpus` wrote.
-        config: RetrieveConfig: BM25's parameters, depth, negatives.
+        config: RetrieveConfig: which first stage and its parameters, depth, negatives.
         corpus: CorpusConfig: its language, and which training set an earlier run made of it.
         candidates: pairs to label, and the run (also as TREC file) that every system reranks.
         metrics: counts and speed.

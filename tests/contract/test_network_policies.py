@@ -36,6 +36,7 @@ STRANGERS = [
 #: A server in the cluster that writes queries.
 WRITER = {"inranker-flow/writes-queries": "true"}
 SCORER = {"inranker-flow/scores-pairs": "true"}
+INDEX = {"inranker-flow/searches": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_production_reaches_the_kubernetes_api_alone_at_its_port(tree):
 def test_only_stages_that_download_reach_the_internet(case, manifests):
     public_s3 = case in ("prod", "with-public-s3")
     downloading = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), INTERNET, 80)}
-    assert downloading == set(PLACEMENT) - {"discover", "retrieve", "promote"}
+    assert downloading == set(PLACEMENT) - {"discover", "promote"}
     for stage in PLACEMENT:
         expected = public_s3 or stage in downloading
         assert reaches(manifests, _stage(stage), INTERNET, 443) == expected, stage
@@ -130,6 +131,13 @@ def test_only_the_stages_that_ask_a_server_for_scores_reach_it(manifests):
     for scorer in (Pod(SCORER), Pod(SCORER, "default")):
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), scorer, 8000)}
         assert reaching == {"preflight", "teacher_label", "help_label", "evaluate"}
+        assert all("inranker-hub" in STAGE_SECRETS[stage] for stage in reaching), "its key is there"
+
+
+def test_only_the_stages_that_search_an_index_reach_it(manifests):
+    for index in (Pod(INDEX), Pod(INDEX, "default")):
+        reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), index, 9200)}
+        assert reaching == {"preflight", "retrieve"}
         assert all("inranker-hub" in STAGE_SECRETS[stage] for stage in reaching), "its key is there"
 
 
@@ -177,7 +185,7 @@ def test_policies_select_pods_that_exist(manifests):
     for runtime in of_kind(manifests, "TrainingRuntime"):
         jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
         known += [job["template"]["spec"]["template"]["metadata"]["labels"] for job in jobs]
-    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER, SCORER]
+    servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER, SCORER, INDEX]
     for policy in of_kind(manifests, "NetworkPolicy"):
         name, spec = policy["metadata"]["name"], policy["spec"]
         assert any(selects(spec["podSelector"], labels) for labels in known), name

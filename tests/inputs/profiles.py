@@ -118,6 +118,8 @@ INPUTS = [
         "an unknown kind of address", "source=gs://bucket/x", "source.uri: 'gs://bucket/x': no such kind of address"
     ),
     setting("a collection of the demo that there is not", "source=demo:source/one", "demo:source/SEED"),
+    setting("a first stage that there is not", "retrieval.first_stage=splade", "retrieval.first_stage"),
+    setting("a bi-encoder that is not named", "retrieval.first_stage=dense", "retrieval.dense.checkpoint"),
     setting("more negatives than candidates", "retrieval.negatives=31", "cannot be drawn from the top 30"),
     Input(
         "a folder's name without Latin letters",

@@ -175,6 +175,26 @@ def test_without_gpus_tasks_run_on_any_node(tmp_path):
     ]
 
 
+def test_a_first_stage_that_computes_vectors_has_torch_and_gpus(tmp_path):
+    pipeline, platform = read(compile_pipeline("inranker", tmp_path / "it.yaml", replace(CLUSTER, first_stage="dense")))
+    plain, _ = read(compile_pipeline("inranker", tmp_path / "plain.yaml", CLUSTER))
+    for name in ("exec-retrieve", "exec-retrieve-2"):
+        container = pipeline["deploymentSpec"]["executors"][name]["container"]
+        assert container["image"] == image("teacher_label")
+        assert container["resources"]["accelerator"]["resourceCount"] == "2"
+        settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]
+        assert settings["podMetadata"]["labels"][QUEUE_LABEL] == QUEUE
+        assert settings["nodeSelector"] == {"labels": CLUSTER.gpu_pool}
+        assert "inranker-hub" in {each["secretName"] for each in settings["secretAsVolume"]}
+        other = plain["deploymentSpec"]["executors"][name]["container"]
+        assert other["image"] == image("retrieve") != container["image"] and "accelerator" not in other["resources"]
+    with placement.compiled_for(replace(CLUSTER, first_stage="dense")):
+        assert Need(**placement.largest_gpu_task()).first_stage == "dense"
+    index = replace(CLUSTER, first_stage="opensearch")
+    assert not placement.takes_gpus("retrieve", index) and "inranker-hub" in placement.secrets("retrieve", index)
+    assert "inranker-hub" not in placement.secrets("retrieve", CLUSTER)
+
+
 def test_a_stages_own_resources_come_before_those_of_all_and_those_before_the_tables(tmp_path):
     given = {
         "default": Resources(cpu=1, memory="4Gi"),
@@ -206,7 +226,8 @@ def test_settings_and_secrets_are_mounted_whole_where_stages_read_them_and_may_b
         assert settings["configMapAsVolume"] == [
             {"configMapName": SETTINGS, "mountPath": "/etc/inranker/settings", "optional": True}
         ]
-        expected = {*SECRETS, *STAGE_SECRETS.get(stage, ())}
+        # Asking no index and fetching no checkpoint, `retrieve` has none of its own.
+        expected = {*SECRETS, *(STAGE_SECRETS.get(stage, ()) if stage != "retrieve" else ())}
         found = {each["secretName"]: each["mountPath"] for each in settings["secretAsVolume"]}
         assert found == {name: f"/etc/inranker/{name.removeprefix('inranker-')}" for name in expected}, stage
         assert all(each["optional"] is True for each in settings["secretAsVolume"])

@@ -11,7 +11,8 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig, TeacherConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import RetrieveStats, retrieve

@@ -39,6 +39,25 @@ def test_rerankers_are_measured_beside_bm25_and_nothing_else_is_left(tmp_path, c
     ]
 
 
+def test_the_evidence_names_the_first_stage(tmp_path):
+    documents = [{"_id": f"d{i}", "text": f"passage number {i}"} for i in range(9)]
+    run = "".join(f"q{i} Q0 d{(3 * i + j) % 9} {j} {9 - j} other\n" for i in range(4) for j in range(5))
+    folder = beir.write(
+        tmp_path / "books", {"run.trec": run.encode()}, corpus=beir.jsonl(documents), train=None,
+        queries=beir.jsonl([{"_id": f"q{i}", "text": f"number {i}"} for i in range(4)]),
+        test=beir.tsv([(f"q{i}", f"d{i}", 1) for i in range(4)]),
+    )  # fmt: skip
+    out = tmp_path / "out"
+    given = ("--set=source.runs=[run.trec]", "--set=retrieval.first_stage=run")
+    assert main([str(folder), "small=demo:student", f"--out={out}", *FAST, *given]) == 0
+    summary = json.loads((out / "evaluation" / "summary.json").read_text())
+    assert summary["systems"] == ["run", "small"] and summary["first_stage"]["name"] == "the run files"
+    assert {(each["system"], each["against"]) for each in summary["comparisons"]} == {("small", "run")}
+    page = (out / "report.html").read_text()
+    assert "Run files" in page and "candidates that the run files finds" not in page and "BM25" not in page
+    assert (out / "evaluation" / "runs" / "books.run.trec").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -12,7 +12,8 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
-from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.generation.backends import load_backend

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from inranker_flow.artifacts import tables
-from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PrepareConfig
 from inranker_flow.evaluation import judged_sets, measures
 from inranker_flow.generation import prompts
 from inranker_flow.generation.examples import with_examples
@@ -75,7 +76,7 @@ def test_judgements_that_name_documents_are_counted_by_document(handbook, caplog
     folders = handbook()
     found = loaded(folders)
     assert "counted by document" in caplog.text
-    rows = found.bm25.column("doc_id").to_pylist()
+    rows = found.run.column("doc_id").to_pylist()
     assert sorted(rows) == ["elm.md", "oak.md"] and found.qrels == {"q2": {"oak.md": 1}}
     assert dict(zip(rows, found.members, strict=True))["elm.md"] == ("elm.md#2", "elm.md#1")
     texts = [text for _, text in found.pairs]
@@ -88,13 +89,13 @@ def test_judgements_that_name_documents_are_counted_by_document(handbook, caplog
 @pytest.mark.parametrize("by", ["passage", "document"])
 def test_judgements_of_passages_are_counted_by_passage_unless_documents_are_asked_for(handbook, by):
     found = loaded(handbook(b"q2 0 oak.md#1 2\nq2 0 oak.md#2 0\nq2 0 elm.md#1 0\n"), by)
-    ranks = dict(zip(found.bm25.column("doc_id").to_pylist(), found.bm25.column("rank").to_pylist(), strict=True))
+    ranks = dict(zip(found.run.column("doc_id").to_pylist(), found.run.column("rank").to_pylist(), strict=True))
     if by == "passage":
         assert set(ranks) == {"elm.md#1", "elm.md#2", "oak.md#1"} and not found.members
         assert found.qrels == {"q2": {"oak.md#1": 2, "oak.md#2": 0, "elm.md#1": 0}}
     else:
         assert set(ranks) == {"elm.md", "oak.md"} and found.qrels == {"q2": {"oak.md": 2, "elm.md": 0}}
-    [measured] = measures.per_query(measures.parse(["RR"]), found.qrels, found.bm25).values()
+    [measured] = measures.per_query(measures.parse(["RR"]), found.qrels, found.run).values()
     assert measured == {"q2": 1 / ranks["oak.md#1" if by == "passage" else "oak.md"]}
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from inranker_flow import profiles
 from inranker_flow.artifacts import tables
-from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig
 from inranker_flow.environment import variables
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.planner import by_size_alone, make_plan

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from inranker_flow.commands.plan import with_corpora
-from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.planning import counting, models, parts, reality, speed
 from inranker_flow.planning.counting import count

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from inranker_flow import cpus
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import priorities
-from inranker_flow.config.sections import CorpusConfig, PrepareConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval import index as indexes
 from inranker_flow.retrieval.bm25 import BM25
+from inranker_flow.retrieval.first_stages import sparse
 from inranker_flow.retrieval.negative_sampling import random_sample
 from inranker_flow.retrieval.searchers import Searchers
 from inranker_flow.stages import retrieve as stage
@@ -432,7 +434,7 @@ def test_the_result_does_not_depend_on_processes_or_batches(tmp_path, monkeypatc
     first = result()
     monkeypatch.setattr(stage, "QUERIES", 7)
     assert result() == first
-    monkeypatch.setattr(stage, "PARALLEL_FROM", 0)
+    monkeypatch.setattr(sparse, "PARALLEL_FROM", 0)
     monkeypatch.setattr(cpus, "available", lambda: 2)
     assert result() == first
 
@@ -449,7 +451,7 @@ def test_a_killed_run_finds_its_index_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stage, "_sample", killed)
+        patched.setattr(stage, "draw", killed)
         retrieve(config, sample, queries, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists() and len(built) == 1
     # What only the search depends on may change; what the index depends on may not.
@@ -457,7 +459,7 @@ def test_a_killed_run_finds_its_index_again(tmp_path, monkeypatch):
     assert len(built) == 1 and not list((tmp_path / "scratch" / "retrieve").iterdir()), "used, then removed"
     retrieve(config, sample, queries, tmp_path / "out")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stage, "_sample", killed)
+        patched.setattr(stage, "draw", killed)
         retrieve(config, sample, queries, tmp_path / "killed")
     retrieve(RetrieveConfig(depth=50, k1=1.2), sample, queries, tmp_path / "other")
     assert len(built) == 4, "another k1 is another index"

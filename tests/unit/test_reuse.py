@@ -12,7 +12,8 @@ from kfp import dsl
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import content_digest, read_manifest, write_manifest
-from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.store import stage_results
 from tests.refusals import refuses

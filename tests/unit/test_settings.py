@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from inranker_flow.config import cluster, sections, server
+from inranker_flow.config import cluster, retrieval, sections, server
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.rules import Above, Below, Range, Text
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, TeacherConfig
@@ -62,7 +62,7 @@ HOSTILE: tuple[Any, ...] = (
     _ITSELF,
     object(),
 )
-KINDS = {**vars(cluster), **vars(server), **vars(sections)}
+KINDS = {**vars(cluster), **vars(server), **vars(retrieval), **vars(sections)}
 SECTIONS = [each for each in KINDS.values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
 RULES = (Range, Above, Below, Text)
 CONFIGS = [*(each for each in SECTIONS if not issubclass(each, RULES)), Wishes]
@@ -109,7 +109,7 @@ def test_a_hostile_value_is_taken_or_refused_in_one_line_that_names_the_key(kind
         elif isinstance(found, str):
             assert "\0" not in found
             found.encode("utf-8")  # what is taken can be written to JSON
-            assert "secret" not in found or "\n" in found or name in ("prompt", "instruction")
+            assert "secret" not in found or "\n" in found or name in ("prompt", "instruction", "body")
 
 
 @pytest.mark.parametrize(

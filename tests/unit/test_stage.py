@@ -14,7 +14,8 @@ from kfp import dsl
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import run_stage
 from inranker_flow.store import unfinished

@@ -13,7 +13,8 @@ import pytest
 
 from inranker_flow import words
 from inranker_flow.config.parsing import parse
-from inranker_flow.config.sections import CorpusConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.analyser import Analyser, in_language
 from inranker_flow.retrieval.bm25 import BM25

@@ -1,4 +1,4 @@
-"""`inranker evaluate`: measure rerankers on a collection with judgements, beside BM25 whose candidates they rank.
+"""`inranker evaluate`: measure rerankers on a collection with judgements, beside the first stage whose candidates they rank.
 
     inranker evaluate data/handbook out/student models:/inranker@champion --out results
 
@@ -13,19 +13,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from inranker_flow import scratch
 from inranker_flow.commands import console
 from inranker_flow.commands.command import Parser, command
 from inranker_flow.commands.options import sections
-from inranker_flow.config.sections import (
-    CorpusConfig,
-    EvaluateConfig,
-    PrepareConfig,
-    RetrieveConfig,
-    TeacherConfig,
-)
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PrepareConfig, TeacherConfig
+from inranker_flow.config.values import FirstStageName
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.rankers.checkpoints import locate
@@ -110,7 +106,7 @@ def named(models: Sequence[str]) -> dict[str, Path]:
             name, reference = "", text
         folder = locate(reference) or Path(reference)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", name or reference.rstrip("/").rpartition("/")[2]) or "model"
-        if name in found or name == "bm25":
+        if name in found or name in get_args(FirstStageName):
             raise UserError(
                 f"{text}: two systems are called {name}; give it a name: NAME={reference}", code="setting-twice"
             )

@@ -18,7 +18,7 @@ class Distilled:
     """The result of a run. ``verdict``: PROMOTE, or HOLD where the student is not shown to be better, or NOTHING where no
     corpus was new (`retrain`); ``reason`` says why.
 
-    ``measures``: data set -> system (bm25, phase1, phase2, teacher, champion) -> mean of ``measure``. ``student``: the
+    ``measures``: data set -> system (bm25 or another first stage, phase1, ...) -> mean of ``measure``. ``student``: the
     student's folder, which :class:`inranker_flow.Reranker` and `transformers` load. ``report``: the page with the evidence,
     HTML. ``model`` and ``version``: its name and number in the MLflow registry. All but the first two are blank for NOTHING.
     """

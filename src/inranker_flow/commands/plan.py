@@ -103,6 +103,7 @@ def _device(wanted: str, profile: Profile, cluster: ClusterConfig) -> str:
     checkpoints = [each.checkpoint for each in profile.teacher.all if each.backend == "local"]
     checkpoints += [profile.generation.checkpoint] if profile.generation.backend != "crop" else []
     checkpoints += [profile.phase1.checkpoint]
+    checkpoints += [profile.retrieval.dense.checkpoint] if profile.retrieval.encoder else []
     if wanted == HERE or (not wanted and all(map(speed.is_here, checkpoints))):
         return speed.this_device()
     device = wanted or (cluster.gpu_model if cluster.gpus else "cpu")
@@ -154,7 +155,9 @@ class _Speeds(_Known):
             "score": speed.measure_scoring,
             "generate": speed.measure_generation,
             "train": speed.measure_training,
-        }[work]
+        }.get(work)
+        if measure is None:
+            return None
         found: Speed | None = measure(section, sample, self.calibrate == "1")
         return found
 
@@ -194,7 +197,7 @@ def _always(plan: Plan) -> list[str]:
     notes = [
         "without reuse: labels, queries and results that are there already cost nothing; the plan cannot know them",
         "the total counts documents once, queries where they are searched, and pairs where the teacher labels them",
-        "none of the generated queries is dropped, and BM25 finds every negative",
+        "none of the generated queries is dropped, and the first stage finds every negative",
         f"stored: {STORED_CHARACTER} bytes a character, {STORED_LABEL} a label, 4 a weight (assumed); what "
         "earlier runs left is not in it",
         f"hours: {START_SECONDS} seconds in each for a task's start (assumed)",

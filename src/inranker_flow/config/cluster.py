@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from inranker_flow.config.rules import Range, Text
-from inranker_flow.config.values import LABEL, Amount, Cpus, LabelName, LabelValue
+from inranker_flow.config.values import LABEL, Amount, Cpus, FirstStageName, LabelName, LabelValue
 
 
 @dataclass(frozen=True)
@@ -65,5 +65,8 @@ class ClusterConfig:
     workers: Annotated[int, Range(1, 64)] = 1
     #: Machines of one training, by Kubeflow Trainer, each with ``gpus``; 1: the stage's own pod trains.
     nodes: Annotated[int, Range(1, 64)] = 1
+    #: What `retrieve` needs: the image with torch, and GPUs, where it computes vectors; keys of the hub or of an index. Always as
+    #: `retrieval.first_stage` says.
+    first_stage: FirstStageName = "bm25"
     #: Argo tries whatever errs again, on each level (KFP's manifests say so); without, more targets fit into one run.
     retries: bool = True

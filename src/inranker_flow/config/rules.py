@@ -104,5 +104,5 @@ _CREDENTIALS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s]*@|https?://\S*[@?]"
 LONG = "is a text of "
 NO_CREDENTIALS = (
     "holds a user's name, a password or a query, which every run would record; leave it out of the address (keys are given "
-    "in the environment: OPENAI_API_KEY, TEACHER_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
+    "in the environment: OPENAI_API_KEY, TEACHER_API_KEY, SEARCH_API_KEY, AWS_ACCESS_KEY_ID, HF_TOKEN)"
 )

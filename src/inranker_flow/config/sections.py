@@ -32,6 +32,7 @@ from inranker_flow.config.values import (
 #: Settings of a collection that earlier versions did not have.
 _LATER = (
     "text_fields", "query_fields", "language", "log", "log_queries", "fields", "passage_tokens", "passage_overlap",
+    "runs",
 )  # fmt: skip
 
 
@@ -79,6 +80,10 @@ class CorpusConfig:
     passage_tokens: Count = 0
     #: Tokens at the end of a passage with which the next one of the same section begins again, in whole sentences.
     passage_overlap: Count = 0
+    #: Run files, for `retrieval.first_stage: run`: what another system found for its test and training queries. TREC's form
+    #: (query Q0 document rank score name) or Parquet (query_id, doc_id, score); names below the collection's folder, or
+    #: addresses.
+    runs: tuple[str, ...] = ()
     #: Fields of ir_datasets' documents whose text is read (joined by blanks), instead of the data set's own.
     text_fields: tuple[str, ...] = ()
     #: The same of its queries.
@@ -135,36 +140,6 @@ class PrepareConfig:
     #: Test queries that are kept; 0 keeps all.
     max_test_queries: Count = 0
     #: Seed of the choice.
-    seed: Count = 0
-
-
-@dataclass(frozen=True)
-class RetrieveConfig:
-    """BM25 as Anserini runs it (k1 = 0.9, b = 0.4)."""
-
-    #: BM25's k1: how soon more of the same word in a passage stops to count (Anserini: 0.9).
-    k1: Annotated[float, Range(0, 100)] = 0.9
-    #: BM25's b: how much a passage's length counts (Anserini: 0.4).
-    b: Share = 0.4
-    #: Language whose stop words are left out; empty leaves out none. A collection's `language` comes first.
-    stopwords: str = "english"
-    #: Language of the stemmer; empty leaves words as they are. A collection's `language` comes first.
-    stemmer: str = "english"
-    #: Passage lengths as Lucene keeps them, in one byte, so that scores are Anserini's. Otherwise they are exact.
-    lucene_lengths: bool = False
-    #: Negatives are drawn from so many best passages of each training query (InRanker: BM25's top 1,000).
-    depth: Positive = 1000
-    #: Negatives for each training query (InRanker: 9).
-    negatives: Count = 9
-    #: `retrain`: a query that is as it was when an earlier run labelled it keeps its negatives while this share of
-    #: `negatives` is still in the corpus; then all are drawn anew.
-    keep_share: Share = 0.6
-    #: Candidates for each test query, the same for every system that is evaluated.
-    test_depth: Positive = 100
-    #: The stage ends where more than this share of the training or of the test queries find nothing at all, which is how
-    #: a wrong language shows. 1: never.
-    max_without_hits: Share = 0.5
-    #: Seed of the draw of negatives.
     seed: Count = 0
 
 

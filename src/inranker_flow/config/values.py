@@ -16,6 +16,10 @@ Kind = Literal["monot5", "causal", "encoder"]
 LABELLED_TEXTS = ("inranker-beir", "soft-labels")
 LABELS = ("inranker-msmarco", "soft-labels")
 LABELS_FORMS = "inranker-msmarco:FILE.tsv or soft-labels:FILE"
+#: What finds candidates: see `RetrieveConfig.first_stage`.
+FirstStageName = Literal["bm25", "dense", "hybrid", "run", "opensearch"]
+#: Of these, the ones that compute vectors.
+ENCODING = ("dense", "hybrid")
 
 Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[int, Range(1, MOST)]

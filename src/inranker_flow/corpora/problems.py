@@ -36,6 +36,8 @@ BROKEN = {
     "duplicate_label": "soft labels of a pair that was labelled before",
     "label_unknown_query": "soft labels of a query that is not there",
     "label_unknown_document": "soft labels of a document that is not there",
+    "run_unknown_document": "rows of a run about a document that is not there",
+    "duplicate_run_row": "rows of a run whose query and document were seen before",
     "label_of_test_query": "soft labels of a test query",
 }
 #: Kinds that are only reported: the same text under two ids is common and breaks nothing; a query that nobody judged

@@ -17,7 +17,7 @@ WORKERS, NODES, SECRET_NAMES = "INRANKER_WORKERS", "INRANKER_NODES", "INRANKER_S
 STORE, SCRATCH, CACHE = "INRANKER_STORE", "INRANKER_SCRATCH", "INRANKER_CACHE"
 ARTIFACT_ROOT, CODE_VERSION = "INRANKER_ARTIFACT_ROOT", "INRANKER_CODE_VERSION"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-ENDPOINT_KEY, TEACHER_KEY = "OPENAI_API_KEY", "TEACHER_API_KEY"
+ENDPOINT_KEY, TEACHER_KEY, SEARCH_KEY = "OPENAI_API_KEY", "TEACHER_API_KEY", "SEARCH_API_KEY"
 
 
 def everything() -> Mapping[str, str]:
@@ -266,6 +266,12 @@ def endpoint_key() -> str:
 def teacher_key() -> str:
     """Return ``TEACHER_API_KEY``: the key of the server that scores pairs."""
     return _text(TEACHER_KEY)
+
+
+def search_key() -> str:
+    """Return ``SEARCH_API_KEY``: the key of the index that is the first stage, perhaps with its kind before it
+    (``ApiKey``, ``Basic``)."""
+    return _text(SEARCH_KEY)
 
 
 def certificates() -> str:

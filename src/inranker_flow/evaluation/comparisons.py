@@ -59,12 +59,12 @@ def intervals(summary: Mapping[str, Any], table: Any) -> dict[str, Any]:
 def comparisons(summary: Mapping[str, Any], table: Any) -> list[dict[str, Any]]:
     """Return each step of the method by measure and dataset: mean difference, queries won and lost, both paired tests, effect.
 
-    The first student against BM25, each later one against the student before it, the last against BM25, the teacher
+    The first student against the first stage, each later one against the student before it, the last against both, the teacher
     and the champion. Holm corrects over the datasets of one such step and measure; a family is one dataset.
     """
-    last = list(summary["students"])[-1:]
-    chain = list(pairwise(["bm25", *summary["students"]]))
-    chain += [("bm25", mine) for mine in last if ("bm25", mine) not in chain]
+    last, first = list(summary["students"])[-1:], summary["systems"][0]
+    chain = list(pairwise([first, *summary["students"]]))
+    chain += [(first, mine) for mine in last if (first, mine) not in chain]
     chain += [(other, mine) for mine in last for other in ("teacher", "champion") if other in summary["systems"]]
     groups = measures.grouped(summary["datasets"])
     compared = []

@@ -46,7 +46,8 @@ class Decision:
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
-    against: Literal["champion", "bm25"]
+    #: champion, or the first stage by its kind.
+    against: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def decide(
     *,
     baseline: Measures | None = None,
     evidence: Evidence = Evidence(),
+    first_stage: str = "bm25",
 ) -> Decision:
     """PROMOTE, HOLD or REJECT ``challenger``, against ``champion`` or, for a first model (None), against ``baseline``.
 
@@ -101,7 +103,7 @@ def decide(
         value = getattr(policy, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"promotion.{name}: {value} is not a finite number of at least 0", code="setting-value")
-    against: Literal["champion", "bm25"] = "bm25" if champion is None else "champion"
+    against = first_stage if champion is None else "champion"
     opponent = (baseline or {}) if champion is None else champion
 
     rejections = _incomparable(opponent, challenger, against)
@@ -271,4 +273,4 @@ def _incomparable(opponent: Measures, challenger: Measures, against: str) -> lis
 
 
 def _title(against: str) -> str:
-    return "BM25" if against == "bm25" else "the champion"
+    return {"champion": "the champion", "bm25": "BM25"}.get(against, "the first stage")

@@ -1,4 +1,4 @@
-"""What every system reranks: the same BM25 candidates of the same judged test queries, with their texts."""
+"""What every system reranks: the same candidates of a first stage, of the same judged test queries, with their texts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class JudgedSet:
     dataset: str
     #: query id -> document id -> relevance, for every judged test query.
     qrels: dict[str, dict[str, int]]
-    #: BM25's run (`tables.RUN`), sorted by query and rank.
-    bm25: pa.Table
-    #: (query, passage) to score: one for each row of ``bm25``, or the passages of a row one after another.
+    #: The first stage's run (`tables.RUN`), sorted by query and rank.
+    run: pa.Table
+    #: (query, passage) to score: one for each row of ``run``, or the passages of its document one after another.
     pairs: list[tuple[str, str]]
-    #: The first pair of each row of ``bm25``, int64.
+    #: The first pair of each row of ``run``, int64.
     starts: np.ndarray
     #: Texts of the judged test queries.
     queries: dict[str, str]
@@ -42,21 +42,21 @@ class JudgedSet:
     dropped: int
     #: Artifact -> digest of its content.
     digests: dict[str, str]
-    #: The whole text of each document of ``bm25``, and how ``pairs`` were cut out of it.
+    #: The whole text of each document of ``run``, and how ``pairs`` were cut out of it.
     documents: dict[str, str] = field(default_factory=dict)
     passages: Passages = WHOLE
-    #: Of documents that were cut: for each row of ``bm25``, a document, its passages among the candidates, the best first.
+    #: Of documents that were cut: for each row of ``run``, a document, its passages among the candidates, the best first.
     members: Sequence[tuple[str, ...]] = ()
 
     def cut(self, passages: Passages) -> JudgedSet:
         """Return the same set with the pairs of a model that reads ``passages``."""
         if passages == self.passages:
             return self
-        pairs, starts = _pairs(self.bm25, self.members, self.queries, self.documents, passages)
+        pairs, starts = _pairs(self.run, self.members, self.queries, self.documents, passages)
         return replace(self, pairs=pairs, starts=starts, passages=passages)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """Return the score of each row of ``bm25`` from the scores of ``pairs``: that of its best passage."""
+        """Return the score of each row of ``run`` from the scores of ``pairs``: that of its best passage."""
         return np.maximum.reduceat(scores, self.starts) if self.starts.size else scores
 
 

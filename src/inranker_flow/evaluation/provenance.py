@@ -49,6 +49,14 @@ def _record(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def first_stage(candidates: Sequence[Path]) -> dict[str, str]:
+    """Return kind and name of what found the candidates, as `retrieve` noted them; of candidates by several, of any kind."""
+    found = [read_manifest(each).details.get("first_stage", {"kind": "bm25", "name": "BM25"}) for each in candidates]
+    kinds = {each["kind"] for each in found} or {"bm25"}
+    names = list(dict.fromkeys(each["name"] for each in found)) or ["BM25"]
+    return {"kind": kinds.pop() if len(kinds) == 1 else "candidates", "name": ", ".join(names)}
+
+
 def generations(candidates: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the counts of the synthetic queries of each dataset, which `retrieve` noted beside its pairs."""
     found = map(read_manifest, candidates)

@@ -26,7 +26,6 @@ from inranker_flow.evaluation.serving_cost import Costs
 from inranker_flow.evaluation.systems import CHAMPION, TEACHER, System
 from inranker_flow.labelling import average
 from inranker_flow.labelling.average import Level
-from inranker_flow.labelling.label_store import open_store
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
@@ -36,7 +35,7 @@ from inranker_flow.scoring.logits import SCHEMA, Logits
 from inranker_flow.scoring.rerank_server import RerankServer
 from inranker_flow.storage import uris
 from inranker_flow.store import unfinished
-from inranker_flow.store.kept_rows import ContentStore
+from inranker_flow.store.kept_rows import ContentStore, open_store
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ def _store(system: System, place: str) -> ContentStore:
     teaches = system.name == TEACHER or system.section
     if not teaches or not variables.store_root():
         return ContentStore(place, SCHEMA)
-    return open_store(system.labels, scratch.root())
+    return open_store("labels", system.labels, SCHEMA, scratch.root())
 
 
 def _kept(uri: str) -> Costs | None:

@@ -129,7 +129,7 @@ def _in_turn(turns: Sequence[Iterator[tuple[list[Pair], bool]]]) -> Iterator[tup
 
 def _of_set(judged_set: JudgedSet, count: int) -> Iterator[tuple[list[Pair], bool]]:
     """At most ``count`` queries of one test set, and of each whether its candidates had to be filled up."""
-    ends = np.append(judged_set.starts[runs.query_starts(judged_set.bm25)], len(judged_set.pairs))
+    ends = np.append(judged_set.starts[runs.query_starts(judged_set.run)], len(judged_set.pairs))
     step = max(1, (len(ends) - 1) // count)
     for first in range(0, len(ends) - 1, step):
         own = judged_set.pairs[ends[first] : ends[first + 1]][:PASSAGES]

@@ -24,7 +24,7 @@ Values = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Ranked:
-    """One system: its ``values`` by query, and the ``scores`` of the rows of each dataset's ``JudgedSet.bm25``."""
+    """One system: its ``values`` by query, and the ``scores`` of the rows of each dataset's ``JudgedSet.run``."""
 
     name: str
     values: Values
@@ -66,16 +66,16 @@ class _Cases:
 
     def __init__(self, judged_set: JudgedSet, ours: Ranked, theirs: Ranked) -> None:
         self.set, self.ours, self.theirs = judged_set, ours, theirs
-        firsts = runs.query_starts(judged_set.bm25)
-        ids = judged_set.bm25.column("query_id").take(firsts).to_pylist()
+        firsts = runs.query_starts(judged_set.run)
+        ids = judged_set.run.column("query_id").take(firsts).to_pylist()
         self.rows = {
             query_id: slice(int(first), int(end))
-            for query_id, first, end in zip(ids, firsts, [*firsts[1:], judged_set.bm25.num_rows], strict=True)
+            for query_id, first, end in zip(ids, firsts, [*firsts[1:], judged_set.run.num_rows], strict=True)
         }
 
     def case(self, query_id: str) -> dict[str, Any]:
         rows = self.rows[query_id]
-        ids = self.set.bm25.column("doc_id").slice(rows.start, rows.stop - rows.start).to_pylist()
+        ids = self.set.run.column("doc_id").slice(rows.start, rows.stop - rows.start).to_pylist()
         grades = self.set.qrels[query_id]
         places = [self._places(each, rows, ids) for each in (self.ours, self.theirs)]
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from inranker_flow import cpus
 from inranker_flow.artifacts import tables
-from inranker_flow.config.sections import GenerateConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.evaluation.leaks import Finder
 from inranker_flow.generation.answers import query_in
 from inranker_flow.retrieval.searchers import Searchers

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.sections import ScoringConfig, Teacher
-from inranker_flow.environment import variables
-from inranker_flow.errors import UserError
 from inranker_flow.rankers import devices, forms
 from inranker_flow.rankers.checkpoints import checkpoint_identity
 from inranker_flow.rankers.monot5_prompt import RENDERER_VERSION
 from inranker_flow.scoring.job import Checkpoint
-from inranker_flow.scoring.logits import SCHEMA
 from inranker_flow.scoring.rerank_apis import CLIENT_VERSION
-from inranker_flow.storage import uris
-from inranker_flow.store.kept_rows import ContentStore
 
 
 def label_identity(teacher: Checkpoint) -> dict[str, Any]:
@@ -45,20 +37,3 @@ def identity_of(teacher: Teacher) -> dict[str, Any]:
 def _resolved(teacher: Checkpoint) -> ScoringConfig:
     scoring = forms.identity(teacher.reference, teacher.scoring, teacher.revision)
     return replace(scoring, dtype=devices.settled_dtype(scoring.dtype))
-
-
-def open_store(identity: dict[str, Any], aside: Path) -> ContentStore:
-    """Return the labels of one teacher: below ``INRANKER_STORE``, or in the folder ``aside`` where there is none."""
-    root = variables.store_root()
-    if not root:
-        return ContentStore(str(aside), SCHEMA)
-    text = json.dumps(identity, indent=1, sort_keys=True).encode()
-    uri = f"{root}/labels/{sha256(text).hexdigest()[:32]}"
-    try:
-        uris.put_if_absent(text, f"{uri}/identity.json")  # for people
-    except OSError as error:
-        raise UserError(
-            f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off",
-            code="store-refused",
-        ) from error
-    return ContentStore(uri, SCHEMA)

@@ -16,15 +16,16 @@ from inranker_flow.config.sections import Teacher, TeacherConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.labelling.average import Level, scores
 from inranker_flow.labelling.int8_error import measure_error
-from inranker_flow.labelling.label_store import identity_of, open_store
+from inranker_flow.labelling.label_store import identity_of
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, ShardedJob, Source, Work
-from inranker_flow.scoring.logits import Logits
+from inranker_flow.scoring.logits import SCHEMA, Logits
 from inranker_flow.scoring.rerank_apis import MOST_LOG_ODDS
 from inranker_flow.scratch import scratch_folder
+from inranker_flow.store.kept_rows import open_store
 from inranker_flow.store.sharing import Share
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class Labels:
         """Find what the store has; ``digests`` name the inputs that the pairs come from."""
         identity = identity_of(teacher)
         aside = scratch_folder("teacher_label", identity, list(digests))
-        return cls(section, teacher, pairs, identity, Logits(open_store(identity, aside), keys), aside)
+        return cls(
+            section, teacher, pairs, identity, Logits(open_store("labels", identity, SCHEMA, aside), keys), aside
+        )
 
     def complete(self, config: TeacherConfig, source: Source, share: Share) -> tuple[Work, dict[str, float]]:
         """Label what is missing. Returns what it cost, and what is known of 8 bits' error."""

@@ -94,6 +94,7 @@ def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[
 
 def _measures(system: str, summary: Mapping[str, Any]) -> str:
     headline, datasets, systems = summary["headline"], summary["datasets"], summary["systems"]
+    found_by = escape(summary.get("first_stage", {}).get("name", "BM25"))
     if not datasets:
         return "It was measured on no dataset: there were no judged test queries."
     shown = {each: f"**this model** ({escape(each)})" if each == system else escape(each) for each in systems}
@@ -103,8 +104,8 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
         limit = found.get("ceiling", {}).get("means", {}).get(headline)
         rows.append([escape(dataset), str(found["queries"]), *means, "-" if limit is None else f"{limit:.4f}"])
     text = (
-        f"Mean {headline}. Every system reranks the same BM25 candidates of the same queries; the limit is what a perfect "
-        f"reranker of them would reach.\n\n{_table(rows)}"
+        f"Mean {headline}. Every system reranks the same candidates ({found_by}) of the same queries; the limit is what a "
+        f"perfect reranker of them would reach.\n\n{_table(rows)}"
     )
     for measure in summary["measures"][1:]:
         each = "; ".join(

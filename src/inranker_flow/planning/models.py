@@ -96,6 +96,15 @@ def computing(reference: str) -> float:
     return max(weights - float(looked_up), weights / 10)
 
 
+def dimensions(reference: str) -> int:
+    """Return the numbers of a bi-encoder's vector: what its config.json says, else 768 (assumed)."""
+    try:
+        config = json.loads((_folder(reference) / "config.json").read_text(encoding="utf-8"))
+        return int(config["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 768
+
+
 def reading_of(config: DistillConfig, start: str) -> ScoringConfig:
     """Return how the student that starts from ``start`` reads, as far as its prompt's length goes."""
     return ScoringConfig(

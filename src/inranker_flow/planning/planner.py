@@ -81,6 +81,8 @@ class _Planner:
         elif targets and not all(counted.published for counted, _ in targets):
             write = self._ask("generate", generation, self._generating(every))
 
+        encoder = self.profile.retrieval.encoder
+        self.embed = self._ask("embed", encoder, self._embedding(every)) if encoder else None
         source_pairs = self._source(source, teachers)
         target_pairs = sum(self._target(counted, corpus, teachers, write) for counted, corpus in targets)
         self._distill("distill_phase1", self.profile.phase1, source_pairs, student, train)
@@ -146,7 +148,7 @@ class _Planner:
         """Write rows of the source; return its labelled pairs."""
         self._prepared(source)
         queries = 0 if source.published else source.train_queries
-        pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.negatives
+        pairs = 0 if source.published else source.positives + queries * self.profile.retrieval.wanted
         self._retrieved(source, queries, pairs)
         self._labelled(source, queries, pairs, teachers)
         return pairs or source.published
@@ -167,7 +169,7 @@ class _Planner:
                 hours=_hours(written, write, self.workers), stored=round(written * counted.query_characters * STORED_CHARACTER),
             )  # fmt: skip
         queries = written + counted.logged
-        pairs = queries * (1 + self.profile.retrieval.negatives)
+        pairs = queries * (1 + self.profile.retrieval.wanted)
         self._retrieved(counted, queries, pairs)
         self._labelled(counted, queries, pairs, teachers)
         return pairs or counted.published
@@ -176,7 +178,31 @@ class _Planner:
         found = counted.test_queries * self.profile.retrieval.test_depth
         texts = round(queries * counted.query_characters * STORED_CHARACTER)
         stored = pairs * STORED_PAIR + found * STORED_HIT + texts
-        self._add(counted.name, "retrieve", queries=queries + counted.test_queries, pairs=pairs, stored=stored)
+        asked = queries + counted.test_queries
+        tokens = 0
+        hours: float | None = 0.0
+        if encoder := self.profile.retrieval.encoder:
+            assert self.embed
+            tokens = round(
+                counted.documents * self._vector_tokens(counted) + asked * counted.query_characters / CHARACTERS
+            )
+            hours = _hours(tokens, self.embed)
+            stored += counted.documents * 4 * models.dimensions(encoder.checkpoint)
+        self._add(
+            counted.name, "retrieve", documents=counted.documents if tokens else 0, queries=asked, pairs=pairs,
+            tokens=tokens, hours=hours, stored=stored,
+        )  # fmt: skip
+
+    def _vector_tokens(self, counted: Counted) -> float:
+        """Return tokens of a passage of this collection in the mean, as the bi-encoder reads it."""
+        encoder = self.profile.retrieval.dense
+        lengths = np.array([float(len(text)) for text in counted.passages] or [counted.passage_characters])
+        tokens = lengths / self.tokens.of(encoder.checkpoint, counted).passage + 2
+        return float(np.minimum(tokens, encoder.max_length or ScoringConfig.max_length).mean())
+
+    def _embedding(self, every: Sequence[Counted]) -> Sample:
+        passages = [text for each in every for text in each.passages]
+        return Sample([], passages, float(np.mean([self._vector_tokens(each) for each in every])), 0.0)
 
     def _labelled(self, counted: Counted, queries: int, pairs: int, teachers: Teachers) -> None:
         tokens, hours = self._scored([(counted, pairs)], teachers, self.workers)

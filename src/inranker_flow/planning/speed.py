@@ -32,7 +32,7 @@ from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
 from inranker_flow.tracking.runs import DEVICE
 
-Work = Literal["score", "generate", "train"]
+Work = Literal["score", "generate", "train", "embed"]
 
 #: Device -> (10^12 floating point operations a second in dense bfloat16, 10^9 bytes of memory a second), from the
 #: vendor's data sheets (T4 and V100: float16). The CPU's are of eight server cores.
@@ -41,7 +41,7 @@ DEVICES = {
     "A100": (312, 2039), "H100": (989, 3350), "H200": (989, 4800), "B200": (2250, 8000), "cpu": (1, 100),
 }  # fmt: skip
 #: Share of those that is reached; assumed. Generation is bound by memory: each step reads all weights once for a batch.
-REACHED = {"score": 0.4, "train": 0.3, "generate": 0.4}
+REACHED = {"score": 0.4, "embed": 0.4, "train": 0.3, "generate": 0.4}
 #: What no GPU makes shorter, because the host is in the way: tokens scored a second, seconds of a training step and of one
 #: generated token of a batch; assumed.
 MOST_TOKENS, STEP_SECONDS, TOKEN_SECONDS = 1e6, 0.02, 0.03
@@ -85,7 +85,7 @@ def by_size(work: Work, reference: str, device: str, sample: Sample, batch: int 
     size = f"{weights / 1e6:,.{1 if weights < 1e7 else 0}f}"
     of_kind = "" if kind == "monot5" or work == "generate" else f" ({kind})"
     how = f"{reference}: {size} million weights{of_kind} on {device}, {share:.0%} of {peak:,} TFLOP/s reached"
-    if work == "score":
+    if work in ("score", "embed"):
         return Speed(min(speed / (2 * reading), MOST_TOKENS), f"{how}, {MOST_TOKENS:,.0f} tokens/s at most")
     if work == "train":
         step = max(6 * reading * sample.prompt_tokens * batch / speed, STEP_SECONDS)
@@ -104,7 +104,7 @@ def by_history(work: Work, reference: str, device: str, database: Path) -> Speed
 
     ``device`` "": any. None where there is none. Nothing is made: neither database nor experiment.
     """
-    if not variables.tracking_uri() and not database.is_file():
+    if work == "embed" or (not variables.tracking_uri() and not database.is_file()):
         return None
     folder = Path(reference).expanduser()
     recorded = str(folder.resolve()) if folder.is_dir() else reference  # as it is submitted

@@ -37,6 +37,8 @@ class Need:
     workers: int = 1
     #: Machines of one training (`cluster.nodes`).
     nodes: int = 1
+    #: The first stage that the pipeline was compiled for (`cluster.first_stage`).
+    first_stage: str = "bm25"
     #: The same of the largest task without GPUs, where it waits in another queue.
     cpu_task: Mapping[str, Any] = field(default_factory=dict)
 

@@ -28,13 +28,14 @@ BATCH_COST = 64
 
 
 class Batches:
-    """The budget of one device: ``tokens`` padded tokens, ``pad_to`` the multiple that lengths are padded to.
+    """The budget of one device: ``tokens`` padded tokens, ``pad_to`` the multiple that lengths are padded to, ``section`` the
+    settings that a person changes where not even one row fits.
 
     The budget is halved when a batch does not fit in memory, for the rest of the process.
     """
 
-    def __init__(self, tokens: int, pad_to: int) -> None:
-        self.tokens, self.pad_to = tokens, pad_to
+    def __init__(self, tokens: int, pad_to: int, section: str = "scoring") -> None:
+        self.tokens, self.pad_to, self.section = tokens, pad_to, section
 
     @classmethod
     def of(cls, scoring: ScoringConfig, device: Any, dtype: Any) -> Batches:
@@ -88,8 +89,8 @@ class Batches:
     def _halve(self, count: int, longest: int, reason: str) -> None:
         if count == 1:
             raise UserError(
-                f"out of memory with a single prompt of {longest} tokens: lower scoring.max_length, set scoring.dtype to "
-                f"bfloat16, or take a device with more memory ({reason})",
+                f"out of memory with a single prompt of {longest} tokens: lower {self.section}.max_length, set "
+                f"{self.section}.dtype to bfloat16, or take a device with more memory ({reason})",
                 code="out-of-memory",
             )
         free()

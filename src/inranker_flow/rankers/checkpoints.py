@@ -139,6 +139,13 @@ def load_classifier(reference: str, revision: str = "", dtype: Any = None) -> tu
     return _pair(reference, model, load_tokenizer(reference, revision))
 
 
+def load_body(reference: str, revision: str = "", dtype: Any = None) -> tuple[Any, Any]:
+    """As :func:`load_seq2seq`, for a model without any head: what makes vectors of tokens."""
+    source = _source(reference, revision)
+    model = _load(reference, source, _config(reference, source), "AutoModel", dtype)
+    return _pair(reference, model, load_tokenizer(reference, revision))
+
+
 def load_encoder(reference: str, revision: str, seed: int, change: Change) -> tuple[Any, Any, bool]:
     """Return (model with a classification head, tokenizer, whether the head is new), in float32, to be trained.
 
@@ -243,6 +250,8 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any, n
             ignore_mismatched_sizes=new_head,
             **source[1],
         )
+    if kind == "AutoModel":  # the layer over its first token, which few such checkpoints keep, makes no vector here
+        found["missing_keys"] = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
     if new_head:
         inside = f"{model.base_model_prefix}."
         found["missing_keys"] = [

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 #: Multiplications below which a call's fixed costs decide, and PyTorch's default is the cheaper one.
 _SMALL = 1 << 20
 #: Elements below which a weight matrix is not packed, for the same reason.
-_SMALL_WEIGHT = 1 << 15
+SMALL_WEIGHT = 1 << 15
 #: The least of a scale: rows of zeros have one, too.
 _LEAST = 1e-30
 #: Rows that a weight is packed for; other numbers of rows work as well.
@@ -56,6 +56,20 @@ class PackedWeight(Weight):
 
     def added(self, x: Tensor, to: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self.weight, None, "add")
+        return result
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer with its bias, packed as :class:`PackedWeight` is: for inference, in the place of the layer."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _PACKED_FOR)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x @ weight.T + bias``."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return result
 
 
@@ -116,7 +130,7 @@ def int8_works() -> bool:
 def packed(weight: Tensor) -> Weight:
     """Return ``weight`` in the form that is fastest for inference on its device; it must not change any more."""
     weight = weight.detach()
-    if weight.device.type == "cpu" and weight.numel() >= _SMALL_WEIGHT and onednn_works(weight.dtype):
+    if weight.device.type == "cpu" and weight.numel() >= SMALL_WEIGHT and onednn_works(weight.dtype):
         return PackedWeight(weight)
     return Weight(weight)
 

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-_TITLES = {"bm25": "BM25", "phase1": "Phase 1", "phase2": "Phase 2", "teacher": "Teacher", "champion": "Champion"}
+#: First stages, by their kind: what every other system reranks.
+_FIRST = {
+    "bm25": "BM25", "dense": "Bi-encoder", "hybrid": "BM25 + bi-encoder", "run": "Run files", "opensearch": "Search index",
+    "candidates": "First stage",
+}  # fmt: skip
+_TITLES = {**_FIRST, "phase1": "Phase 1", "phase2": "Phase 2", "teacher": "Teacher", "champion": "Champion"}
 #: (light, dark) theme. Distinct for colour-blind readers, and by lightness alone: grey, pale, strong, ochre, purple.
 _COLOURS = {
-    "bm25": ("#9aa3ae", "#77808c"),
+    **dict.fromkeys(_FIRST, ("#9aa3ae", "#77808c")),
     "phase1": ("#8ec1ea", "#4f86b5"),
     "phase2": ("#0b5cad", "#4aa8ff"),
     "teacher": ("#d8931f", "#e0a63c"),

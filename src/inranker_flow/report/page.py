@@ -61,8 +61,9 @@ def render(
         "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
         "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
+    first_stage = summary.get("first_stage", {}).get("name", "BM25")
     return _template().render(
-        **{"left_out": {}, **summary},  # a summary of older code knows of none
+        **{"left_out": {}, **summary, "first_stage": first_stage},  # a summary of older code knows of neither
         decision=decision,
         reality=reality,
         outcome=outcome(decision) if decision else "",
@@ -149,12 +150,12 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
     if not summary["datasets"]:
         return "Nothing was measured: no collection has judged test queries."
     headline, average = summary["headline"], summary["average"]
-    best = next((name for name in reversed(summary["students"]) if name in average), "bm25")
+    best = next((name for name in reversed(summary["students"]) if name in average), summary["systems"][0])
     value = average[best][headline]
     datasets = _names(summary)
     where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
     parts = [f"{title(best)} reaches {headline} {number(value)} {where}"]
-    if best != "bm25":
+    if best != summary["systems"][0]:
         gains = [f"{_versus(value - average[other][headline], title(other))}" for other in _before(summary, best)]
         parts.append(" and ".join(gains))
     if "teacher" in summary["systems"] and average["teacher"][headline] > 0:
@@ -182,9 +183,9 @@ def leak_sentence(leaks: Mapping[str, Any]) -> str:
 
 
 def _before(summary: Mapping[str, Any], system: str) -> list[str]:
-    """BM25, and the student before ``system``."""
+    """The first stage, and the student before ``system``."""
     students = summary["students"]
-    return ["bm25", *students[: students.index(system)][-1:]]
+    return [summary["systems"][0], *students[: students.index(system)][-1:]]
 
 
 def _versus(gain: float, other: str) -> str:
@@ -244,7 +245,7 @@ def _significance(rows: Sequence[Mapping[str, Any]]) -> str:
 def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
     """Return (dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
     students = summary["students"]
-    before = dict(zip(students, ["bm25", *students], strict=False))
+    before = dict(zip(students, [summary["systems"][0], *students], strict=False))
     return {
         (row["dataset"], row["measure"], row["system"]): "▲" if row["difference"] > 0 else "▼"
         for row in summary["comparisons"]

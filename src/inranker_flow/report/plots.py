@@ -18,7 +18,7 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     """Return the mean of the headline measure against the median latency of reranking 100 passages, in milliseconds
     (logarithmic).
 
-    BM25 is the line of what costs no reranking at all. "" where nothing was measured or no latency was.
+    The first stage is the line of what costs no reranking at all. "" where nothing was measured or no latency was.
     """
     systems, headline, models = summary["systems"], summary["headline"], summary["models"]
     timed = [s for s in systems if models.get(s, {}).get("latency_median_ms")]
@@ -51,10 +51,11 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     axis = "median latency of reranking 100 passages; a line to the 95th percentile"
     axis = axis if width > 600 else "median for 100 passages, line to p95"
     parts.append(_text((_LEFT + right) / 2, height - 8, axis, "middle", 11.5))
-    base = y(values["bm25"])
+    first = systems[0]
+    base = y(values[first])
     parts.append(
-        f'<path class="l-{systems.index("bm25")}" d="M{_LEFT} {base:.1f}H{right}" stroke-width="1.75" '
-        f'stroke-dasharray="6 4"><title>BM25 alone: {headline} {values["bm25"]:.4f}, no reranking</title></path>'
+        f'<path class="l-0" d="M{_LEFT} {base:.1f}H{right}" stroke-width="1.75" '
+        f'stroke-dasharray="6 4"><title>{escape(title(first))} alone: {headline} {values[first]:.4f}, no reranking</title></path>'
     )
     labels: list[list[Label]] = []
     taken: list[Box] = [(_LEFT, right, base - 1, base + 1)]
@@ -81,12 +82,12 @@ def cost_svg(summary: Mapping[str, Any], width: int = 860) -> str:
                 (across - 4, up + 20, text, "start"),
             ]
         )
-    floor = f"BM25 {number(values['bm25'])}, no reranking"
+    floor = f"{title(first)} {number(values[first])}, no reranking"
     labels.append([(_LEFT + 6, base - 6, floor, "start"), (right - 2, base - 6, floor, "end")])
     # Not up to the axis, whose own labels stand to its left.
     parts += [_label(*each) for each in _apart(labels, taken, (_LEFT + 2, right, 2, bottom))]
     described = ". ".join(f"{title(s)}: {headline} {values[s]:.3f} at {shown[s]:.1f} ms" for s in timed)
-    name = f"{headline} against latency. BM25: {values['bm25']:.3f} without reranking. {described}."
+    name = f"{headline} against latency. {title(first)}: {values[first]:.3f} without reranking. {described}."
     return _svg("".join(parts), width, height, systems, name)
 
 

@@ -22,7 +22,7 @@ from functools import cache
 import numpy as np
 
 from inranker_flow import words
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.errors import UserError
 
 #: What a word becomes that is no term.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.retrieval import index as indexes
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.retrieval.index import Index

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from inranker_flow.artifacts.hashing import priorities
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.analyser import Analyser
 from inranker_flow.storage.local import atomic_folder
@@ -68,13 +68,11 @@ def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]
     """
     builder = _Builder(passages, config)
     with atomic_folder(folder) as aside:
-        index = builder.index(lambda name, size, kind: _on_disk(aside / f"{name}.npy", size, kind))
+        index = builder.index(lambda name, size, kind: on_disk(aside / f"{name}.npy", size, kind))
         np.save(aside / "starts.npy", index.starts)
         np.save(aside / "marks.npy", index.marks)
-        for name, values in (("doc_ids", index.doc_ids), ("terms", pa.array(index.terms, pa.large_string()))):
-            table = pa.table({name: values})
-            with pa.ipc.new_file(aside / f"{name}.arrow", table.schema) as out:
-                out.write_table(table)
+        save_column(aside, "doc_ids", index.doc_ids)
+        save_column(aside, "terms", pa.array(index.terms, pa.large_string()))
         (aside / "settings.json").write_text(json.dumps(settings(config)))
 
 
@@ -83,17 +81,26 @@ def load(folder: Path, config: RetrieveConfig) -> Index:
     if json.loads((folder / "settings.json").read_text()) != settings(config):
         raise UserError(f"{folder}: this index was built with other settings; remove it", code="index-mismatch")
 
-    def column(name: str) -> pa.Array:
-        return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all().column(name).combine_chunks()
-
     starts = np.load(folder / "starts.npy")
     # What is empty cannot be mapped.
     passages, impacts = (
         np.load(folder / f"{name}.npy", mmap_mode="r" if starts[-1] else None) for name in ("passages", "impacts")
     )
-    doc_ids = column("doc_ids")
-    marks = np.load(folder / "marks.npy", mmap_mode="r" if len(doc_ids) else None)
-    return Index(starts, passages, impacts, doc_ids, marks, column("terms").to_pylist())
+    doc_ids = column(folder, "doc_ids")
+    held = np.load(folder / "marks.npy", mmap_mode="r" if len(doc_ids) else None)
+    return Index(starts, passages, impacts, doc_ids, held, column(folder, "terms").to_pylist())
+
+
+def save_column(folder: Path, name: str, values: pa.Array) -> None:
+    """Write NAME.arrow, as :func:`column` maps it."""
+    table = pa.table({name: values})
+    with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as out:
+        out.write_table(table)
+
+
+def column(folder: Path, name: str) -> pa.Array:
+    """Return the values that :func:`save_column` wrote, mapped and not read."""
+    return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all().column(name).combine_chunks()
 
 
 def lucene_length(lengths: np.ndarray) -> np.ndarray:
@@ -146,7 +153,7 @@ class _Builder:
             # In the types and the order of bm25s, so that every bit is the same.
             saturation = chunk.occurrences / (norms[held] + chunk.occurrences)
             impacts[places] = np.repeat(rarity[chunk.terms], chunk.counts) * saturation
-        return Index(starts, passages, impacts, self.doc_ids, _marks(self.doc_ids), self.terms)
+        return Index(starts, passages, impacts, self.doc_ids, marks(self.doc_ids), self.terms)
 
     def _weights(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return idf of each term, and for each passage what its length makes of k1."""
@@ -160,7 +167,8 @@ class _Builder:
         return np.array(idf, np.float32), k1 * ((1 - b) + b * lengths / mean)
 
 
-def _marks(doc_ids: pa.Array) -> np.ndarray:
+def marks(doc_ids: pa.Array) -> np.ndarray:
+    """Return a hash of each doc_id, uint64."""
     parts = (doc_ids.slice(first, _CHUNK).to_pylist() for first in range(0, len(doc_ids), _CHUNK))
     return np.concatenate([np.empty(0, np.uint64), *(priorities(0, part) for part in parts)])
 
@@ -218,12 +226,13 @@ def _in_memory(name: str, size: int, kind: type) -> np.ndarray:
     return np.empty(size, kind)
 
 
-def _on_disk(path: Path, size: int, kind: type) -> np.ndarray:
+def on_disk(path: Path, size: int | tuple[int, ...], kind: type) -> np.ndarray:
     """Return a mapped array whose room on the disk is certain: to write where there is none would kill the process."""
-    if not size:
-        np.save(path, np.empty(0, kind))
-        return np.empty(0, kind)
-    mapped = np.lib.format.open_memmap(path, "w+", kind, (size,))
+    shape = size if isinstance(size, tuple) else (size,)
+    if not math.prod(shape):
+        np.save(path, np.empty(shape, kind))
+        return np.empty(shape, kind)
+    mapped = np.lib.format.open_memmap(path, "w+", kind, shape)
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return mapped

@@ -7,9 +7,85 @@ itself and no more: a corpus of which a few passages change keeps nearly all its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
+
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.retrieval.first_stage import Passages
+
+
+def draw(
+    config: RetrieveConfig,
+    passages: Passages,
+    query_ids: Sequence[str],
+    found: Sequence[np.ndarray],
+    counts: np.ndarray,
+    relevant: np.ndarray,
+) -> list[list[str]]:
+    """Return a random sample of what each query ``found`` (places) without the relevant ones, in their order; the first hit
+    before it where nothing is known to be relevant: most likely that is.
+
+    ``relevant``: places of the passages that are relevant to the queries, ``counts`` for each, in order. Whether a hit is
+    drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus. With
+    `RetrieveConfig.bands` the rank says which bands it can be drawn for.
+    """
+    sizes = np.array([len(places) for places in found])
+    which = np.repeat(np.arange(len(sizes)), sizes)
+    hits = np.concatenate(found)
+    ranks = np.arange(len(hits)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    queries = np.repeat(np.arange(len(sizes)), counts)
+    total = len(passages.doc_ids)
+    taken = queries * total + relevant
+    drawn = [np.empty(0, np.int64)]
+    for band in _bands(config):
+        inside = np.flatnonzero(
+            (ranks >= np.ceil(band.first * sizes)[which]) & (ranks < np.ceil(band.end * sizes)[which])
+        )
+        mine = which[inside]
+        # So many more than wanted that it does not matter how many of them are taken.
+        most = band.wanted + np.bincount(taken // total, minlength=len(sizes))
+        names = [f"{query_id}{band.name}" for query_id in query_ids]
+        inside_sizes = np.bincount(mine, minlength=len(sizes))
+        drawn_for, places = random_sample(config.seed, names, passages.marks[hits[inside]], inside_sizes, most)
+        at = inside[places]
+        keep = ~np.isin(drawn_for * total + hits[at], taken)
+        drawn_for, at = drawn_for[keep], at[keep]
+        at = at[np.arange(len(at)) - np.searchsorted(drawn_for, drawn_for) < band.wanted]
+        drawn.append(at)
+        taken = np.concatenate([taken, which[at] * total + hits[at]])
+    at = np.sort(np.concatenate(drawn))
+    doc_ids = passages.named(hits[at])
+    ends = np.searchsorted(which[at], np.arange(len(sizes) + 1)).tolist()
+    sampled = [doc_ids[first:last] for first, last in pairwise(ends)]
+    for number in np.flatnonzero((counts == 0) & (sizes > 0)).tolist():
+        [best] = passages.named(found[number][:1])
+        sampled[number] = [best, *(doc_id for doc_id in sampled[number] if doc_id != best)]
+    return sampled
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Ranks from a share of what a query finds to another, how many negatives are ``wanted`` of them, and the ``name`` that
+    makes its draw another one than that of other bands."""
+
+    name: str
+    first: float
+    end: float
+    wanted: int
+
+
+def _bands(config: RetrieveConfig) -> list[_Band]:
+    bands = config.bands
+    if not (bands.top or bands.middle or bands.random):
+        return [_Band("", 0, 1, config.negatives)]
+    return [
+        _Band("\x1ftop", 0, bands.top_share, bands.top),
+        _Band("\x1fmiddle", bands.top_share, bands.middle_share, bands.middle),
+        _Band("\x1frandom", 0, 1, bands.random),
+    ]
 
 
 def random_sample(

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from inranker_flow import lifeline
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.retrieval.bm25 import BM25
 
@@ -65,6 +65,10 @@ class Searchers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; what waits is not done any more."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

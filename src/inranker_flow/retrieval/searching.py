@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts import manifest, tables
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
@@ -36,21 +36,22 @@ def build_index(config: RetrieveConfig, collection: Path, stage: str = "retrieve
     if folder.exists():
         log.info("the index is there already")
         return folder
-    progress = Progress("indexing", tables.count(tables.CORPUS, collection), "documents")
-
-    def passages() -> Iterator[tuple[Sequence[str], Iterator[str]]]:
-        for batch in tables.read_batches(tables.CORPUS, collection):
-            columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
-            yield batch.column("doc_id").to_pylist(), map(default_text, *columns)
-            progress.advance(batch.num_rows)
-
     try:
-        index.build_in(folder, passages(), config)
+        index.build_in(folder, texts(collection, "indexing"), config)
     except UserError:
         if not folder.exists():  # else another process has just finished the same
             raise
-    progress.finish()
     return folder
+
+
+def texts(collection: Path, what: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the passages of a collection in batches of (doc ids, texts), and log that ``what`` is being done to them."""
+    progress = Progress(what, tables.count(tables.CORPUS, collection), "documents")
+    for batch in tables.read_batches(tables.CORPUS, collection):
+        columns = (batch.column("title").to_pylist(), batch.column("text").to_pylist())
+        yield batch.column("doc_id").to_pylist(), list(map(default_text, *columns))
+        progress.advance(batch.num_rows)
+    progress.finish()
 
 
 def search(bm25: BM25, task: tuple[list[str], int]) -> list[tuple[list[str], np.ndarray]]:

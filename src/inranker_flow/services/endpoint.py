@@ -58,6 +58,9 @@ class Address:
     key: str = field(default="", repr=False)
     #: The key of the Secret that holds ``variable`` on a cluster.
     secret: str = "inranker-endpoint"
+    #: The setting of its section that says what does the work instead.
+    instead: str = "backend"
+    content_type: str = "application/json"
 
 
 class Endpoint:
@@ -74,9 +77,10 @@ class Endpoint:
             retries=False,
             timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, address.timeout), read=address.timeout),
         )
-        self._headers = {"Content-Type": "application/json"}
+        self._headers = {"Content-Type": address.content_type}
         if address.key:
-            self._headers["Authorization"] = f"Bearer {address.key}"
+            # A key may be a whole header: `ApiKey ...`, `Basic ...`.
+            self._headers["Authorization"] = address.key if " " in address.key else f"Bearer {address.key}"
         self._stopped = threading.Event()
         self.repeated = 0
 
@@ -150,7 +154,7 @@ class Endpoint:
         elif status == 404:
             remedy = f"{setting} must be the address before /{self.address.route}, such as {self.address.form}"
         else:
-            remedy = f"change the setting that it names, or use another {section}.backend"
+            remedy = f"change the setting that it names, or use another {section}.{self.address.instead}"
         text = f"{self.url}: HTTP {status} {said}".strip()
         return Refused(f"{text}; {remedy}", too_long=status in (400, 413, 422) and bool(_TOO_LONG.search(said)))
 

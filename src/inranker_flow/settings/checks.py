@@ -20,7 +20,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation import conflicts, prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
-from inranker_flow.settings import clusters, teachers
+from inranker_flow.settings import clusters, first_stages, teachers
 from inranker_flow.students import adapters
 from inranker_flow.text_files import quoted, shown
 
@@ -52,7 +52,7 @@ def notes(profile: Profile) -> Iterator[str]:
         if measures.cutoff(name) > depth:
             yield (
                 f"evaluation.measures: {name} looks further down than the {depth} candidates of a query "
-                "(retrieval.test_depth), so what BM25 found beyond them counts as not found"
+                "(retrieval.test_depth), so what the first stage finds beyond them counts as not found"
             )
     for key, phase in (("phase1", profile.phase1), ("phase2", profile.phase2)):
         if phase.max_steps and phase.warmup_steps >= phase.max_steps:
@@ -63,6 +63,7 @@ def notes(profile: Profile) -> Iterator[str]:
         if not phase.lora_rank and (phase.lora_alpha or phase.lora_dropout):
             yield f"{key}.lora_alpha, .lora_dropout: count for nothing without {key}.lora_rank: the student is trained whole"
     yield from teachers.notes(profile.teacher)
+    yield from first_stages.notes(profile.retrieval)
     kept, written = profile.teacher.keep_queries, profile.generation.documents * profile.generation.queries_per_document
     if kept and kept >= written:
         yield (
@@ -395,22 +396,6 @@ def _prompts(profile: Profile) -> None:
                 raise UserError(f"{key}{str(error).removeprefix('generation.prompt')}", code=error.code) from error
 
 
-def _retrieval(profile: Profile) -> None:
-    from inranker_flow.retrieval import analyser
-
-    retrieval = profile.retrieval
-    try:
-        analyser.check(retrieval)
-    except UserError as error:
-        raise UserError(f"retrieval.{error}", code=error.code) from error
-    if retrieval.negatives > retrieval.depth:
-        raise UserError(
-            f"retrieval.negatives: {retrieval.negatives} cannot be drawn from the top {retrieval.depth} (retrieval.depth); "
-            "raise depth or draw fewer",
-            code="setting-conflict",
-        )
-
-
 def _phases(profile: Profile) -> None:
     if profile.phase1.start != "phase1":
         raise UserError(
@@ -431,7 +416,7 @@ def _phases(profile: Profile) -> None:
         published = profile.source.labels or is_labelled(profile.source)
         if (
             _OVER_QUERIES & set(phase.loss.split("+"))
-            and not profile.retrieval.negatives
+            and not profile.retrieval.wanted
             and not (key == "phase1" and published)
         ):
             raise UserError(
@@ -485,7 +470,7 @@ _CHECKS: tuple[Callable[[Profile], None], ...] = (
     _collections,
     _checkpoints,
     _prompts,
-    _retrieval,
+    first_stages.check,
     _phases,
     _evaluation,
     lambda profile: clusters.check(profile.cluster),

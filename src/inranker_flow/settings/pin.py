@@ -10,16 +10,19 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
+from inranker_flow.config.retrieval import DenseConfig, RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, Teacher, TeacherConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS
+from inranker_flow.corpora.run_files import address
 from inranker_flow.corpora.sources import FORMS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
 from inranker_flow.rankers import files, templates
+from inranker_flow.retrieval.search_body import read_body
 from inranker_flow.settings.profile import Profile
 from inranker_flow.storage import uris
 
-Checkpointed = TypeVar("Checkpointed", Teacher, GenerateConfig, DistillConfig)
+Checkpointed = TypeVar("Checkpointed", Teacher, GenerateConfig, DistillConfig, DenseConfig)
 
 
 def pin(profile: Profile) -> Profile:
@@ -29,6 +32,7 @@ def pin(profile: Profile) -> Profile:
         source=_corpus(profile.source, "source"),
         targets=tuple(_corpus(target, "targets") for target in profile.targets),
         corpora=dataclasses.replace(profile.corpora, uri=_absolute(profile.corpora.uri)),
+        retrieval=_first_stage(profile.retrieval),
         teacher=_teachers(profile.teacher),
         generation=_generation(profile.generation),
         phase1=_student(_checkpoint(profile.phase1, "phase1")),
@@ -40,7 +44,9 @@ def _corpus(corpus: CorpusConfig, where: str) -> CorpusConfig:
     uri, digest = _content(corpus.uri, where)
     labels, labels_digest = _content(corpus.labels, f"{where}.labels")
     asked, asked_digest = _content(corpus.log, f"{where}.log")
-    found = "-".join(filter(None, (digest, labels_digest, asked_digest)))
+    runs = [_content(address(corpus, name), f"{where}.runs") for name in corpus.runs]
+    found = "-".join(filter(None, (digest, labels_digest, asked_digest, *(each for _, each in runs))))
+    corpus = dataclasses.replace(corpus, runs=tuple(name for name, _ in runs))
     return dataclasses.replace(corpus, uri=uri, labels=labels, log=asked, fingerprint=corpus.fingerprint or found)
 
 
@@ -81,6 +87,15 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
     local = Path(section.tokenizer).is_dir() or section.tokenizer.startswith("s3://")
     uri = _content(section.tokenizer, "generation.tokenizer")[0] if local else section.tokenizer
     return dataclasses.replace(section, tokenizer=uri)
+
+
+def _first_stage(section: RetrieveConfig) -> RetrieveConfig:
+    """Return the same with what its first stage needs; a template given as a path becomes its text."""
+    if section.encoder:
+        return dataclasses.replace(section, dense=_checkpoint(section.dense, "retrieval.dense"))
+    if section.first_stage == "opensearch":
+        return dataclasses.replace(section, server=dataclasses.replace(section.server, body=read_body(section.server)))
+    return section
 
 
 def _teachers(section: TeacherConfig) -> TeacherConfig:

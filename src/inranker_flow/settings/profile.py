@@ -17,6 +17,7 @@ from typing import Any
 from inranker_flow import text_files
 from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.config.parsing import as_dict, parse, without_defaults
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import (
     CorporaConfig,
     CorpusConfig,
@@ -25,7 +26,6 @@ from inranker_flow.config.sections import (
     GenerateConfig,
     PrepareConfig,
     PromoteConfig,
-    RetrieveConfig,
     TeacherConfig,
 )
 from inranker_flow.errors import UserError
@@ -98,19 +98,21 @@ def build(data: dict[str, Any]) -> Profile:
         raise UserError(
             f"targets must be a list of collections ([a/folder, another]), got {quoted(listed)}", code="setting-type"
         )
+    retrieval = parse(RetrieveConfig, data.get("retrieval", {}), "retrieval")
+    cluster = parse(ClusterConfig, data.get("cluster", {}), "cluster")
     profile = Profile(
         source=collection(data["source"], "source"),
         targets=tuple(collection(target, f"targets[{i}]") for i, target in enumerate(listed)),
         corpora=parse(CorporaConfig, data.get("corpora", {}), "corpora"),
         corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
-        retrieval=parse(RetrieveConfig, data.get("retrieval", {}), "retrieval"),
+        retrieval=retrieval,
         teacher=parse(TeacherConfig, data["teacher"], "teacher"),
         generation=parse(GenerateConfig, data["generation"], "generation"),
         phase1=parse(DistillConfig, data.get("phase1", {}), "phase1"),
         phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
         evaluation=parse(EvaluateConfig, data.get("evaluation", {}), "evaluation"),
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
-        cluster=parse(ClusterConfig, data.get("cluster", {}), "cluster"),
+        cluster=dataclasses.replace(cluster, first_stage=retrieval.first_stage),
     )
     if not profile.targets and not profile.corpora.uri:
         raise UserError(

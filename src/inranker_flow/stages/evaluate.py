@@ -78,7 +78,7 @@ def evaluate(
     report: Path,
     left_out: Mapping[str, str] | None = None,
 ) -> EvaluateStats:
-    """Measure BM25, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
+    """Measure the first stage, ``students``, the teacher and the ``champion`` ("" for none) on the test queries of every dataset.
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
@@ -95,8 +95,9 @@ def evaluate(
     systems = _systems(config, teacher, labels, students, champion)
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     # Whatever else may be refused is looked at before anything is scored, too.
+    first_stage = provenance.first_stage(candidates)
     training, generation = provenance.trainings(students), provenance.generations(candidates)
-    _try(wanted, sets)
+    _try(wanted, sets, first_stage["kind"])
     reranking = Reranking(config, sets, Passages(config.passage_words, config.passage_stride))
     for system in systems:
         reranking.add(system)
@@ -106,10 +107,11 @@ def evaluate(
     summary: dict[str, Any] = {
         "headline": config.measures[0],
         "measures": list(config.measures),
-        "systems": ["bm25", *reranking.scored],
+        "systems": [first_stage["kind"], *reranking.scored],
+        "first_stage": first_stage,
         "students": list(students),
         **_costs(config, systems, reranking),
-        "datasets": _measure(wanted, sets, reranking.scored, evaluation),
+        "datasets": _measure(wanted, sets, reranking.scored, evaluation, first_stage["kind"]),
         "skipped": skipped,
         "left_out": dict(left_out or {}),
         "leaks": leaked,
@@ -285,18 +287,18 @@ def _describe(system: System, scored: Mapping[str, Scored]) -> dict[str, Any]:
 
 
 def _measure(
-    wanted: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], evaluation: Path
+    wanted: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], evaluation: Path, first: str
 ) -> dict[str, Any]:
     """Write measures and runs; returns what the summary says about each dataset."""
     described: dict[str, Any] = {}
     offset = 0
     with tables.TableWriter(evaluation / tables.MEASURES.filename, tables.MEASURES) as writer:
         for judged_set in sets:
-            rows = slice(offset, offset + judged_set.bm25.num_rows)
+            rows = slice(offset, offset + judged_set.run.num_rows)
             offset = rows.stop
             systems: dict[str, Any] = {}
-            for system in ("bm25", *scored):
-                run = judged_set.bm25 if system == "bm25" else _rerank(judged_set, scored[system].scores[rows])
+            for system in (first, *scored):
+                run = judged_set.run if system == first else _rerank(judged_set, scored[system].scores[rows])
                 found = _measured(wanted, judged_set, run, system)
                 runs.write_trec(evaluation / "runs" / f"{judged_set.dataset}.{system}.trec", run, system)
                 for measure, values in found.items():
@@ -307,7 +309,7 @@ def _measure(
                 systems[system] = {"means": means, "tie_rate": runs.tie_rate(run)}
             described[judged_set.dataset] = {
                 "queries": len(judged_set.qrels),
-                "without_candidates": len(set(judged_set.qrels) - set(judged_set.bm25.column("query_id").to_pylist())),
+                "without_candidates": len(set(judged_set.qrels) - set(judged_set.run.column("query_id").to_pylist())),
                 "pairs": len(judged_set.pairs),
                 "dropped": judged_set.dropped,
                 "ceiling": _ceiling(wanted, judged_set),
@@ -318,10 +320,10 @@ def _measure(
     return described
 
 
-def _try(wanted: Mapping[str, Any], sets: Sequence[JudgedSet]) -> None:
-    """Measure BM25, whose scores are there, before hours of scoring: what a measure cannot be asked, it says now."""
+def _try(wanted: Mapping[str, Any], sets: Sequence[JudgedSet], first: str) -> None:
+    """Measure the first stage, whose scores are there, before hours of scoring: what a measure cannot be asked, it says now."""
     for judged_set in sets:
-        _measured(wanted, judged_set, judged_set.bm25, "bm25")
+        _measured(wanted, judged_set, judged_set.run, first)
         _ceiling(wanted, judged_set)
 
 
@@ -341,19 +343,19 @@ def _measured(wanted: Mapping[str, Any], judged_set: JudgedSet, run: Any, system
 
 
 def _rerank(judged_set: JudgedSet, scores: np.ndarray) -> Any:
-    return runs.rank(judged_set.bm25.column("query_id"), judged_set.bm25.column("doc_id"), scores)
+    return runs.rank(judged_set.run.column("query_id"), judged_set.run.column("doc_id"), scores)
 
 
 def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]:
     """Return the bounds that no reranker of these candidates can pass: ``recall`` of the relevant documents in the first
     stage's ``depth`` candidates (R@depth), and the ``means`` of a reranker that knows the judgements."""
-    ids = zip(*(judged_set.bm25.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
+    ids = zip(*(judged_set.run.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
     gains = np.array([judged_set.qrels[query_id].get(doc_id, 0) for query_id, doc_id in ids], np.float64)
     best = _rerank(judged_set, gains)
     everything = measures.parse([f"R@{max(best.num_rows, 1)}"])
     [recall] = measures.per_query(everything, judged_set.qrels, best).values()
     found = _measured(wanted, judged_set, best, "the judgements")
-    depth = int(pc.max(judged_set.bm25.column("rank")).as_py())
+    depth = int(pc.max(judged_set.run.column("rank")).as_py())
     return {"depth": depth, "recall": _mean(recall), "means": {name: _mean(values) for name, values in found.items()}}
 
 
@@ -365,17 +367,17 @@ def _cases(
     summary: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], table: Any
 ) -> list[dict[str, Any]]:
     """Return the last student's largest wins and losses against the champion; without one, against the student before it and
-    BM25."""
-    last = list(summary["students"])[-1:]
-    others = ["champion"] if "champion" in scored else [*list(summary["students"])[-2:-1], "bm25"]
+    the first stage."""
+    last, first = list(summary["students"])[-1:], summary["systems"][0]
+    others = ["champion"] if "champion" in scored else [*list(summary["students"])[-2:-1], first]
 
     def ranked(system: str) -> wins_and_losses.Ranked:
         scores, offset = {}, 0
         for each in sets:
-            rows = slice(offset, offset + each.bm25.num_rows)
+            rows = slice(offset, offset + each.run.num_rows)
             offset = rows.stop
-            bm25 = -each.bm25.column("rank").to_numpy()
-            scores[each.dataset] = bm25 if system == "bm25" else scored[system].scores[rows]
+            found = -each.run.column("rank").to_numpy()
+            scores[each.dataset] = found if system == first else scored[system].scores[rows]
         return wins_and_losses.Ranked(system, from_measures(table, system, summary["headline"]), scores)
 
     return [wins_and_losses.compare(sets, ranked(mine), ranked(other)) for mine in last for other in others]

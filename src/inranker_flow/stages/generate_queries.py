@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import deciding
-from inranker_flow.config.sections import CorpusConfig, GenerateConfig, RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.sections import CorpusConfig, GenerateConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.generation import conflicts, filters, prompts
 from inranker_flow.generation import documents as sampling

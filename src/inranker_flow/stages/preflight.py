@@ -16,6 +16,7 @@ from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.preflight.checkpoints import check_student
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
+from inranker_flow.preflight.first_stage import check_first_stage
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer
@@ -89,12 +90,14 @@ def preflight(
 
 def check_run(run: Profile, need: Need, run_key: str, report: Path) -> PreflightStats:
     """Return the checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for."""
+    first_stage = partial(check_first_stage, run.retrieval, (run.source, *run.targets), need)
     results = run_checks(
         [
             Check("S3", partial(check_store, int(need.workers))),
             Check(_MLFLOW, check_mlflow),
             Check("teacher's checkpoint", partial(check_teachers, run.teacher)),
             Check("student's checkpoint", partial(check_student, run.phase1, run.phase2)),
+            *([Check("first stage", first_stage)] if run.retrieval.first_stage != "bm25" else []),
             Check("generator", partial(check_generator, run.generation)),
             Check(f"collection {run.source.name}", partial(check_source, run.source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in run.targets),

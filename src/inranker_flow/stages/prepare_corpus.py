@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
-from inranker_flow.corpora import query_log
+from inranker_flow.corpora import query_log, run_files
 from inranker_flow.corpora.columns import Judgements, Queries, joined
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.passages import as_passages
@@ -67,7 +67,7 @@ def prepare_corpus(config: PrepareConfig, corpus: CorpusConfig, collection: Path
     line and count. It is a :class:`.problems.BadCollection` where the fault is in what the collection holds.
     """
     collection.mkdir(parents=True, exist_ok=True)
-    for stale in (manifest.FILENAME, tables.LABELS.filename, tables.PASSAGES.filename):
+    for stale in (manifest.FILENAME, *(each.filename for each in (tables.LABELS, tables.PASSAGES, tables.RUN))):
         (collection / stale).unlink(missing_ok=True)
     with open_source(corpus) as (source, labels):
         return _Preparation(config, corpus, collection, source, labels).run()
@@ -126,6 +126,7 @@ class _Preparation:
             self.problems.add("unjudged_query", self.corpus.uri, 0, f"query {query_id!r} lost its last judgement")
         queries = queries.select(useful)
         self._write_queries(queries, judgements)
+        run_files.write(self.corpus, self.collection, queries.table, self.all_documents, self.problems)
         return self._finish(queries, documents, len(judgements), labels)
 
     def _hashes(self, ids: list[str]) -> np.ndarray:

@@ -200,8 +200,9 @@ def model_digest(student: Path) -> str:
 
 def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], champion: str) -> gate.Decision:
     measures = tables.read(tables.MEASURES, evaluation)
+    first = summary["systems"][0]
     challenger, serving, baseline = (
-        gate.from_measures(measures, system, config.measure) for system in (CHALLENGER, "champion", "bm25")
+        gate.from_measures(measures, system, config.measure) for system in (CHALLENGER, "champion", first)
     )
     if champion and challenger and not serving:
         # A champion that cannot be measured is never beaten by default.
@@ -209,7 +210,8 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
         message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
         return gate.Decision("HOLD", (gate.Reason("champion_unmeasured", "", message),), "champion")
     evidence = gate.evidence_of(summary, CHALLENGER)
-    decided = gate.decide(serving if champion else None, challenger, config, baseline=baseline, evidence=evidence)
+    before = serving if champion else None
+    decided = gate.decide(before, challenger, config, baseline=baseline, evidence=evidence, first_stage=first)
     left_out = summary.get("left_out")
     if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
         return _held(decided, _incomplete(left_out))
@@ -226,7 +228,7 @@ def _incomplete(left_out: Mapping[str, str]) -> gate.Reason:
 
 
 def _champion_gone(gone: str) -> gate.Reason:
-    # Better than BM25 is not better than what served.
+    # Better than the first stage is not better than what served.
     return gate.Reason("champion_gone", "", gone)
 
 

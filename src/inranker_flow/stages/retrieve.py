@@ -1,14 +1,15 @@
-"""The stage `retrieve`: BM25 candidates for the test queries, and for each training query the pairs to label."""
+"""The stage `retrieve`: candidates for the test queries, and for each training query the pairs to label.
+
+Both come from one first stage (:mod:`inranker_flow.retrieval.first_stages`), of whose kind nothing is known here.
+"""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow import cpus
 from inranker_flow.artifacts import manifest, tables
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.corpora.documents import are_cut
-from inranker_flow.errors import CollectionFault, UserError
+from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
-from inranker_flow.retrieval import index
-from inranker_flow.retrieval.analyser import Analyser, in_language
-from inranker_flow.retrieval.bm25 import BM25
+from inranker_flow.retrieval import first_stages
+from inranker_flow.retrieval.analyser import in_language
+from inranker_flow.retrieval.first_stage import Asked, FirstStage, Passages, Queries
 from inranker_flow.retrieval.judged_documents import ASIDE, as_passages
-from inranker_flow.retrieval.negative_sampling import random_sample
-from inranker_flow.retrieval.searchers import Searchers
-from inranker_flow.retrieval.searching import PARALLEL_FROM, QUERIES, build_index, search
+from inranker_flow.retrieval.negative_sampling import draw
+from inranker_flow.retrieval.searching import QUERIES
 from inranker_flow.storage.local import atomic_write
 from inranker_flow.store.negatives import drawn_by, kept_negatives
 
@@ -36,10 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Generated queries that the report shows.
 _SAMPLES = 5
-#: A share of queries without a hit that is worth a word.
-_MANY = 0.5
-#: Characters of a query in a message.
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class RetrieveStats:
     sources: int
     positives: int
     negatives: int
-    #: Negatives that could not be sampled, because BM25 found too few other passages.
+    #: Negatives that could not be sampled, because the first stage found too few other passages.
     negatives_missing: int
     #: Training queries that keep the negatives of an earlier run.
     queries_kept: int
@@ -63,7 +58,7 @@ class RetrieveStats:
     train_queries_without_positive: int
     train_queries_published: int
     test_queries: int
-    #: Test queries for which BM25 found nothing.
+    #: Test queries for which the first stage found nothing.
     test_queries_without_hits: int
     run_rows: int
     seconds_index: float
@@ -107,7 +102,8 @@ def retrieve(
         candidates,
         dataset=dataset,
         stage="retrieve",
-        drawn=drawn_by(config),
+        drawn=drawn_by(config, collection),
+        first_stage={"kind": config.first_stage, "name": first_stages.describe(config)},
         earlier=earlier,
         queries_kept=stats.queries_kept,
         **({"generation": noted(queries)} if queries else {}),
@@ -136,6 +132,7 @@ class _Retrieval:
     ) -> None:
         self.config, self.collection, self.queries, self.candidates = config, collection, queries, candidates
         self.earlier = earlier
+        self.first_stage: FirstStage | None = None
 
     def run(self) -> RetrieveStats:
         """Index, then training queries, then test queries."""
@@ -149,8 +146,6 @@ class _Retrieval:
         without = train.num_rows
         train = train.filter(has_positive)
         without -= train.num_rows
-        start = time.monotonic()
-        Analyser(self.config)  # settings that do not exist are said before anything is read
         tables.write(tables.QUERIES, self.candidates / tables.QUERIES.filename, train)
         kept: dict[str, list[str]] = {}
         if self.earlier:
@@ -160,20 +155,24 @@ class _Retrieval:
             kept = kept_negatives(self.config, self.earlier, train, paired, self.collection)
             log.info("%s of %s queries keep their negatives", f"{len(kept):,}", f"{train.num_rows:,}")
         total = train.num_rows - len(kept) + test.num_rows
-        self.folder = build_index(self.config, self.collection) if total else None
-        seconds_index = time.monotonic() - start
-        if self.folder:
-            self._refuse_in_vain({"training": train, "test": test})
-        progress = Progress("searching", total, "queries")
+        start = time.monotonic()
         with ExitStack() as stack:
-            searchers = stack.enter_context(self._searchers(total)) if self.folder else None
-            self._write_pairs(train, relevant, kept, searchers, progress)
-            self._write_run(test, searchers, progress)
+            if total:
+                self.first_stage = stack.enter_context(
+                    first_stages.open_first_stage(self.config, self.collection, total)
+                )
+                self.first_stage.check(self._asked(train, test))
+            seconds_index = time.monotonic() - start
+            progress = Progress("searching", total, "queries")
+            self._write_pairs(train, relevant, kept, progress)
+            self._write_run(test, progress)
         speed = progress.finish() if total else 0.0
         roles = {role: self.counts[role] for role in tables.ROLES}
         if self.counts["missing"]:
             log.warning(
-                "%s negatives are missing: BM25 finds too few other passages for some queries", self.counts["missing"]
+                "%s negatives are missing: %s finds too few other passages for some queries",
+                self.counts["missing"],
+                first_stages.describe(self.config),
             )
         return RetrieveStats(
             documents=tables.count(tables.CORPUS, self.collection),
@@ -194,31 +193,12 @@ class _Retrieval:
             queries_per_second=speed,
         )
 
-    def _refuse_in_vain(self, queries: Mapping[str, pa.Table]) -> None:
-        """Refuse to search for queries (by kind) of which most share no word with any passage: they would find nothing."""
-        assert self.folder
-        analyser = Analyser(self.config, index.load(self.folder, self.config).terms)
-        for kind, table in queries.items():
-            texts = table.column("text").to_pylist()
-            vain = np.flatnonzero(analyser(texts)[1] == 0)
-            if len(vain) <= min(_MANY, self.config.max_without_hits) * len(texts):
-                continue
-            stemmer, stopwords = (
-                repr(each) if each else "none" for each in (self.config.stemmer, self.config.stopwords)
-            )
-            where = self.queries if kind == "training" and self.queries else self.collection
-            told = (
-                f"{where}: {len(vain):,} of {len(texts):,} {kind} queries ({len(vain) / len(texts):.0%}) find nothing, such as "
-                f"{_shown(texts[vain[0]])}: no passage holds a word of them (stemmer {stemmer}, stop words {stopwords})"
-            )
-            if len(vain) > self.config.max_without_hits * len(texts):
-                self.remove_scratch()  # another language is another index
-                raise CollectionFault(
-                    f"{told}; are queries and passages of one language? Then set `language` of the collection to it, or change "
-                    "retrieval.stemmer and retrieval.stopwords; retrieval.max_without_hits: 1 goes on all the same",
-                    code="queries-find-nothing",
-                )
-            log.warning("%s", told)
+    def _asked(self, train: pa.Table, test: pa.Table) -> dict[str, Asked]:
+        """Return what will be searched for, by kind."""
+        return {
+            "training": Asked(self.queries or self.collection, _queries(train), self.config.depth),
+            "test": Asked(self.collection, _queries(test), self.config.test_depth),
+        }
 
     def _collection_queries(self, *origins: str) -> pa.Table:
         table = tables.read(tables.QUERIES, self.collection)
@@ -260,19 +240,13 @@ class _Retrieval:
 
     def remove_scratch(self) -> None:
         """Remove the files that a later attempt would have needed."""
-        if self.folder:
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+        if self.first_stage:
+            self.first_stage.forget()
 
-    def _searchers(self, queries: int) -> Searchers:
-        assert self.folder
-        much = queries * tables.count(tables.CORPUS, self.collection) >= PARALLEL_FROM
-        return Searchers(self.folder, self.config, cpus.available() if much else 1)
-
-    def _places(self, relevant: Mapping[str, Mapping[str, str]]) -> np.ndarray:
-        """Return the places in the index of the passages that queries refer to, in the order of ``relevant``."""
-        assert self.folder
+    def _places(self, passages: Passages, relevant: Mapping[str, Mapping[str, str]]) -> np.ndarray:
+        """Return the places of the passages that queries refer to, in the order of ``relevant``."""
         doc_ids = pa.array((doc_id for roles in relevant.values() for doc_id in roles), pa.large_string())
-        places = pc.index_in(doc_ids, value_set=index.load(self.folder, self.config).doc_ids)
+        places = pc.index_in(doc_ids, value_set=passages.doc_ids)
         missing = set(doc_ids.filter(places.is_null()).to_pylist())
         if missing:
             first = min(missing)
@@ -289,7 +263,6 @@ class _Retrieval:
         train: pa.Table,
         relevant: Mapping[str, Mapping[str, str]],
         kept: Mapping[str, list[str]],
-        searchers: Searchers | None,
         progress: Progress,
     ) -> None:
         """Those with the ``kept`` negatives first."""
@@ -298,11 +271,11 @@ class _Retrieval:
             for queries in _batches(train.filter(is_kept)):
                 self._write(writer, queries.ids, relevant, [kept[query_id] for query_id in queries.ids])
             batches = _batches(train.filter(pc.invert(is_kept)))
-            if not searchers or not batches:
+            if not self.first_stage or not batches:
                 return
-            for queries, found in zip(batches, self._sampled(batches, relevant, searchers), strict=True):
+            for queries, found in zip(batches, self._sampled(self.first_stage, batches, relevant), strict=True):
                 self._write(writer, queries.ids, relevant, found)
-                self.counts["missing"] += sum(max(self.config.negatives - len(each), 0) for each in found)
+                self.counts["missing"] += sum(max(self.config.wanted - len(each), 0) for each in found)
                 progress.advance(len(queries.ids))
 
     def _write(
@@ -322,101 +295,51 @@ class _Retrieval:
         writer.write(dict(zip(tables.PAIRS.schema.names, columns, strict=True)))
 
     def _sampled(
-        self, batches: Sequence[_Queries], relevant: Mapping[str, Mapping[str, str]], searchers: Searchers
+        self, first_stage: FirstStage, batches: Sequence[Queries], relevant: Mapping[str, Mapping[str, str]]
     ) -> Iterator[list[list[str]]]:
         """For each batch the negatives of its queries."""
-        places = self._places({query_id: relevant[query_id] for batch in batches for query_id in batch.ids})
-        if not self.config.negatives:
-            return ([[] for _ in batch.ids] for batch in batches)
-
-        def tasks() -> Iterator[_Sampling]:
-            first = 0
+        passages = first_stage.passages
+        places = self._places(passages, {query_id: relevant[query_id] for batch in batches for query_id in batch.ids})
+        if not self.config.wanted:
             for batch in batches:
-                counts = np.array([len(relevant[query_id]) for query_id in batch.ids])
-                last = first + int(counts.sum())
-                yield _Sampling(self.config, batch, counts, places[first:last])
-                first = last
+                yield [[] for _ in batch.ids]
+            return
+        first = 0
+        for batch, found in zip(batches, first_stage.find(batches, self.config.depth), strict=True):
+            counts = np.array([len(relevant[query_id]) for query_id in batch.ids])
+            last = first + int(counts.sum())
+            yield draw(self.config, passages, batch.ids, [hits for hits, _ in found], counts, places[first:last])
+            first = last
 
-        return searchers.map(_sample, tasks())
-
-    def _write_run(self, test: pa.Table, searchers: Searchers | None, progress: Progress) -> None:
+    def _write_run(self, test: pa.Table, progress: Progress) -> None:
         with ExitStack() as stack:
             writer = stack.enter_context(tables.TableWriter(self.candidates / tables.RUN.filename, tables.RUN))
             trec = stack.enter_context(atomic_write(self.candidates / "run.trec"))
             batches = _batches(test)
-            tasks = [(batch.texts, self.config.test_depth) for batch in batches]
-            for queries, found in zip(batches, searchers.map(search, tasks) if searchers else (), strict=True):
+            everything = self.first_stage.find(batches, self.config.test_depth) if self.first_stage else ()
+            for queries, found in zip(batches, everything, strict=True):
+                assert self.first_stage
                 columns: dict[str, list[Any]] = {name: [] for name in tables.RUN.schema.names}
-                for query_id, (hits, scores) in zip(queries.ids, found, strict=True):
-                    self.counts["without_hits"] += not hits
-                    columns["query_id"] += [query_id] * len(hits)
-                    columns["doc_id"] += hits
-                    columns["rank"] += range(1, len(hits) + 1)
+                for query_id, (places, scores) in zip(queries.ids, found, strict=True):
+                    self.counts["without_hits"] += not len(places)
+                    columns["query_id"] += [query_id] * len(places)
+                    columns["doc_id"] += self.first_stage.passages.named(places)
+                    columns["rank"] += range(1, len(places) + 1)
                     columns["score"] += scores.astype(np.float64).tolist()
                 writer.write(columns)
                 rows = zip(*columns.values(), strict=True)
+                tag = self.config.first_stage
                 trec.write(
-                    "".join(f"{query} Q0 {doc} {rank} {score:.6f} bm25\n" for query, doc, rank, score in rows).encode()
+                    "".join(f"{query} Q0 {doc} {rank} {score:.6f} {tag}\n" for query, doc, rank, score in rows).encode()
                 )
                 self.counts["run"] += len(columns["rank"])
                 progress.advance(len(queries.ids))
 
 
-def _shown(text: str) -> str:
-    """Return a text on one line, shortened."""
-    line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
+def _queries(table: pa.Table) -> Queries:
+    return Queries(table.column("query_id").to_pylist(), table.column("text").to_pylist())
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """The queries of one search."""
-
-    ids: list[str]
-    texts: list[str]
-
-
-def _batches(table: pa.Table) -> list[_Queries]:
+def _batches(table: pa.Table) -> list[Queries]:
     """None of them empty."""
-    columns = table.column("query_id").to_pylist(), table.column("text").to_pylist()
-    starts = range(0, table.num_rows, QUERIES)
-    return [_Queries(*(column[first : first + QUERIES] for column in columns)) for first in starts]
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """Queries to sample negatives for, and the places of their relevant passages: ``counts`` for each, in order."""
-
-    config: RetrieveConfig
-    queries: _Queries
-    counts: np.ndarray
-    relevant: np.ndarray
-
-
-def _sample(bm25: BM25, task: _Sampling) -> list[list[str]]:
-    """Return a random sample of each query's hits without the relevant ones, in their order; the first hit before it where
-    nothing is known to be relevant: most likely that is.
-
-    Whether a hit is drawn depends on seed, query and passage, not on its rank: that moves with every change of the corpus.
-    """
-    found = [places for places, _ in bm25.find(task.queries.texts, task.config.depth)]
-    sizes = np.array([len(places) for places in found])
-    every = np.concatenate(found)
-    # So many more than wanted that it does not matter how many of them are relevant.
-    most = task.config.negatives + task.counts
-    which, ranks = random_sample(task.config.seed, task.queries.ids, bm25.marks[every], sizes, most)
-    hits = every[ranks]
-    passages = len(bm25.doc_ids)
-    queries = np.repeat(np.arange(len(sizes)), task.counts)
-    negative = ~np.isin(which * passages + hits, queries * passages + task.relevant)
-    which, ranks, hits = which[negative], ranks[negative], hits[negative]
-    kept = np.arange(len(which)) - np.searchsorted(which, which) < task.config.negatives
-    which, ranks, hits = which[kept], ranks[kept], hits[kept]
-    order = np.lexsort((ranks, which))
-    doc_ids = bm25.doc_ids.take(pa.array(hits[order])).to_pylist()
-    ends = np.searchsorted(which, np.arange(len(sizes) + 1)).tolist()
-    sampled = [doc_ids[first:last] for first, last in pairwise(ends)]
-    for number in np.flatnonzero((task.counts == 0) & (sizes > 0)).tolist():
-        best = bm25.doc_ids[int(found[number][0])].as_py()
-        sampled[number] = [best, *(doc_id for doc_id in sampled[number] if doc_id != best)]
-    return sampled
+    return [_queries(table.slice(first, QUERIES)) for first in range(0, table.num_rows, QUERIES)]

@@ -17,13 +17,13 @@ LIBRARIES = {
 }
 
 
-def conditions(stage: str) -> dict[str, Any]:
-    """Return them for ``stage`` as data for JSON.
+def conditions(stage: str, embeds: bool = False) -> dict[str, Any]:
+    """Return them for ``stage`` as data for JSON; ``embeds``: it computes vectors, which it does not always.
 
     ``libraries``: package -> version, of those that are installed. ``auto``: the precision that `auto` means on this
     machine, if the stage runs models. ``device``: what `evaluate` measures its costs on.
     """
-    names = LIBRARIES[stage]
+    names = tuple(dict.fromkeys((*LIBRARIES[stage], *(_MODELS if embeds else ()))))
     found: dict[str, Any] = {"libraries": {name: known for name in names if (known := _version(name))}}
     if "torch" in names:
         from inranker_flow.rankers.devices import settled_dtype

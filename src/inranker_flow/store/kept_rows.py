@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from inranker_flow.environment import variables
+from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,24 @@ def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order[new], number
 
 
+def open_store(kind: str, identity: dict[str, Any], schema: pa.Schema, aside: Path) -> ContentStore:
+    """Return the rows of one ``kind`` that follow from ``identity`` and their keys: below ``INRANKER_STORE``, or in the folder
+    ``aside`` where there is none."""
+    root = variables.store_root()
+    if not root:
+        return ContentStore(str(aside), schema)
+    text = json.dumps(identity, indent=1, sort_keys=True).encode()
+    uri = f"{root}/{kind}/{sha256(text).hexdigest()[:32]}"
+    try:
+        uris.put_if_absent(text, f"{uri}/identity.json")  # for people
+    except OSError as error:
+        raise UserError(
+            f"INRANKER_STORE: {error.filename}: {error.strerror}; give a folder that can be written, s3://, or off",
+            code="store-refused",
+        ) from error
+    return ContentStore(uri, schema)
+
+
 class ContentStore:
     """Rows with the columns of ``schema`` (and `KEY`) at ``uri``. Keys are uint64 arrays of shape (rows, 2).
 
@@ -79,6 +102,17 @@ class ContentStore:
         place = search.places[number]
         found = place >= 0
         return found, search.rows().take(pa.array(place[found]))
+
+    def each(self, keys: np.ndarray) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Yield for each file which of the distinct ``keys`` it holds (their places), and their rows, without the keys.
+
+        For rows that together are too much to hold. A key that two files hold comes twice: the smaller row counts.
+        """
+        first, _ = distinct(keys)
+        search = _Search(keys[first], self.schema)
+        for table in self._tables(only_new=False):
+            places, rows = search.match(_as_numbers(table.column(KEY)))
+            yield first[places], table.drop_columns([KEY]).take(pa.array(rows))
 
     def put(self, keys: np.ndarray, values: pa.Table) -> bool:
         """Add rows; returns once they are safe. False where the very same rows were there already.
@@ -208,7 +242,7 @@ class _Search:
 
     def add(self, table: pa.Table) -> None:
         keys = _as_numbers(table.column(KEY))
-        at, rows = self._match(keys)
+        at, rows = self.match(keys)
         hits = table.drop_columns([KEY]).take(pa.array(rows))
         twice = np.flatnonzero(self.places[at] >= 0)
         if twice.size:
@@ -225,7 +259,7 @@ class _Search:
     def rows(self) -> pa.Table:
         return pa.concat_tables(self._found)
 
-    def _match(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def match(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (place among the wanted keys, row) of each of ``keys`` that is wanted."""
         size = len(self._high)
         high, low = np.ascontiguousarray(keys[:, 0]), np.ascontiguousarray(keys[:, 1])

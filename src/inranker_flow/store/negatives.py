@@ -20,10 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inranker_flow.artifacts import tables
+from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import contains, hash_rows
-from inranker_flow.config.parsing import as_dict
-from inranker_flow.config.sections import RetrieveConfig
+from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
@@ -42,10 +41,10 @@ def known(digest: str) -> str:
     return digest if digest and variables.store_root() and uris.exists(_uri(digest)) else ""
 
 
-def drawn_by(config: RetrieveConfig) -> dict[str, Any]:
-    """Return the settings that negatives are drawn by: a draw is not kept under others."""
-    beside = ("keep_share", "test_depth", "max_without_hits")
-    return {key: value for key, value in as_dict(config).items() if key not in beside}
+def drawn_by(config: RetrieveConfig, collection: Path) -> dict[str, Any]:
+    """Return what negatives are drawn by: a draw is not kept under other settings, nor under another run of a collection."""
+    run = manifest.read_manifest(collection).files.get(tables.RUN.filename)
+    return {**config.drawing, **({"run": run} if run else {})}
 
 
 def remember(
@@ -103,7 +102,7 @@ def kept_negatives(
     record = _read(digest)
     if record is None:
         return {}
-    if json.loads(record.schema.metadata[_DRAWN]) != drawn_by(config):
+    if json.loads(record.schema.metadata[_DRAWN]) != drawn_by(config, collection):
         log.info("negatives were drawn by other settings before, so they are drawn anew for all queries")
         return {}
     wanted = {doc_id for passages in relevant.values() for doc_id in passages}
@@ -112,7 +111,7 @@ def kept_negatives(
     for key, passage in zip(*(column.to_pylist() for column in record.columns), strict=True):
         if passage in place_of:
             left.setdefault(key, set()).add(place_of[passage])
-    least = max(1, math.ceil(config.keep_share * config.negatives))
+    least = max(1, math.ceil(config.keep_share * config.wanted))
     kept: dict[str, list[str]] = {}
     for query_id, text in zip(queries.column("query_id").to_pylist(), queries.column("text").to_pylist(), strict=True):
         own = relevant[query_id]
@@ -120,7 +119,7 @@ def kept_negatives(
             continue  # who draws says what is wrong with it
         key = _query_key(text, (text_of[doc_id] for doc_id in own))
         found = left.get(key, set()) - own.keys()
-        if least <= len(found) <= config.negatives:
+        if least <= len(found) <= config.wanted:
             kept[query_id] = sorted(found)
     return kept
 

@@ -71,7 +71,7 @@ def work(stage: str, configs: Mapping[str, Any], inputs: Mapping[str, Any], valu
         "named": _named(configs),
         "inputs": {key: _digests(value) for key, value in inputs.items()},
         "values": {key: _identity(value) for key, value in values.items()},
-        "conditions": conditions(stage),
+        "conditions": conditions(stage, any(getattr(each, "encoder", None) for each in configs.values())),
     }
     return Work(root, stage, asked)
 
@@ -186,9 +186,9 @@ def _named(configs: Mapping[str, Any]) -> dict[str, str]:
     """Return digests of what the configuration only names: files (a prompt), and checkpoints that no revision pins."""
 
     found = {text: digest_file(Path(text).expanduser()) for text in _texts(_plain(configs)) if _is_file(text)}
-    for each in configs.values():
+    for each in (part for config in configs.values() for part in (config, getattr(config, "encoder", None))):
         reference = getattr(each, "checkpoint", "")
-        if reference and not each.revision:
+        if each is not None and reference and not each.revision:
             found[reference] = checkpoint_identity(reference)
     return found
 

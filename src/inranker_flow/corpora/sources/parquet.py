@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,20 @@ def judgements(
         yield Rows(rows.file, lines, as_columns(kept, len(_JUDGED)), rows.amount)
 
 
+def run(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
+    """Yield columns query_id, doc_id, score."""
+    for rows in _read(path, shown, {"query_id": QUERY_NAMES, "doc_id": DOC_NAMES, "score": ("score",)}, {}):
+        lines: list[int] = []
+        kept: list[Row] = []
+        for line, query_id, doc_id, score in zip(rows.lines, *rows.columns, strict=True):
+            if query_id is None or doc_id is None or score is None or not math.isfinite(float(score)):
+                problems.add("malformed", rows.file, line, "has no query, no document or no score")
+                continue
+            lines.append(line)
+            kept.append((str(query_id), str(doc_id), float(score)))
+        yield Rows(rows.file, lines, as_columns(kept, 3), rows.amount)
+
+
 def _read(
     path: Path,
     shown: str,
@@ -134,7 +149,9 @@ def _find(schema: Any, column: str, spellings: tuple[str, ...], shown: str, mapp
             f"{shown}: has {schema.names.count(name)} columns {name}; keep one of them", code="collection-column"
         )
     kind = schema.field(name).type
-    if not _fits(kind, numbers=column in ("doc_id", "query_id", "relevance"), fractions=column == "relevance"):
+    if not _fits(
+        kind, numbers=column in ("doc_id", "query_id", "relevance", "score"), fractions=column in ("relevance", "score")
+    ):
         raise BadCollection(
             f"{shown}: column {name} holds {str(kind)[:100]}, which cannot be its {column}; write it as text",
             code="collection-column",

@@ -1,0 +1,95 @@
+"""Run files of a collection: what another system found for its queries, in TREC's form or as Parquet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.hashing import HashSet, contains, hash_rows
+from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.documents import are_cut
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.sources import lines, parquet
+from inranker_flow.storage import uris
+
+_ROWS = tables.RUN.schema.remove(tables.RUN.schema.get_field_index("rank"))
+
+
+def address(corpus: CorpusConfig, name: str) -> str:
+    """Return where a run file of the collection lies: below its folder, unless ``name`` is an address itself."""
+    return name if "://" in name or name.startswith(("/", "~")) else f"{corpus.uri.rstrip('/')}/{name}"
+
+
+def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: np.ndarray, problems: Problems) -> int:
+    """Write the rows of the ``queries`` as the run of ``collection``, whose passages are written; returns how many.
+
+    ``documents``: first words of the hashes of all documents that there are, sorted; a row about another is a problem.
+    """
+    if not corpus.runs:
+        return 0
+    wanted = np.sort(_hashes(queries.column("query_id").to_pylist()))
+    kept = np.sort(_hashes(tables.column(tables.CORPUS, collection, "doc_id").to_pylist()))
+    if are_cut(collection):  # then its passages are what is searched
+        documents = kept
+    pairs = HashSet()
+    parts = [_ROWS.empty_table()]
+    for name in corpus.runs:
+        for rows in _read(address(corpus, name), problems):
+            query_ids, doc_ids, _ = rows.columns
+            if not query_ids:
+                continue
+            mine, found = contains(wanted, _hashes(query_ids)), _hashes(doc_ids)
+            unknown = mine & ~contains(documents, found)
+            problems.add_rows(
+                "run_unknown_document", rows, unknown, "query {0!r} found {1!r}, which the collection lacks"
+            )
+            good = mine & contains(kept, found)
+            new = np.zeros(len(good), bool)
+            new[good] = pairs.add(hash_rows(query_ids, doc_ids)[good])
+            what = "query {0!r} found document {1!r} before, in this file or in another"
+            problems.add_rows("duplicate_run_row", rows, good & ~new, what)
+            parts.append(pa.table(list(rows.columns), schema=_ROWS).filter(pa.array(new)))
+    problems.check()
+    return tables.write(tables.RUN, collection / tables.RUN.filename, _ranked(pa.concat_tables(parts)))
+
+
+def _ranked(rows: pa.Table) -> pa.Table:
+    """Return the rows with their ranks in each query: by score, and by doc_id where that is the same."""
+    rows = rows.sort_by([("query_id", "ascending"), ("score", "descending"), ("doc_id", "ascending")])
+    number = np.asarray(pc.rank(rows.column("query_id"), tiebreaker="min")).astype(np.int64)
+    return rows.add_column(2, "rank", pa.array(np.arange(1, len(number) + 1) - number + 1, pa.int32()))
+
+
+def _hashes(ids: list[str]) -> np.ndarray:
+    return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
+
+
+def _read(uri: str, problems: Problems) -> Iterator[Rows]:
+    """Yield columns query_id, doc_id, score."""
+    path = uris.local_copy(uri)
+    if path.is_dir():
+        raise BadCollection(f"{uri}: a folder where a run file is due; name the file", code="collection-form")
+    if path.suffix.lower() == ".parquet":
+        return parquet.run(path, uri, problems)
+    return lines.batches(path, uri, _line, 3, problems)
+
+
+def _line(text: str) -> tuple[str, str, float] | None:
+    parts = text.split()
+    if not parts:
+        return None
+    if len(parts) != 6:
+        raise lines.BadLine(f"{len(parts)} columns where a run has six: query Q0 document rank score name")
+    try:
+        score = float(parts[4])
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise lines.BadLine(f"{parts[4]!r} is no score")
+    return parts[0], parts[2], score
