@@ -75,6 +75,9 @@ MEASURES = _table(
     ("dataset", "system", "measure", "query_id"),
 )
 
+#: In a candidates/ folder: a folder for each further first stage, with its run.
+ALSO = "also"
+
 ROLES = ("source", "positive", "negative")
 
 

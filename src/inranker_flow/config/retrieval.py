@@ -90,6 +90,9 @@ class RetrieveConfig:
     #: (`retrieval.dense`). hybrid: both. run: the run files of the collection (its `runs`). opensearch: an index of OpenSearch or
     #: Elasticsearch (`retrieval.server`).
     first_stage: FirstStageName = "bm25"
+    #: More first stages, whose candidates for the test queries every system reranks too: the same systems side by side, on what
+    #: BM25 finds and on what a team's own retriever finds. Training is by `first_stage` alone.
+    also: tuple[FirstStageName, ...] = ()
     dense: DenseConfig = DenseConfig()
     server: SearchServerConfig = SearchServerConfig()
     #: hybrid: a passage at rank r of either counts 1 / (`rrf_k` + r) (Cormack, Clarke and Buettcher, SIGIR 2009: 60).
@@ -127,16 +130,30 @@ class RetrieveConfig:
         return self.bands.top + self.bands.middle + self.bands.random or self.negatives
 
     @property
+    def stages(self) -> tuple[FirstStageName, ...]:
+        """All first stages, each once."""
+        return tuple(dict.fromkeys((self.first_stage, *self.also)))
+
+    @property
+    def demanding(self) -> FirstStageName:
+        """The first stage that asks most of a pod: torch and GPUs, else a key, else nothing."""
+        most = (
+            *(each for each in self.stages if each in ENCODING),
+            *(each for each in self.stages if each == "opensearch"),
+        )
+        return next(iter(most), self.first_stage)
+
+    @property
     def encoder(self) -> DenseConfig | None:
-        """The bi-encoder, where the first stage is one or has one."""
-        return self.dense if self.first_stage in ENCODING else None
+        """The bi-encoder, where a first stage is one or has one."""
+        return self.dense if self.demanding in ENCODING else None
 
     @property
     def drawing(self) -> dict[str, Any]:
         """Settings that decide which negatives a query has, as data; what the first stage does without is not among them, so
         that a setting which came later leaves the draws of earlier runs as they were."""
         plain = deciding(self)
-        for name in ("keep_share", "test_depth", "max_without_hits"):
+        for name in ("also", "keep_share", "test_depth", "max_without_hits"):
             del plain[name]
         for name in _UNUSED[self.first_stage]:
             del plain[name]

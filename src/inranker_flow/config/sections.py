@@ -455,6 +455,9 @@ class PromoteConfig:
     model_name: ModelName = "inranker"
     #: The measure that decides: one of `evaluation.measures`.
     measure: Annotated[str, Text(empty=False, most=100)] = "nDCG@10"
+    #: On whose candidates it is asked: one of the first stages that are measured side by side (`retrieval.also`); empty:
+    #: `retrieval.first_stage`.
+    candidates: Literal["", "bm25", "dense", "hybrid", "run", "opensearch"] = ""
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
     min_gain: Gain = 0.0
     #: The gain must be significant at this level (paired randomisation over all test queries, one-sided): a model that

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, significance
+from inranker_flow.evaluation.judged_sets import FURTHER
 from inranker_flow.evaluation.significance import Part
 
 #: dataset -> query id -> value of the policy's measure.
@@ -229,6 +230,12 @@ def _gain(
         return doubt, [doubt]
     text = f"{found} ({shown}), and none is worse by more than {policy.max_loss:g}"
     return Reason("gain", "", text, numbers), []
+
+
+def on_candidates(values: Measures, first_stage: str) -> dict[str, Mapping[str, float]]:
+    """Return the values that were measured on the candidates of a further ``first_stage``; "": of the one that training is by."""
+    parts = {name: name.partition(FURTHER) for name in values}
+    return {dataset: values[name] for name, (dataset, _, found) in parts.items() if found == first_stage}
 
 
 def from_measures(table: pa.Table, system: str, measure: str) -> dict[str, dict[str, float]]:

@@ -23,10 +23,15 @@ from inranker_flow.reading import WHOLE, Passages
 log = logging.getLogger(__name__)
 
 
+#: Between a dataset's name and that of a further first stage.
+FURTHER = "@"
+
+
 @dataclass(frozen=True)
 class JudgedSet:
     """The judged test queries of one dataset and their candidates."""
 
+    #: With ``@NAME`` for the candidates of a further first stage (`retrieval.also`).
     dataset: str
     #: query id -> document id -> relevance, for every judged test query.
     qrels: dict[str, dict[str, int]]
@@ -88,8 +93,15 @@ def _by_dataset(folders: Sequence[Path], what: str) -> dict[str, Path]:
     return found
 
 
-def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfig) -> JudgedSet | None:
-    """Read one dataset; None when it has no judged test queries.
+def further(candidates: Path) -> dict[str, str]:
+    """Return the further first stages whose candidates are there (`retrieval.also`): kind -> what reports call it."""
+    return {each["kind"]: each["name"] for each in manifest.read_manifest(candidates).details.get("also", ())}
+
+
+def load(
+    dataset: str, collection: Path, candidates: Path, config: EvaluateConfig, first_stage: str = ""
+) -> JudgedSet | None:
+    """Read one dataset with what the first stage found, or a further ``first_stage``; None when it has no judged test queries.
 
     Raises :class:`UserError` naming file and id where a candidate has no text, and for a run without any candidate of
     a judged query or with none that is judged relevant: nothing could be told from either.
@@ -97,9 +109,10 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     qrels, queries = _judged_queries(collection)
     if not qrels:
         return None
+    run_file = candidates / (f"{tables.ALSO}/{first_stage}" if first_stage else "") / tables.RUN.filename
     rows = [
         batch.filter(pc.is_in(batch.column("query_id"), pa.array(list(qrels), pa.string())))
-        for batch in tables.read_batches(tables.RUN, candidates)
+        for batch in tables.read_batches(tables.RUN, run_file)
     ]
     run = pa.Table.from_batches(rows, schema=tables.RUN.schema)
     run = run.sort_by([("query_id", "ascending"), ("rank", "ascending")])
@@ -107,7 +120,7 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     lost = next((doc_id for doc_id in run.column("doc_id").to_pylist() if doc_id not in passages), None)
     if lost is not None:
         raise UserError(
-            f"{candidates / tables.RUN.filename}: document {lost!r} is not in {collection / tables.CORPUS.filename}; "
+            f"{run_file}: document {lost!r} is not in {collection / tables.CORPUS.filename}; "
             "these candidates belong to another version of the collection: run retrieve again",
             code="artifact-mismatch",
         )
@@ -120,7 +133,7 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
     if members:
         log.info("%s: counted by document, by the best of its passages among the candidates", dataset)
     ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
-    _check_useful(dataset, ids, qrels, collection, candidates)
+    _check_useful(dataset, ids, qrels, collection, run_file)
     documents = {doc_id: default_text(*passage) for doc_id, passage in passages.items()}
     cut = Passages(config.passage_words, config.passage_stride)
     pairs, starts = _pairs(run, members, queries, documents, cut)
@@ -129,7 +142,8 @@ def load(dataset: str, collection: Path, candidates: Path, config: EvaluateConfi
         "candidates": manifest.read_manifest(candidates).content,
     }
     asked = {query_id: queries[query_id] for query_id in qrels}
-    return JudgedSet(dataset, qrels, run, pairs, starts, asked, dropped, digests, documents, cut, members)
+    label = f"{dataset}{FURTHER}{first_stage}" if first_stage else dataset
+    return JudgedSet(label, qrels, run, pairs, starts, asked, dropped, digests, documents, cut, members)
 
 
 Qrels = dict[str, dict[str, int]]
@@ -168,11 +182,11 @@ def _check_useful(
     ids: Sequence[tuple[str, str]],
     qrels: dict[str, dict[str, int]],
     collection: Path,
-    candidates: Path,
+    run_file: Path,
 ) -> None:
     if not ids:
         raise UserError(
-            f"{candidates / tables.RUN.filename}: no candidates for any of the {len(qrels)} judged test queries of "
+            f"{run_file}: no candidates for any of the {len(qrels)} judged test queries of "
             f"{dataset}; run retrieve again, or check that queries and documents share a language",
             code="candidates-missing",
         )

@@ -25,14 +25,21 @@ _TIMEOUT = 10.0
 
 
 def check_first_stage(config: RetrieveConfig, collections: Sequence[CorpusConfig], need: Need) -> str:
-    """Look for what `retrieval.first_stage` needs. Run files are read whole by `prepare_corpus`, before any GPU works."""
-    needs = "torch and GPUs" if config.encoder else "its key" if config.first_stage == "opensearch" else ""
-    if needs and need.stage and need.first_stage != config.first_stage:
+    """Look for what the first stages need. Run files are read whole by `prepare_corpus`, before any GPU works."""
+    needs = "torch and GPUs" if config.encoder else "its key" if config.demanding == "opensearch" else ""
+    if needs and need.stage and need.first_stage != config.demanding:
         raise UserError(
-            f"retrieval.first_stage: {config.first_stage}, but this pipeline was compiled for {need.first_stage}: its pods lack "
+            f"retrieval.first_stage: {config.demanding}, but this pipeline was compiled for {need.first_stage}: its pods lack "
             f"{needs}; submit it anew with this setting",
             code="setting-compiled",
         )
+    return "; ".join(
+        _check(dataclasses.replace(config, first_stage=each, also=()), collections) for each in config.stages
+    )
+
+
+def _check(config: RetrieveConfig, collections: Sequence[CorpusConfig]) -> str:
+    """Look for what one first stage needs."""
     if config.encoder:
         return check_encoder(config.encoder)
     if config.first_stage == "opensearch":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+from inranker_flow.evaluation.judged_sets import FURTHER
 from inranker_flow.evaluation.measures import grouped
 from inranker_flow.report.chart import chart_svg, colours, number, title
 from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
@@ -64,6 +65,7 @@ def render(
     first_stage = summary.get("first_stage", {}).get("name", "BM25")
     return _template().render(
         **{"left_out": {}, **summary, "first_stage": first_stage},  # a summary of older code knows of neither
+        side_by_side=_side_by_side(summary, first_stage),
         decision=decision,
         reality=reality,
         outcome=outcome(decision) if decision else "",
@@ -288,6 +290,32 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         add(family, f"{family} (mean of {len(found['parts'])})", found["systems"], {})
     if len(_names(summary)) > 1:
         add("", "Mean", summary["average"], {})
+    return rows
+
+
+def _side_by_side(summary: Mapping[str, Any], first_stage: str) -> list[dict[str, Any]]:
+    """Return the headline measure of all systems on the candidates of each first stage; [] where there is one alone."""
+    further: Mapping[str, Any] = summary.get("further", {})
+    rows = []
+    for dataset in dict.fromkeys(name.partition(FURTHER)[0] for name in further):
+        found = [(first_stage, summary["systems"][0], summary["datasets"][dataset])]
+        for name, each in further.items():
+            if name.startswith(f"{dataset}{FURTHER}"):
+                kind = name.partition(FURTHER)[2]
+                found.append((each["first_stage"], kind, each))
+        for place, (shown, first, each) in enumerate(found):
+            means = each["systems"]
+            values = [means[system]["means"][summary["headline"]] for system in (first, *summary["systems"][1:])]
+            rows.append(
+                {
+                    "dataset": "" if place else dataset,
+                    "rule": bool(rows) and not place,
+                    "first_stage": shown,
+                    "values": values,
+                    "top": max(values),
+                    "best": each["ceiling"]["means"][summary["headline"]],
+                }
+            )
     return rows
 
 

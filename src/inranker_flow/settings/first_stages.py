@@ -26,17 +26,28 @@ def check(profile: Profile) -> None:
     except UserError as error:
         raise UserError(f"retrieval.{error}", code=error.code) from error
     _negatives(retrieval)
+    if retrieval.first_stage in retrieval.also:
+        raise UserError(
+            f"retrieval.also: {retrieval.first_stage} is retrieval.first_stage already; name others, or leave it out",
+            code="setting-conflict",
+        )
+    if profile.promotion.candidates not in ("", *retrieval.stages):
+        raise UserError(
+            f"promotion.candidates: {profile.promotion.candidates} is not measured: the first stages are "
+            f"{', '.join(retrieval.stages)}; add it to retrieval.also",
+            code="setting-conflict",
+        )
     if retrieval.encoder:
         _encoder(retrieval)
-    elif retrieval.first_stage == "opensearch":
+    if "opensearch" in retrieval.stages:
         _server(retrieval.server)
-    elif retrieval.first_stage == "run":
+    if "run" in retrieval.stages:
         collections = {"source": profile.source, **{f"targets[{at}]": each for at, each in enumerate(profile.targets)}}
         for key, corpus in collections.items():
             if not corpus.runs:
                 raise UserError(
-                    f"{key}.runs: none given, and retrieval.first_stage is run; name what was found for {corpus.name}, or take "
-                    "another first stage",
+                    f"{key}.runs: none given, and a first stage is run; name what was found for {corpus.name}, or take another "
+                    "first stage",
                     code="setting-missing",
                 )
 
@@ -62,7 +73,7 @@ def notes(retrieval: RetrieveConfig) -> Iterator[str]:
     """Yield a line for each section that counts for nothing."""
     if retrieval.dense != DenseConfig() and not retrieval.encoder:
         yield f"retrieval.dense: is not used, as retrieval.first_stage is {retrieval.first_stage}; set it to dense or hybrid"
-    if retrieval.server != SearchServerConfig() and retrieval.first_stage != "opensearch":
+    if retrieval.server != SearchServerConfig() and "opensearch" not in retrieval.stages:
         yield f"retrieval.server: is not used, as retrieval.first_stage is {retrieval.first_stage}; set it to opensearch"
 
 
@@ -70,7 +81,7 @@ def _encoder(retrieval: RetrieveConfig) -> None:
     reference = retrieval.dense.checkpoint
     if not reference:
         raise UserError(
-            f"retrieval.dense.checkpoint: is missing, and retrieval.first_stage is {retrieval.first_stage}; give a bi-encoder "
+            f"retrieval.dense.checkpoint: is missing, and a first stage is {retrieval.demanding}; give a bi-encoder "
             "that sentence-transformers has saved",
             code="setting-missing",
         )
@@ -86,6 +97,6 @@ def _server(server: SearchServerConfig) -> None:
     for name in ("endpoint", "index"):
         if not getattr(server, name):
             raise UserError(
-                f"retrieval.server.{name}: is missing, and retrieval.first_stage is opensearch", code="setting-missing"
+                f"retrieval.server.{name}: is missing, and a first stage is opensearch", code="setting-missing"
             )
     read_body(server)

@@ -92,9 +92,11 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
 def _first_stage(section: RetrieveConfig) -> RetrieveConfig:
     """Return the same with what its first stage needs; a template given as a path becomes its text."""
     if section.encoder:
-        return dataclasses.replace(section, dense=_checkpoint(section.dense, "retrieval.dense"))
-    if section.first_stage == "opensearch":
-        return dataclasses.replace(section, server=dataclasses.replace(section.server, body=read_body(section.server)))
+        section = dataclasses.replace(section, dense=_checkpoint(section.dense, "retrieval.dense"))
+    if "opensearch" in section.stages:
+        section = dataclasses.replace(
+            section, server=dataclasses.replace(section.server, body=read_body(section.server))
+        )
     return section
 
 

@@ -112,7 +112,7 @@ def build(data: dict[str, Any]) -> Profile:
         phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
         evaluation=parse(EvaluateConfig, data.get("evaluation", {}), "evaluation"),
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
-        cluster=dataclasses.replace(cluster, first_stage=retrieval.first_stage),
+        cluster=dataclasses.replace(cluster, first_stage=retrieval.demanding),
     )
     if not profile.targets and not profile.corpora.uri:
         raise UserError(

@@ -92,13 +92,15 @@ def evaluate(
     wanted = measures.parse(config.measures)
     _check_passages(config)
     sets, skipped = _judged_sets(config, collections, candidates)
+    further = _further(config, collections, candidates, skipped)
     systems = _systems(config, teacher, labels, students, champion)
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     # Whatever else may be refused is looked at before anything is scored, too.
     first_stage = provenance.first_stage(candidates)
     training, generation = provenance.trainings(students), provenance.generations(candidates)
-    _try(wanted, sets, first_stage["kind"])
-    reranking = Reranking(config, sets, Passages(config.passage_words, config.passage_stride))
+    every = [*sets, *further]
+    _try(wanted, every, first_stage["kind"])
+    reranking = Reranking(config, every, Passages(config.passage_words, config.passage_stride))
     for system in systems:
         reranking.add(system)
 
@@ -111,7 +113,7 @@ def evaluate(
         "first_stage": first_stage,
         "students": list(students),
         **_costs(config, systems, reranking),
-        "datasets": _measure(wanted, sets, reranking.scored, evaluation, first_stage["kind"]),
+        **_by_candidates(_measure(wanted, every, reranking.scored, evaluation, first_stage["kind"]), candidates),
         "skipped": skipped,
         "left_out": dict(left_out or {}),
         "leaks": leaked,
@@ -128,13 +130,39 @@ def evaluate(
         datasets=len(sets),
         skipped=len(skipped),
         queries=sum(len(each.qrels) for each in sets),
-        pairs=sum(len(each.pairs) for each in sets),
+        pairs=sum(len(each.pairs) for each in every),
         leaks=leaked["queries"],
         unmeasured=len(reranking.unmeasured),
         scoring_seconds=sum(each.costs.seconds for each in reranking.scored.values() if not each.same_as),
         metrics=_metrics(summary),
         left_out=len(summary["left_out"]),
     )
+
+
+def _further(
+    config: EvaluateConfig, collections: Sequence[Path], candidates: Sequence[Path], skipped: Mapping[str, str]
+) -> list[JudgedSet]:
+    """Return the same judged queries with the candidates of further first stages (`retrieval.also`)."""
+    loaded = (
+        judged_sets.load(dataset, collection, found, config, name)
+        for dataset, collection, found in judged_sets.join(collections, candidates)
+        for name in (() if dataset in skipped else judged_sets.further(found))
+    )
+    return [each for each in loaded if each]
+
+
+def _by_candidates(described: Mapping[str, Any], candidates: Sequence[Path]) -> dict[str, Any]:
+    """Return the datasets, and beside them the same with the candidates of further first stages, each with its name."""
+    names = {kind: name for folder in candidates for kind, name in judged_sets.further(folder).items()}
+    kinds = {dataset: dataset.partition(judged_sets.FURTHER)[2] for dataset in described}
+    return {
+        "datasets": {dataset: each for dataset, each in described.items() if not kinds[dataset]},
+        "further": {
+            dataset: {"first_stage": names[kinds[dataset]], **each}
+            for dataset, each in described.items()
+            if kinds[dataset]
+        },
+    }
 
 
 def _systems(
@@ -289,7 +317,8 @@ def _describe(system: System, scored: Mapping[str, Scored]) -> dict[str, Any]:
 def _measure(
     wanted: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], evaluation: Path, first: str
 ) -> dict[str, Any]:
-    """Write measures and runs; returns what the summary says about each dataset."""
+    """Write measures and runs; returns what the summary says about each dataset. The first system is the one that found its
+    candidates: ``first``, or the further first stage in its name."""
     described: dict[str, Any] = {}
     offset = 0
     with tables.TableWriter(evaluation / tables.MEASURES.filename, tables.MEASURES) as writer:
@@ -297,8 +326,9 @@ def _measure(
             rows = slice(offset, offset + judged_set.run.num_rows)
             offset = rows.stop
             systems: dict[str, Any] = {}
-            for system in (first, *scored):
-                run = judged_set.run if system == first else _rerank(judged_set, scored[system].scores[rows])
+            found_by = judged_set.dataset.partition(judged_sets.FURTHER)[2] or first
+            for system in (found_by, *scored):
+                run = judged_set.run if system == found_by else _rerank(judged_set, scored[system].scores[rows])
                 found = _measured(wanted, judged_set, run, system)
                 runs.write_trec(evaluation / "runs" / f"{judged_set.dataset}.{system}.trec", run, system)
                 for measure, values in found.items():
@@ -404,6 +434,9 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         for dataset, parts in groups.items()
         for system in chosen
     }
+    for dataset, each in summary["further"].items():
+        for system in (dataset.partition(judged_sets.FURTHER)[2], *list(summary["students"])[-1:]):
+            found[f"{headline}/{dataset}/{system}"] = each["systems"][system]["means"][headline]
     if len(groups) > 1:
         found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
     return found

@@ -201,8 +201,11 @@ def model_digest(student: Path) -> str:
 def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], champion: str) -> gate.Decision:
     measures = tables.read(tables.MEASURES, evaluation)
     first = summary["systems"][0]
+    # The candidates that training was by have no name of their own.
+    asked = "" if config.candidates == first else config.candidates
     challenger, serving, baseline = (
-        gate.from_measures(measures, system, config.measure) for system in (CHALLENGER, "champion", first)
+        gate.on_candidates(gate.from_measures(measures, system, config.measure), asked)
+        for system in (CHALLENGER, "champion", asked or first)
     )
     if champion and challenger and not serving:
         # A champion that cannot be measured is never beaten by default.

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.config.retrieval import RetrieveConfig
+from inranker_flow.config.values import FirstStageName
 from inranker_flow.corpora.documents import are_cut
 from inranker_flow.errors import UserError
 from inranker_flow.progress import Progress
@@ -103,13 +104,18 @@ def retrieve(
         dataset=dataset,
         stage="retrieve",
         drawn=drawn_by(config, collection),
-        first_stage={"kind": config.first_stage, "name": first_stages.describe(config)},
+        first_stage=_described(config),
+        also=[_described(replace(config, first_stage=each, also=())) for each in config.also],
         earlier=earlier,
         queries_kept=stats.queries_kept,
         **({"generation": noted(queries)} if queries else {}),
     )
     work.remove_scratch()
     return stats
+
+
+def _described(config: RetrieveConfig) -> dict[str, str]:
+    return {"kind": config.first_stage, "name": first_stages.describe(config)}
 
 
 def noted(queries: Path) -> dict[str, Any]:
@@ -165,8 +171,10 @@ class _Retrieval:
             seconds_index = time.monotonic() - start
             progress = Progress("searching", total, "queries")
             self._write_pairs(train, relevant, kept, progress)
-            self._write_run(test, progress)
+            self._write_run(self.first_stage, test, self.candidates, self.config.first_stage, progress)
         speed = progress.finish() if total else 0.0
+        for name in self.config.also:
+            self._search_also(name, test)
         roles = {role: self.counts[role] for role in tables.ROLES}
         if self.counts["missing"]:
             log.warning(
@@ -311,28 +319,45 @@ class _Retrieval:
             yield draw(self.config, passages, batch.ids, [hits for hits, _ in found], counts, places[first:last])
             first = last
 
-    def _write_run(self, test: pa.Table, progress: Progress) -> None:
+    def _search_also(self, name: FirstStageName, test: pa.Table) -> None:
+        """Write what another first stage finds for the test queries, in the folder `also/NAME`."""
+        folder = self.candidates / tables.ALSO / name
+        folder.mkdir(parents=True, exist_ok=True)
+        config = replace(self.config, first_stage=name, also=())
+        progress = Progress(f"searching by {name}", test.num_rows, "queries")
         with ExitStack() as stack:
-            writer = stack.enter_context(tables.TableWriter(self.candidates / tables.RUN.filename, tables.RUN))
-            trec = stack.enter_context(atomic_write(self.candidates / "run.trec"))
+            other = None
+            if test.num_rows:
+                other = stack.enter_context(first_stages.open_first_stage(config, self.collection, test.num_rows))
+                other.check({"test": Asked(self.collection, _queries(test), config.test_depth)})
+            self._write_run(other, test, folder, name, progress)
+        if other:
+            other.forget()
+            progress.finish()
+
+    def _write_run(
+        self, first_stage: FirstStage | None, test: pa.Table, folder: Path, tag: str, progress: Progress
+    ) -> None:
+        with ExitStack() as stack:
+            writer = stack.enter_context(tables.TableWriter(folder / tables.RUN.filename, tables.RUN))
+            trec = stack.enter_context(atomic_write(folder / "run.trec"))
             batches = _batches(test)
-            everything = self.first_stage.find(batches, self.config.test_depth) if self.first_stage else ()
+            everything = first_stage.find(batches, self.config.test_depth) if first_stage else ()
             for queries, found in zip(batches, everything, strict=True):
-                assert self.first_stage
+                assert first_stage
                 columns: dict[str, list[Any]] = {name: [] for name in tables.RUN.schema.names}
                 for query_id, (places, scores) in zip(queries.ids, found, strict=True):
-                    self.counts["without_hits"] += not len(places)
+                    self.counts["without_hits"] += folder == self.candidates and not len(places)
                     columns["query_id"] += [query_id] * len(places)
-                    columns["doc_id"] += self.first_stage.passages.named(places)
+                    columns["doc_id"] += first_stage.passages.named(places)
                     columns["rank"] += range(1, len(places) + 1)
                     columns["score"] += scores.astype(np.float64).tolist()
                 writer.write(columns)
                 rows = zip(*columns.values(), strict=True)
-                tag = self.config.first_stage
                 trec.write(
                     "".join(f"{query} Q0 {doc} {rank} {score:.6f} {tag}\n" for query, doc, rank, score in rows).encode()
                 )
-                self.counts["run"] += len(columns["rank"])
+                self.counts["run"] += len(columns["rank"]) if folder == self.candidates else 0
                 progress.advance(len(queries.ids))
 
 
