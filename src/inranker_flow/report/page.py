@@ -296,7 +296,7 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _side_by_side(summary: Mapping[str, Any], first_stage: str) -> list[dict[str, Any]]:
     """Return the headline measure of all systems on the candidates of each first stage; [] where there is one alone."""
     further: Mapping[str, Any] = summary.get("further", {})
-    rows = []
+    rows: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(name.partition(FURTHER)[0] for name in further):
         found = [(first_stage, summary["systems"][0], summary["datasets"][dataset])]
         for name, each in further.items():
