@@ -27,7 +27,8 @@ SEEDS = (1, 2, 3)
 #: Queries of each target. The source has 3,000 questions for phase 1, and others for the comparison with more of it.
 QUERIES = 400
 RETRIEVAL = {"negatives": 5, "depth": 100, "test_depth": 30, "seed": 1}
-#: A cross-encoder of three of the six layers: what it has to learn is to compare two texts.
+#: A cross-encoder of three of the six layers: what it has to learn is to compare two texts. It sees each pair once, so it
+#: goes without dropout.
 TRAINING = {
     "learning_rate": 2e-4, "warmup_steps": 75, "batch_size": 32, "epochs": 1, "max_length": 96, "batching": "grouped",
     "standardise": "dataset", "dropout": 0.0, "evaluate_every": 150, "holdout": 0.03, "holdout_max_queries": 100,
@@ -73,7 +74,7 @@ def make(root: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
     """Train the variants ``names`` (none: all) with each of ``seeds`` and evaluate them, below ``root/students``."""
     start = starter(root)
     with served(root / MINILM) as address:
-        world = _World(root, start, address)
+        world = _World(root, start, address, f"data-{'-'.join(map(str, seeds))}")
         for seed in seeds:
             for variant in VARIANTS:
                 if not names or variant.name in names:
@@ -82,10 +83,11 @@ def make(root: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
 
 
 class _World:
-    """The collections, their pairs and labels, and where students lie."""
+    """The collections, their pairs and labels, and where students lie. ``data``: a folder of its own for commands that run
+    side by side, which all find what is stored."""
 
-    def __init__(self, root: Path, start: Any, address: str) -> None:
-        self.root, self.start = root, start
+    def __init__(self, root: Path, start: Any, address: str, data: str) -> None:
+        self.root, self.start, self.data = root, start, data
         self._known: dict[tuple[str, str, int], tuple[Path, Path, Path]] = {}
         self.teacher = {
             "checkpoint": "all-MiniLM-L6-v2",
@@ -108,7 +110,7 @@ class _World:
 
     def _pairs(self, name: str, kind: str, queries: int) -> tuple[Path, Path, Path]:
         split = {"source": "train", "more": "more"}.get(kind)
-        run = self._run(f"data/{name}-{kind}-{queries}")
+        run = self._run(f"{self.data}/{name}-{kind}-{queries}")
         corpus = {"uri": str(self.root / "collections" / name), "name": name, "train_split": split or "train"}
         prepared = run(
             "prepare_corpus", name, outputs=("collection",),
