@@ -224,6 +224,13 @@ def test_two_datasets_are_averaged_and_said_so() -> None:
     assert headline_sentence(make_summary(TWO)).startswith("Phase 2 reaches nDCG@10 .940 on average over 2 datasets: ")
 
 
+def test_a_dataset_whose_documents_were_cut_says_that_documents_are_counted() -> None:
+    summary = make_summary({"d": {"bm25": 0.5, "phase2": 0.6}})
+    assert "documents are counted" not in text_of(render(summary))
+    summary["datasets"]["d"]["by"] = "document"
+    assert "d: documents are counted" in text_of(render(summary))
+
+
 def test_nothing_measured_is_a_page_too() -> None:
     html = render(make_summary({}))
     assert "Nothing was measured" in html and "No test queries" in html

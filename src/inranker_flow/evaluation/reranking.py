@@ -21,7 +21,7 @@ from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import serving_cost
 from inranker_flow.evaluation.candidates import Candidates
-from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.evaluation.judged_sets import FURTHER, JudgedSet
 from inranker_flow.evaluation.serving_cost import Costs
 from inranker_flow.evaluation.systems import CHAMPION, TEACHER, System
 from inranker_flow.labelling import average
@@ -123,7 +123,7 @@ class Reranking:
         scores = np.empty(len(candidates.pairs))
         for dataset, rows in candidates.by_set():
             own = [each.scores[rows] for each in parts]
-            levels = system.levels.get(dataset)
+            levels = system.levels.get(dataset.partition(FURTHER)[0])
             if levels is None:
                 log.info(
                     "%s: no labels of %s say the levels of its scores: those of the candidates", system.name, dataset
