@@ -97,7 +97,7 @@ def test_retrain_is_planned_for_every_corpus_below_its_prefix(capsys, tmp_path):
     beir.write(corpora / "stones", {"corpus.yaml": b"documents: 2\n"})
     beir.write(corpora / "wishes", {"corpus.yaml": b"promt: x\n"})
     (corpora / "empty").mkdir()
-    (corpora / "empty" / "notes.txt").write_text("nothing")
+    (corpora / "empty" / "scan.png").write_text("nothing")
     out = printed(
         capsys, "retrain", "--profile", "demo", "--set", f"corpora.uri={corpora}", "--device", "cpu", "--calibrate", "0"
     )
