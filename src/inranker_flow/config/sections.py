@@ -14,6 +14,7 @@ from inranker_flow.config.values import (
     Concurrency,
     Count,
     FieldName,
+    FirstStageName,
     Gain,
     Language,
     Length,
@@ -457,7 +458,7 @@ class PromoteConfig:
     measure: Annotated[str, Text(empty=False, most=100)] = "nDCG@10"
     #: On whose candidates it is asked: one of the first stages that are measured side by side (`retrieval.also`); empty:
     #: `retrieval.first_stage`.
-    candidates: Literal["", "bm25", "dense", "hybrid", "run", "opensearch"] = ""
+    candidates: Literal["", FirstStageName] = ""
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
     min_gain: Gain = 0.0
     #: The gain must be significant at this level (paired randomisation over all test queries, one-sided): a model that

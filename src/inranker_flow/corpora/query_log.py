@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -17,7 +16,7 @@ from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import layout, parquet
-from inranker_flow.corpora.sources.lines import BadLine, batches, json_object
+from inranker_flow.corpora.sources.lines import BadLine, batches, cells, json_object
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.storage import uris
 from inranker_flow.words import normal
@@ -95,10 +94,7 @@ class _Delimited:
         self._places: tuple[int, int | None] | None = None
 
     def __call__(self, text: str) -> Row | None:
-        try:
-            parts = next(csv.reader([text.rstrip("\r\n")], delimiter=self._between))
-        except csv.Error as error:
-            raise BadLine(f"not columns between {self._between!r} ({error})") from error
+        parts = cells(text, self._between)
         if self._places is None:
             self._places = _places([part.strip().lower() for part in parts], self._shown)
             return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources.layout import Form
-from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string, whole
+from inranker_flow.corpora.sources.lines import BadLine, batches, cells, json_object, string, whole
 from inranker_flow.corpora.sources.rows import Row
 
 #: How the columns of judgements are called: BEIR's names, the hub's, TREC's, and what people write.
@@ -81,10 +80,7 @@ def _comma_separated(text: str) -> list[str]:
 
 
 def _quoted(text: str, between: str) -> list[str]:
-    try:
-        return [part.strip() for row in csv.reader([text.rstrip("\r\n")], delimiter=between) for part in row]
-    except csv.Error as error:
-        raise BadLine(f"not columns between {between!r} ({error})") from error
+    return [cell.strip() for cell in cells(text, between)]
 
 
 class _JudgementLine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -205,6 +206,14 @@ def _chunks(lines: Iterator[tuple[int, str, int]]) -> Iterator[list[tuple[int, s
             chunk, characters = [], 0
     if chunk:
         yield chunk
+
+
+def cells(text: str, between: str) -> list[str]:
+    """Return the columns of a line between ``between``, quoted as spreadsheets do."""
+    try:
+        return [cell for row in csv.reader([text.rstrip("\r\n")], delimiter=between) for cell in row]
+    except csv.Error as error:
+        raise BadLine(f"not columns between {between!r} ({error})") from error
 
 
 _decode = json.JSONDecoder().decode

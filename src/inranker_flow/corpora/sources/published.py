@@ -5,7 +5,6 @@ One score s of a pair, as rerankers with one output give it, is the pair of logi
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
@@ -17,7 +16,7 @@ import numpy as np
 from inranker_flow.artifacts.hashing import HashSet, hash_rows
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources.beir import DOC_NAMES, QUERY_NAMES
-from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string
+from inranker_flow.corpora.sources.lines import BadLine, batches, cells, json_object, string
 from inranker_flow.corpora.sources.rows import Row, Split, as_columns
 from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
@@ -107,10 +106,7 @@ class _Columns:
         self._names: list[str] = []
 
     def __call__(self, text: str) -> Row | None:
-        try:
-            parts = next(csv.reader([text.rstrip("\r\n")], delimiter=self._between))
-        except csv.Error as error:
-            raise BadLine(f"not columns between {self._between!r} ({error})") from error
+        parts = cells(text, self._between)
         if not self._names:
             self._names = [part.strip().lower() for part in parts]
             _labelled(dict.fromkeys(self._names, "0"), QUERY_NAMES, DOC_NAMES)  # refuses a header that lacks one
