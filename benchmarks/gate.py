@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
 import numpy as np
 
 from inranker_flow.config.sections import PromoteConfig
+from inranker_flow.config.values import EvidenceName
 from inranker_flow.evaluation import significance
-from inranker_flow.evaluation.gate import decide
+from inranker_flow.evaluation.gate import Versus, decide
 from inranker_flow.evaluation.leaks import Finder
 
 DRAWS = 1000
 LEVEL = 0.4
 POLICY = PromoteConfig(max_loss=10.0)
+UNJUDGED: tuple[EvidenceName, ...] = ("known_item", "agreement")
 DATA = Path(__file__).parents[2] / "shared" / "data" / "train"
 
 
@@ -35,6 +37,12 @@ def main() -> None:
     for queries in (20, 50, 200):
         for sd in (0.1, 0.2):
             rates = [rate(queries, sd, 0.0, alpha) for alpha in (0.01, 0.05, 0.10, 1.0)]
+            print(f"| {queries} | {sd} | {' | '.join(f'{each:.3f}' for each in rates)} |", flush=True)
+    print("\nThe same by mixed evidence, alpha 0.05 shared: judgements of one data set, held-out queries of another:\n")
+    print("| queries | sd | known items | and agreement | and judgements |\n|---|---|---|---|---|")
+    for queries in (20, 50, 200):
+        for sd in (0.1, 0.2):
+            rates = [mixed(queries, sd, kinds) for kinds in (UNJUDGED[:1], UNJUDGED, ("human", *UNJUDGED))]
             print(f"| {queries} | {sd} | {' | '.join(f'{each:.3f}' for each in rates)} |", flush=True)
     print("\nPower: promotions of a model that is better by the given gain, alpha 0.05:\n")
     print("| queries | sd | gain 0.01 | gain 0.03 | gain 0.05 |\n|---|---|---|---|---|")
@@ -49,16 +57,33 @@ def rate(queries: int, sd: float, gain: float, alpha: float) -> float:
     """Share of the draws that promote."""
     random = np.random.default_rng([queries, int(1000 * sd)])  # the same draws for each alpha and gain
     policy = PromoteConfig(max_loss=POLICY.max_loss, alpha=alpha)
-    scale = sd / np.sqrt(2 * (1 - LEVEL))
-    names = [f"q{i:04}" for i in range(queries)]
+    return sum(decide(*draw(random, queries, sd, gain), policy).verdict == "PROMOTE" for _ in range(DRAWS)) / DRAWS
+
+
+def mixed(queries: int, sd: float, kinds: Sequence[EvidenceName]) -> float:
+    """Share of the draws that promote a model that is exactly as good by every kind, each drawn by itself."""
+    random = np.random.default_rng([queries, int(1000 * sd)])
     promoted = 0
     for _ in range(DRAWS):
-        champion = random.beta(2, 2, queries)
-        moved = np.where(random.random(queries) < LEVEL, 0.0, random.laplace(0.0, scale, queries))
-        challenger = champion + moved + gain
-        sides = ({"set": dict(zip(names, each.tolist(), strict=True))} for each in (champion, challenger))
-        promoted += decide(*sides, policy).verdict == "PROMOTE"
+        found = {kind: Versus(*draw(random, queries, sd, 0.0, kind == "human"), "nDCG@10") for kind in kinds}
+        human = found.pop("human", Versus({}, {}, "nDCG@10"))
+        promoted += decide(human.opponent, human.challenger, POLICY, others=found).verdict == "PROMOTE"
     return promoted / DRAWS
+
+
+def draw(
+    random: np.random.Generator, queries: int, sd: float, gain: float, judged: bool = True
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return values of a champion and of a challenger on one data set."""
+    scale = sd / np.sqrt(2 * (1 - LEVEL))
+    names = [f"q{i:04}" for i in range(queries)]
+    champion = random.beta(2, 2, queries)
+    moved = np.where(random.random(queries) < LEVEL, 0.0, random.laplace(0.0, scale, queries))
+    theirs, ours = (
+        {"judged" if judged else "other": dict(zip(names, each.tolist(), strict=True))}
+        for each in (champion, champion + moved + gain)
+    )
+    return theirs, ours
 
 
 def costs() -> None:

@@ -92,7 +92,7 @@ def test_a_log_alone_needs_no_language_model(tmp_path, monkeypatch):
         ("log.csv", b"day,Query,count\n1,rain clouds,2\n1,why is granite hard,1\n"),
         ("log.tsv", b"search_term\thits\nrain clouds\t9\nwhy is granite hard\t3\n"),
         ("log.jsonl", b'{"query": "rain clouds", "count": 2}\n{"text": "why is granite hard"}\n'),
-        ("log.csv.gz", gzip.compress(b"query;count\n".replace(b";", b",") + b"rain clouds,2\nwhy is granite hard,1\n")),
+        ("log.csv.gz", gzip.compress(b"query,count\nrain clouds,2\nwhy is granite hard,1\n", mtime=0)),
         ("log.parquet", None),
     ],
 )

@@ -54,8 +54,8 @@ _S, _I, _F = pa.string(), pa.int32(), pa.float64()
 CORPUS = _table("corpus", {"doc_id": _S, "title": _S, "text": _S}, ("doc_id",))
 #: Beside a corpus whose rows are passages of documents: which document each is of.
 PASSAGES = _table("passages", {"doc_id": _S, "document_id": _S}, ("doc_id",))
-#: ``origin`` is supervised, synthetic, log (asked by people, judged by nobody) or test; ``source_doc_id`` is the passage a
-#: synthetic query was written for.
+#: ``origin`` is supervised, synthetic, log (asked by people, judged by nobody), test, or held_out (one of the second or third
+#: kind, which measures and trains nobody); ``source_doc_id`` is the passage a synthetic query was written for.
 QUERIES = _table(
     "queries", {"query_id": _S, "text": _S, "origin": _S, "source_doc_id": _S}, ("query_id",), ("source_doc_id",)
 )
@@ -74,9 +74,15 @@ MEASURES = _table(
     {"dataset": _S, "system": _S, "measure": _S, "query_id": _S, "value": _F},
     ("dataset", "system", "measure", "query_id"),
 )
+#: Measures without a judgement: see `evaluation/unjudged.py`.
+EVIDENCE = _table(
+    "evidence",
+    {"dataset": _S, "evidence": _S, "system": _S, "measure": _S, "query_id": _S, "value": _F},
+    ("dataset", "evidence", "system", "measure", "query_id"),
+)
 
-#: In a candidates/ folder: a folder for each further first stage, with its run.
-ALSO = "also"
+#: In a candidates/ folder: a folder for each further first stage, with its run; and one with the held-out queries and theirs.
+ALSO, HELD_OUT = "also", "held_out"
 
 ROLES = ("source", "positive", "negative")
 

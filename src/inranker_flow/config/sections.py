@@ -13,6 +13,7 @@ from inranker_flow.config.values import (
     Amount,
     Concurrency,
     Count,
+    EvidenceName,
     FieldName,
     FirstStageName,
     Gain,
@@ -297,6 +298,10 @@ class GenerateConfig:
     keep_probable: Count = 0
     #: Seed of the choice of documents, and of sampling.
     seed: Count = 0
+    #: Queries of a target that train nobody (filled in from `evaluation.synthetic_queries`).
+    held_out: Count = 0
+    #: Which targets have some (filled in from `evaluation.synthetic_for`).
+    held_out_for: Literal["unjudged", "all"] = "unjudged"
 
     @property
     def writer(self) -> str:
@@ -429,6 +434,11 @@ class EvaluateConfig:
     by: Literal["passage", "document"] = "passage"
     #: BEIR's quirk: drop doc_id == query_id (arguana, quora).
     drop_self: bool = True
+    #: Queries of a target that are held out: they measure and train nobody. Synthetic ones know the passage that they were
+    #: written for; with the teacher's scores they say how well a student agrees with it. 0: none.
+    synthetic_queries: Count = 200
+    #: unjudged: for targets without judged test queries; all: for every target.
+    synthetic_for: Literal["unjudged", "all"] = "unjudged"
     #: Words of one passage of a long document, whose best passage is its score; 0 cuts documents at `max_length`. A version
     #: is served by the passages that it was measured by.
     passage_words: Count = 0
@@ -459,6 +469,10 @@ class PromoteConfig:
     #: On whose candidates it is asked: one of the first stages that are measured side by side (`retrieval.also`); empty:
     #: `retrieval.first_stage`.
     candidates: Literal["", FirstStageName] = ""
+    #: Kinds of evidence that may show a gain, for each data set the most trusted that it has: human (judgements), then judge,
+    #: then known_item and agreement (`evaluation/unjudged.py`), neither of which may speak against it. Judgements may refuse in
+    #: any case. Empty: all that is measured.
+    evidence: tuple[EvidenceName, ...] = ()
     #: Mean gain over the champion (or over BM25, for a first model) that a challenger must show.
     min_gain: Gain = 0.0
     #: The gain must be significant at this level (paired randomisation over all test queries, one-sided): a model that

@@ -21,6 +21,10 @@ FirstStageName = Literal["bm25", "dense", "hybrid", "run", "opensearch"]
 #: Of these, the ones that compute vectors.
 ENCODING = ("dense", "hybrid")
 
+#: What a measure rests on, the most trusted first: people's judgements, a language model's grades, the passage that a query
+#: was written for, the teacher's scores.
+EvidenceName = Literal["human", "judge", "known_item", "agreement"]
+
 Count = Annotated[int, Range(0, MOST)]
 Positive = Annotated[int, Range(1, MOST)]
 #: Tokens of a prompt: no model reads more, and with fewer than 16 no passage is left.

@@ -1,5 +1,9 @@
 """The gate: may a challenger serve instead of the champion?
 
+Evidence is of four kinds, the most trusted first: people's judgements (human), a language model's grades (judge), the passage
+that a query was written for (known_item), the teacher's scores (agreement). Each data set is asked by the most trusted that it
+has, the last two together; no mean is over two kinds.
+
 :func:`decide` is a pure function of values for each query that one evaluation measured, for both models, on the same
 queries and the same candidates, of the policy, and of what else was found (leaks, cost). It refuses to compare where
 the queries differ: with numbers stored on another day's test set any model can be made to win.
@@ -8,8 +12,9 @@ the queries differ: with numbers stored on another day's test set any model can 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.config.sections import PromoteConfig
+from inranker_flow.config.values import EvidenceName
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, significance
 from inranker_flow.evaluation.judged_sets import FURTHER
@@ -28,6 +34,11 @@ Verdict = Literal["PROMOTE", "HOLD", "REJECT"]
 
 #: Differences below this are rounding, neither gain nor loss.
 TOLERANCE = 1e-9
+#: Kinds of evidence, the most trusted first.
+ORDER: tuple[EvidenceName, ...] = ("human", "judge", "known_item", "agreement")
+#: Those beside judgements; the last two are asked together.
+_LEVELS: tuple[tuple[EvidenceName, ...], ...] = (ORDER[1:2], ORDER[2:])
+_SYNTHETIC = ", on synthetic evidence"
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,24 @@ class Decision:
     reasons: tuple[Reason, ...]
     #: champion, or the first stage by its kind.
     against: str
+    #: Kinds of evidence that showed the gain of a PROMOTE, the most trusted first.
+    shown_by: tuple[EvidenceName, ...] = ()
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Values of one kind of evidence: of the ``opponent`` (champion or first stage) and of the ``challenger``, by ``measure``."""
+
+    opponent: Measures
+    challenger: Measures
+    measure: str
+
+    def of(self, names: Set[str]) -> Versus:
+        """Return the values on some data sets alone."""
+        ours, theirs = (
+            {name: side[name] for name in sorted(names) if name in side} for side in (self.challenger, self.opponent)
+        )
+        return Versus(theirs, ours, self.measure)
 
 
 @dataclass(frozen=True)
@@ -83,18 +112,23 @@ def decide(
     baseline: Measures | None = None,
     evidence: Evidence = Evidence(),
     first_stage: str = "bm25",
+    others: Mapping[EvidenceName, Versus] = {},
 ) -> Decision:
     """PROMOTE, HOLD or REJECT ``challenger``, against ``champion`` or, for a first model (None), against ``baseline``.
 
-    REJECT: nothing was measured, a value is not finite, a dataset or queries are missing on one side, a dataset is
-    worse by more than ``policy.max_loss``, or a budget is exceeded. HOLD: the evidence does not suffice: leaks, a
-    budget without its measurement, fewer than ``policy.min_queries`` queries on a dataset, a mean gain over the
-    datasets that is not greater than ``policy.min_gain``, or one that may be luck. Else PROMOTE.
+    These are measures by judgements; ``others`` are those by other kinds of evidence, asked for data sets without
+    judgements, or of which the policy does not ask those (`PromoteConfig.evidence`).
 
-    "Luck" is one hypothesis, that the mean gain over the datasets is no more than 0, so it is tested once: a one-sided
-    paired randomisation test over the queries of all datasets together, each with the weight that it has in the mean.
-    A challenger that is no better is promoted in at most ``policy.alpha`` of all evaluations. Nothing is corrected,
-    because nothing else is tested; ``max_loss`` can only refuse.
+    REJECT: nothing was measured, a value is not finite, a dataset or queries are missing on one side, a dataset is
+    worse by more than ``policy.max_loss`` by any kind that is asked, or a budget is exceeded. HOLD: the evidence does not
+    suffice: leaks, a budget without its measurement, fewer than ``policy.min_queries`` judged queries on a dataset, or no kind
+    by which the mean gain over its datasets is greater than ``policy.min_gain`` and no luck. Else PROMOTE. Another kind than
+    judgements is not asked for a dataset with fewer queries than that.
+
+    "Luck" is one hypothesis for each kind, that the mean gain over its datasets is no more than 0: a one-sided paired
+    randomisation test over the queries of all these datasets together, each with the weight that it has in the mean. Several
+    kinds share ``policy.alpha`` (Bonferroni), so a challenger that is no better by any is promoted in at most that share of
+    all evaluations; ``max_loss`` can only refuse.
 
     Datasets that only the challenger has do not count; the parts of a family (`measures.grouped`) count as one. Raising
     any of the challenger's values never lowers the verdict. Raises :class:`UserError` for a policy that would let a
@@ -107,23 +141,120 @@ def decide(
     against = first_stage if champion is None else "champion"
     opponent = (baseline or {}) if champion is None else champion
 
-    rejections = _incomparable(opponent, challenger, against)
+    asked = _asked(opponent, challenger, others, policy)
+    rejections = [
+        reason
+        for each in asked or [_Asked("human", Versus(opponent, challenger, policy.measure))]
+        for reason in _incomparable(each.versus.opponent, each.versus.challenger, against)
+    ]
     if rejections:
-        return Decision("REJECT", tuple(rejections), against)
-    groups = _groups(opponent, challenger)
-    gains = {name: significance.mean(parts) for name, parts in groups.items() if parts}
-    losses = _losses(gains, policy, against) + _over_budget(evidence, policy)
+        few = _few_queries(others, policy)
+        return (
+            Decision("REJECT", tuple(rejections), against)
+            if asked or not few
+            else Decision("HOLD", tuple(few), against)
+        )
+    losses = [reason for each in asked for reason in each.losses(policy, against)] + _over_budget(evidence, policy)
     if losses:
         return Decision("REJECT", tuple(losses), against)
-    gain, gain_doubts = _gain(gains, groups, policy, against)
-    doubts = _leaks(evidence, policy) + _not_measured(evidence, policy) + _few_queries(opponent, policy) + gain_doubts
-    if doubts:
+    shared = replace(policy, alpha=policy.alpha / max(sum(each.shows for each in asked), 1))
+    gains = [(each, *_gain(each, shared, against)) for each in asked if each.shows]
+    shown = [(each, gain) for each, gain, doubts in gains if not doubts]
+    doubts = _leaks(evidence, policy) + _not_measured(evidence, policy)
+    doubts += _few_queries({"human": Versus(opponent, challenger, policy.measure)}, policy)
+    doubts += [doubt for *_, found in gains for doubt in found if not shown]
+    if not gains:
+        doubts += [*_few_queries(others, policy), _no_evidence(policy)]
+    if doubts or not shown:
         return Decision("HOLD", tuple(doubts), against)
-    each = (
-        Reason("dataset_gain", name, f"{policy.measure} on {name}: {gain:+.4f}", {"gain": gain})
-        for name, gain in gains.items()
+    by_dataset = (
+        Reason("dataset_gain", name, f"{each.measure} on {name}: {gain:+.4f}", {"gain": gain})
+        for each in asked
+        for name, gain in each.gains.items()
     )
-    return Decision("PROMOTE", (gain, *each), against)
+    reasons = (*(gain for _, gain in shown), *by_dataset)
+    return Decision("PROMOTE", reasons, against, tuple(each.kind for each, _ in shown))
+
+
+#: Kind of evidence -> how its measures are named.
+BY = {
+    "human": "",
+    "judge": " by the judge's grades",
+    "known_item": " by known items",
+    "agreement": " by agreement with the teacher",
+}
+#: What a verdict rests on that no judgement shows.
+_RESTS_ON = {"human": "", "judge": ", on a judge's grades", "known_item": _SYNTHETIC, "agreement": _SYNTHETIC}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A kind of evidence and what it says; ``shows``: it may show a gain, and not refuse alone."""
+
+    kind: EvidenceName
+    versus: Versus
+    shows: bool = True
+
+    @property
+    def measure(self) -> str:
+        return self.versus.measure + BY[self.kind]
+
+    @cached_property
+    def groups(self) -> dict[str, list[Part]]:
+        return _groups(self.versus.opponent, self.versus.challenger)
+
+    @cached_property
+    def gains(self) -> dict[str, float]:
+        """Dataset -> mean gain."""
+        return {name: significance.mean(parts) for name, parts in self.groups.items() if parts}
+
+    def losses(self, policy: PromoteConfig, against: str) -> list[Reason]:
+        """Return the datasets that are too much worse, the worst first."""
+        return [
+            Reason(
+                "dataset_worse",
+                name,
+                f"{self.measure} on {name} is {-gain:.4f} below {_title(against)}; {policy.max_loss:g} is allowed",
+                {"gain": gain, "max_loss": policy.max_loss},
+            )
+            for name, gain in sorted(self.gains.items(), key=lambda each: (each[1], each[0]))
+            if gain < -policy.max_loss - TOLERANCE
+        ]
+
+
+def _asked(
+    opponent: Measures, challenger: Measures, others: Mapping[EvidenceName, Versus], policy: PromoteConfig
+) -> list[_Asked]:
+    """Return the kinds that are asked, the most trusted first, each with the data sets that none before it speaks for."""
+    listed = policy.evidence or ORDER
+    covered: set[str] = set()
+    found = []
+    if opponent or challenger:
+        found.append(_Asked("human", Versus(opponent, challenger, policy.measure), "human" in listed))
+        covered |= {*opponent, *challenger} if "human" in listed else set()
+    for level in _LEVELS:
+        own = []
+        for kind in level:
+            versus = others.get(kind)
+            names = _sufficient(versus, policy) - covered if versus and kind in listed else set()
+            if versus and names:
+                own.append(_Asked(kind, versus.of(names)))
+        found += own
+        covered |= {name for each in own for name in each.versus.opponent}
+    return found
+
+
+def _no_evidence(policy: PromoteConfig) -> Reason:
+    text = (
+        f"none of the kinds of evidence that may show a gain was measured: {', '.join(policy.evidence)} "
+        "(promotion.evidence)"
+    )
+    return Reason("no_evidence", "", text)
+
+
+def _sufficient(versus: Versus, policy: PromoteConfig) -> set[str]:
+    """Return the data sets of which enough queries were measured for the opponent."""
+    return {name for name, values in versus.opponent.items() if len(values) >= max(policy.min_queries, 1)}
 
 
 def _groups(opponent: Measures, challenger: Measures) -> dict[str, list[Part]]:
@@ -137,19 +268,6 @@ def _groups(opponent: Measures, challenger: Measures) -> dict[str, list[Part]]:
         ]
         groups[name] = significance.parts_of(sets) if sets else []
     return groups
-
-
-def _losses(gains: Mapping[str, float], policy: PromoteConfig, against: str) -> list[Reason]:
-    return [
-        Reason(
-            "dataset_worse",
-            name,
-            f"{policy.measure} on {name} is {-gain:.4f} below {_title(against)}; {policy.max_loss:g} is allowed",
-            {"gain": gain, "max_loss": policy.max_loss},
-        )
-        for name, gain in sorted(gains.items(), key=lambda each: (each[1], each[0]))
-        if gain < -policy.max_loss - TOLERANCE
-    ]
 
 
 def _budgets(evidence: Evidence, policy: PromoteConfig) -> list[tuple[str, str, float, float]]:
@@ -193,34 +311,37 @@ def _leaks(evidence: Evidence, policy: PromoteConfig) -> list[Reason]:
     return [Reason("leak", "", text, {"leaks": evidence.leaks, "max_leaks": policy.max_leaks})]
 
 
-def _few_queries(opponent: Measures, policy: PromoteConfig) -> list[Reason]:
+def _few_queries(kinds: Mapping[EvidenceName, Versus], policy: PromoteConfig) -> list[Reason]:
+    """Return the data sets with too few queries, the smallest first."""
     counts = {
-        name: sum(len(opponent[part]) for part in parts) for name, parts in measures.grouped(sorted(opponent)).items()
+        name: (sum(len(versus.opponent[part]) for part in parts), kind)
+        for kind, versus in kinds.items()
+        for name, parts in measures.grouped(sorted(versus.opponent)).items()
     }
     return [
         Reason(
             "few_queries",
             name,
-            f"{count} test queries on {name} prove nothing; the policy asks for {policy.min_queries}",
+            f"{count} {'test' if kind == 'human' else 'held-out'} queries on {name} prove nothing; the policy asks for "
+            f"{policy.min_queries}",
             {"queries": count, "min_queries": policy.min_queries},
         )
-        for name, count in sorted(counts.items(), key=lambda each: (each[1], each[0]))
+        for name, (count, kind) in sorted(counts.items(), key=lambda each: (each[1][0], each[0]))
         if count < max(policy.min_queries, 1)
     ]
 
 
-def _gain(
-    gains: Mapping[str, float], groups: Mapping[str, Sequence[Part]], policy: PromoteConfig, against: str
-) -> tuple[Reason, list[Reason]]:
+def _gain(asked: _Asked, policy: PromoteConfig, against: str) -> tuple[Reason, list[Reason]]:
     """Return the mean gain over the datasets as the reason to promote, and what speaks against that."""
+    gains = asked.gains
     mean = math.fsum(gains.values()) / len(gains) if gains else 0.0
     numbers: dict[str, float] = {"gain": mean, "min_gain": policy.min_gain, "datasets": len(gains)}
     over = f"{next(iter(gains))}" if len(gains) == 1 else f"{len(gains)} datasets"
-    found = f"mean {policy.measure} gain over {_title(against)} is {mean:+.4f} on {over}"
+    found = f"mean {asked.versus.measure} gain{BY[asked.kind]} over {_title(against)} is {mean:+.4f} on {over}"
     if mean <= policy.min_gain + TOLERANCE:
         doubt = Reason("no_gain", "", f"{found}; more than {policy.min_gain:g} is needed", numbers)
         return doubt, [doubt] if gains else []
-    every = [Part(part.weight / len(gains), part.differences) for parts in groups.values() for part in parts]
+    every = [Part(part.weight / len(gains), part.differences) for parts in asked.groups.values() for part in parts]
     p = significance.randomisation_p(every, greater=True)
     numbers |= {"p": p, "alpha": policy.alpha}
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -228,7 +349,7 @@ def _gain(
         text = f"{found}, which may be luck ({shown}); the policy asks for p <= {policy.alpha:g}"
         doubt = Reason("not_significant", "", text, numbers)
         return doubt, [doubt]
-    text = f"{found} ({shown}), and none is worse by more than {policy.max_loss:g}"
+    text = f"{found} ({shown}), and none is worse by more than {policy.max_loss:g}{_RESTS_ON[asked.kind]}"
     return Reason("gain", "", text, numbers), []
 
 

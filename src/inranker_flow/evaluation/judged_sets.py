@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 FURTHER = "@"
 
 
+#: Query id -> document id -> relevance.
+Qrels = dict[str, dict[str, int]]
+
+
 @dataclass(frozen=True)
 class JudgedSet:
     """The judged test queries of one dataset and their candidates."""
@@ -109,7 +113,28 @@ def load(
     qrels, queries = _judged_queries(collection)
     if not qrels:
         return None
-    run_file = candidates / (f"{tables.ALSO}/{first_stage}" if first_stage else "") / tables.RUN.filename
+    folder = candidates / (f"{tables.ALSO}/{first_stage}" if first_stage else "")
+    label = f"{dataset}{FURTHER}{first_stage}" if first_stage else dataset
+    found = read(label, qrels, queries, folder, collection, candidates, config)
+    ids = zip(*(found.run.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True)
+    _check_useful(dataset, list(ids), found.qrels, collection, folder / tables.RUN.filename)
+    return found
+
+
+def read(
+    label: str,
+    qrels: Qrels,
+    queries: dict[str, str],
+    folder: Path,
+    collection: Path,
+    candidates: Path,
+    config: EvaluateConfig,
+) -> JudgedSet:
+    """Return what systems rerank for ``queries`` (id -> text), from the run in ``folder`` of ``candidates``.
+
+    Raises :class:`UserError` as :func:`load` does, but for a run that says nothing.
+    """
+    run_file = folder / tables.RUN.filename
     rows = [
         batch.filter(pc.is_in(batch.column("query_id"), pa.array(list(qrels), pa.string())))
         for batch in tables.read_batches(tables.RUN, run_file)
@@ -131,9 +156,7 @@ def load(
         run = run.filter(pa.array(keep))
     run, members, qrels = _counted(runs.number(run), qrels, collection, config)
     if members:
-        log.info("%s: counted by document, by the best of its passages among the candidates", dataset)
-    ids = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
-    _check_useful(dataset, ids, qrels, collection, run_file)
+        log.info("%s: counted by document, by the best of its passages among the candidates", label)
     documents = {doc_id: default_text(*passage) for doc_id, passage in passages.items()}
     cut = Passages(config.passage_words, config.passage_stride)
     pairs, starts = _pairs(run, members, queries, documents, cut)
@@ -142,11 +165,7 @@ def load(
         "candidates": manifest.read_manifest(candidates).content,
     }
     asked = {query_id: queries[query_id] for query_id in qrels}
-    label = f"{dataset}{FURTHER}{first_stage}" if first_stage else dataset
     return JudgedSet(label, qrels, run, pairs, starts, asked, dropped, digests, documents, cut, members)
-
-
-Qrels = dict[str, dict[str, int]]
 
 
 def _counted(

@@ -95,8 +95,10 @@ def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[
 def _measures(system: str, summary: Mapping[str, Any]) -> str:
     headline, datasets, systems = summary["headline"], summary["datasets"], summary["systems"]
     found_by = escape(summary.get("first_stage", {}).get("name", "BM25"))
+    without = _without_judgements(system, summary)
     if not datasets:
-        return "It was measured on no dataset: there were no judged test queries."
+        text = f"It was measured on no dataset with judged test queries: there were none.{without}"
+        return text + (_cost(summary["models"][system], summary["latency"]) if without else "")
     shown = {each: f"**this model** ({escape(each)})" if each == system else escape(each) for each in systems}
     rows = [["dataset", "test queries", *shown.values(), "first stage's limit"]]
     for dataset, found in datasets.items():
@@ -119,10 +121,37 @@ def _measures(system: str, summary: Mapping[str, Any]) -> str:
             "is one), queries won and lost, and the p-value of a paired test over the queries, corrected over the datasets "
             f"(Holm).\n\n{_table(_differences(compared))}"
         )
-    text += _cost(summary["models"][system], summary["latency"])
+    text += without + _cost(summary["models"][system], summary["latency"])
     missing = summary.get("unmeasured", {})
     if missing:
         text += "".join(f"\n\nNot measured: {escape(each)}: {escape(reason)}." for each, reason in missing.items())
+    return text
+
+
+#: Kind of evidence -> what it is.
+_EVIDENCE = {
+    "known_item": "known items: the passage that a held-out synthetic query was written for is its only relevant one",
+    "agreement": "agreement with the teacher: its scores are the gains",
+    "judge": "grades of a language model",
+}
+
+
+def _without_judgements(system: str, summary: Mapping[str, Any]) -> str:
+    """Return a table for each kind of evidence that no person's judgement is behind."""
+    text = ""
+    for kind, words in _EVIDENCE.items():
+        measured = {
+            name: each[kind] for name, each in summary.get("unjudged", {}).items() if system in each.get(kind, ())
+        }
+        if not measured:
+            continue
+        measure = next(iter(next(iter(measured.values()))[system]["means"]))
+        systems = [each for each in summary["systems"] if each in next(iter(measured.values()))]
+        rows = [["dataset", "queries", *(f"**{each}**" if each == system else escape(each) for each in systems)]]
+        for name, found in measured.items():
+            means = [f"{found[each]['means'][measure]:.4f}" for each in systems]
+            rows.append([escape(name), str(summary["unjudged"][name]["queries"]), *means])
+        text += f"\n\n{measure} **without judgements**, by {words}.\n\n{_table(rows)}"
     return text
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig, Teacher
-from inranker_flow.generation import prompts
+from inranker_flow.generation import held_out, prompts
 from inranker_flow.planning import models
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.plans import Plan, Row
@@ -64,6 +64,7 @@ class _Planner:
         self.profile, self.speeds = profile, speeds
         cluster = profile.cluster
         self.workers = cluster.workers
+        self.held_out: dict[str, int] = {}
         self.out = Plan(device, price, [], [], cluster.workers, max(cluster.gpus, 1))
         self.tokens = _Tokens(self.out.notes)
 
@@ -169,16 +170,28 @@ class _Planner:
                 hours=_hours(written, write, self.workers), stored=round(written * counted.query_characters * STORED_CHARACTER),
             )  # fmt: skip
         queries = written + counted.logged
+        queries -= self._hold_out(counted, queries)
         pairs = queries * (1 + self.profile.retrieval.wanted)
         self._retrieved(counted, queries, pairs)
         self._labelled(counted, queries, pairs, teachers)
         return pairs or counted.published
 
+    def _hold_out(self, counted: Counted, queries: int) -> int:
+        """Return how many of a target's ``queries`` are held out of the training, and keep it."""
+        config = self.profile.generation
+        if not counted.published and (config.held_out_for == "all" or not counted.test_queries):
+            self.held_out[counted.name] = min(config.held_out, queries // held_out.OF)
+        return self.held_out.get(counted.name, 0)
+
+    def _measured(self, counted: Counted) -> int:
+        """Return the queries that a collection is measured by."""
+        return counted.test_queries + self.held_out.get(counted.name, 0)
+
     def _retrieved(self, counted: Counted, queries: int, pairs: int) -> None:
-        found = counted.test_queries * self.profile.retrieval.test_depth
+        found = self._measured(counted) * self.profile.retrieval.test_depth
         texts = round(queries * counted.query_characters * STORED_CHARACTER)
         stored = pairs * STORED_PAIR + found * STORED_HIT + texts
-        asked = queries + counted.test_queries
+        asked = queries + self._measured(counted)
         tokens = 0
         hours: float | None = 0.0
         if encoder := self.profile.retrieval.encoder:
@@ -250,7 +263,7 @@ class _Planner:
         """Both students and a champion of their size, each as it was trained; a pass without its gradient takes a third of a
         training step."""
         depth = self.profile.retrieval.test_depth
-        pairs = [each.test_queries * depth for each in every]
+        pairs = [self._measured(each) * depth for each in every]
         checkpoint = self.profile.phase1.checkpoint
 
         def read(checkpoint: str, scoring: ScoringConfig) -> float:
@@ -265,7 +278,7 @@ class _Planner:
             more, longer = self._scored(list(zip(every, pairs, strict=True)), teachers)
             hours = None if hours is None or longer is None else hours + longer
             tokens += more
-        queries = sum(each.test_queries for each in every)
+        queries = sum(map(self._measured, every))
         stored = 4 * sum(pairs) * STORED_HIT
         self._add("", "evaluate", queries=queries, pairs=sum(pairs), tokens=round(tokens), hours=hours, stored=stored)
 

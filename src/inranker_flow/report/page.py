@@ -13,6 +13,7 @@ from typing import Any
 
 from inranker_flow.evaluation.judged_sets import FURTHER
 from inranker_flow.evaluation.measures import grouped
+from inranker_flow.report import unjudged
 from inranker_flow.report.chart import chart_svg, colours, number, title
 from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
 
@@ -74,6 +75,8 @@ def render(
         sentence=headline_sentence(summary),
         tiles=_tiles(summary),
         rows=_rows(summary),
+        without_judgements=unjudged.rows(summary),
+        kept=unjudged.sentences(summary),
         slow=_slow(summary),
         paces=_paces(summary),
         read=_read(summary),
@@ -150,7 +153,7 @@ def _counted(summary: Mapping[str, Any]) -> list[str]:
 def headline_sentence(summary: Mapping[str, Any]) -> str:
     """Return the finding of the evaluation in one sentence, which holds for a gain and for a loss."""
     if not summary["datasets"]:
-        return "Nothing was measured: no collection has judged test queries."
+        return unjudged.headline(summary) or "Nothing was measured: no collection has judged test queries."
     headline, average = summary["headline"], summary["average"]
     best = next((name for name in reversed(summary["students"]) if name in average), summary["systems"][0])
     value = average[best][headline]

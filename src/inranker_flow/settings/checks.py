@@ -20,7 +20,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.generation import conflicts, prompts
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
-from inranker_flow.settings import clusters, first_stages, teachers
+from inranker_flow.settings import clusters, evidence, first_stages, teachers
 from inranker_flow.students import adapters
 from inranker_flow.text_files import quoted, shown
 
@@ -473,5 +473,6 @@ _CHECKS: tuple[Callable[[Profile], None], ...] = (
     first_stages.check,
     _phases,
     _evaluation,
+    evidence.check,
     lambda profile: clusters.check(profile.cluster),
 )

@@ -100,6 +100,7 @@ def build(data: dict[str, Any]) -> Profile:
         )
     retrieval = parse(RetrieveConfig, data.get("retrieval", {}), "retrieval")
     cluster = parse(ClusterConfig, data.get("cluster", {}), "cluster")
+    evaluation = parse(EvaluateConfig, data.get("evaluation", {}), "evaluation")
     profile = Profile(
         source=collection(data["source"], "source"),
         targets=tuple(collection(target, f"targets[{i}]") for i, target in enumerate(listed)),
@@ -107,10 +108,14 @@ def build(data: dict[str, Any]) -> Profile:
         corpus=parse(PrepareConfig, data.get("corpus", {}), "corpus"),
         retrieval=retrieval,
         teacher=parse(TeacherConfig, data["teacher"], "teacher"),
-        generation=parse(GenerateConfig, data["generation"], "generation"),
+        generation=dataclasses.replace(
+            parse(GenerateConfig, data["generation"], "generation"),
+            held_out=evaluation.synthetic_queries,
+            held_out_for=evaluation.synthetic_for,
+        ),
         phase1=parse(DistillConfig, data.get("phase1", {}), "phase1"),
         phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
-        evaluation=parse(EvaluateConfig, data.get("evaluation", {}), "evaluation"),
+        evaluation=evaluation,
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
         cluster=dataclasses.replace(cluster, first_stage=retrieval.demanding),
     )

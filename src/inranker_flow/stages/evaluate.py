@@ -31,6 +31,7 @@ from inranker_flow.evaluation import (
     runs,
     serving_cost,
     teaching,
+    unjudged,
     wins_and_losses,
 )
 from inranker_flow.evaluation.gate import from_measures
@@ -64,6 +65,8 @@ class EvaluateStats:
     metrics: dict[str, float] = field(default_factory=dict)
     #: Targets of the run that a stage before left out.
     left_out: int = 0
+    #: Queries that nobody has judged and no student was trained on.
+    held_out: int = 0
 
 
 def evaluate(
@@ -93,13 +96,16 @@ def evaluate(
     _check_passages(config)
     sets, skipped = _judged_sets(config, collections, candidates)
     further = _further(config, collections, candidates, skipped)
+    held_out = unjudged.load(judged_sets.join(collections, candidates), labels, config)
+    skipped = _not_measured(skipped, held_out)
     systems = _systems(config, teacher, labels, students, champion)
     leaked = _leaks(config, sets, collections, labels)  # before anything is scored: it is soon told
     # Whatever else may be refused is looked at before anything is scored, too.
     first_stage = provenance.first_stage(candidates)
     training, generation = provenance.trainings(students), provenance.generations(candidates)
-    every = [*sets, *further]
-    _try(wanted, every, first_stage["kind"])
+    judged = [*sets, *further]
+    _try(wanted, judged, first_stage["kind"])
+    every = [*judged, *held_out.sets]
     reranking = Reranking(config, every, Passages(config.passage_words, config.passage_stride))
     for system in systems:
         reranking.add(system)
@@ -113,7 +119,8 @@ def evaluate(
         "first_stage": first_stage,
         "students": list(students),
         **_costs(config, systems, reranking),
-        **_by_candidates(_measure(wanted, every, reranking.scored, evaluation, first_stage["kind"]), candidates),
+        **_by_candidates(_measure(wanted, judged, reranking.scored, evaluation, first_stage["kind"]), candidates),
+        "unjudged": unjudged.measure(held_out, reranking.scored, judged, first_stage["kind"], evaluation),
         "skipped": skipped,
         "left_out": dict(left_out or {}),
         "leaks": leaked,
@@ -136,6 +143,7 @@ def evaluate(
         scoring_seconds=sum(each.costs.seconds for each in reranking.scored.values() if not each.same_as),
         metrics=_metrics(summary),
         left_out=len(summary["left_out"]),
+        held_out=held_out.queries,
     )
 
 
@@ -209,13 +217,20 @@ def _judged_sets(
         if judged_set is None:
             told = read_manifest(collection).details.get("not_evaluated", "")
             skipped[dataset] = f"no judged test queries{f': {told}' if told else ''}"
-            log.warning("%s: NOT evaluated: %s", dataset, skipped[dataset])
             continue
         sets.append(judged_set)
         log.info("%s: %d test queries, %d candidates", dataset, len(judged_set.qrels), len(judged_set.pairs))
         if judged_set.dropped:
             log.info("%s: dropped %d candidates that are the query itself", dataset, judged_set.dropped)
     return sets, skipped
+
+
+def _not_measured(skipped: Mapping[str, str], held_out: unjudged.HeldOut) -> dict[str, str]:
+    """Return the data sets that nothing is measured on, and say them."""
+    left = {dataset: reason for dataset, reason in skipped.items() if dataset not in held_out.datasets}
+    for dataset, reason in left.items():
+        log.warning("%s: NOT evaluated: %s", dataset, reason)
+    return left
 
 
 def _check_passages(config: EvaluateConfig) -> None:
@@ -437,6 +452,10 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     for dataset, each in summary["further"].items():
         for system in (dataset.partition(judged_sets.FURTHER)[2], *list(summary["students"])[-1:]):
             found[f"{headline}/{dataset}/{system}"] = each["systems"][system]["means"][headline]
+    for dataset, each in summary["unjudged"].items():
+        for kind, (measure, *_) in unjudged.MEASURES.items():
+            for system, described in each.get(kind, {}).items():
+                found[f"{kind} {measure}/{dataset}/{system}"] = described["means"][measure]
     if len(groups) > 1:
         found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
     return found

@@ -20,8 +20,9 @@ from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.parsing import deciding
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig
+from inranker_flow.corpora.documents import documents_of
 from inranker_flow.errors import CollectionFault
-from inranker_flow.generation import conflicts, filters, prompts
+from inranker_flow.generation import conflicts, filters, held_out, prompts
 from inranker_flow.generation import documents as sampling
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.examples import with_examples
@@ -50,18 +51,20 @@ _MANY_ANSWERS = 500
 _BESIDE = (
     *("documents", "sampling", "clusters", "min_document_words", "max_document_words", "shard_documents"),
     *("min_query_words", "max_query_words", "drop_copied", "leak_similarity", "consistency_depth", "max_unusable"),
+    *("held_out", "held_out_for"),
 )
 
 
 @dataclass(frozen=True)
 class GenerateStats:
-    """``queries`` kept of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
+    """``queries`` to train on, of ``generated`` ones for ``documents``, and how many were dropped for which reason (`filters`).
 
     ``empty``: answers without a query, such as a refusal or a thought that does not end.
     ``short_documents`` and ``long_documents`` were left out, ``cut_documents`` cut to the prompt's room.
     ``passed_through``: published synthetic queries of the collection. ``logged``: queries that people asked, among ``queries``;
-    ``logged_dropped``: those of the log that are near copies of test queries, or repeated. ``resumed_documents``: what was
-    written for them was in the store, of an earlier run or a killed attempt; ``tokens`` were generated in this process.
+    ``logged_dropped``: those of the log that are near copies of test queries, or repeated. ``held_out``: those kept that are not
+    trained on, but measured by. ``resumed_documents``: what was written for them was in the store, of an earlier run or a
+    killed attempt; ``tokens`` were generated in this process.
     """
 
     documents: int
@@ -81,6 +84,7 @@ class GenerateStats:
     passed_through: int = 0
     logged: int = 0
     logged_dropped: int = 0
+    held_out: int = 0
     resumed_documents: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0
@@ -150,12 +154,17 @@ def generate_queries(
     shutil.rmtree(queries, ignore_errors=True)
     logged, useless = _logged(config, corpus, known, tests)
     asked = {"logged": logged.num_rows, "logged_dropped": sum(useless.values())}
+    wanted = config.held_out if config.held_out_for == "all" or not tests else 0
     if published.num_rows or corpus.queries == "log":
+        # Published labels are of all queries that came with them, so none of those is held out.
+        logged = _split(config, wanted, logged, {}, collection)
         count = published.num_rows + logged.num_rows
         log.info("%s brings %s queries of its own: nothing to generate", dataset, f"{count:,}")
         counts = {"passed_through": published.num_rows, **(asked if corpus.queries != "synthetic" else {})}
+        asked["held_out"] = _held_out(logged)
+        counts |= {"held_out": asked["held_out"]} if asked["held_out"] else {}
         _write_output(queries, dataset, pa.concat_tables([published, logged]), report, {"counts": counts})
-        return GenerateStats(0, 0, count, passed_through=published.num_rows, **asked)
+        return GenerateStats(0, 0, count - asked["held_out"], passed_through=published.num_rows, **asked)
 
     conflicts.check(config)
     if config.consistency_depth:
@@ -177,11 +186,14 @@ def generate_queries(
             code="queries-useless",
         )
     log.info("%s queries kept of %s (%s)", f"{len(kept):,}", f"{len(raw.queries):,}", _sentence(dropped))
+    written = _split(config, wanted, pa.concat_tables([_table(kept), logged]), texts, collection)
+    held = _held_out(written)
     stats = GenerateStats(
         documents=len(sample.documents),
         generated=len(raw.queries),
-        queries=len(kept) + logged.num_rows,
+        queries=written.num_rows - held,
         **asked,
+        held_out=held,
         short_documents=sample.short,
         long_documents=sample.long,
         cut_documents=raw.cut_documents,
@@ -191,7 +203,6 @@ def generate_queries(
         **dropped,
     )
     told = {"lengths": _lengths(kept), "samples": _samples(kept, texts)}
-    written = pa.concat_tables([_table(kept), logged])
     _write_output(queries, dataset, written, report, {**_details(config, template, raw.written, stats), **told})
     shards.done()
     return stats
@@ -203,6 +214,7 @@ def _details(
     """Return what the queries were written by, and how many there were on the way."""
     counted = (
         *("documents", "generated", "queries"),
+        *(("held_out",) if stats.held_out else ()),
         *(("logged", "logged_dropped") if stats.logged else ()),
         *filters.REASONS,
         *("short_documents", "long_documents", "cut_documents"),
@@ -270,6 +282,20 @@ def _logged(
             code="queries-useless",
         )
     return kept, dropped
+
+
+def _split(
+    config: GenerateConfig, wanted: int, queries: pa.Table, texts: Mapping[str, str], collection: Path
+) -> pa.Table:
+    """Hold out ``wanted`` of the queries that were kept."""
+    if not wanted or not queries.num_rows:
+        return queries
+    document_of = documents_of(collection, filter(None, queries.column("source_doc_id").to_pylist()))
+    return held_out.split(queries, wanted, texts, document_of, config.leak_similarity)
+
+
+def _held_out(queries: pa.Table) -> int:
+    return int(pc.sum(pc.equal(queries.column("origin"), held_out.ORIGIN)).as_py() or 0)
 
 
 def _plan(

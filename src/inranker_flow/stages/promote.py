@@ -13,10 +13,11 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import check, read_manifest, write_manifest
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import CorpusConfig, PromoteConfig
+from inranker_flow.config.values import EvidenceName
 from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import gate
+from inranker_flow.evaluation import gate, unjudged
 from inranker_flow.model_registry import history, model_card, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
 from inranker_flow.model_registry.trained_on import DATA_TAG, trained_on
@@ -207,18 +208,36 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
         gate.on_candidates(gate.from_measures(measures, system, config.measure), asked)
         for system in (CHALLENGER, "champion", asked or first)
     )
-    if champion and challenger and not serving:
+    others = _others(evaluation, "champion" if champion else first)
+    measured = [(serving, challenger), *((each.opponent, each.challenger) for each in others.values())]
+    if champion and any(ours and not theirs for theirs, ours in measured):
         # A champion that cannot be measured is never beaten by default.
         why = summary.get("unmeasured", {}).get("champion") or f"the evaluation holds no {config.measure} of it"
         message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
         return gate.Decision("HOLD", (gate.Reason("champion_unmeasured", "", message),), "champion")
     evidence = gate.evidence_of(summary, CHALLENGER)
     before = serving if champion else None
-    decided = gate.decide(before, challenger, config, baseline=baseline, evidence=evidence, first_stage=first)
+    decided = gate.decide(
+        before, challenger, config, baseline=baseline, evidence=evidence, first_stage=first, others=others
+    )
     left_out = summary.get("left_out")
     if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
         return _held(decided, _incomplete(left_out))
     return decided
+
+
+def _others(evaluation: Path, opponent: str) -> dict[EvidenceName, gate.Versus]:
+    """Return what was measured without judgements."""
+    path = evaluation / tables.EVIDENCE.filename
+    if not path.is_file():
+        return {}
+    table = tables.read(tables.EVIDENCE, path)
+    found: dict[EvidenceName, gate.Versus] = {}
+    for kind, (measure, *_) in unjudged.MEASURES.items():
+        theirs, ours = (unjudged.from_evidence(table, kind, each, measure) for each in (opponent, CHALLENGER))
+        if theirs or ours:
+            found[kind] = gate.Versus(theirs, ours, measure)
+    return found
 
 
 def _held(decided: gate.Decision, reason: gate.Reason) -> gate.Decision:

@@ -6,6 +6,7 @@ Both come from one first stage (:mod:`inranker_flow.retrieval.first_stages`), of
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.values import FirstStageName
 from inranker_flow.corpora.documents import are_cut
 from inranker_flow.errors import UserError
+from inranker_flow.generation.held_out import ORIGIN
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import first_stages
 from inranker_flow.retrieval.analyser import in_language
@@ -59,6 +61,8 @@ class RetrieveStats:
     train_queries_without_positive: int
     train_queries_published: int
     test_queries: int
+    #: Queries that are measured by, without a judgement.
+    held_out_queries: int
     #: Test queries for which the first stage found nothing.
     test_queries_without_hits: int
     run_rows: int
@@ -143,6 +147,7 @@ class _Retrieval:
     def run(self) -> RetrieveStats:
         """Index, then training queries, then test queries."""
         train, published = self._training_queries()
+        train, held_out = _apart(train)
         test = self._collection_queries("test")
         self.counts = dict.fromkeys(("source", "positive", "negative", "missing", "without_hits", "run"), 0)
         relevant = self._relevant(train)
@@ -160,18 +165,19 @@ class _Retrieval:
             }
             kept = kept_negatives(self.config, self.earlier, train, paired, self.collection)
             log.info("%s of %s queries keep their negatives", f"{len(kept):,}", f"{train.num_rows:,}")
-        total = train.num_rows - len(kept) + test.num_rows
+        total = train.num_rows - len(kept) + test.num_rows + held_out.num_rows
         start = time.monotonic()
         with ExitStack() as stack:
             if total:
                 self.first_stage = stack.enter_context(
                     first_stages.open_first_stage(self.config, self.collection, total)
                 )
-                self.first_stage.check(self._asked(train, test))
+                self.first_stage.check(self._asked(train, test, held_out))
             seconds_index = time.monotonic() - start
             progress = Progress("searching", total, "queries")
             self._write_pairs(train, relevant, kept, progress)
             self._write_run(self.first_stage, test, self.candidates, self.config.first_stage, progress)
+            self._write_held_out(held_out, progress)
         speed = progress.finish() if total else 0.0
         for name in self.config.also:
             self._search_also(name, test)
@@ -195,18 +201,22 @@ class _Retrieval:
             train_queries_without_positive=without,
             train_queries_published=published,
             test_queries=test.num_rows,
+            held_out_queries=held_out.num_rows,
             test_queries_without_hits=self.counts["without_hits"],
             run_rows=self.counts["run"],
             seconds_index=seconds_index,
             queries_per_second=speed,
         )
 
-    def _asked(self, train: pa.Table, test: pa.Table) -> dict[str, Asked]:
+    def _asked(self, train: pa.Table, test: pa.Table, held_out: pa.Table) -> dict[str, Asked]:
         """Return what will be searched for, by kind."""
-        return {
-            "training": Asked(self.queries or self.collection, _queries(train), self.config.depth),
+        where = self.queries or self.collection
+        asked = {
+            "training": Asked(where, _queries(train), self.config.depth),
             "test": Asked(self.collection, _queries(test), self.config.test_depth),
         }
+        held = {"held-out": Asked(where, _queries(held_out), self.config.test_depth)}
+        return asked | (held if held_out.num_rows else {})
 
     def _collection_queries(self, *origins: str) -> pa.Table:
         table = tables.read(tables.QUERIES, self.collection)
@@ -319,6 +329,14 @@ class _Retrieval:
             yield draw(self.config, passages, batch.ids, [hits for hits, _ in found], counts, places[first:last])
             first = last
 
+    def _write_held_out(self, queries: pa.Table, progress: Progress) -> None:
+        """Write the held-out queries and what is found for them, in a folder of their own; none where there are none."""
+        folder = self.candidates / tables.HELD_OUT
+        shutil.rmtree(folder, ignore_errors=True)
+        if queries.num_rows:
+            tables.write(tables.QUERIES, folder / tables.QUERIES.filename, queries)
+            self._write_run(self.first_stage, queries, folder, self.config.first_stage, progress)
+
     def _search_also(self, name: FirstStageName, test: pa.Table) -> None:
         """Write what another first stage finds for the test queries, in the folder `also/NAME`."""
         folder = self.candidates / tables.ALSO / name
@@ -359,6 +377,12 @@ class _Retrieval:
                 )
                 self.counts["run"] += len(columns["rank"]) if folder == self.candidates else 0
                 progress.advance(len(queries.ids))
+
+
+def _apart(queries: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the queries that train, and those that are held out."""
+    held_out = pc.equal(queries.column("origin"), ORIGIN)
+    return queries.filter(pc.invert(held_out)), queries.filter(held_out)
 
 
 def _queries(table: pa.Table) -> Queries:

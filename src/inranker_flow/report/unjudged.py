@@ -1,0 +1,68 @@
+"""What the page says of queries that nobody has judged, each kind of evidence by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inranker_flow.report.chart import number, title
+
+#: Kind of evidence -> what the page calls it.
+NAMES = {"known_item": "known items", "agreement": "agreement with the teacher", "judge": "the judge's grades"}
+
+
+def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table: for each data set and kind of evidence a row of every measure."""
+    found: list[dict[str, Any]] = []
+    for dataset, each in summary.get("unjudged", {}).items():
+        name = f"{dataset} ({each['queries']:,} queries)"
+        for kind, label in NAMES.items():
+            systems = each.get(kind, {})
+            for place, measure in enumerate(next(iter(systems.values()))["means"] if systems else ()):
+                best = max(own["means"][measure] for own in systems.values())
+                cells = [
+                    _cell(systems[one], measure, place, best) if one in systems else None for one in summary["systems"]
+                ]
+                found.append(
+                    {"name": name, "measure": f"{measure}, {label}", "cells": cells, "rule": bool(name and found)}
+                )
+                name = ""
+    return found
+
+
+def _cell(system: Mapping[str, Any], measure: str, place: int, best: float) -> dict[str, Any]:
+    value = system["means"][measure]
+    return {"value": value, "top": value == best, "interval": None if place else system["interval"]}
+
+
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Return how much of the teacher's gain each student keeps, and what was left out."""
+    found = []
+    for dataset, each in summary.get("unjudged", {}).items():
+        shares = [f"{title(one)} {share:.0%}" for one, share in each["kept"].items() if one in summary["students"]]
+        if shares:
+            found.append(
+                f"Of the teacher's gain over the first stage on {dataset}, by known items: {', '.join(shares)}."
+            )
+        if each["leaked"]:
+            found.append(
+                f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another data set: left out."
+            )
+    return found
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return the finding where no data set has judgements; "" where nothing was held out either."""
+    told = []
+    for kind, name in NAMES.items():
+        measured = [each[kind] for each in summary.get("unjudged", {}).values() if kind in each]
+        best = next((one for one in reversed(summary["students"]) if measured and one in measured[0]), "")
+        if best:
+            first = summary["systems"][0]
+            means = {one: [next(iter(each[one]["means"].values())) for each in measured] for one in (best, first)}
+            values = {one: sum(each) / len(each) for one, each in means.items()}
+            measure = next(iter(measured[0][best]["means"]))
+            told.append(f"{measure} {number(values[best])} by {name} ({number(values[first])} for {title(first)})")
+    if not told:
+        return ""
+    return f"Nobody has judged a test query here. On held-out queries {title(best)} reaches {' and '.join(told)}."
