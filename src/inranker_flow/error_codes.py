@@ -126,6 +126,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "prompt-too-long": "A context without room for a document.",
         "prompt-examples": "A prompt that shows more queries than the corpus has.",
         "backend-missing": "A backend of generation that is not installed here.",
+        "judge-useless": "A judge whose answers mostly hold no grade, or all the same one.",
         "model-not-served": "A server that does not serve the model that is asked for.",
         "index-mismatch": "An index that was built with other settings.",
         "candidates-missing": "A collection without candidates.",

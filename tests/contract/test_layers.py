@@ -28,7 +28,7 @@ LAYERS = (
     {"store"},
     {"scoring"},
     # Parts of stages.
-    {"retrieval", "generation", "labelling", "distillation", "evaluation", "report", "demo"},
+    {"retrieval", "generation", "judging", "labelling", "distillation", "evaluation", "report", "demo"},
     {"settings", "profiles"},
     {"preflight", "planning"},
     {"execution"},

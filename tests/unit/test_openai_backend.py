@@ -225,7 +225,7 @@ def test_a_document_that_the_server_finds_too_long_is_cut_and_counted(tmp_path):
         assert max(len(prompt_of(each)) for each in server.generating()[-3:]) <= 40
         # ... and with it the cut is the one that the tokenizer makes.
         exact = config(server, max_document_tokens=10, tokenizer=str(models.tokenizer_folder()))
-        cut = load_backend(exact, prompts.load("document"))._cut(list(documents.values()))
+        cut = load_backend(exact, prompts.load("document")).cut(list(documents.values()), 10)
     assert cut == ["moon " * 9 + "moon", "river " * 9 + "river", "a stone"]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from inranker_flow.config.language_model import JudgeConfig, LanguageModelConfig
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.rules import NO_RESULT, Above, Below, Range, Text
 from inranker_flow.config.server import ServerConfig
 from inranker_flow.config.values import (
     MOST,
     Amount,
-    Concurrency,
     Count,
     EvidenceName,
     FieldName,
@@ -23,11 +23,8 @@ from inranker_flow.config.values import (
     Positive,
     Prompt,
     Required,
-    Retries,
-    ServerAddress,
     Share,
     Split,
-    Timeout,
     Token,
 )
 
@@ -222,14 +219,11 @@ class TeacherConfig(Teacher):
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """Synthetic queries (InPars, arXiv 2202.05144)."""
+class GenerateConfig(LanguageModelConfig):
+    """Synthetic queries (InPars, arXiv 2202.05144). Every backend but crop needs a `checkpoint`."""
 
-    #: The language model that writes the queries: folder, s3://, hub id, ``demo:generator`` or ``init:...``. Every backend
-    #: but crop needs one.
-    checkpoint: str = ""
-    #: Hub revision, or the content digest of a local folder (filled in at submission).
-    revision: str = ""
+    section = "generation"
+
     #: transformers: on this machine. vllm: the same, as an offline batch with vLLM (an environment of its own). openai:
     #: a server with OpenAI's API at `endpoint`, where `checkpoint` is the name of the served model. crop: no model; a part
     #: of the document is its query (TWOLAR, arXiv 2403.17759).
@@ -237,19 +231,6 @@ class GenerateConfig:
     #: crop: a sentence of the document, drawn at random; or a span of 4 to 16 words, at most half of it. A document of one
     #: sentence gives a span either way.
     crop: Literal["sentence", "span"] = "sentence"
-    #: openai: the address that OpenAI's own clients take, http://HOST:PORT/v1. Its key is OPENAI_API_KEY's value.
-    endpoint: ServerAddress = ""
-    #: openai: requests that are under way at a time.
-    concurrency: Concurrency = 64
-    #: openai: seconds until a request counts as lost.
-    request_timeout: Timeout = 120.0
-    #: openai: how often a lost request is sent again.
-    retries: Retries = 8
-    #: openai: folder or hub id of the served model's tokenizer, which cuts documents exactly. Empty: a token counts as
-    #: four characters.
-    tokenizer: str = ""
-    #: openai: more fields of each request, as the server wants them: {chat_template_kwargs: {enable_thinking: false}}.
-    request_fields: dict[str, Any] = field(default_factory=dict)
     #: A template in ``generation/prompts`` by name, a path, or the text itself.
     prompt: Annotated[str, Text(lines=True, empty=False, most=100_000)] = "inpars-v1"
     #: Documents to write queries for (InPars-v1: 100,000 for each corpus; fewer where the corpus is smaller).
@@ -272,10 +253,6 @@ class GenerateConfig:
     temperature: Annotated[float, Range(0, 10)] = 0.0
     #: Tokens are sampled from the most probable ones that together have this probability.
     top_p: Annotated[float, Above(0, 1)] = 1.0
-    #: Documents in one batch.
-    batch_size: Annotated[int, Range(1, 100_000)] = 16
-    #: auto: bfloat16 where the device computes in it, otherwise float32.
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Documents in one shard; a finished shard survives a kill.
     shard_documents: Positive = 2_000
     #: The stage ends where more than this share of the answers hold no query, or begin alike: a greeting or a thought is
@@ -452,6 +429,7 @@ class EvaluateConfig:
     #: How students and champion are computed (dtype, forward, batch_tokens). How they read, their own folder says; what a
     #: folder does not say is taken from here.
     scoring: ScoringConfig = ScoringConfig()
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     #: Pairs in one shard of a model's scoring; a finished shard survives a kill.
     shard_pairs: Annotated[int, Range(1, MOST), NO_RESULT] = 50_000
     #: Processes that share the pairs of each model in turn; 0: one for each GPU of this machine, or one that uses all CPUs.

@@ -14,7 +14,7 @@ def check(config: GenerateConfig) -> None:
         return
     if not config.checkpoint:
         raise UserError(
-            "generation.checkpoint: missing; give the language model that writes the queries, or take sentences of the "
+            f"{config.section}.checkpoint: missing; give the language model that writes the queries, or take sentences of the "
             'documents for them: SET="generation.backend=crop"',
             code="setting-missing",
         )
@@ -26,12 +26,12 @@ def check(config: GenerateConfig) -> None:
         )
     if config.request_fields and config.backend != "openai":
         raise UserError(
-            f"generation.request_fields: are for the backend openai, and this is {config.backend}; leave them out",
+            f"{config.section}.request_fields: are for the backend openai, and this is {config.backend}; leave them out",
             code="setting-conflict",
         )
     if config.backend == "openai" and not config.endpoint:
         raise UserError(
-            "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
+            f"{config.section}.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
             code="setting-missing",
         )
 

@@ -43,12 +43,24 @@ class Backend(Protocol):
         ...
 
 
+class LanguageModel(Backend, Protocol):
+    """A backend with a language model: all but crop."""
+
+    def cut(self, texts: Sequence[str], most: int) -> list[str]:
+        """Return the beginning of each text that ``most`` tokens cover."""
+        ...
+
+    def prompted(self, template: Template) -> LanguageModel:
+        """Return the same model, asked by another template with the same beginning and the same ends."""
+        ...
+
+
 def check_here(config: GenerateConfig) -> None:
     """Raise :class:`UserError` where the backend needs what this environment does not have."""
     if config.backend == "vllm" and find_spec("vllm") is None:
         raise UserError(
-            "generation.backend: vllm is not installed here (it needs an environment of its own: the image `generate` is "
-            'one); SET="generation.backend=transformers" writes with what is here',
+            f"{config.section}.backend: vllm is not installed here (it needs an environment of its own: the image "
+            f'`generate` is one); SET="{config.section}.backend=transformers" takes what is here',
             code="backend-missing",
         )
 

@@ -31,7 +31,7 @@ class Prompter:
         if template.chat and not tokenizer.chat_template:
             raise UserError(
                 f"{config.checkpoint}: its tokenizer has no chat template, and the prompt is a chat prompt; give an "
-                "instruction-tuned checkpoint, or a generation.prompt without `chat` and `system`, such as inpars-v1",
+                f"instruction-tuned checkpoint, or a {config.section}.prompt without `chat` and `system`",
                 code="prompt-no-chat",
             )
         self.context, self.beside = context, beside
@@ -46,6 +46,10 @@ class Prompter:
         """Token ids with which prompts begin, whatever the document is: all but every one does."""
         alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*self._ids(_UNLIKE), strict=False))
         return [token for token, *_ in alike]
+
+    def prompted(self, template: Template) -> Prompter:
+        """Return the same with another template."""
+        return Prompter(self.tokenizer, template, self.config, self.context, self.beside)
 
     def cut(self, texts: Sequence[str], most: int) -> list[str]:
         """Return the beginning of each text, exactly as it stands there, that ``most`` tokens cover."""
@@ -78,7 +82,7 @@ class Prompter:
             if most < 1:
                 raise UserError(
                     f"{self.config.checkpoint}: its context of {self.context} tokens has no room for a document: prompt "
-                    f"{self.template.name} alone has {len(self._ids([''])[0])} and generation.max_new_tokens is "
+                    f"{self.template.name} alone has {len(self._ids([''])[0])} and {self.config.section}.max_new_tokens is "
                     f"{self.config.max_new_tokens}; give a shorter prompt or a model with a longer context",
                     code="prompt-too-long",
                 )

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class OpenAIBackend:
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
         """Return the seed of a request: that of its place, so it does not matter which others are under way."""
-        texts = self._cut(documents)
+        texts = self.cut(documents, self.config.max_document_tokens)
         cut = [text != whole for text, whole in zip(texts, documents, strict=True)]
         answers: list[_Answer | None] = [None] * len(texts)
         with ThreadPoolExecutor(self.config.concurrency) as pool:
@@ -69,12 +70,18 @@ class OpenAIBackend:
             tokens=sum(each.tokens for each in found),
         )
 
-    def _cut(self, documents: Sequence[str]) -> list[str]:
-        most = self.config.max_document_tokens
+    def cut(self, texts: Sequence[str], most: int) -> list[str]:
+        """Return the beginning of each text that ``most`` tokens cover, about so where the tokenizer is not known."""
         if self._tokenizer:
-            cut: list[str] = self._tokenizer.cut(documents, most)
+            cut: list[str] = self._tokenizer.cut(texts, most)
             return cut
-        return [_first(text, _room(text, most)) for text in documents]
+        return [_first(text, _room(text, most)) for text in texts]
+
+    def prompted(self, template: Template) -> OpenAIBackend:
+        """Return the same server, asked by another template."""
+        other = copy(self)
+        other.template = template
+        return other
 
     def _ask(self, text: str, seed: int, tokens: int = 0) -> _Answer:
         """Return the server's texts for one document, which is shortened until its prompt fits."""
@@ -127,7 +134,7 @@ class OpenAIBackend:
         if len(texts) != self.config.queries_per_document:
             raise UserError(
                 f"{self.endpoint.url}: gives {len(texts)} texts where n={self.config.queries_per_document} was asked for; "
-                "set generation.queries_per_document to 1 for this server",
+                f"set {self.config.section}.queries_per_document to 1 for this server",
                 code="server-misbehaves",
             )
         means = [self._mean(choice) for choice in choices] if self.config.keep_probable else []

@@ -1,4 +1,4 @@
-"""The server with OpenAI's API that `generation.endpoint` names, and what it says of the model."""
+"""The server with OpenAI's API that `endpoint` of a language model's section names, and what it says of the model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ def connect(config: GenerateConfig) -> Endpoint:
     """
     if taken := sorted(set(config.request_fields) & set(_OWN)):
         raise UserError(
-            f"generation.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it (generation."
-            "checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers do not stream)",
+            f"{config.section}.request_fields: {', '.join(taken)} cannot be set there, as the backend sets it "
+            f"({config.section}.checkpoint, prompt, max_new_tokens, temperature, top_p, queries_per_document, seed; answers "
+            "do not stream)",
             code="setting-conflict",
         )
     url = config.endpoint.rstrip("/")
     return Endpoint(
         Address(
             url=f"{url}/v1" if re.fullmatch(r"https?://[^/]+", url) else url,
-            setting="generation.endpoint",
+            setting=f"{config.section}.endpoint",
             variable=variables.ENDPOINT_KEY,
             form="http://HOST:PORT/v1",
             route="completions",
+            instead=f"{config.section}.backend".partition(".")[2],
             concurrency=config.concurrency,
             timeout=config.request_timeout,
             retries=config.retries,
@@ -48,9 +50,10 @@ def describe(endpoint: Endpoint, name: str) -> dict[str, str]:
     """
     served = {each["id"]: each for each in endpoint.get("models", _models)}
     if name not in served:
+        section = endpoint.address.setting.rpartition(".")[0]
         raise UserError(
-            f"{endpoint.url}: serves {', '.join(sorted(served)) or 'no model'} and not {name}; set generation.checkpoint to "
-            "the name of a served model, or generation.endpoint to the server that has it",
+            f"{endpoint.url}: serves {', '.join(sorted(served)) or 'no model'} and not {name}; set "
+            f"{section}.checkpoint to the name of a served model, or {section}.endpoint to the server that has it",
             code="model-not-served",
         )
     found = {f"server_{key}": str(served[name][key]) for key in ("root", "max_model_len") if served[name].get(key)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.metadata import version
 from typing import Any
 
@@ -73,6 +74,16 @@ class TransformersBackend:
             pieces = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
             stops |= {token for token, piece in enumerate(pieces) if any(end in piece for end in template.stop)}
         return sorted(stops)
+
+    def cut(self, texts: Sequence[str], most: int) -> list[str]:
+        """Return the beginning of each text that ``most`` tokens cover."""
+        return self.prompter.cut(texts, most)
+
+    def prompted(self, template: Template) -> TransformersBackend:
+        """Return the same model, asked by another template."""
+        other = copy(self)
+        other.prompter = self.prompter.prompted(template)
+        return other
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
         """Sorted by length, in batches; each batch has a seed of its own."""

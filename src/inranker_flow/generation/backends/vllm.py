@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from inranker_flow.config.sections import GenerateConfig
@@ -35,7 +36,7 @@ class VllmBackend:
         if known.is_encoder_decoder:
             raise UserError(
                 f"{config.checkpoint}: vLLM runs no {known.model_type} (encoder-decoder); give a causal language model, or "
-                "set generation.backend to transformers",
+                f"set {config.section}.backend to transformers",
                 code="checkpoint-kind",
             )
         self.config = config
@@ -67,6 +68,16 @@ class VllmBackend:
             "stop": list(template.stop),
             "logprobs": 0 if config.keep_probable else None,
         }
+
+    def cut(self, texts: Sequence[str], most: int) -> list[str]:
+        """Return the beginning of each text that ``most`` tokens cover."""
+        return self.prompter.cut(texts, most)
+
+    def prompted(self, template: Template) -> VllmBackend:
+        """Return the same model, asked by another template."""
+        other = copy(self)
+        other.prompter = self.prompter.prompted(template)
+        return other
 
     def generate(self, documents: Sequence[str], seed: int, done: Callable[[int], None]) -> Written:
         """Return one call for all; each document has a seed of its own, so it does not matter how vLLM batches them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,20 @@ FOLDER = Path(__file__).parent
 SLOT = "{document}"
 _EXAMPLES = "{examples}"
 _FENCE = "---\n"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where templates of one kind lie, the setting that names one, what each must hold, and its settings with their types."""
+
+    folder: Path
+    setting: str
+    slots: tuple[str, ...]
+    settings: Mapping[str, type]
+
+    def names(self) -> list[str]:
+        """Return the templates that are there."""
+        return sorted(each.stem for each in self.folder.glob("*.txt"))
 
 
 @dataclass(frozen=True)
@@ -74,54 +88,61 @@ class Template:
 NONE = Template("", SLOT, answers=False)
 
 
-def read(prompt: str) -> str:
+#: Setting -> its type.
+_KNOWN: dict[str, type] = {"chat": bool, "system": str, "stop": list}
+QUERIES = Shelf(FOLDER, "generation.prompt", (SLOT,), {**_KNOWN, "examples": int, "example": str})
+
+
+def read(prompt: str, shelf: Shelf = QUERIES) -> str:
     """Return the source of a template: text of the one that is named or of the file at that path, or ``prompt`` itself.
 
     Raises :class:`UserError` where it is neither.
     """
-    if "\n" in prompt or SLOT in prompt:
+    if "\n" in prompt or any(slot in prompt for slot in shelf.slots):
         return prompt
-    known = names()
-    path = FOLDER / f"{prompt}.txt" if prompt in known else prompt
+    known = shelf.names()
+    path = shelf.folder / f"{prompt}.txt" if prompt in known else prompt
     try:
-        return text_files.read(path, "generation.prompt")
+        return text_files.read(path, shelf.setting)
     except FileNotFoundError as error:
         raise UserError(
-            f"generation.prompt: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(known)}",
+            f"{shelf.setting}: {shown(prompt)}: no readable template file; give a path or one of: {', '.join(known)}",
             code="prompt-missing",
         ) from error
 
 
 def names() -> list[str]:
     """Return the templates of this folder."""
-    return sorted(each.stem for each in FOLDER.glob("*.txt"))
+    return QUERIES.names()
 
 
-def load(prompt: str) -> Template:
-    """Return the template that ``generation.prompt`` names, or is.
+def load(prompt: str, shelf: Shelf = QUERIES) -> Template:
+    """Return the template of ``shelf`` that ``prompt`` names, or is.
 
     The line end at the end is not part of the prompt. Raises :class:`UserError` where there is no such template or it
     cannot work.
     """
-    source = read(prompt)
+    source = read(prompt, shelf)
     name = "of its own text" if source == prompt else shown(prompt)
     settings: dict[str, Any] = {}
     if source.startswith(_FENCE):
         head, fence, source = source.removeprefix(_FENCE).partition(f"\n{_FENCE}")
         if not fence:
             raise UserError(
-                f"generation.prompt: {name}: the settings at its beginning have no end; close them with a line ---",
+                f"{shelf.setting}: {name}: the settings at its beginning have no end; close them with a line ---",
                 code="prompt-form",
             )
-        settings = _settings(name, f"{head}\n")
+        settings = _settings(f"{shelf.setting}: {name}", f"{head}\n", shelf.settings)
     text = source.rstrip()
-    if SLOT not in text:
-        raise UserError(
-            f"generation.prompt: {name}: the template has no {SLOT}, so every document would get the same prompt; put it in",
-            code="prompt-form",
-        )
+    for slot in shelf.slots:
+        if slot not in text:
+            raise UserError(
+                f"{shelf.setting}: {name}: the template has no {slot}, so every {slot[1:-1]} would get the same prompt; put "
+                "it in",
+                code="prompt-form",
+            )
     template = Template(name, text, **settings)
-    if bool(template.examples) != (_EXAMPLES in text):
+    if "examples" in shelf.settings and bool(template.examples) != (_EXAMPLES in text):
         raise UserError(
             f"generation.prompt: {name}: `examples` (how many of the corpus's own queries are shown) and {_EXAMPLES} (where) "
             "need each other; put in both or none",
@@ -133,33 +154,27 @@ def load(prompt: str) -> Template:
     return template
 
 
-#: Setting -> its type.
-_KNOWN: dict[str, type] = {"chat": bool, "system": str, "stop": list, "examples": int, "example": str}
-
-
-def _settings(name: str, head: str) -> dict[str, Any]:
+def _settings(where: str, head: str, known: Mapping[str, type]) -> dict[str, Any]:
     """Return the settings at the head of a template, from YAML."""
-    found = text_files.parse_yaml(head, f"generation.prompt: {name}: its settings") or {}
+    found = text_files.parse_yaml(head, f"{where}: its settings") or {}
     if not isinstance(found, dict):
         raise UserError(
-            f"generation.prompt: {name}: its settings must be keys with values; it knows: {', '.join(_KNOWN)}",
+            f"{where}: its settings must be keys with values; it knows: {', '.join(known)}",
             code="prompt-form",
         )
     for key, value in found.items():
-        if key not in _KNOWN:
+        if key not in known:
             raise UserError(
-                f"generation.prompt: {name}: unknown setting {quoted(key)}; it knows: {', '.join(_KNOWN)}",
+                f"{where}: unknown setting {quoted(key)}; it knows: {', '.join(known)}",
                 code="prompt-form",
             )
-        if not isinstance(value, _KNOWN[key]) or (key == "examples" and not _few(value)):
+        if not isinstance(value, known[key]) or (key == "examples" and not _few(value)):
             raise UserError(
-                f"generation.prompt: {name}: {key}: {quoted(value)} is not of the kind {_KNOWN[key].__name__}",
+                f"{where}: {key}: {quoted(value)} is not of the kind {known[key].__name__}",
                 code="prompt-form",
             )
     if not all(isinstance(each, str) and each for each in found.get("stop", ())):
-        raise UserError(
-            f"generation.prompt: {name}: stop: {quoted(found['stop'])} is not a list of texts", code="prompt-form"
-        )
+        raise UserError(f"{where}: stop: {quoted(found['stop'])} is not a list of texts", code="prompt-form")
     if "stop" in found:
         found["stop"] = tuple(map(str, found["stop"]))
     found["chat"] = bool(found.get("chat") or found.get("system"))

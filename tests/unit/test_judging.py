@@ -1,0 +1,232 @@
+"""Grades of a judge: what it is asked, what of its answers counts, and what is paid for once."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from inranker_flow.config.language_model import JudgeConfig
+from inranker_flow.environment import variables
+from inranker_flow.errors import NoAnswer
+from inranker_flow.judging import grading, prompts
+from inranker_flow.judging.answers import grade_in
+from inranker_flow.judging.answers import refuses as says_no
+from inranker_flow.judging.grading import Judge, Pair
+from inranker_flow.services import endpoint
+from tests import models
+from tests.generation_server import GenerationServer, prompt_of
+from tests.refusals import refuses
+
+FIRM = prompts._FIRM
+QUERIES = ["moon", "river stone", "garden in winter", "bread"]
+PAIRS = [
+    Pair(
+        f"q{number}", f"d{place:02}", query, f"passage {place} about {('nothing', 'a word', 'much', query)[place % 4]}"
+    )
+    for number, query in enumerate(QUERIES)
+    for place in range(10)
+]
+
+
+def true_grade(prompt: str) -> int:
+    """What a judge that knows these passages would say."""
+    return place_of(prompt) % 4
+
+
+def place_of(prompt: str) -> int:
+    found = re.search(r"passage (\d+)", prompt)
+    return int(found[1]) if found else 0  # the backend's first word to a server is about no passage
+
+
+def config(server, **changes):
+    defaults = {"checkpoint": "writer", "backend": "openai", "endpoint": server.url, "concurrency": 4, "retries": 1}
+    return JudgeConfig(**{**defaults, **changes})
+
+
+@pytest.fixture(autouse=True)
+def a_store_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(variables.STORE, str(tmp_path / "store"))
+    monkeypatch.setenv(variables.SCRATCH, str(tmp_path / "scratch"))
+    monkeypatch.setattr(endpoint, "_FIRST", 0.02)
+    monkeypatch.delenv(variables.ENDPOINT_KEY, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "grade"),
+    [
+        *[(text, 2) for text in ("2", "2.", " **2**\n", "Grade 2", "two", "2/3", "2 out of 3", "2: holds some answer")],
+        *[(text, 3) for text in ("##final score: 3", "## Final Score: **3**", "Final Score = 3", "final_score: 3")],
+        ('{"M": 2, "T": 1, "O": 3}', 3),
+        ('```json\n{"final_score": 1, "reason": "it has 3 parts"}\n```', 1),
+        ('{"relevance": "0"}', 0),
+        ("<think>maybe 3? the score is 3</think>\n##final score: 1", 1),
+        ("M: 2\nT: 3\n##final score: 2", 2),
+        ("1. Intent: recipes\n2. Match: good\n3. Trust: fine\n##final score: 0", 0),
+        ("I would give this passage a 2 because it mentions 3 rivers.", 2),
+        ("Score (0-3): 2", 2),
+        ("$\\boxed{2}$", 2),
+        ("The final score is **0**.", 0),
+        *[
+            (text, None)
+            for text in ("", "final score: N", "10", "-1", "final score: 2.5", "7/10", "score: 4", "0, 1, 2 or 3")
+        ],
+        ("<think>the score is 3 and", None),
+        ("1. Intent: recipes\n2. Match: good", None),
+        ("The passage mentions 3 hours of rain.", None),
+        ("I'm sorry, but I can't assist with that.", None),
+    ],
+)
+def test_the_grade_in_an_answer(answer, grade):
+    assert grade_in(answer) == grade
+
+
+def test_a_refusal_is_told_from_prose():
+    assert all(map(says_no, ("I'm sorry, but I can't assist with that.", "I cannot grade this passage.")))
+    assert not any(map(says_no, ("", "The passage is about the moon.", "<think>hm</think> Good.")))
+
+
+def test_grades_of_a_server_are_asked_once(tmp_path):
+    with GenerationServer(answer=lambda prompt: f"##final score: {true_grade(prompt)}") as server:
+        judge = Judge(config(server))
+        table, stats = judge.grade([*PAIRS, PAIRS[0]._replace(query_id="twice")], "toy")
+        asked = server.generating()
+        assert {(each["temperature"], each["n"], each["max_tokens"]) for each in asked} == {(0.0, 1, 100)}
+        assert len(asked) == stats.calls == 40 and set(server.routes) == {"/v1/chat/completions"}
+        first = next(text for text in map(prompt_of, asked) if "Query: moon\nPassage: passage 3 about moon\n" in text)
+        assert first.endswith("##final score: N") and "{" not in first
+        # The same again, by another judge of the same settings, and a new passage beside it.
+        more = [*PAIRS, Pair("q9", "d", "moon", "passage 2 about   much\nspace")]
+        again, stats_again = Judge(config(server, depth=3, concurrency=9)).grade(more, "toy")
+        assert len(server.generating()) == 41 and (stats_again.found, stats_again.calls) == (40, 1)
+    grades = {(row["query_id"], row["doc_id"]): row["grade"] for row in table.to_pylist()}
+    assert grades == {(each.query_id, each.doc_id): int(each.doc_id[1:]) % 4 for each in PAIRS} | {("twice", "d00"): 0}
+    assert (stats.pairs, stats.graded, stats.no_grade, stats.again) == (41, 41, 0, 0)
+    assert stats.counts == {"0": 13, "1": 12, "2": 8, "3": 8} and again.num_rows == 41
+    sure = stats + stats_again
+    assert sure.calls == 41 and sure.counts["0"] == 25
+
+
+def test_another_prompt_length_or_judge_is_another_grade(monkeypatch):
+    with GenerationServer(answer=lambda prompt: str(true_grade(prompt))) as server:
+        Judge(config(server)).grade(PAIRS, "toy")
+        for changes in (
+            {"max_passage_tokens": 64},
+            {"prompt": "Q {query} P: Passage: {passage}\nGrade:\n"},
+            {"revision": "2"},
+        ):
+            before = len(server.generating())
+            if "prompt" in changes:
+                changes["prompt"] = f"---\nchat: true\n---\n{changes['prompt']}"
+            Judge(config(server, **changes)).grade(PAIRS, "toy")
+            assert len(server.generating()) == before + 40, changes
+
+
+def test_an_answer_without_a_grade_is_asked_again_and_then_left_out():
+    def answer(prompt):
+        place = place_of(prompt)
+        if place == 3:
+            return "I'm sorry, but I cannot help with that."
+        if place in (4, 5):
+            return str(true_grade(prompt)) if prompt.endswith(FIRM) else "The passage is somewhat about the query."
+        return f"It is well written. I would give it a {true_grade(prompt)}."
+
+    with GenerationServer(answer=answer) as server:
+        table, stats = Judge(config(server)).grade(PAIRS, "toy")
+        assert sum(prompt_of(each).endswith(FIRM) for each in server.generating()) == 12
+        assert Judge(config(server)).grade(PAIRS, "toy")[1].found == 40, "nothing is asked for ever"
+        assert len(server.generating()) == 52
+    assert (stats.calls, stats.again, stats.no_grade, stats.refused) == (52, 12, 4, 4)
+    assert stats.graded == 36 == table.num_rows and "d03" not in table.column("doc_id").to_pylist()
+    assert {row["grade"] for row in table.to_pylist() if row["doc_id"] == "d05"} == {1}
+
+
+def test_a_judge_that_refuses_or_answers_in_prose_alone_ends_with_samples():
+    said = "I'm sorry, but I can't assist with that."
+    with GenerationServer(answer=lambda prompt: said) as server:
+        with refuses(
+            "judge-useless", "40 of its 40 answers for toy", "(40 refuse)", "I'm sorry, but I can't", "'moon'"
+        ):
+            Judge(config(server)).grade(PAIRS, "toy")
+        with refuses("judge-useless"):
+            Judge(config(server)).grade(PAIRS, "toy")
+        assert len(server.generating()) == 80, "known to the store, too"
+
+
+def test_a_judge_that_grades_everything_alike_ends_with_samples(monkeypatch):
+    with GenerationServer(answer=lambda prompt: "##final score: 2") as server:
+        with refuses("judge-useless", "writer", "all of 40 passages of toy the grade 2", "##final score: 2"):
+            Judge(config(server)).grade(PAIRS, "toy")
+        assert Judge(config(server)).grade(PAIRS[:19], "toy")[1].counts == {"2": 19}, "so few may be alike"
+        # Before the last one is paid for.
+        monkeypatch.setattr(grading, "SHARD", 10)
+        monkeypatch.setattr(grading, "_MANY", 30)
+        before = len(server.generating())
+        with refuses("judge-useless"):
+            Judge(config(server, revision="2")).grade(PAIRS, "toy")
+        assert len(server.generating()) == before + 30
+
+
+def test_a_server_that_goes_away_is_asked_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(grading, "SHARD", 10)
+    gone = {"yes": False}
+
+    def trouble(number):
+        return 503 if gone["yes"] or number >= 25 else None
+
+    with GenerationServer(answer=lambda prompt: str(true_grade(prompt)), trouble=trouble) as server:
+        with pytest.raises(NoAnswer):
+            Judge(config(server)).grade(PAIRS, "toy")
+        server.trouble = lambda number: None
+        before = len(server.generating())
+        table, stats = Judge(config(server)).grade(PAIRS, "toy")
+        assert stats.found == 20 and len(server.generating()) == before + 20
+    assert table.num_rows == 40
+
+
+def test_what_is_wrong_with_a_server_names_the_judge():
+    with GenerationServer(key="sesame") as server, refuses("server-refused", "HTTP 401", variables.ENDPOINT_KEY):
+        Judge(config(server)).grade(PAIRS, "toy")
+    with GenerationServer() as server:
+        with refuses("model-not-served", "evaluation.judge.checkpoint", "evaluation.judge.endpoint"):
+            Judge(config(server, checkpoint="other")).grade(PAIRS, "toy")
+        with refuses("setting-missing", "evaluation.judge.endpoint"):
+            Judge(config(server, endpoint=""))
+        with refuses("setting-conflict", "evaluation.judge.request_fields", "max_tokens"):
+            Judge(config(server, request_fields={"max_tokens": 3})).grade(PAIRS, "toy")
+    with GenerationServer(trouble=lambda number: 422) as server, refuses("server-refused", "evaluation.judge.backend"):
+        Judge(config(server)).grade(PAIRS, "toy")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("Passage {passage} for {query}: which grade?", "{query} once, and then {passage} once"),
+        ("{query} {passage} {passage}", "{query} once"),
+        ("{query} and {document}", "the template has no {passage}"),
+        ("---\nexamples: 2\n---\n{query} {passage}", "unknown setting"),
+        ("umbrella", "no readable template file; give a path or one of: umbrela"),
+    ],
+)
+def test_a_prompt_that_cannot_work(prompt, said):
+    with pytest.raises(grading.UserError) as refused:
+        prompts.load(prompt)
+    assert said in str(refused.value) and str(refused.value).startswith("evaluation.judge.prompt: ")
+
+
+def test_a_model_here_reads_query_and_passage_cut_by_its_tokens():
+    """Its weights are random: what it says is no grade, what it is asked is what counts."""
+    checkpoint = models.causal(positions=512)
+    prompt = "Query: {query}\nPassage: {passage}\nGrade:"
+    long = Pair("q", "d", "river " * 100, "moon " * 300)
+    short = [Pair("q", f"{number}", "moon", f"stone {number}") for number in range(3)]
+    judge = Judge(JudgeConfig(checkpoint=checkpoint, prompt=prompt + "\n", max_new_tokens=4, max_passage_tokens=200))
+    with refuses("judge-useless", "4 of its 4 answers for toy"):
+        judge.grade([long, *short], "toy")
+    tokens = judge.model.prompter.fit([judge.prompts[1].pair("a moon", "stone")])[0][0]
+    assert judge.model.tokenizer.decode(tokens) == "Query: a moon\nPassage: stone\nGrade:"
+    assert judge.model.cut([long.query], grading.QUERY_TOKENS) == [("river " * 100)[: grading.QUERY_TOKENS].rstrip()]
+    firm = judge.firm.prompter.fit([judge.prompts[1].pair("a moon", "stone")])[0][0]
+    assert judge.firm.tokenizer.decode(firm).endswith(f"Grade:\n{FIRM}") and judge.firm.model is judge.model.model
+    with refuses("judge-useless"):
+        Judge(judge.config).grade([long, *short], "toy")
