@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, reranking, runs
@@ -29,6 +30,7 @@ from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.stages.evaluate import EvaluateStats, evaluate
+from tests.generation_server import GenerationServer
 from tests.refusals import refuses
 
 TEACHER = TeacherConfig("big/teacher", revision="r1", scoring=ScoringConfig(max_length=99))
@@ -577,3 +579,46 @@ def test_measures_are_trec_evals_on_trec_dl_2019(file: str, published: float) ->
             assert ours[name][query_id] == pytest.approx(expected[key], abs=1e-9)
         assert ours["R(rel=2)@100"][query_id] == pytest.approx(graded[query_id]["recall_100"], abs=1e-9)
     assert np.mean([*ours["nDCG@10"].values()]) == pytest.approx(published, abs=5e-5)
+
+
+def test_a_judge_grades_what_the_systems_put_on_top_and_measures_them_apart(world: World) -> None:
+    """Its grades are those of the people, so it agrees with them."""
+    grades = {"blue vase": {"vase 2": 3, "vase 1": 1}, "red": {"vase 3": 2}, "lamp": {"lamp 1": 3}}
+
+    def answer(prompt: str) -> str:
+        query, passage = (prompt.partition(f"{name}: ")[2].partition("\n")[0] for name in ("Query", "Passage"))
+        return f"##final score: {grades.get(query, {}).get(passage, 0)}"
+
+    with GenerationServer(model="judge", answer=answer) as server:
+        judge = JudgeConfig("judge", backend="openai", endpoint=server.url, depth=2)
+        config = EvaluateConfig(measures=("nDCG@2", "RR@2", "R@100"), judge=judge)
+        world.evaluate(config)
+        asked = len(server.generating())
+        told = world.summary()["judge"]
+        vases = told["datasets"]["vases"]
+        # q1: BM25 has d0, d1 and phase 2 d2, d1 on top; q2 and the lamp: two candidates each.
+        assert asked == told["stats"]["calls"] == 7 and vases["stats"]["counts"] == {"0": 2, "1": 1, "2": 1, "3": 1}
+        assert told["measures"] == ["nDCG@2", "RR@2"], "what reads deeper than the grades go is not measured by them"
+        assert vases["queries"] == 2 and vases["systems"]["phase2"]["RR@2"] == pytest.approx((1 + 0.5) / 2)
+        assert vases["systems"]["bm25"]["RR@2"] == pytest.approx((0 + 1) / 2), "grade 1 answers nothing"
+        assert vases["agreement"]["kappa_binary"] == 1.0
+        assert told["datasets"]["lamps"]["agreement"]["kappa_binary"] is None, "of one pair nothing can be told"
+        assert vases["agreement"]["pairs"] == 3 and vases["agreement"]["tau"] > 0 and told["kin"] == ""
+        world.evaluate(config)
+        assert len(server.generating()) == asked + 7, "without a store nothing is kept when the evaluation is written"
+    folder = world.tmp / "evaluation"
+    table = tables.read(tables.GRADES, folder).to_pylist()
+    found = {(row["dataset"], row["query_id"], row["doc_id"]): row["grade"] for row in table}
+    assert found["vases", "q1", "d2"] == 3 and found["lamps", "q1", "d1"] == 3 and len(found) == 7
+    values = from_measures(tables.read(tables.JUDGED_MEASURES, folder), "phase2", "nDCG@2")
+    assert values == {"vases": pytest.approx({"q1": 1.0, "q2": 1 / log2(3)}), "lamps": {"q1": 1.0}}
+    assert "R@100" in world.summary()["average"]["bm25"], "by people everything is measured as before"
+
+
+def test_a_judge_that_reads_less_than_the_headline_measure_is_refused_before_anything_is_scored(world: World) -> None:
+    config = EvaluateConfig(judge=JudgeConfig("judge", backend="openai", endpoint="http://127.0.0.1:9", depth=5))
+    with refuses("setting-conflict", "evaluation.judge.depth: 5", "nDCG@10"):
+        world.evaluate(config)
+    with refuses("backend-missing", "evaluation.judge.backend"):
+        world.evaluate(EvaluateConfig(judge=JudgeConfig("judge", backend="vllm")))
+    assert not world.loads

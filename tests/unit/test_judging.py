@@ -7,9 +7,10 @@ import re
 import pytest
 
 from inranker_flow.config.language_model import JudgeConfig
+from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import NoAnswer
-from inranker_flow.judging import grading, prompts
+from inranker_flow.judging import agreement, grading, judged_runs, prompts
 from inranker_flow.judging.answers import grade_in
 from inranker_flow.judging.answers import refuses as says_no
 from inranker_flow.judging.grading import Judge, Pair
@@ -230,3 +231,41 @@ def test_a_model_here_reads_query_and_passage_cut_by_its_tokens():
     assert judge.firm.tokenizer.decode(firm).endswith(f"Grade:\n{FIRM}") and judge.firm.model is judge.model.model
     with refuses("judge-useless"):
         Judge(judge.config).grade([long, *short], "toy")
+
+
+def test_agreement_with_people():
+    human = {"q1": {"a": 3, "b": 0, "c": 1, "x": 2}, "q2": {"a": 2, "b": 0}}
+    grades = {"q1": {"a": 3, "b": 0, "c": 2, "y": 1}, "q2": {"a": 1, "b": 0}}
+    told = agreement.describe(human, grades, {"bm25": (0.2, 0.4), "phase1": (0.3, 0.5), "phase2": (0.6, 0.45)})
+    # Five pairs that both graded: binary 1,0,0,1,0 and 1,0,1,0,0; chance 0.4 * 0.4 + 0.6 * 0.6.
+    assert told["pairs"] == 5 and told["kappa_binary"] == pytest.approx((3 / 5 - 0.52) / 0.48)
+    # 3,0,1,2,0 and 3,0,2,1,0: equal in three; chance 0.4 * 0.4 + 3 * 0.2 * 0.2.
+    assert told["kappa_grades"] == pytest.approx((0.6 - 0.28) / 0.72)
+    assert told["tau"] == pytest.approx(1 / 3) and told["bias"] == pytest.approx((0.2 + 0.2 - 0.15) / 3)
+    assert "kappa 0.17 (relevant or not) and 0.44 (grades) on 5 pairs" in judged_runs.sentence(told)
+    yes_or_no = agreement.describe({"q": {"a": 1, "b": 0}}, {"q": {"a": 2, "b": 1}}, {"bm25": (0.1, 0.2)})
+    assert (yes_or_no["kappa_binary"], yes_or_no["kappa_grades"], yes_or_no["tau"]) == (1.0, None, None)
+    nothing = agreement.describe({}, grades, {})
+    assert nothing["pairs"] == 0 and "kappa none" in judged_runs.sentence(nothing)
+
+
+@pytest.mark.parametrize(
+    ("judge", "teacher", "kin"),
+    [
+        ("Qwen/Qwen3-32B", "Qwen/Qwen3-Reranker-8B", "qwen"),
+        ("google/flan-t5-xl", "castorini/monot5-3b-msmarco-10k", "t5"),
+        ("gpt-5", "castorini/monot5-3b-msmarco-10k", ""),
+        ("writer", "demo:teacher", ""),
+    ],
+)
+def test_a_judge_of_the_teachers_family_is_said_to_be_one(judge, teacher, kin):
+    said = judged_runs.kin(JudgeConfig(judge), TeacherConfig(teacher))
+    assert (f"are of one family, {kin}:" in said and teacher in said) if kin else said == ""
+
+
+def test_the_queries_that_are_graded_do_not_hang_on_their_order():
+    ids = [f"q{number}" for number in range(50)]
+    few = judged_runs.chosen(ids, 10)
+    assert few == judged_runs.chosen(ids[::-1], 10) and len(set(few)) == 10 and few != sorted(ids)[:10]
+    assert set(few) <= set(judged_runs.chosen(ids, 20)), "more of them are the same and others"
+    assert judged_runs.chosen(ids, 0) == sorted(ids)

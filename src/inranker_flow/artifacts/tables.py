@@ -80,6 +80,9 @@ EVIDENCE = _table(
     {"dataset": _S, "evidence": _S, "system": _S, "measure": _S, "query_id": _S, "value": _F},
     ("dataset", "evidence", "system", "measure", "query_id"),
 )
+#: Of a judge, 0 to 3; and the measures that follow from its grades, which are never among those of people.
+GRADES = _table("grades", {"dataset": _S, "query_id": _S, "doc_id": _S, "grade": _I}, ("dataset", "query_id", "doc_id"))
+JUDGED_MEASURES = _table("judged_measures", {field.name: field.type for field in MEASURES.schema}, MEASURES.key)
 
 #: In a candidates/ folder: a folder for each further first stage, with its run; and one with the held-out queries and theirs.
 ALSO, HELD_OUT = "also", "held_out"

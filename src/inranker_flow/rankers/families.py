@@ -75,6 +75,18 @@ _MONOT5 = (
     (r"mt5\S*m(s)?marco", ("▁no", "▁yes")),
 )
 
+#: Words in the names of language models, and of the rerankers that were made of them.
+_LINEAGES = (
+    "qwen", "gemma", "gemini", "llama", "mistral", "mixtral", "deepseek", "smollm", "phi", "olmo", "granite", "command",
+    "falcon", "gpt", "claude", "t5", "modernbert", "deberta",
+)  # fmt: skip
+
+
+def lineage(*names: str) -> str:
+    """Return the family of language models that one of ``names`` (a checkpoint's, a model type) speaks of; "" for none."""
+    text = " ".join(names).lower()
+    return next((each for each in _LINEAGES if re.search(rf"(?<![a-z]){each}|(?<=m){each}|(?<=mono){each}", text)), "")
+
 
 def named(name: str) -> Family | None:
     """Return the family with that template, by its name or its text."""

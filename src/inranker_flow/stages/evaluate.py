@@ -38,6 +38,7 @@ from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Reranking, Scored
 from inranker_flow.evaluation.systems import CHAMPION, System
+from inranker_flow.judging import judged_runs
 from inranker_flow.model_registry import licences
 from inranker_flow.reading import Passages
 from inranker_flow.report.page import render
@@ -85,7 +86,8 @@ def evaluate(
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
-    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec and summary.json; ``report`` is
+    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec, summary.json and, with a judge,
+    what `judging.judged_runs` says; ``report`` is
     one HTML file with the evidence, which `promote` writes again with the decision. ``left_out``: targets of the run of which
     nothing is here, and why.
 
@@ -94,6 +96,7 @@ def evaluate(
     """
     wanted = measures.parse(config.measures)
     _check_passages(config)
+    judged_runs.check(config)
     sets, skipped = _judged_sets(config, collections, candidates)
     further = _further(config, collections, candidates, skipped)
     held_out = unjudged.load(judged_sets.join(collections, candidates), labels, config)
@@ -130,6 +133,7 @@ def evaluate(
         "code": code_version(),
         "licences": _licences(students, teacher, collections),
     }
+    summary["judge"] = judged_runs.judge_runs(config, teacher, sets, reranking.scored, first_stage["kind"], evaluation)
     _compare(summary, sets, reranking.scored, tables.read(tables.MEASURES, evaluation))
     _write(summary, sets, evaluation, report)
     reranking.close()

@@ -1,0 +1,236 @@
+"""An evaluation by a judge: what the systems put on top is graded, and the grades are what they are measured by."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.hashing import priorities
+from inranker_flow.config.language_model import JudgeConfig
+from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
+from inranker_flow.errors import UserError
+from inranker_flow.evaluation import measures, runs
+from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.evaluation.reranking import Scored
+from inranker_flow.generation.backends import check_here
+from inranker_flow.judging import agreement
+from inranker_flow.judging.grading import GradeStats, Judge, Pair, as_generator
+from inranker_flow.rankers import families
+
+log = logging.getLogger(__name__)
+
+Qrels = dict[str, dict[str, int]]
+#: system -> run (`tables.RUN`)
+Rankings = Mapping[str, pa.Table]
+
+
+def measured(config: EvaluateConfig) -> dict[str, Any]:
+    """Return the measures of ``config.measures`` that grades of the first `judge.depth` passages can tell: name -> measure.
+
+    Raises :class:`UserError` where the headline is none of them.
+    """
+    depth = config.judge.depth
+    found = {name: each for name, each in measures.parse(config.measures).items() if 0 < measures.cutoff(name) <= depth}
+    if config.measures[0] not in found:
+        raise UserError(
+            f"evaluation.judge.depth: {depth} passages are graded, and {config.measures[0]} reads more of a ranking; raise it "
+            "to the cutoff of that measure, or name another measure first (evaluation.measures)",
+            code="setting-conflict",
+        )
+    return found
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raise :class:`UserError` for a judge that cannot work here, before anything is scored."""
+    if config.judge.checkpoint:
+        Judge(config.judge)
+        measured(config)
+        check_here(as_generator(config.judge))
+
+
+def judge_runs(
+    config: EvaluateConfig,
+    teacher: TeacherConfig,
+    sets: Sequence[JudgedSet],
+    scored: Mapping[str, Scored],
+    first: str,
+    evaluation: Path,
+    unjudged: Collection[str] = (),
+) -> dict[str, Any]:
+    """Grade what the systems put on top of the queries of ``sets``; return what the summary says of it, {} without a judge.
+
+    ``scored``: as `Reranking` has it, for these sets and perhaps for more after them; ``first``: the first stage.
+    ``unjudged``: data sets whose judgements are no person's, so that there is nothing to agree with. Writes grades.parquet
+    (`tables.GRADES`) and judged_measures.parquet (`tables.JUDGED_MEASURES`) into ``evaluation``.
+    """
+    if not config.judge.checkpoint:
+        return {}
+    judge, wanted = Judge(config.judge), measured(config)
+    described: dict[str, Any] = {}
+    total = GradeStats()
+    with (
+        tables.TableWriter(evaluation / tables.GRADES.filename, tables.GRADES) as graded,
+        tables.TableWriter(evaluation / tables.JUDGED_MEASURES.filename, tables.JUDGED_MEASURES) as written,
+    ):
+        for judged_set, rankings in _ranked(sets, scored, first):
+            dataset = judged_set.dataset
+            asked = chosen(list(judged_set.qrels), config.judge.queries)
+            table, stats = judge.grade(_pairs(judged_set, pool(rankings, asked, config.judge.depth)), dataset)
+            total += stats
+            graded.write(table.add_column(0, "dataset", pa.array([dataset] * table.num_rows, pa.string())))
+            grades = qrels_of(table)
+            found = {system: by_grades(wanted, grades, run) for system, run in rankings.items()}
+            for system, values in found.items():
+                for measure, each in values.items():
+                    repeated = [[text] * len(each) for text in (dataset, system, measure)]
+                    columns = [*repeated, list(each), list(each.values())]
+                    written.write(dict(zip(tables.JUDGED_MEASURES.schema.names, columns, strict=True)))
+            human = (
+                None if dataset in unjudged else _human(judged_set, wanted, grades, rankings, found, config.measures[0])
+            )
+            described[dataset] = {
+                "queries": len(grades),
+                "stats": dataclasses.asdict(stats),
+                "systems": {system: _means(values) for system, values in found.items()},
+                "agreement": human,
+            }
+    judge.close()
+    return {
+        **_named(config.judge, judge),
+        "measures": list(wanted),
+        "stats": dataclasses.asdict(total),
+        "datasets": described,
+        "kin": kin(config.judge, teacher),
+    }
+
+
+def kin(judge: JudgeConfig, teacher: TeacherConfig) -> str:
+    """Return what a reader must know of a judge and a teacher of one family; "" where they are of none, as far as names tell."""
+    mine = families.lineage(judge.checkpoint)
+    others = [each.checkpoint for each in teacher.all if mine and families.lineage(each.checkpoint) == mine]
+    if not others:
+        return ""
+    return (
+        f"The judge ({judge.checkpoint}) and the teacher ({', '.join(others)}) are of one family, {mine}: they agree with each "
+        "other beyond what people would say, so these grades favour students of this teacher."
+    )
+
+
+def chosen(query_ids: Sequence[str], most: int) -> list[str]:
+    """Return at most so many queries, drawn by their ids; all for 0."""
+    if not most or len(query_ids) <= most:
+        return sorted(query_ids)
+    ordered = sorted(query_ids)
+    order = np.argsort(priorities(0, ordered), kind="stable")[:most]
+    return [ordered[place] for place in np.sort(order)]
+
+
+def pool(rankings: Rankings, query_ids: Sequence[str], depth: int) -> dict[str, list[str]]:
+    """Return query id -> the documents that any system has among its first ``depth``, sorted."""
+    wanted = pa.array(query_ids, pa.string())
+    found: dict[str, set[str]] = {}
+    for run in rankings.values():
+        top = run.filter(pc.and_(pc.is_in(run.column("query_id"), wanted), pc.less_equal(run.column("rank"), depth)))
+        for query_id, doc_id in zip(*(top.column(name).to_pylist() for name in ("query_id", "doc_id")), strict=True):
+            found.setdefault(query_id, set()).add(doc_id)
+    return {query_id: sorted(found[query_id]) for query_id in query_ids if query_id in found}
+
+
+def qrels_of(table: pa.Table) -> Qrels:
+    """Return the grades as judgements."""
+    found: Qrels = {}
+    for query_id, doc_id, grade in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        found.setdefault(query_id, {})[doc_id] = grade
+    return found
+
+
+def by_grades(wanted: Mapping[str, Any], grades: Qrels, run: pa.Table) -> dict[str, dict[str, float]]:
+    """Return measure -> query id -> value of a run, by grades: gains where a measure knows them, otherwise a passage is
+    relevant from grade 2 on, as in TREC's Deep Learning track."""
+    run = run.filter(pc.is_in(run.column("query_id"), pa.array(list(grades), pa.string())))
+    binary = {name for name, each in wanted.items() if "rel" in each.SUPPORTED_PARAMS and "rel" not in each.params}
+    only = {
+        query: {doc: grade * (grade >= agreement.ANSWERS) for doc, grade in own.items()}
+        for query, own in grades.items()
+    }
+    found = {}
+    for names, qrels in ((binary, only), (set(wanted) - binary, grades)):
+        found |= measures.per_query({name: each for name, each in wanted.items() if name in names}, qrels, run)
+    return {name: found[name] for name in wanted}
+
+
+def _ranked(
+    sets: Sequence[JudgedSet], scored: Mapping[str, Scored], first: str
+) -> Iterator[tuple[JudgedSet, dict[str, pa.Table]]]:
+    """Yield each set with every system's ranking of its candidates."""
+    offset = 0
+    for each in sets:
+        rows = slice(offset, offset + each.run.num_rows)
+        offset = rows.stop
+        ids = each.run.column("query_id"), each.run.column("doc_id")
+        yield each, {first: each.run} | {name: runs.rank(*ids, found.scores[rows]) for name, found in scored.items()}
+
+
+def _pairs(judged_set: JudgedSet, wanted: Mapping[str, Sequence[str]]) -> Iterator[Pair]:
+    """Yield the pairs of a set; a document that was cut is the passages that were found of it."""
+    parts: dict[tuple[str, str], tuple[str, ...]] = {}
+    if judged_set.members:
+        ids = (judged_set.run.column(name).to_pylist() for name in ("query_id", "doc_id"))
+        parts = dict(zip(zip(*ids, strict=True), judged_set.members, strict=True))
+    for query_id, doc_ids in wanted.items():
+        for doc_id in doc_ids:
+            passages = parts.get((query_id, doc_id), (doc_id,))
+            text = "\n".join(judged_set.documents[each] for each in passages)
+            yield Pair(query_id, doc_id, judged_set.queries[query_id], text)
+
+
+def _human(
+    judged_set: JudgedSet,
+    wanted: Mapping[str, Any],
+    grades: Qrels,
+    rankings: Rankings,
+    found: Mapping[str, Mapping[str, Mapping[str, float]]],
+    headline: str,
+) -> dict[str, Any]:
+    """Return the agreement with the judgements of the same queries."""
+    human = {query_id: judged_set.qrels[query_id] for query_id in grades}
+    only = {headline: wanted[headline]}
+    means = {}
+    for system, run in rankings.items():
+        mine = run.filter(pc.is_in(run.column("query_id"), pa.array(list(human), pa.string())))
+        theirs = _means(measures.per_query(only, human, mine))
+        means[system] = theirs[headline], _means(found[system])[headline]
+    told = agreement.describe(human, grades, means)
+    log.info("%s: %s", judged_set.dataset, sentence(told))
+    return told
+
+
+def sentence(told: Mapping[str, Any]) -> str:
+    """Return an agreement in words."""
+    shown = {
+        name: "none" if told[name] is None else f"{told[name]:.2f}" for name in ("kappa_binary", "kappa_grades", "tau")
+    }
+    bias = "none" if told["bias"] is None else f"{told['bias']:+.3f}"
+    return (
+        f"the judge agrees with people at kappa {shown['kappa_binary']} (relevant or not) and {shown['kappa_grades']} (grades) "
+        f"on {told['pairs']:,} pairs, at tau {shown['tau']} on the order of {told['systems']} systems, with a bias of {bias}"
+    )
+
+
+def _means(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean(list(each.values()))) if each else 0.0 for name, each in values.items()}
+
+
+def _named(config: JudgeConfig, judge: Judge) -> dict[str, Any]:
+    template = judge.prompts[0].template
+    names = ("checkpoint", "revision", "backend", "depth", "max_passage_tokens", "max_new_tokens")
+    told = {name: getattr(config, name) for name in names}
+    return {**told, "prompt": template.name, "prompt_digest": template.digest}
