@@ -42,6 +42,7 @@ COMMANDS = {
     "plan": Command("say what a run will take, before it runs", ("pipelines.plan", "inranker_flow.commands.plan")),
     "rank": _library("rank", "rank passages for queries with a student"),
     "evaluate": _library("evaluate", "measure rerankers on a collection with judgements"),
+    "judge": _library("judge", "compare two runs or models by a language model's grades"),
     "settings": _library("settings", "list every setting: type, default, range, meaning"),
     "history": _library("champion", "say which version of a model served when, and why", "history"),
     "promote": _library("champion", "let a version serve, by hand", "promote"),

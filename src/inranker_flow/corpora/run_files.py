@@ -59,6 +59,19 @@ def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: 
     return tables.write(tables.RUN, collection / tables.RUN.filename, _ranked(pa.concat_tables(parts)))
 
 
+def read(uri: str) -> pa.Table:
+    """Return a run file as `tables.RUN`. Raises :class:`BadCollection` naming the line that is none, or is there twice."""
+    problems = Problems("refuse")
+    pairs, parts = HashSet(), [_ROWS.empty_table()]
+    for rows in _read(uri, problems):
+        query_ids, doc_ids, _ = rows.columns
+        new = pairs.add(hash_rows(query_ids, doc_ids)) if query_ids else np.empty(0, bool)
+        problems.add_rows("duplicate_run_row", rows, ~new, "query {0!r} found document {1!r} before")
+        parts.append(pa.table(list(rows.columns), schema=_ROWS))
+    problems.check()
+    return _ranked(pa.concat_tables(parts))
+
+
 def _ranked(rows: pa.Table) -> pa.Table:
     """Return the rows with their ranks in each query: by score, and by doc_id where that is the same."""
     rows = rows.sort_by([("query_id", "ascending"), ("score", "descending"), ("doc_id", "ascending")])

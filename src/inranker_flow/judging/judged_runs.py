@@ -161,10 +161,19 @@ def by_grades(wanted: Mapping[str, Any], grades: Qrels, run: pa.Table) -> dict[s
         query: {doc: grade * (grade >= agreement.ANSWERS) for doc, grade in own.items()}
         for query, own in grades.items()
     }
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for names, qrels in ((binary, only), (set(wanted) - binary, grades)):
         found |= measures.per_query({name: each for name, each in wanted.items() if name in names}, qrels, run)
     return {name: found[name] for name in wanted}
+
+
+def pairs_of(
+    wanted: Mapping[str, Sequence[str]], queries: Mapping[str, str], texts: Mapping[str, str]
+) -> Iterator[Pair]:
+    """Yield the pairs to grade: ``wanted`` documents of each query."""
+    for query_id, doc_ids in wanted.items():
+        for doc_id in doc_ids:
+            yield Pair(query_id, doc_id, queries[query_id], texts[doc_id])
 
 
 def _ranked(
@@ -180,16 +189,15 @@ def _ranked(
 
 
 def _pairs(judged_set: JudgedSet, wanted: Mapping[str, Sequence[str]]) -> Iterator[Pair]:
-    """Yield the pairs of a set; a document that was cut is the passages that were found of it."""
-    parts: dict[tuple[str, str], tuple[str, ...]] = {}
-    if judged_set.members:
-        ids = (judged_set.run.column(name).to_pylist() for name in ("query_id", "doc_id"))
-        parts = dict(zip(zip(*ids, strict=True), judged_set.members, strict=True))
+    """Yield the pairs of a set; of a document that was cut what is graded are the passages that its query found."""
+    if not judged_set.members:
+        yield from pairs_of(wanted, judged_set.queries, judged_set.documents)
+        return
+    ids = (judged_set.run.column(name).to_pylist() for name in ("query_id", "doc_id"))
+    parts = dict(zip(zip(*ids, strict=True), judged_set.members, strict=True))
     for query_id, doc_ids in wanted.items():
-        for doc_id in doc_ids:
-            passages = parts.get((query_id, doc_id), (doc_id,))
-            text = "\n".join(judged_set.documents[each] for each in passages)
-            yield Pair(query_id, doc_id, judged_set.queries[query_id], text)
+        found = {each: "\n".join(judged_set.documents[part] for part in parts[query_id, each]) for each in doc_ids}
+        yield from pairs_of({query_id: doc_ids}, judged_set.queries, found)
 
 
 def _human(
