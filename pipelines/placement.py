@@ -85,9 +85,11 @@ SECRETS = ("inranker-s3", "inranker-mlflow")
 #: behind a server, too: a Secret of its own would be repeated in each task's part of the workflow's status.
 STAGE_SECRETS: dict[str, tuple[str, ...]] = {
     "notify": ("inranker-notify",),
-    **dict.fromkeys(("preflight", "generate_queries", "help_generate"), ("inranker-hub", "inranker-endpoint")),
     **dict.fromkeys(
-        ("prepare_corpus", "retrieve", "teacher_label", "help_label", "distill_phase1", "distill_phase2", "evaluate"),
+        ("preflight", "generate_queries", "help_generate", "evaluate"), ("inranker-hub", "inranker-endpoint")
+    ),
+    **dict.fromkeys(
+        ("prepare_corpus", "retrieve", "teacher_label", "help_label", "distill_phase1", "distill_phase2"),
         ("inranker-hub",),
     ),
 }

@@ -16,6 +16,7 @@ from typing import Any
 from inranker_flow.commands import plan
 from inranker_flow.commands.options import profile_of, resolve
 from inranker_flow.errors import UserError
+from inranker_flow.judging.model import language_models
 from inranker_flow.planning.plans import sentence_of
 from inranker_flow.profiles import load
 from inranker_flow.settings.pin import pin
@@ -142,10 +143,11 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
         _, tokenizer, options = checkpoint.partition("?tokenizer=")
         yield f"{where}.checkpoint", options.partition("&")[0] if tokenizer else checkpoint
     # On a server a checkpoint is a name, and crops have none.
-    key = "tokenizer" if profile.generation.backend == "openai" else "checkpoint"
-    value = getattr(profile.generation, key)
-    if value and profile.generation.backend != "crop":
-        yield f"generation.{key}", re.sub(r"^init:.*tokenizer=|&.*$", "", value)
+    for model in language_models(profile.generation, profile.evaluation.judge):
+        key = "tokenizer" if model.backend == "openai" else "checkpoint"
+        value = getattr(model, key)
+        if value and model.backend != "crop":
+            yield f"{model.section}.{key}", re.sub(r"^init:.*tokenizer=|&.*$", "", value)
 
 
 def check_arguments(spec: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -121,10 +121,10 @@ def test_a_stage_has_the_token_of_a_server_only_if_it_reaches_that_server(tree):
         assert having == reaching - others and secret not in SECRETS
 
 
-def test_only_the_stages_that_ask_a_server_for_queries_reach_it(manifests):
+def test_only_the_stages_that_ask_a_server_for_queries_or_grades_reach_it(manifests):
     for writer in (Pod(WRITER), Pod(WRITER, "default")):
         reaching = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), writer, 8000)}
-        assert reaching == {"preflight", "generate_queries", "help_generate"}
+        assert reaching == {"preflight", "generate_queries", "help_generate", "evaluate"}
 
 
 def test_only_the_stages_that_ask_a_server_for_scores_reach_it(manifests):

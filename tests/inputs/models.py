@@ -269,5 +269,5 @@ INPUTS = [
     Input("an encoder as student", student(lambda here: teachers.encoder()), ("there",), 0),
     Input("a causal model as student", student(lambda here: teachers.causal()), ("there",), 0),
     Input("a T5 as student", student(lambda here: models.t5()), ("there",), 0),
-    Input("an encoder as generator", generator(lambda here: teachers.encoder()), ("writes no queries",)),
+    Input("an encoder as generator", generator(lambda here: teachers.encoder()), ("writes nothing",)),
 ]

@@ -238,7 +238,7 @@ def test_only_the_stages_that_need_them_see_the_webhook_the_key_of_the_endpoint_
     seen = {stage: {each["secretName"] for each in settings["secretAsVolume"]} for stage, *_, settings in tasks}
     assert {stage for stage, names in seen.items() if "inranker-notify" in names} == {"notify"}
     endpoint = {stage for stage, names in seen.items() if "inranker-endpoint" in names}
-    assert endpoint - {"help_generate"} == {"preflight", "generate_queries"}
+    assert endpoint - {"help_generate"} == {"preflight", "generate_queries", "evaluate"}
     without = {stage for stage, names in seen.items() if "inranker-hub" not in names}
     assert without - {"discover"} == {"retrieve", "promote", "notify"}
 

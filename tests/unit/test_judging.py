@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from inranker_flow import profiles
 from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import TeacherConfig
 from inranker_flow.environment import variables
@@ -14,7 +15,9 @@ from inranker_flow.judging import agreement, grading, judged_runs, prompts
 from inranker_flow.judging.answers import grade_in
 from inranker_flow.judging.answers import refuses as says_no
 from inranker_flow.judging.grading import Judge, Pair
+from inranker_flow.preflight.generator import check_judge
 from inranker_flow.services import endpoint
+from inranker_flow.settings.pin import pin
 from tests import models
 from tests.generation_server import GenerationServer, prompt_of
 from tests.refusals import refuses
@@ -269,3 +272,30 @@ def test_the_queries_that_are_graded_do_not_hang_on_their_order():
     assert few == judged_runs.chosen(ids[::-1], 10) and len(set(few)) == 10 and few != sorted(ids)[:10]
     assert set(few) <= set(judged_runs.chosen(ids, 20)), "more of them are the same and others"
     assert judged_runs.chosen(ids, 0) == sorted(ids)
+
+
+def test_a_profile_names_its_judge_and_what_it_lacks_is_said_before_a_run(tmp_path):
+    prompt = tmp_path / "grade.txt"
+    prompt.write_text("---\nchat: true\n---\nFor {query}, grade {passage}.\n")
+    judge = {"checkpoint": "writer", "backend": "openai", "endpoint": "http://llm:8000/v1"}
+    pinned = pin(profiles.load("demo", {"evaluation.judge": {**judge, "prompt": str(prompt)}}))
+    assert pinned.evaluation.judge.prompt == prompt.read_text() and pin(pinned) == pinned
+    assert pin(profiles.load("demo")).evaluation.judge == JudgeConfig(), "without a checkpoint there is none"
+    here = pin(profiles.load("demo", {"evaluation.judge": {"checkpoint": models.causal()}})).evaluation.judge
+    assert here.revision and here.prompt == "umbrela"
+    for changes, code, said in [
+        ({"endpoint": ""}, "setting-missing", "evaluation.judge.endpoint"),
+        ({"prompt": "{query} alone"}, "prompt-form", "evaluation.judge.prompt"),
+        ({"depth": 3}, "setting-conflict", "evaluation.judge.depth: 3"),
+        ({"backend": "crop"}, "setting-value", "evaluation.judge.backend"),
+    ]:
+        with refuses(code, said):
+            pin(profiles.load("demo", {"evaluation.judge": {**judge, **changes}}))
+    with GenerationServer() as server:
+        assert "is served at" in check_judge(config(server))
+        with refuses("model-not-served", "evaluation.judge.checkpoint"):
+            check_judge(config(server, checkpoint="other"))
+    with refuses("backend-missing", "evaluation.judge.backend"):
+        check_judge(JudgeConfig("writer", backend="vllm"))
+    with refuses("checkpoint-kind", "evaluation.judge.checkpoint"):
+        check_judge(JudgeConfig(str(models.stub_files(tmp_path / "bert", {"architectures": ["BertModel"]}))))

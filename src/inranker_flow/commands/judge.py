@@ -30,7 +30,7 @@ from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources import beir, lines
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import runs, significance
+from inranker_flow.evaluation import measures, runs, significance
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.judging import judged_runs
 from inranker_flow.judging.grading import GradeStats, Judge
@@ -214,7 +214,8 @@ def _told(
     config: EvaluateConfig, dataset: str, rankings: judged_runs.Rankings, grades: judged_runs.Qrels, stats: GradeStats
 ) -> Iterator[str]:
     """Yield what is printed: a table for each measure, the verdict, the grades, what they cost."""
-    values = {name: judged_runs.by_grades(judged_runs.measured(config), grades, run) for name, run in rankings.items()}
+    wanted = measures.told_by_grades(config.measures, config.judge.depth)
+    values = {name: judged_runs.by_grades(wanted, grades, run) for name, run in rankings.items()}
     one, other = rankings
     for measure in values[one]:
         means = {dataset: {name: float(np.mean(list(each[measure].values()))) for name, each in values.items()}}

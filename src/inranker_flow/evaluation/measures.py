@@ -152,6 +152,21 @@ def cutoff(name: str) -> int:
     return int(parse([name])[name].params.get("cutoff", 0))
 
 
+def told_by_grades(names: Sequence[str], depth: int) -> dict[str, Any]:
+    """Return the measures of ``names`` that a judge's grades of the first ``depth`` passages can tell: name -> measure.
+
+    Raises :class:`UserError` where the first of them, the headline, is none.
+    """
+    found = {name: each for name, each in parse(names).items() if 0 < cutoff(name) <= depth}
+    if names[0] not in found:
+        raise UserError(
+            f"evaluation.judge.depth: {depth} passages are graded, and {names[0]} reads more of a ranking; raise it to the "
+            "cutoff of that measure, or name another measure first (evaluation.measures)",
+            code="setting-conflict",
+        )
+    return found
+
+
 def per_query(
     measures: Mapping[str, Any], qrels: Mapping[str, Mapping[str, int]], run: pa.Table
 ) -> dict[str, dict[str, float]]:

@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from inranker_flow.artifacts.hashing import hash_rows
-from inranker_flow.config.language_model import JudgeConfig, LanguageModelConfig
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.parsing import deciding
-from inranker_flow.config.sections import GenerateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.generation import conflicts
 from inranker_flow.generation.backends import LanguageModel, load_backend
 from inranker_flow.judging import answers, prompts
+from inranker_flow.judging.model import QUERY_TOKENS, as_generator
 from inranker_flow.judging.prompts import JudgePrompt
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.checkpoints import checkpoint_identity
@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 
 #: One row for a query and a passage: what the judge said.
 SCHEMA = pa.schema([pa.field("answer", pa.string(), nullable=False)])
-#: Tokens of a query that the prompt may hold.
-QUERY_TOKENS = 128
-#: Tokens of the words between query and passage, and what may come where they meet.
-_SEAM = 32
 #: Pairs that are asked for, and kept, together.
 SHARD = 256
 #: Fewer grades may well be alike; so many end the grading before the last is paid for.
@@ -80,25 +76,6 @@ class GradeStats:
         mine, its = dataclasses.asdict(self), dataclasses.asdict(other)
         summed: dict[str, Any] = {name: mine[name] + its[name] for name in mine if name != "counts"}
         return GradeStats(**summed, counts=dict(Counter(self.counts) + Counter(other.counts)))
-
-
-@dataclass(frozen=True)
-class _Grading(GenerateConfig):
-    """A judge as the backends are told of it."""
-
-    section = JudgeConfig.section
-
-
-def as_generator(config: JudgeConfig) -> GenerateConfig:
-    """Return what a backend of generation is told of the judge: one answer for each pair, the most probable one."""
-    shared = {each.name: getattr(config, each.name) for each in dataclasses.fields(LanguageModelConfig)}
-    return _Grading(
-        **shared,
-        backend=config.backend,
-        prompt=config.prompt,
-        max_document_tokens=QUERY_TOKENS + config.max_passage_tokens + _SEAM,
-        max_new_tokens=config.max_new_tokens,
-    )
 
 
 class Judge:

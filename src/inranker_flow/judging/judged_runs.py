@@ -16,13 +16,13 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
-from inranker_flow.errors import UserError
 from inranker_flow.evaluation import measures, runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Scored
 from inranker_flow.generation.backends import check_here
 from inranker_flow.judging import agreement
-from inranker_flow.judging.grading import GradeStats, Judge, Pair, as_generator
+from inranker_flow.judging.grading import GradeStats, Judge, Pair
+from inranker_flow.judging.model import as_generator
 from inranker_flow.rankers import families
 
 log = logging.getLogger(__name__)
@@ -32,27 +32,11 @@ Qrels = dict[str, dict[str, int]]
 Rankings = Mapping[str, pa.Table]
 
 
-def measured(config: EvaluateConfig) -> dict[str, Any]:
-    """Return the measures of ``config.measures`` that grades of the first `judge.depth` passages can tell: name -> measure.
-
-    Raises :class:`UserError` where the headline is none of them.
-    """
-    depth = config.judge.depth
-    found = {name: each for name, each in measures.parse(config.measures).items() if 0 < measures.cutoff(name) <= depth}
-    if config.measures[0] not in found:
-        raise UserError(
-            f"evaluation.judge.depth: {depth} passages are graded, and {config.measures[0]} reads more of a ranking; raise it "
-            "to the cutoff of that measure, or name another measure first (evaluation.measures)",
-            code="setting-conflict",
-        )
-    return found
-
-
 def check(config: EvaluateConfig) -> None:
     """Raise :class:`UserError` for a judge that cannot work here, before anything is scored."""
     if config.judge.checkpoint:
         Judge(config.judge)
-        measured(config)
+        measures.told_by_grades(config.measures, config.judge.depth)
         check_here(as_generator(config.judge))
 
 
@@ -73,7 +57,7 @@ def judge_runs(
     """
     if not config.judge.checkpoint:
         return {}
-    judge, wanted = Judge(config.judge), measured(config)
+    judge, wanted = Judge(config.judge), measures.told_by_grades(config.measures, config.judge.depth)
     described: dict[str, Any] = {}
     total = GradeStats()
     with (

@@ -170,15 +170,15 @@ def check_start(
     return kind
 
 
-def check_writer(reference: str, revision: str = "") -> str:
+def check_writer(reference: str, revision: str = "", section: str = "generation") -> str:
     """As :func:`check_checkpoint`, and whether it can write at all."""
 
     def judge(config: dict[str, Any], read: files.Read) -> None:
         names = config.get("architectures")
         if names and not config.get("is_encoder_decoder") and kind_by_name(names, False) != "causal":
             raise UserError(
-                f"{reference}: a {names[0]} writes no queries; give a causal or an encoder-decoder language model as "
-                "generation.checkpoint",
+                f"{reference}: a {names[0]} writes nothing; give a causal or an encoder-decoder language model as "
+                f"{section}.checkpoint",
                 code="checkpoint-kind",
             )
 

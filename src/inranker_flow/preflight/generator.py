@@ -1,13 +1,16 @@
-"""Whether what is to write the queries is there: a checkpoint, or a server that serves it."""
+"""Whether what is to write the queries, and what is to judge, is there: a checkpoint, or a server that serves it."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import GenerateConfig
-from inranker_flow.errors import UserError
-from inranker_flow.generation import prompts
+from inranker_flow.generation import conflicts, prompts
+from inranker_flow.generation.backends import check_here
 from inranker_flow.generation.backends.served import connect, describe
+from inranker_flow.judging import prompts as judging_prompts
+from inranker_flow.judging.model import as_generator
 from inranker_flow.preflight.checkpoints import check_writer
 
 #: Seconds for an answer: this is no time to wait for a server that is just starting.
@@ -22,13 +25,22 @@ def check_generator(config: GenerateConfig) -> str:
     if config.backend == "crop":
         return "no model: a query is a part of its document"
     prompts.load(config.prompt)
+    return _found(config)
+
+
+def check_judge(config: JudgeConfig) -> str:
+    """The same for a judge: what it lacks should show before anything is trained."""
+    judging_prompts.load(config.prompt)
+    model = as_generator(config)
+    if config.backend == "vllm":
+        check_here(model)  # no image of `evaluate` has it
+    return _found(model)
+
+
+def _found(config: GenerateConfig) -> str:
+    conflicts.check(config)
     if config.backend != "openai":
-        return check_writer(config.checkpoint, config.revision)
-    if not config.endpoint:
-        raise UserError(
-            "generation.endpoint: missing; the backend openai asks the server at http://HOST:PORT/v1",
-            code="setting-missing",
-        )
+        return check_writer(config.checkpoint, config.revision, config.section)
     endpoint = connect(dataclasses.replace(config, retries=1, request_timeout=_TIMEOUT))
     describe(endpoint, config.checkpoint)
     return f"{config.checkpoint} is served at {endpoint.url}"

@@ -18,6 +18,8 @@ from inranker_flow.config.sections import CorpusConfig, ScoringConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS, LABELS_FORMS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import conflicts, prompts
+from inranker_flow.judging import prompts as judging_prompts
+from inranker_flow.judging.model import language_models
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
 from inranker_flow.settings import clusters, evidence, first_stages, teachers
@@ -218,12 +220,13 @@ def _checkpoints(profile: Profile) -> None:
     for key, teacher in loaded:
         _reference(f"{key}.checkpoint", teacher.checkpoint)
     _reference("phase1.checkpoint", profile.phase1.checkpoint)
-    conflicts.check(profile.generation)
-    if profile.generation.backend == "openai":
-        if profile.generation.tokenizer:
-            _reference("generation.tokenizer", profile.generation.tokenizer, tokenizer=True)
-    elif profile.generation.backend != "crop":
-        _reference("generation.checkpoint", profile.generation.checkpoint)
+    for model in language_models(profile.generation, profile.evaluation.judge):
+        conflicts.check(model)
+        if model.backend == "openai":
+            if model.tokenizer:
+                _reference(f"{model.section}.tokenizer", model.tokenizer, tokenizer=True)
+        elif model.backend != "crop":
+            _reference(f"{model.section}.checkpoint", model.checkpoint)
     _student(profile)
     for key, teacher in loaded:
         _scoring(f"{key}.scoring", teacher.scoring, teacher.checkpoint)
@@ -383,7 +386,8 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
 
 
 def _prompts(profile: Profile) -> None:
-
+    if profile.evaluation.judge.checkpoint:
+        judging_prompts.load(profile.evaluation.judge.prompt)
     for key, prompt in (
         ("generation.prompt", profile.generation.prompt),
         ("source.prompt", profile.source.prompt),
@@ -440,6 +444,8 @@ def _evaluation(profile: Profile) -> None:
     from inranker_flow.evaluation import measures
 
     measures.parse(evaluation.measures)
+    if evaluation.judge.checkpoint:
+        measures.told_by_grades(evaluation.measures, evaluation.judge.depth)
     if evaluation.passage_stride > evaluation.passage_words:
         raise UserError(
             f"evaluation.passage_stride: {evaluation.passage_stride} is above evaluation.passage_words "

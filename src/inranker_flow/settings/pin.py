@@ -10,19 +10,30 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.retrieval import DenseConfig, RetrieveConfig
-from inranker_flow.config.sections import CorpusConfig, DistillConfig, GenerateConfig, Teacher, TeacherConfig
+from inranker_flow.config.sections import (
+    CorpusConfig,
+    DistillConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    Teacher,
+    TeacherConfig,
+)
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS
 from inranker_flow.corpora.run_files import address
 from inranker_flow.corpora.sources import FORMS
 from inranker_flow.errors import UserError
 from inranker_flow.generation import prompts
+from inranker_flow.generation.prompts import Shelf
+from inranker_flow.judging import prompts as judging_prompts
 from inranker_flow.rankers import files, templates
 from inranker_flow.retrieval.search_body import read_body
 from inranker_flow.settings.profile import Profile
 from inranker_flow.storage import uris
 
-Checkpointed = TypeVar("Checkpointed", Teacher, GenerateConfig, DistillConfig, DenseConfig)
+Checkpointed = TypeVar("Checkpointed", Teacher, GenerateConfig, JudgeConfig, DistillConfig, DenseConfig)
+Asked = TypeVar("Asked", GenerateConfig, JudgeConfig)
 
 
 def pin(profile: Profile) -> Profile:
@@ -35,6 +46,7 @@ def pin(profile: Profile) -> Profile:
         retrieval=_first_stage(profile.retrieval),
         teacher=_teachers(profile.teacher),
         generation=_generation(profile.generation),
+        evaluation=_judge(profile.evaluation),
         phase1=_student(_checkpoint(profile.phase1, "phase1")),
         phase2=_student(profile.phase2),
     )
@@ -80,12 +92,24 @@ def _generation(section: GenerateConfig) -> GenerateConfig:
     if section.backend == "crop":
         return dataclasses.replace(section, checkpoint="", revision="")
     prompts.load(section.prompt)  # a wrong one is refused before anything runs
-    if section.prompt not in prompts.names():
-        section = dataclasses.replace(section, prompt=prompts.read(section.prompt))
+    return _asked(section, prompts.QUERIES)
+
+
+def _judge(section: EvaluateConfig) -> EvaluateConfig:
+    """Return the same with its judge, where there is one."""
+    if not section.judge.checkpoint:
+        return section
+    judging_prompts.load(section.judge.prompt)
+    return dataclasses.replace(section, judge=_asked(section.judge, judging_prompts.SHELF))
+
+
+def _asked(section: Asked, shelf: Shelf) -> Asked:
+    if section.prompt not in shelf.names():
+        section = dataclasses.replace(section, prompt=prompts.read(section.prompt, shelf))
     if section.backend != "openai":
-        return _checkpoint(section, "generation")
+        return _checkpoint(section, section.section)
     local = Path(section.tokenizer).is_dir() or section.tokenizer.startswith("s3://")
-    uri = _content(section.tokenizer, "generation.tokenizer")[0] if local else section.tokenizer
+    uri = _content(section.tokenizer, f"{section.section}.tokenizer")[0] if local else section.tokenizer
     return dataclasses.replace(section, tokenizer=uri)
 
 

@@ -17,7 +17,7 @@ from inranker_flow.preflight.checkpoints import check_student
 from inranker_flow.preflight.checks import Check, Result, markdown, run_checks
 from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.first_stage import check_first_stage
-from inranker_flow.preflight.generator import check_generator
+from inranker_flow.preflight.generator import check_generator, check_judge
 from inranker_flow.preflight.mlflow_server import check_mlflow
 from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer
 from inranker_flow.preflight.stores import check_disk, check_store
@@ -99,6 +99,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
             Check("student's checkpoint", partial(check_student, run.phase1, run.phase2)),
             *([Check("first stage", first_stage)] if run.retrieval.first_stage != "bm25" else []),
             Check("generator", partial(check_generator, run.generation)),
+            *([Check("judge", partial(check_judge, run.evaluation.judge))] if run.evaluation.judge.checkpoint else []),
             Check(f"collection {run.source.name}", partial(check_source, run.source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in run.targets),
             Check("disk", check_disk),
