@@ -14,7 +14,7 @@ from inranker_flow.commands.plan import with_corpora
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
-from inranker_flow.planning import counting, models, parts, reality, speed
+from inranker_flow.planning import counting, judge, models, parts, reality, speed
 from inranker_flow.planning.counting import count
 from inranker_flow.planning.planner import START_SECONDS, by_size_alone, make_plan
 from inranker_flow.planning.plans import Plan, Row, read_sentence, sentence_of
@@ -27,6 +27,7 @@ from inranker_flow.tracking import connection
 from inranker_flow.tracking.runs import DEVICE, stage_run
 from tests import beir, starts
 from tests.databases import new_database
+from tests.models import causal as tiny_causal
 from tests.models import stub_files
 
 SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
@@ -542,3 +543,32 @@ def test_what_pods_beside_a_task_did_is_that_stages_and_those_without_work_count
     assert (told.planned, told.real, told.reused, told.ratio) == (sum(pairs.values()), sum(pairs.values()), 0.0, 1.0)
     assert found["teacher_label", "hours"].real == pytest.approx(len(pairs) * 108 / 3600)
     assert reality.done(reports)["tokens"] == 1000 * len(pairs)
+
+
+def test_a_judge_costs_calls_tokens_and_the_hours_of_its_model():
+    own = {"evaluation.judge": {"checkpoint": "x/judge-8b", "queries": 40}}
+    without, plan = a_plan(), a_plan(**own)
+    queries = sum(
+        min(count(each, load("demo").corpus).test_queries, 40) for each in (load("demo").source, *load("demo").targets)
+    )
+    asked = row(plan, "judge")
+    assert (asked.queries, asked.pairs) == (queries, queries * 20) and queries
+    assert asked.tokens > asked.pairs * 100 and asked.hours and plan.span > without.span
+    assert plan.total.hours == pytest.approx(without.total.hours + asked.hours)
+    assert any("judge: x/judge-8b: a call for each of 2 x 10 passages" in note for note in plan.notes)
+    served = a_plan(**{"evaluation.judge": {**own["evaluation.judge"], "backend": "openai", "endpoint": "http://x/v1"}})
+    assert row(served, "judge").pairs == asked.pairs and row(served, "judge").hours == 0.0
+    # Done by `evaluate`, whose hours are held against both.
+    seconds = 3600 * (row(plan, "evaluate").hours + asked.hours)
+    reports = [("evaluate", "", {"seconds": seconds, "pairs": row(plan, "evaluate").pairs})]
+    lines = reality.compare(plan.as_data(), reports)
+    assert next(each.ratio for each in lines if (each.stage, each.quantity) == ("evaluate", "hours")) == pytest.approx(
+        1.0
+    )
+
+
+def test_a_judge_that_is_here_is_measured_with_its_own_prompt():
+    text = "Query: {query}\nPassage: {passage}\nGrade: "
+    profile = load("demo", {"evaluation.judge": {"checkpoint": tiny_causal(), "prompt": text, "max_new_tokens": 4}})
+    found = speed.measure_generation(judge.measurable(profile), SAMPLE, anyway=True)
+    assert found and found.each > 0 and found.tokens <= 4 and "measured here" in found.how

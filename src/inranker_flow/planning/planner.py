@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inranker_flow.config.sections import CorpusConfig, DistillConfig, ScoringConfig, Teacher
 from inranker_flow.generation import held_out, prompts
-from inranker_flow.planning import models
+from inranker_flow.planning import judge, models
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.plans import Plan, Row
 from inranker_flow.planning.speed import Sample, Speed, Work, by_size
@@ -90,6 +90,8 @@ class _Planner:
         again = min(self.profile.phase2.replay * target_pairs, source_pairs)
         self._distill("distill_phase2", self.profile.phase2, round(target_pairs + again), student, train)
         self._evaluate(every, teachers, train, student)
+        if self.profile.evaluation.judge.checkpoint:
+            self._judge(every)
         return self.out
 
     def _ask(self, work: Work, section: Any, sample: Sample) -> Speed:
@@ -281,6 +283,18 @@ class _Planner:
         queries = sum(map(self._measured, every))
         stored = 4 * sum(pairs) * STORED_HIT
         self._add("", "evaluate", queries=queries, pairs=sum(pairs), tokens=round(tokens), hours=hours, stored=stored)
+
+    def _judge(self, every: Sequence[Counted]) -> None:
+        config = judge.measurable(self.profile)
+        lengths = [self.tokens.of(config.checkpoint, each) for each in every]
+        found = judge.asked(self.profile, [(c, own.passage, own.query) for c, own in zip(every, lengths, strict=True)])
+        hours: float | None = 0.0
+        if config.backend != "openai":
+            sample = self._sample(every, config.checkpoint, ScoringConfig())
+            sample = replace(sample, prompt_tokens=found.tokens, new_tokens=judge.NEW_TOKENS)
+            hours = _hours(found.calls, self._ask("generate", config, sample))
+        self.out.notes.append(judge.note(self.profile))
+        self._add("", "judge", queries=found.queries, pairs=found.calls, tokens=found.all_tokens, hours=hours)
 
 
 def _hours(units: float, speed: Speed, pods: int = 1) -> float | None:

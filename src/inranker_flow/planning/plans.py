@@ -69,7 +69,7 @@ class Plan:
         source, *targets = dict.fromkeys(row.collection for row in self.rows if row.collection)
         beside = [hours("generate_queries", each) + hours("teacher_label", each) for each in targets]
         first = hours("teacher_label", source) + hours("distill_phase1")
-        return max(first, *beside, 0.0) + hours("distill_phase2") + hours("evaluate")
+        return max(first, *beside, 0.0) + hours("distill_phase2") + hours("evaluate") + hours("judge")
 
     @property
     def promised(self) -> dict[str, float]:

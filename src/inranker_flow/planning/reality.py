@@ -111,7 +111,7 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
     A task that left no report was answered by a cache. Collections ``without`` are no part of the run.
     """
     found = _once(reports)
-    rows = [row for row in plan["rows"] if row["collection"] not in without]
+    rows = _with_judge([row for row in plan["rows"] if row["collection"] not in without])
     lines, hours = [], []
     for stage in ("prepare_corpus", *DEVICE_STAGES):
         mine = [(row, _share(row, found)) for row in rows if row["stage"] == stage]
@@ -134,6 +134,20 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
         lines.append(Compared("total", "price", each.planned * price, each.real * price, each.reused, each.ratio))
     lines += _stored(rows, found)
     return [each for each in lines if each.planned or each.real or each.planned is None]
+
+
+def _with_judge(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows with the hours of a judge among those of `evaluate`, which asks it."""
+    judge = next((row for row in rows if row["stage"] == "judge"), None)
+    if judge is None:
+        return list(rows)
+    return [
+        {**row, "hours": None if None in (row["hours"], judge["hours"]) else row["hours"] + judge["hours"]}
+        if row["stage"] == "evaluate"
+        else row
+        for row in rows
+        if row is not judge
+    ]
 
 
 def _stored(rows: Sequence[Mapping[str, Any]], reports: Sequence[Report]) -> list[Compared]:
