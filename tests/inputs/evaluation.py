@@ -10,6 +10,7 @@ from typing import Any
 
 from inranker_flow.artifacts.manifest import write_manifest
 from tests.inputs.table import Artifact, Input, command, stage
+from tests.models import causal
 
 DOCS = {f"d{i}": f"vase {i}" for i in range(3)}
 QRELS = {"q1": {"d1": 1}, "q2": {"d2": 2, "d0": 0}}
@@ -44,6 +45,7 @@ def evaluated(here: Path, *changes: Change, champion: str = "", **config: Any) -
     )  # fmt: skip
 
 
+SERVED = {"checkpoint": "writer", "backend": "openai", "endpoint": "http://llm:8000/v1", "retries": 0}
 READS = {"max_length": 64, "truncation": "document", "true_token": "▁true", "false_token": "▁false"}
 
 
@@ -194,6 +196,12 @@ INPUTS = [
     Input("an unknown measure", lambda here: evaluated(here, measures=["nDGC@10"]), ("evaluation.measures: 'nDGC@10'",)),
     Input("no measure", lambda here: evaluated(here, measures=[]), ("evaluation.measures",)),
     Input("a measure that counts as headline", lambda here: evaluated(here, measures=["NumRet", "nDCG@10"]), ("done in",), 0),
+    Input("a judge without a chat template", lambda here: evaluated(here, judge={"checkpoint": causal()}),
+          ("its tokenizer has no chat template", "evaluation.judge.prompt")),
+    Input("a judge whose server is gone", lambda here: evaluated(here, judge={**SERVED, "endpoint": "http://127.0.0.1:9/v1"}),
+          ("http://127.0.0.1:9/v1: nobody answers there",)),
+    Input("a judge that grades fewer than the headline reads", lambda here: evaluated(here, judge={**SERVED, "depth": 5}),
+          ("evaluation.judge.depth: 5 passages",)),
     Input("a champion that is no folder", lambda here: evaluated(here, champion="./nowhere"),
           ("champion: not measured: ./nowhere: no such checkpoint",), 0),
     Input("a student without weights", lambda here: evaluated(here, lambda at: (at / "student" / "model.safetensors").unlink()),

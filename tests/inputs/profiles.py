@@ -110,6 +110,16 @@ INPUTS = [
         "source.uri: holds a user's name",
     ),
     setting("a server without an address", "generation.backend=openai", "generation.endpoint: missing"),
+    setting(
+        "a judge's prompt without a place for the passage",
+        "evaluation.judge={checkpoint: x/y, prompt: 'Grade {query}'}",
+        "evaluation.judge.prompt: of its own text: the template has no {passage}",
+    ),
+    setting(
+        "a judge that writes no answers",
+        "evaluation.judge={checkpoint: x/y, backend: crop}",
+        "evaluation.judge.backend",
+    ),
     setting("no generator", "generation.checkpoint=''", "generation.checkpoint: missing", "generation.backend=crop"),
     setting(
         "crops that must not be copies", "generation={backend: crop, drop_copied: true}", "generation.drop_copied: true"

@@ -163,7 +163,7 @@ def test_a_judge_that_grades_everything_alike_ends_with_samples(monkeypatch):
             Judge(config(server)).grade(PAIRS, "toy")
         assert Judge(config(server)).grade(PAIRS[:19], "toy")[1].counts == {"2": 19}, "so few may be alike"
         # Before the last one is paid for.
-        monkeypatch.setattr(grading, "SHARD", 10)
+        monkeypatch.setitem(grading.SHARDS, "openai", 10)
         monkeypatch.setattr(grading, "_MANY", 30)
         before = len(server.generating())
         with refuses("judge-useless"):
@@ -172,7 +172,7 @@ def test_a_judge_that_grades_everything_alike_ends_with_samples(monkeypatch):
 
 
 def test_a_server_that_goes_away_is_asked_on_where_it_was(monkeypatch):
-    monkeypatch.setattr(grading, "SHARD", 10)
+    monkeypatch.setitem(grading.SHARDS, "openai", 10)
     gone = {"yes": False}
 
     def trouble(number):

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 #: One row for a query and a passage: what the judge said.
 SCHEMA = pa.schema([pa.field("answer", pa.string(), nullable=False)])
-#: Pairs that are asked for, and kept, together.
-SHARD = 256
+#: Pairs that are asked for, and kept, together: what a kill loses, and what an engine can put into batches.
+SHARDS = {"transformers": 64, "openai": 256, "vllm": 2048}
 #: Fewer grades may well be alike; so many end the grading before the last is paid for.
 _FEW, _MANY = 20, 500
 #: A judge of which more than this share of the answers hold no grade grades nothing.
@@ -177,13 +177,14 @@ class _Asked:
         if open_:
             progress = Progress(f"grading {self.dataset}", len(self.texts), "passages")
             progress.resume(len(self.texts) - len(open_))
-            for at in range(0, len(open_), SHARD):
-                part = open_[at : at + SHARD]
-                for number in (0, 1):
+            size = SHARDS[self.judge.config.backend]
+            for at in range(0, len(open_), size):
+                part = open_[at : at + size]
+                progress.advance(sum(not self._due(0, place) for place in part))
+                for number, told in ((0, progress.advance), (1, lambda _: None)):
                     due = [place for place in part if self._due(number, place)]
-                    tokens += self._ask(number, due)
+                    tokens += self._ask(number, due, told)
                     calls[number] += len(due)
-                progress.advance(len(part))
                 self._check([place for place, said in enumerate(self.answers[0]) if said is not None], _MANY)
             progress.finish()
         self._check(range(len(self.texts)), _FEW)
@@ -213,7 +214,7 @@ class _Asked:
             return first is None
         return first is not None and answers.grade_in(first) is None and self.answers[1][place] is None
 
-    def _ask(self, number: int, places: Sequence[int]) -> int:
+    def _ask(self, number: int, places: Sequence[int], told: Callable[[int], None]) -> int:
         """Ask for and keep the answers to some texts; returns the tokens that were written."""
         if not places:
             return 0
@@ -225,7 +226,7 @@ class _Asked:
         pairs = [
             prompt.pair(self._cut[self.texts[place][0]], text) for place, text in zip(places, passages, strict=True)
         ]
-        written = model.generate(pairs, 0, lambda _: None)
+        written = model.generate(pairs, 0, told)
         said = [texts[0] for texts in written.texts]
         self.stores[number].put(self.keys[np.array(places)], pa.table({"answer": said}, schema=SCHEMA))
         for place, text in zip(places, said, strict=True):

@@ -20,10 +20,12 @@ from inranker_flow.evaluation import measures, runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Scored
 from inranker_flow.generation.backends import check_here
+from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.judging import agreement
 from inranker_flow.judging.grading import GradeStats, Judge, Pair
 from inranker_flow.judging.model import as_generator
 from inranker_flow.rankers import families
+from inranker_flow.rankers.checkpoints import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +36,13 @@ Rankings = Mapping[str, pa.Table]
 
 def check(config: EvaluateConfig) -> None:
     """Raise :class:`UserError` for a judge that cannot work here, before anything is scored."""
-    if config.judge.checkpoint:
-        Judge(config.judge)
-        measures.told_by_grades(config.measures, config.judge.depth)
-        check_here(as_generator(config.judge))
+    if not config.judge.checkpoint:
+        return
+    template, model = Judge(config.judge).prompts[0].template, as_generator(config.judge)
+    measures.told_by_grades(config.measures, config.judge.depth)
+    check_here(model)
+    if model.backend != "openai":
+        Prompter(load_tokenizer(model.checkpoint, model.revision), template, model)
 
 
 def judge_runs(
