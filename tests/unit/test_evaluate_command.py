@@ -8,6 +8,7 @@ import pytest
 
 from inranker_flow.commands.evaluate import main
 from tests import beir
+from tests.generation_server import GenerationServer
 
 FAST = ("--set=evaluation.latency_queries=0", "--set=evaluation.measures=[nDCG@10]")
 
@@ -37,6 +38,30 @@ def test_rerankers_are_measured_beside_bm25_and_nothing_else_is_left(tmp_path, c
     assert sorted(each.name for each in (out / "evaluation" / "runs").iterdir()) == [
         f"{dataset}.{system}.trec" for system in ("bm25", "large", "small")
     ]
+
+
+def test_a_judge_has_tables_of_its_own(tmp_path, capsys):
+    """A judge that prefers some passages whatever is asked agrees with people by chance alone."""
+
+    def answer(prompt):
+        return f"##final score: {sum(map(ord, prompt.partition('Passage: ')[2].partition(chr(10))[0])) % 4}"
+
+    out = tmp_path / "out"
+    few = ("--set=corpus.max_test_queries=6", "--set=retrieval.test_depth=20")
+    with GenerationServer(answer=answer) as server:
+        given = ("checkpoint=writer", "backend=openai", f"endpoint={server.url}", "concurrency=4", "queries=5")
+        judge = [f"--set=evaluation.judge.{each}" for each in given]
+        assert main(["demo:target/1", "large=demo:teacher", f"--out={out}", *FAST, *few, *judge]) == 0
+        told = json.loads((out / "evaluation" / "summary.json").read_text())["judge"]
+        assert told["stats"]["calls"] == len(server.generating()) == told["stats"]["graded"]
+    [found] = told["datasets"].values()
+    assert (
+        found["queries"] == 5
+        and set(found["systems"]) == {"bm25", "large"}
+        and abs(found["agreement"]["kappa_binary"]) < 0.3
+    )
+    printed = capsys.readouterr().out
+    assert "nDCG@10 by the judge" in printed and "the judge agrees with people at kappa" in printed
 
 
 def test_the_evidence_names_the_first_stage(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +24,7 @@ from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PrepareC
 from inranker_flow.config.values import FirstStageName
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
+from inranker_flow.judging import judged_runs
 from inranker_flow.rankers.checkpoints import locate
 
 #: Sections whose settings can be given.
@@ -51,8 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
     summary = measure(parsed, models, out)
     for each in summary["measures"]:
         print(f"\n{console.results_table(each, summary['systems'], console.means_of(summary, each))}")
+    for line in _judged(summary):
+        print(f"\n{line}")
     print(f"\nThe report     {out / 'report.html'}\nThe runs       {out / 'evaluation' / 'runs'}")
     return 0
+
+
+def _judged(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the means by a judge's grades, apart from those by people's, and how far it agrees with them."""
+    judge = summary["judge"]
+    for measure in judge.get("measures", ()):
+        means = {
+            dataset: {system: each[measure] for system, each in found["systems"].items()}
+            for dataset, found in judge["datasets"].items()
+        }
+        yield console.results_table(f"{measure} by the judge", summary["systems"], means)
+    for dataset, found in judge.get("datasets", {}).items():
+        if found["agreement"]:
+            yield f"{dataset}: {judged_runs.sentence(found['agreement'])}"
 
 
 def measure(parsed: Mapping[str, Any], models: Mapping[str, Path], out: Path) -> dict[str, Any]:

@@ -152,7 +152,8 @@ def by_grades(wanted: Mapping[str, Any], grades: Qrels, run: pa.Table) -> dict[s
     }
     found: dict[str, dict[str, float]] = {}
     for names, qrels in ((binary, only), (set(wanted) - binary, grades)):
-        found |= measures.per_query({name: each for name, each in wanted.items() if name in names}, qrels, run)
+        if names:
+            found |= measures.per_query({name: wanted[name] for name in wanted if name in names}, qrels, run)
     return {name: found[name] for name in wanted}
 
 
