@@ -41,7 +41,7 @@ def test_no_setting_of_a_profile_is_left_out():
                 key in known
                 or key in ("targets", *load(profile).as_data())
                 or section == "targets"
-                or key.endswith((".scoring", ".server", "retrieval.dense", "retrieval.bands"))
+                or key.endswith((".scoring", ".server", ".judge", "retrieval.dense", "retrieval.bands"))
             ), key
 
 
