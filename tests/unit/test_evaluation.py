@@ -599,8 +599,8 @@ def test_a_judge_grades_what_the_systems_put_on_top_and_measures_them_apart(worl
         # q1: BM25 has d0, d1 and phase 2 d2, d1 on top; q2 and the lamp: two candidates each.
         assert asked == told["stats"]["calls"] == 7 and vases["stats"]["counts"] == {"0": 2, "1": 1, "2": 1, "3": 1}
         assert told["measures"] == ["nDCG@2", "RR@2"], "what reads deeper than the grades go is not measured by them"
-        assert vases["queries"] == 2 and vases["systems"]["phase2"]["RR@2"] == pytest.approx((1 + 0.5) / 2)
-        assert vases["systems"]["bm25"]["RR@2"] == pytest.approx((0 + 1) / 2), "grade 1 answers nothing"
+        assert vases["queries"] == 2 and vases["systems"]["phase2"]["means"]["RR@2"] == pytest.approx((1 + 0.5) / 2)
+        assert vases["systems"]["bm25"]["means"]["RR@2"] == pytest.approx((0 + 1) / 2), "grade 1 answers nothing"
         assert vases["agreement"]["kappa_binary"] == 1.0
         assert told["datasets"]["lamps"]["agreement"]["kappa_binary"] is None, "of one pair nothing can be told"
         assert vases["agreement"]["pairs"] == 3 and vases["agreement"]["tau"] > 0 and told["kin"] == ""

@@ -245,11 +245,11 @@ def test_agreement_with_people():
     # 3,0,1,2,0 and 3,0,2,1,0: equal in three; chance 0.4 * 0.4 + 3 * 0.2 * 0.2.
     assert told["kappa_grades"] == pytest.approx((0.6 - 0.28) / 0.72)
     assert told["tau"] == pytest.approx(1 / 3) and told["bias"] == pytest.approx((0.2 + 0.2 - 0.15) / 3)
-    assert "kappa 0.17 (relevant or not) and 0.44 (grades) on 5 pairs" in judged_runs.sentence(told)
+    assert "kappa 0.17 (relevant or not) and 0.44 (grades) on 5 pairs" in agreement.sentence(told)
     yes_or_no = agreement.describe({"q": {"a": 1, "b": 0}}, {"q": {"a": 2, "b": 1}}, {"bm25": (0.1, 0.2)})
     assert (yes_or_no["kappa_binary"], yes_or_no["kappa_grades"], yes_or_no["tau"]) == (1.0, None, None)
     nothing = agreement.describe({}, grades, {})
-    assert nothing["pairs"] == 0 and "kappa none" in judged_runs.sentence(nothing)
+    assert nothing["pairs"] == 0 and "kappa none" in agreement.sentence(nothing)
 
 
 @pytest.mark.parametrize(

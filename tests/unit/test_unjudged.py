@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from inranker_flow import profiles
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, GenerateConfig, PromoteConfig
 from inranker_flow.evaluation.gate import Decision, Versus, decide
 from inranker_flow.evaluation.unjudged import from_evidence
 from inranker_flow.generation import held_out
+from inranker_flow.stages import promote
 from inranker_flow.stages.generate_queries import generate_queries
 from inranker_flow.stages.retrieve import retrieve
 from tests import models
+from tests.generation_server import GenerationServer
 from tests.refusals import refuses
 from tests.unit.test_evaluation import World, make_candidates, world  # noqa: F401 - a fixture
 
@@ -250,6 +253,33 @@ def test_without_a_teacher_there_is_no_agreement(world: World) -> None:  # noqa:
     assert evidence(world, "known_item", "phase2") and not evidence(world, "agreement", "phase2")
 
 
+def test_a_judge_grades_the_queries_that_nobody_has_judged_and_the_gate_asks_it(world: World) -> None:  # noqa: F811
+    """It finds vase 2 alone of use; of the data sets that people have judged it is not asked by the gate."""
+    asked = {f"h{number}": (f"which one {number}", None, ["d0", "d1", "d2"]) for number in range(8)}
+    hold_out(world.candidates[2], asked, "training only")
+
+    def answer(prompt: str) -> str:
+        return f"##final score: {3 if 'vase 2' in prompt or 'lamp 1' in prompt else 0}"
+
+    with GenerationServer(model="judge-t5", answer=answer) as server:
+        judge = JudgeConfig("judge-t5", backend="openai", endpoint=server.url)
+        config = EvaluateConfig(measures=("nDCG@10",), judge=judge)
+        stats = world.evaluate(config)
+    summary = world.summary()
+    found = summary["judge"]["datasets"]
+    assert set(found) == {"vases", "lamps", "training only"} and found["training only"]["agreement"] is None
+    means = {system: each["means"]["nDCG@10"] for system, each in summary["unjudged"]["training only"]["judge"].items()}
+    assert means == pytest.approx({"bm25": 0.5, "phase1": 0.5, "phase2": 1.0, "teacher": 1.0})
+    assert stats.metrics["judge nDCG@10/training only/phase2"] == 1.0
+    page = (world.tmp / "out" / "report.html").read_text()
+    assert page.count("nDCG@10, the judge&#39;s grades") == 3 and "the judge agrees with people at kappa" in page
+    policy = PromoteConfig(measure="nDCG@10", min_queries=3)
+    others = promote._others(policy, world.tmp / "evaluation", summary, "bm25")
+    decision = decide(None, {}, policy, baseline={}, others={"judge": others["judge"].of({"training only"})})
+    assert (decision.verdict, decision.shown_by) == ("PROMOTE", ("judge",)) and "known_item" not in others
+    assert "on a judge's grades" in decision.reasons[0].message
+
+
 # --- what it decides
 
 POLICY = PromoteConfig(min_queries=3)
@@ -369,6 +399,7 @@ def test_a_better_challenger_never_does_worse_by_any_evidence(found: tuple, data
     [
         ({"evaluation.synthetic_queries": 0}, "known_item", "evaluation.synthetic_queries=0"),
         ({"evaluation.teacher": False}, "agreement", "evaluation.teacher=false"),
+        ({}, "judge", "evaluation.judge.checkpoint="),
     ],
 )
 def test_evidence_that_is_not_measured_is_refused(changes: dict, kind: str, setting: str) -> None:

@@ -24,7 +24,7 @@ from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PrepareC
 from inranker_flow.config.values import FirstStageName
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
-from inranker_flow.judging import judged_runs
+from inranker_flow.judging import agreement
 from inranker_flow.rankers.checkpoints import locate
 
 #: Sections whose settings can be given.
@@ -63,13 +63,13 @@ def _judged(summary: Mapping[str, Any]) -> Iterator[str]:
     judge = summary["judge"]
     for measure in judge.get("measures", ()):
         means = {
-            dataset: {system: each[measure] for system, each in found["systems"].items()}
+            dataset: {system: each["means"][measure] for system, each in found["systems"].items()}
             for dataset, found in judge["datasets"].items()
         }
         yield console.results_table(f"{measure} by the judge", summary["systems"], means)
     for dataset, found in judge.get("datasets", {}).items():
         if found["agreement"]:
-            yield f"{dataset}: {judged_runs.sentence(found['agreement'])}"
+            yield f"{dataset}: {agreement.sentence(found['agreement'])}"
 
 
 def measure(parsed: Mapping[str, Any], models: Mapping[str, Path], out: Path) -> dict[str, Any]:

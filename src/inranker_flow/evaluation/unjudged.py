@@ -117,7 +117,7 @@ def measure(
     ``first``: the first stage's kind.
     """
     first_row = sum(each.run.num_rows for each in before)
-    described: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     with tables.TableWriter(evaluation / tables.EVIDENCE.filename, tables.EVIDENCE) as writer:
         for each in held_out.sets:
             dataset = _dataset(each)
@@ -132,16 +132,16 @@ def measure(
                         repeated = [[part] * len(by_query) for part in (dataset, kind, system, name)]
                         columns = [*repeated, list(by_query), list(by_query.values())]
                         writer.write(dict(zip(tables.EVIDENCE.schema.names, columns, strict=True)))
-            described[dataset] = {
+            told[dataset] = {
                 "queries": len(each.queries),
                 "known_items": sum(bool(grades) for grades in each.qrels.values()),
                 "leaked": held_out.leaked.get(dataset, 0),
                 "pairs": len(each.pairs),
                 "digests": each.digests,
-                **{kind: _described(systems) for kind, systems in values.items() if systems},
+                **{kind: described(systems) for kind, systems in values.items() if systems},
             }
-            described[dataset]["kept"] = _kept(described[dataset].get(KNOWN_ITEM, {}), first)
-    return described
+            told[dataset]["kept"] = _kept(told[dataset].get(KNOWN_ITEM, {}), first)
+    return told
 
 
 def from_evidence(table: pa.Table, kind: str, system: str, measure: str) -> dict[str, dict[str, float]]:
@@ -153,7 +153,7 @@ def from_evidence(table: pa.Table, kind: str, system: str, measure: str) -> dict
     return found
 
 
-def _described(systems: Mapping[str, _Values]) -> dict[str, Any]:
+def described(systems: Mapping[str, _Values]) -> dict[str, Any]:
     """Return system -> its means, and the 95 % interval of the first measure."""
     found = {}
     for system, values in systems.items():

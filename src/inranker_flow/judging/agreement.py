@@ -42,6 +42,18 @@ def describe(human: Qrels, grades: Qrels, means: Mapping[str, tuple[float, float
     }
 
 
+def sentence(told: Mapping[str, Any]) -> str:
+    """Return an agreement in words."""
+    shown = {
+        name: "none" if told[name] is None else f"{told[name]:.2f}" for name in ("kappa_binary", "kappa_grades", "tau")
+    }
+    bias = "none" if told["bias"] is None else f"{told['bias']:+.3f}"
+    return (
+        f"the judge agrees with people at kappa {shown['kappa_binary']} (relevant or not) and {shown['kappa_grades']} (grades) "
+        f"on {told['pairs']:,} pairs, at tau {shown['tau']} on the order of {told['systems']} systems, with a bias of {bias}"
+    )
+
+
 def kappa(one: np.ndarray, other: np.ndarray) -> float | None:
     """Return Cohen's kappa of two equally long arrays of classes; None where chance alone agrees on everything, or on nothing."""
     if not one.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
 from inranker_flow.evaluation import measures, runs
-from inranker_flow.evaluation.judged_sets import JudgedSet
+from inranker_flow.evaluation.judged_sets import FURTHER, JudgedSet
 from inranker_flow.evaluation.reranking import Scored
+from inranker_flow.evaluation.unjudged import described
 from inranker_flow.generation.backends import check_here
 from inranker_flow.generation.backends.local import Prompter
 from inranker_flow.judging import agreement
@@ -48,30 +49,30 @@ def check(config: EvaluateConfig) -> None:
 def judge_runs(
     config: EvaluateConfig,
     teacher: TeacherConfig,
-    sets: Sequence[JudgedSet],
+    every: Sequence[JudgedSet],
     scored: Mapping[str, Scored],
     first: str,
     evaluation: Path,
-    unjudged: Collection[str] = (),
+    unjudged: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Grade what the systems put on top of the queries of ``sets``; return what the summary says of it, {} without a judge.
+    """Grade what the systems put on top; return what the summary says of it, {} without a judge.
 
-    ``scored``: as `Reranking` has it, for these sets and perhaps for more after them; ``first``: the first stage.
-    ``unjudged``: data sets whose judgements are no person's, so that there is nothing to agree with. Writes grades.parquet
+    ``every``: the sets that ``scored`` has scores for. Graded are the judged ones, and the held-out queries of data sets without
+    judgements; what ``unjudged`` says of these gets the means by the judge. ``first``: the first stage. Writes grades.parquet
     (`tables.GRADES`) and judged_measures.parquet (`tables.JUDGED_MEASURES`) into ``evaluation``.
     """
     if not config.judge.checkpoint:
         return {}
     judge, wanted = Judge(config.judge), measures.told_by_grades(config.measures, config.judge.depth)
-    described: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     total = GradeStats()
     with (
         tables.TableWriter(evaluation / tables.GRADES.filename, tables.GRADES) as graded,
         tables.TableWriter(evaluation / tables.JUDGED_MEASURES.filename, tables.JUDGED_MEASURES) as written,
     ):
-        for judged_set, rankings in _ranked(sets, scored, first):
-            dataset = judged_set.dataset
-            asked = chosen(list(judged_set.qrels), config.judge.queries)
+        for judged_set, rankings in _ranked(every, scored, first):
+            dataset, _, held_out = judged_set.dataset.partition(FURTHER)
+            asked = chosen(list(judged_set.queries), config.judge.queries)
             table, stats = judge.grade(_pairs(judged_set, pool(rankings, asked, config.judge.depth)), dataset)
             total += stats
             graded.write(table.add_column(0, "dataset", pa.array([dataset] * table.num_rows, pa.string())))
@@ -82,21 +83,22 @@ def judge_runs(
                     repeated = [[text] * len(each) for text in (dataset, system, measure)]
                     columns = [*repeated, list(each), list(each.values())]
                     written.write(dict(zip(tables.JUDGED_MEASURES.schema.names, columns, strict=True)))
-            human = (
-                None if dataset in unjudged else _human(judged_set, wanted, grades, rankings, found, config.measures[0])
-            )
-            described[dataset] = {
+            told[dataset] = {
                 "queries": len(grades),
                 "stats": dataclasses.asdict(stats),
-                "systems": {system: _means(values) for system, values in found.items()},
-                "agreement": human,
+                "systems": described(found),
+                "agreement": None
+                if held_out
+                else _human(judged_set, wanted, grades, rankings, found, config.measures[0]),
             }
+            if held_out:
+                unjudged[dataset]["judge"] = told[dataset]["systems"]
     judge.close()
     return {
         **_named(config.judge, judge),
         "measures": list(wanted),
         "stats": dataclasses.asdict(total),
-        "datasets": described,
+        "datasets": told,
         "kin": kin(config.judge, teacher),
     }
 
@@ -167,13 +169,17 @@ def pairs_of(
 
 
 def _ranked(
-    sets: Sequence[JudgedSet], scored: Mapping[str, Scored], first: str
+    every: Sequence[JudgedSet], scored: Mapping[str, Scored], first: str
 ) -> Iterator[tuple[JudgedSet, dict[str, pa.Table]]]:
-    """Yield each set with every system's ranking of its candidates."""
+    """Yield each set that is graded with every system's ranking of its candidates."""
+    judged = {each.dataset for each in every if FURTHER not in each.dataset}
     offset = 0
-    for each in sets:
+    for each in every:
         rows = slice(offset, offset + each.run.num_rows)
         offset = rows.stop
+        dataset, further, kind = each.dataset.partition(FURTHER)
+        if not each.run.num_rows or (further and (kind != tables.HELD_OUT or dataset in judged)):
+            continue
         ids = each.run.column("query_id"), each.run.column("doc_id")
         yield each, {first: each.run} | {name: runs.rank(*ids, found.scores[rows]) for name, found in scored.items()}
 
@@ -207,20 +213,8 @@ def _human(
         theirs = _means(measures.per_query(only, human, mine))
         means[system] = theirs[headline], _means(found[system])[headline]
     told = agreement.describe(human, grades, means)
-    log.info("%s: %s", judged_set.dataset, sentence(told))
+    log.info("%s: %s", judged_set.dataset, agreement.sentence(told))
     return told
-
-
-def sentence(told: Mapping[str, Any]) -> str:
-    """Return an agreement in words."""
-    shown = {
-        name: "none" if told[name] is None else f"{told[name]:.2f}" for name in ("kappa_binary", "kappa_grades", "tau")
-    }
-    bias = "none" if told["bias"] is None else f"{told['bias']:+.3f}"
-    return (
-        f"the judge agrees with people at kappa {shown['kappa_binary']} (relevant or not) and {shown['kappa_grades']} (grades) "
-        f"on {told['pairs']:,} pairs, at tau {shown['tau']} on the order of {told['systems']} systems, with a bias of {bias}"
-    )
 
 
 def _means(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

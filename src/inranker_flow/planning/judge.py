@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,19 @@ class Asked:
         return round(self.calls * (self.tokens + NEW_TOKENS))
 
 
-def asked(profile: Profile, every: Sequence[tuple[Counted, float, float]]) -> Asked:
-    """Return what a judge is asked about collections, each given with its characters of a token in passages and in queries."""
+def asked(profile: Profile, every: Sequence[tuple[Counted, float, float]], held_out: Mapping[str, int]) -> Asked:
+    """Return what a judge is asked about collections, each given with its characters of a token in passages and in queries.
+
+    ``held_out``: collection -> held-out queries, which are graded where nobody has judged any.
+    """
     judge = profile.evaluation.judge
     template = len(prompts.load(judge.prompt).template.text)
     depth = min(round(SPREAD * judge.depth), profile.retrieval.test_depth)
     queries = calls = 0
     tokens = 0.0
     for counted, of_passage, of_query in every:
-        mine = min(counted.test_queries, judge.queries or counted.test_queries)
+        own = counted.test_queries or held_out.get(counted.name, 0)
+        mine = min(own, judge.queries or own)
         read = template / TOKEN_CHARACTERS + counted.query_characters / of_query
         read += min(counted.passage_characters / of_passage, judge.max_passage_tokens)
         queries, calls, tokens = queries + mine, calls + mine * depth, tokens + mine * depth * read

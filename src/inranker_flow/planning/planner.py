@@ -287,7 +287,8 @@ class _Planner:
     def _judge(self, every: Sequence[Counted]) -> None:
         config = judge.measurable(self.profile)
         lengths = [self.tokens.of(config.checkpoint, each) for each in every]
-        found = judge.asked(self.profile, [(c, own.passage, own.query) for c, own in zip(every, lengths, strict=True)])
+        known = [(each, own.passage, own.query) for each, own in zip(every, lengths, strict=True)]
+        found = judge.asked(self.profile, known, self.held_out)
         hours: float | None = 0.0
         if config.backend != "openai":
             sample = self._sample(every, config.checkpoint, ScoringConfig())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inranker_flow.judging import agreement
 from inranker_flow.report.chart import number, title
 
 #: Kind of evidence -> what the page calls it.
@@ -14,7 +15,15 @@ NAMES = {"known_item": "known items", "agreement": "agreement with the teacher",
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the table: for each data set and kind of evidence a row of every measure."""
     found: list[dict[str, Any]] = []
-    for dataset, each in summary.get("unjudged", {}).items():
+    unjudged = summary.get("unjudged", {})
+    judged = (summary.get("judge") or {}).get("datasets", {})
+    # Where people have judged, too, the judge's means stand here as well: apart from theirs.
+    beside = {
+        name: {"queries": each["queries"], "judge": each["systems"]}
+        for name, each in judged.items()
+        if name not in unjudged
+    }
+    for dataset, each in {**unjudged, **beside}.items():
         name = f"{dataset} ({each['queries']:,} queries)"
         for kind, label in NAMES.items():
             systems = each.get(kind, {})
@@ -36,7 +45,7 @@ def _cell(system: Mapping[str, Any], measure: str, place: int, best: float) -> d
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
-    """Return how much of the teacher's gain each student keeps, and what was left out."""
+    """Return how much of the teacher's gain each student keeps, what was left out, and how far a judge can be trusted."""
     found = []
     for dataset, each in summary.get("unjudged", {}).items():
         shares = [f"{title(one)} {share:.0%}" for one, share in each["kept"].items() if one in summary["students"]]
@@ -48,7 +57,11 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another data set: left out."
             )
-    return found
+    judge = summary.get("judge") or {}
+    for dataset, each in judge.get("datasets", {}).items():
+        if each["agreement"]:
+            found.append(f"On {dataset} {agreement.sentence(each['agreement'])}.")
+    return [*found, *filter(None, [judge.get("kin")])]
 
 
 def headline(summary: Mapping[str, Any]) -> str:

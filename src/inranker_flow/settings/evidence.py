@@ -14,7 +14,8 @@ def check(profile: Profile) -> None:
     """Raise :class:`UserError` for evidence that the policy asks for and the evaluation does not measure."""
     evaluation, asked = profile.evaluation, profile.promotion.evidence
     # Kind -> settings without which it is not measured.
-    needed = {
+    needed: dict[str, dict[str, object]] = {
+        "judge": {"evaluation.judge.checkpoint": evaluation.judge.checkpoint},
         "known_item": {"evaluation.synthetic_queries": evaluation.synthetic_queries},
         "agreement": {
             "evaluation.synthetic_queries": evaluation.synthetic_queries,

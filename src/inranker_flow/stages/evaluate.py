@@ -133,7 +133,9 @@ def evaluate(
         "code": code_version(),
         "licences": _licences(students, teacher, collections),
     }
-    summary["judge"] = judged_runs.judge_runs(config, teacher, sets, reranking.scored, first_stage["kind"], evaluation)
+    summary["judge"] = judged_runs.judge_runs(
+        config, teacher, every, reranking.scored, first_stage["kind"], evaluation, summary["unjudged"]
+    )
     _compare(summary, sets, reranking.scored, tables.read(tables.MEASURES, evaluation))
     _write(summary, sets, evaluation, report)
     reranking.close()
@@ -460,6 +462,9 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         for kind, (measure, *_) in unjudged.MEASURES.items():
             for system, described in each.get(kind, {}).items():
                 found[f"{kind} {measure}/{dataset}/{system}"] = described["means"][measure]
+    for dataset, each in summary["judge"].get("datasets", {}).items():
+        for system, described in each["systems"].items():
+            found[f"judge {headline}/{dataset}/{system}"] = described["means"][headline]
     if len(groups) > 1:
         found |= {f"{headline}/mean/{system}": means[headline] for system, means in summary["average"].items()}
     return found

@@ -208,7 +208,7 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
         gate.on_candidates(gate.from_measures(measures, system, config.measure), asked)
         for system in (CHALLENGER, "champion", asked or first)
     )
-    others = _others(evaluation, "champion" if champion else first)
+    others = _others(config, evaluation, summary, "champion" if champion else first)
     measured = [(serving, challenger), *((each.opponent, each.challenger) for each in others.values())]
     if champion and any(ours and not theirs for theirs, ours in measured):
         # A champion that cannot be measured is never beaten by default.
@@ -226,13 +226,21 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
     return decided
 
 
-def _others(evaluation: Path, opponent: str) -> dict[EvidenceName, gate.Versus]:
+def _others(
+    config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], opponent: str
+) -> dict[EvidenceName, gate.Versus]:
     """Return what was measured without judgements."""
+    found: dict[EvidenceName, gate.Versus] = {}
+    if told := summary.get("judge"):
+        measure = config.measure if config.measure in told["measures"] else told["measures"][0]
+        table = tables.read(tables.JUDGED_MEASURES, evaluation)
+        found["judge"] = gate.Versus(
+            *(gate.from_measures(table, each, measure) for each in (opponent, CHALLENGER)), measure
+        )
     path = evaluation / tables.EVIDENCE.filename
     if not path.is_file():
-        return {}
+        return found
     table = tables.read(tables.EVIDENCE, path)
-    found: dict[EvidenceName, gate.Versus] = {}
     for kind, (measure, *_) in unjudged.MEASURES.items():
         theirs, ours = (unjudged.from_evidence(table, kind, each, measure) for each in (opponent, CHALLENGER))
         if theirs or ours:
