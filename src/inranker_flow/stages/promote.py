@@ -234,9 +234,8 @@ def _others(
     if told := summary.get("judge"):
         measure = config.measure if config.measure in told["measures"] else told["measures"][0]
         table = tables.read(tables.JUDGED_MEASURES, evaluation)
-        found["judge"] = gate.Versus(
-            *(gate.from_measures(table, each, measure) for each in (opponent, CHALLENGER)), measure
-        )
+        theirs, ours = (gate.from_measures(table, each, measure) for each in (opponent, CHALLENGER))
+        found["judge"] = gate.Versus(theirs, ours, measure)
     path = evaluation / tables.EVIDENCE.filename
     if not path.is_file():
         return found
