@@ -51,15 +51,14 @@ def judge_runs(
     teacher: TeacherConfig,
     every: Sequence[JudgedSet],
     scored: Mapping[str, Scored],
-    first: str,
+    summary: Mapping[str, Any],
     evaluation: Path,
-    unjudged: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Grade what the systems put on top; return what the summary says of it, {} without a judge.
 
     ``every``: the sets that ``scored`` has scores for. Graded are the judged ones, and the held-out queries of data sets without
-    judgements; what ``unjudged`` says of these gets the means by the judge. ``first``: the first stage. Writes grades.parquet
-    (`tables.GRADES`) and judged_measures.parquet (`tables.JUDGED_MEASURES`) into ``evaluation``.
+    judgements; what ``summary["unjudged"]`` says of these gets the means by the judge. Writes grades.parquet (`tables.GRADES`)
+    and judged_measures.parquet (`tables.JUDGED_MEASURES`) into ``evaluation``.
     """
     if not config.judge.checkpoint:
         return {}
@@ -70,7 +69,7 @@ def judge_runs(
         tables.TableWriter(evaluation / tables.GRADES.filename, tables.GRADES) as graded,
         tables.TableWriter(evaluation / tables.JUDGED_MEASURES.filename, tables.JUDGED_MEASURES) as written,
     ):
-        for judged_set, rankings in _ranked(every, scored, first):
+        for judged_set, rankings in _ranked(every, scored, summary["systems"][0]):
             dataset, _, held_out = judged_set.dataset.partition(FURTHER)
             asked = chosen(list(judged_set.queries), config.judge.queries)
             table, stats = judge.grade(_pairs(judged_set, pool(rankings, asked, config.judge.depth)), dataset)
@@ -92,7 +91,7 @@ def judge_runs(
                 else _human(judged_set, wanted, grades, rankings, found, config.measures[0]),
             }
             if held_out:
-                unjudged[dataset]["judge"] = told[dataset]["systems"]
+                summary["unjudged"][dataset]["judge"] = told[dataset]["systems"]
     judge.close()
     return {
         **_named(config.judge, judge),

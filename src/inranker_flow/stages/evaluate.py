@@ -86,17 +86,15 @@ def evaluate(
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
-    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec, summary.json and, with a judge,
-    what `judging.judged_runs` says; ``report`` is
-    one HTML file with the evidence, which `promote` writes again with the decision. ``left_out``: targets of the run of which
-    nothing is here, and why.
+    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec, summary.json, and what `unjudged`
+    and `judged_runs` write; ``report`` is one HTML file with the evidence, which `promote` writes again with the decision.
+    ``left_out``: targets of the run of which nothing is here, and why.
 
     Raises :class:`UserError` for an unknown measure, artifacts that do not belong
     together, candidates that say nothing, or scores that are not finite.
     """
     wanted = measures.parse(config.measures)
-    _check_passages(config)
-    judged_runs.check(config)
+    _check(config)
     sets, skipped = _judged_sets(config, collections, candidates)
     further = _further(config, collections, candidates, skipped)
     held_out = unjudged.load(judged_sets.join(collections, candidates), labels, config)
@@ -133,9 +131,7 @@ def evaluate(
         "code": code_version(),
         "licences": _licences(students, teacher, collections),
     }
-    summary["judge"] = judged_runs.judge_runs(
-        config, teacher, every, reranking.scored, first_stage["kind"], evaluation, summary["unjudged"]
-    )
+    summary["judge"] = judged_runs.judge_runs(config, teacher, every, reranking.scored, summary, evaluation)
     _compare(summary, sets, reranking.scored, tables.read(tables.MEASURES, evaluation))
     _write(summary, sets, evaluation, report)
     reranking.close()
@@ -239,7 +235,9 @@ def _not_measured(skipped: Mapping[str, str], held_out: unjudged.HeldOut) -> dic
     return left
 
 
-def _check_passages(config: EvaluateConfig) -> None:
+def _check(config: EvaluateConfig) -> None:
+    """Raise :class:`UserError` for settings that cannot work, before anything is read."""
+    judged_runs.check(config)
     if config.passage_stride > config.passage_words:
         raise UserError(
             f"evaluation.passage_stride: {config.passage_stride} is more than passage_words ({config.passage_words}), so "
