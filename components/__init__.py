@@ -4,6 +4,7 @@ from components.discover.component import discover
 from components.distill_phase1.component import distill_phase1
 from components.distill_phase2.component import distill_phase2
 from components.evaluate.component import evaluate
+from components.export.component import export
 from components.generate_queries.component import generate_queries
 from components.help_generate.component import help_generate
 from components.help_label.component import help_label
@@ -26,6 +27,7 @@ COMPONENTS = {
     "distill_phase1": distill_phase1,
     "distill_phase2": distill_phase2,
     "evaluate": evaluate,
+    "export": export,
     "promote": promote,
     "notify": notify,
 }
@@ -36,6 +38,7 @@ __all__ = [
     "distill_phase1",
     "distill_phase2",
     "evaluate",
+    "export",
     "generate_queries",
     "help_generate",
     "help_label",

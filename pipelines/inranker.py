@@ -62,6 +62,7 @@ def inranker(
                 phase1=asked["phase1"],
                 phase2=asked["phase2"],
                 evaluation=asked["evaluation"],
+                exporting=asked["export"],
                 promotion=asked["promotion"],
                 champion=asked["champion"],
                 start=asked["start"],

@@ -69,6 +69,7 @@ PLACEMENT: dict[str, Placement] = {
     "distill_phase1": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
     "distill_phase2": Placement("train", "8", "32Gi", 72 * HOUR, gpu=True, shm="8Gi"),
     "evaluate": Placement("train", "8", "32Gi", 24 * HOUR, gpu=True, shm="8Gi"),
+    "export": Placement("train", "4", "16Gi", 12 * HOUR),
     "promote": Placement("base", "2", "8Gi", HOUR, cache=False),
     "notify": Placement("base", "1", "2Gi", 10 * MINUTE, retries=0, cache=False),
 }

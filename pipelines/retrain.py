@@ -72,6 +72,7 @@ def retrain(
                 phase1=asked["phase1"],
                 phase2=asked["phase2"],
                 evaluation=asked["evaluation"],
+                exporting=asked["export"],
                 promotion=asked["promotion"],
                 champion=found.outputs["champion"],
                 start=found.outputs["start"],

@@ -10,6 +10,7 @@ from components import (
     distill_phase1,
     distill_phase2,
     evaluate,
+    export,
     prepare_corpus,
     promote,
     retrieve,
@@ -28,6 +29,7 @@ def two_phases(
     phase1: Any,
     phase2: Any,
     evaluation: Any,
+    exporting: Any,
     promotion: Any,
     champion: Any,
     start: Any,
@@ -90,9 +92,20 @@ def two_phases(
         teacher=teacher,
         champion=champion,
     ).set_display_name("Evaluate")
+    # Beside the evaluation: on a node without a GPU, as what it makes is for.
+    exported = export(
+        student=student2.outputs["model"],
+        source_collection=supervised.outputs["collection"],
+        source_candidates=source_pairs.outputs["candidates"],
+        target_collections=dsl.Collected(prepared.outputs["collection"]),
+        target_candidates=dsl.Collected(pairs.outputs["candidates"]),
+        config=exporting,
+        evaluation=evaluation,
+    ).set_display_name("Export")
     promote(
         student=student2.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
+        exported=exported.outputs["exported"],
         config=promotion,
         champion=champion,
         run_key=run_key,

@@ -170,12 +170,13 @@ def promote(
     decision: Path | None = None,
     policy: PromoteConfig | None = None,
     targets: tuple[CorpusConfig, ...] = (CorpusConfig(uri="demo:target/1", name="medicines"),),
+    exported: Path | None = None,
 ) -> stage.PromoteStats:
     """The stage; decision and page are written beside the evaluation."""
     report = evaluation.with_name(f"{evaluation.name}.html")
     decision = decision or evaluation.with_name(f"{evaluation.name}-decision")
     policy = policy or PromoteConfig(model_name=name)
-    return stage.promote(policy, student, evaluation, champion, run_key, targets, "work", decision, report)
+    return stage.promote(policy, student, evaluation, champion, run_key, targets, "work", decision, report, exported)
 
 
 def reasons(evaluation: Path) -> list[dict]:

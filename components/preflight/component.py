@@ -32,6 +32,7 @@ def preflight(
     phase1=dict,
     phase2=dict,
     evaluation=dict,
+    export=dict,
     promotion=dict,
     champion=str,
     start=str,
@@ -61,6 +62,7 @@ def preflight(
         phase1: DistillConfig.
         phase2: DistillConfig.
         evaluation: EvaluateConfig.
+        export: ExportConfig.
         promotion: PromoteConfig.
         champion: model reference of the champion that serves now, or empty.
         start: the same where phase 2 goes on from it, else empty.

@@ -7,6 +7,7 @@ from components.decorator import component
 def promote(
     student: Input[Model],
     evaluation: Input[Dataset],
+    exported: Input[Dataset],
     config: dict,
     champion: str,
     run_key: str,
@@ -21,6 +22,7 @@ def promote(
     Args:
         student: the phase-2 student.
         evaluation: what `evaluate` measured.
+        exported: the student's variants, and what `export` measured.
         config: PromoteConfig: the gate's policy and the registered model's name.
         champion: model reference of the champion that was evaluated, or empty.
         run_key: identity of this work, kept with the version.
@@ -36,7 +38,7 @@ def promote(
     run_stage(
         promote,
         configs={"config": config, "targets": targets},
-        inputs={"student": student, "evaluation": evaluation},
+        inputs={"student": student, "evaluation": evaluation, "exported": exported},
         outputs={"decision": decision, "report": report},
         metrics=metrics,
         champion=champion,

@@ -17,6 +17,7 @@ from inranker_flow.stages import (
     discover,
     distill,
     evaluate,
+    export,
     generate_queries,
     notify,
     preflight,
@@ -40,6 +41,7 @@ STAGES = {
     "distill_phase1": distill.distill,
     "distill_phase2": distill.distill,
     "evaluate": evaluate.evaluate,
+    "export": export.export,
     "promote": promote.promote,
     "notify": notify.notify,
 }

@@ -28,7 +28,8 @@ LAYERS = (
     {"store"},
     {"scoring"},
     # Parts of stages.
-    {"retrieval", "generation", "judging", "labelling", "distillation", "evaluation", "report", "demo"},
+    {"retrieval", "generation", "judging", "labelling", "distillation", "evaluation", "exporting", "report",
+     "demo"},
     {"settings", "profiles"},
     {"preflight", "planning"},
     {"execution"},

@@ -104,7 +104,7 @@ def test_production_reaches_the_kubernetes_api_alone_at_its_port(tree):
 def test_only_stages_that_download_reach_the_internet(case, manifests):
     public_s3 = case in ("prod", "with-public-s3")
     downloading = {stage for stage in PLACEMENT if reaches(manifests, _stage(stage), INTERNET, 80)}
-    assert downloading == set(PLACEMENT) - {"discover", "promote"}
+    assert downloading == set(PLACEMENT) - {"discover", "export", "promote"}
     for stage in PLACEMENT:
         expected = public_s3 or stage in downloading
         assert reaches(manifests, _stage(stage), INTERNET, 443) == expected, stage

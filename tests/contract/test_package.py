@@ -116,7 +116,7 @@ def artifacts(folder: Path) -> set[tuple[str, ...]]:
     """Stage, data set and content digest of every artifact whose content the run's seed decides; of a student the digests of
     all its files but the record, which names the folder that it started from."""
     manifests = [json.loads(path.read_text()) for path in (folder / "artifacts").rglob("manifest.json")]
-    timed = ("evaluate", "promote")  # seconds, and the time of day, are in these
+    timed = ("evaluate", "export", "promote")  # seconds, and the time of day, are in these
     return {
         (
             each["stage"],

@@ -149,6 +149,11 @@ def refused(*settings: str, name: str = "demo") -> str:
         ("promotion.measure=R@30", "promotion.measure: R@30 is the same for every order of the 30 candidates"),
         ("retrieval.test_depth=1", "is the same for every order of the 1 candidates"),
         ("promotion.latency_budget_ms=5 evaluation.latency_queries=0", "no latency would be measured"),
+        (
+            "promotion.variant=onnx promotion.latency_budget_ms=5 export.latency_queries=0",
+            "export.latency_queries is 0, so its latency would not be measured",
+        ),
+        ("export.variants=[onnx, tensorrt]", "'tensorrt'"),
         ("phase1.start=champion", "phase1.start: only phase 2"),
         ("phase1.replay=0.3", "phase1.replay: phase 1 sees nothing but the source"),
         ("retrieval.negatives=0 phase2.loss=margin_mse", "phase2.loss: margin_mse compares the documents of a query"),
@@ -175,6 +180,13 @@ def test_what_cannot_work_is_refused_where_it_is_read(settings, said):
     parts = [settings] if any(each in settings for each in "[{'\"") or "=a b" in settings else settings.split(" ")
     message = refused(*parts)
     assert said in message and "s3cret" not in message
+
+
+def test_a_budget_is_about_a_variant_that_is_made():
+    assert "openvino is not among export.variants (onnx)" in refused(
+        "promotion.variant=openvino", "export.variants=[onnx]"
+    )
+    assert load("promotion.variant=onnx", "export.variants=[onnx]")
 
 
 @pytest.mark.parametrize(

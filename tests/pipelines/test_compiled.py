@@ -240,7 +240,7 @@ def test_only_the_stages_that_need_them_see_the_webhook_the_key_of_the_endpoint_
     endpoint = {stage for stage, names in seen.items() if "inranker-endpoint" in names}
     assert endpoint - {"help_generate"} == {"preflight", "generate_queries", "evaluate"}
     without = {stage for stage, names in seen.items() if "inranker-hub" not in names}
-    assert without - {"discover"} == {"retrieve", "promote", "notify"}
+    assert without - {"discover"} == {"retrieve", "export", "promote", "notify"}
 
 
 def test_pods_learn_their_run_and_hold_no_name_that_kfps_mlflow_plugin_sets(documents, tasks):
@@ -408,7 +408,7 @@ def test_what_the_backend_repeats_for_a_task_is_small(documents):
             container = pipeline["deploymentSpec"]["executors"][label]["container"]
             container = {**container, "image": f"registry.example.com/search/inranker-flow-train@sha256:{'0' * 64}"}
             sizes.append(sum(map(size, (container, settings[label], component, task))))
-    assert sum(sizes) / len(sizes) <= 2500, sizes
+    assert sum(sizes) / len(sizes) <= 2600, sizes
 
 
 def size(message):

@@ -58,7 +58,7 @@ def test_every_stage_runs_in_the_papers_order_and_a_second_run_computes_nothing(
     first = events(tmp_path)
     phase1 = [("prepare_corpus", "inns"), ("retrieve", "inns"), ("teacher_label", "inns"), ("distill_phase1", "inns")]
     phase2 = [(stage, "medicines") for stage in ("prepare_corpus", "generate_queries", "retrieve", "teacher_label")]
-    end = ["distill_phase2", "evaluate", "promote"]
+    end = ["distill_phase2", "evaluate", "export", "promote"]
     assert [(each["stage"], each["dataset"]) for each in first[1:9]] == phase1 + phase2
     assert first[0]["stage"] == "preflight" and [each["stage"] for each in first[9:]] == end
     student = run.root / "distill_phase2" / "all" / "model"

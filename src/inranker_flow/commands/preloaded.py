@@ -39,6 +39,8 @@ _MODULES = (
     "ir_measures",
     "pytrec_eval",
     "scipy.stats",
+    "onnxruntime.quantization",
+    "inranker_flow.stages.export",
     "inranker_flow.stages.promote",
     "mlflow.pyfunc",
     "inranker_flow.stages.notify",

@@ -37,7 +37,7 @@ class Resources:
 
 StageOrDefault = Literal[
     "default", "preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "help_label", "generate_queries",
-    "help_generate", "distill_phase1", "distill_phase2", "evaluate", "promote", "notify",
+    "help_generate", "distill_phase1", "distill_phase2", "evaluate", "export", "promote", "notify",
 ]  # fmt: skip
 
 

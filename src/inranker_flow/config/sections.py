@@ -26,6 +26,7 @@ from inranker_flow.config.values import (
     Share,
     Split,
     Token,
+    VariantName,
 )
 
 #: Settings of a collection that earlier versions did not have.
@@ -468,3 +469,5 @@ class PromoteConfig:
     latency_budget_ms: Amount = 0.0
     #: Size of the model's files; 0 is no budget.
     size_budget_mb: Amount = 0.0
+    #: The variant that will serve, whose latency on all CPUs and size the two budgets are about; empty: the checkpoint.
+    variant: Literal["", VariantName] = ""

@@ -12,6 +12,9 @@ MOST = 2**31 - 1
 #: What a reranker is: see `ScoringConfig.kind`.
 Kind = Literal["monot5", "causal", "encoder"]
 
+#: Forms of a student beside its checkpoint: see `ExportConfig.variants`.
+VariantName = Literal["onnx", "onnx-int8", "onnx-int8-static", "openvino", "openvino-int8"]
+
 #: Schemes of a collection that is one file of pairs with their labels, and of labels of a collection (``SCHEME:FILE``).
 LABELLED_TEXTS = ("inranker-beir", "soft-labels")
 LABELS = ("inranker-msmarco", "soft-labels")

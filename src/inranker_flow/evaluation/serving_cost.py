@@ -180,16 +180,17 @@ def device_name() -> str:
     if (name := devices.device_name()) != "cpu":
         return name
     threads = torch.get_num_threads()
-    return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def machine() -> str:
     """Return a short name of this kind of machine, whatever number of threads is set: costs of another kind are no costs here."""
     name = devices.device_name()
-    return sha256((_cpu() if name == "cpu" else name).encode()).hexdigest()[:12]
+    return sha256((cpu_name() if name == "cpu" else name).encode()).hexdigest()[:12]
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -36,7 +36,7 @@ _KNOWN = 16
 #: Exit status of a stage that refused its input.
 REFUSED = 2
 #: Stages that read their inputs once more, whole: what they say decides what serves, and scoring or training takes longer.
-_WHOLE = frozenset({"distill_phase1", "distill_phase2", "evaluate", "promote"})
+_WHOLE = frozenset({"distill_phase1", "distill_phase2", "evaluate", "export", "promote"})
 #: Input -> the stage that writes it, for those whose names are no accident.
 _WRITTEN_BY = {
     **dict.fromkeys(("collection", "collections"), "prepare_corpus"),
@@ -45,6 +45,7 @@ _WRITTEN_BY = {
     "queries": "generate_queries",
     **dict.fromkeys(("student", "students", "start"), "distill"),
     "evaluation": "evaluate",
+    "exported": "export",
 }
 
 

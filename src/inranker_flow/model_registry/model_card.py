@@ -23,17 +23,30 @@ _BLANK = "\n"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def write(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def write(
+    name: str,
+    system: str,
+    training: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    variants: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return README.md of the student that was registered as ``name`` and evaluated as ``system``.
 
-    ``training`` is its training.json, ``summary`` the evaluation's summary.json.
+    ``training`` is its training.json, ``summary`` the evaluation's summary.json, ``variants`` a table (`exporting.record.rows`).
     """
-    return f"---\n{_front_matter(name, system, training, summary)}\n---\n\n{_body(name, system, training, summary)}"
+    front = _front_matter(name, system, training, summary)
+    return f"---\n{front}\n---\n\n{_body(name, system, training, summary, variants)}"
 
 
-def describe(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def describe(
+    name: str,
+    system: str,
+    training: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    variants: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the same for a version's description: without front matter, and only as many sections as fit."""
-    body = _body(name, system, training, summary)
+    body = _body(name, system, training, summary, variants)
     rest = "\n\n(More in README.md of the model folder, artifact `checkpoint`.)\n"
     sections = re.split(r"(?m)^(?=## )", body)
     if len(body) <= _DESCRIPTION:
@@ -73,13 +86,20 @@ def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: 
     return data.to_yaml().strip()
 
 
-def _body(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _body(
+    name: str,
+    system: str,
+    training: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    variants: Sequence[Mapping[str, Any]],
+) -> str:
     kind = _kind(name, training)
     sections = [
         f"# {escape(name)}\n\n{kind.title}: it reads a query and a passage and says how relevant the passage is. It was "
         "distilled from a larger reranker by InRanker Flow (the method: arXiv 2401.06910), without human labels for the "
         "target collections.",
         f"## How well it does\n\n{_measures(system, summary)}",
+        *([f"## Its variants\n\n{_variants(variants)}"] if variants else []),
         f"## How it was made\n\n{_made(training, summary)}",
         f"## Prompt\n\n{kind.prompt().strip(_BLANK)}{_served(summary['models'].get(system, {}).get('served', {}))}",
         f"## Limits\n\n{_limits(training, summary)}",
@@ -165,6 +185,27 @@ def _cost(model: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
         f"{found} Reranking {latency['passages']} passages for one query took {model['latency_median_ms']:,.1f} ms in the "
         f"median and {model['latency_p95_ms']:,.1f} ms at the 95th percentile ({model['latency_queries']} queries, "
         f"{model['device']})."
+    )
+
+
+def _variants(variants: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the variants beside the weights; the checkpoint is the first row."""
+    rows = [
+        ["variant", "file", "MB", "Spearman", "largest difference", "p50, p95 ms: one CPU", "p50, p95 ms: all CPUs"]
+    ]
+    for each in variants:
+        agreed = (
+            ["", ""] if each["spearman"] is None else [f"{each['spearman']:.4f}", f"{each['largest_difference']:.4f}"]
+        )
+        times = [
+            "-" if found["p50_ms"] is None else f"{found['p50_ms']:,.1f}, {found['p95_ms']:,.1f}"
+            for found in (each["latency"]["one"], each["latency"]["all"])
+        ]
+        size = "-" if each["size_mb"] is None else f"{each['size_mb']:,.1f}"
+        rows.append([each["name"], ", ".join(map(code, each.get("files", ()))), size, *agreed, *times])
+    return (
+        "The same model for other runtimes, in this folder. Each scored the same pairs of test queries as the checkpoint did; "
+        f"the times are for 100 passages.\n\n{_table(rows)}"
     )
 
 

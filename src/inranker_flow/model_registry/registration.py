@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.artifacts.manifest import FILENAME as MANIFEST
 from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.model_registry import registry, stored_files
 from inranker_flow.reading import Served, of_folder
@@ -53,10 +54,18 @@ def identity(student: Path, scoring: Mapping[str, Any]) -> str:
 
 
 def register(
-    name: str, student: Path, digest: str, tags: Mapping[str, str], serving: Serving, run_id: str, card: str, about: str
+    name: str,
+    student: Path,
+    digest: str,
+    tags: Mapping[str, str],
+    serving: Serving,
+    run_id: str,
+    card: str,
+    about: str,
+    exported: Path | None = None,
 ) -> registry.Version:
     """Log the folder ``student`` with its model ``card`` into MLflow run ``run_id`` and register it as a version of
-    ``name`` that ``about`` describes.
+    ``name`` that ``about`` describes. What is ``exported`` of it lies in the same folder.
 
     The same content (``digest`` of the weights, and :func:`identity`) registered by an earlier, interrupted attempt is found
     again, not made twice.
@@ -69,7 +78,7 @@ def register(
         return known
     client = connection.client()
     with tempfile.TemporaryDirectory() as folder:
-        save_pyfunc(Path(folder) / "model", student, serving, card)
+        save_pyfunc(Path(folder) / "model", student, serving, card, exported)
         files = stored_files.digests(Path(folder) / "model")
         with explained(f"upload the model into run {run_id}"):
             client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
@@ -92,9 +101,9 @@ def register(
     return registry.Version(name, str(made.version), tags)
 
 
-def save_pyfunc(path: Path, student: Path, serving: Serving, card: str) -> None:
+def save_pyfunc(path: Path, student: Path, serving: Serving, card: str, exported: Path | None = None) -> None:
     """Write the MLflow model: pyfunc code, this package (so that it loads anywhere), and the checkpoint folder with the
-    model ``card`` as its README.md."""
+    model ``card`` as its README.md, with what is ``exported`` of it."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Schema
@@ -108,6 +117,9 @@ def save_pyfunc(path: Path, student: Path, serving: Serving, card: str) -> None:
         checkpoint = Path(folder) / "checkpoint"
         shutil.copytree(student, checkpoint)
         checkpoint.chmod(0o755)  # the copy of a folder that nobody may write is such a folder
+        if exported:
+            shutil.copytree(exported, checkpoint, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+            checkpoint.chmod(0o755)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
         mlflow.pyfunc.save_model(
             path=str(path),

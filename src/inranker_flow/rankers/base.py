@@ -98,7 +98,7 @@ class Ranker(ABC):
     known: int = 0
 
     @abstractmethod
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | np.ndarray:
         """Return logits [false, true], float32 (n, 2), of padded prompts (see :meth:`Prompts.inputs`)."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -152,7 +152,7 @@ class Job:
         ``progress`` is advanced by the prompts' tokens.
         """
         batches, lengths = self._ranker.batches, self.lengths[rows]
-        done: list[tuple[np.ndarray, Tensor]] = []
+        done: list[tuple[np.ndarray, Tensor | np.ndarray]] = []
         for batch in batches.split(lengths):
             done += batches.run(batch, int(lengths[batch[0]]), partial(self._forward, rows))
             if progress:
@@ -160,12 +160,12 @@ class Job:
         # Read at the end: a GPU never waits for the host between two batches.
         logits = np.empty((len(rows), 2), np.float64)
         for batch, values in done:
-            logits[batch] = values.double().cpu().numpy()
+            logits[batch] = values if isinstance(values, np.ndarray) else values.double().cpu().numpy()
         return logits
 
     def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the model's inputs for the pairs ``rows``."""
         return self._prompts.inputs(rows, self._ranker.batches.pad_to, self._ranker.known)
 
-    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor:
+    def _forward(self, rows: np.ndarray, batch: np.ndarray) -> Tensor | np.ndarray:
         return self._ranker.forward(*self.inputs(rows[batch]))

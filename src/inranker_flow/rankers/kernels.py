@@ -145,6 +145,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         or rows * weight.numel() < _SMALL
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()  # the compiler knows these operators with constant weights only
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]  # and ONNX none of them
         or not onednn_works(torch.float32)
     ):
         return F.linear(x, weight)

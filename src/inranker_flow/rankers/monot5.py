@@ -89,8 +89,7 @@ class MonoT5Ranker(Ranker):
 
 def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tuple[Forward, str]:
     """Return the forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
-    from inranker_flow.rankers import t5_forward
-
+    t5_forward = closed_form()
     int8 = scoring.dtype == "int8"
     reason = t5_forward.unsupported(model)
     if int8 and (reason or scoring.forward == "reference"):
@@ -107,6 +106,13 @@ def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tup
             return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu, int8), "closed-form"
         log.warning("the fast forward pass is not for %s: taking the plain one of transformers", reason)
     return _plain(model, labels), "plain"
+
+
+def closed_form() -> Any:
+    """Return the module `t5_forward`, which imports torch."""
+    from inranker_flow.rankers import t5_forward
+
+    return t5_forward
 
 
 def _plain(model: Any, labels: tuple[int, int]) -> Forward:

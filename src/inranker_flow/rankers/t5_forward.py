@@ -113,6 +113,7 @@ class T5Forward:
         self._frozen: _Parts | None = None
         self._first: Tensor | None = None
         self._fused_attention = True
+        self._traced = False
 
     def freeze(self, compile: bool = False, int8: bool = False) -> T5Forward:
         """For inference only, with the weights as they are now. The model's own copies of large matrices are dropped.
@@ -131,6 +132,14 @@ class T5Forward:
         self._model = None
         if compile:
             self._run = torch.compile(self._run, dynamic=True)  # type: ignore[method-assign]
+        return self
+
+    def freeze_to_trace(self) -> T5Forward:
+        """As :meth:`freeze`, in operators that can be traced for any batch and any length."""
+        with torch.no_grad():
+            self._frozen = self._parts(freeze=True, pack=False)
+            self._first = self._after_self_attention(self._frozen.decoder[0], self._frozen.start, 0.0)
+        self._model, self._traced = None, True
         return self
 
     def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -184,6 +193,10 @@ class T5Forward:
     def _bias(self, parts: _Parts, length: int, dtype: torch.dtype) -> Tensor:
         """Return the position bias (1, heads, length, length): it depends on the distance alone, so each distance is looked up
         once."""
+        if self._traced:  # a trace fixes the windows below
+            place = torch.arange(length)
+            apart = _bucket(place[None, :] - place[:, None], self.buckets, self.max_distance)
+            return F.embedding(apart, parts.position_bias).permute(2, 0, 1)[None]
         distance = torch.arange(1 - length, length, device=parts.position_bias.device)
         bias = parts.position_bias[_bucket(distance, self.buckets, self.max_distance)].t()
         # Row i starts at distance -i, which is place length - 1 - i.
@@ -216,13 +229,13 @@ class T5Forward:
     def _cross_attention(
         self, layer: _DecoderLayer, x: Tensor, encoded: Tensor, padding: Tensor | None, dropout: float
     ) -> Tensor:
-        query = layer.cross_query(self._norm(x, layer.cross_norm)).view(len(x), self.heads, self.d_kv)
+        query = layer.cross_query(self._norm(x, layer.cross_norm)).view(x.shape[0], self.heads, self.d_kv)
         query = torch.bmm(query.transpose(0, 1), layer.cross_key).transpose(0, 1)  # (n or 1, heads, d_model)
-        scores = torch.bmm(query.expand(len(encoded), -1, -1), encoded.transpose(1, 2)).float()
+        scores = torch.bmm(query.expand(encoded.shape[0], -1, -1), encoded.transpose(1, 2)).float()
         weights = (scores if padding is None else scores + padding).softmax(-1)
         context = torch.bmm(_drop(weights, dropout).to(encoded.dtype), encoded)  # (n, heads, d_model)
         value = torch.bmm(context.transpose(0, 1), layer.cross_value.transpose(1, 2)).transpose(0, 1)
-        return _residual(layer.cross_out, value.reshape(len(encoded), -1), x.expand(len(encoded), -1), dropout)
+        return _residual(layer.cross_out, value.reshape(encoded.shape[0], -1), x.expand(encoded.shape[0], -1), dropout)
 
     # --- both ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from inranker_flow.evaluation.judged_sets import FURTHER
 from inranker_flow.evaluation.measures import grouped
+from inranker_flow.exporting import record
 from inranker_flow.report import unjudged
 from inranker_flow.report.chart import chart_svg, colours, number, title
 from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
@@ -43,12 +44,13 @@ def render(
     summary: Mapping[str, Any],
     decision: Mapping[str, Any] | None = None,
     reality: Mapping[str, Any] | None = None,
+    exported: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None:
     there is none yet).
 
     ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
-    for, and the planned collections that the run went "without".
+    for, and the planned collections that the run went "without". ``exported``: the record of the stage `export`.
     """
     from markupsafe import Markup
 
@@ -69,6 +71,8 @@ def render(
         side_by_side=_side_by_side(summary, first_stage),
         decision=decision,
         reality=reality,
+        exported={"left_out": {}, **(exported or {})},
+        variants=record.rows(exported or {}),
         outcome=outcome(decision) if decision else "",
         charts=charts,
         colours=colours(summary["systems"]),

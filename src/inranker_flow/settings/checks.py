@@ -22,7 +22,7 @@ from inranker_flow.judging import prompts as judging_prompts
 from inranker_flow.judging.model import language_models
 from inranker_flow.rankers import checkpoints, files, random_models, templates
 from inranker_flow.rankers.kinds import kind_by_name, refusal
-from inranker_flow.settings import clusters, evidence, first_stages, teachers
+from inranker_flow.settings import clusters, evidence, first_stages, teachers, variants
 from inranker_flow.students import adapters
 from inranker_flow.text_files import quoted, shown
 
@@ -480,5 +480,6 @@ _CHECKS: tuple[Callable[[Profile], None], ...] = (
     _phases,
     _evaluation,
     evidence.check,
+    variants.check,
     lambda profile: clusters.check(profile.cluster),
 )

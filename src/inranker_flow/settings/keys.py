@@ -9,7 +9,7 @@ from inranker_flow.config.parsing import deciding
 from inranker_flow.settings.profile import Profile
 
 #: Sections that say for which corpora the work is done, or what is thought of it; not how it is done.
-_ASIDE = ("targets", "corpora", "promotion")
+_ASIDE = ("targets", "corpora", "export", "promotion")
 
 
 def keys(pipeline: str, resolved: Profile, code: str) -> dict[str, str]:

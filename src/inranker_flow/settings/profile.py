@@ -16,6 +16,7 @@ from typing import Any
 
 from inranker_flow import text_files
 from inranker_flow.config.cluster import ClusterConfig
+from inranker_flow.config.export import ExportConfig
 from inranker_flow.config.parsing import as_dict, parse, without_defaults
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import (
@@ -47,6 +48,7 @@ class Profile:
     phase1: DistillConfig
     phase2: DistillConfig
     evaluation: EvaluateConfig
+    export: ExportConfig
     promotion: PromoteConfig
     cluster: ClusterConfig
 
@@ -116,6 +118,7 @@ def build(data: dict[str, Any]) -> Profile:
         phase1=parse(DistillConfig, data.get("phase1", {}), "phase1"),
         phase2=parse(DistillConfig, data.get("phase2", {}), "phase2"),
         evaluation=evaluation,
+        export=parse(ExportConfig, data.get("export", {}), "export"),
         promotion=parse(PromoteConfig, data.get("promotion", {}), "promotion"),
         cluster=dataclasses.replace(cluster, first_stage=retrieval.demanding),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import gate, unjudged
+from inranker_flow.exporting import record
 from inranker_flow.model_registry import history, model_card, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
 from inranker_flow.model_registry.trained_on import DATA_TAG, trained_on
@@ -61,32 +63,32 @@ def promote(
     work_key: str,
     decision: Path,
     report: Path,
+    exported: Path | None = None,
 ) -> PromoteStats:
     """Register ``student`` with its verdict and model card; it becomes champion only if the gate says PROMOTE.
 
     ``report`` becomes the evaluation's page with the verdict on top, which is kept in the MLflow run too that holds the
-    model. ``champion`` is the reference (models:/NAME/VERSION, or
-    empty) that the evaluation measured as "champion". ``run_key`` is kept with the version, so that a repeat of the same
-    work is recognised, and so are ``targets`` and ``work_key``, by which `discover` sees whether anything is new. Where
-    targets were left out, the version says so: it was not trained on them, its work is not that of ``run_key``, and a repeat
-    is measured against it. Killed anywhere it is started again at no loss: until the alias moves, last of all, the old
-    champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where MLflow refuses or
-    does not answer.
+    model. ``champion`` is the reference (models:/NAME/VERSION, or empty) that the evaluation measured as "champion".
+    ``run_key`` is kept with the version, so that a repeat of the same work is recognised, and so are ``targets`` and
+    ``work_key``, by which `discover` sees whether anything is new. Where targets were left out, the version says so: it was
+    not trained on them, its work is not that of ``run_key``, and a repeat is measured against it. What was ``exported`` of
+    the student lies beside it in the registry. Killed anywhere it is started again at no loss: until the alias moves, last of
+    all, the old champion serves. Where another promotion is faster, this one is a HOLD. Raises :class:`UserError` where
+    MLflow refuses or does not answer.
     """
     name = config.model_name
     # Nothing that was changed after it was measured decides.
     check(student, whole=True)
     check(evaluation, whole=True)
-    training, summary = (
-        _read_json(student / "training.json", _TRAINING),
-        _read_json(evaluation / "summary.json", _SUMMARY),
-    )
+    variants = _variants(exported)
+    training = _read_json(student / "training.json", _TRAINING)
+    summary = _read_json(evaluation / "summary.json", _SUMMARY)
     left_out: dict[str, str] = summary.get("left_out", {})
     if left_out:
         run_key = f"{run_key} without {', '.join(sorted(left_out))}"[:1000]
         targets = tuple(each for each in targets if each.name not in left_out)
     state = history.settle(name)
-    decided = _decide(config, evaluation, summary, champion)
+    decided = _decide(config, evaluation, summary, champion, variants)
 
     digest = model_digest(student)
     current = registry.champion(name)
@@ -98,13 +100,14 @@ def promote(
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
     tags |= trained_on(targets, work_key, left_out)
     note_left_out(parent_of(run_id), left_out)
-    about = model_card.describe(name, CHALLENGER, training, summary)
-    card = model_card.write(name, CHALLENGER, training, summary)
-    version = registration.register(name, student, digest, {**tags, **_verdict(decided)}, serving, run_id, card, about)
+    told = (name, CHALLENGER, training, summary, record.rows(variants))
+    about, card = model_card.describe(*told), model_card.write(*told)
+    tags_now = {**tags, **_verdict(decided)}
+    version = registration.register(name, student, digest, tags_now, serving, run_id, card, about, exported)
     own = current is not None and current.version == version.version
     if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
-        registry.set_tags(version, {**tags, **_verdict(decided)})
+        registry.set_tags(version, tags_now)
     # else the champion was made again: it keeps the record of its own promotion
     registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
@@ -113,7 +116,7 @@ def promote(
         decided = _moved(decided, version, champion, why, details)
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
-    record = {
+    verdict = {
         "model": name,
         "version": version.version,
         "champion": champion,
@@ -123,13 +126,20 @@ def promote(
     }
     report.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(report) as out:
-        out.write(render(summary, record, _reality(run_id, [each.name for each in targets])).encode())
+        out.write(render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants).encode())
     log_file(run_id, report, "report.html")
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
-        out.write(json.dumps(record, indent=1).encode())
+        out.write(json.dumps(verdict, indent=1).encode())
     write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
+
+
+def _variants(exported: Path | None) -> dict[str, Any]:
+    """Return what `export` measured; empty where nothing was exported."""
+    if exported:
+        check(exported, whole=True)
+    return record.read(exported)
 
 
 def _held_by_registry(
@@ -199,7 +209,13 @@ def model_digest(student: Path) -> str:
     return digest
 
 
-def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any], champion: str) -> gate.Decision:
+def _decide(
+    config: PromoteConfig,
+    evaluation: Path,
+    summary: Mapping[str, Any],
+    champion: str,
+    variants: Mapping[str, Any],
+) -> gate.Decision:
     measures = tables.read(tables.MEASURES, evaluation)
     first = summary["systems"][0]
     # The candidates that training was by have no name of their own.
@@ -216,6 +232,11 @@ def _decide(config: PromoteConfig, evaluation: Path, summary: Mapping[str, Any],
         message = f"the champion {champion} was not measured, so nothing is known to be better: {why}"
         return gate.Decision("HOLD", (gate.Reason("champion_unmeasured", "", message),), "champion")
     evidence = gate.evidence_of(summary, CHALLENGER)
+    if config.variant:
+        costs = record.served(variants, config.variant)
+        evidence = replace(
+            evidence, latency_p95_ms=costs.get("latency_p95_ms", math.nan), size_mb=costs.get("size_mb", math.nan)
+        )
     before = serving if champion else None
     decided = gate.decide(
         before, challenger, config, baseline=baseline, evidence=evidence, first_stage=first, others=others

@@ -14,6 +14,7 @@ LIBRARIES = {
     "distill_phase1": (*_MODELS, "peft"),
     "distill_phase2": (*_MODELS, "peft"),
     "evaluate": (*_MODELS, "ir-measures", "scipy"),
+    "export": (*_MODELS, "ir-measures", "scipy", "onnx", "onnxruntime", "openvino"),
 }
 
 
@@ -21,7 +22,7 @@ def conditions(stage: str, embeds: bool = False) -> dict[str, Any]:
     """Return them for ``stage`` as data for JSON; ``embeds``: it computes vectors, which it does not always.
 
     ``libraries``: package -> version, of those that are installed. ``auto``: the precision that `auto` means on this
-    machine, if the stage runs models. ``device``: what `evaluate` measures its costs on.
+    machine, if the stage runs models. ``device``: what `evaluate` and `export` measure costs on.
     """
     names = tuple(dict.fromkeys((*LIBRARIES[stage], *(_MODELS if embeds else ()))))
     found: dict[str, Any] = {"libraries": {name: known for name in names if (known := _version(name))}}
@@ -29,7 +30,7 @@ def conditions(stage: str, embeds: bool = False) -> dict[str, Any]:
         from inranker_flow.rankers.devices import settled_dtype
 
         found["auto"] = settled_dtype("auto")
-    if stage == "evaluate":
+    if stage in ("evaluate", "export"):
         from inranker_flow.evaluation.serving_cost import device_name
 
         found["device"] = device_name()

@@ -44,6 +44,7 @@ VERSIONS = {
     "distill_phase1": 2,
     "distill_phase2": 2,
     "evaluate": 3,
+    "export": 1,
 }
 
 

@@ -101,10 +101,20 @@ def two_phases(run: Run, asked: Mapping[str, Any]) -> None:
         outputs=("evaluation", "report"),
         champion=asked["champion"],
     ).outputs["evaluation"]
+    exported = run(
+        "export",
+        configs={"config": asked["export"], "evaluation": asked["evaluation"]},
+        inputs={
+            "student": phase2,
+            "collections": [supervised, *collections],
+            "candidates": [source_pairs, *candidates],
+        },
+        outputs=("exported",),
+    ).outputs["exported"]
     run(
         "promote",
         configs={"config": asked["promotion"], "targets": asked["targets"]},
-        inputs={"student": phase2, "evaluation": evaluation},
+        inputs={"student": phase2, "evaluation": evaluation, "exported": exported},
         outputs=("decision", "report"),
         **{name: asked[name] for name in ("champion", "run_key", "work_key")},
     )

@@ -28,7 +28,7 @@ STAGES = {
         for name in ("preflight", "discover", "prepare_corpus", "retrieve", "teacher_label", "generate_queries")
     },
     **dict.fromkeys(("distill_phase1", "distill_phase2"), "inranker_flow.stages.distill:distill"),
-    **{name: f"inranker_flow.stages.{name}:{name}" for name in ("evaluate", "promote", "notify")},
+    **{name: f"inranker_flow.stages.{name}:{name}" for name in ("evaluate", "export", "promote", "notify")},
 }
 #: They look at the world or change it, so they are never skipped.
 ALWAYS = frozenset({"preflight", "discover", "promote", "notify"})
