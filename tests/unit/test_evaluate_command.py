@@ -41,7 +41,7 @@ def test_rerankers_are_measured_beside_bm25_and_nothing_else_is_left(tmp_path, c
 
 
 def test_a_judge_has_tables_of_its_own(tmp_path, capsys):
-    """A judge that prefers some passages whatever is asked agrees with people by chance alone."""
+    """A judge that looks at no query puts the systems in an order of its own."""
 
     def answer(prompt):
         return f"##final score: {sum(map(ord, prompt.partition('Passage: ')[2].partition(chr(10))[0])) % 4}"
@@ -55,11 +55,7 @@ def test_a_judge_has_tables_of_its_own(tmp_path, capsys):
         told = json.loads((out / "evaluation" / "summary.json").read_text())["judge"]
         assert told["stats"]["calls"] == len(server.generating()) == told["stats"]["graded"]
     [found] = told["datasets"].values()
-    assert (
-        found["queries"] == 5
-        and set(found["systems"]) == {"bm25", "large"}
-        and abs(found["agreement"]["kappa_binary"]) < 0.3
-    )
+    assert found["queries"] == 5 and set(found["systems"]) == {"bm25", "large"} and found["agreement"]["tau"] == -1
     printed = capsys.readouterr().out
     assert "nDCG@10 by the judge" in printed and "the judge agrees with people at kappa" in printed
 

@@ -248,6 +248,10 @@ def test_agreement_with_people():
     assert "kappa 0.17 (relevant or not) and 0.44 (grades) on 5 pairs" in agreement.sentence(told)
     yes_or_no = agreement.describe({"q": {"a": 1, "b": 0}}, {"q": {"a": 2, "b": 1}}, {"bm25": (0.1, 0.2)})
     assert (yes_or_no["kappa_binary"], yes_or_no["kappa_grades"], yes_or_no["tau"]) == (1.0, None, None)
+    positives = agreement.describe({"q": {"a": 1, "b": 1}}, {"q": {"a": 2, "b": 1}}, {})
+    assert (positives["kappa_binary"], positives["relevant"]) == (None, [1.0, 0.5]), (
+        "no judge could be told from another"
+    )
     nothing = agreement.describe({}, grades, {})
     assert nothing["pairs"] == 0 and "kappa none" in agreement.sentence(nothing)
 

@@ -55,12 +55,13 @@ def sentence(told: Mapping[str, Any]) -> str:
 
 
 def kappa(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Return Cohen's kappa of two equally long arrays of classes; None where chance alone agrees on everything, or on nothing."""
-    if not one.size:
-        return None
+    """Return Cohen's kappa of two equally long arrays of classes; None where ``one`` has a single class: such pairs, as of
+    collections that name relevant documents alone, tell no judge from another."""
     classes = np.unique(np.concatenate([one, other]))
+    if np.unique(one).size < 2:
+        return None
     chance = float(sum(np.mean(one == each) * np.mean(other == each) for each in classes))
-    return None if chance >= 1 else (float(np.mean(one == other)) - chance) / (1 - chance)
+    return (float(np.mean(one == other)) - chance) / (1 - chance)
 
 
 def tau(one: Sequence[float], other: Sequence[float]) -> float | None:
