@@ -78,6 +78,8 @@ INPUTS = [
     setting(
         "a model name that MLflow refuses", "promotion.model_name=team:a", "promotion.model_name: 'team:a' is no name"
     ),
+    setting("a variant that is not made", "promotion.variant=openvino", "not among export.variants (onnx, onnx-int8)"),
+    setting("a variant that there is not", "export.variants=[onnx4]", "export.variants", "'onnx4'"),
     setting("stop words that there are not", "retrieval.stopwords=klingon", "retrieval.stopwords"),
     setting("a prompt that there is not", "generation.prompt=inpars-v9", "no readable template file", "inpars-v1"),
     setting("one token for both answers", "phase1.true_token=▁false", "they must differ"),
