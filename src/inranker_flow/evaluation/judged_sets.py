@@ -232,7 +232,7 @@ def _pairs(
         [text for doc_id in own for text in cut[doc_id]]
         for own in members or ((doc_id,) for doc_id in run.column("doc_id").to_pylist())
     ]
-    starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
+    starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)[: len(rows)]  # of none, none
     return [(queries[query_id], text) for query_id, texts in zip(asked, rows, strict=True) for text in texts], starts
 
 
