@@ -1,4 +1,4 @@
-# InRanker Flow. A bare `make` prints this help. Everything sets itself up.
+# InRanker Flow. A bare `make` prints the first targets, `make help-all` all. Everything sets itself up.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -44,12 +44,17 @@ pipeline = $(if $(call filled,PIPELINE),-- "$$INRANKER_MAKE_PIPELINE")
 # The command takes the shell's place, so that a signal to make reaches it.
 inranker = exec $(BIN)/python -m inranker_flow
 
-.PHONY: help
-help: ## This help
-	@echo 'make TARGET [VARIABLE=value ...]'; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
-	@echo; echo 'Variables'
-	@grep -hE '^## [A-Z_]+ +' $(MAKEFILE_LIST) | sed -E 's/^## ([A-Z_]+) +/\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+# What stands first, and the groups; a target of none is among the last.
+FIRST := run try report mlflow plan test
+HELP_GROUPS := your_data=collection,compile cluster=deploy,diff,submit,schedule,unschedule,runs,why,images,push \
+  serve=serve,serving,verify registry=promote,rollback,history \
+  develop=check,format,integration,setup,clean,readmes,versions,lock,demo-models
+
+.PHONY: help help-all
+help:
+	@FIRST='$(FIRST)' HELP_GROUPS='$(HELP_GROUPS)' exec ./scripts/help $(MAKEFILE_LIST)
+help-all: ## Every target and every variable
+	@exec ./scripts/help --all $(MAKEFILE_LIST)
 
 ## PIPELINE   which pipeline (default inranker)
 ## PROFILE    demo (default), smoke (default with SOURCE or TARGETS), small, paper, or a YAML file of yours
@@ -167,6 +172,10 @@ readmes: $(VENV)/.ready ## Rewrite components/README.md from their interfaces
 .PHONY: versions
 versions: $(VENV)/.ready ## Let the versions in reuse.VERSIONS stand for the stages' sources as they are now
 	@$(inranker) versions --write
+
+.PHONY: report
+report: $(VENV)/.ready ## The evidence of the last run, in a browser
+	@$(inranker) report $(run_dir)
 
 .PHONY: mlflow
 mlflow: $(VENV)/.ready ## Open MLflow's UI on the local database (127.0.0.1:5000)

@@ -84,6 +84,7 @@ def execute(
         with (
             open(log, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
             redirect_stdout(console.Tee(sys.stdout, file, verbose)),
+            _named(log.stem),
             _tasks(hold, runner),
         ):
             loaded(**submission.arguments(pipeline, profile))
@@ -97,6 +98,19 @@ def _try_once(loaded: Any) -> None:
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """KFP's runner calls the run within this block ``name``, as MLflow and the log do, and not by a time of its own."""
+    from kfp.local import executor_input_utils
+
+    plain = executor_input_utils.get_local_pipeline_resource_name
+    executor_input_utils.get_local_pipeline_resource_name = lambda _pipeline: name
+    try:
+        yield
+    finally:
+        executor_input_utils.get_local_pipeline_resource_name = plain
 
 
 @contextmanager

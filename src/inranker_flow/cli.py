@@ -47,6 +47,7 @@ COMMANDS = {
     "history": _library("champion", "say which version of a model served when, and why", "history"),
     "promote": _library("champion", "let a version serve, by hand", "promote"),
     "rollback": _library("champion", "let the version serve that served before", "rollback"),
+    "report": _library("report", "open the report of the last local run"),
     "mlflow": _library("mlflow_ui", "open MLflow's UI on a local run's database"),
     "clean": _library("clean", "remove what local runs left"),
     "compile": _checkout("compile", "compile a pipeline for KFP"),

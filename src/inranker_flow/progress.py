@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Progress:
         log.info(
             "%s: %s of %s %s (%d%%), %s %s/s, ETA %s%s",
             self.what, f"{self.done:,}", f"{self.total:,}", self.unit, 100 * self.done // max(self.total, 1),
-            f"{rate:,.0f}", self.unit, _clock(eta), f", {note}" if note else "",
+            f"{rate:,.0f}", self.unit, clock(eta), f", {note}" if note else "",
         )  # fmt: skip
 
     def finish(self) -> float:
@@ -46,9 +47,27 @@ class Progress:
         return rate
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return ``1h02m`` or ``3m07s``: for a number that counts."""
     if seconds == float("inf"):
         return "unknown"
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def duration(seconds: float) -> str:
+    """Return ``2.1 s``, ``81 s``, ``12 min`` or ``3 h 12 min``: for a sentence, and for :func:`of_duration`."""
+    if seconds < 600:
+        return f"{seconds:.{1 if 0 < seconds < 9.95 else 0}f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
+
+
+def of_duration(text: str) -> float | None:
+    """Return the seconds of a :func:`duration`; None for other words."""
+    found = re.fullmatch(r"(?:([\d,]+) h )?(?:(\d+) min|([\d.]+) s)", text)
+    if not found:
+        return None
+    hours, minutes, rest = (float((each or "0").replace(",", "")) for each in found.groups())
+    return 3600 * hours + 60 * minutes + rest

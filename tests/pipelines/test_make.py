@@ -30,6 +30,7 @@ READS = {
     "history": ("MODEL", "RUN_DIR"),
     "images": ("IMAGES", "PYTHON_IMAGE"),
     "push": ("IMAGES",),
+    "report": ("RUN_DIR",),
     "mlflow": ("RUN_DIR",),
     "clean": ("RUN_DIR", "ALSO", "UNFINISHED"),
 }
@@ -165,6 +166,22 @@ def test_the_profile_is_passed_on_where_one_is_given(make):
 def test_an_empty_run_dir_is_told_to_the_command(make):
     for target in ("run", "clean", "mlflow"):
         assert values(make(target, "RUN_DIR="))["--run-dir"] == ""
+
+
+def test_make_alone_names_every_target_within_the_width_and_help_all_tells_of_each():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+    said = {}
+    for name in ("help", "help-all"):
+        done = subprocess.run(["make", "-s", name], cwd=ROOT, capture_output=True, text=True, check=True)
+        said[name] = done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+    head, *groups = said["help"].split("\n\n")[1:]
+    first = [line.split()[0] for line in head.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert first[0] == "run" and first[-1] == "test" and len(first) <= 6
+    assert set(first) | set(" ".join(groups).split()) >= targets
+    assert "more " not in said["help"], "a target that is in no group of the Makefile"
+    told = {line.split()[0] for line in said["help-all"].splitlines() if re.match(r"  [a-zA-Z]", line)}
+    assert told == targets | set(VARIABLES)
 
 
 def test_every_target_is_phony():

@@ -248,7 +248,7 @@ def test_at_the_end_notify_holds_the_plan_against_what_was_done(monkeypatch, tmp
         monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{webhook.url}/hook")
         notify.notify("SUCCEEDED", None, "kfp-1", "demo")
         told = json.loads(webhook.requests[0].body)["text"].splitlines()
-        assert told[1:3] == [said, "computed in this run: 9 queries, 40 pairs, 900 tokens, 0.0200 hours"]
+        assert told[1:3] == [said, "computed in this run: 9 queries, 40 pairs, 900 tokens, 72 s"]
         kfp.answers["/apis/v2beta1/runs/kfp-1"] = [Answer(body={**body, "description": "my own words"})]
         notify.notify("SUCCEEDED", None, "kfp-1", "demo")
         assert "computed" not in webhook.requests[1].body.decode()

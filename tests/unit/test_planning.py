@@ -207,7 +207,7 @@ def test_published_labels_cost_no_teacher(tmp_path):
 
 def test_a_sentence_can_be_read_again():
     said = sentence_of({"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25})
-    assert said == "1,200 queries, 4,800,000 pairs, 3,500,000,000 tokens, 0.2500 hours"
+    assert said == "1,200 queries, 4,800,000 pairs, 3,500,000,000 tokens, 15 min"
     read = read_sentence(f"planned without reuse: {said}")
     assert read == {"queries": 1200, "pairs": 4_800_000, "tokens": 3.5e9, "hours": 0.25}
     assert read_sentence("a run of mine, of 3 corpora") == {}

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from inranker_flow.commands.screen import wrapped
 from inranker_flow.errors import UserError, of_system
 from inranker_flow.redaction import hidden_in_output, redact
 
@@ -144,7 +145,7 @@ def _say(word: str, text: str, status: int) -> int:
     with suppress(OSError):  # nobody reads it: the status is all that is left to say
         sys.stdout.flush()
     with suppress(OSError):
-        print(f"{word}: {redact(text)}", file=sys.stderr, flush=True)
+        print(wrapped(f"{word}: {redact(text)}", sys.stderr), file=sys.stderr, flush=True)
     return status
 
 

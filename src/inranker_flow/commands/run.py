@@ -16,11 +16,12 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from inranker_flow.artifacts.manifest import check
-from inranker_flow.commands import console, folder, forked, outcome, plan
+from inranker_flow.commands import console, folder, forked, outcome, plan, screen
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
 from inranker_flow.commands.options import add_options, profile_of, resolve
 from inranker_flow.commands.outcome import Distilled
@@ -30,7 +31,9 @@ from inranker_flow.execution import artifact_transfer
 from inranker_flow.generation.backends import check_here
 from inranker_flow.model_registry import registry
 from inranker_flow.planning import reality
-from inranker_flow.planning.plans import sentence_of
+from inranker_flow.planning.plans import Plan, sentence_of
+from inranker_flow.planning.speed import this_device
+from inranker_flow.progress import duration
 from inranker_flow.redaction import credentials_in, redact
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
@@ -38,10 +41,15 @@ from inranker_flow.settings.profile import Profile
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import log_plan, stages_of
 from inranker_flow.tracking.runs import close_killed, pipeline_run
+from inranker_flow.workflow.pipelines import tasks_of
 from inranker_flow.workflow.tasks import ALWAYS, STAGES
 
 #: RUNNER -> the module that runs a pipeline so (:class:`Runner`); those with KFP are in a checkout alone.
 RUNNERS = {"plain": "inranker_flow.workflow.runner", "process": "pipelines.local", "docker": "pipelines.local"}
+
+
+#: Documents that may be counted a second time for an estimate on the screen: it takes a second.
+_COUNTED_TWICE = 100_000
 
 
 class Runner(Protocol):
@@ -133,14 +141,16 @@ def _run(
             each.touch()
         events.chmod(0o666)  # a container's user is another one
     changes.put(variables.EVENTS, str(events))
-    print(f"{name}: log in {log}", flush=True)
+    screen.announce(f"{name}: log in {log}")
     try:
         with (
             logging_to(log),
             pipeline_run(name, {"label": label, **resolved.as_data(), **known_by}) as parent,
         ):
-            planned = _plan(pipeline, resolved, run_dir, parent)
-            engine.execute(prepared, pipeline, resolved, known_by, hold, log, verbose)
+            made = _plan(pipeline, resolved, run_dir, parent)
+            planned = made.promised if made else {}
+            with _shown(pipeline, resolved, made, run_dir, verbose):
+                engine.execute(prepared, pipeline, resolved, known_by, hold, log, verbose)
     except RuntimeError as error:
         failed = [event for event in console.read_events(events) if event.get("error")]
         if failed:
@@ -148,22 +158,40 @@ def _run(
         else:
             said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # KFP's colours
             reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; run again to continue"
-        print(redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}"), file=sys.stderr)
+        told = redact(f"\nFAILED: {' '.join(reason.split())}\nLog: {log}")
+        print(screen.wrapped(told, sys.stderr), file=sys.stderr)
         return FAILED
     did = reality.done(stages_of(parent)) if planned else {}
     seconds = time.monotonic() - start
-    _report(console.read_events(events), planned, did, run_dir, resolved.promotion.model_name, seconds).write(run_dir)
+    found = console.read_events(events)
+    _report(found, planned, did, run_dir, resolved.promotion.model_name, seconds, runner, verbose).write(run_dir)
     return 0
 
 
-def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> dict[str, float]:
-    """Return the numbers that are planned, kept in MLflow; none where the plan cannot be made: the run will say why."""
+def _plan(pipeline: str, resolved: Profile, run_dir: Path, parent: str) -> Plan | None:
+    """Return the plan, kept in MLflow; None where it cannot be made: the run will say why."""
     try:
         made = plan.outline(pipeline, resolved, run_dir / "mlflow.db")
     except (UserError, OSError):
-        return {}
+        return None
     log_plan(parent, made.as_data(), made.promised)
-    return made.promised
+    return made
+
+
+def _shown(
+    pipeline: str, resolved: Profile, made: Plan | None, run_dir: Path, verbose: bool
+) -> AbstractContextManager[None]:
+    """Return the block within which a terminal shows the stages at work; elsewhere their lines come as they are."""
+    if not screen.on(verbose):
+        return nullcontext()
+    tasks = tasks_of(pipeline, resolved.as_data())
+    if made and made.total.hours is None and made.total.documents <= _COUNTED_TWICE:
+        with suppress(UserError, OSError):  # a first run: by the models' sizes
+            made = plan.outline(
+                pipeline, resolved, run_dir / "mlflow.db", "cpu" if forked.possible() else this_device()
+            )
+    seconds = {(row.stage, row.collection): 3600 * row.hours for row in made.rows if row.hours} if made else {}
+    return screen.Screen(sys.stdout, screen.Expected(tasks, seconds)).shown()
 
 
 def _tidy(hold: folder.Run) -> None:
@@ -199,12 +227,14 @@ def _report(
     run_dir: Path,
     model_name: str,
     seconds: float,
+    made_by: str,
+    verbose: bool,
 ) -> Distilled:
     discovered = [event for event in events if event["stage"] == "discover"]
     # Promote is never cached, so its record is there, and it names what the decision rests on.
     promoted = next((event for event in events if event["stage"] == "promote"), None)
     if promoted is None:
-        print(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {seconds:.0f} s.")
+        screen.announce(f"\nNothing to do: {discovered[0]['reason']}.\n\nDone in {duration(seconds)}.")
         return Distilled("NOTHING", discovered[0]["reason"])
     evaluation, decided = (
         artifact_transfer.fetch(Path(path))
@@ -216,21 +246,50 @@ def _report(
     decision = json.loads((decided / "decision.json").read_text())
     report = run_dir / "report.html"
     shutil.copyfile(promoted["outputs"]["report"], report)
-    uri = variables.tracking_uri()
-    served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
-    python = shlex.quote(sys.executable)
     headline = summary["headline"]
-    means = console.means_of(summary, headline)
-    print(f"\n{console.results_table(headline, summary['systems'], means)}\n")
-    # What is always done and has no record is no part of this pipeline.
-    ran = {event["stage"] for event in events}
-    print(f"{console.stages_table([stage for stage in STAGES if stage not in ALWAYS or stage in ran], events)}\n")
-    if planned:
-        print(f"planned, without reuse  {sentence_of(planned)}")
-        print(f"computed in this run    {sentence_of(did)}\n")
-    for target, reason in decision.get("left_out", {}).items():
-        print(f"LEFT OUT: target {target}: {reason}")
-    print(f"{decision['verdict']} {model_name} version {decision['version']}: {decision['reasons'][0]['message']}")
+    ended = Distilled(
+        decision["verdict"],
+        decision["reasons"][0]["message"],
+        headline,
+        console.means_of(summary, headline),
+        artifact_transfer.fetch(Path(promoted["inputs"]["student"])),
+        report,
+        model_name,
+        decision["version"],
+    )
+    left_out = [f"LEFT OUT: target {target}: {reason}" for target, reason in decision.get("left_out", {}).items()]
+    if screen.on(verbose):
+        screen.results(headline, summary["systems"], ended.measures)
+        for each in left_out:
+            screen.announce(each)
+        screen.verdict(ended.verdict, model_name, ended.version, ended.reason)
+        _next(run_dir, made_by)
+    else:
+        print(f"\n{console.results_table(headline, summary['systems'], ended.measures)}\n")
+        # What is always done and has no record is no part of this pipeline.
+        ran = {event["stage"] for event in events}
+        print(f"{console.stages_table([stage for stage in STAGES if stage not in ALWAYS or stage in ran], events)}\n")
+        if planned:
+            print(f"planned, without reuse  {sentence_of(planned)}")
+            print(f"computed in this run    {sentence_of(did)}\n")
+        print(*left_out, f"{ended.verdict} {model_name} version {ended.version}: {ended.reason}", sep="\n")
+        _where(report, model_name)
+    print(f"\nDone in {duration(seconds)}.")
+    return ended
+
+
+def _next(run_dir: Path, runner: str) -> None:
+    """Print what a person does next: make's targets in a checkout, else commands."""
+    word, option = ("inranker", "--run-dir=") if runner == "plain" else ("make", "RUN_DIR=")
+    where = "" if run_dir == folder.checked(str(folder.DEFAULT)) else f" {option}{shlex.quote(str(run_dir))}"
+    about = {"report": "the evidence, in a browser", "mlflow": "runs, curves and models"}
+    screen.commands([(f"{word} {name}{where}", told) for name, told in about.items()])
+
+
+def _where(report: Path, model_name: str) -> None:
+    """Print where everything is, as commands that work in any folder."""
+    uri, python = variables.tracking_uri(), shlex.quote(sys.executable)
+    served = f"--backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else ""
     print(f"\nThe report     {python} -m webbrowser {report.as_uri()}")
     print(f"MLflow's UI    {python} -m mlflow ui {served}" if served else f"MLflow's UI    {uri}")
     if registry.champion(model_name):
@@ -241,14 +300,3 @@ def _report(
             f'print(mlflow.pyfunc.load_model("models:/{model_name}@champion")'
             '.predict(pandas.DataFrame([{"query": "...", "passages": ["...", "..."]}])))\''
         )
-    print(f"\nDone in {seconds:.0f} s.")
-    return Distilled(
-        decision["verdict"],
-        decision["reasons"][0]["message"],
-        headline,
-        means,
-        artifact_transfer.fetch(Path(promoted["inputs"]["student"])),
-        report,
-        model_name,
-        decision["version"],
-    )

@@ -189,10 +189,19 @@ def _worked(
 def start_logging(label: str) -> None:
     """Log lines as ``HH:MM:SS [stage dataset] message`` on standard output, where Kubernetes and KFP read them."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(redaction.Formatter(f"%(asctime)s [{label.replace('%', '%%')}] %(message)s", "%H:%M:%S"))
+    form = f"%(asctime)s [{label.replace('%', '%%')}] %(warning)s%(message)s"
+    handler.setFormatter(redaction.Formatter(form, "%H:%M:%S", defaults={"warning": ""}))
+    handler.addFilter(_marked)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("inranker_flow").setLevel(logging.INFO)
+
+
+def _marked(record: logging.LogRecord) -> bool:
+    """Mark warnings, which a terminal keeps on the screen; what a target was left out for has a word of its own."""
+    own = str(record.msg).startswith(("LEFT OUT", "without target"))
+    record.warning = "WARNING: " if record.levelno == logging.WARNING and not own else ""
+    return True
 
 
 def _record(tracked: bool, name: str, dataset: str) -> AbstractContextManager[StageRun | None]:

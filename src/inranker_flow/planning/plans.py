@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from inranker_flow.progress import duration, of_duration
+
 #: Stages whose work on one collection several pods share (`cluster.workers`).
 SHARED = ("generate_queries", "teacher_label")
 
@@ -95,14 +97,19 @@ class Plan:
 
 
 def sentence_of(numbers: Mapping[str, float]) -> str:
-    """Return ``1,200 queries, 4,800 pairs, 312,000 tokens, 0.25 hours``: for a page, and for :func:`read_sentence`."""
-    return ", ".join(f"{value:,.{4 if key == 'hours' else 0}f} {key}" for key, value in numbers.items())
+    """Return ``1,200 queries, 4,800 pairs, 312,000 tokens, 15 min``: for a page, and for :func:`read_sentence`."""
+    return ", ".join(
+        duration(3600 * value) if key == "hours" else f"{value:,.0f} {key}" for key, value in numbers.items()
+    )
 
 
 def read_sentence(text: str) -> dict[str, float]:
-    """Return the numbers of a :func:`sentence`; other words are skipped."""
+    """Return the numbers of a :func:`sentence_of`; other words are skipped."""
     found = {}
     for part in text.split(", "):
+        if (seconds := of_duration(part.strip())) is not None:
+            found["hours"] = seconds / 3600
+            continue
         number, _, key = part.strip().rpartition(" ")
         try:
             found[key] = float(number.rpartition(" ")[2].replace(",", ""))

@@ -57,6 +57,14 @@ class Need:
         return ", ".join(f"{amount} {resource}" for resource, amount in self.resources.items())
 
 
+def is_here() -> bool:
+    """Return whether this is a pod of a cluster, so that there is something to look at."""
+    try:
+        return kubernetes.of_this_pod() is not None
+    except Unreadable:
+        return True
+
+
 def _cluster() -> Cluster:
     try:
         found = kubernetes.of_this_pod()

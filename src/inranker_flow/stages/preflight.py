@@ -19,7 +19,7 @@ from inranker_flow.preflight.collections import check_collection, check_source
 from inranker_flow.preflight.first_stage import check_first_stage
 from inranker_flow.preflight.generator import check_generator, check_judge
 from inranker_flow.preflight.mlflow_server import check_mlflow
-from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer
+from inranker_flow.preflight.pool import Need, check_nodes, check_queues, check_trainer, is_here
 from inranker_flow.preflight.stores import check_disk, check_store
 from inranker_flow.preflight.teachers import check_teachers
 from inranker_flow.settings.keys import keys
@@ -103,8 +103,11 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
             Check(f"collection {run.source.name}", partial(check_source, run.source)),
             *(Check(f"collection {each.name}", partial(check_collection, each)) for each in run.targets),
             Check("disk", check_disk),
-            Check("node pool", partial(check_nodes, need)),
-            Check("queue", partial(check_queues, need)),
+            *(
+                [Check("node pool", partial(check_nodes, need)), Check("queue", partial(check_queues, need))]
+                if is_here()
+                else []
+            ),
             *([Check("Kubeflow Trainer", partial(check_trainer, need))] if need.nodes > 1 else []),
         ]
     )

@@ -7,12 +7,12 @@ task's stats and outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inranker_flow.settings.profile import FIELDS, SECTIONS
-from inranker_flow.workflow.tasks import Run
+from inranker_flow.workflow.tasks import Done, Run
 
 #: What the largest task asks of a node, for preflight: nothing, for there is no cluster.
 _NEED = {"stage": "", "cpu": "0", "memory": "0", "queue": ""}
@@ -40,6 +40,28 @@ def retrain(run: Run, values: Mapping[str, Any], keys: Mapping[str, str]) -> Non
         two_phases(
             run, {**asked, **{name: found[name] for name in ("source", "targets", "champion", "start", "run_key")}}
         )
+
+
+def tasks_of(pipeline: str, profile: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (stage, collection or "") of every task in order, as `two_phases` runs them; none of a pipeline that finds its
+    collections itself. ``profile``: its sections by name, whole."""
+    if pipeline != "inranker":
+        return []
+    found = _Listed()
+    asked = {name: profile[name] for name in SECTIONS}
+    two_phases(found, {**asked, **dict.fromkeys(("champion", "start", "run_key", "work_key"), "")})  # type: ignore[arg-type]
+    return [("preflight", ""), *found.tasks]
+
+
+class _Listed:
+    """Takes the place of a `Run`, and only notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, str]] = []
+
+    def __call__(self, stage: str, dataset: str = "", *, outputs: Sequence[str] = (), **_given: Any) -> Done:
+        self.tasks.append((stage, dataset))
+        return Done(dict.fromkeys(outputs, Path()), {})
 
 
 def _preflight(run: Run, pipeline: str, values: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
