@@ -1,18 +1,41 @@
-"""Progress for logs: one line every few seconds with rate and ETA (a bar is noise in a pod's log)."""
+"""Progress: for logs one line every few seconds with rate and ETA (a bar is noise in a pod's log), and points by step for
+whoever listens."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
+
+_listeners: list[Callable[[int, Mapping[str, float]], None]] = []
+
+
+@contextmanager
+def listening(listener: Callable[[int, Mapping[str, float]], None]) -> Iterator[None]:
+    """Call ``listener(step, numbers)`` within the block for each :func:`point`."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def point(step: int, numbers: Mapping[str, float]) -> None:
+    """Tell the numbers that a work in progress has at ``step``."""
+    for listener in _listeners:
+        listener(step, numbers)
 
 
 class Progress:
     """Count work in ``unit`` (say what is proportional to time: tokens, not batches) and log now and then."""
 
-    def __init__(self, what: str, total: int, unit: str, every_seconds: float = 5.0) -> None:
+    def __init__(self, what: str, total: int, unit: str, every_seconds: float = 5.0, points: bool = True) -> None:
+        """``points``: tell the rate by the amount done, as a point of a curve."""
+        self._points = points
         self.what, self.total, self.unit, self.every = what, total, unit, every_seconds
         self.done = 0
         self._start = self._last = time.monotonic()
@@ -30,8 +53,15 @@ class Progress:
             self._last = now
             self._log(now, note)
 
+    @property
+    def rate(self) -> float:
+        """The amount for each second, of what this process did."""
+        return (self.done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
+
     def _log(self, now: float, note: str) -> None:
-        rate = (self.done - self._resumed) / max(now - self._start, 1e-9)
+        rate = self.rate
+        if self._points:
+            point(self.done, {f"{self.what}/{self.unit}_per_second": rate})
         eta = (self.total - self.done) / rate if rate else float("inf")
         log.info(
             "%s: %s of %s %s (%d%%), %s %s/s, ETA %s%s",
@@ -43,6 +73,8 @@ class Progress:
         """Log the total; returns the rate in ``unit`` per second over the work of this process."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self.done - self._resumed) / seconds
+        if self._points:
+            point(self.done, {f"{self.what}/{self.unit}_per_second": rate})
         log.info("%s: %s %s in %.1f s (%s/s)", self.what, f"{self.done:,}", self.unit, seconds, f"{rate:,.0f}")
         return rate
 

@@ -7,17 +7,23 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import mlflow
 import pytest
 
+from inranker_flow import progress
+from inranker_flow.artifacts.manifest import read_manifest
+from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.preflight.mlflow_server import check_mlflow
-from inranker_flow.tracking import connection
+from inranker_flow.stages.prepare_corpus import prepare_corpus
+from inranker_flow.tracking import connection, curves, outcomes
 from inranker_flow.tracking.runs import pipeline_run, stage_run
 from inranker_flow.tracking.values import metric_name
+from tests import beir
 from tests.http_server import Answer, HttpServer
 from tests.refusals import refuses
 from tests.servers import nobody
@@ -399,3 +405,95 @@ def test_odd_names_and_many_settings_are_written(database):
     found = connection.client().get_run(stage.run_id).data
     assert len(found.params) == 231 and len(found.metrics) == 2
     assert PASSWORD not in str(found.params)
+
+
+# What a person sees there
+
+
+def test_curves_are_there_by_step_while_a_stage_works_and_the_dead_do_not_stop_it(database, monkeypatch):
+    database()
+    client = mlflow.MlflowClient()
+    monkeypatch.setattr(curves, "EVERY", 0.01)
+    with stage_run("distill_phase1", "inns") as run:
+        progress.point(10, {"training/loss": 2.0, "training/learning_rate": 0.1})
+        progress.point(20, {"training/loss": 1.0})
+        while len(client.get_metric_history(run.run_id, "training/loss")) < 2:  # the test's limit ends it
+            time.sleep(0.02)
+        assert [(each.step, each.value) for each in client.get_metric_history(run.run_id, "training/loss")] == [
+            (10, 2.0), (20, 1.0),
+        ]  # fmt: skip
+    with stage_run("distill_phase1", "inns") as run:
+        client.delete_run(run.run_id)
+        progress.point(10, {"training/loss": 2.0})
+    assert not client.get_metric_history(run.run_id, "training/loss")
+
+
+def test_the_rate_of_any_work_is_a_curve(database):
+    database()
+    with stage_run("teacher_label", "inns") as run:
+        work = progress.Progress("labelling", 100, "tokens", every_seconds=0)
+        work.advance(40)
+        work.advance(60)
+        work.finish()
+    steps = [each.step for each in mlflow.MlflowClient().get_metric_history(run.run_id, "labelling/tokens_per_second")]
+    assert steps[:2] == [40, 100]
+
+
+def test_the_machine_is_watched_in_a_long_stage(database):
+    database()
+    with stage_run("teacher_label") as run, curves.machine_watched(run.run_id, after=0):
+        while "system/cpu_utilization_percentage" not in mlflow.MlflowClient().get_run(run.run_id).data.metrics:
+            time.sleep(0.2)
+
+
+def test_the_experiment_opens_among_runs_and_a_run_says_whose_it_is_and_of_what(database, monkeypatch):
+    database()
+    monkeypatch.setenv("INRANKER_GIT_REVISION", "12ab34-dirty")
+    client = mlflow.MlflowClient()
+    with pipeline_run("run", {"a": {"b": 3.0, "c": 0.5}, "all": "of them"}, {"a": {"b": 3.0, "c": 0.5}}) as parent:
+        pass
+    run = client.get_run(parent)
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
+    assert run.data.params == {"a.b": "3", "a.c": "0.5"}
+    assert run.data.tags["mlflow.source.git.commit"] == "12ab34" and run.data.tags["mlflow.source.name"] == "run"
+    assert run.data.tags["mlflow.user"] and "" not in run.data.tags.values()
+
+
+SUMMARY = {
+    "headline": "nDCG@10",
+    "systems": ["bm25", "phase2"],
+    "average": {"bm25": {"nDCG@10": 0.2}, "phase2": {"nDCG@10": 0.9}},
+    "datasets": {
+        "inns": {
+            "digests": {},
+            "systems": {
+                "bm25": {"means": {"nDCG@10": 0.2, "R@20": 1.0}},
+                "phase2": {"means": {"nDCG@10": 0.9, "R@20": 1.0}},
+            },
+        }
+    },
+}
+
+
+def test_the_pipelines_run_shows_verdict_measures_and_collections_of_an_earlier_run_too(database, tmp_path):
+    database()
+    folder = tmp_path / "collection"
+    prepare_corpus(PrepareConfig(), CorpusConfig(uri=str(beir.write(tmp_path / "beir", {})), name="inns"), folder)
+    digest = read_manifest(folder).content
+    with pipeline_run("first", {}), stage_run("prepare_corpus", "inns") as stage:
+        stage.log_outputs({"collection": folder})
+    summary = {**SUMMARY, "datasets": {"inns": {**SUMMARY["datasets"]["inns"], "digests": {"collection": digest}}}}
+    with pipeline_run("second", {}) as parent:
+        mlflow.MlflowClient().set_tag(parent, outcomes.NOTE, "[The run in Kubeflow Pipelines](http://kfp)")
+        told = outcomes.note("PROMOTE", "inranker", "7", "better", summary, ["[page](#/experiments/{experiment})"])
+        outcomes.tell(parent, told, summary)
+    run = mlflow.MlflowClient().get_run(parent)
+    note = run.data.tags[outcomes.NOTE]
+    assert note.startswith(
+        "[The run in Kubeflow Pipelines](http://kfp)\n\n**PROMOTE** [inranker version 7](#/models/inranker"
+    )
+    assert "| inns | 0.2000 | 0.9000 |" in note and f"[page](#/experiments/{run.info.experiment_id})" in note
+    assert run.data.metrics["R_at_20/inns/phase2"] == 1.0 and run.data.metrics["nDCG_at_10/mean/phase2"] == 0.9
+    (shown,) = run.inputs.dataset_inputs
+    assert shown.dataset.name == "inns" and str(tmp_path / "beir") in shown.dataset.source
+    assert "doc_id" in shown.dataset.schema and '"documents"' in shown.dataset.profile

@@ -7,6 +7,7 @@ import sys
 
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, command
+from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.tracking import connection
 
@@ -24,6 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
         )
     folder.check_database(database)
     uri = connection.database_uri(database)
-    print(f"MLflow's UI on {database}", flush=True)
-    shown = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri", uri]
+    print(f"MLflow's UI on {database}, at http://127.0.0.1:5000/#/experiments{_experiment(uri)}", flush=True)
+    # One person looks: MLflow's own four workers and its processes for jobs take a minute and a gigabyte.
+    changes.default("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    shown = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1", "--backend-store-uri", uri]
     os.execv(sys.executable, shown)
+
+
+def _experiment(uri: str) -> str:
+    """Return the rest of the address that opens the runs' experiment among runs and models; "" where there is none yet."""
+    client = connection.load().MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(variables.experiment())
+    if found is None:
+        return ""
+    connection.mark_kind(client, found.experiment_id)
+    return f"/{found.experiment_id}/runs?workflowType=machine_learning"

@@ -145,7 +145,11 @@ def _run(
     try:
         with (
             logging_to(log),
-            pipeline_run(name, {"label": label, **resolved.as_data(), **known_by}) as parent,
+            pipeline_run(
+                name,
+                {"label": label, **resolved.as_data(), **known_by},
+                {"label": label, **resolved.arguments(), **known_by},
+            ) as parent,
         ):
             made = _plan(pipeline, resolved, run_dir, parent)
             planned = made.promised if made else {}
@@ -260,8 +264,8 @@ def _report(
     left_out = [f"LEFT OUT: target {target}: {reason}" for target, reason in decision.get("left_out", {}).items()]
     if screen.on(verbose):
         screen.results(headline, summary["systems"], ended.measures)
-        for each in left_out:
-            screen.announce(each)
+        for told in left_out:
+            screen.announce(told)
         screen.verdict(ended.verdict, model_name, ended.version, ended.reason)
         _next(run_dir, made_by)
     else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.stages.distill import distill
 from inranker_flow.storage.local import atomic_write
+from inranker_flow.tracking import curves
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +51,8 @@ def main(arguments: list[str]) -> int:
                 f"{arguments[0]}: not a job (see `python -m pydoc inranker_flow.distillation`): {error}",
                 code="job-form",
             ) from error
-        stats = distill(config, *work)
+        with curves.written(variables.stage_run()) if first and variables.stage_run() else nullcontext():
+            stats = distill(config, *work)
         told: dict[str, object] = {"stats": asdict(stats)}
     except UserError as error:
         print(f"FAILED: {error}", file=sys.stderr)

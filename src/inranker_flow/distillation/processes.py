@@ -21,6 +21,7 @@ from inranker_flow.environment import changes, variables
 from inranker_flow.environment.variables import started_together
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.devices import pick_device
+from inranker_flow.tracking.runs import run_here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ def launch(count: int, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     threads = {} if variables.threads_are_set() else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))}
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "inranker_flow.distillation", str(request)],
-        env=changes.for_child(threads),
+        env=changes.for_child({**threads, variables.STAGE_RUN: run_here()}),
         check=False,
     )
     told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}

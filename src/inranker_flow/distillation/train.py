@@ -25,7 +25,7 @@ from inranker_flow.distillation.losses import Objective, delta, kendall
 from inranker_flow.distillation.processes import Processes
 from inranker_flow.distillation.schedule import learning_rate, plan
 from inranker_flow.errors import UserError
-from inranker_flow.progress import Progress
+from inranker_flow.progress import Progress, point
 from inranker_flow.rankers.batches import PAD_TO
 from inranker_flow.rankers.devices import limit_threads, pick_dtype
 from inranker_flow.students import layers
@@ -166,7 +166,7 @@ class Trainer:
     def _steps(self, checkpoint: Checkpoint) -> None:
         """The steps that are left."""
         state = self.state
-        progress = Progress("distilling", round(self.total * self.sampler.mean_pairs), "pairs")
+        progress = Progress("distilling", round(self.total * self.sampler.mean_pairs), "pairs", points=False)
         progress.resume(round(self.state.step * self.sampler.mean_pairs))
         recent: list[Tensor] = []
         note = ""
@@ -185,7 +185,10 @@ class Trainer:
             saves = state.step % self.save_every == 0
             if looks or saves or len(recent) == READ_EVERY:
                 self._read(recent)
-                note = f"step {state.step}, loss {np.mean(state.losses[-READ_EVERY:]):.4g}, learning rate {rate:.3g}"
+                mean = float(np.mean(state.losses[-READ_EVERY:]))
+                note = f"step {state.step}, loss {mean:.4g}, learning rate {rate:.3g}"
+                told = {"loss": mean, "learning_rate": rate, "pairs_per_second": progress.rate}
+                point(state.step, {f"training/{name}": value for name, value in told.items()})
             if looks and len(self.heldout):
                 self._look()
             if saves and not last:
@@ -346,6 +349,7 @@ class Trainer:
         tau = kendall(delta(scores).numpy(), delta(teacher).numpy(), sizes)
         look = Look(state.step, loss, None if math.isnan(tau) else tau)
         state.looks.append(look)
+        point(state.step, {"heldout/loss": loss, **({} if look.kendall is None else {"heldout/kendall": tau})})
         # The start itself is measured, for comparison, but a phase hands on what it trained.
         better = state.step > 0 and (state.best is None or loss < state.best.loss)
         if better:

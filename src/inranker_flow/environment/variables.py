@@ -13,6 +13,7 @@ from pathlib import Path
 
 #: Names that are written, too, or stand in messages.
 RUN_FILE, EVENTS, PARENT_RUN = "INRANKER_RUN_FILE", "INRANKER_EVENTS", "INRANKER_PARENT_RUN_ID"
+STAGE_RUN = "INRANKER_STAGE_RUN_ID"
 WORKERS, NODES, SECRET_NAMES = "INRANKER_WORKERS", "INRANKER_NODES", "INRANKER_SECRET_NAMES"
 STORE, SCRATCH, CACHE = "INRANKER_STORE", "INRANKER_SCRATCH", "INRANKER_CACHE"
 ARTIFACT_ROOT, CODE_VERSION = "INRANKER_ARTIFACT_ROOT", "INRANKER_CODE_VERSION"
@@ -96,6 +97,11 @@ def kfp_run() -> str:
 def parent_run() -> str:
     """Return ``INRANKER_PARENT_RUN_ID``: the MLflow run that a local run's stages are children of."""
     return _text(PARENT_RUN)
+
+
+def stage_run() -> str:
+    """Return ``INRANKER_STAGE_RUN_ID``: the MLflow run of the stage that this process works for, where another began it."""
+    return _text(STAGE_RUN)
 
 
 def workers() -> str:

@@ -28,6 +28,7 @@ from inranker_flow.planning.plans import read_sentence
 from inranker_flow.report.page import render
 from inranker_flow.services import kfp_run
 from inranker_flow.storage.local import atomic_write
+from inranker_flow.tracking import outcomes
 from inranker_flow.tracking.parents import parent_of
 from inranker_flow.tracking.records import note_left_out, read_plan, stages_of
 from inranker_flow.tracking.runs import current_run_id, log_file
@@ -128,6 +129,7 @@ def promote(
     with atomic_write(report) as out:
         out.write(render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants).encode())
     log_file(run_id, report, "report.html")
+    _tell(run_id, verdict, summary)
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
         out.write(json.dumps(verdict, indent=1).encode())
@@ -140,6 +142,18 @@ def _variants(exported: Path | None) -> dict[str, Any]:
     if exported:
         check(exported, whole=True)
     return record.read(exported)
+
+
+def _tell(run_id: str, record: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    """Let the pipeline's run in MLflow show the verdict, the measures and the collections; no reason to fail."""
+    try:
+        parent = parent_of(run_id)
+        page = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
+        reason = record["reasons"][0]["message"]
+        told = outcomes.note(record["verdict"], record["model"], record["version"], reason, summary, [page])
+        outcomes.tell(parent, told, summary)
+    except Exception as error:  # as below
+        log.warning("the run in MLflow does not show the verdict: %s", " ".join(str(error).split())[:300])
 
 
 def _held_by_registry(

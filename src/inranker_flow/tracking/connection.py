@@ -11,7 +11,7 @@ import re
 import shlex
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ _FIRST = {
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
 _LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+
+#: Tag of an experiment: MLflow's UI opens it where its runs and models are, and not among traces of prompts.
+KIND = ("mlflow.experimentKind", "custom_model_development")
 
 #: Addresses that have answered in this process.
 _answered: set[str] = set()
@@ -208,12 +211,19 @@ def experiment_id(mlflow_client: Any) -> str:
         # With a database instead of a server, artifacts go where the caller says; a server decides for itself.
         location = variables.artifact_root()
         try:
-            return str(mlflow_client.create_experiment(name, artifact_location=location))
+            return str(mlflow_client.create_experiment(name, artifact_location=location, tags=dict([KIND])))
         except MlflowException:  # another process was first, or it is refused
             found = mlflow_client.get_experiment_by_name(name)
             if found is None:
                 raise
             return _usable(found)
+
+
+def mark_kind(mlflow_client: Any, experiment: str) -> None:
+    """Tag an experiment that another made, such as KFP's plugin, with its kind, where it has none and that is allowed."""
+    with suppress(Exception):
+        if KIND[0] not in mlflow_client.get_experiment(experiment).tags:
+            mlflow_client.set_experiment_tag(experiment, *KIND)
 
 
 def _usable(experiment: Any) -> str:

@@ -14,6 +14,18 @@ from inranker_flow.tracking.mlflow_errors import explained, recording
 KFP_RUN = "inranker.kfp_run_id"
 
 
+def code_tags(source: str) -> dict[str, str]:
+    """Return the tags that say what code a run is of, the first by the names of MLflow's own columns."""
+    commit = variables.git_revision().removesuffix("-dirty")
+    told = {
+        "mlflow.source.name": source,
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": commit,
+        "inranker.code": variables.code_version(),
+    }
+    return {name: value for name, value in told.items() if value}
+
+
 def parent_here() -> str:
     """Return the id of the run that stands for this pod's KFP run, ours or the one of KFP's plugin; "" where there is none."""
     injected, own = variables.injected_run(), own_parent()
@@ -47,10 +59,11 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     one."""
     mlflow_client = connection.client()
     run_id = parent_by_tag(mlflow_client, kfp_run_id)
-    tags = {KFP_RUN: kfp_run_id, "inranker.code": variables.code_version()}
+    tags = {KFP_RUN: kfp_run_id, **code_tags(name)}
     if address := kfp_run.page(kfp_run_id):
         tags["mlflow.note.content"] = f"[The run in Kubeflow Pipelines]({address})"
     experiment = connection.experiment_id(mlflow_client)
+    connection.mark_kind(mlflow_client, experiment)
     with explained(f"start the run {name}"):
         if run_id:
             mlflow_client.update_run(run_id, status="RUNNING")

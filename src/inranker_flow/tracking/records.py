@@ -144,4 +144,6 @@ def run_page(run_id: str) -> str:
         return ""
     mlflow_client = connection.client()
     with explained(f"read run {run_id}"):
-        return f"{uri}/#/experiments/{mlflow_client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+        experiment = mlflow_client.get_run(run_id).info.experiment_id
+    # Without the last word MLflow's UI shows what it has of prompts and traces.
+    return f"{uri}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"

@@ -7,8 +7,9 @@ of the parent that `make run` started (``INRANKER_PARENT_RUN_ID``), or that `pre
 
 from __future__ import annotations
 
+import getpass
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,9 +21,10 @@ from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.environment import changes, variables
 from inranker_flow.errors import UserError
 from inranker_flow.rankers.devices import device_name
-from inranker_flow.tracking import connection
+from inranker_flow.tracking import connection, curves
 from inranker_flow.tracking.mlflow_errors import explained, recording
-from inranker_flow.tracking.parents import own_parent, parent_by_tag
+from inranker_flow.tracking.outcomes import COLLECTION, dataset_of
+from inranker_flow.tracking.parents import code_tags, own_parent, parent_by_tag
 from inranker_flow.tracking.records import ENDED, ERROR, LEFT_OUT_END
 from inranker_flow.tracking.values import batches, flattened, hidden, metric_name, metrics
 
@@ -31,8 +33,13 @@ LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
 DEVICE = "inranker.device"
 
-#: The run that this process logs into, for what must be attached to it (a model).
+#: The run that this process logs into, for what must be attached to it (a model, curves).
 _current: ContextVar[str] = ContextVar("run_id", default="")
+
+
+def run_here() -> str:
+    """Return the id of the run that this process logs into, or ""."""
+    return _current.get()
 
 
 def current_run_id(name: str) -> str:
@@ -74,18 +81,21 @@ class StageRun:
 
     def log_inputs(self, inputs: Mapping[str, Mapping[str, str]]) -> None:
         """``inputs``: parameter -> dataset name -> content digest. Shown as the run's datasets."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.entities import Dataset
 
-        datasets = [
-            DatasetInput(
-                Dataset(name=f"{dataset}.{key}"[:500], digest=digest[:36], source_type="local", source=key),
-                tags=[InputTag("mlflow.data.context", key)],
-            )
+        self._log_datasets(
+            (Dataset(name=f"{dataset}.{key}"[:500], digest=digest[:36], source_type="local", source=key), key)
             for key, digests in inputs.items()
             for dataset, digest in digests.items()
-        ]
+        )
+
+    def _log_datasets(self, datasets: Iterable[tuple[Any, str]]) -> None:
+        """``datasets``: each with the context that it is shown under."""
+        from mlflow.entities import DatasetInput, InputTag
+
+        given = [DatasetInput(each, tags=[InputTag("mlflow.data.context", context)]) for each, context in datasets]
         with recording(self.run_id, "keep the inputs"):
-            self._client.log_inputs(self.run_id, datasets=datasets)
+            self._client.log_inputs(self.run_id, datasets=given)
 
     def log_metrics(self, numbers: Mapping[str, float], headline: Mapping[str, float]) -> None:
         self._log_metrics(self.run_id, {**numbers, **headline})
@@ -119,8 +129,11 @@ class StageRun:
                     with recording(run_id, f"keep {key}.html"):
                         log_file(run_id, path, f"{key}.html")
             elif (path / "manifest.json").is_file():
+                manifest = read_manifest(path)
                 with recording(self.run_id, "keep a digest"):
-                    self._client.set_tag(self.run_id, metric_name(f"digest.{key}"), read_manifest(path).content)
+                    self._client.set_tag(self.run_id, metric_name(f"digest.{key}"), manifest.content)
+                if manifest.stage == "prepare_corpus":
+                    self._log_datasets([(dataset_of(manifest), COLLECTION)])
 
 
 @contextmanager
@@ -128,13 +141,13 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
     """The MLflow run of one stage; marked FINISHED, or FAILED when the body raises."""
     mlflow_client = connection.client()
     injected = variables.injected_run()
-    tags = {"inranker.stage": stage, "inranker.dataset": dataset, "inranker.code": variables.code_version()}
+    tags = {"inranker.stage": stage, **({"inranker.dataset": dataset} if dataset else {}), **code_tags(stage)}
     if injected:
         with explained(f"write into run {injected} (MLFLOW_RUN_ID)"):
             for key, value in tags.items():
                 mlflow_client.set_tag(injected, key, value)
         stage_here = StageRun(mlflow_client, injected, "")
-        with _logging_into(injected), _ending(mlflow_client, stage_here):
+        with _logging_into(injected), _ending(mlflow_client, stage_here), _followed(injected):
             yield stage_here
         return
     parent = variables.parent_run() or parent_by_tag(mlflow_client, own_parent())
@@ -145,7 +158,7 @@ def stage_run(stage: str, dataset: str = "") -> Iterator[StageRun]:
         run_id = mlflow_client.create_run(connection.experiment_id(mlflow_client), tags=tags, run_name=name).info.run_id
     try:
         stage_here = StageRun(mlflow_client, run_id, parent)
-        with _logging_into(run_id), _ending(mlflow_client, stage_here):
+        with _logging_into(run_id), _ending(mlflow_client, stage_here), _followed(run_id):
             yield stage_here
     except BaseException:
         with suppress(Exception):  # a server that has gone must not hide why the stage failed
@@ -171,6 +184,13 @@ def _ending(mlflow_client: Any, stage_here: StageRun) -> Iterator[None]:
 
 
 @contextmanager
+def _followed(run_id: str) -> Iterator[None]:
+    """Write the stage's curves within the block, and what the machine does."""
+    with curves.written(run_id), curves.machine_watched(run_id):
+        yield
+
+
+@contextmanager
 def _logging_into(run_id: str) -> Iterator[None]:
     before = _current.set(run_id)
     try:
@@ -180,10 +200,16 @@ def _logging_into(run_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
-    """The parent run of one local pipeline run, announced to the stages through the environment; yields its id."""
+def pipeline_run(name: str, parameters: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """The parent run of one local pipeline run, announced to the stages through the environment; yields its id.
+
+    All ``parameters`` are kept in a file; those ``chosen``, by default all, are what the run's list shows.
+    """
+    chosen = parameters if chosen is None else chosen
     mlflow_client = connection.client()
-    tags = {"inranker.code": variables.code_version(), **({LOCAL_RUN: local_run()} if local_run() else {})}
+    tags = {**code_tags(name), **({LOCAL_RUN: local_run()} if local_run() else {})}
+    with suppress(Exception):  # a user without a name
+        tags["mlflow.user"] = getpass.getuser()
     begun: Future[Any] | None = None
     try:
         experiment = connection.experiment_id(mlflow_client)
@@ -192,7 +218,8 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
             begun = beside.submit(mlflow_client.create_run, experiment, tags=tags, run_name=name)
             run_id = begun.result().info.run_id
             mlflow_client.log_dict(run_id, hidden(dict(parameters)), "parameters.json")
-        StageRun(mlflow_client, run_id, "").log_config(parameters)
+        connection.mark_kind(mlflow_client, experiment)
+        StageRun(mlflow_client, run_id, "").log_config(chosen)
         changes.put(variables.PARENT_RUN, run_id)
         yield run_id
     except BaseException:

@@ -35,7 +35,8 @@ def flattened(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in data.items():
             yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, data if isinstance(data, str) else json.dumps(data)
+        whole = isinstance(data, float) and data.is_integer() and abs(data) < 1e15
+        yield prefix, data if isinstance(data, str) else json.dumps(int(data) if whole else data)
 
 
 def hidden(data: Any) -> Any:
