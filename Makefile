@@ -121,8 +121,8 @@ unschedule: $(VENV)/.ready ## End the schedule of PIPELINE with PROFILE
 	@$(inranker) unschedule $(profile_options) $(api_options) $(call flag,--force,FORCE) $(pipeline)
 runs: $(VENV)/.ready ## The newest runs on the cluster: state, start, minutes, link
 	@$(inranker) runs $(api_options)
-why: $(VENV)/.ready ## One sentence about RUN: which task, what Kubernetes said, the last line of its log
-	@$(inranker) why $(api_options) $(call option,--run,RUN)
+why: $(VENV)/.ready ## One sentence about RUN, here or on a cluster: which task, what was said of it, the last line of its log
+	@$(inranker) why $(api_options) $(run_dir) $(call option,--run,RUN)
 
 .PHONY: promote rollback history
 promote: $(VENV)/.ready ## Let VERSION of MODEL serve, by hand, after it has been loaded; WHY="..." is recorded

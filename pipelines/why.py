@@ -1,4 +1,4 @@
-"""`make why`: one sentence about a run: which task, what Kubernetes said, the last line of its log.
+"""`make why`: one sentence about a run, local or on a cluster: which task, what Kubernetes said, the last line of its log.
 
 Pods and workflow are deleted an hour after the end; then the logs in S3 and the stage's run in MLflow are asked.
 """
@@ -11,7 +11,10 @@ from typing import Any
 
 import kfp_server_api
 
+from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, listing
+from inranker_flow.commands.why import explain as explain_local
+from inranker_flow.commands.why import log_of
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
@@ -29,9 +32,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser("inranker why")
     kfp_api.add_options(parser)
     parser.add_argument("--run", default="", help="id or name of the run (default: the newest)")
+    parser.add_argument("--run-dir", default=str(folder.DEFAULT), help="of local runs")
     options = parser.parse_args(arguments)
-    api = Api(options.host, options.namespace)
-    run = find(api, options.run, options.experiment)
+    run_dir = folder.checked(options.run_dir)
+    local = log_of(run_dir, options.run)
+    if local and options.run:
+        print(explain_local(run_dir, local))
+        return 0
+    try:
+        api = Api(options.host, options.namespace)
+        run = find(api, options.run, options.experiment)
+    except UserError:
+        # Nobody has asked for a cluster, and there is none: then it is the last local run.
+        if not local or options.run or options.host or variables.kfp_endpoint():
+            raise
+        print(explain_local(run_dir, local))
+        return 0
     print(explain(api, run))
     print(" ".join(filter(None, (api.link(run["run_id"]), api.ui_hint))))
     for name, address in _pages(run):

@@ -55,7 +55,7 @@ COMMANDS = {
     "schedule": _checkout("schedule", "start it there by a clock"),
     "unschedule": _checkout("schedule", "end a schedule", "--remove"),
     "runs": _checkout("runs", "list the newest runs on the cluster"),
-    "why": _checkout("why", "say why a run on the cluster failed, or waits"),
+    "why": Command("say why a run failed, or waits", ("pipelines.why", "inranker_flow.commands.why")),
     "images": _checkout("images", "build the images of the stages", "build"),
     "push": _checkout("images", "push them to a registry", "push"),
     "versions": _checkout("versions", "say which stages' sources have changed"),

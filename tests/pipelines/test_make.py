@@ -24,7 +24,7 @@ READS = {
     "schedule": (*PROFILE, *API, "CRON"),
     "unschedule": (*PROFILE, *API),
     "runs": API,
-    "why": (*API, "RUN"),
+    "why": (*API, "RUN", "RUN_DIR"),
     "promote": ("MODEL", "RUN_DIR", "VERSION", "WHY"),
     "rollback": ("MODEL", "RUN_DIR", "WHY"),
     "history": ("MODEL", "RUN_DIR"),

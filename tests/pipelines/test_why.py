@@ -606,3 +606,36 @@ def test_no_kubeconfig_means_no_check(surroundings):
 
 def test_a_log_of_nothing_but_the_launcher_has_no_last_line():
     assert cluster.telling("I1125 03:00:01.1 1 launcher_v2.go:90] x\nError: exit status 1\n") == ""
+
+
+def test_a_local_run_is_explained_by_its_record_and_its_log(tmp_path, monkeypatch, capsys):
+    events = [{"stage": "preflight", "dataset": ""}, {"stage": "retrieve", "dataset": "inns", "error": "disk full"}]
+    for name, found in (
+        ("one", events),
+        ("two", [*events[:1], {"stage": "notify", "dataset": ""}]),
+        ("three", events[:1]),
+    ):
+        for kind, text in (("logs/{}.log", "KFP\n  12:00:00 [retrieve] at work\n\n"),
+                           ("artifacts/events/{}.jsonl", "".join(f"{json.dumps(each)}\n" for each in found))):  # fmt: skip
+            path = tmp_path / kind.format(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    said = {}
+    for name in ("one", "two", "three"):
+        assert why.main(["--run", name, "--run-dir", str(tmp_path)]) == 0
+        said[name] = capsys.readouterr().out
+    assert (
+        said["one"].startswith("one FAILED: task retrieve inns: disk full")
+        and str(tmp_path / "logs/one.log") in said["one"]
+    )
+    assert said["two"].startswith("two SUCCEEDED: every task ended well.")
+    assert said["three"].startswith("three has no end") and "[retrieve] at work" in said["three"]
+    # Without a cluster, and without a name, it is the newest.
+    for name in ("KF_PIPELINES_ENDPOINT", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    os.utime(tmp_path / "logs/one.log")
+    os.utime(tmp_path / "logs/two.log", (1, 1))
+    os.utime(tmp_path / "logs/three.log", (1, 1))
+    assert why.main(["--run-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == said["one"]

@@ -16,7 +16,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes, kfp_run
 from inranker_flow.services.kfp_run import Failure, Outcome
 from inranker_flow.stages.notify import NotifyStats, notify
-from inranker_flow.tracking import connection
+from inranker_flow.tracking import connection, outcomes
 from inranker_flow.tracking.parents import open_parent
 from inranker_flow.tracking.records import note_end, note_left_out, run_page
 from inranker_flow.tracking.runs import stage_run
@@ -377,3 +377,51 @@ def test_a_silent_webhook_costs_seconds_only(monkeypatch, caplog):
         monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{url}/SECRET")
         notify("SUCCEEDED", None, "1", "demo")
     assert "not delivered: no answer in time" in caplog.text
+
+
+RECORD = {
+    "verdict": "PROMOTE", "model": "inranker", "version": "7", "against": "champion",
+    "reasons": [
+        {"code": "gain", "message": "long", "numbers": {"gain": 0.0211, "p": 0.0031, "datasets": 2}},
+        {"code": "dataset_gain", "message": "a", "numbers": {"gain": 0.04}},
+        {"code": "dataset_gain", "message": "b", "numbers": {"gain": -0.002}},
+    ],
+}  # fmt: skip
+SUMMARY = {"headline": "nDCG@10", "systems": [], "datasets": {}}
+
+
+def test_the_line_of_a_verdict_names_gain_and_worst_and_another_reason_as_it_is_worded():
+    line = outcomes.in_a_line(RECORD, "nDCG@10", "the champion")
+    assert line == "PROMOTE inranker v7: +0.021 nDCG@10 over the champion (p=0.003) on 2 data sets, worst -0.002"
+    held = {
+        **RECORD,
+        "verdict": "HOLD",
+        "reasons": [{"code": "few_queries", "message": "too few queries", "numbers": {}}],
+    }
+    assert outcomes.in_a_line(held, "nDCG@10", "BM25") == "HOLD inranker v7: too few queries"
+
+
+@pytest.mark.parametrize("slack", [True, False])
+def test_the_first_word_is_the_verdict_and_slack_gets_blocks(kfp, mlflow_run, monkeypatch, slack):
+    path = "/services/T01/B02/SECRET" if slack else "/hook"
+    outcomes.tell(mlflow_run, outcomes.in_a_line(RECORD, "nDCG@10", "<BM25>"), "", SUMMARY)
+    kfp.answers[PATH] = [Answer(200, went_well())]
+    with HttpServer({path: [Answer(200, b"ok")]}) as server:
+        monkeypatch.setenv("INRANKER_WEBHOOK_URL", f"{server.url}{path}")
+        assert notify("SUCCEEDED", None, RUN, "inranker small").succeeded == 1
+        sent = json.loads(server.requests[0].body)
+    line = "PROMOTE inranker v7: +0.021 nDCG@10 over &lt;BM25&gt; (p=0.003) on 2 data sets, worst -0.002; "
+    assert sent["text"].startswith(line) and sent["text"].endswith(f"\n{kfp.url}/#/runs/details/{RUN}")
+    assert ("blocks" in sent) == slack
+    if slack:
+        texts = [each.get("text") or each["elements"][0] for each in sent["blocks"]]
+        assert all(each["type"] == "mrkdwn" for each in texts)
+        assert texts[0]["text"].startswith("*PROMOTE* inranker v7: ")
+        assert texts[-1]["text"] == f"<{kfp.url}/#/runs/details/{RUN}|KFP>"
+
+
+def test_a_failed_run_says_so_whatever_was_decided(kfp, webhook, mlflow_run):
+    outcomes.tell(mlflow_run, "PROMOTE inranker v7: better", "", SUMMARY)
+    kfp.answers[PATH] = [Answer(200, went_well(evaluate="FAILED"))]
+    assert notify("SUCCEEDED", None, RUN, "x").state == "FAILED"
+    assert texts(webhook)[0].startswith("FAILED x: evaluate")

@@ -88,10 +88,10 @@ def shown(tmp_path):
 def test_each_stage_is_a_line_with_its_two_numbers_and_the_bars_tell_the_rest(shown, tmp_path):
     lines = plain(shown(80))
     said = "\n".join(lines)
-    assert "[ 1/12] preflight                        0.6 s  8 checks" in lines
-    assert "[ 2/12] teacher_label inns               2.1 s  4,000 pairs, 3,406 pairs/s" in lines
+    assert "[ 1/12] preflight                     0.6 s  8 checks" in lines
+    assert "[ 2/12] teacher_label inns            2.1 s  4,000 pairs, 3,406 pairs/s" in lines
     # Its place is known, though a cache answered what comes before.
-    assert "[10/12] distill_phase2                  reused  650 steps, Kendall's tau 0.781" in lines
+    assert "[10/12] distill_phase2               reused  650 steps, Kendall's tau 0.781" in lines
     assert any(line.startswith("[10/12] distill_phase2") and "18% 1,398 pairs/s ETA 0m21s" in line for line in lines)
     # The plan says 4.2 s and 60 s; the first took half, so half of the second is left.
     assert "about 0m30s left" in said

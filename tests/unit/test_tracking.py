@@ -486,7 +486,7 @@ def test_the_pipelines_run_shows_verdict_measures_and_collections_of_an_earlier_
     with pipeline_run("second", {}) as parent:
         mlflow.MlflowClient().set_tag(parent, outcomes.NOTE, "[The run in Kubeflow Pipelines](http://kfp)")
         told = outcomes.note("PROMOTE", "inranker", "7", "better", summary, ["[page](#/experiments/{experiment})"])
-        outcomes.tell(parent, told, summary)
+        outcomes.tell(parent, "PROMOTE inranker v7: better", told, summary)
     run = mlflow.MlflowClient().get_run(parent)
     note = run.data.tags[outcomes.NOTE]
     assert note.startswith(

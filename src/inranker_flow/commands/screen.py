@@ -41,6 +41,8 @@ _LINE = re.compile(r"\d\d:\d\d:\d\d \[([^\]]+)\] (.*)")
 _DONE = re.compile(r"(done|taken from the store) in ([\d.]+) s: ?(.*)")
 _NUMBER = re.compile(r"(\w+) (-?[\d,.]+(?:e[+-]\d+)?)(?:, |$)")
 _PROGRESS = re.compile(r".*: [\d,]+ of [\d,]+ .* \((\d+)%\), ([\d,]+ [^/]+/s), ETA (\S+?)(?:,|$)")
+#: Percent of a task after which its own pace tells how long it will take.
+_TELLING = 10
 #: What stays on the screen of a stage's other lines.
 _KEPT = re.compile(r"WARNING: |FAILED: |LEFT OUT: |without target ")
 
@@ -150,7 +152,7 @@ class Screen(io.TextIOBase):
         numbers = two_numbers(stage, found[3])
         # The time stands in one column where there is room for one.
         name = f"{self._place(task)} {task.stage}"
-        return f"{name:<38} {took:>7}  {numbers}".rstrip()
+        return f"{name:<35} {took:>7}  {numbers}".rstrip()
 
     def _shown(self) -> RenderableType:
         """Return the bars of the stages at work, and how long the whole will take."""
@@ -179,13 +181,18 @@ class Screen(io.TextIOBase):
         """Return the seconds that the tasks with a model will still take: as planned, times what the plan was wrong by so far;
         0 where the plan does not know."""
         planned = self.expected.seconds
-        known = [key for key in self._ended if planned.get(key)]
-        factor = sum(self._ended[key] for key in known) / sum(planned[key] for key in known) if known else 1.0
+        working = {self.expected.key(label): task for label, task in list(self._working.items())}
+        took = dict(self._ended)
+        for key, task in working.items():
+            if task.percent >= _TELLING:
+                took[key] = (now - task.began) * 100 / task.percent
+        known = [key for key in took if planned.get(key)]
+        factor = sum(took[key] for key in known) / sum(planned[key] for key in known) if known else 1.0
         left = 0.0
         for key, seconds in planned.items():
             if key not in self._ended:
-                task = next((each for label, each in self._working.items() if self.expected.key(label) == key), None)
-                left += max(factor * seconds - (now - task.began if task else 0.0), 0.0)
+                spent = now - working[key].began if key in working else 0.0
+                left += max(took.get(key, factor * seconds) - spent, 0.0)
         return left
 
 

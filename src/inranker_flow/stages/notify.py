@@ -6,19 +6,23 @@ import logging
 import re
 import time
 import urllib.error
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from http.client import HTTPException
+from typing import Any
 
 from inranker_flow import redaction
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.planning import reality
 from inranker_flow.planning.plans import read_sentence, sentence_of
+from inranker_flow.progress import duration
 from inranker_flow.services import kfp_run, web
 from inranker_flow.services.kfp_run import Failure, Outcome
+from inranker_flow.tracking import outcomes
 from inranker_flow.tracking.parents import close_parent, own_parent, parent_here
-from inranker_flow.tracking.records import ends_of, left_out_of, run_page, stages_of
+from inranker_flow.tracking.records import ends_of, left_out_of, read_plan, run_page, stages_of
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,10 @@ log = logging.getLogger(__name__)
 PAUSES = (1.0, 3.0)
 #: The stages after which nothing follows; `discover` writes that it has ended only where there is nothing to do.
 _LAST = frozenset({"promote", "discover"})
+#: How the line of what was decided begins.
+VERDICTS = ("PROMOTE ", "HOLD ", "REJECT ")
+#: The address of a hook of Slack's, which reads blocks; and the characters of one.
+_SLACK, _BLOCK = re.compile(r"/services/T\w+/B\w+/\w+$"), 2900
 #: State of a run in MLflow; of one whose end nobody knows it must not be said that it went well.
 _MLFLOW_STATES = {kfp_run.SUCCEEDED: "FINISHED", kfp_run.CANCELED: "KILLED"}
 
@@ -43,18 +51,21 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
 
     ``state`` and ``error`` are KFP's final status of the tasks. KFP's API is asked where ``KF_PIPELINES_ENDPOINT`` names
     it, and MLflow for what the run's own stages wrote; a failure that any of them reports is believed, because a false
-    green is the worse error. The message goes to ``INRANKER_WEBHOOK_URL`` (Slack's format) where that is set.
+    green is the worse error. The message goes to ``INRANKER_WEBHOOK_URL`` where that is set; its first word is the verdict,
+    or how the run ended.
     """
     parent, wrote = _mlflow()
     outcome = _judged(kfp_run.of_status(state, error), kfp_run.of_run(run_id, own_task="notify"), wrote)
-    told = [_verdict(outcome, run_name), *_left_out(parent), *_compared(run_id, parent)]
-    pages = [kfp_run.page(run_id), _mlflow_page(parent)]
-    lines = [*told, *filter(None, pages)]
+    first = (_decided(parent) if outcome.state == kfp_run.SUCCEEDED else "") or _verdict(outcome, run_name)
+    told = [first, *_left_out(parent), *_compared(run_id, parent)]
+    page = _mlflow_page(parent)
+    report = page.replace("?", "/artifacts/report.html?") if page and first.startswith(VERDICTS) else ""
+    pages = {"Report": report, "KFP": kfp_run.page(run_id), "MLflow": page}
     for line in told:
         log.info("%s", line)
     if parent and own_parent():
         _close_mlflow_run(outcome, run_name)
-    _post("\n".join(lines))
+    _post(told, {name: address for name, address in pages.items() if address})
     return NotifyStats(int(outcome.state == kfp_run.SUCCEEDED), outcome.state)
 
 
@@ -91,7 +102,7 @@ def _reasoned(outcome: Outcome, wrote: Outcome | None) -> Outcome:
 def _mlflow() -> tuple[str, Outcome | None]:
     """Return the id of the run's parent in MLflow, and what the stages wrote there; nothing where it cannot be asked."""
     try:
-        parent = parent_here()
+        parent = parent_here() or (variables.parent_run() if variables.webhook() else "")
         ends = ends_of(parent)
     except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
@@ -115,6 +126,28 @@ def _verdict(outcome: Outcome, run_name: str) -> str:
     """Return ``FAILED NAME: TASK: REASON`` in one line."""
     told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
+
+
+def _decided(parent: str) -> str:
+    """Return what was decided in a line, with the time that the run took and what it reused; "" where MLflow has none."""
+    if not parent:
+        return ""
+    try:
+        line, seconds = outcomes.said(parent)
+        return f"{line}; {duration(seconds)}{_reused(parent)}" if line else ""
+    except Exception as error:  # as below
+        log.warning("the verdict cannot be told: %s", redaction.line(error))
+        return ""
+
+
+def _reused(parent: str) -> str:
+    """Return the device time that was found done, where the plan knows how much it would have been."""
+    plan = read_plan(parent)
+    rows = reality.compare(plan, stages_of(parent)) if plan else []
+    for row in rows:
+        if (row.stage, row.quantity) == ("total", "hours") and row.planned and row.reused:
+            return f", {duration(3600 * row.planned * row.reused)} of {plan.get('device') or 'the device'} reused"
+    return ""
 
 
 def _left_out(parent: str) -> list[str]:
@@ -151,13 +184,31 @@ def _close_mlflow_run(outcome: Outcome, run_name: str) -> None:
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
 
 
-def _post(text: str) -> None:
-    """Send ``text`` to the webhook; its address is a secret and is in no message."""
+def _message(lines: list[str], pages: Mapping[str, str], slack: bool) -> dict[str, Any]:
+    """Return what is sent: the text, and for Slack blocks with its first word in bold and the pages as links."""
+    # Slack reads &, < and > as markup.
+    first, *others = (escape(redaction.redact(line), quote=False) for line in lines)
+    addresses = {name: escape(redaction.redact(address), quote=False) for name, address in pages.items()}
+    message: dict[str, Any] = {"text": "\n".join([first, *others, *addresses.values()])}
+    if slack:
+        word, _, rest = first.partition(" ")
+        texts = [f"*{word}* {rest}", *(["\n".join(others)] if others else [])]
+        blocks: list[dict[str, Any]] = [
+            {"type": "section", "text": {"type": "mrkdwn", "text": text[:_BLOCK]}} for text in texts
+        ]
+        links = " · ".join(f"<{address}|{name}>" for name, address in addresses.items())
+        if links:
+            blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": links}]})
+        message["blocks"] = blocks
+    return message
+
+
+def _post(lines: list[str], pages: Mapping[str, str]) -> None:
+    """Send the message to the webhook; its address is a secret and is in no message."""
     url = variables.webhook()
     if not url:
         return
-    # Slack reads &, < and > as markup.
-    message = {"text": escape(redaction.redact(text), quote=False)}
+    message = _message(lines, pages, bool(_SLACK.search(url)))
     for pause in (*PAUSES, None):
         try:
             web.request(url, method="POST", data=message)

@@ -151,7 +151,10 @@ def _tell(run_id: str, record: Mapping[str, Any], summary: Mapping[str, Any]) ->
         page = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
         reason = record["reasons"][0]["message"]
         told = outcomes.note(record["verdict"], record["model"], record["version"], reason, summary, [page])
-        outcomes.tell(parent, told, summary)
+        stage = summary.get("first_stage", {}).get("name", "BM25")
+        against = "the champion" if record["against"] == "champion" else stage
+        line = outcomes.in_a_line(record, record["policy"]["measure"] or summary["headline"], against)
+        outcomes.tell(parent, line, told, summary)
     except Exception as error:  # as below
         log.warning("the run in MLflow does not show the verdict: %s", " ".join(str(error).split())[:300])
 

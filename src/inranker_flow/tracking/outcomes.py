@@ -6,6 +6,7 @@ The stage `promote` writes it, which no cache answers: so a repeated run shows t
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from inranker_flow.tracking.values import batches, metrics
 NOTE = "mlflow.note.content"
 #: End of a link into MLflow's UI, which else shows what it has of prompts and traces.
 OPENS = "workflowType=machine_learning"
+#: Tag of a pipeline's run: what was decided, in a line.
+SAID = "inranker.outcome"
 #: Under this context a run has its collections.
 COLLECTION = "collection"
 #: More collections than this, and only the means of their measures are kept, and none of them is listed.
@@ -25,8 +28,31 @@ MOST = 50
 _ROOM = 4500
 
 
-def tell(parent: str, note: str, summary: Mapping[str, Any]) -> None:
-    """Give the run ``parent`` its description, all measures of ``summary`` (the evaluation's), and the collections.
+def in_a_line(record: Mapping[str, Any], measure: str, against: str) -> str:
+    """Return what was decided (the stage `promote`'s ``record``) as ``PROMOTE inranker v7: +0.021 nDCG@10 over the champion
+    (p=0.003) on 5 data sets, worst -0.002``; another reason than a gain as it is worded. ``against``: what was to be beaten.
+    """
+    begin = f"{record['verdict']} {record['model']} v{record['version']}"
+    first, *others = record["reasons"]
+    numbers = first.get("numbers", {})
+    gains = [each["numbers"]["gain"] for each in others if each["code"] == "dataset_gain"]
+    if first["code"] != "gain" or not gains or not {"gain", "datasets", "p"} <= set(numbers):
+        return f"{begin}: {first['message']}"
+    p = f"p={numbers['p']:.3f}" if numbers["p"] >= 0.001 else "p<0.001"
+    sets = f"{numbers['datasets']:.0f} data set" + ("s" if numbers["datasets"] != 1 else "")
+    gain = f"{numbers['gain']:+.3f} {measure} over {against} ({p}) on {sets}"
+    return f"{begin}: {gain}, worst {min(gains):+.3f}"
+
+
+def said(parent: str) -> tuple[str, float]:
+    """Return what was decided about the student of the run ``parent``, "" where nothing was, and the seconds since it began."""
+    with explained(f"read run {parent}"):
+        run = connection.client().get_run(parent)
+    return run.data.tags.get(SAID, ""), max(time.time() - run.info.start_time / 1000, 0.0)
+
+
+def tell(parent: str, line: str, note: str, summary: Mapping[str, Any]) -> None:
+    """Give the run ``parent`` what was decided in a ``line``, its description, the evaluation's measures and the collections.
 
     ``{experiment}`` in ``note`` is the id of the run's experiment.
     """
@@ -39,6 +65,7 @@ def tell(parent: str, note: str, summary: Mapping[str, Any]) -> None:
     link = f"{begun}\n\n" if begun.startswith("[The run in Kubeflow") else ""
     with recording(parent, "keep the verdict"):
         told = note.replace("{experiment}", str(own.info.experiment_id))
+        mlflow_client.set_tag(parent, SAID, line[:_ROOM])
         mlflow_client.set_tag(parent, NOTE, f"{link}{told}"[:_ROOM])
         for part in batches(metrics(_measures(summary))):
             mlflow_client.log_batch(parent, metrics=part)
