@@ -92,7 +92,7 @@ help-all: ## Every target and every variable
 ## UNFINISHED days: make clean removes from the store the unfinished work that is older, and nothing else
 ## DRY_RUN    1: make clean only says what would go
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
-## VERBOSE    1 shows KFP's own log lines too
+## VERBOSE    1 shows every line of the stages and of KFP, on a terminal too
 ## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
 
 .PHONY: run

@@ -455,7 +455,9 @@ def test_the_experiment_opens_among_runs_and_a_run_says_whose_it_is_and_of_what(
     run = client.get_run(parent)
     assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     assert run.data.params == {"a.b": "3", "a.c": "0.5"}
-    assert run.data.tags["mlflow.source.git.commit"] == "12ab34" and run.data.tags["mlflow.source.name"] == "run"
+    assert (
+        run.data.tags["mlflow.source.git.commit"] == "12ab34" and run.data.tags["mlflow.source.name"] == "inranker run"
+    )
     assert run.data.tags["mlflow.user"] and "" not in run.data.tags.values()
 
 

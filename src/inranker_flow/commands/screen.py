@@ -41,8 +41,10 @@ _LINE = re.compile(r"\d\d:\d\d:\d\d \[([^\]]+)\] (.*)")
 _DONE = re.compile(r"(done|taken from the store) in ([\d.]+) s: ?(.*)")
 _NUMBER = re.compile(r"(\w+) (-?[\d,.]+(?:e[+-]\d+)?)(?:, |$)")
 _PROGRESS = re.compile(r".*: [\d,]+ of [\d,]+ .* \((\d+)%\), ([\d,]+ [^/]+/s), ETA (\S+?)(?:,|$)")
-#: Percent of a task after which its own pace tells how long it will take.
-_TELLING = 10
+#: Percent of a task after which its own pace tells how long it will take; and the stages whose progress is that of one work.
+_TELLING, _ONE_WORK = 10, ("generate_queries", "teacher_label", "distill_phase1", "distill_phase2")
+#: The last line of a work, of which a stage may have several.
+_WORKED = re.compile(r".* in [\d.]+ s \([\d,]+/s\)")
 #: What stays on the screen of a stage's other lines.
 _KEPT = re.compile(r"WARNING: |FAILED: |LEFT OUT: |without target ")
 
@@ -135,6 +137,8 @@ class Screen(io.TextIOBase):
             self._print(f"{self._place(task)} {label}: {message}", "red" if message.startswith("FAILED") else "yellow")
         else:
             task.said = message
+            if _WORKED.fullmatch(message):
+                task.percent = 0
 
     def _print(self, line: str, style: str = "") -> None:
         """Print a line, wrapped between words."""
@@ -184,7 +188,7 @@ class Screen(io.TextIOBase):
         working = {self.expected.key(label): task for label, task in list(self._working.items())}
         took = dict(self._ended)
         for key, task in working.items():
-            if task.percent >= _TELLING:
+            if task.percent >= _TELLING and key[0] in _ONE_WORK:
                 took[key] = (now - task.began) * 100 / task.percent
         known = [key for key in took if planned.get(key)]
         factor = sum(took[key] for key in known) / sum(planned[key] for key in known) if known else 1.0

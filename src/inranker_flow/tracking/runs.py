@@ -207,7 +207,7 @@ def pipeline_run(name: str, parameters: Mapping[str, Any], chosen: Mapping[str, 
     """
     chosen = parameters if chosen is None else chosen
     mlflow_client = connection.client()
-    tags = {**code_tags(name), **({LOCAL_RUN: local_run()} if local_run() else {})}
+    tags = {**code_tags("inranker run"), **({LOCAL_RUN: local_run()} if local_run() else {})}
     with suppress(Exception):  # a user without a name
         tags["mlflow.user"] = getpass.getuser()
     begun: Future[Any] | None = None
