@@ -33,6 +33,7 @@ TOLD = {
     "distill_phase1": (("steps", "{} steps"), ("heldout_kendall", "Kendall's tau {}")),
     "distill_phase2": (("steps", "{} steps"), ("heldout_kendall", "Kendall's tau {}")),
     "evaluate": (("queries", "{} queries"), ("pairs", "{} pairs")),
+    "export": (("variants", "{} variants"), ("left_out", "{} left out")),
     "promote": (),
 }
 #: These wait for all others before them, so their place is known whatever a cache answered.

@@ -128,8 +128,7 @@ def promote(
     report.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(report) as out:
         out.write(render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants).encode())
-    log_file(run_id, report, "report.html")
-    _tell(run_id, verdict, summary)
+    _tell(run_id, report, verdict, summary)
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
         out.write(json.dumps(verdict, indent=1).encode())
@@ -144,16 +143,18 @@ def _variants(exported: Path | None) -> dict[str, Any]:
     return record.read(exported)
 
 
-def _tell(run_id: str, record: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Let the pipeline's run in MLflow show the verdict, the measures and the collections; no reason to fail."""
+def _tell(run_id: str, report: Path, verdict: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    """Keep the page in the stage's run in MLflow; let the pipeline's run show the verdict, the measures and the collections,
+    which is no reason to fail."""
+    log_file(run_id, report, "report.html")
     try:
         parent = parent_of(run_id)
         page = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
-        reason = record["reasons"][0]["message"]
-        told = outcomes.note(record["verdict"], record["model"], record["version"], reason, summary, [page])
+        reason = verdict["reasons"][0]["message"]
+        told = outcomes.note(verdict["verdict"], verdict["model"], verdict["version"], reason, summary, [page])
         stage = summary.get("first_stage", {}).get("name", "BM25")
-        against = "the champion" if record["against"] == "champion" else stage
-        line = outcomes.in_a_line(record, record["policy"]["measure"] or summary["headline"], against)
+        against = "the champion" if verdict["against"] == "champion" else stage
+        line = outcomes.in_a_line(verdict, verdict["policy"]["measure"] or summary["headline"], against)
         outcomes.tell(parent, line, told, summary)
     except Exception as error:  # as below
         log.warning("the run in MLflow does not show the verdict: %s", " ".join(str(error).split())[:300])
