@@ -90,7 +90,19 @@ def test_the_command_and_the_import_are_of_the_wheel(installed):
 
 
 def test_every_command_tells_its_options(installed):
-    for name in ("run", "plan", "rank", "settings", "history", "promote", "rollback", "mlflow", "clean"):
+    for name in (
+        "run",
+        "plan",
+        "rank",
+        "settings",
+        "history",
+        "promote",
+        "rollback",
+        "report",
+        "mlflow",
+        "why",
+        "clean",
+    ):
         done = installed("inranker", name, "--help")
         assert done.returncode == 0 and f"usage: inranker {name}" in done.stdout, (name, done.stderr)
 
