@@ -93,6 +93,8 @@ class Screen(io.TextIOBase):
         self.expected = expected or Expected()
         self._working: dict[str, Task] = {}
         self._started: set[str] = set()
+        #: Tasks that have begun and wait for all before them.
+        self._reached: list[Task] = []
         self._ended: dict[tuple[str, str], float] = {}
         self._begin = time.monotonic()
         self._rest = ""
@@ -125,6 +127,8 @@ class Screen(io.TextIOBase):
             number = self.expected.number(label, len(self._started))
             self._started.add(label)
             self._working[label] = Task(number, label, time.monotonic())
+            if label.partition(" ")[0] in _AFTER_ALL:
+                self._reached.append(self._working[label])
         task = self._working.get(label) or Task(len(self._started), label, time.monotonic())
         if found := _DONE.fullmatch(message):
             self._working.pop(label, None)
@@ -193,9 +197,12 @@ class Screen(io.TextIOBase):
                 took[key] = (now - task.began) * 100 / task.percent
         known = [key for key in took if planned.get(key)]
         factor = sum(took[key] for key in known) / sum(planned[key] for key in known) if known else 1.0
+        # What stands before a task that waits for all of it was answered by a cache, where it did not begin.
+        last = max((each.number for each in self._reached), default=0)
+        over = set(self.expected.tasks[: last - 1]) - set(working) if last else set()
         left = 0.0
         for key, seconds in planned.items():
-            if key not in self._ended:
+            if key not in self._ended and key not in over:
                 spent = now - working[key].began if key in working else 0.0
                 left += max(took.get(key, factor * seconds) - spent, 0.0)
         return left
