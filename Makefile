@@ -14,7 +14,7 @@ export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 # Variables of make's command line, and no others: a VERSION or HOST that a shell or a CI system exports is not meant for us.
 # A value reaches a command as it was typed, in the environment: neither make nor a shell looks for $$, quotes or blanks in it.
 VARIABLES := FROM TO PIPELINE PROFILE SEED SOURCE TARGETS TEACHER STUDENT GENERATOR TOKENIZER SET REGISTRY IMAGES CPU PYTHON_IMAGE \
-  OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON ALL ALSO UNFINISHED DRY_RUN
+  OVERLAY HOST NAMESPACE EXPERIMENT WAIT FORCE CRON MODEL VERSION WHY RUN DEVICE CALIBRATE JSON RUN_DIR RUNNER VERBOSE PYTHON QUERY PORT CANARY URL ALL ALSO UNFINISHED DRY_RUN
 given = $(findstring command,$(origin $(1)))
 $(foreach name,$(VARIABLES),$(if $(call given,$(name)),\
   $(eval unexport $(name))$(eval export INRANKER_MAKE_$(name) := $$(value $(name)))))
@@ -69,7 +69,7 @@ help-all: ## Every target and every variable
 ## TOKENIZER  tokenizer folder for the random checkpoints of the smoke profile
 ## SET        further settings: SET="phase1.max_steps=100 retrieval.negatives=5"
 ## REGISTRY   where images are pushed to and pulled from: registry.example/team
-## IMAGES     some of base,train,generate (default all)
+## IMAGES     some of base,train,generate,serve (default all)
 ## CPU        1 builds images for a cluster without GPUs: no vLLM in generate
 ## PYTHON_IMAGE  base of all images (default Python 3.11 of Debian, by digest)
 ## OVERLAY    what `make deploy` applies: a folder of k8s/overlays (default dev), or kfp-standalone
@@ -79,7 +79,7 @@ help-all: ## Every target and every variable
 ## WAIT       1 follows the submitted run to its end
 ## FORCE      1 submits although the same run is still going, changes a schedule whose run is under way (which ends with it)
 ## CRON       six fields, seconds first: CRON='0 0 3 * * *' is every day at three
-## MODEL      registered model of promote, rollback and history (default inranker)
+## MODEL      registered model of promote, rollback, history and serve (default inranker); serve takes a folder, too
 ## VERSION    number of the version that make promote lets serve
 ## WHY        why, in a sentence: it is kept in the history
 ## RUN        id or name of a run (default the newest)
@@ -91,6 +91,10 @@ help-all: ## Every target and every variable
 ## ALL        1: make clean removes both
 ## UNFINISHED days: make clean removes from the store the unfinished work that is older, and nothing else
 ## DRY_RUN    1: make clean only says what would go
+## QUERY      what make try searches for
+## PORT       where make serve listens (default 8080)
+## CANARY     share of the requests that make serve gives to the challenger, 0 to 1
+## URL        server that make serving and make verify look at (default http://127.0.0.1:8080)
 ## RUNNER     process (default) or docker: what a task of make run runs in; docker needs make images and an MLflow server
 ## VERBOSE    1 shows every line of the stages and of KFP, on a terminal too
 ## PYTHON     interpreter that makes the environment: 3.11 to 3.13 (default python3)
@@ -131,6 +135,16 @@ rollback: $(VENV)/.ready ## Let the version serve that served before; twice goes
 	@$(inranker) rollback $(call option,--model,MODEL) $(run_dir) $(call option,--why,WHY)
 history: $(VENV)/.ready ## Which version of MODEL served when, and who changed it why
 	@$(inranker) history $(call option,--model,MODEL) $(run_dir)
+
+.PHONY: try serve serving verify
+try: $(VENV)/.ready ## Search the last run's corpus for QUERY: the first stage's best beside the champion's
+	@$(inranker) try $(run_dir) $(if $(call filled,QUERY),-- "$$INRANKER_MAKE_QUERY")
+serve: $(VENV)/.ready ## Serve the champion of MODEL over HTTP and follow it (docs/serving.md)
+	@$(inranker) serve $(run_dir) $(call option,--port,PORT) $(call option,--canary,CANARY) $(if $(call filled,MODEL),-- "$$INRANKER_MAKE_MODEL")
+serving: $(VENV)/.ready ## What the server at URL serves, and what failed
+	@$(inranker) serving $(if $(call filled,URL),-- "$$INRANKER_MAKE_URL")
+verify: $(VENV)/.ready ## Compare the server at URL with the evaluation of the last run
+	@$(inranker) verify $(run_dir) $(if $(call filled,URL),-- "$$INRANKER_MAKE_URL")
 
 .PHONY: deploy diff
 overlay = $(if $(call filled,OVERLAY),"$$INRANKER_MAKE_OVERLAY",dev)

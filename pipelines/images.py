@@ -25,10 +25,12 @@ from inranker_flow.storage.local import atomic_write
 from pipelines.placement import PLACEMENT, ROOT, content_tag, pushed_images
 
 #: Megabytes that an image should have beside its base image, at most: with the CPU build of torch, and with CUDA's.
-BUDGETS = {"base": (300, 300), "train": (1400, 8900), "generate": (1400, 15900)}
+BUDGETS = {"base": (300, 300), "train": (1400, 8900), "generate": (1400, 15900), "serve": (1300, 8800)}
 #: Without GPUs there is no vLLM in `generate`, and what the other backends need is in `train`.
 ON_CPU = {"generate": "train"}
-NAMES = tuple(dict.fromkeys(row.image for row in PLACEMENT.values()))
+#: Of the server, in which no stage runs.
+SERVER = "serve"
+NAMES = (*dict.fromkeys(row.image for row in PLACEMENT.values()), SERVER)
 
 
 def reference(name: str) -> str:

@@ -154,6 +154,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Servers": {
         "server-no-answer": "A server that does not answer.",
         "server-refused": "A server that refuses a request, whoever asks again.",
+        "port-refused": "A port or address at which this process may not listen.",
         "server-misbehaves": "A server that answers with something else than was asked for.",
         "s3-settings": "Settings of S3 that cannot be used.",
         "s3-credentials": "No credentials for S3.",
@@ -172,6 +173,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "database-damaged": "A database of MLflow that is damaged, empty or another program's.",
         "model-name": "A name that a registered model cannot have.",
         "version-missing": "A version that the registry does not have.",
+        "scores-changed": "A version whose scores are not those of its evaluation.",
         "champion-changed": "Another version began to serve in the meantime.",
         "history-nowhere": "No version to go back to.",
     },

@@ -17,6 +17,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.model_registry import registry
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.rankers.devices import settled_dtype
 from inranker_flow.reading import WHOLE, Passages, scoring_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Reranker:
     that. Raises :class:`UserError` if the checkpoint is not there, is damaged, or is no reranker.
     """
 
+    #: What it computes in: float32, bfloat16 or int8; "" where it was made of a ranker.
+    dtype: str = ""
+
     def __init__(
         self,
         checkpoint: str | Path,
@@ -72,6 +76,12 @@ class Reranker:
         if dtype:
             scoring = replace(scoring, dtype=dtype)
         self._ranker = load_ranker(str(folder or reference), scoring, tell=False)
+        self.dtype = settled_dtype(scoring.dtype)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one batch on this device."""
+        return self._ranker.batches.tokens
 
     @classmethod
     def of(cls, ranker: Ranker, passages: Passages) -> Reranker:

@@ -25,7 +25,8 @@ def locked(path: Path) -> dict[str, str]:
 
 
 def test_every_image_of_the_table_has_its_folder_and_the_reverse():
-    assert set(FOLDERS) == {row.image for row in PLACEMENT.values()} == set(images.NAMES) == set(images.BUDGETS)
+    of_stages = {row.image for row in PLACEMENT.values()}
+    assert set(FOLDERS) == {*of_stages, images.SERVER} == set(images.NAMES) == set(images.BUDGETS)
     for folder in FOLDERS.values():
         assert {path.name for path in folder.iterdir()} == {"Dockerfile", "requirements.lock"}
 
@@ -64,7 +65,7 @@ def test_a_dockerfile_uses_what_every_builder_knows(name):
     assert not re.search("(?m)^RUN", last), "the last stage only copies: nothing of the build is left in it"
     assert last.index("/opt/venv") < last.index("/app"), "our own code is the last layer"
     assert f"USER {placement.UID}:{placement.UID}" in last and "HOME=/tmp" in last
-    assert "kfp==2.17.0" in text and "--no-deps" in text
+    assert ("kfp==2.17.0" in text) == (name != images.SERVER) and "--no-deps" in text
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -97,6 +98,14 @@ def test_the_base_lock_has_no_torch_and_all_that_the_library_asks_for():
     assert names <= set(base), names - set(base)
 
 
+def test_the_serve_lock_has_all_that_the_server_asks_for():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*asked["dependencies"], *asked["optional-dependencies"]["serve"]]
+    names = {re.split(r"[<>=\[]", each)[0].lower() for each in wanted}
+    found = locked(FOLDERS["serve"] / "requirements.lock")
+    assert names <= set(found) and "kfp" not in found, names - set(found)
+
+
 def test_the_generate_lock_has_vllm_and_all_that_the_stage_imports():
     found = locked(FOLDERS["generate"] / "requirements.lock")
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -120,10 +129,10 @@ def test_without_gpus_generate_is_train(tmp_path, monkeypatch):
     for cpu in (True, False):
         for name in images.NAMES:
             assert images.build(name, cpu=cpu) == 3, "its base image is not counted"
-    assert contexts == ["base", "train", "train", "base", "train", "generate"]
+    assert contexts == ["base", "train", "train", "serve", "base", "train", "generate", "serve"]
     assert all(images.reference(name) in str(commands) for name in images.NAMES)
     built = ["--build-arg=UV_TORCH_BACKEND=cpu" in words for words in commands if words[0] == "build"]
-    assert built == [True] * 3 + [False] * 3
+    assert built == [True] * len(images.NAMES) + [False] * len(images.NAMES)
 
 
 def test_an_image_above_its_budget_is_a_warning_that_names_what_is_large(tmp_path, monkeypatch, capsys):
@@ -191,7 +200,7 @@ def test_a_build_is_told_the_revision_and_the_tag_does_not_depend_on_it(tmp_path
 
 def test_an_unknown_image_is_refused(capsys):
     assert images.main(["build", "--only", "base,vllm"]) == 2
-    assert "IMAGES=base,vllm: no such image 'vllm'; there is: base, train, generate" in capsys.readouterr().err
+    assert "IMAGES=base,vllm: no such image 'vllm'; there is: base, train, generate, serve" in capsys.readouterr().err
 
 
 def test_every_file_of_the_package_is_in_its_wheel():

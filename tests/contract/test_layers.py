@@ -29,7 +29,7 @@ LAYERS = (
     {"scoring"},
     # Parts of stages.
     {"retrieval", "generation", "judging", "labelling", "distillation", "evaluation", "exporting", "report",
-     "demo"},
+     "demo", "serving"},
     {"settings", "profiles"},
     {"preflight", "planning"},
     {"execution"},

@@ -15,10 +15,14 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from inranker_flow.commands import serve
 from inranker_flow.config.cluster import ClusterConfig
+from inranker_flow.config.sections import PromoteConfig
 from inranker_flow.distillation import trainjob
 from inranker_flow.environment.mounted import MOUNTS
 from inranker_flow.services import kfp_run
+from inranker_flow.serving import server
+from inranker_flow.serving.app import make_app
 from pipelines.placement import (
     COMPONENT_LABEL,
     CPU_QUEUE,
@@ -55,6 +59,8 @@ IMAGE = re.compile(
     r"[a-z./]+:v?\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}"
     # No digest of this one could be had where these lines were written.
     r"|ghcr\.io/mlflow/mlflow:v\d+\.\d+\.\d+-full"
+    # The project's own, which an overlay names (`images:`).
+    r"|inranker-flow-serve:0\.0-CHANGE-ME"
 )
 OPTIONAL_SECRETS = {*SECRETS, *(name for names in STAGE_SECRETS.values() for name in names)}
 
@@ -131,6 +137,7 @@ def _custom(manifest):
         "argoproj.io",
         "kubeflow.org",
         "trainer.kubeflow.org",
+        "serving.kserve.io",
     )
 
 
@@ -624,6 +631,38 @@ def test_a_machine_of_a_training_is_a_pod_like_those_of_the_stage_that_asks_for_
     policy = named(manifests, "NetworkPolicy", "inranker-nodes-to-each-other")["spec"]
     assert selects(policy["podSelector"], labels)
     assert [selects(each["podSelector"], labels) for each in policy["ingress"][0]["from"]] == [True]
+
+
+# The server
+
+
+@pytest.mark.parametrize("case", ["with-serving", "with-kserve"])
+def test_the_server_is_started_as_its_command_takes_it_and_probed_where_it_answers(case, tree):
+    manifests = render(case, tree)
+    found = of_kind(manifests, "InferenceService") or [named(manifests, "Deployment", "inranker-reranker")]
+    spec = found[0]["spec"].get("predictor") or found[0]["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    of_kserve = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "labels")
+    own = {name: each for name, each in spec.items() if name not in of_kserve}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"}, "spec": own}
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    assert container["command"] == ["python3", "-m", "inranker_flow", "serve"]
+    options = serve._parser().parse_args(container["args"])
+    assert options.host == "0.0.0.0" and options.port == container["ports"][0]["containerPort"]
+    assert options.model == PromoteConfig.model_name
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in {route.path for route in make_app(_nothing()).routes}
+    assert spec["terminationGracePeriodSeconds"] > server._LAST_SECONDS + 10
+    assert container["securityContext"]["readOnlyRootFilesystem"] and spec["securityContext"]["runAsNonRoot"]
+    assert [each["configMapRef"]["name"] for each in container["envFrom"] if "configMapRef" in each] == [SETTINGS]
+    assert {each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each} == set(SECRETS)
+
+
+def _nothing():
+    class Nothing:
+        name = ""
+
+    return Nothing()
 
 
 # Quotas and queue

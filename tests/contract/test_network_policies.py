@@ -185,6 +185,7 @@ def test_policies_select_pods_that_exist(manifests):
     for runtime in of_kind(manifests, "TrainingRuntime"):
         jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
         known += [job["template"]["spec"]["template"]["metadata"]["labels"] for job in jobs]
+    known += [each["spec"]["predictor"]["labels"] for each in of_kind(manifests, "InferenceService")]
     servers = [*(each.labels for each in KFP_STORE + KFP_API), WRITER, SCORER, INDEX]
     for policy in of_kind(manifests, "NetworkPolicy"):
         name, spec = policy["metadata"]["name"], policy["spec"]
@@ -240,3 +241,18 @@ def test_policies_add_up_and_bind_only_the_pods_and_direction_that_they_select()
     block = _policy("Egress", to=[{"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.8/30"]}}])
     assert reaches([block], db, "192.0.2.7", 1) and not reaches([block], db, "192.0.2.9", 1)
     assert not reaches([block], db, Pod({}, "b"), 1)
+
+
+@pytest.mark.parametrize("case", ["with-serving", "with-kserve"])
+def test_the_reranker_is_asked_by_its_namespace_and_reads_the_registry_alone(case, tree):
+    manifests = render(case, tree)
+    reranker = _server("inranker-reranker")
+    assert reaches(manifests, Pod({"app": "search"}), reranker, 8080)
+    assert not reaches(manifests, Pod({"app": "search"}, "default"), reranker, 8080)
+    assert not reaches(manifests, Pod({"app": "search"}), reranker, 22)
+    for store, port in ((_server("mlflow"), 5000), (_server("object-store"), 8333)):
+        assert reaches(manifests, reranker, store, port)
+    assert reaches(manifests, reranker, DNS, 53, "UDP") and reaches(manifests, reranker, INTERNET, 443)
+    for stranger in (*STRANGERS, RUN):
+        assert not reaches(manifests, reranker, stranger, 8888) and not reaches(manifests, reranker, stranger, 8333)
+    assert not reaches(manifests, reranker, METADATA, 443) and not reaches(manifests, reranker, METADATA, 80)

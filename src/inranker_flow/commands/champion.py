@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(rest)
     if name != "history":
         _check_why(name, options.why)
-    _use_registry(folder.checked(options.run_dir))
+    use_registry(folder.checked(options.run_dir))
     if name == "promote":
         print(promote(options.model, options.version, options.why))
     elif name == "rollback":
@@ -175,7 +175,11 @@ def _check_why(command: str, why: str) -> None:
         )
 
 
-def _use_registry(run_dir: Path) -> None:
+def use_registry(run_dir: Path) -> None:
+    """Let MLflow use the registry of the environment, or else that of the local runs in ``run_dir``.
+
+    Raises :class:`UserError` where there is neither.
+    """
     if variables.tracking_uri():
         return
     database = run_dir / "mlflow.db"

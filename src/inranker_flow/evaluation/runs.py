@@ -62,9 +62,10 @@ def write_trec(path: str | os.PathLike[str], run: pa.Table, tag: str) -> None:
     columns = [run.column(name).to_pylist() for name in ("query_id", "doc_id", "rank", "score")]
     with atomic_write(path) as out:
         for query_id, doc_id, position, score in zip(*columns, strict=True):
-            line = f"{_word(query_id)} Q0 {_word(doc_id)} {position} {score!r} {_word(tag)}\n"
+            line = f"{word(query_id)} Q0 {word(doc_id)} {position} {score!r} {word(tag)}\n"
             out.write(line.encode())
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """Return an id as it stands in a TREC run."""
     return _BLANK.sub(lambda blank: "".join(f"%{byte:02X}" for byte in blank[0].encode()), text)

@@ -15,7 +15,7 @@ from typing import Any
 
 from inranker_flow.artifacts.manifest import FILENAME as MANIFEST
 from inranker_flow.artifacts.manifest import read_manifest
-from inranker_flow.model_registry import registry, stored_files
+from inranker_flow.model_registry import reference_scores, registry, stored_files
 from inranker_flow.reading import Served, of_folder
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
@@ -26,10 +26,11 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Serving:
     """The needs of the pyfunc: ``scoring`` (settings of `ScoringConfig` and `reading.Served`, where its folder does not say
-    them) and the ``versions`` of its packages."""
+    them) and the ``versions`` of its packages; ``reference``: the file with its reference scores, where there is one."""
 
     scoring: Mapping[str, Any]
     versions: Mapping[str, str]
+    reference: Path = Path()
 
     @property
     def tag(self) -> str:
@@ -121,6 +122,8 @@ def save_pyfunc(path: Path, student: Path, serving: Serving, card: str, exported
             shutil.copytree(exported, checkpoint, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
             checkpoint.chmod(0o755)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
+        if serving.reference.is_file():
+            shutil.copyfile(serving.reference, checkpoint / reference_scores.FILENAME)
         mlflow.pyfunc.save_model(
             path=str(path),
             python_model=str(package / "model_registry" / "pyfunc.py"),

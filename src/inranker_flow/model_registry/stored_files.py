@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.model_registry import registry
-from inranker_flow.storage.local import digest_file
+from inranker_flow.storage.local import digest_file, disk_errors
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
 
@@ -50,35 +51,53 @@ _fetched: dict[tuple[str, ...], Path] = {}
 
 
 def _fetch(server: str, found: registry.Version) -> Path:
-    import mlflow
-
     # A model that was deleted and made anew has other versions of the same numbers.
     key = (server, found.reference, found.tags.get(registry.DIGEST, ""), found.tags.get(FILES, ""))
     if key not in _fetched:
-        registered = _registered_files(found)
-        # Of a version without its list, as older code registered it, only the checkpoint is looked at.
-        uri = found.reference if registered else f"{found.reference}/artifacts/checkpoint"
-        aside = tempfile.mkdtemp(dir=_downloads().name)
+        aside = Path(tempfile.mkdtemp(dir=_downloads().name))
         try:
-            with explained(f"download {found.reference}"):
-                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside))
-        except NoAnswer as error:
-            # MLflow says the same of files that are not there and of a store that does not answer.
-            if _gone(found):
-                raise Damaged(f"{found.reference}: its files are gone; {_RESTORE}") from error
+            _fetched[key] = _download(found, aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)  # a part of it is of no use, and a full disk needs the room
             raise
-        checkpoint = folder / _CHECKPOINT if registered else folder
-        if not any(checkpoint.glob("*")):
-            raise Damaged(f"{found.reference}: its files are gone; {_RESTORE}")
-        if not registered:
-            log.info(
-                "%s was registered before all its files were recorded: its weights alone are compared", found.reference
-            )
-        _check_weights(found, checkpoint)
-        if registered:
-            _check_files(found, registered, digests(folder))
-        _fetched[key] = checkpoint
     return _fetched[key]
+
+
+def forget(reference: str) -> None:
+    """Remove the local files of ``models:/NAME/VERSION``: nobody reads them any more."""
+    for key in [each for each in _fetched if each[1] == reference]:
+        folder = _fetched.pop(key)
+        aside = next((each for each in folder.parents if each.parent == Path(_downloads().name)), None)
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _download(found: registry.Version, aside: Path) -> Path:
+    """Return the checkpoint of a version, fetched into the folder ``aside`` and compared."""
+    import mlflow
+
+    registered = _registered_files(found)
+    # Of a version without its list, as older code registered it, only the checkpoint is looked at.
+    uri = found.reference if registered else f"{found.reference}/artifacts/checkpoint"
+    try:
+        with explained(f"download {found.reference}"), disk_errors(aside):
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(aside)))
+    except NoAnswer as error:
+        # MLflow says the same of files that are not there and of a store that does not answer.
+        if _gone(found):
+            raise Damaged(f"{found.reference}: its files are gone; {_RESTORE}") from error
+        raise
+    checkpoint = folder / _CHECKPOINT if registered else folder
+    if not any(checkpoint.glob("*")):
+        raise Damaged(f"{found.reference}: its files are gone; {_RESTORE}")
+    if not registered:
+        log.info(
+            "%s was registered before all its files were recorded: its weights alone are compared", found.reference
+        )
+    _check_weights(found, checkpoint)
+    if registered:
+        _check_files(found, registered, digests(folder))
+    return checkpoint
 
 
 #: Where an MLflow model has its checkpoint, and this project's code.

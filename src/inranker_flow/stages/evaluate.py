@@ -25,6 +25,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.evaluation import (
     comparisons,
     judged_sets,
+    known_scores,
     leaks,
     measures,
     provenance,
@@ -39,7 +40,8 @@ from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Reranking, Scored
 from inranker_flow.evaluation.systems import CHAMPION, System
 from inranker_flow.judging import judged_runs
-from inranker_flow.model_registry import licences
+from inranker_flow.model_registry import licences, reference_scores
+from inranker_flow.rankers import devices
 from inranker_flow.reading import Passages
 from inranker_flow.report.page import render
 from inranker_flow.storage.local import atomic_write
@@ -133,6 +135,8 @@ def evaluate(
     }
     summary["judge"] = judged_runs.judge_runs(config, teacher, every, reranking.scored, summary, evaluation)
     _compare(summary, sets, reranking.scored, tables.read(tables.MEASURES, evaluation))
+    for student in systems[: len(students)][-1:]:
+        _write_reference_scores(student, every, reranking.scored, evaluation)
     _write(summary, sets, evaluation, report)
     reranking.close()
     return EvaluateStats(
@@ -208,6 +212,16 @@ def _write(summary: Mapping[str, Any], sets: Sequence[JudgedSet], evaluation: Pa
     with atomic_write(report) as out:
         out.write(render(summary).encode())
     write_manifest(evaluation, dataset=", ".join(each.dataset for each in sets) or "none", stage="evaluate")
+
+
+def _write_reference_scores(
+    student: System, sets: Sequence[JudgedSet], scored: Mapping[str, Scored], evaluation: Path
+) -> None:
+    """Write scores by which a server knows the student again."""
+    own = [each.cut(student.served.passages) for each in sets]
+    found = known_scores.choose(own, scored[student.name].scores, devices.settled_dtype(student.scoring.dtype))
+    if found:
+        reference_scores.write(found, evaluation)
 
 
 def _judged_sets(

@@ -20,7 +20,7 @@ from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import gate, unjudged
 from inranker_flow.exporting import record
-from inranker_flow.model_registry import history, model_card, registration, registry, stored_files
+from inranker_flow.model_registry import history, model_card, reference_scores, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
 from inranker_flow.model_registry.trained_on import DATA_TAG, trained_on
 from inranker_flow.planning import reality
@@ -93,7 +93,7 @@ def promote(
 
     digest = model_digest(student)
     current = registry.champion(name)
-    serving = _serving(training, summary)
+    serving = _serving(training, summary, evaluation)
     known = registry.registered(name, digest, registration.identity(student, serving.scoring))
     decided = _held_by_registry(decided, name, champion, current, known, state)
 
@@ -353,10 +353,11 @@ def _who() -> str:
     return f"pipeline run {run}" if run else f"a run of {history.person()}"
 
 
-def _serving(training: Mapping[str, Any], summary: Mapping[str, Any]) -> registration.Serving:
+def _serving(training: Mapping[str, Any], summary: Mapping[str, Any], evaluation: Path) -> registration.Serving:
     """With what the student was measured it is served; where its folder says how it reads, that decides in both."""
     measured = summary["models"].get(CHALLENGER, {})
-    return registration.Serving({**measured.get("reads", {}), **measured.get("served", {})}, training["versions"])
+    scoring = {**measured.get("reads", {}), **measured.get("served", {})}
+    return registration.Serving(scoring, training["versions"], evaluation / reference_scores.FILENAME)
 
 
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:

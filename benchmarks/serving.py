@@ -1,0 +1,256 @@
+"""The server against the bare scorer, and under load while its champion changes.
+
+    PYTHONPATH=src:. .venv/bin/python benchmarks/serving.py throughput [--model init:tiny] [--rounds 3]
+    PYTHONPATH=src:. .venv/bin/python benchmarks/serving.py overhead
+    PYTHONPATH=src:. .venv/bin/python benchmarks/serving.py load [--minutes 10] [--every 30]
+
+throughput: 16 clients with 100 passages each, pairs a second of a server in a process of its own, and of `Reranker.score` of
+the same pairs in another; in turn, and by CPU seconds, too, which a busy machine does not change. overhead: one client, a model
+that takes no time to speak of. load: 4 clients without pause, and every EVERY seconds a promotion or a rollback, one of them to
+a version whose files are damaged; it ends with status 1 where a request fails, an answer is none of the version that it names,
+or the server grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from inranker_flow.commands import champion
+from inranker_flow.model_registry import registry
+from inranker_flow.rankers.checkpoints import load_seq2seq
+from inranker_flow.reranker import Reranker
+from inranker_flow.tracking import connection
+from tests.promoting import student, use_database
+from tests.serving import PASSAGES, QUERY, Client, process, version
+
+WORDS = [
+    "garden",
+    "river",
+    "bridge",
+    "copper",
+    "moon",
+    "stone",
+    "winter",
+    "apple",
+    "market",
+    "doctor",
+    "of",
+    "the",
+    "in",
+]
+CLIENTS, LIST = 16, 100
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["throughput", "overhead", "load", "bare"])
+    parser.add_argument("--model", default="init:tiny?seed=1")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--every", type=float, default=30.0)
+    options = parser.parse_args()
+    if options.what == "bare":
+        return bare(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.what == "load":
+            return load(Path(folder), options.minutes, options.every)
+        where = Path(folder) / "model"
+        model, tokenizer = load_seq2seq(options.model)
+        model.save_pretrained(where)
+        tokenizer.save_pretrained(where)
+        throughput(where, options.rounds) if options.what == "throughput" else overhead(where)
+    return 0
+
+
+def texts(seed: int, count: int = LIST) -> list[str]:
+    """Passages of 15 to 45 words."""
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(15, 46))) for _ in range(count)]
+
+
+def cpu(process_id: int) -> float:
+    """CPU seconds of a process and its threads."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(process_id: int) -> float:
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def bare(model: str) -> int:
+    """For each line of standard input score as many lists as it says; seconds and CPU seconds come out."""
+    reranker = Reranker(model)
+    pairs = [(QUERY, each) for seed in range(CLIENTS) for each in texts(seed)]
+    reranker.score(pairs[:LIST])
+    for line in sys.stdin:
+        start, spent = time.perf_counter(), time.process_time()
+        reranker.score(pairs[: int(line) * LIST])
+        print(json.dumps([time.perf_counter() - start, time.process_time() - spent]), flush=True)
+    return 0
+
+
+class Bare:
+    """The scorer without a server, in a process of its own."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, __file__, "bare", "--model", str(model)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def score(self, lists: int) -> tuple[float, float]:
+        """Score; returns seconds and CPU seconds."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{lists}\n")
+        self._process.stdin.flush()
+        wall, spent = json.loads(self._process.stdout.readline())
+        return wall, spent
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def throughput(model: Path, rounds: int) -> None:
+    scorer = Bare(model)
+    with process(str(model), "--queue=100", "--patience=600") as (started, client), ThreadPoolExecutor(CLIENTS) as pool:
+        drained(started)
+        lists = [texts(seed) for seed in range(CLIENTS)]
+        for each in lists:
+            client.post("/rerank", {"query": QUERY, "documents": each})
+        scorer.score(CLIENTS)
+        wall, spent = [], []
+        for _ in range(rounds):
+            bare_wall, bare_cpu = scorer.score(CLIENTS)
+            start, before = time.perf_counter(), cpu(started.pid)
+            asked = pool.map(lambda each: client.post("/rerank", {"query": QUERY, "documents": each})[0], lists)
+            assert set(asked) == {200}
+            wall.append(bare_wall / (time.perf_counter() - start))
+            spent.append(bare_cpu / (cpu(started.pid) - before))
+            pairs = CLIENTS * LIST / bare_wall
+            print(f"bare {pairs:,.0f} pairs/s; served / bare {wall[-1]:.3f}, by CPU {spent[-1]:.3f}", flush=True)
+        print(f"served / bare: {statistics.median(wall):.3f}, by CPU seconds {statistics.median(spent):.3f} (bar 0.9)")
+    scorer.close()
+
+
+def overhead(model: Path) -> None:
+    """What a request costs beside its scores: the time of the thread that speaks HTTP, and what a client waits more."""
+    documents = texts(0)
+    with process(str(model)) as (started, client):
+        drained(started)
+        client.post("/rerank", {"query": QUERY, "documents": documents})
+        names = ("inranker_request_seconds", "inranker_scoring_seconds")
+        before = [client.metric(f"{name}_sum") for name in names]
+        counted = client.metric(f"{names[0]}_count")
+        waited, spent, requests = [], on_cpu(started.pid), 100
+        for _ in range(requests):
+            start = time.perf_counter()
+            client.post("/rerank", {"query": QUERY, "documents": documents})
+            waited.append(time.perf_counter() - start)
+        spent = on_cpu(started.pid) - spent
+        assert client.metric(f"{names[0]}_count") - counted == requests
+        request, scoring = (client.metric(f"{name}_sum") - known for name, known in zip(names, before, strict=True))
+        print(
+            f"100 passages, one client: {1000 * spent / requests:.2f} ms of CPU beside the scoring (bar 3); by the clock "
+            f"{1000 * (request - scoring) / requests:.1f} ms in the server and "
+            f"{1000 * (sum(waited) - request) / requests:.1f} ms in client and socket, on {os.getloadavg()[0]:.0f} busy "
+            f"processes"
+        )
+
+
+def on_cpu(process_id: int) -> float:
+    """CPU seconds of a process' first thread."""
+    return int(Path(f"/proc/{process_id}/task/{process_id}/schedstat").read_text().split()[0]) / 1e9
+
+
+def drained(started: subprocess.Popen[str]) -> None:
+    """Read the server's log, so that its pipe never fills."""
+    assert started.stderr
+    threading.Thread(target=started.stderr.read, daemon=True).start()
+
+
+def load(folder: Path, minutes: float, every: float) -> int:
+    use_database(folder)
+    students = [student(folder / f"student{seed}", seed) for seed in range(3)]
+    for number, each in enumerate(students[:2]):
+        version("loaded", each, folder / f"e{number}")
+    corrupt = version("loaded", students[2], folder / "e2")
+    champion.rollback("loaded", "version 3 is for later")
+    run_id = connection.client().get_model_version("loaded", corrupt).run_id
+    [weights] = (folder / "mlartifacts" / run_id).rglob("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    expected = {f"models:/loaded/{n + 1}": Reranker(students[n]).score([(QUERY, p) for p in PASSAGES]) for n in (0, 1)}
+    with process("loaded", "--poll=2") as (started, client):
+        drained(started)
+        seen, failed, sizes = watch(client, started.pid, expected, corrupt, minutes, every)
+        state = client.get("/health")[1]
+        asked = sum(seen.values())
+        started.terminate()
+        status = started.wait()
+    half = sizes[len(sizes) // 4 : len(sizes) // 2], sizes[-len(sizes) // 4 :]
+    growth = statistics.mean(half[1]) - statistics.mean(half[0])
+    print(f"{asked:,} answers: {dict(seen)}; failed or wrong: {len(failed)} {failed[:3]}")
+    print(
+        f"refused: {list(state['failed'])}; memory {sizes[0]:.0f} MB, then {growth:+.0f} MB in the second half; exit {status}"
+    )
+    wrong = (
+        failed or f"models:/loaded/{corrupt}" in seen or growth > 20 or status or len(seen) < 2 or not state["failed"]
+    )
+    return 1 if wrong else 0
+
+
+def watch(
+    client: Client, process_id: int, expected: dict[str, np.ndarray], corrupt: str, minutes: float, every: float
+) -> tuple[Counter[str], list[str], list[float]]:
+    """Ask with four clients while the champion changes; (answers by version, what went wrong, MB of the server)."""
+    seen: Counter[str] = Counter()
+    failed: list[str] = []
+    sizes: list[float] = []
+    ended = threading.Event()
+    body = json.dumps({"query": QUERY, "documents": PASSAGES, "raw_scores": True}).encode()
+
+    def ask() -> None:
+        while not ended.is_set():
+            answer = client.send("POST", "/rerank", body)
+            served = answer.headers.get("x-inranker-model", "")
+            seen[served] += 1
+            if answer.status != 200:
+                failed.append(f"{answer.status} {answer.data[:100]!r}")
+                continue
+            results = sorted(json.loads(answer.data)["results"], key=lambda each: each["index"])
+            scores = np.array([each["relevance_score"] for each in results])
+            if served not in expected or not np.allclose(scores, expected[served], atol=1e-3):
+                failed.append(f"scores of {served}")
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(ask) for _ in range(4)]
+        until = time.monotonic() + 60 * minutes
+        for number in itertools.cycle(("2", corrupt, "1")):
+            # As another tool would move it: this project's own commands refuse a damaged version.
+            registry.set_alias(registry.version("loaded", number), registry.CHAMPION)
+            change = min(time.monotonic() + every, until)
+            while time.monotonic() < change:
+                sizes.append(resident_mb(process_id))
+                time.sleep(1)
+            if time.monotonic() >= until:
+                break
+        ended.set()
+        for each in running:
+            each.result()
+    return seen, failed, sizes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
