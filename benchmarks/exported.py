@@ -65,7 +65,8 @@ def main() -> None:
     pairs = [pair for each in requests for pair in each]
     peer = CrossEncoder(str(options.model), device="cpu", max_length=scoring.max_length)
     ours = load_ranker(str(options.model), scoring)
-    workshop = Workshop(graph_of(str(options.model), scoring), Path(tempfile.mkdtemp()), pairs)
+    folder = tempfile.TemporaryDirectory()
+    workshop = Workshop(graph_of(str(options.model), scoring), Path(folder.name), pairs)
     systems: dict[str, Callable[[list], np.ndarray]] = {
         "CrossEncoder.predict": lambda each: peer.predict(
             each, activation_fn=torch.nn.Identity(), show_progress_bar=False
