@@ -84,10 +84,10 @@ class Reranker:
         return self._ranker.batches.tokens
 
     @classmethod
-    def of(cls, ranker: Ranker, passages: Passages) -> Reranker:
-        """Return one of a ranker that is loaded already."""
+    def of(cls, ranker: Ranker, passages: Passages, dtype: str = "") -> Reranker:
+        """Return one of a ranker that is loaded already, and that computes in ``dtype``."""
         made = cls.__new__(cls)
-        made._ranker, made.passages = ranker, passages
+        made._ranker, made.passages, made.dtype = ranker, passages, dtype
         return made
 
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> np.ndarray:

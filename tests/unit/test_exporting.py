@@ -23,6 +23,7 @@ from inranker_flow.exporting.loading import graph_of
 from inranker_flow.exporting.workshop import Workshop
 from inranker_flow.model_registry import stored_files
 from inranker_flow.rankers.loading import load_ranker
+from inranker_flow.serving import backends as serving
 from inranker_flow.stages.export import export
 from tests import models, promoting, starts
 from tests.refusals import refuses
@@ -173,6 +174,29 @@ def test_the_stage_writes_variants_that_agree_and_what_was_measured(tmp_path):
         load_exported(served, "openvino", ScoringConfig())
 
 
+def test_a_server_loads_a_variant_by_name_and_the_best_by_what_was_measured(tmp_path):
+    found, folder = exported(tmp_path, "bert", variants=("onnx", "onnx-int8"), min_agreement=0.5)
+    student, _, expected = made("bert")
+    served = models.folder() / "best"
+    shutil.copytree(student, served)
+    shutil.copytree(folder, served, dirs_exist_ok=True)
+    margins = np.diff(np.asarray(expected))[:, 0]
+    loaded = serving.loader("onnx")(str(served), 0)
+    assert (loaded.dtype, serving.loader("onnx-int8")(str(served), 0).dtype) == ("float32", "int8")
+    assert np.abs(loaded.score(PAIRS) - margins).max() < 1e-4
+    for name in ("torch", "onnx", "onnx-int8"):
+        each = {"torch": found["checkpoint"], **found["variants"]}[name]
+        before, each["latency"]["all"]["p50_ms"] = each["latency"]["all"]["p50_ms"], 1e-6
+        (served / record.FILENAME).write_text(json.dumps(found))
+        best, same = (serving.loader(kind)(str(served), 0) for kind in ("best", name))
+        assert (best.dtype, best.score(PAIRS).tolist()) == (same.dtype, same.score(PAIRS).tolist())
+        each["latency"]["all"]["p50_ms"] = before
+    with refuses("not-found", "openvino/openvino_model.xml"):
+        serving.loader("openvino")(str(served), 0)
+    with refuses("setting-value", "torch, onnx"):
+        serving.loader("tensorrt")
+
+
 def test_a_variant_that_differs_too_much_is_left_out_and_named(tmp_path, monkeypatch):
     def damaged(sources: variants.Sources, path: Path) -> None:
         import onnx
@@ -215,7 +239,7 @@ def test_none_is_made_where_none_is_asked_for_or_nothing_can_be_compared(tmp_pat
     student, _, _ = made("bert")
     stats = export(ExportConfig(variants=("onnx",)), CONFIG, student, [unjudged], [candidates], folder)
     assert (stats.variants, stats.left_out) == (0, 1)
-    assert record.read(folder)["left_out"] == {"onnx": "no judged test queries to compare it on"}
+    assert record.read(folder)["left_out"] == {"onnx": "no judged or held-out queries to compare it on"}
 
 
 def test_the_sample_holds_whole_lists_of_queries_and_their_measure():

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 import numpy as np
 
+from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.config.values import VariantName
 from inranker_flow.errors import UserError
+from inranker_flow.exporting import record
+from inranker_flow.exporting.backends import load_exported
+from inranker_flow.exporting.variants import VARIANTS
+from inranker_flow.model_registry import registry
+from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.reading import WHOLE, scoring_of
 from inranker_flow.reranker import Passage, Reranker
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[str, Passage]
 
@@ -37,9 +49,47 @@ def _torch(reference: str, batch_tokens: int) -> Backend:
     return Reranker(reference, batch_tokens=batch_tokens)
 
 
-#: Name of a backend -> its loader. A further form of a student is a row here.
-LOADERS: dict[str, Loader] = {"torch": _torch}
-DEFAULT = "torch"
+def _variant(name: VariantName) -> Loader:
+    """Return the loader of an exported form of a student, which lies beside its weights."""
+
+    def load(reference: str, batch_tokens: int) -> Backend:
+        folder = locate(reference)
+        if folder is None:
+            raise UserError(
+                f"BACKEND: {name}: {reference} is not a folder or a registered version, so no exported form lies beside it; "
+                f"serve it with {DEFAULT}",
+                code="setting-conflict",
+            )
+        scoring = scoring_of(folder, ScoringConfig(batch_tokens=batch_tokens))
+        passages = registry.served(reference).passages if reference.startswith("models:/") else WHOLE
+        dtype = "int8" if "int8" in name else "float32"
+        return Reranker.of(load_exported(folder, name, scoring), passages, dtype)
+
+    return load
+
+
+def _best(reference: str, batch_tokens: int) -> Backend:
+    """Load the form that was the fastest where it was exported (the median of a request, all CPUs); torch where none was."""
+    found = record.read(locate(reference))
+    measured = {DEFAULT: found.get("checkpoint", {}), **found.get("variants", {})}
+    medians = {name: median for name, each in measured.items() if (median := _median(each)) and _runs(name)}
+    name = min(medians, key=medians.__getitem__, default=DEFAULT)
+    log.info("%s: served by %s%s", reference, name, f" ({medians[name]:.1f} ms when exported)" if medians else "")
+    return LOADERS[name](reference, batch_tokens)
+
+
+def _median(measured: Mapping[str, Any]) -> float | None:
+    return ((measured.get("latency") or {}).get("all") or {}).get("p50_ms")
+
+
+def _runs(name: str) -> bool:
+    """Return whether the runtime of a form is installed here."""
+    return name == DEFAULT or find_spec(VARIANTS[name].runtime) is not None  # type: ignore[index]
+
+
+DEFAULT, BEST = "torch", "best"
+#: Name of a backend -> its loader. A further form of a student is a row of `exporting.variants`.
+LOADERS: dict[str, Loader] = {DEFAULT: _torch, **{name: _variant(name) for name in VARIANTS}, BEST: _best}
 
 
 def loader(name: str) -> Loader:

@@ -18,7 +18,7 @@ from inranker_flow import cpus, reading
 from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.export import ExportConfig
 from inranker_flow.config.sections import EvaluateConfig, ScoringConfig
-from inranker_flow.evaluation import judged_sets, serving_cost
+from inranker_flow.evaluation import judged_sets, serving_cost, unjudged
 from inranker_flow.exporting import comparison
 from inranker_flow.exporting.comparison import Sample
 from inranker_flow.exporting.loading import graph_of
@@ -62,7 +62,7 @@ def export(
     record: dict[str, Any] = {"variants": {}, "left_out": {}}
     sets = _sets(evaluation, collections, candidates) if config.variants else []
     if config.variants and not sets:
-        record["left_out"] = dict.fromkeys(config.variants, "no judged test queries to compare it on")
+        record["left_out"] = dict.fromkeys(config.variants, "no judged or held-out queries to compare it on")
     if sets:
         sample = comparison.sample(sets, config.pairs, evaluation.measures[0], config.latency_queries)
         record |= _compared(config, evaluation, student, sample, exported)
@@ -82,8 +82,10 @@ def export(
 def _sets(
     evaluation: EvaluateConfig, collections: Sequence[Path], candidates: Sequence[Path]
 ) -> list[judged_sets.JudgedSet]:
+    """Return what variants are compared on: judged queries, or the held-out ones where nobody has judged any."""
     joined = judged_sets.join(collections, candidates)
-    return [each for each in (judged_sets.load(*parts, evaluation) for parts in joined) if each]
+    judged = [each for each in (judged_sets.load(*parts, evaluation) for parts in joined) if each]
+    return judged or unjudged.load(joined, [], evaluation).sets
 
 
 def _compared(
