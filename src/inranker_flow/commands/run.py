@@ -286,7 +286,11 @@ def _next(run_dir: Path, runner: str) -> None:
     """Print what a person does next: make's targets in a checkout, else commands."""
     word, option = ("inranker", "--run-dir=") if runner == "plain" else ("make", "RUN_DIR=")
     where = "" if run_dir == folder.checked(str(folder.DEFAULT)) else f" {option}{shlex.quote(str(run_dir))}"
-    about = {"report": "the evidence, in a browser", "mlflow": "runs, curves and models"}
+    about = {
+        "try": "your queries: the first stage beside the champion",
+        "report": "the evidence, in a browser",
+        "mlflow": "runs, curves and models",
+    }
     screen.commands([(f"{word} {name}{where}", told) for name, told in about.items()])
 
 
