@@ -30,6 +30,10 @@ READS = {
     "history": ("MODEL", "RUN_DIR"),
     "images": ("IMAGES", "PYTHON_IMAGE"),
     "push": ("IMAGES",),
+    "try": ("RUN_DIR", "QUERY"),
+    "serve": ("RUN_DIR", "PORT", "CANARY"),
+    "serving": ("URL",),
+    "verify": ("RUN_DIR", "URL"),
     "report": ("RUN_DIR",),
     "mlflow": ("RUN_DIR",),
     "clean": ("RUN_DIR", "ALSO", "UNFINISHED"),
@@ -104,7 +108,7 @@ def values(found):
     return options
 
 
-OPTIONS = {"SET": "--settings", "PIPELINE": "--", "FROM": "--", "IMAGES": "--only"}
+OPTIONS = {"SET": "--settings", "PIPELINE": "--", "FROM": "--", "QUERY": "--", "URL": "--", "IMAGES": "--only"}
 
 
 def test_every_variable_of_the_help_is_tried():
