@@ -719,7 +719,7 @@ def test_the_other_queue_admits_every_other_task_on_any_node(tree):
     assert "nodeLabels" not in named(manifests, "ResourceFlavor", flavor["name"])["spec"]
     quota = {each["name"]: _number(each["nominalQuota"]) for each in flavor["resources"]}
     waiting = {stage for stage in PLACEMENT if queue(stage, ClusterConfig()) == CPU_QUEUE}
-    assert waiting == {"discover", "prepare_corpus", "retrieve", "promote"}
+    assert waiting == {"discover", "prepare_corpus", "retrieve", "export", "promote"}
     assert {queue(stage, ClusterConfig(gpus=0)) for stage in PLACEMENT} == {CPU_QUEUE, ""}
     for row in (PLACEMENT[stage] for stage in waiting):
         assert _number(row.cpu) <= quota["cpu"] and _number(row.memory) <= quota["memory"]
