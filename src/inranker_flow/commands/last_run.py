@@ -15,8 +15,7 @@ from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.errors import UserError
 from inranker_flow.execution import artifact_transfer
 from inranker_flow.retrieval.analyser import in_language
-from inranker_flow.tracking import connection
-from inranker_flow.tracking.mlflow_errors import explained
+from inranker_flow.tracking.runs import settings_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,7 @@ def find(run_dir: Path) -> LastRun:
 
 def retrieval_of(run: LastRun, dataset: str) -> RetrieveConfig:
     """Return the settings of the run's first stage for a data set, in its language, as MLflow keeps them with the run."""
-    import mlflow
-
-    client = connection.client()
-    with explained(f"read the settings of {run.name}"):
-        experiment = connection.experiment_id(client)
-        quoted = run.name.replace("'", "")
-        found = client.search_runs([experiment], f"attributes.run_name = '{quoted}'", max_results=1)
-        settings = mlflow.artifacts.load_dict(f"{found[0].info.artifact_uri}/parameters.json") if found else {}
+    settings = settings_of(run.name)
     collections = [settings.get("source", {}), *settings.get("targets", [])]
     language = next((each.get("language", "") for each in collections if each.get("name") == dataset), "")
     return in_language(parse(RetrieveConfig, settings.get("retrieval", {}), "retrieval"), language)

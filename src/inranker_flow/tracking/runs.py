@@ -234,6 +234,17 @@ def pipeline_run(name: str, parameters: Mapping[str, Any], chosen: Mapping[str, 
         mlflow_client.set_terminated(run_id, "FINISHED")
 
 
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the whole settings of the newest pipeline run with this name, as MLflow keeps them; {} where it has none."""
+    import mlflow
+
+    client = connection.client()
+    with explained(f"read the settings of {name}"):
+        wanted = f"attributes.run_name = '{name.replace(chr(39), '')}'"
+        found = client.search_runs([connection.experiment_id(client)], wanted, max_results=1)
+        return dict(mlflow.artifacts.load_dict(f"{found[0].info.artifact_uri}/parameters.json")) if found else {}
+
+
 def local_run() -> str:
     """Return the name of a local run: that of its file in the runs' folder."""
     return Path(variables.run_file()).name
