@@ -77,7 +77,7 @@ def test_the_gate_asks_on_the_candidates_that_the_policy_names(tmp_path, candida
     summary = measured(tmp_path, candidates)
     for name, told in (("", 1.0), ("bm25", 1.0), ("run", 0.5)):
         policy = PromoteConfig(candidates=name, measure="RR@10", min_queries=1)
-        decided = _decide(policy, tmp_path / "evaluation", summary, "")
+        decided = _decide(policy, tmp_path / "evaluation", summary, "", {})
         table = tables.read(tables.MEASURES, tmp_path / "evaluation")
         asked = "run" if name == "run" else ""
         values = gate.on_candidates(gate.from_measures(table, asked or "bm25", "RR@10"), asked)
