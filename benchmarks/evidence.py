@@ -132,8 +132,8 @@ def of_run(folder: Path) -> Measured:
     for system in summary["systems"]:
         for dataset, values in from_measures(table, system, MEASURE).items():
             if dataset in summary["unjudged"]:
-                found[f"{dataset} of {folder.parts[-4]}", "human", system] = values
-    return found | _evidence(tables.read(tables.EVIDENCE, folder), f" of {folder.parts[-4]}")
+                found[f"{dataset} of {folder.parts[-3]}", "human", system] = values
+    return found | _evidence(tables.read(tables.EVIDENCE, folder), f" of {folder.parts[-3]}")
 
 
 def _evidence(table: pa.Table, suffix: str) -> Measured:

@@ -187,6 +187,6 @@ def test_the_ten_lines_of_the_readme_give_what_the_compiled_pipeline_gives(insta
     assert measured(plain) == measured(tmp_path / "kfp") and len(measured(plain)) == 1
 
     again = installed("python", "-c", small)
-    assert again.returncode == 0 and again.stdout.count("taken from the store") == 8
+    assert again.returncode == 0 and again.stdout.count("taken from the store") == 9
     refused = installed("python", "-c", small.replace('"max_steps"', '"max_step"'))
     assert "UserError: smoke.yaml: phase1.max_step: unknown key; did you mean 'max_steps'?" in refused.stderr

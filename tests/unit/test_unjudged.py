@@ -23,11 +23,14 @@ from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, Generate
 from inranker_flow.evaluation.gate import Decision, Versus, decide
 from inranker_flow.evaluation.unjudged import from_evidence
 from inranker_flow.generation import held_out
+from inranker_flow.model_registry import model_card
+from inranker_flow.report.page import render
 from inranker_flow.stages import promote
 from inranker_flow.stages.generate_queries import generate_queries
 from inranker_flow.stages.retrieve import retrieve
 from tests import models
 from tests.generation_server import GenerationServer
+from tests.promoting import training
 from tests.refusals import refuses
 from tests.unit.test_evaluation import World, make_candidates, world  # noqa: F401 - a fixture
 
@@ -226,6 +229,17 @@ def test_known_items_and_agreement_are_measured_beside_judgements(world: World) 
     assert found["kept"] == pytest.approx({name: gains[name] / gains["teacher"] for name in ("phase1", "phase2")})
     page = (world.tmp / "out" / "report.html").read_text()
     assert "Without judgements" in page and "nDCG@10, known items" in page and "tau, agreement with the teacher" in page
+
+
+def test_where_nobody_has_judged_anything_the_page_and_the_card_say_what_was_measured(world: World) -> None:  # noqa: F811
+    hold_out(world.candidates[2], {"h1": ("which", "d2", ["d0", "d1", "d2"])}, "training only")
+    stats = world.evaluate(collections=world.collections[1:2], candidates=world.candidates[2:])
+    assert (stats.datasets, stats.skipped, stats.held_out) == (0, 0, 1)
+    summary = world.summary()
+    page = render(summary)
+    assert "Nobody has judged a test query here." in page and "Nothing was measured" not in page
+    card = model_card.write("inranker", "phase2", training(), summary)
+    assert "no dataset with judged test queries" in card and "**without judgements**, by known items" in card
 
 
 def test_judged_measures_are_the_same_with_and_without_held_out_queries(world: World) -> None:  # noqa: F811
