@@ -104,6 +104,7 @@ def test_openvino_gives_the_same_logits(kind):
 
 def test_a_library_that_is_not_there_is_named(monkeypatch, tmp_path):
     _, whole, _ = made("bert")
+    # An environment without the package would be a second one for this test alone: both are installed here.
     monkeypatch.setattr("inranker_flow.exporting.workshop.find_spec", lambda name: None if name == "openvino" else 1)
     workshop = Workshop(whole.graph, tmp_path, PAIRS)
     assert workshop.fault("openvino") == "openvino not installed here (the extra `openvino`)"

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
 from inranker_flow.config.sections import EvaluateConfig
 from inranker_flow.config.values import EvidenceName
 from inranker_flow.evaluation import judged_sets, leaks, measures, runs, significance
+from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.evaluation.judged_sets import FURTHER, JudgedSet
 from inranker_flow.evaluation.reranking import Scored
 from inranker_flow.evaluation.systems import TEACHER
@@ -145,12 +147,8 @@ def measure(
 
 
 def from_evidence(table: pa.Table, kind: str, system: str, measure: str) -> dict[str, dict[str, float]]:
-    """Return dataset -> query id -> value of one system, out of a table `tables.EVIDENCE`."""
-    found: dict[str, dict[str, float]] = {}
-    for row in table.to_pylist():
-        if (row["evidence"], row["system"], row["measure"]) == (kind, system, measure):
-            found.setdefault(row["dataset"], {})[row["query_id"]] = row["value"]
-    return found
+    """As `gate.from_measures`, of one kind of evidence out of a table `tables.EVIDENCE`."""
+    return from_measures(table.filter(pc.equal(table.column("evidence"), kind)), system, measure)
 
 
 def described(systems: Mapping[str, _Values]) -> dict[str, Any]:
