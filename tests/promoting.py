@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from inranker_flow import reading
 from inranker_flow.artifacts import tables
@@ -23,6 +27,20 @@ def use_database(folder: Path) -> str:
     uri = new_database(folder / "mlflow.db")
     use(uri, folder)
     return uri
+
+
+@contextmanager
+def registry_of_a_module(folder: Path) -> Iterator[Path]:
+    """Let this process use a new registry in ``folder`` until the block ends."""
+    import mlflow
+
+    patch = pytest.MonkeyPatch()
+    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
+        patch.setenv(name, "")  # put back at the end
+    use_database(folder)
+    yield folder
+    mlflow.set_tracking_uri(None)
+    patch.undo()
 
 
 def use(uri: str, folder: Path) -> None:

@@ -20,7 +20,7 @@ from inranker_flow.reading import WHOLE
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_of
 from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
-from tests.promoting import VERSIONS, evaluation, promote, reasons, student, use_database
+from tests.promoting import VERSIONS, evaluation, promote, reasons, registry_of_a_module, student
 from tests.refusals import refuses
 
 #: Without test sets there is nothing to time.
@@ -29,16 +29,8 @@ PASSAGES = ["the inn lies on the hill", "a cure for the cough", ""]
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    import mlflow
-
-    patch = pytest.MonkeyPatch()
-    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
-        patch.setenv(name, "")  # put back at the end
-    folder = tmp_path_factory.mktemp("mlflow")
-    use_database(folder)
-    yield folder
-    mlflow.set_tracking_uri(None)
-    patch.undo()
+    with registry_of_a_module(tmp_path_factory.mktemp("mlflow")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -20,23 +20,15 @@ from inranker_flow.serving.backends import loader
 from inranker_flow.serving.metrics import Metrics
 from inranker_flow.serving.service import Service
 from inranker_flow.tracking import connection
-from tests.promoting import student, use_database
+from tests.promoting import registry_of_a_module, student
 from tests.refusals import refuses
 from tests.serving import PASSAGES, QUERY, running, version
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    import mlflow
-
-    patch = pytest.MonkeyPatch()
-    for name in ("MLFLOW_TRACKING_URI", "INRANKER_ARTIFACT_ROOT"):
-        patch.setenv(name, "")  # put back at the end
-    folder = tmp_path_factory.mktemp("mlflow")
-    use_database(folder)
-    yield folder
-    mlflow.set_tracking_uri(None)
-    patch.undo()
+    with registry_of_a_module(tmp_path_factory.mktemp("mlflow")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
