@@ -44,6 +44,15 @@ def let_pass(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter of an environment with vLLM (`scripts/vllm-cpu`)."""
+    python = os.environ.get("INRANKER_VLLM_PYTHON", "")
+    if not python:
+        lacks("an environment with vLLM: scripts/vllm-cpu could not make one")
+    return python
+
+
+@pytest.fixture(scope="session")
 def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A docker engine: the machine's own, else one started for these tests (by root) with its data in a folder."""
     if not shutil.which("docker"):

@@ -1,8 +1,10 @@
-"""Query generation with the real vLLM, on a CPU: a server that is killed, and the offline batch. Run by `make integration`."""
+"""Query generation and a judge with the real vLLM, on a CPU: a server that is killed, and the offline batch. Run by
+`make integration`."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -18,14 +20,15 @@ import pytest
 
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import read_manifest
+from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.parsing import as_dict
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig
 from inranker_flow.errors import NoAnswer, UserError
+from inranker_flow.judging.grading import Judge, Pair
 from inranker_flow.stages.generate_queries import generate_queries
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from tests import models
 from tests.servers import free_ports, running
-from tests.stack import lacks
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
@@ -41,15 +44,21 @@ if __name__ == "__main__":
     config = parse(GenerateConfig, json.loads(sys.argv[1]), "generation")
     generate_queries(config, Path(sys.argv[2]), Path(sys.argv[3]))
 """
-
-
-@pytest.fixture(scope="module")
-def vllm_python() -> str:
-    """The interpreter of an environment with vLLM."""
-    python = os.environ.get("INRANKER_VLLM_PYTHON", "")
-    if not python:
-        lacks("an environment with vLLM: scripts/vllm-cpu could not make one")
-    return python
+#: The same of a judge, asked twice: arguments are its configuration, the pairs, and the file for grades and stats.
+GRADES = """
+import dataclasses, json, sys
+from pathlib import Path
+from inranker_flow.config.language_model import JudgeConfig
+from inranker_flow.config.parsing import parse
+from inranker_flow.judging.grading import Judge, Pair
+if __name__ == "__main__":
+    told = []
+    for _ in range(2):
+        judge = Judge(parse(JudgeConfig, json.loads(sys.argv[1]), "judge"))
+        grades, stats = judge.grade([Pair(*each) for each in json.loads(sys.argv[2])], "vaswani")
+        told.append([grades.to_pylist(), dataclasses.asdict(stats)])
+    Path(sys.argv[3]).write_text(json.dumps(told))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,23 @@ def model(collection, tmp_path_factory) -> str:
         torch.manual_seed(0)
         config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.2, **settings, **ids)
         LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def judge_model(model, tmp_path_factory) -> str:
+    """The same with a head that knows the digits from 0 to 3 alone: whatever it has read, it mostly answers one of them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, judge = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    digits = tokenizer.convert_tokens_to_ids(list("0123"))
+    with torch.no_grad():
+        known = judge.lm_head.weight[digits].clone()
+        judge.lm_head.weight.zero_()[digits] = known
+    path = tmp_path_factory.mktemp("judge")
+    judge.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
 
@@ -204,6 +230,32 @@ def test_a_real_server_is_killed_and_the_offline_batch_writes_the_same(
         other = queries(tmp_path / name)
         same = sum(other.get(query_id) == text for query_id, text in there.items())
         assert same >= least * len(there), (name, same, len(there))
+
+
+def test_a_judge_in_this_process_grades_as_transformers_does_and_is_asked_once(
+    vllm_python, environment, collection, judge_model, tmp_path, monkeypatch
+):
+    rows = tables.read(tables.CORPUS, collection).slice(0, 60).to_pylist()
+    pairs = [Pair(f"q{at % 6}", row["doc_id"], rows[at % 6]["text"][:60], row["text"]) for at, row in enumerate(rows)]
+    judge = JudgeConfig(checkpoint=judge_model, dtype="float32", max_passage_tokens=64, max_new_tokens=1)
+
+    told = json.dumps(as_dict(dataclasses.replace(judge, backend="vllm")))
+    done = subprocess.run(
+        [vllm_python, "-c", GRADES, told, json.dumps(pairs), str(tmp_path / "grades.json")], capture_output=True, text=True,
+        env={**os.environ, **environment, "INRANKER_STORE": str(tmp_path / "store")}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (grades, stats), (again, found) = json.loads((tmp_path / "grades.json").read_text())
+    offline = {row["doc_id"]: row["grade"] for row in grades}
+    assert stats["pairs"] == 60 and stats["calls"] >= 60 and stats["graded"] == len(offline) >= 40
+    assert len(set(offline.values())) > 1 and set(offline.values()) <= {0, 1, 2, 3}
+    assert (again, found["calls"], found["found"]) == (grades, 0, 60), "the store has every answer"
+
+    monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "plain"))
+    monkeypatch.setenv("INRANKER_SCRATCH", environment["INRANKER_SCRATCH"])
+    grades, _ = Judge(judge).grade(pairs, "vaswani")
+    plain = {row["doc_id"]: row["grade"] for row in grades.to_pylist()}
+    assert sum(offline.get(doc_id) == grade for doc_id, grade in plain.items()) >= 0.9 * len(plain)
 
 
 def _kill_after(url: str, process: int, requests: int) -> None:

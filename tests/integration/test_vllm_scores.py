@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from inranker_flow.stages.teacher_label import teacher_label
 from tests import models, teachers
 from tests.refusals import refuses
 from tests.servers import free_ports, running
-from tests.stack import lacks
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
@@ -43,13 +41,10 @@ def checkpoint(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint, tmp_path_factory) -> Iterator[str]:
+def url(vllm_python, checkpoint, tmp_path_factory) -> Iterator[str]:
     """A vLLM server of it, by the name `ranker`."""
-    python = os.environ.get("INRANKER_VLLM_PYTHON", "")
-    if not python:
-        lacks("an environment with vLLM: scripts/vllm-cpu could not make one")
     (port,) = free_ports(1)
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint]
+    command = [vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint]
     command += ["--served-model-name", "ranker", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--runner", "pooling"]
     environment = {
