@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import CorpusConfig, PromoteConfig
 from inranker_flow.stages import promote as stage
+from inranker_flow.tracking import connection
 from tests.databases import new_database
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"}
@@ -50,6 +52,11 @@ def use(uri: str, folder: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = uri
     os.environ["INRANKER_ARTIFACT_ROOT"] = (folder / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
+
+
+def stored(name: str, number: str = "1") -> Path:
+    """The folder in which a local registry keeps the MLflow model of a version."""
+    return Path(urlsplit(connection.client().get_model_version_download_uri(name, number)).path)
 
 
 def training(max_length: int = 128, truncation: str = "document") -> dict:

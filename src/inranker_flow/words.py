@@ -231,6 +231,11 @@ class Language:
     stemmer: str = ""
     stopwords: str = ""
 
+    @property
+    def code(self) -> str:
+        """Its ISO 639-1 code; "" for no language."""
+        return _CODES.get(self.name, "")
+
 
 #: Name -> ISO 639-1.
 _CODES = {

@@ -10,8 +10,7 @@ import pytest
 
 from inranker_flow.commands import champion
 from inranker_flow.model_registry import history, registry, stored_files
-from inranker_flow.tracking import connection
-from tests.promoting import evaluation, promote, student, use_database
+from tests.promoting import evaluation, promote, stored, student, use_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,8 +124,7 @@ def test_what_serves_already_is_said_and_not_recorded(at_home, capsys):
 @pytest.mark.parametrize("damage", ["weights", "config", "tokenizer", "training"])
 def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
     stored_files._fetched.clear()
-    run_id = connection.client().get_model_version("inranker", "2").run_id
-    (folder,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint")
+    folder = stored("inranker", "2") / "artifacts" / "checkpoint"
     name = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}.get(
         damage, "training.json"
     )
@@ -148,8 +146,7 @@ def test_a_version_that_is_damaged_may_not_serve(at_home, capsys, damage):
 
 def test_a_rollback_goes_past_what_is_damaged_and_says_so(at_home, capsys):
     assert champion.main(["promote", "--version", "2", "--why", "w"]) == 0
-    run_id = connection.client().get_model_version("inranker", "3").run_id
-    (path,) = at_home.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/generation_config.json")
+    path = stored("inranker", "3") / "artifacts" / "checkpoint" / "generation_config.json"
     whole = path.read_bytes()
     path.unlink()
     stored_files._fetched.clear()

@@ -127,7 +127,9 @@ def test_changes_are_recorded_with_who_when_and_why(database):
     assert first.when <= second.when and second.when > 1_700_000_000_000
     assert registry.champion("m").version == "2"
     assert (
-        connection.client().get_model_version("m-history", "2").description.startswith("MANUAL: version 1 -> 2, by ann")
+        connection.client()
+        .get_model_version("zz-m-history", "2")
+        .description.startswith("MANUAL: version 1 -> 2, by ann")
     )
 
 
@@ -418,7 +420,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_held(database, stud
 
 # --- killed anywhere --------------------------------------------------------------------------------------------------
 
-_WRITES = ("create_", "set_", "delete_", "log_", "update_")
+_WRITES = ("create_", "set_", "delete_", "log_", "update_", "finalize_", "rename_")
 
 
 class _Deadly:
@@ -490,7 +492,9 @@ def test_killed_before_any_write_the_old_champion_serves_and_a_rerun_completes(d
         assert _in_child(database, args, 0, results) == 0
         after = _look(uri)
         assert json.loads(results.read_text())[0] == "PROMOTE"
-        assert (after["champion"], after["challenger"], after["versions"], after["entries"]) == ("2", "2", 2, 2), fatal
+        assert (after["champion"], after["challenged"], after["versions"], after["entries"]) == ("2", False, 2, 2), (
+            fatal
+        )
         assert after["applied"] and after["tags"]["inranker.verdict"] == "PROMOTE" and after["loads"]
     verdict, writes = json.loads(results.read_text())
     assert verdict == "PROMOTE" and writes == fatal - 1 >= 8
@@ -504,12 +508,11 @@ def _look(uri: str) -> dict:
 
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     champion = client.get_model_version_by_alias("m", "champion")
-    challenger = client.get_model_version_by_alias("m", "challenger")
-    log = client.search_model_versions("name = 'm-history'")
+    log = client.search_model_versions("name = 'zz-m-history'")
     stored_files._fetched.clear()
     return {
         "champion": str(champion.version),
-        "challenger": str(challenger.version),
+        "challenged": "challenger" in client.get_registered_model("m").aliases,
         "tags": dict(champion.tags),
         "versions": len(client.search_model_versions("name = 'm'")),
         "entries": len(log),

@@ -131,11 +131,14 @@ def load(name: str) -> Loaded:
     """Run the pieces of code of the champion's card."""
     folder = stored_files.fetch(f"models:/{name}@champion")
     reads = reading.of_folder(folder)
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    first, *blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    given: dict[str, Any] = {}
+    exec(first, given)
+    assert given["FOLDER"] == "." and given["QUERY"] and len(given["PASSAGES"]) == 2
     made = {}
     for block in blocks:
         library = next(name for line, name in LIBRARIES.items() if line in block)
-        space = {"FOLDER": str(folder), "QUERY": "a query", "PASSAGES": ["one passage", "and another one"]}
+        space = {**given, "FOLDER": str(folder)}
         try:
             exec(block, space)
         except ModuleNotFoundError as error:

@@ -9,9 +9,15 @@ from inranker_flow.model_registry import model_card
 from tests.promoting import summary, training
 
 
+def told(record: dict, measured: dict) -> model_card.Told:
+    return model_card.Told(
+        "search", "phase2", record, measured, (), ("where is the inn?", ["It lies on the hill."]), ["pt"]
+    )
+
+
 def write(record: dict | None = None, measured: dict | None = None) -> str:
     measured = measured or summary(bm25=0.2, phase1=0.5, phase2=0.7, teacher=0.8, champion=0.6)
-    return model_card.write("search", "phase2", record or training(), measured)
+    return model_card.write(told(record or training(), measured))
 
 
 def test_the_hub_reads_its_front_matter(tmp_path):
@@ -22,6 +28,7 @@ def test_the_hub_reads_its_front_matter(tmp_path):
     assert (data.library_name, data.pipeline_tag, data.base_model) == (
         "transformers", "text-ranking", "google-t5/t5-small",
     )  # fmt: skip
+    assert (data.license, data.language, data.datasets) == ("other", ["pt"], ["inns", "medicines"])
     [result] = data.eval_results
     assert (result.task_type, result.dataset_name, result.metric_name) == ("text-ranking", "medicines", "nDCG@10")
     assert result.metric_value == 0.7
@@ -136,8 +143,8 @@ def test_a_causal_model_of_one_answer_is_told_so():
 
 def test_a_description_fits_into_mlflows_databases_and_ends_with_a_whole_section():
     measured = summary(bm25=0.2, phase2=0.7)
-    small = model_card.describe("search", "phase2", training(), measured)
+    small = model_card.describe(told(training(), measured), "7")
     assert len(small) <= 5000 and small.startswith("# search") and "| medicines | 30 |" in small
     measured["datasets"] = {f"collection-{n:03}": measured["datasets"]["medicines"] for n in range(100)}
-    large = model_card.describe("search", "phase2", training(), measured)
+    large = model_card.describe(told(training(), measured), "7")
     assert len(large) <= 5000 and large.startswith("# search") and "README.md of the model folder" in large

@@ -112,7 +112,7 @@ def served(tmp_path: Path, student: Path, summary: dict, docs: dict[str, str]) -
     serving = registration.Serving(summary["models"]["phase2"]["served"], VERSIONS)
     name = tmp_path.name
     digest = model_digest(student)
-    version = registration.register(name, student, digest, {}, serving, current_run_id(name), "card", "about")
+    version = registration.register(name, student, digest, {}, serving, current_run_id(name), "card")
     model = mlflow.pyfunc.load_model(version.reference)
     names = {query: [name for name in docs if name.startswith(query)] for query in QUERIES}
     rows = [{"query": QUERIES[query], "passages": [docs[name] for name in names[query]]} for query in QUERIES]
@@ -211,9 +211,7 @@ def test_equal_weights_that_are_served_otherwise_are_another_version(tmp_path, d
     run = current_run_id("m")
     plain, passages = ({}, {"passage_words": 30, "dtype": "auto"})
     versions = [
-        registration.register(
-            "m", following, "digest", {}, registration.Serving(each, VERSIONS), run, "card", "about"
-        ).version
+        registration.register("m", following, "digest", {}, registration.Serving(each, VERSIONS), run, "card").version
         for each in (plain, passages, plain, passages)
     ]
     assert versions == ["1", "2", "1", "2"]

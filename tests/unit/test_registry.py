@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +16,13 @@ from inranker_flow.config.sections import CorpusConfig, EvaluateConfig, PromoteC
 from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation.reranking import Reranking
 from inranker_flow.evaluation.systems import System
-from inranker_flow.model_registry import history, registration, registry, stored_files
+from inranker_flow.model_registry import history, reference_scores, registration, registry, stored_files
 from inranker_flow.model_registry.trained_on import identity
 from inranker_flow.reading import WHOLE
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_of
 from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
-from tests.promoting import VERSIONS, evaluation, promote, reasons, registry_of_a_module, student
+from tests.promoting import VERSIONS, evaluation, promote, reasons, registry_of_a_module, stored, student
 from tests.refusals import refuses
 
 #: Without test sets there is nothing to time.
@@ -48,8 +50,7 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     assert serving.reference == "models:/toy/1"
     decision = json.loads((tmp_path / "e1-decision" / "decision.json").read_text())
     assert decision["verdict"] == "PROMOTE" and decision["against"] == "bm25" and decision["reasons"]
-    run_id = connection.client().get_model_version("toy", "1").run_id
-    kept = [each.path for each in connection.client().list_artifacts(run_id)]
+    kept = [each.path for each in connection.client().list_artifacts(serving.tags["inranker.mlflow_run"])]
     assert "report.html" in kept, "the evidence stays beside"
     page = (tmp_path / "e1.html").read_text()
     assert "<strong>PROMOTE</strong>" in page and "toy version 1 serves now, as the first." in page
@@ -63,6 +64,7 @@ def test_from_first_model_to_champion_to_a_refused_challenger(database, students
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
     stats = promote("toy", third, better, "models:/toy/1", "k3")
     assert (stats.verdict, stats.version) == ("PROMOTE", "3") and registry.champion("toy").version == "3"
+    assert registry.challenger("toy") is None, "what serves is none, and what was refused before it is none any more"
 
     # The same work again (its outputs were lost): the same version, no copy.
     again = promote("toy", third, better, "models:/toy/1", "k3")
@@ -110,7 +112,7 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
         "inranker.code": "c0de",
         "inranker.git": "9b0e2c4-dirty",
         "inranker.teacher": "castorini/monot5-3b-msmarco-10k@0123abc",
-        "inranker.mlflow_run": found.run_id,
+        "inranker.mlflow_run": found.run_id,  # no run of a training is known
         "inranker.kfp_run": "run-7",
         "run_key": "k1",
         "inranker.corpus.medicines": identity(CorpusConfig("demo:target/1", "medicines")),
@@ -123,6 +125,43 @@ def test_a_version_says_where_it_comes_from(database, students, tmp_path, monkey
     [entry] = history.read("tagged")
     assert (entry.kind, entry.who, entry.applied) == ("PROMOTE", "pipeline run run-7", True)
     assert entry.details["digest"] == weights and entry.why == reasons(measured)[0]["message"]
+
+
+def test_a_version_is_a_model_of_the_run_that_trained_it_with_its_numbers_and_an_example(database, students, tmp_path):
+    import mlflow
+
+    with stage_run("distill_phase2", "medicines") as training:
+        training.log_outputs({"model": students[1]})
+    folder = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
+    pairs = [("where is the inn?", "It lies on the hill."), ("x", "Another text.")]
+    reference_scores.write(reference_scores.ReferenceScores("float32", pairs, [0.0, 0.0]), folder)
+    write_manifest(folder, dataset="medicines", stage="evaluate")
+    with stage_run("promote") as promoting:
+        promote("logged", students[1], folder, "", "k1")
+    client = connection.client()
+    version = client.get_model_version("logged", "1")
+    model = client.get_logged_model(registry.version("logged", "1").model_id)
+    assert (version.run_id, model.source_run_id, model.status) == (training.run_id, training.run_id, "READY")
+    assert [each.model_id for each in client.get_run(training.run_id).outputs.model_outputs] == [model.model_id]
+    assert [each.model_id for each in client.get_run(promoting.run_id).inputs.model_inputs] == [model.model_id]
+    numbers = {each.key: each.value for each in model.metrics}
+    assert numbers["nDCG_at_10/medicines"] == numbers["nDCG_at_10/mean"] == 0.6 and numbers["latency_p95_ms"] == 30
+    assert {each.run_id for each in model.metrics} == {promoting.run_id}
+
+    files = stored("logged")
+    assert not [line for line in (files / "MLmodel").read_text().splitlines() if "/tmp" in line or ": /" in line]
+    assert json.loads((files / "input_example.json").read_text()) == [
+        {"query": "where is the inn?", "passages": ["It lies on the hill.", "Another text."]}
+    ]
+    code = [each for each in files.glob("code/**/*") if each.is_file()]
+    assert len(code) < 80 and not [each for each in code if {"stages", "serving", "retrieval"} & {*each.parts}]
+    # The description begins with code that runs as it stands.
+    [block] = re.findall(r"```python\n(.*?)```", version.description.partition("\n## How well")[0], re.DOTALL)
+    space: dict = {}
+    exec(block, space)
+    assert space["QUERY"] == "where is the inn?" and (Path(space["FOLDER"]) / "README.md").is_file()
+    [scores] = mlflow.pyfunc.load_model("models:/logged@champion").predict(space["model"].input_example)
+    assert len(scores) == 2
 
 
 def test_targets_that_were_left_out_are_told_and_not_taken_for_done(database, students, tmp_path):
@@ -186,8 +225,7 @@ def test_a_champion_that_could_not_be_measured_is_held_and_named(database, stude
 
 def test_damaged_weights_of_a_version_are_refused(database, students, tmp_path):
     promote("damaged", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = connection.client().get_model_version("damaged", "1").run_id
-    (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    weights = stored("damaged") / "artifacts" / "checkpoint" / "model.safetensors"
     stored_files._fetched.clear()  # as in another process, which has not looked at it yet
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -210,8 +248,7 @@ DAMAGES = {
 
 def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_path):
     promote("whole", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = connection.client().get_model_version("whole", "1").run_id
-    model = database / "mlartifacts" / run_id / "artifacts" / "model"
+    model = stored("whole")
     checkpoint = model / "artifacts" / "checkpoint"
 
     def said() -> str:
@@ -255,24 +292,49 @@ def test_every_file_of_a_version_is_what_was_registered(database, students, tmp_
     assert f"its tag {stored_files.FILES} was changed" in said()
 
 
-def test_of_a_version_of_older_code_the_weights_are_compared_and_that_is_said(database, students, tmp_path, caplog):
-    promote("older", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    for tag in (stored_files.FILES, registry.IDENTITY):
-        connection.client().delete_model_version_tag("older", "1", tag)
-    stored_files._fetched.clear()
+def test_a_registry_of_older_code_is_read_and_goes_on(database, students, tmp_path, caplog):
+    """Its versions were files of the run of `promote`, the champion was the challenger too, and its log had another name."""
+    promote("template", students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
+    client, run_id = connection.client(), current_run_id("older")
+    client.log_artifacts(run_id, str(stored("template")), "model")
+    client.create_registered_model("older")
+    weights = registry.champion("template").tags[registry.DIGEST]
+    tags = {registry.DIGEST: weights, "run_key": "k1", "inranker.against": ""}
+    client.create_model_version("older", f"runs:/{run_id}/model", run_id, tags=tags)
+    for alias in (registry.CHAMPION, registry.CHALLENGER):
+        client.set_registered_model_alias("older", alias, "1")
+    client.create_registered_model("older-history")
+    entry = {"kind": "PROMOTE", "from": "", "to": "1", "who": "a run", "why": "better", "after": "0", "applied": "true"}
+    given = {f"inranker.{key}": value for key, value in (entry | {"digest": weights}).items()}
+    client.create_model_version("older-history", "models:/older/1", tags=given)
+
+    assert [each.target for each in history.read("older")] == ["1"] and not stored_files.damage("models:/older/1")
     with caplog.at_level("INFO", "inranker_flow"):
         assert (stored_files.fetch("models:/older/1") / "config.json").is_file()
     assert "models:/older/1 was registered before all its files were recorded: its weights alone" in caplog.text
-    assert registry.digest("models:/older/1") == registry.version("older", "1").tags[registry.DIGEST]
-    again = promote("older", students[0], evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6), "", "k1")
-    assert again.version == "1", "the same model is recognised"
-    [weights] = database.glob(
-        f"mlartifacts/{connection.client().get_model_version('older', '1').run_id}/**/checkpoint/model.safetensors"
+    assert registry.digest("models:/older/1") == weights
+    measured = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
+    assert promote("older", students[0], measured, "models:/older/1", "k2").version == "1", (
+        "the same model is recognised"
     )
-    weights.write_bytes(b"x" * weights.stat().st_size)
+    better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
+    assert promote("older", students[1], better, "models:/older/1", "k3").verdict == "PROMOTE"
+    assert [each.target for each in history.read("older")] == ["1", "2"] and registry.challenger("older") is None
+    assert history.previous("older")[1] == "1"
+    assert [each.name for each in client.search_registered_models("name LIKE '%older%'")] == [
+        "older",
+        "zz-older-history",
+    ]
+
+    (file,) = (database / "mlartifacts" / run_id).rglob("model.safetensors")
+    file.write_bytes(b"x" * file.stat().st_size)
     stored_files._fetched.clear()
     with pytest.raises(stored_files.Damaged, match="its stored weights are not those"):
         stored_files.fetch("models:/older/1")
+    file.unlink()
+    for each in file.parent.iterdir():
+        each.unlink()
+    assert "its files are gone" in stored_files.damage("models:/older/1")
 
 
 def test_the_same_weights_with_another_tokenizer_or_length_are_another_model(database, students, tmp_path):
@@ -338,8 +400,7 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
     promote("upload", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
     worse = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.6, champion=0.6)
     assert promote("upload", students[1], worse, "models:/upload/1", "k2").verdict == "HOLD"
-    run_id = connection.client().get_model_version("upload", "2").run_id
-    (weights,) = database.glob(f"mlartifacts/{run_id}/artifacts/model/artifacts/checkpoint/model.safetensors")
+    weights = stored("upload", "2") / "artifacts" / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
     with refuses("registry-damaged", "upload/2"):
@@ -351,8 +412,7 @@ def test_a_version_whose_upload_was_damaged_does_not_become_champion(database, s
 def test_an_evaluation_goes_on_without_a_damaged_champion_and_says_so(database, students, tmp_path, damage):
     name = f"broken-{damage}"
     promote(name, students[0], evaluation(tmp_path / "e", bm25=0.2, phase2=0.6), "", "k1")
-    run_id = connection.client().get_model_version(name, "1").run_id
-    folder = database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
+    folder = stored(name) / "artifacts" / "checkpoint"
     stored_files._fetched.clear()  # as in another process, which has not looked at it yet
     if damage == "gone":
         shutil.rmtree(folder)
@@ -408,7 +468,7 @@ def test_the_champion_loads_as_pyfunc_and_as_plain_folder_with_equal_scores(data
 
     serving = registration.Serving({"max_length": 128}, VERSIONS)
     run_id = current_run_id("served")
-    version = registration.register("served", students[4], "", {}, serving, run_id, "card", "about")
+    version = registration.register("served", students[4], "", {}, serving, run_id, "card")
     registry.set_alias(version, registry.CHAMPION)
     script = f"""
 import json, mlflow, pandas
@@ -431,7 +491,7 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
     """As the slower of the two sees it: nothing there when it looked, a version of the other when it has written."""
     serving = registration.Serving({"max_length": 128}, VERSIONS)
     run_id = current_run_id("twice")
-    first = registration.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    first = registration.register("twice", students[0], "same", {}, serving, run_id, "card")
     real, looks = registry.registered, []
 
     def late(name, digest, identity):
@@ -439,6 +499,6 @@ def test_two_attempts_at_once_that_register_the_same_model_keep_the_first(databa
         return None if len(looks) == 1 else real(name, digest, identity)
 
     monkeypatch.setattr(registry, "registered", late)
-    second = registration.register("twice", students[0], "same", {}, serving, run_id, "card", "about")
+    second = registration.register("twice", students[0], "same", {}, serving, run_id, "card")
     assert second.version == first.version == "1"
     assert [each.version for each in connection.client().search_model_versions("name = 'twice'")] in (["1"], [1])

@@ -20,7 +20,7 @@ from inranker_flow.serving.backends import loader
 from inranker_flow.serving.metrics import Metrics
 from inranker_flow.serving.service import Service
 from inranker_flow.tracking import connection
-from tests.promoting import registry_of_a_module, student
+from tests.promoting import registry_of_a_module, stored, student
 from tests.refusals import refuses
 from tests.serving import PASSAGES, QUERY, running, version
 
@@ -53,9 +53,8 @@ def scores(folder):
     return Reranker(folder).score([(QUERY, each) for each in PASSAGES])
 
 
-def checkpoint(database, name, number):
-    run_id = connection.client().get_model_version(name, number).run_id
-    return database / "mlartifacts" / run_id / "artifacts" / "model" / "artifacts" / "checkpoint"
+def checkpoint(name, number):
+    return stored(name, number) / "artifacts" / "checkpoint"
 
 
 def asked(client):
@@ -88,11 +87,11 @@ def test_a_promotion_and_a_rollback_change_what_serves(database, students, tmp_p
 
 def test_reference_scores_lie_in_the_version_and_are_checked_by_their_digest(database, students, tmp_path):
     version("known", students[0], tmp_path / "e1")
-    stored = checkpoint(database, "known", "1") / "reference_scores.json"
-    found = json.loads(stored.read_text())
+    file = checkpoint("known", "1") / "reference_scores.json"
+    found = json.loads(file.read_text())
     assert found["dtype"] == "float32" and found["pairs"][0] == [QUERY, PASSAGES[0]]
     assert found["scores"] == pytest.approx(scores(students[0]).tolist())
-    stored.write_text(json.dumps({**found, "scores": [0.0] * 5}))
+    file.write_text(json.dumps({**found, "scores": [0.0] * 5}))
     stored_files._fetched.clear()
     with refuses("registry-damaged", "reference_scores.json"):
         stored_files.fetch("models:/known/1")
@@ -112,7 +111,7 @@ def test_a_damaged_version_never_serves_and_is_named(database, students, tmp_pat
     metrics = Metrics()
     made = followed(name, metrics)
     version(name, students[1], tmp_path / "e2")
-    BROKEN[damage](checkpoint(database, name, "2"))
+    BROKEN[damage](checkpoint(name, "2"))
     stored_files._fetched.clear()  # the promotion has looked at it, in another process
     with running(Service(name, made, metrics)) as client:
         made.look()
@@ -144,7 +143,7 @@ def test_a_version_of_a_server_that_is_tried_again_serves_when_it_is_whole(datab
     version("mended", students[0], tmp_path / "e1")
     made = followed("mended")
     version("mended", students[1], tmp_path / "e2")
-    weights = checkpoint(database, "mended", "2") / "model.safetensors"
+    weights = checkpoint("mended", "2") / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
     stored_files._fetched.clear()

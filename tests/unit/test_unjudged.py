@@ -238,7 +238,7 @@ def test_where_nobody_has_judged_anything_the_page_and_the_card_say_what_was_mea
     summary = world.summary()
     page = render(summary)
     assert "Nobody has judged a test query here." in page and "Nothing was measured" not in page
-    card = model_card.write("inranker", "phase2", training(), summary)
+    card = model_card.write(model_card.Told("inranker", "phase2", training(), summary))
     assert "no dataset with judged test queries" in card and "**without judgements**, by known items" in card
 
 

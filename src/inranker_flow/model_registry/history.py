@@ -1,8 +1,9 @@
 """Which version served when, why and by whose hand; and the only way to change the champion.
 
-MLflow's aliases have no compare-and-swap. What every MLflow has is the number of a model version: unique, and given in
-the order of creation. So a change of the champion is first appended as a version of the registered model
-``NAME-history``, whose number is its place in the log. It counts only if it names the entry that counted before it, so
+MLflow's aliases, tags and descriptions have no compare-and-swap; a run's parameters are written once, but whoever deletes the
+run deletes them. What every MLflow has is the number of a model version: unique, and given in the order of creation. So a
+change of the champion is first appended as a version of the registered model ``zz-NAME-history`` (which stands last in a list
+of models), whose number is its place in the log. It counts only if it names the entry that counted before it, so
 of two changes at once the first number wins, on both sides. Then the alias follows the log. A process that is killed in
 between leaves the old champion serving and an entry that is not yet ``applied``; whoever changes the champion next
 finishes it. An alias that was moved outside of this project is found, recorded and accepted.
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 from inranker_flow.errors import UserError
 from inranker_flow.model_registry import registry
-from inranker_flow.model_registry.registry import CHAMPION, Version
+from inranker_flow.model_registry.registry import CHALLENGER, CHAMPION, Version
 
 log = logging.getLogger(__name__)
 
@@ -133,13 +134,19 @@ def _place(version: Version | None) -> Place:
 
 
 def log_name(name: str) -> str:
-    """Return the registered model whose versions are the log of ``name``."""
+    """Return the registered model whose versions are the log of ``name``: the last in a list of models, for it is none."""
+    return f"zz-{name}-history"
+
+
+def _older_log(name: str) -> str:
+    """Return what older code called the log of ``name``; the next change gives it its name."""
     return f"{name}-history"
 
 
 def read(name: str) -> list[Entry]:
     """Return all entries about ``name``, the oldest first; empty where there is no log yet."""
-    found = registry.search(log_name(name), f"read the history of {name}")
+    action = f"read the history of {name}"
+    found = registry.search(log_name(name), action) or registry.search(_older_log(name), action)
     return sorted((_entry(each) for each in found), key=lambda each: each.number)
 
 
@@ -162,6 +169,7 @@ def _entry(version: Any) -> Entry:
 
 def settle(name: str) -> State:
     """Finish a change that was interrupted, record an alias that was moved elsewhere; then log and alias agree."""
+    registry.rename_model(_older_log(name), log_name(name))
     while True:
         # The log before the alias: an alias that moved in between is then the work of an entry that was not seen yet,
         # and what is appended for it comes too late to count.
@@ -336,4 +344,9 @@ def _apply(name: str, entry: Entry) -> None:
 
 
 def _mark(name: str, entry: Entry) -> None:
+    """Say of the last entry that the alias has followed. What serves challenges nobody, and what was held against the champion
+    before it no longer does."""
+    challenger = registry.challenger(name)
+    if challenger and (entry.kind == "PROMOTE" or challenger.version == entry.target):
+        registry.drop_alias(name, CHALLENGER)
     registry.set_tags(Version(log_name(name), str(entry.number), {}), {_APPLIED: "true"})

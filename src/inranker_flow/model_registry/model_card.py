@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from textwrap import shorten
 from typing import Any
 
 from inranker_flow.markdown import code, escape
+from inranker_flow.model_registry import reference_scores
 from inranker_flow.rankers import templates
 from inranker_flow.reading import Trained, of_record
+from inranker_flow.words import language
 
 #: MLflow's databases hold this many characters of a description.
 _DESCRIPTION = 5000
@@ -23,30 +27,31 @@ _BLANK = "\n"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def write(
-    name: str,
-    system: str,
-    training: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    variants: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """Return README.md of the student that was registered as ``name`` and evaluated as ``system``.
+@dataclass(frozen=True)
+class Told:
+    """What a card is written from: the student that is registered as ``name`` and was evaluated as ``system``.
 
-    ``training`` is its training.json, ``summary`` the evaluation's summary.json, ``variants`` a table (`exporting.record.rows`).
+    ``training`` is its training.json, ``summary`` the evaluation's summary.json, ``variants`` a table (`exporting.record.rows`),
+    ``sample`` a query with passages to try it with, ``languages`` those of its collections, as far as they are said.
     """
-    front = _front_matter(name, system, training, summary)
-    return f"---\n{front}\n---\n\n{_body(name, system, training, summary, variants)}"
+
+    name: str
+    system: str
+    training: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    variants: Sequence[Mapping[str, Any]] = ()
+    sample: tuple[str, Sequence[str]] = reference_scores.SAMPLE
+    languages: Sequence[str] = ()
 
 
-def describe(
-    name: str,
-    system: str,
-    training: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    variants: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """Return the same for a version's description: without front matter, and only as many sections as fit."""
-    body = _body(name, system, training, summary, variants)
+def write(told: Told) -> str:
+    """Return README.md of the student."""
+    return f"---\n{_front_matter(told)}\n---\n\n{_body(told, _from_its_folder(told))}"
+
+
+def describe(told: Told, version: str) -> str:
+    """Return the description of its ``version``: without front matter, and only as many sections as fit."""
+    body = _body(told, _from_the_registry(told, version))
     rest = "\n\n(More in README.md of the model folder, artifact `checkpoint`.)\n"
     sections = re.split(r"(?m)^(?=## )", body)
     if len(body) <= _DESCRIPTION:
@@ -59,10 +64,11 @@ def describe(
     return (kept.rstrip() or body[: _DESCRIPTION - len(rest)]) + rest
 
 
-def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _front_matter(told: Told) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    base, kind = _base(training), _kind(name, training)
+    base, kind, summary = _base(told.training), _kind(told.name, told.training), told.summary
+    licence = _licence_of_all(told)
     results = [
         EvalResult(
             task_type="text-ranking",
@@ -70,43 +76,81 @@ def _front_matter(name: str, system: str, training: Mapping[str, Any], summary: 
             dataset_name=dataset,
             metric_type=summary["headline"].lower(),
             metric_name=summary["headline"],
-            metric_value=round(found["systems"][system]["means"][summary["headline"]], 4),
+            metric_value=round(found["systems"][told.system]["means"][summary["headline"]], 4),
         )
         for dataset, found in summary["datasets"].items()
     ]
     data = ModelCardData(
-        model_name=name,
+        model_name=told.name,
         library_name=kind.library,
         pipeline_tag="text-ranking",
         # The hub refuses anything but an id of its own.
         base_model=base if _HUB_ID.fullmatch(base) else None,
+        datasets=_trained_on(told.training),
+        language=sorted({language(each).code for each in told.languages} - {""}) or None,
+        license=licence or "other",
+        license_name=None if licence else "of-its-ancestors",
+        license_link=None if licence else "README.md#licences",
         tags=["reranker", *kind.tags, "inranker", "distillation"],
         eval_results=results or None,
     )
     return data.to_yaml().strip()
 
 
-def _body(
-    name: str,
-    system: str,
-    training: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    variants: Sequence[Mapping[str, Any]],
-) -> str:
-    kind = _kind(name, training)
+def _licence_of_all(told: Told) -> str:
+    """Return the licence that base model, teacher and texts have in common; "" where they have several, or one is not known."""
+    known = told.summary["licences"]
+    named = {known["base"], known["teacher"], *(known["data"].get(name, "") for name in _trained_on(told.training))}
+    return named.pop().lower() if len(named) == 1 else ""
+
+
+def _body(told: Told, loading: str) -> str:
+    training, summary, system = told.training, told.summary, told.system
+    kind = _kind(told.name, training)
     sections = [
-        f"# {escape(name)}\n\n{kind.title}: it reads a query and a passage and says how relevant the passage is. It was "
+        f"# {escape(told.name)}\n\n{kind.title}: it reads a query and a passage and says how relevant the passage is. It was "
         "distilled from a larger reranker by InRanker Flow (the method: arXiv 2401.06910), without human labels for the "
         "target collections.",
+        f"## How to load it\n\n{loading}",
         f"## How well it does\n\n{_measures(system, summary)}",
-        *([f"## Its variants\n\n{_variants(variants)}"] if variants else []),
+        *([f"## Its variants\n\n{_variants(told.variants)}"] if told.variants else []),
         f"## How it was made\n\n{_made(training, summary)}",
         f"## Prompt\n\n{kind.prompt().strip(_BLANK)}{_served(summary['models'].get(system, {}).get('served', {}))}",
         f"## Limits\n\n{_limits(training, summary)}",
         f"## Licences\n\n{_licences(training, summary)}",
-        f"## How to load it\n\n{kind.loading().strip(_BLANK)}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _from_its_folder(told: Told) -> str:
+    """Return the ways to load the folder that the card lies in, with a query and passages to try each with."""
+    ways = _kind(told.name, told.training).loading().strip(_BLANK)
+    return f'```python\nFOLDER = "."  # the folder with this file\n{_sample(told)}\n```\n\n{ways}'
+
+
+def _from_the_registry(told: Told, version: str) -> str:
+    """Return code that asks a ``version`` at once, and that fetches its folder."""
+    address = f"models:/{told.name}/{version}"
+    return (
+        f"```python\nimport mlflow\nimport pandas\n\n{_sample(told)}\n"
+        f'model = mlflow.pyfunc.load_model("{address}")\n'
+        'print(model.predict(pandas.DataFrame([{"query": QUERY, "passages": PASSAGES}])))\n\n'
+        "# The plain Hugging Face folder; its README.md has the code for other libraries and for servers.\n"
+        f'FOLDER = mlflow.artifacts.download_artifacts("{address}/artifacts/checkpoint")\n```\n\n'
+        "A higher score is better. `MLFLOW_TRACKING_URI` names this registry; "
+        f"`models:/{told.name}@champion` is the version that serves."
+    )
+
+
+def _sample(told: Told) -> str:
+    query, passages = told.sample
+    given = "".join(f"    {_text(each)},\n" for each in passages)
+    return f"QUERY = {_text(query)}\nPASSAGES = [\n{given}]"
+
+
+def _text(text: str) -> str:
+    """Return a text as code: of a long one the beginning."""
+    return json.dumps(shorten(text, 200, placeholder=" ..."), ensure_ascii=False)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ FILENAME = "reference_scores.json"
 #: Largest difference of two scores of one pair: both computed in float32, or one of them in fewer bits.
 EXACT, ROUNDED = 1e-3, 0.5
 
+#: A query with passages, where no evaluation has some.
+SAMPLE = ("which passage answers this?", ("This one may.", "And another one."))
+
 
 @dataclass(frozen=True)
 class ReferenceScores:
@@ -49,6 +52,14 @@ def read(folder: Path) -> ReferenceScores | None:
         return ReferenceScores(str(found["dtype"]), pairs, scores)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no reference scores ({error}); restore the file", code="registry-damaged") from error
+
+
+def example(folder: Path) -> tuple[str, Sequence[str]]:
+    """Return a query and passages to try a model with: of the reference scores in ``folder``, where there are some."""
+    found = read(folder)
+    if found is None:
+        return SAMPLE
+    return found.pairs[0][0], list(dict.fromkeys(passage for _, passage in found.pairs[:3]))
 
 
 def check(folder: Path, dtype: str, score: Callable[[Sequence[tuple[str, str]]], np.ndarray]) -> None:

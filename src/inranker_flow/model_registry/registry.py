@@ -68,11 +68,12 @@ def _not_there(error: Any) -> bool:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version and its tags."""
+    """A registered version and its tags; ``model_id``: of the model in MLflow that it holds, "" for one of older code."""
 
     name: str
     version: str
     tags: Mapping[str, str]
+    model_id: str = ""
 
     @property
     def reference(self) -> str:
@@ -86,7 +87,7 @@ def champion(name: str) -> Version | None:
 
 
 def challenger(name: str) -> Version | None:
-    """Return the version that was registered last, or None."""
+    """Return the last version that was held or refused since the champion was promoted, or None."""
     return _aliased(name, CHALLENGER)
 
 
@@ -102,7 +103,7 @@ def _aliased(name: str, alias: str) -> Version | None:
             if _not_there(error):
                 return None
             raise
-    return Version(name, str(found.version), dict(found.tags))
+    return _as_version(found)
 
 
 def version(name: str, number: str) -> Version:
@@ -123,7 +124,7 @@ def version(name: str, number: str) -> Version:
                 "says what served and what is gone",
                 code="version-missing",
             ) from error
-    return Version(name, str(found.version), dict(found.tags))
+    return _as_version(found)
 
 
 def versions(name: str) -> dict[str, Version]:
@@ -134,7 +135,9 @@ def versions(name: str) -> dict[str, Version]:
 
 
 def _as_version(found: Any) -> Version:
-    return Version(found.name, str(found.version), dict(found.tags))
+    # Of a logged model `models:/m-...`; a database of MLflow keeps the id nowhere else.
+    model_id = str(found.source).removeprefix("models:/") if str(found.source).startswith("models:/m-") else ""
+    return Version(found.name, str(found.version), dict(found.tags), model_id)
 
 
 def search(name: str, action: str) -> list[Any]:
@@ -205,6 +208,18 @@ def create_model(name: str, description: str) -> None:
                 raise
 
 
+def rename_model(name: str, other: str) -> None:
+    """Let the registered model ``name`` be called ``other``, where there is one."""
+    from mlflow.exceptions import MlflowException
+
+    with explained(f"rename the registered model {name}"):
+        try:
+            connection.client().rename_registered_model(name, other)
+        except MlflowException as error:
+            if not _not_there(error):
+                raise
+
+
 def registered(name: str, digest: str, identity: str) -> Version | None:
     """Return the first version of ``name`` with these weights and, where it says, with this :func:`identity`, or None."""
     same = [
@@ -228,6 +243,18 @@ def set_alias(version: Version, alias: str) -> None:
     """Point ``alias`` at ``version``: one atomic write in the registry. `history.move` alone moves the champion."""
     with explained(f"point the alias {alias} at version {version.version} of {version.name}"):
         connection.client().set_registered_model_alias(version.name, alias, version.version)
+
+
+def drop_alias(name: str, alias: str) -> None:
+    """Take ``alias`` from whichever version of ``name`` has it."""
+    with explained(f"take the alias {alias} from {name}"):
+        connection.client().delete_registered_model_alias(name, alias)
+
+
+def describe(version: Version, about: str) -> None:
+    """Let a version's description be ``about``."""
+    with explained(f"describe version {version.version} of {version.name}"):
+        connection.client().update_model_version(version.name, version.version, about)
 
 
 def set_tags(version: Version, tags: Mapping[str, str]) -> None:

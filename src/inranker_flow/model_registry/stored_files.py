@@ -106,10 +106,20 @@ _CHECKPOINT, _CODE = "artifacts/checkpoint", "code"
 
 def _gone(found: registry.Version) -> bool:
     """True where the store of a version's files answers and has none of them."""
-    client = connection.client()
+    sizes = _sizes(found)
+    return sizes is not None and not sizes
+
+
+def _sizes(found: registry.Version) -> dict[str, int | None] | None:
+    """Return the files of a version's checkpoint by a listing, each with its size where the store tells it; None for a version
+    that no run has made."""
+    import mlflow
+
     with explained(f"look for the files of {found.reference}"):
-        run_id = client.get_model_version(found.name, found.version).run_id
-        return bool(run_id) and not client.list_artifacts(run_id, f"model/{_CHECKPOINT}")
+        if not connection.client().get_model_version(found.name, found.version).run_id:
+            return None
+        listed = mlflow.artifacts.list_artifacts(f"{found.reference}/{_CHECKPOINT}")
+    return {f"{_CHECKPOINT}/{Path(each.path).name}": each.file_size for each in listed if not each.is_dir}
 
 
 @cache
@@ -177,22 +187,20 @@ def damage(reference: str) -> str:
 
     Cheap: nothing is downloaded, names and sizes are compared. :func:`fetch` compares the content.
     """
-    client = connection.client()
     try:
         found = registry.version(*registry.parts(reference))
         registered = _registered_files(found)
-        with explained(f"look for the files of {reference}"):
-            run_id = client.get_model_version(found.name, found.version).run_id
-            stored = client.list_artifacts(run_id, f"model/{_CHECKPOINT}") if run_id else []
+        sizes = _sizes(found)
     except NoAnswer as error:
         log.warning("whether the files of %s are whole was not looked at: %s", reference, error)
         return ""
     except UserError as error:  # gone, or its tag was changed
         return str(error)
-    sizes = {each.path.removeprefix("model/"): each.file_size for each in stored if not each.is_dir}
-    if run_id and not sizes:
+    if sizes is None:
+        return ""
+    if not sizes:
         return f"{reference}: its files are gone; {_RESTORE}"
-    for name, (size, _) in registered.items() if run_id else ():
+    for name, (size, _) in registered.items():
         file = name.removeprefix(f"{_CHECKPOINT}/")
         if file == name or "/" in file:
             continue  # not in that listing

@@ -30,7 +30,7 @@ from inranker_flow.services import kfp_run
 from inranker_flow.storage.local import atomic_write
 from inranker_flow.tracking import outcomes
 from inranker_flow.tracking.parents import parent_of
-from inranker_flow.tracking.records import note_left_out, read_plan, stages_of
+from inranker_flow.tracking.records import note_left_out, read_plan, run_that_wrote, stages_of
 from inranker_flow.tracking.runs import current_run_id, log_file
 
 log = logging.getLogger(__name__)
@@ -101,20 +101,26 @@ def promote(
     tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
     tags |= trained_on(targets, work_key, left_out)
     note_left_out(parent_of(run_id), left_out)
-    told = (name, CHALLENGER, training, summary, record.rows(variants))
-    about, card = model_card.describe(*told), model_card.write(*told)
+    sample, languages = reference_scores.example(evaluation), [each.language for each in targets if each.language]
+    told = model_card.Told(name, CHALLENGER, training, summary, record.rows(variants), sample, languages)
     tags_now = {**tags, **_verdict(decided)}
-    version = registration.register(name, student, digest, tags_now, serving, run_id, card, about, exported)
+    trained_by = run_that_wrote("model", read_manifest(student).content) or run_id
+    version = registration.register(
+        name, student, digest, tags_now, serving, trained_by, model_card.write(told), exported
+    )
+    registration.measured(version, run_id, _numbers(summary))
     own = current is not None and current.version == version.version
     if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
         registry.set_tags(version, tags_now)
+        registry.describe(version, model_card.describe(told, version.version))
     # else the champion was made again: it keeps the record of its own promotion
-    registry.set_alias(version, registry.CHALLENGER)
     if decided.verdict == "PROMOTE":
         why = decided.reasons[0].message + (f"; left out: {', '.join(left_out)}" if left_out else "")
         details = {"digest": digest, "evaluation": tags["digest.evaluation"], "run_key": run_key, "mlflow_run": run_id}
         decided = _moved(decided, version, champion, why, details)
+    if decided.verdict != "PROMOTE" and not own:
+        registry.set_alias(version, registry.CHALLENGER)
     log.info("%s: %s", decided.verdict, decided.reasons[0].message)
 
     verdict = {
@@ -129,11 +135,16 @@ def promote(
     with atomic_write(report) as out:
         out.write(render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants).encode())
     _tell(run_id, report, verdict, summary)
+    _keep(decision, verdict, read_manifest(student).dataset)
+    return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
+
+
+def _keep(decision: Path, verdict: Mapping[str, Any], dataset: str) -> None:
+    """Write the folder with the verdict."""
     decision.mkdir(parents=True, exist_ok=True)
     with atomic_write(decision / "decision.json") as out:
         out.write(json.dumps(verdict, indent=1).encode())
-    write_manifest(decision, dataset=read_manifest(student).dataset, stage="promote", verdict=decided.verdict)
-    return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
+    write_manifest(decision, dataset=dataset, stage="promote", verdict=verdict["verdict"])
 
 
 def _variants(exported: Path | None) -> dict[str, Any]:
@@ -263,6 +274,19 @@ def _decide(
     if left_out and config.left_out == "hold" and decided.verdict == "PROMOTE":
         return _held(decided, _incomplete(left_out))
     return decided
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the evaluation measured of the student: its measures by dataset and in the mean, and its costs."""
+    found = {
+        f"{measure}/{name}": value
+        for name, each in summary["datasets"].items()
+        for measure, value in each["systems"].get(CHALLENGER, {}).get("means", {}).items()
+    }
+    found |= {f"{measure}/mean": value for measure, value in summary["average"].get(CHALLENGER, {}).items()}
+    model = summary["models"].get(CHALLENGER, {})
+    costs = ("latency_median_ms", "latency_p95_ms", "size_mb", "parameters", "pairs_per_second")
+    return found | {name: model[name] for name in costs if model.get(name) is not None}
 
 
 def _others(

@@ -14,7 +14,7 @@ from inranker_flow.services import web
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained, recording
 from inranker_flow.tracking.parents import KFP_RUN, parent_here
-from inranker_flow.tracking.values import hidden, metrics
+from inranker_flow.tracking.values import hidden, metric_name, metrics
 
 #: Tag of a stage's run, and ``inranker.ended.STAGE`` of the parent for a stage without a run: FINISHED, or FAILED or LEFT OUT
 #: (its target) and why. A run's status is KFP's plugin's to set where that began it, and gives no reason.
@@ -59,6 +59,20 @@ def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
         )
     told = [(run.data.tags, dict(run.data.metrics)) for run in found]
     return [(tags.get("inranker.stage", ""), tags.get("inranker.dataset", ""), numbers) for tags, numbers in told]
+
+
+def run_that_wrote(output: str, content: str) -> str:
+    """Return the id of the last run that wrote an ``output`` of this ``content`` (`Manifest.content`); "" where none is left."""
+    mlflow_client = connection.client()
+    tag = metric_name(f"digest.{output}")
+    with explained(f"look for the run that wrote a {output}"):
+        found = mlflow_client.search_runs(
+            [connection.experiment_id(mlflow_client)],
+            f"tags.`{tag}` = '{content}'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+    return str(found[0].info.run_id) if found else ""
 
 
 @dataclass(frozen=True)
