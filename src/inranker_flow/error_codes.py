@@ -211,12 +211,39 @@ GROUPS: dict[str, dict[str, str]] = {
 #: Code -> what is wrong.
 CODES = {code: about for group in GROUPS.values() for code, about in group.items()}
 
+#: Codes with a row of their own in docs/runbook.md; of the others the row of the group tells what to do.
+_ROWS = """
+    all-left-out artifact-damaged backend-missing candidates-useless champion-changed checkpoint-adapter checkpoint-code
+    checkpoint-damaged checkpoint-incomplete checkpoint-kind checkpoint-labels checkpoint-pointer checkpoint-pooling
+    checkpoint-tokenizer checkpoint-tokens cluster-no-room collection-column collection-name collection-row
+    database-damaged dataset-fields disk-full experiment-deleted folder-in-use folder-not-of-runs hub-refused
+    image-not-pushed judge-useless judgements-empty judgements-form judgements-unusable logits-not-finite measure-no-value
+    measure-unknown model-not-served out-of-memory process-died prompt-no-chat queries-find-nothing queries-useless
+    queue-missing queue-quota registry-address registry-damaged registry-misbehaves registry-refused run-incomplete
+    run-lost s3-refused schedule-busy scratch-not-shared search-refused setting-compiled setting-type setting-unknown
+    setting-value store-misbehaves text-encoding too-many-targets unexpected
+"""
+
+
+def row(code: str) -> str:
+    """Return the place in docs/runbook.md that says what to do about an error of this ``code``; "" for none."""
+    group = next((group for group, codes in GROUPS.items() if code in codes), "")
+    anchor = code if code in _ROWS.split() else group.lower().replace(" ", "-")
+    return f"docs/runbook.md#{anchor}" if group else ""
+
+
+def with_row(line: str, code: str) -> str:
+    """Return the line about an error of this ``code`` with the place of its row in the runbook at the end."""
+    found = row(code)
+    return f"{line} ({found})" if found else line
+
+
 _HEAD = """# Codes of errors
 
 An error that a person can mend is one line: which file or setting, what is wrong, what to do. Its kind has a code, which stays
 as it is while the line may be worded anew. The code is in `UserError.code`, in the record of a local run
-(`artifacts/events/*.jsonl`, `code`) and in the tag `inranker.error` of the stage's run in MLflow. What to do on a cluster:
-the [runbook](runbook.md).
+(`artifacts/events/*.jsonl`, `code`) and in the tag `inranker.error` of the stage's run in MLflow. The line ends with the place in
+the [runbook](runbook.md) that says what to do.
 
 <!-- made by `python -m inranker_flow.error_codes > docs/errors.md` -->
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def test_a_code_is_there_once():
 def test_the_page_of_codes_is_the_tables():
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert page == error_codes.markdown(), "run python -m inranker_flow.error_codes > docs/errors.md"
+
+
+def test_every_code_has_a_row_in_the_runbook_and_every_row_a_place():
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    places = re.findall(r'<a id="([a-z0-9-]+)"></a>', runbook)
+    assert len(places) == len(set(places))
+    assert {code: row for code in CODES if (row := error_codes.row(code).partition("#")[2]) not in places} == {}
+    assert {place for place in places if place in CODES} == {
+        code for code in CODES if error_codes.row(code).endswith(f"#{code}")
+    }
+    rows = [
+        line for line in runbook.splitlines() if line.startswith("| ") and not line.startswith(("| symptom", "| kind"))
+    ]
+    assert [line for line in rows if not line.startswith('| <a id="')] == []
 
 
 @pytest.mark.parametrize("kind", [UserError, CollectionFault, BadCollection])

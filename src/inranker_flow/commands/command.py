@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from inranker_flow import error_codes
 from inranker_flow.commands.screen import wrapped
 from inranker_flow.errors import UserError, of_system
 from inranker_flow.redaction import hidden_in_output, redact
@@ -152,7 +153,7 @@ def _say(word: str, text: str, status: int) -> int:
 def one_line(error: BaseException) -> str:
     """Return an error as one line. If it is nobody's input, the line names the file with the traceback."""
     if isinstance(error, UserError):
-        return _short(str(error))
+        return error_codes.with_row(_short(str(error)), error.code)
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
         return _short(of_system(error))
     library = LIBRARIES.get(type(error).__module__.partition(".")[0])

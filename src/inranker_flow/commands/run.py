@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from inranker_flow import error_codes
 from inranker_flow.artifacts.manifest import check
 from inranker_flow.commands import console, folder, forked, outcome, plan, screen
 from inranker_flow.commands.command import FAILED, Parser, command, logging_to
@@ -159,6 +160,7 @@ def _run(
         failed = [event for event in console.read_events(events) if event.get("error")]
         if failed:
             reason = f"{failed[0]['stage']} {failed[0]['dataset']}".strip() + f": {failed[0]['error']}"
+            reason = error_codes.with_row(reason, failed[0].get("code", ""))
         else:
             said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # KFP's colours
             reason = f"{said} If its log ends without a reason, it was killed, perhaps for want of memory; run again to continue"

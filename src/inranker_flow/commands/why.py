@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inranker_flow import error_codes
 from inranker_flow.commands import console, folder
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.errors import UserError
@@ -41,6 +42,7 @@ def explain(run_dir: Path, log: Path) -> str:
     failed = next((each for each in events if each.get("error")), None)
     if failed:
         said = f"FAILED: task {failed['stage']} {failed['dataset']}".strip() + f": {failed['error']}"
+        said = error_codes.with_row(said, failed.get("code", ""))
     elif any(each["stage"] == "notify" for each in events):
         reason = next((each["reason"] for each in events if each["stage"] == "discover" and each.get("reason")), "")
         said = f"SUCCEEDED: {reason or 'every task ended well'}."

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from inranker_flow import redaction
+from inranker_flow import error_codes, redaction
 from inranker_flow.artifacts.manifest import FILENAME, Manifest, check, content_digest, made_from, read_manifest
 from inranker_flow.config.parsing import as_plain, parse
 from inranker_flow.environment import mounted, variables
@@ -221,7 +221,7 @@ def _fail(name: str, dataset: str, start: float, message: str, code: str) -> NoR
     message = " ".join(redaction.redact(message).split())
     _event(name, dataset, seconds=time.monotonic() - start, error=message, code=code)
     start_logging(f"{name} {dataset}".strip())
-    log.error("FAILED: %s", message)
+    log.error("FAILED: %s", error_codes.with_row(message, code))
     sys.stdout.flush()
     sys.exit(REFUSED)
 

@@ -98,21 +98,18 @@ def promote(
     decided = _held_by_registry(decided, name, champion, current, known, state)
 
     run_id = current_run_id(name)
-    tags = _tags(student, evaluation, training, summary, champion, run_key, run_id)
-    tags |= trained_on(targets, work_key, left_out)
+    origin = _tags(student, evaluation, training, summary, champion, run_key, run_id)
+    tags = {**origin, **trained_on(targets, work_key, left_out), **_verdict(decided)}
     note_left_out(parent_of(run_id), left_out)
     sample, languages = reference_scores.example(evaluation), [each.language for each in targets if each.language]
     told = model_card.Told(name, CHALLENGER, training, summary, record.rows(variants), sample, languages)
-    tags_now = {**tags, **_verdict(decided)}
     trained_by = run_that_wrote("model", read_manifest(student).content) or run_id
-    version = registration.register(
-        name, student, digest, tags_now, serving, trained_by, model_card.write(told), exported
-    )
+    version = registration.register(name, student, digest, tags, serving, trained_by, model_card.write(told), exported)
     registration.measured(version, run_id, _numbers(summary))
     own = current is not None and current.version == version.version
     if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
-        registry.set_tags(version, tags_now)
+        registry.set_tags(version, tags)
         registry.describe(version, model_card.describe(told, version.version))
     # else the champion was made again: it keeps the record of its own promotion
     if decided.verdict == "PROMOTE":
@@ -131,9 +128,7 @@ def promote(
         "left_out": left_out,
         "policy": as_dict(config),
     }
-    report.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(report) as out:
-        out.write(render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants).encode())
+    _write(report, render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants))
     _tell(run_id, report, verdict, summary)
     _keep(decision, verdict, read_manifest(student).dataset)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
@@ -141,10 +136,14 @@ def promote(
 
 def _keep(decision: Path, verdict: Mapping[str, Any], dataset: str) -> None:
     """Write the folder with the verdict."""
-    decision.mkdir(parents=True, exist_ok=True)
-    with atomic_write(decision / "decision.json") as out:
-        out.write(json.dumps(verdict, indent=1).encode())
+    _write(decision / "decision.json", json.dumps(verdict, indent=1))
     write_manifest(decision, dataset=dataset, stage="promote", verdict=verdict["verdict"])
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as out:
+        out.write(text.encode())
 
 
 def _variants(exported: Path | None) -> dict[str, Any]:
