@@ -115,6 +115,7 @@ def test_the_first_look_finds_every_corpus_and_the_second_nothing_to_do(look):
     assert (again.go, again.targets) == ("no", [])
     assert again.reason.endswith("was trained in this way, on just these corpora: a, b")
     assert "# Nothing to do" in look.report.read_text() and "| a | same |" in look.report.read_text()
+    assert look.report.read_text().endswith("/1 serves; no retrain has ended well before.\n")
 
 
 def test_new_changed_and_removed_corpora_are_reasons_and_all_that_is_there_is_trained_on(look):

@@ -7,18 +7,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import history, registry
 from inranker_flow.services import kfp_nodes, kfp_run
 from inranker_flow.services.kfp_run import Failure, Outcome
 from inranker_flow.stages.notify import NotifyStats, notify
 from inranker_flow.tracking import connection, outcomes
 from inranker_flow.tracking.parents import open_parent
-from inranker_flow.tracking.records import note_end, note_left_out, run_page
+from inranker_flow.tracking.records import note_end, note_left_out, note_retrain, run_page
 from inranker_flow.tracking.runs import stage_run
 from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
@@ -95,7 +97,7 @@ def test_a_false_green_is_seen_and_the_failed_task_named(kfp, webhook, monkeypat
     kfp.answers[PATH] = [Answer(200, failed)]
     assert notify("SUCCEEDED", None, RUN, "inranker small") == NotifyStats(0, "FAILED")
     assert texts(webhook) == [
-        "FAILED inranker small: teacher-label-2 #2: OOMKilled (exit code 137) &lt;main&gt; &amp; more\n"
+        "FAILED inranker small: teacher-label-2 #2: OOMKilled (exit code 137) &lt;main&gt; &amp; more (docs/runbook.md#oom)\n"
         f"https://kubeflow.example/pipeline/#/runs/details/{RUN}"
     ]
 
@@ -243,10 +245,13 @@ def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kf
             if outcome:
                 raise outcome
 
-    stage(UserError("teacher.checkpoint: the hub cannot be reached; password=geheim123"))
+    stage(UserError("teacher.checkpoint: the hub cannot be reached; password=geheim123", code="hub-refused"))
     kfp.answers[PATH] = [Answer(200, run({"for-loop-2/0/teacher-label-2": "FAILED"}))]
     assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
-    assert "teacher-label-2 #1: teacher.checkpoint: the hub cannot be reached; password=***" in texts(webhook)[0]
+    assert (
+        "teacher-label-2 #1: teacher.checkpoint: the hub cannot be reached; password=*** (docs/runbook.md#hub-refused)"
+        in texts(webhook)[0]
+    )
     kfp.answers[PATH] = [Answer(401, b"no")]
     assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
     assert "FAILED x: teacher_label inns: teacher.checkpoint" in texts(webhook)[1]
@@ -254,6 +259,23 @@ def test_a_failure_that_only_the_stage_wrote_is_believed_and_gives_the_reason(kf
     assert notify("COMPLETE", None, RUN, "x").state == "SUCCEEDED"
     note_end("preflight", "disk: full")
     assert notify("COMPLETE", None, RUN, "x").state == "FAILED"
+
+
+def test_a_run_of_retrain_tells_how_old_all_is_and_a_silence_is_an_alarm(kfp, webhook, mlflow_run):
+    client = connection.client()
+    before = client.create_run(client.get_run(mlflow_run).info.experiment_id).info.run_id
+    note_retrain(before, "m", 0)
+    client.set_terminated(before, "FINISHED", end_time=int(time.time() * 1000) - 40 * 86_400_000)
+    client.create_registered_model("m")
+    history.move(registry.version("m", client.create_model_version("m", "file:///1").version), "MANUAL", "ann", "w", {})
+    kfp.answers[PATH] = [Answer(200, went_well())]
+    for days, alarm in ((30, True), (50, False), (0, False)):
+        note_retrain(mlflow_run, "m", days)
+        notify("COMPLETE", None, RUN, "x")
+        line = texts(webhook)[-1].splitlines()[1]
+        assert line.startswith("ALARM: models:/m/1 has served for " if alarm else "models:/m/1 has served for "), line
+        assert line.endswith("; retrain last ended well 40 days ago" + (" (corpora.alarm_days: 30)" if alarm else ""))
+        client.set_terminated(mlflow_run, "FAILED")  # else this one were the last
 
 
 def test_targets_that_were_left_out_are_told(kfp, webhook, mlflow_run):
@@ -352,6 +374,7 @@ def test_the_adapter_is_quick_and_leaves_its_event(tmp_path):
     """In a process of its own, as the local runner starts it: nothing heavy is imported."""
     script = """
 import sys
+import time
 from kfp.dsl import PipelineTaskFinalStatus
 from components.notify.component import notify
 before = set(sys.modules)

@@ -71,7 +71,7 @@ def test_a_section_that_is_not_there_is_refused(capsys):
 OTHER = {
     "processes": 2, "batch_tokens": 999, "shard_pairs": 7, "endpoint": "http://other:1/v1", "concurrency": 3,
     "request_timeout": 9.0, "retries": 1, "micro_batch_tokens": 512, "gradient_checkpointing": True, "save_every": 5,
-    "request_pairs": 2, "request_queries": 2,
+    "request_pairs": 2, "request_queries": 2, "alarm_days": 30,
 }  # fmt: skip
 
 

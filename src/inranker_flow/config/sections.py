@@ -124,6 +124,9 @@ class CorporaConfig:
     #: A target with a fault of its own (data that is refused, no usable query) is left out and the others go on, or it ends
     #: the run. The only target always ends it.
     refused: Literal["leave_out", "end"] = "leave_out"
+    #: Days after which an unchanged champion, or a schedule that has not ended well, is an alarm in the message of each run of
+    #: `retrain`; 0: never.
+    alarm_days: Annotated[int, Range(0, 3650), NO_RESULT] = 0
 
 
 @dataclass(frozen=True)

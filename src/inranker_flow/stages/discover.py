@@ -27,7 +27,7 @@ from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
 from inranker_flow.generation import prompts
 from inranker_flow.markdown import escape
-from inranker_flow.model_registry import history
+from inranker_flow.model_registry import age, history
 from inranker_flow.model_registry.trained_on import Known, identity, last_known
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
@@ -127,8 +127,10 @@ def discover(
     log.info("%s: %s", "a run is due" if go else "nothing to do", reason)
     if not go:
         note_end("discover")
+    told = age.line(promotion.model_name, config.alarm_days)
+    log.log(logging.WARNING if told.startswith("ALARM") else logging.INFO, "%s", told)
     with atomic_write(report) as out:
-        out.write(_markdown(found, targets, removed, reason, go).encode())
+        out.write(f"{_markdown(found, targets, removed, reason, go)}\n{escape(told)}.\n".encode())
     return DiscoverStats(
         corpora=len(usable),
         removed=len(removed),

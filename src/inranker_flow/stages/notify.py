@@ -12,9 +12,10 @@ from html import escape
 from http.client import HTTPException
 from typing import Any
 
-from inranker_flow import redaction
+from inranker_flow import error_codes, redaction
 from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
+from inranker_flow.model_registry import age
 from inranker_flow.planning import reality
 from inranker_flow.planning.plans import read_sentence, sentence_of
 from inranker_flow.progress import duration
@@ -22,7 +23,7 @@ from inranker_flow.services import kfp_run, web
 from inranker_flow.services.kfp_run import Failure, Outcome
 from inranker_flow.tracking import outcomes
 from inranker_flow.tracking.parents import close_parent, own_parent, parent_here
-from inranker_flow.tracking.records import ends_of, left_out_of, read_plan, run_page, stages_of
+from inranker_flow.tracking.records import ends_of, left_out_of, read_plan, retrained_by, run_page, stages_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def notify(state: str | None, error: str | None, run_id: str, run_name: str) -> 
     parent, wrote = _mlflow()
     outcome = _judged(kfp_run.of_status(state, error), kfp_run.of_run(run_id, own_task="notify"), wrote)
     first = (_decided(parent) if outcome.state == kfp_run.SUCCEEDED else "") or _verdict(outcome, run_name)
-    told = [first, *_left_out(parent), *_compared(run_id, parent)]
+    told = [first, *_age(parent), *_left_out(parent), *_compared(run_id, parent)]
     page = _mlflow_page(parent)
     report = page.replace("?", "/artifacts/report.html?") if page and first.startswith(VERDICTS) else ""
     pages = {"Report": report, "KFP": kfp_run.page(run_id), "MLflow": page}
@@ -107,7 +108,11 @@ def _mlflow() -> tuple[str, Outcome | None]:
     except Exception as error:  # MLflow's errors have no common base, and none of them may make the run red
         log.warning("the run in MLflow stays open: %s", redaction.line(error))
         return "", None
-    failures = tuple(Failure(f"{each.stage} {each.dataset}".strip(), each.reason) for each in ends if each.failed)
+    failures = tuple(
+        Failure(f"{each.stage} {each.dataset}".strip(), error_codes.with_row(each.reason, each.code))
+        for each in ends
+        if each.failed
+    )
     if failures:
         return parent, Outcome(kfp_run.FAILED, failures)
     ended = {each.stage for each in ends}
@@ -123,9 +128,17 @@ def _mlflow_page(parent: str) -> str:
 
 
 def _verdict(outcome: Outcome, run_name: str) -> str:
-    """Return ``FAILED NAME: TASK: REASON`` in one line."""
-    told = [": ".join(filter(None, (each.task, each.reason))) or "see its log" for each in outcome.failures]
+    """Return ``FAILED NAME: TASK: REASON (ROW)`` in one line, with the row of the runbook."""
+    told = [_with_row(": ".join(filter(None, (each.task, each.reason))) or "see its log") for each in outcome.failures]
     return ": ".join([f"{outcome.state} {run_name}", *(["; ".join(told)] if told else [])])
+
+
+def _with_row(line: str) -> str:
+    """Return a line about a failed task with its row: where no stage of ours gave one, what Kubernetes says decides."""
+    if "docs/runbook.md#" in line:
+        return line
+    killed = re.search(r"OOMKilled|exit (code|status) 137", line)
+    return f"{line} (docs/runbook.md#{'oom' if killed else 'on-a-cluster'})"
 
 
 def _decided(parent: str) -> str:
@@ -148,6 +161,16 @@ def _reused(parent: str) -> str:
         if (row.stage, row.quantity) == ("total", "hours") and row.planned and row.reused:
             return f", {duration(3600 * row.planned * row.reused)} of {plan.get('device') or 'the device'} reused"
     return ""
+
+
+def _age(parent: str) -> list[str]:
+    """Return a line about the champion's age and the last good end, in a run of `retrain`."""
+    try:
+        model, alarm_days = retrained_by(parent)
+        return [age.line(model, alarm_days)] if model else []
+    except Exception as error:  # as below
+        log.warning("the age of the champion cannot be told: %s", redaction.line(error))
+        return []
 
 
 def _left_out(parent: str) -> list[str]:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.execution import left_out
@@ -27,7 +28,7 @@ from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import SECTIONS, Profile, resolve
 from inranker_flow.storage.local import atomic_write
 from inranker_flow.tracking.parents import open_parent, own_parent, parent_here
-from inranker_flow.tracking.records import note_end, run_page
+from inranker_flow.tracking.records import RETRAIN, note_end, note_retrain, run_page
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +83,15 @@ def preflight(
         resolved = pin(resolved)
         found = keys(pipeline, resolved, code_version())
         run_key, work_key = found["run_key"], found["work_key"]
-    stats = check_run(resolved, Need(**need), run_key, report)
-    if pipeline != "retrain":  # there `discover` knows all of them
+    stats = check_run(resolved, Need(**need), run_key, report, retrain=pipeline == RETRAIN)
+    if pipeline != RETRAIN:  # there `discover` knows all of them
         resolved = replace(resolved, targets=left_out.settled(resolved.targets, resolved.corpora.refused))
     return replace(stats, sections=resolved.arguments(), keys={"run_key": run_key, "work_key": work_key})
 
 
-def check_run(run: Profile, need: Need, run_key: str, report: Path) -> PreflightStats:
-    """Return the checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for."""
+def check_run(run: Profile, need: Need, run_key: str, report: Path, retrain: bool = False) -> PreflightStats:
+    """Return the checks, in seconds, and the champion; ``need`` is what the largest GPU task asks for, and a ``retrain`` is told
+    as one to MLflow."""
     first_stage = partial(check_first_stage, run.retrieval, (run.source, *run.targets), need)
     results = run_checks(
         [
@@ -116,7 +118,7 @@ def check_run(run: Profile, need: Need, run_key: str, report: Path) -> Preflight
         log.info("%s: %s (%s)", each.name, each.result, each.detail)
     name = run.promotion.model_name
     failures = _failures(results)
-    if address := _open_mlflow_run(results, name, failures):
+    if address := _open_mlflow_run(results, name, failures, run.corpora.alarm_days if retrain else None):
         _write(report, f"{markdown(results)}\n[The run in MLflow]({address})\n")
     if failures:
         raise UserError(failures, code="preflight-failed")
@@ -144,12 +146,15 @@ def _write(report: Path, text: str) -> None:
         out.write(text.encode())
 
 
-def _open_mlflow_run(results: Sequence[Result], name: str, failures: str) -> str:
+def _open_mlflow_run(results: Sequence[Result], name: str, failures: str, alarm_days: int | None) -> str:
     """Open the parent of this run's stages in MLflow, where neither KFP's plugin nor `make run` made one, and keep
-    ``failures`` in it; returns its page, if there is one."""
+    ``failures`` in it, and of a retraining its ``alarm_days``; returns its page, if there is one."""
     if not any(each.name == _MLFLOW and each.result == "ok" for each in results):
         return ""
     if kfp_run_id := own_parent():
         open_parent(kfp_run_id, f"{name} {kfp_run_id[:8]}")
-    note_end("preflight", failures)
-    return run_page(parent_here())
+    parent = parent_here()
+    note_end("preflight", failures, "preflight-failed" if failures else "")
+    if alarm_days is not None:
+        note_retrain(parent or variables.parent_run(), name, alarm_days)
+    return run_page(parent)

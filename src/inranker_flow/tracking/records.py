@@ -22,6 +22,8 @@ ENDED = "inranker.ended"
 #: Tag of a stage's run that failed: the code of its error (`error_codes.CODES`).
 ERROR = "inranker.error"
 LEFT_OUT_END = "LEFT OUT"
+#: The pipeline that a schedule starts. Tags of its parent run: the model that it retrains, and the days until an alarm.
+RETRAIN, RETRAINS, ALARM_DAYS = "retrain", "inranker.retrains", "inranker.alarm_days"
 #: Tag of a parent run whose student was decided about: JSON of the targets that it was trained without -> why.
 LEFT_OUT = "inranker.left_out"
 
@@ -77,13 +79,15 @@ def run_that_wrote(output: str, content: str) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """The last end of a stage of a pipeline run; ``dataset`` may be "". ``left_out``: it ended well, without its target."""
+    """The last end of a stage of a pipeline run; ``dataset`` may be "". ``left_out``: it ended well, without its target;
+    ``code``: of the error of one that failed (`error_codes.CODES`)."""
 
     stage: str
     dataset: str
     failed: bool
     reason: str
     left_out: bool = False
+    code: str = ""
 
 
 def ends_of(parent: str) -> list[End]:
@@ -102,11 +106,18 @@ def ends_of(parent: str) -> list[End]:
     said = {
         (key.removeprefix(f"{ENDED}."), ""): text for key, text in own.data.tags.items() if key.startswith(f"{ENDED}.")
     }
+    codes = {
+        (key.removeprefix(f"{ERROR}."), ""): code for key, code in own.data.tags.items() if key.startswith(f"{ERROR}.")
+    }
     for run in found:
         tags = run.data.tags
-        said[tags.get("inranker.stage", ""), tags.get("inranker.dataset", "")] = tags.get(ENDED, "")
+        key = tags.get("inranker.stage", ""), tags.get("inranker.dataset", "")
+        said[key], codes[key] = tags.get(ENDED, ""), tags.get(ERROR, "")
     parted = {key: text.partition(": ") for key, text in said.items() if text and key[0]}
-    return [End(*key, word == "FAILED", reason, word == LEFT_OUT_END) for key, (word, _, reason) in parted.items()]
+    return [
+        End(*key, word == "FAILED", reason, word == LEFT_OUT_END, codes.get(key, ""))
+        for key, (word, _, reason) in parted.items()
+    ]
 
 
 def note_left_out(parent: str, targets: Mapping[str, str]) -> None:
@@ -141,13 +152,45 @@ def _left_out_tag(run: Any) -> dict[str, str]:
     return dict(json.loads(run.data.tags.get(LEFT_OUT) or "{}"))
 
 
-def note_end(stage: str, failure: str = "") -> None:
+def note_end(stage: str, failure: str = "", code: str = "") -> None:
     """Tag the parent run with the end of a stage that has no run of its own; ``failure`` says why it failed."""
     parent = parent_here()
     if parent:
         with recording(parent, f"keep the end of {stage}"):
             text = f"FAILED: {redaction.line(failure, 1000)}" if failure else "FINISHED"
             connection.client().set_tag(parent, f"{ENDED}.{stage}", text)
+            if code:
+                connection.client().set_tag(parent, f"{ERROR}.{stage}", code)
+
+
+def note_retrain(parent: str, model: str, alarm_days: int) -> None:
+    """Tag the run ``parent`` as one of `retrain`, for those that look for the last (:func:`last_end`) and for `notify`."""
+    if parent:
+        with recording(parent, "keep what it retrains"):
+            for key, value in ((RETRAINS, model), (ALARM_DAYS, str(alarm_days))):
+                connection.client().set_tag(parent, key, value)
+
+
+def retrained_by(parent: str) -> tuple[str, int]:
+    """Return the model that the run ``parent`` retrains, and the days until an alarm; "" for a run of another pipeline."""
+    if not parent:
+        return "", 0
+    with explained(f"read run {parent}"):
+        tags = connection.client().get_run(parent).data.tags
+    return tags.get(RETRAINS, ""), int(tags.get(ALARM_DAYS, 0))
+
+
+def last_end() -> float:
+    """Return when the last run of `retrain` ended well, in seconds of the epoch; 0 where none did."""
+    mlflow_client = connection.client()
+    with explained(f"look for runs of {RETRAIN}"):
+        found = mlflow_client.search_runs(
+            [connection.experiment_id(mlflow_client)],
+            f"tags.`{RETRAINS}` LIKE '%' and attributes.status = 'FINISHED'",
+            max_results=1,
+            order_by=["attributes.end_time DESC"],
+        )
+    return float(found[0].info.end_time) / 1000 if found else 0.0
 
 
 def run_page(run_id: str) -> str:
