@@ -13,7 +13,8 @@ import itertools
 from inranker_flow.commands.command import Parser, Terminated, command
 from inranker_flow.commands.options import add_options
 from inranker_flow.errors import UserError
-from inranker_flow.services import kfp_nodes
+from inranker_flow.model_registry import history
+from inranker_flow.services import kfp_nodes, kfp_run
 from pipelines import kfp_api, why, workflows
 from pipelines.follow import follow
 from pipelines.kfp_api import Api
@@ -58,7 +59,8 @@ def submit(api: Api, release: Release, experiment: str, force: bool = False) -> 
             code="run-live",
         )
     name = _new_name(release.run_name, {run.display_name for run in alike})
-    run = api.create_run(experiment_id, name, publish(api, release), release.arguments, release.planned)
+    about = kfp_run.by(history.person(), release.planned)
+    run = api.create_run(experiment_id, name, publish(api, release), release.arguments, about)
     if release.planned:
         print(f"plan        {release.planned.removeprefix('planned ')} (make plan says how)")
     print(f"run         {name} ({run.run_id})\nexperiment  {experiment}, namespace {api.pod_namespace}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -119,7 +120,9 @@ def test_a_submitted_run_carries_its_plan(capsys, monkeypatch):
         assert submit.main(arguments) == 0, capsys.readouterr().err
         (run,) = server.runs.values()
         assert not server.violations
-    assert run["description"].startswith("planned without reuse: 2,400 queries, 13,600 pairs, ")
+    assert run["description"].startswith(
+        f"submitted by {getpass.getuser()}, planned without reuse: 2,400 queries, 13,600 "
+    )
     assert re.search(r"tokens, \d+ (s|min)$", run["description"].partition("\n")[0])
     assert "plan        without reuse: 2,400 queries" in capsys.readouterr().out
     assert "plan" not in run["runtime_config"]["parameters"]

@@ -25,6 +25,7 @@ from inranker_flow.stages.retrieve import retrieve
 from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.storage import uris
 from inranker_flow.tracking import connection
+from inranker_flow.tracking.parents import parent_of_kfp
 from inranker_flow.tracking.records import ends_of, left_out_of
 from inranker_flow.tracking.runs import pipeline_run
 from pipelines import submission
@@ -244,7 +245,7 @@ def test_where_every_target_is_left_out_the_run_ends_with_their_reasons(here, ca
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert ended.value.code == 2 and last.endswith(
         "FAILED: every target was left out, so there is nothing to adapt to: t0: prepare_corpus: why 0; "
-        "t1: prepare_corpus: why 1; t2: prepare_corpus: why 2; and 2 more"
+        "t1: prepare_corpus: why 1; t2: prepare_corpus: why 2; and 2 more (docs/runbook.md#all-left-out)"
     )
 
 
@@ -323,8 +324,9 @@ def test_mlflow_knows_how_the_stage_ended(here):
     assert {run.info.status for run in client.search_runs([connection.experiment_id(client)])} == {"FINISHED"}
 
 
-def test_preflight_settles_what_becomes_of_each_target(here, monkeypatch):
+def test_preflight_settles_what_becomes_of_each_target_and_the_parent_run_has_the_settings(here, monkeypatch):
     use(connection.create_database(here / "mlflow.db"), here)
+    monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-7")
     targets = "targets=[{name: a, uri: 'demo:target/1'}, {name: b, uri: 'demo:target/2', refused: end}]"
     uris.put(b"0a1b2c3d", str(here / "store" / "left-out" / "a"))
     arguments = submission.arguments("inranker", profiles.load("smoke"))
@@ -338,4 +340,8 @@ def test_preflight_settles_what_becomes_of_each_target(here, monkeypatch):
         "inranker", arguments["values"], "", "", "", "", "", f"{targets} corpora.refused=end", {"stage": "x", "cpu": "1",
         "memory": "1Gi", "queue": "q", "tolerations": []}, "", "", here / "report.md",
     )  # fmt: skip
-    assert [each["refused"] for each in strict.sections["targets"]] == ["end", "end"]
+    assert [each["refused"] for each in strict.sections["targets"]] == ["end", "end"], "of a run that is tried again"
+    client = connection.client()
+    shown = client.get_run(parent_of_kfp("run-7")).data.params
+    assert shown["pipeline"] == "inranker" and shown["work_key"] == stats.keys["work_key"] and len(shown) < 60
+    assert "" not in shown.values() and not [each for each in shown.values() if each.endswith(".0")]

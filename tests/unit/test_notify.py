@@ -357,6 +357,14 @@ def test_the_parent_run_in_mlflow_gets_its_end(mlflow_run, monkeypatch):
         assert (info.status, info.run_name) == (expected, "inranker small")
 
 
+def test_the_parent_run_in_mlflow_says_whose_it_is(kfp, mlflow_run):
+    about = {"a": {"description": kfp_run.by("ann", "planned without reuse: 3 queries")}, "b": {}}
+    for name, run in about.items():
+        kfp.answers[f"/apis/v2beta1/runs/{name}"] = [Answer(200, {**run, "service_account": "inranker-runner"})]
+    tags = [connection.client().get_run(open_parent(name, name)).data.tags for name in about]
+    assert [each["mlflow.user"] for each in tags] == ["ann", "inranker-runner"]
+
+
 def test_a_dead_mlflow_does_not_make_the_run_red(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", RUN)

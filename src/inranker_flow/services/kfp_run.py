@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import urllib.error
 from collections.abc import Mapping
@@ -94,6 +95,23 @@ def description(run_id: str) -> str:
         log.warning("KF_PIPELINES_ENDPOINT: what the run was planned with cannot be read (%s)", web.reason(error))
         return ""
     return str(run.get("description") or "") if isinstance(run, dict) else ""
+
+
+def user(run_id: str) -> str:
+    """Return who submitted the run ``run_id``, as :func:`by` has written; else its service account; "" where no API tells."""
+    if not variables.kfp_endpoint() or not run_id:
+        return ""
+    try:
+        run = _read(run_id)
+    except (OSError, ValueError, HTTPException, UserError):
+        return ""  # the run has other troubles then, of which others tell
+    found = re.match(r"submitted by ([^,]+)", str(run.get("description") or ""))
+    return found[1] if found else str(run.get("service_account") or "")
+
+
+def by(person: str, plan: str) -> str:
+    """Return the description of a run that ``person`` submits, with its ``plan`` in a sentence ("" for none)."""
+    return ", ".join(filter(None, (f"submitted by {person.replace(',', ' ')}", plan)))
 
 
 def is_over(run_id: str) -> bool:

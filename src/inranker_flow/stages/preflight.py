@@ -29,6 +29,7 @@ from inranker_flow.settings.profile import SECTIONS, Profile, resolve
 from inranker_flow.storage.local import atomic_write
 from inranker_flow.tracking.parents import open_parent, own_parent, parent_here
 from inranker_flow.tracking.records import RETRAIN, note_end, note_retrain, run_page
+from inranker_flow.tracking.runs import keep_parameters
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,9 @@ def preflight(
         found = keys(pipeline, resolved, code_version())
         run_key, work_key = found["run_key"], found["work_key"]
     stats = check_run(resolved, Need(**need), run_key, report, retrain=pipeline == RETRAIN)
+    if parent := parent_here():
+        told = {"pipeline": pipeline, "run_key": run_key, "work_key": work_key}
+        keep_parameters(parent, {**resolved.as_data(), **told}, {**resolved.arguments(), **told})
     if pipeline != RETRAIN:  # there `discover` knows all of them
         resolved = replace(resolved, targets=left_out.settled(resolved.targets, resolved.corpora.refused))
     return replace(stats, sections=resolved.arguments(), keys={"run_key": run_key, "work_key": work_key})

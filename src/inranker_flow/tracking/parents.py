@@ -60,6 +60,8 @@ def open_parent(kfp_run_id: str, name: str) -> str:
     mlflow_client = connection.client()
     run_id = parent_by_tag(mlflow_client, kfp_run_id)
     tags = {KFP_RUN: kfp_run_id, **code_tags(name)}
+    if user := kfp_run.user(kfp_run_id):
+        tags["mlflow.user"] = user
     if address := kfp_run.page(kfp_run_id):
         tags["mlflow.note.content"] = f"[The run in Kubeflow Pipelines]({address})"
     experiment = connection.experiment_id(mlflow_client)

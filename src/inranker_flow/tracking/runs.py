@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -71,10 +71,12 @@ class StageRun:
         #: What the run is tagged with when it ends well.
         self.ending = "FINISHED"
 
-    def log_config(self, configs: Mapping[str, Any]) -> None:
+    def log_config(self, configs: Mapping[str, Any], known: Container[str] = ()) -> None:
+        """Keep settings as parameters, but for those that are ``known``: what is written once may not be written otherwise."""
         from mlflow.entities import Param
 
         flat = {metric_name(key): redaction.redact(str(value))[:6000] for key, value in flattened(configs)}
+        flat = {key: value for key, value in flat.items() if key not in known}
         for part in batches(flat.items()):
             with recording(self.run_id, "keep the settings"):
                 self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in part])
@@ -217,9 +219,8 @@ def pipeline_run(name: str, parameters: Mapping[str, Any], chosen: Mapping[str, 
             # A signal interrupts this thread and not that one: a run that MLflow has begun has an id here, and gets an end.
             begun = beside.submit(mlflow_client.create_run, experiment, tags=tags, run_name=name)
             run_id = begun.result().info.run_id
-            mlflow_client.log_dict(run_id, hidden(dict(parameters)), "parameters.json")
         connection.mark_kind(mlflow_client, experiment)
-        StageRun(mlflow_client, run_id, "").log_config(chosen)
+        keep_parameters(run_id, parameters, chosen)
         changes.put(variables.PARENT_RUN, run_id)
         yield run_id
     except BaseException:
@@ -232,6 +233,15 @@ def pipeline_run(name: str, parameters: Mapping[str, Any], chosen: Mapping[str, 
         changes.drop(variables.PARENT_RUN)
     with recording(run_id, "mark the end"):
         mlflow_client.set_terminated(run_id, "FINISHED")
+
+
+def keep_parameters(run_id: str, parameters: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Keep all ``parameters`` of a pipeline's run in a file; those ``chosen`` are what the list of runs shows."""
+    mlflow_client = connection.client()
+    with explained(f"keep the parameters of run {run_id}"):
+        known = mlflow_client.get_run(run_id).data.params
+        mlflow_client.log_dict(run_id, hidden(dict(parameters)), "parameters.json")
+    StageRun(mlflow_client, run_id, "").log_config(chosen, known)
 
 
 def settings_of(name: str) -> dict[str, Any]:
