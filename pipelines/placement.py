@@ -222,7 +222,7 @@ def _place_on_gpus(task: Any, cluster: ClusterConfig) -> None:
 def largest_gpu_task() -> dict[str, Any]:
     """Return the request of the largest GPU task to a node, for which `preflight` looks for room in pool and queues.
 
-    ``cpu_task`` is the most that any other asks of its queue.
+    ``also``: of those that ask for more CPU than it, and the most that any other asks of its queue.
     """
     cluster = _CLUSTER.get()
     there = [stage for stage in PLACEMENT if helpers() or stage not in HELPS]
@@ -231,18 +231,26 @@ def largest_gpu_task() -> dict[str, Any]:
     workers = {"workers": cluster.workers} if helpers() else {}
     nodes = {"nodes": cluster.nodes} if cluster.nodes > 1 else {}
     computing = [stage for stage in there if row_of(stage, cluster).gpu]  # the machines of a training, too
-    found = _largest(computing, cluster, QUEUE if cluster.gpus else CPU_QUEUE)
-    others = [stage for stage in there if queue(stage, cluster) == CPU_QUEUE]
-    beside = {"cpu_task": _largest(others, cluster, CPU_QUEUE)} if cluster.gpus else {}
+    if not cluster.gpus:
+        computing = [stage for stage in there if queue(stage, cluster)]
+    found, *greedy = _largest(computing, cluster, QUEUE if cluster.gpus else CPU_QUEUE)
+    also = [{**each, "tolerations": tolerations, **gpus} for each in greedy]
+    if cluster.gpus:
+        also += _largest([stage for stage in there if queue(stage, cluster) == CPU_QUEUE], cluster, CPU_QUEUE)
     first_stage = {"first_stage": cluster.first_stage} if cluster.first_stage != "bm25" else {}
+    beside = {"also": also} if also else {}
     return {**found, "tolerations": tolerations, **gpus, **workers, **nodes, **first_stage, **beside}
 
 
-def _largest(stages: list[str], cluster: ClusterConfig, waits_in: str) -> dict[str, Any]:
+def _largest(stages: list[str], cluster: ClusterConfig, waits_in: str) -> list[dict[str, Any]]:
+    """Return the request of the task with the most memory, and then of those that ask for more CPU than it."""
     asked = {stage: resources(stage, cluster) for stage in stages}
-    stage = max(asked, key=lambda each: (quantity(asked[each][1]), quantity(asked[each][0])))
-    cpu, memory = asked[stage]
-    return {"stage": stage, "cpu": cpu, "memory": memory, "queue": waits_in}
+    found: list[dict[str, Any]] = []
+    for stage in sorted(asked, key=lambda each: (quantity(asked[each][1]), quantity(asked[each][0])), reverse=True):
+        cpu, memory = asked[stage]
+        if not found or quantity(cpu) > quantity(found[-1]["cpu"]):
+            found.append({"stage": stage, "cpu": cpu, "memory": memory, "queue": waits_in})
+    return found
 
 
 def image(stage: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import kfp_server_api
 
+from inranker_flow import error_codes
 from inranker_flow.commands import folder
 from inranker_flow.commands.command import Parser, listing
 from inranker_flow.commands.why import explain as explain_local
@@ -198,7 +199,8 @@ def _kept(api: Api, run: dict[str, Any], concerned: list[Task]) -> tuple[str, st
         stages = {re.sub(r"-\d+$", "", task.name).replace("-", "_") for task in concerned}
         for end in ends:
             if not stages or end.stage in stages:
-                return f"{end.stage} {end.dataset}".strip(), "; ".join([*asked, f"MLflow has: FAILED: {end.reason}"])
+                told = error_codes.with_row(f"MLflow has: FAILED: {end.reason}", end.code)
+                return f"{end.stage} {end.dataset}".strip(), "; ".join([*asked, told])
     return "", "; ".join(asked)
 
 

@@ -233,9 +233,9 @@ def row(code: str) -> str:
 
 
 def with_row(line: str, code: str) -> str:
-    """Return the line about an error of this ``code`` with the place of its row in the runbook at the end."""
+    """Return the line about an error of this ``code`` with the place of its row in the runbook at the end, once."""
     found = row(code)
-    return f"{line} ({found})" if found else line
+    return f"{line} ({found})" if found and "(docs/runbook.md#" not in line else line
 
 
 _HEAD = """# Codes of errors

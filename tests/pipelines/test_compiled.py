@@ -381,7 +381,13 @@ def test_the_largest_gpu_task_is_what_preflight_looks_for_room_for():
     with placement.compiled_for(replace(CLUSTER, workers=4)):
         assert (Need(**placement.largest_gpu_task()).workers, need.workers) == (4, 1)
     assert (need.cpu, need.memory, need.gpus, need.queue) == ("8", "32Gi", 2, QUEUE)
-    assert need.cpu_task == {"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": CPU_QUEUE}
+    assert need.also == [{"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": CPU_QUEUE}]
+    asked = {"teacher_label": Resources(memory="64Gi"), "evaluate": Resources(cpu="96")}
+    with placement.compiled_for(replace(CLUSTER, resources=asked)):
+        every = Need(**placement.largest_gpu_task()).every
+    assert [(each.stage, each.cpu, each.memory, each.gpus) for each in every] == [
+        ("teacher_label", "8", "64Gi", 2), ("evaluate", "96", "32Gi", 2), ("retrieve", "4", "32Gi", 0),
+    ]  # fmt: skip
     assert (need.pool, need.tolerations[0]["key"]) == (CLUSTER.gpu_pool, "nvidia.com/gpu")
 
 

@@ -450,7 +450,7 @@ def test_the_queue_of_tasks_without_gpus_is_looked_at_too(kubernetes):
     kubernetes.add(local_queue())
     kubernetes.add(cluster_queue())
     both = dataclasses.replace(
-        NEED, cpu_task={"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": "inranker-cpu"}
+        NEED, also=[{"stage": "retrieve", "cpu": "4", "memory": "32Gi", "queue": "inranker-cpu"}]
     )
     with refuses("queue-missing", "inranker-cpu"):
         check_queues(both)

@@ -39,13 +39,18 @@ class Need:
     nodes: int = 1
     #: The first stage that the pipeline was compiled for (`cluster.first_stage`).
     first_stage: str = "bm25"
-    #: The same of the largest task without GPUs, where it waits in another queue.
-    cpu_task: Mapping[str, Any] = field(default_factory=dict)
+    #: The same of tasks that ask for more CPU, and of the largest that wait in another queue.
+    also: Sequence[Mapping[str, Any]] = ()
 
     @property
     def resources(self) -> dict[str, str]:
         """Resource -> quantity, as Kubernetes writes them."""
         return {**({self.gpu_type: f"{self.gpus:g}"} if self.gpus else {}), "cpu": self.cpu, "memory": self.memory}
+
+    @property
+    def every(self) -> list[Need]:
+        """This and the others."""
+        return [self, *(Need(**each) for each in self.also)]
 
     @property
     def less(self) -> str:
@@ -88,6 +93,11 @@ def check_nodes(need: Need) -> str:
             f"no node has the labels {labels or '(none)'} now: fine where an autoscaler adds them, else label the nodes or "
             "correct cluster.gpu_pool"
         )
+    return "; ".join(_fitting(nodes, each, labels) for each in need.every if each.queue == need.queue)
+
+
+def _fitting(nodes: Sequence[Mapping[str, Any]], need: Need, labels: str) -> str:
+    """Return a line about the nodes that a task fits on; :class:`UserError` where it is none."""
     reasons = [_refusal(node, need) for node in nodes]
     fitting = reasons.count("")
     if not fitting:
@@ -147,8 +157,7 @@ def check_trainer(need: Need) -> str:
 
 def check_queues(need: Need) -> str:
     """Find the Kueue queues of this namespace, and quotas behind them that admit the largest tasks."""
-    every = [need, *([Need(**need.cpu_task)] if need.cpu_task else [])]
-    return "; ".join(check_queue(each) for each in every)
+    return "; ".join(check_queue(each) for each in need.every)
 
 
 def check_queue(need: Need) -> str:
