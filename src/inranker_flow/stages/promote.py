@@ -105,7 +105,6 @@ def promote(
     told = model_card.Told(name, CHALLENGER, training, summary, record.rows(variants), sample, languages)
     trained_by = run_that_wrote("model", read_manifest(student).content) or run_id
     version = registration.register(name, student, digest, tags, serving, trained_by, model_card.write(told), exported)
-    registration.measured(version, run_id, _numbers(summary))
     own = current is not None and current.version == version.version
     if not own or (version.tags.get("run_key") == run_key and decided.verdict == "PROMOTE"):
         # Of this verdict, also where an earlier attempt registered the same model.
@@ -129,7 +128,7 @@ def promote(
         "policy": as_dict(config),
     }
     _write(report, render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants))
-    _tell(run_id, report, verdict, summary)
+    _tell(run_id, report, verdict, summary, version)
     _keep(decision, verdict, read_manifest(student).dataset)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
 
@@ -153,11 +152,12 @@ def _variants(exported: Path | None) -> dict[str, Any]:
     return record.read(exported)
 
 
-def _tell(run_id: str, report: Path, verdict: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Keep the page in the stage's run in MLflow; let the pipeline's run show the verdict, the measures and the collections,
-    which is no reason to fail."""
+def _tell(run_id: str, report: Path, verdict: Mapping[str, Any], summary: Mapping[str, Any], version: Version) -> None:
+    """Keep the page in the stage's run in MLflow; let the model show its measures and the pipeline's run the verdict, the
+    measures and the collections, which is no reason to fail."""
     log_file(run_id, report, "report.html")
     try:
+        registration.measured(version, run_id, _numbers(summary))
         parent = parent_of(run_id)
         page = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
         reason = verdict["reasons"][0]["message"]
