@@ -169,6 +169,7 @@ def _entry(version: Any) -> Entry:
 
 def settle(name: str) -> State:
     """Finish a change that was interrupted, record an alias that was moved elsewhere; then log and alias agree."""
+    registry.check_name(name)
     registry.rename_model(_older_log(name), log_name(name))
     while True:
         # The log before the alias: an alias that moved in between is then the work of an entry that was not seen yet,

@@ -50,8 +50,8 @@ def name_problem(name: str) -> str:
     return "is a path" if os.path.normpath(name) != name or name == ".." else ""
 
 
-def _check_name(name: str) -> None:
-    """MLflow says of a name that it refuses what it says of one that nobody has used: there is none."""
+def check_name(name: str) -> None:
+    """Refuse a name that MLflow refuses: of such it says what it says of one that nobody has used, that there is none."""
     problem = name_problem(name)
     if problem:
         raise UserError(
@@ -94,7 +94,7 @@ def challenger(name: str) -> Version | None:
 def _aliased(name: str, alias: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
-    _check_name(name)
+    check_name(name)
     with explained(f"ask for the {alias} of {name}"):
         try:
             found = connection.client().get_model_version_by_alias(name, alias)
@@ -111,7 +111,7 @@ def version(name: str, number: str) -> Version:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    _check_name(name)
+    check_name(name)
     client = connection.client()
     with explained(f"read version {number} of {name}"):
         try:
@@ -129,7 +129,7 @@ def version(name: str, number: str) -> Version:
 
 def versions(name: str) -> dict[str, Version]:
     """Return all registered versions of ``name`` by their number; none where there is no such model."""
-    _check_name(name)
+    check_name(name)
     found = search(name, f"list the versions of {name}")
     return {each.version: each for each in map(_as_version, found)}
 
@@ -192,7 +192,7 @@ def create_model(name: str, description: str) -> None:
     """Make the registered model ``name`` unless it is there."""
     from mlflow.exceptions import MlflowException
 
-    _check_name(name)
+    check_name(name)
     client = connection.client()
     with explained(f"create the registered model {name}"):
         try:
