@@ -315,7 +315,7 @@ def test_a_first_model_is_promoted_on_synthetic_evidence() -> None:
     found = {"known_item": versus(0.5, 0.6, "a"), "agreement": versus(0.5, 0.7, "a")}
     decision = decide(None, {}, POLICY, baseline={}, others=found)  # type: ignore[arg-type]
     assert (decision.verdict, decision.shown_by) == ("PROMOTE", ("known_item", "agreement"))
-    assert decision.reasons[0].message.endswith(", on synthetic evidence")
+    assert decision.reasons[0].message.endswith(", on synthetic evidence; by agreement with the teacher +0.2000 on a")
 
 
 @pytest.mark.parametrize(("known", "agreement"), [(0.4, 0.9), (0.9, 0.4)])
@@ -332,6 +332,8 @@ def test_judgements_go_before_other_evidence_of_a_data_set_and_keep_their_veto()
     decision = decide(values(0.5, "a"), values(0.5, "a"), POLICY, others=elsewhere)
     assert (decision.verdict, decision.shown_by) == ("PROMOTE", ("known_item",))
     assert decide(values(0.5, "a"), values(0.4, "a"), POLICY, others=elsewhere).verdict == "REJECT"
+    both = decide(values(0.5, "a"), values(0.6, "a"), POLICY, others=elsewhere)
+    assert both.reasons[0].message.endswith("; by known items +0.8000 on b, on synthetic evidence"), "it is read alone"
     asked = replace(POLICY, evidence=("known_item",))
     assert decide(values(0.5, "a"), values(0.5, "a"), asked, others=better).verdict == "PROMOTE"
     assert decide(values(0.5, "a"), values(0.4, "a"), asked, others=better).verdict == "REJECT"

@@ -12,7 +12,7 @@ the queries differ: with numbers stored on another day's test set any model can 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -172,7 +172,8 @@ def decide(
         for each in asked
         for name, gain in each.gains.items()
     )
-    reasons = (*(gain for _, gain in shown), *by_dataset)
+    gain, *further = (gain for _, gain in shown)
+    reasons = (replace(gain, message=gain.message + _also([each for each, _ in shown])), *further, *by_dataset)
     return Decision("PROMOTE", reasons, against, tuple(each.kind for each, _ in shown))
 
 
@@ -336,8 +337,7 @@ def _gain(asked: _Asked, policy: PromoteConfig, against: str) -> tuple[Reason, l
     gains = asked.gains
     mean = math.fsum(gains.values()) / len(gains) if gains else 0.0
     numbers: dict[str, float] = {"gain": mean, "min_gain": policy.min_gain, "datasets": len(gains)}
-    over = f"{next(iter(gains))}" if len(gains) == 1 else f"{len(gains)} datasets"
-    found = f"mean {asked.versus.measure} gain{BY[asked.kind]} over {_title(against)} is {mean:+.4f} on {over}"
+    found = f"mean {asked.versus.measure} gain{BY[asked.kind]} over {_title(against)} is {mean:+.4f} on {_over(asked)}"
     if mean <= policy.min_gain + TOLERANCE:
         doubt = Reason("no_gain", "", f"{found}; more than {policy.min_gain:g} is needed", numbers)
         return doubt, [doubt] if gains else []
@@ -351,6 +351,20 @@ def _gain(asked: _Asked, policy: PromoteConfig, against: str) -> tuple[Reason, l
         return doubt, [doubt]
     text = f"{found} ({shown}), and none is worse by more than {policy.max_loss:g}{_RESTS_ON[asked.kind]}"
     return Reason("gain", "", text, numbers), []
+
+
+def _also(shown: Sequence[_Asked]) -> str:
+    """Return what the kinds after the first one show, for the sentence about that one: it is read alone."""
+    found = [
+        f"{BY[each.kind].strip()} {math.fsum(each.gains.values()) / len(each.gains):+.4f} on {_over(each)}"
+        for each in shown[1:]
+    ]
+    first, last = (_RESTS_ON[each.kind] for each in (shown[0], shown[-1]))
+    return f"; {', '.join(found)}{last if last != first else ''}" if found else ""
+
+
+def _over(asked: _Asked) -> str:
+    return next(iter(asked.gains)) if len(asked.gains) == 1 else f"{len(asked.gains)} datasets"
 
 
 def on_candidates(values: Measures, first_stage: str) -> dict[str, Mapping[str, float]]:
