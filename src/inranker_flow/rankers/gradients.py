@@ -1,4 +1,4 @@
-"""Parts of a T5's forward pass with gradients of their own: fewer passes over memory than autograd would take.
+"""Parts of a forward pass on a CPU with gradients of their own: fewer passes over memory than autograd would take.
 
 Dropout takes 8 random bits for each number instead of a draw from a distribution, so its rate is a multiple of 1/256. The bits
 come from PyTorch's generator one after another: they depend on the seed alone, not on the number of threads.
@@ -11,18 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 _STEPS = 256
 
 
 def drop(x: Tensor, rate: float) -> Tensor:
     """Return ``x`` with a share ``rate`` of its numbers 0 and the others so much larger that the mean stays."""
+    if not rate or x.device.type != "cpu":
+        return F.dropout(x, rate) if rate else x
     result: Tensor = _Drop.apply(x, _threshold(rate))
     return result
 
 
 def drop_and_add(x: Tensor, to: Tensor, rate: float) -> Tensor:
     """Return ``to + drop(x)``."""
+    if not rate or x.device.type != "cpu":
+        return to + drop(x, rate)
     result: Tensor = _DropAndAdd.apply(x, to, _threshold(rate))
     return result
 
@@ -39,13 +44,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return result
 
 
-def attention(qkv: Tensor, bias: Tensor, masked: Tensor, rate: float) -> Tensor:
-    """Return what each head reads, (n * length, heads * d), of unscaled queries, keys and values.
+def attention(qkv: Tensor, bias: Tensor | None, masked: Tensor, rate: float, scale: float = 1.0) -> Tensor:
+    """Return what each head reads, (n * length, heads * d), of queries, keys and values; ``scale`` is that of their products.
 
-    ``qkv``: (n * length, 3 * heads * d). ``masked``, (n, heads, length, length), is added to the products; it is ``bias``,
-    (1, heads, length, length), which gets the gradient, and the padding.
+    ``qkv``: (n * length, 3 * heads * d). ``masked``, (n, heads, length, length), is added to the products: ``bias``, (1, heads,
+    length, length), which gets the gradient, and the padding.
     """
-    result: Tensor = _Attention.apply(qkv, bias, masked, _threshold(rate))
+    result: Tensor = _Attention.apply(qkv, bias, masked, _threshold(rate), scale)
     return result
 
 
@@ -139,20 +144,20 @@ class _RmsNorm(Function):
 
 class _Attention(Function):
     @staticmethod
-    def forward(context: Any, qkv: Tensor, bias: Tensor, masked: Tensor, threshold: int) -> Tensor:
+    def forward(context: Any, qkv: Tensor, bias: Tensor | None, masked: Tensor, threshold: int, scale: float) -> Tensor:
         count, heads, length, _ = masked.shape
         parts = qkv.view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, count * heads, length, -1)
         query, key, value = parts
-        weights = torch.baddbmm(masked.flatten(0, 1), query, key.transpose(1, 2)).softmax(-1)
+        weights = torch.baddbmm(masked.flatten(0, 1), query, key.transpose(1, 2), alpha=scale).softmax(-1)
         random = _bytes(weights) if threshold else None
         context.save_for_backward(parts, weights, random)
-        context.threshold, context.shape = threshold, (count, heads, length, -1)
+        context.threshold, context.scale, context.shape = threshold, scale, (count, heads, length, -1)
         dropped = weights if random is None else _factors(random, threshold, weights.dtype).mul_(weights)
         read = torch.bmm(dropped, value)
         return read.view(context.shape).transpose(1, 2).reshape(count * length, -1)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         parts, weights, random = context.saved_tensors
         count, heads, length, _ = context.shape
         query, key, value = parts
@@ -168,8 +173,9 @@ class _Attention(Function):
         to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
         torch.bmm(to_scores, key, out=to_parts[0])
         torch.bmm(to_scores.transpose(1, 2), query, out=to_parts[1])
+        to_parts[:2].mul_(context.scale)
         to_bias = (
             to_scores.view(count, heads, length, length).sum(0, keepdim=True) if context.needs_input_grad[1] else None
         )
         to_qkv = to_parts.view(3, count, heads, length, -1).permute(1, 3, 0, 2, 4).reshape(count * length, -1)
-        return to_qkv, to_bias, None, None
+        return to_qkv, to_bias, None, None, None

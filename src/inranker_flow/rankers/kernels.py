@@ -137,8 +137,8 @@ def packed(weight: Tensor) -> Weight:
     return Weight(weight)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Return ``F.linear`` without bias, under autograd too."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``F.linear``, under autograd too."""
     rows = x.numel() // x.shape[-1]
     if (
         x.device.type != "cpu"
@@ -151,11 +151,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         or not mkl_is_slow()
         or not onednn_works(torch.float32)
     ):
-        return F.linear(x, weight)
-    if not torch.is_grad_enabled():
-        return _onednn(x, weight)
-    result: Tensor = _Linear.apply(x, weight)
-    return result
+        return F.linear(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight) if torch.is_grad_enabled() else _onednn(x, weight)
+    return result if bias is None else result + bias
 
 
 @cache

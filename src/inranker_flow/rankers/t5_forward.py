@@ -139,7 +139,7 @@ class T5Forward:
     def freeze_to_trace(self) -> T5Forward:
         """As :meth:`freeze`, in operators that can be traced for any batch and any length."""
         with torch.no_grad():
-            self._frozen = self._parts(freeze=True, pack=False)
+            self._frozen = self._parts(freeze=True, pack=False, fold=False)  # a graph may be made one of 8 bits
             self._first = self._after_self_attention(self._frozen.decoder[0], self._frozen.start, 0.0)
         self._model, self._traced = None, True
         return self
@@ -174,7 +174,7 @@ class T5Forward:
 
     def _encode(self, parts: _Parts, embedded: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         count, length, _ = embedded.shape
-        x = _drop(embedded.reshape(count * length, -1), dropout)
+        x = gradients.drop(embedded.reshape(count * length, -1), dropout)
         bias = self._bias(parts, length, x.dtype)
         if self._by_hand(x, dropout):
             # Of a product of 16 bits the sum has 16 bits, under autocast too.
@@ -187,7 +187,7 @@ class T5Forward:
                 x = checkpoint(self._encoder_layer, layer, x, bias, masked, dropout, use_reentrant=False)
             else:
                 x = self._encoder_layer(layer, x, bias, masked, dropout)
-        return _drop(self._norm(x, parts.encoder_norm), dropout).view(count, length, -1)
+        return gradients.drop(self._norm(x, parts.encoder_norm), dropout).view(count, length, -1)
 
     def _by_hand(self, x: Tensor, dropout: float) -> bool:
         """Whether attention is `gradients.attention`: a CPU's fused kernel is not for a bias with a gradient, nor for dropout."""
@@ -231,20 +231,20 @@ class T5Forward:
         is made."""
         x = parts.start
         if dropout:
-            x = _drop(x.expand(len(encoded), -1), dropout)
+            x = gradients.drop(x.expand(len(encoded), -1), dropout)
         padding = None if mask is None else _padding(mask, torch.float32)[:, None]
         for number, layer in enumerate(parts.decoder):
             known = self._first if number == 0 else None
             x = self._after_self_attention(layer, x, dropout) if known is None else known
             x = self._cross_attention(layer, x, encoded, padding, dropout)
             x = self._feed_forward(layer.feed_forward, x, dropout)
-        return _drop(self._norm(x, parts.decoder_norm), dropout)
+        return gradients.drop(self._norm(x, parts.decoder_norm), dropout)
 
     def _after_self_attention(self, layer: _DecoderLayer, x: Tensor, dropout: float) -> Tensor:
         value = layer.value(self._norm(x, layer.norm))
         if dropout:  # of the attention's only weight, 1, in each head
             value = (
-                value.view(len(x), self.heads, -1) * _drop(value.new_ones(len(x), self.heads, 1), dropout)
+                value.view(len(x), self.heads, -1) * gradients.drop(value.new_ones(len(x), self.heads, 1), dropout)
             ).flatten(1)
         return _residual(layer.out, value, x, dropout)
 
@@ -255,7 +255,7 @@ class T5Forward:
         query = torch.bmm(query.transpose(0, 1), layer.cross_key).transpose(0, 1)  # (n or 1, heads, d_model)
         scores = torch.bmm(query.expand(encoded.shape[0], -1, -1), encoded.transpose(1, 2)).float()
         weights = (scores if padding is None else scores + padding).softmax(-1)
-        context = torch.bmm(_drop(weights, dropout).to(encoded.dtype), encoded)  # (n, heads, d_model)
+        context = torch.bmm(gradients.drop(weights, dropout).to(encoded.dtype), encoded)  # (n, heads, d_model)
         value = torch.bmm(context.transpose(0, 1), layer.cross_value.transpose(1, 2)).transpose(0, 1)
         return _residual(layer.cross_out, value.reshape(encoded.shape[0], -1), x.expand(encoded.shape[0], -1), dropout)
 
@@ -272,7 +272,7 @@ class T5Forward:
             inner = layer.activation(layer.inner[0](normed))
             if len(layer.inner) > 1:
                 inner = inner * layer.inner[1](normed)
-        return _residual(layer.outer, _drop(inner, dropout), x, dropout)
+        return _residual(layer.outer, gradients.drop(inner, dropout), x, dropout)
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """Return T5's layer norm: a scale by the root mean square, summed in float32."""
@@ -286,11 +286,13 @@ class T5Forward:
 
     # --- parameters ---------------------------------------------------------------------------------------------------
 
-    def _parts(self, freeze: bool = False, pack: bool = True, int8: bool = False) -> _Parts:
-        """Return the parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped."""
-        model = self._model
-        # In 8 bits columns as unlike as the weights of a norm would share a scale.
-        folds = freeze and not int8
+    def _parts(self, freeze: bool = False, pack: bool = True, int8: bool = False, fold: bool = True) -> _Parts:
+        """Return the parameters as they are now. ``freeze``: detached (and packed), and the module's own matrices dropped.
+
+        ``fold``: the weights of norms become part of the next matrices, where these are not of 8 bits: there columns as unlike
+        as a norm's weights would share a scale.
+        """
+        model, folds = self._model, freeze and fold and not int8
 
         def matrix(
             *linears: nn.Linear, after: Tensor | None = None, int8: bool = False, positive: bool = False
@@ -315,8 +317,7 @@ class T5Forward:
             return vector(weight) * vector(after) if folds and after is not None else weight
 
         def by_head(weight: Tensor) -> Tensor:
-            weight = folded(weight, model.encoder.final_layer_norm.weight)
-            return vector(weight).view(self.heads, self.d_kv, -1)
+            return vector(folded(weight, model.encoder.final_layer_norm.weight)).view(self.heads, self.d_kv, -1)
 
         def feed_forward(layer: Any, int8: bool = False) -> _FeedForward:
             dense = layer.DenseReluDense
@@ -354,8 +355,7 @@ class T5Forward:
                 feed_forward=feed_forward(block.layer[2]),
             )
 
-        first = model.encoder.block[0].layer[0].SelfAttention
-        embedding = vector(model.shared.weight)
+        first, embedding = model.encoder.block[0].layer[0].SelfAttention, vector(model.shared.weight)
         return _Parts(
             embedding=embedding,
             start=embedding[self.start : self.start + 1],
@@ -368,18 +368,8 @@ class T5Forward:
         )
 
 
-def _drop(x: Tensor, rate: float) -> Tensor:
-    if not rate:
-        return x
-    return gradients.drop(x, rate) if x.device.type == "cpu" else F.dropout(x, rate)
-
-
 def _residual(weight: Weight, x: Tensor, to: Tensor, dropout: float) -> Tensor:
-    if not dropout:
-        return weight.added(x, to)
-    if x.device.type == "cpu":
-        return gradients.drop_and_add(weight(x), to, dropout)
-    return to + F.dropout(weight(x), dropout)
+    return gradients.drop_and_add(weight(x), to, dropout) if dropout else weight.added(x, to)
 
 
 def _padding(mask: Tensor, dtype: torch.dtype) -> Tensor:
