@@ -114,6 +114,7 @@ class T5Forward:
         self._model: Any = model
         self._frozen: _Parts | None = None
         self._first: Tensor | None = None
+        self._also: Tensor | None = None
         self._fused_attention = True
         self._traced = False
 
@@ -165,7 +166,9 @@ class T5Forward:
         """Return embeddings of ``ids``, and the parts with their rows of the vocabulary from the same look-up where the head is
         tied: the gradient of every look-up is as large as the vocabulary."""
         tied = self._model.lm_head.weight is self._model.shared.weight
-        also = torch.tensor([self.start, *(self.labels if tied else [])], device=ids.device)
+        if self._also is None or self._also.device != ids.device:  # not at each call: a GPU would wait
+            self._also = torch.tensor([self.start, *self.labels], device=ids.device)
+        also = self._also if tied else self._also[:1]
         rows = F.embedding(torch.cat([ids.flatten(), also]), parts.embedding)
         embedded, start, head = rows.split([ids.numel(), 1, len(also) - 1])
         return embedded.view(*ids.shape, -1), replace(parts, start=start, head=head if tied else parts.head)
