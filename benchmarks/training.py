@@ -1,13 +1,16 @@
-"""Training steps against InRanker's own trainer, and the data path against `datasets` with a padding collator.
+"""Training steps against InRanker's own trainer and sentence-transformers', the data path against `datasets` with a padding
+collator.
 
     python3.11 -m venv /tmp/inranker && /tmp/inranker/bin/pip install inranker==1.1.0 "numpy<2"
-    python3.11 -m venv /tmp/arrow && /tmp/arrow/bin/pip install datasets transformers torch
+    python3.11 -m venv /tmp/arrow && /tmp/arrow/bin/pip install datasets transformers torch accelerate sentence-transformers
     PYTHONPATH=src:. taskset -c 1 .venv/bin/python benchmarks/training.py steps --peer /tmp/inranker/bin/python
+    PYTHONPATH=src:. taskset -c 1 .venv/bin/python benchmarks/training.py encoder --peer /tmp/arrow/bin/python
     PYTHONPATH=src:. taskset -c 1 .venv/bin/python benchmarks/training.py data --peer /tmp/arrow/bin/python
 
 One core and one thread each, in turns; CPU time, so that a busy machine disturbs less; ratios are medians over rounds.
-The model is a random T5 of t5-small's shape. The texts are real paragraphs, joined and cut to 20 to 250 words (median 64,
-mean about 77): prompts of about 110 tokens in the median. `--texts` is a corpus.jsonl and `--tokenizer` a T5 tokenizer.
+The model is a random T5 of t5-small's shape, or a BERT of MiniLM's (6 layers of 384). The texts are real paragraphs, joined
+and cut to 20 to 250 words (median 64, mean about 77): prompts of about 110 tokens in the median. `--texts` is a corpus.jsonl,
+`--tokenizer` a T5 tokenizer and `--wordpiece` a BERT's vocabulary.
 """
 
 from __future__ import annotations
@@ -147,16 +150,30 @@ def as_old(folder: Path) -> Path:
     return folder
 
 
-def trainer(folder: Path, labels: Path, changes: dict[str, Any]) -> Any:
+def encoder_checkpoint(folder: Path, tokenizer: Path) -> Path:
+    """A random cross-encoder of MiniLM's shape with BERT's vocabulary."""
+    import transformers
+
+    words = tokenizer.read_text(encoding="utf-8").split("\n")
+    made = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=512)
+    made.save_pretrained(folder)
+    shape = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}
+    config = transformers.BertConfig(vocab_size=len(made), num_labels=1, **shape)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def trainer(folder: Path, labels: Path, changes: dict[str, Any], encoder: bool = False) -> Any:
     """Our trainer on ``labels`` with the paper's settings and ``changes``."""
     from inranker_flow.config.parsing import parse
     from inranker_flow.config.sections import DistillConfig
     from inranker_flow.distillation.data import load_examples
     from inranker_flow.distillation.train import Trainer
+    from inranker_flow.students.encoder import EncoderStudent
     from inranker_flow.students.monot5 import MonoT5Student
 
     config = parse(DistillConfig, {"dropout": 0.1, "holdout": 0.0, "epochs": 1000, **changes}, "config")
-    student = MonoT5Student(str(folder), config)
+    student = EncoderStudent(str(folder), config) if encoder else MonoT5Student(str(folder), config)
     made = Trainer(config, load_examples([labels], student.reader, config.centre, config.seed), student)
     made.scorer.train()
     return made
@@ -173,9 +190,13 @@ def every_length(made: Any, rounds: int) -> Iterator[list[int]]:
 
 def steps(arguments: argparse.Namespace, folder: Path) -> None:
     labels = training_set(folder / "labels", arguments.texts, 32 * arguments.batches)
-    model = checkpoint(folder / "model", arguments.tokenizer)
+    encoder = arguments.what == "encoder"
+    if encoder:
+        model = encoder_checkpoint(folder / "model", arguments.wordpiece)
+    else:
+        model = as_old(checkpoint(folder / "model", arguments.tokenizer))
     chosen = {name: changes for name, changes in SETTINGS.items() if arguments.only in name}
-    made = {name: trainer(model, labels, changes) for name, changes in chosen.items()}
+    made = {name: trainer(model, labels, changes, encoder) for name, changes in chosen.items()}
     examples = next(iter(made.values())).examples
     lengths = examples.lengths(np.arange(len(examples.query)))
     print(
@@ -183,9 +204,9 @@ def steps(arguments: argparse.Namespace, folder: Path) -> None:
     )
     for each in made.values():
         each._step(0, 0.0)  # what is compiled or packed once
-    (as_old(model) / "pairs.jsonl").write_bytes((labels / "pairs.jsonl").read_bytes())
-    peer = Peer(arguments.peer, "trainer", model)
-    print(f"peer: InRanker's trainer ({peer.name}), padded to 512", flush=True)
+    (model / "pairs.jsonl").write_bytes((labels / "pairs.jsonl").read_bytes())
+    peer = Peer(arguments.peer, "encoder" if encoder else "trainer", model)
+    print(f"peer: {peer.name}", flush=True)
     peer.rate(1)
     plans = {name: list(every_length(each, arguments.rounds)) for name, each in made.items()}
     rates: dict[str, list[float]] = {name: [] for name in ("peer", *made)}
@@ -268,10 +289,11 @@ def report(rates: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "data"])
+    parser.add_argument("what", choices=["steps", "encoder", "data"])
     parser.add_argument("--peer", required=True, help="Python of the other environment")
     parser.add_argument("--texts", type=Path, default=DATA / "train" / "squad-v1.1-train" / "corpus.jsonl")
     parser.add_argument("--tokenizer", type=Path, default=DATA / "tokenizers" / "t5")
+    parser.add_argument("--wordpiece", type=Path, default=DATA / "tokenizers" / "bert-base-uncased" / "vocab.txt")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=20, help="of 32 pairs, in the training set of `steps`")
     parser.add_argument("--only", default="", help="settings with this in their name")
@@ -281,7 +303,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INRANKER_SCRATCH"] = f"{folder}/scratch"
-        {"steps": steps, "data": data}[arguments.what](arguments, Path(folder))
+        (data if arguments.what == "data" else steps)(arguments, Path(folder))
 
 
 if __name__ == "__main__":

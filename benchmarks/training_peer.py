@@ -2,6 +2,7 @@
 
 Reads commands from standard input, answers each with one line of JSON on standard output:
 `trainer FOLDER` InRanker's own trainer (PyPI `inranker`), as it is, stopped after every step;
+`encoder FOLDER` sentence-transformers' CrossEncoderTrainer with MSELoss, as it is, stopped after every step;
 `arrow FOLDER`   tokenised prompts in a `datasets` table, batches padded by transformers' collator.
 Then a number: do that many steps; the answer has CPU seconds and examples. Ends at the end of the input.
 """
@@ -26,16 +27,16 @@ def asked() -> int:
     return int(line)
 
 
-def trainer(folder: str) -> None:
+def stepwise(peer: str) -> object:
+    """A callback of transformers' Trainer that does as many steps as it is told."""
     import torch
-    from inranker.training.trainer import InRankerTrainer
     from transformers import TrainerCallback, __version__
 
     torch.set_num_threads(1)
 
     class Stepwise(TrainerCallback):
         def on_train_begin(self, *_: object, **__: object) -> None:
-            answer(ready=f"inranker 1.1.0, transformers {__version__}, torch {torch.__version__}")
+            answer(ready=f"{peer}, transformers {__version__}, torch {torch.__version__}")
             self.left, self.steps = asked(), 0
             self.start = time.process_time()
 
@@ -47,6 +48,13 @@ def trainer(folder: str) -> None:
                 self.left, self.steps = asked(), 0
                 self.start = time.process_time()
 
+    return Stepwise()
+
+
+def trainer(folder: str) -> None:
+    from inranker.training.trainer import InRankerTrainer
+
+    callback = stepwise("inranker 1.1.0")
     ours = InRankerTrainer(
         folder,
         output_dir=f"{folder}/out",
@@ -61,10 +69,40 @@ def trainer(folder: str) -> None:
 
     class Stopped(module.T5Trainer):
         def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, callbacks=[Stepwise()], **options)
+            super().__init__(*arguments, callbacks=[callback], **options)
 
     module.T5Trainer = Stopped
     ours.train(ours.load_custom_dataset(f"{folder}/pairs.jsonl"))
+
+
+def encoder(folder: str) -> None:
+    import datasets
+    import sentence_transformers
+    from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import MSELoss
+
+    with open(f"{folder}/pairs.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    columns = {"query": [row["query"] for row in rows], "passage": [row["contents"] for row in rows]}
+    labels = [row["true_logit"] - row["false_logit"] for row in rows]
+    model = CrossEncoder(folder, num_labels=1, device="cpu", max_length=512)
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=f"{folder}/out",
+        per_device_train_batch_size=32,
+        num_train_epochs=1000,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=True,
+    )
+    CrossEncoderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict({**columns, "label": labels}),
+        loss=MSELoss(model),
+        callbacks=[stepwise(f"sentence-transformers {sentence_transformers.__version__}")],
+    ).train()
 
 
 def arrow(folder: str) -> None:
@@ -104,4 +142,4 @@ def write(folder: str) -> None:
 if __name__ == "__main__":
     command, path = sys.stdin.readline().split()
     sys.stdout = sys.stderr  # what the libraries print is no answer
-    {"trainer": trainer, "arrow": arrow, "write": write}[command](path)
+    {"trainer": trainer, "encoder": encoder, "arrow": arrow, "write": write}[command](path)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from inranker_flow.config.sections import ScoringConfig
+from inranker_flow.rankers import gradients as by_hand
 from inranker_flow.rankers import kernels
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.rankers.loading import load_ranker
@@ -239,6 +240,60 @@ def test_dropout_is_that_of_the_plain_forward(form):
         assert (fast(ids, mask) - plain(made, ids, mask)).abs().max() < BAR, "none in evaluation mode"
 
 
+def test_gradients_by_hand():
+    """Against autograd's of the same formulas."""
+    torch.manual_seed(0)
+    count, heads, length, width = 3, 2, 7, 4
+    qkv = torch.randn(count * length, 3 * heads * width, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(1, heads, length, length, dtype=torch.float64, requires_grad=True)
+    padding = torch.zeros(count, 1, 1, length, dtype=torch.float64)
+    padding[1, ..., 5:] = torch.finfo(torch.float64).min
+
+    def plainly() -> torch.Tensor:
+        query, key, value = qkv.view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.transpose(2, 3) + bias + padding).softmax(-1)
+        return (weights @ value).transpose(1, 2).reshape(count * length, -1)
+
+    upstream = torch.randn(count * length, heads * width, dtype=torch.float64)
+    ours = by_hand.attention(qkv, bias, (bias + padding).detach(), 0.0)
+    torch.testing.assert_close(ours, plainly())
+    for each in zip(*(torch.autograd.grad(made, (qkv, bias), upstream) for made in (ours, plainly())), strict=True):
+        torch.testing.assert_close(*each)
+    x, weight = (torch.randn(shape, requires_grad=True) for shape in ((5, 8), (8,)))
+    made = by_hand.rms_norm(x, weight, 1e-6), nn.functional.rms_norm(x, (8,), weight, 1e-6)
+    found = [torch.autograd.grad(each, (x, weight), torch.ones_like(x)) for each in made]
+    for each in zip(*found, strict=True):
+        torch.testing.assert_close(*each)
+
+
+def test_dropout_by_bytes():
+    """The share that is dropped, the mean that stays, and the same numbers in value and gradient, for any number of threads."""
+    x, to = torch.full((512, 2048), 1.5, requires_grad=True), torch.ones(512, 2048)
+    functions = {
+        "drop": lambda: by_hand.drop(x, 0.1),
+        "drop_and_add": lambda: by_hand.drop_and_add(x, to, 0.1) - 1,
+        "relu_and_drop": lambda: by_hand.relu_and_drop(x, 0.1),
+    }
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for function in functions.values():
+                torch.manual_seed(3)
+                made.append(function())
+    finally:
+        torch.set_num_threads(threads)
+    for each in made:
+        assert torch.allclose(each, made[0], atol=1e-6)
+        [gradient] = torch.autograd.grad(each.sum(), x)
+        assert torch.allclose(gradient * 1.5, each, atol=1e-6)
+    kept = (made[0] != 0).double().mean()
+    assert abs(1 - kept - 26 / 256) < 0.002 and abs(made[0].mean() - 1.5) < 0.004
+    neighbours = (made[0][:, 1:] != 0) & (made[0][:, :-1] != 0)
+    assert abs(neighbours.double().mean() - kept**2) < 0.002, "one is dropped whatever its neighbour is"
+
+
 @pytest.mark.long
 def test_it_can_be_compiled(monkeypatch):
     """Traced for all shapes at once (without writing kernels, which takes minutes on a CPU)."""
@@ -280,9 +335,10 @@ def test_what_has_no_closed_form():
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def test_onednn_products_and_their_gradients():
+def test_onednn_products_and_their_gradients(monkeypatch):
     if not kernels.onednn_works(torch.float32):
         pytest.skip("this build of PyTorch has no oneDNN operators")
+    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)  # whatever this processor is
     torch.manual_seed(0)
     x, weight = torch.randn(4, 300, 64, requires_grad=True), torch.randn(96, 64, requires_grad=True)
     product = kernels.linear(x, weight)
@@ -296,7 +352,8 @@ def test_onednn_products_and_their_gradients():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_weights(dtype):
+def test_packed_weights(dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")  # whatever this processor has
     torch.manual_seed(0)
     weight, x, to = (torch.randn(shape).to(dtype) for shape in ((256, 192), (50, 192), (50, 256)))
     ours, plain_weight = kernels.packed(weight), kernels.Weight(weight)

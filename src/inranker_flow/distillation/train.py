@@ -44,6 +44,8 @@ CURVE_POINTS = 200
 LOOK_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 #: For models as wide as t5-small or wider; narrower ones take more at once.
 STEP_TOKENS, _WIDTH = {"cpu": 2_048, "cuda": 16_384}, 512
+#: Tokens of prompts that are padded to the longest of a batch, and to no multiple.
+_SHORT = 64
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Trainer:
         low_weights = config.precision == "bfloat16-weights"
         self.dtype = pick_dtype("bfloat16" if low_weights else config.precision, self.device)
         self.precision = config.precision if low_weights else str(self.dtype).removeprefix("torch.")
-        self.pad_to = PAD_TO[self.dtype.itemsize]
+        # Of short prompts even a few tokens of padding are a large part.
+        short = examples.lengths(self.rows).max() <= _SHORT
+        self.pad_to = 1 if short else PAD_TO[self.dtype.itemsize]
         self.step_tokens = config.micro_batch_tokens or STEP_TOKENS[self.device.type] * max(_WIDTH // student.width, 1)
         limit_threads(self.model)
         self.model.to(self.device)

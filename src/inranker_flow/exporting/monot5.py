@@ -8,8 +8,9 @@ import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.exporting.graph import Graph
+from inranker_flow.rankers.base import forward_passes
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq, load_tokenizer
-from inranker_flow.rankers.monot5 import MonoT5Reader, closed_form
+from inranker_flow.rankers.monot5 import MonoT5Reader
 
 
 class MonoT5Graph(Graph):
@@ -33,7 +34,8 @@ class MonoT5Graph(Graph):
 
         model, tokenizer = load_seq2seq(self._reference)
         answers = label_token_ids(tokenizer, self._scoring.false_token, self._scoring.true_token)
-        step = closed_form().T5Forward(model, answers).freeze_to_trace()
+        t5_forward, _ = forward_passes()
+        step = t5_forward.T5Forward(model, answers).freeze_to_trace()
 
         class OneStep(torch.nn.Module):
             def forward(self, ids: Any, mask: Any) -> Any:

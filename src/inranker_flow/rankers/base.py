@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def forward_passes() -> tuple[Any, Any]:
+    """Return the modules `t5_forward` and `bert_forward`, which import torch."""
+    from inranker_flow.rankers import bert_forward, t5_forward
+
+    return t5_forward, bert_forward
+
+
 class CutQueries:
     """Tells of queries that are too long: in one line for a model, and in another only where there are more of them.
 

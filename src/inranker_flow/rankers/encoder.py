@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import labels
+from inranker_flow.rankers.base import forward_passes
 from inranker_flow.rankers.checkpoints import load_classifier, raw_config
 from inranker_flow.rankers.devices import pick_device, pick_dtype
 from inranker_flow.rankers.kinds import reads_both_ways
@@ -17,6 +19,9 @@ from inranker_flow.rankers.pair_prompts import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: (ids, mask, token types or None) -> what the head says, (n, labels).
+Forward = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
 
 
 class EncoderReader(PairReader):
@@ -55,6 +60,7 @@ class EncoderRanker(PairRanker):
                 "give a BERT-like cross-encoder",
                 code="checkpoint-kind",
             )
+        self._forward = forward_of(model, scoring.forward == "fast")
         self.head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
         _score_in_float32(model)
         super().__init__(reference, model, EncoderReader(reference, tokenizer, scoring), scoring, device)
@@ -63,19 +69,34 @@ class EncoderRanker(PairRanker):
         import torch
 
         with torch.inference_mode():
-            logits = outputs(self.model, self.reader.types, *map(self.send, (ids, mask, in_document)))
+            inputs = map(self.send, (ids, mask, in_document))
+            logits = outputs(self._forward, self.reader.types, *inputs)
             if self.head.false is None or self.head.true is None:
                 return as_pair(logits[:, :1] if self.head.false is None else -logits[:, :1])
             return logits[:, [self.head.false, self.head.true]]
 
 
-def outputs(model: Any, types: tuple[int, int] | None, ids: Tensor, mask: Tensor, in_document: Tensor) -> Tensor:
+def forward_of(model: Any, fast: bool = True, recompute: bool = False) -> Forward:
+    """Return the forward pass of ``model``: the one without what the head does not read, where it is known and ``fast``."""
+    _, bert_forward = forward_passes()
+    if fast and bert_forward.supported(model):
+        found: Forward = bert_forward.BertForward(model, recompute)
+        return found
+
+    def plain(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        named = {} if types is None else {"token_type_ids": types}
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, **named).logits
+        return logits
+
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return plain
+
+
+def outputs(forward: Forward, types: tuple[int, int] | None, ids: Tensor, mask: Tensor, in_document: Tensor) -> Tensor:
     """Return what the head says, float32 (n, labels), of padded inputs (see :class:`PairRanker`); ``types`` are the reader's."""
-    named = {"input_ids": ids, "attention_mask": mask}
-    if types:
-        named["token_type_ids"] = in_document * (types[1] - types[0]) + types[0]
-    logits: Tensor = model(**named).logits.float()
-    return logits
+    kinds = in_document * (types[1] - types[0]) + types[0] if types else None
+    return forward(ids, mask, kinds).float()
 
 
 def as_pair(score: Tensor) -> Tensor:

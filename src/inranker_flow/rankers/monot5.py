@@ -13,7 +13,7 @@ import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
 from inranker_flow.errors import UserError
-from inranker_flow.rankers.base import CutQueries, Ranker
+from inranker_flow.rankers.base import CutQueries, Ranker, forward_passes
 from inranker_flow.rankers.batches import Batches
 from inranker_flow.rankers.checkpoints import label_token_ids, load_seq2seq
 from inranker_flow.rankers.devices import limit_threads, pick_device, pick_dtype
@@ -89,7 +89,7 @@ class MonoT5Ranker(Ranker):
 
 def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tuple[Forward, str]:
     """Return the forward pass that ``scoring`` asks for and what to call it; a model without closed form takes its own."""
-    t5_forward = closed_form()
+    t5_forward, _ = forward_passes()
     int8 = scoring.dtype == "int8"
     reason = t5_forward.unsupported(model)
     if int8 and (reason or scoring.forward == "reference"):
@@ -106,13 +106,6 @@ def _forward(model: Any, labels: tuple[int, int], scoring: ScoringConfig) -> tup
             return t5_forward.T5Forward(model, labels).freeze(scoring.compile and not on_cpu, int8), "closed-form"
         log.warning("the fast forward pass is not for %s: taking the plain one of transformers", reason)
     return _plain(model, labels), "plain"
-
-
-def closed_form() -> Any:
-    """Return the module `t5_forward`, which imports torch."""
-    from inranker_flow.rankers import t5_forward
-
-    return t5_forward
 
 
 def _plain(model: Any, labels: tuple[int, int]) -> Forward:

@@ -16,7 +16,7 @@ from inranker_flow.config.sections import DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import labels
 from inranker_flow.rankers.checkpoints import load_encoder, raw_config, set_dropout
-from inranker_flow.rankers.encoder import EncoderReader, as_pair, last_layers, outputs
+from inranker_flow.rankers.encoder import EncoderReader, Forward, as_pair, forward_of, last_layers, outputs
 from inranker_flow.rankers.pair_prompts import check_positions
 from inranker_flow.reading import Trained
 from inranker_flow.students import layers
@@ -56,9 +56,7 @@ class EncoderStudent(Student):
         self.reads = Trained(config.max_length, "document", "", "", "encoder")
 
     def scorer(self, checkpointing: bool) -> nn.Module:
-        if checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        return _scorer(self.model, self.reader.types)
+        return _scorer(self.model, forward_of(self.model, recompute=checkpointing), self.reader.types)
 
     def save(self, folder: Path) -> None:
         config = self.model.config
@@ -95,7 +93,7 @@ def _rhythm(every: int, layers: int) -> list[bool]:
     return [place % every == 0 for place in range(layers)]
 
 
-def _scorer(model: Any, types: tuple[int, int] | None) -> nn.Module:
+def _scorer(model: Any, forward: Forward, types: tuple[int, int] | None) -> nn.Module:
     import torch
 
     class EncoderLogits(torch.nn.Module):
@@ -106,7 +104,7 @@ def _scorer(model: Any, types: tuple[int, int] | None) -> nn.Module:
             self.model = model
 
         def forward(self, ids: Tensor, mask: Tensor, in_document: Tensor) -> Tensor:
-            return as_pair(outputs(self.model, types, ids, mask, in_document))
+            return as_pair(outputs(forward, types, ids, mask, in_document))
 
     for _, layer in last_layers(model):
         layer.register_forward_hook(_in_float32)
