@@ -19,6 +19,7 @@ from inranker_flow.serving import bodies
 from inranker_flow.serving.bodies import Limits
 from inranker_flow.serving.metrics import Metrics
 from inranker_flow.serving.models import Fixed, Loaded
+from inranker_flow.serving.server import listen
 from inranker_flow.serving.service import Service
 from tests import models, teachers
 from tests.serving import PASSAGES, QUERY, Client, running, until
@@ -241,6 +242,14 @@ def test_what_a_client_sends_is_neither_logged_nor_repeated_unless_a_person_asks
         assert (secret in logged) == shown and '"passages": 2' in logged
 
 
+def test_an_answer_waits_for_no_acknowledgement_of_its_head():
+    """Without it a client on a kept connection waits 40 ms for each body (Nagle's algorithm, delayed acknowledgements)."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # The queue
 
 
@@ -288,9 +297,11 @@ def test_a_full_queue_is_429_and_waiting_too_long_503(reranker):
             status, answer = each.result()
             assert status == 503 and "not begun within 1 s" in answer["message"]
         assert not first.done(), "what is under way is not cut off"
+        later = pool.submit(client.post, "/rerank", bad())
+        # What nobody waits for takes nobody's place.
+        until(lambda: client.metric("inranker_queue_requests") == 1)
         gate.open.set()
-        assert first.result()[0] == 200
-        assert client.post("/rerank", bad())[0] == 200
+        assert first.result()[0] == 200 and later.result()[0] == 200
         assert gate.calls == [5, 5], "what nobody waits for is not scored"
         assert client.metric('inranker_requests_total{route="/rerank",status="429"}') == 1
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from inranker_flow import __version__
@@ -232,7 +233,8 @@ class _Routes:
 
 
 def _answer(body: Any, found: Scored) -> Response:
-    return JSONResponse(body, headers={"x-inranker-model": found.model.reference})
+    headers = {"x-inranker-model": found.model.reference}
+    return Response(to_json(body), headers=headers, media_type="application/json")
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
