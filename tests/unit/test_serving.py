@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from inranker_flow.serving.service import Service
 from tests import models, teachers
 from tests.serving import PASSAGES, QUERY, Client, running, until
 
+RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "rerank-clients.json").read_text(encoding="utf-8"))
 LIMITS = Limits(passages=50, passage_characters=10_000, query_characters=1000, body_bytes=100_000)
 
 
@@ -146,6 +148,17 @@ def test_the_client_of_rerankers(client, scores, provider):
     path = "/rerank" if provider.startswith("text") else "/v1/rerank"
     ranked = APIRanker("toy", "no key", provider, url=f"{client.url}{path}").rank(QUERY, PASSAGES)
     assert [each.document.doc_id for each in ranked.results] == best(scores)
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda each: each["client"])
+def test_what_other_clients_send(client, recorded):
+    """Requests as these clients sent them; each client read this server's answer then."""
+    status, found = client.post(recorded["path"], recorded["body"].encode())
+    assert status == 200
+    results = found if recorded["path"] == "/rerank" else found["results"]
+    score = "score" if recorded["path"] == "/rerank" else "relevance_score"
+    assert [each["index"] for each in results] == [0, 1][: json.loads(recorded["body"]).get("top_n")]
+    assert all(0 < each[score] < 1 for each in results)
 
 
 @pytest.mark.parametrize("api", ["rerank", "tei"])
