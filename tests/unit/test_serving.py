@@ -57,7 +57,8 @@ def reranker():
 
 def service(backend, **options):
     metrics = Metrics()
-    return Service("toy", Fixed(Loaded("models:/toy/3", "3", backend), metrics), metrics, limits=LIMITS, **options)
+    options = {"limits": LIMITS, **options}
+    return Service("toy", Fixed(Loaded("models:/toy/3", "3", backend), metrics), metrics, **options)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,19 @@ def test_bad_input_is_one_line_that_names_it(client, name):
     assert (got, answer["error_type"] != "internal") == (status, True), answer
     assert said in answer["message"] and "\n" not in answer["message"] and len(answer["message"]) < 300
     assert client.post("/v1/rerank", bad())[0] == 200, "it serves on"
+
+
+def test_what_is_too_large_is_refused_at_its_real_size(reranker):
+    large = {
+        "documents: 10,000 passages; at most 1,000": ["garden"] * 10_000,
+        "documents[0]: 2,000,000 characters; at most 200,000": ["a" * 2_000_000],
+        "the body has more than 16,777,216 bytes": ["a" * 2_000_000] * 9,
+    }
+    with running(service(reranker, limits=Limits())) as client:
+        for said, documents in large.items():
+            status, answer = client.post("/rerank", bad(documents=documents))
+            assert status == 413 and said in answer["message"]
+        assert client.post("/rerank", bad())[0] == 200
 
 
 @pytest.mark.parametrize(
