@@ -91,8 +91,9 @@ class _Cut:
             return [(0, _attribute(node, "perm", None)[axis])]
         if kind == "Reshape":
             shape = self._makers.get(node.input[1])
-            joined = shape is not None and shape.op_type == "Concat" and len(shape.input) == rank
-            return [(0, axis)] if joined and axis == _LENGTH and shape.input[axis] not in self._constants else []
+            if shape is None or shape.op_type != "Concat" or len(shape.input) != rank or axis != _LENGTH:
+                return []
+            return [] if shape.input[axis] in self._constants else [(0, axis)]
         return []
 
     def _size(self, name: str, axis: int) -> int | None:
