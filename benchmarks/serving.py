@@ -33,8 +33,7 @@ from inranker_flow.commands import champion
 from inranker_flow.model_registry import registry
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.reranker import Reranker
-from inranker_flow.tracking import connection
-from tests.promoting import student, use_database
+from tests.promoting import stored, student, use_database
 from tests.serving import PASSAGES, QUERY, Client, process, version
 
 WORDS = [
@@ -201,8 +200,7 @@ def load(folder: Path, minutes: float, every: float) -> int:
         version("loaded", each, folder / f"e{number}")
     corrupt = version("loaded", students[2], folder / "e2")
     champion.rollback("loaded", "version 3 is for later")
-    run_id = connection.client().get_model_version("loaded", corrupt).run_id
-    [weights] = (folder / "mlartifacts" / run_id).rglob("model.safetensors")
+    [weights] = stored("loaded", corrupt).rglob("model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     expected = {f"models:/loaded/{n + 1}": Reranker(students[n]).score([(QUERY, p) for p in PASSAGES]) for n in (0, 1)}
     with process("loaded", "--poll=2") as (started, client):
