@@ -6,7 +6,7 @@
 
 throughput: 16 clients with 100 passages each, pairs a second of a server in a process of its own, and of `Reranker.score` of
 the same pairs in another; in turn, and by CPU seconds, too, which a busy machine does not change. overhead: one client, a model
-that takes no time to speak of. load: 4 clients without pause, and every EVERY seconds a promotion or a rollback, one of them to
+that reads 64 tokens. load: 4 clients without pause, and every EVERY seconds a promotion or a rollback, one of them to
 a version whose files are damaged; it ends with status 1 where a request fails, an answer is none of the version that it names,
 or the server grows.
 """
@@ -33,8 +33,7 @@ from inranker_flow.commands import champion
 from inranker_flow.model_registry import registry
 from inranker_flow.rankers.checkpoints import load_seq2seq
 from inranker_flow.reranker import Reranker
-from inranker_flow.tracking import connection
-from tests.promoting import student, use_database
+from tests.promoting import stored, student, use_database
 from tests.serving import PASSAGES, QUERY, Client, process, version
 
 WORDS = [
@@ -59,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["throughput", "overhead", "load", "bare"])
     parser.add_argument("--model", default="init:tiny?seed=1")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--every", type=float, default=30.0)
     options = parser.parse_args()
@@ -68,11 +67,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if options.what == "load":
             return load(Path(folder), options.minutes, options.every)
+        if options.what == "overhead":
+            # Read at 64 tokens: the less the scores take, the less they hide what is beside them.
+            overhead(student(Path(folder) / "model", 0, max_length=64), options.rounds or 300)
+            return 0
         where = Path(folder) / "model"
         model, tokenizer = load_seq2seq(options.model)
         model.save_pretrained(where)
         tokenizer.save_pretrained(where)
-        throughput(where, options.rounds) if options.what == "throughput" else overhead(where)
+        throughput(where, options.rounds or 9)
     return 0
 
 
@@ -145,34 +148,43 @@ def throughput(model: Path, rounds: int) -> None:
     scorer.close()
 
 
-def overhead(model: Path) -> None:
-    """What a request costs beside its scores: the time of the thread that speaks HTTP, and what a client waits more."""
-    documents = texts(0)
+def overhead(model: Path, rounds: int) -> None:
+    """What one client waits longer than the bare scorer takes for the same 100 passages, and the CPU seconds of both processes.
+
+    Asked in turn, so that a busy machine slows both; the medians of ROUNDS requests count.
+    """
+    documents, scorer = texts(0), Bare(model)
     with process(str(model)) as (started, client):
         drained(started)
-        client.post("/rerank", {"query": QUERY, "documents": documents})
-        names = ("inranker_request_seconds", "inranker_scoring_seconds")
-        before = [client.metric(f"{name}_sum") for name in names]
-        counted = client.metric(f"{names[0]}_count")
-        waited, spent, requests = [], on_cpu(started.pid), 100
-        for _ in range(requests):
-            start = time.perf_counter()
+        for _ in range(10):
             client.post("/rerank", {"query": QUERY, "documents": documents})
-            waited.append(time.perf_counter() - start)
-        spent = on_cpu(started.pid) - spent
-        assert client.metric(f"{names[0]}_count") - counted == requests
-        request, scoring = (client.metric(f"{name}_sum") - known for name, known in zip(names, before, strict=True))
+            scorer.score(1)
+        served, bare, spent, spoken = [], [], [], on_cpu(started.pid, str(started.pid))
+        for _ in range(rounds):
+            bare.append(scorer.score(1))
+            start, before = time.perf_counter(), on_cpu(started.pid)
+            client.post("/rerank", {"query": QUERY, "documents": documents})
+            served.append(time.perf_counter() - start)
+            spent.append(on_cpu(started.pid) - before)
+        spoken = (on_cpu(started.pid, str(started.pid)) - spoken) / rounds
+        print(f"the thread that speaks HTTP: {1000 * spoken:.2f} ms of CPU a request")
+        more = {
+            "by the clock, with the client's own work": [a - b for a, (b, _) in zip(served, bare, strict=True)],
+            "of CPU": [a - b for a, (_, b) in zip(spent, bare, strict=True)],
+        }
         print(
-            f"100 passages, one client: {1000 * spent / requests:.2f} ms of CPU beside the scoring (bar 3); by the clock "
-            f"{1000 * (request - scoring) / requests:.1f} ms in the server and "
-            f"{1000 * (sum(waited) - request) / requests:.1f} ms in client and socket, on {os.getloadavg()[0]:.0f} busy "
-            f"processes"
+            f"100 passages, one client; bare {1000 * statistics.median(wall for wall, _ in bare):.1f} ms. More (bar 3 ms):"
         )
+        for name, seconds in more.items():
+            low, middle, high = statistics.quantiles(seconds, n=4)
+            print(f"  {1000 * middle:.2f} ms {name} (quartiles {1000 * low:.2f}, {1000 * high:.2f})")
+    scorer.close()
 
 
-def on_cpu(process_id: int) -> float:
-    """CPU seconds of a process' first thread."""
-    return int(Path(f"/proc/{process_id}/task/{process_id}/schedstat").read_text().split()[0]) / 1e9
+def on_cpu(process_id: int, thread: str = "*") -> float:
+    """CPU seconds of all threads of a process, or of one, exactly."""
+    threads = Path(f"/proc/{process_id}/task").glob(f"{thread}/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
 
 
 def drained(started: subprocess.Popen[str]) -> None:
@@ -188,8 +200,7 @@ def load(folder: Path, minutes: float, every: float) -> int:
         version("loaded", each, folder / f"e{number}")
     corrupt = version("loaded", students[2], folder / "e2")
     champion.rollback("loaded", "version 3 is for later")
-    run_id = connection.client().get_model_version("loaded", corrupt).run_id
-    [weights] = (folder / "mlartifacts" / run_id).rglob("model.safetensors")
+    [weights] = stored("loaded", corrupt).rglob("model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     expected = {f"models:/loaded/{n + 1}": Reranker(students[n]).score([(QUERY, p) for p in PASSAGES]) for n in (0, 1)}
     with process("loaded", "--poll=2") as (started, client):

@@ -646,6 +646,11 @@ def test_the_server_is_started_as_its_command_takes_it_and_probed_where_it_answe
     own = {name: each for name, each in spec.items() if name not in of_kserve}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"}, "spec": own}
     kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    if "scaleMetric" in spec:  # as KServe's webhook has it, which checks for Knative's autoscaler otherwise
+        annotations = found[0]["metadata"]["annotations"]
+        assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
+        assert annotations["serving.kserve.io/autoscalerClass"] == "hpa" and spec["scaleMetric"] in ("cpu", "memory")
+        assert 1 <= spec["scaleTarget"] <= 100 and 0 <= spec["minReplicas"] <= spec["maxReplicas"]
     assert container["command"] == ["python3", "-m", "inranker_flow", "serve"]
     options = serve._parser().parse_args(container["args"])
     assert options.host == "0.0.0.0" and options.port == container["ports"][0]["containerPort"]

@@ -60,6 +60,21 @@ def test_a_graph_gives_the_logits_of_the_checkpoint_for_any_batch_and_length(kin
     assert np.abs(ranker.score(PAIRS) - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_layer_computes_the_first_token_alone_where_the_head_reads_that(kind):
+    """Its scores are held above: the same as the checkpoint's. Here: that the cut begins at the last layer's input."""
+    import onnx
+
+    _, workshop, _ = made(kind)
+    assert workshop.fault("onnx") == ""
+    nodes = onnx.load(str(workshop.folder / "onnx" / "model.onnx")).graph.node
+    cut = [node.input[0] for node in nodes if node.op_type == "Slice" and "/first" in node.output[0]]
+    assert bool(cut) == (kind not in ("t5", "llama"))
+    if kind in ("bert", "roberta", "electra"):
+        [begins] = [each for each in cut if "layer.0" in each]  # of two layers
+        assert begins.endswith("layer.0/output/LayerNorm/LayerNormalization_output_0") and len(cut) == 2
+
+
 @pytest.mark.parametrize("untied", [False, True])
 def test_both_forms_of_t5_are_exported_in_closed_form(untied, tmp_path):
     import onnx

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from inranker_flow.serving import bodies
 from inranker_flow.serving.bodies import Limits
 from inranker_flow.serving.metrics import Metrics
 from inranker_flow.serving.models import Fixed, Loaded
+from inranker_flow.serving.server import listen
 from inranker_flow.serving.service import Service
 from tests import models, teachers
 from tests.serving import PASSAGES, QUERY, Client, running, until
 
+RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "rerank-clients.json").read_text(encoding="utf-8"))
 LIMITS = Limits(passages=50, passage_characters=10_000, query_characters=1000, body_bytes=100_000)
 
 
@@ -54,7 +57,8 @@ def reranker():
 
 def service(backend, **options):
     metrics = Metrics()
-    return Service("toy", Fixed(Loaded("models:/toy/3", "3", backend), metrics), metrics, limits=LIMITS, **options)
+    options = {"limits": LIMITS, **options}
+    return Service("toy", Fixed(Loaded("models:/toy/3", "3", backend), metrics), metrics, **options)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,17 @@ def test_the_client_of_rerankers(client, scores, provider):
     assert [each.document.doc_id for each in ranked.results] == best(scores)
 
 
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda each: each["client"])
+def test_what_other_clients_send(client, recorded):
+    """Requests as these clients sent them; each client read this server's answer then."""
+    status, found = client.post(recorded["path"], recorded["body"].encode())
+    assert status == 200
+    results = found if recorded["path"] == "/rerank" else found["results"]
+    score = "score" if recorded["path"] == "/rerank" else "relevance_score"
+    assert [each["index"] for each in results] == [0, 1][: json.loads(recorded["body"]).get("top_n")]
+    assert all(0 < each[score] < 1 for each in results)
+
+
 @pytest.mark.parametrize("api", ["rerank", "tei"])
 def test_it_can_be_the_teacher_of_a_pipeline(client, scores, api):
     server = ServerConfig(endpoint=client.url, api=api, scores="probability")
@@ -200,6 +215,19 @@ def test_bad_input_is_one_line_that_names_it(client, name):
     assert client.post("/v1/rerank", bad())[0] == 200, "it serves on"
 
 
+def test_what_is_too_large_is_refused_at_its_real_size(reranker):
+    large = {
+        "documents: 10,000 passages; at most 1,000": ["garden"] * 10_000,
+        "documents[0]: 2,000,000 characters; at most 200,000": ["a" * 2_000_000],
+        "the body has more than 16,777,216 bytes": ["a" * 2_000_000] * 9,
+    }
+    with running(service(reranker, limits=Limits())) as client:
+        for said, documents in large.items():
+            status, answer = client.post("/rerank", bad(documents=documents))
+            assert status == 413 and said in answer["message"]
+        assert client.post("/rerank", bad())[0] == 200
+
+
 @pytest.mark.parametrize(
     ("path", "inputs", "status", "said"),
     [
@@ -239,6 +267,14 @@ def test_what_a_client_sends_is_neither_logged_nor_repeated_unless_a_person_asks
         assert [status for status, _ in answers] == [200, 422, 422] and secret not in json.dumps(answers)
         logged = json.dumps([[record.getMessage(), getattr(record, "fields", {})] for record in caplog.records])
         assert (secret in logged) == shown and '"passages": 2' in logged
+
+
+def test_an_answer_waits_for_no_acknowledgement_of_its_head():
+    """Without it a client on a kept connection waits 40 ms for each body (Nagle's algorithm, delayed acknowledgements)."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # The queue
@@ -288,9 +324,11 @@ def test_a_full_queue_is_429_and_waiting_too_long_503(reranker):
             status, answer = each.result()
             assert status == 503 and "not begun within 1 s" in answer["message"]
         assert not first.done(), "what is under way is not cut off"
+        later = pool.submit(client.post, "/rerank", bad())
+        # What nobody waits for takes nobody's place.
+        until(lambda: client.metric("inranker_queue_requests") == 1)
         gate.open.set()
-        assert first.result()[0] == 200
-        assert client.post("/rerank", bad())[0] == 200
+        assert first.result()[0] == 200 and later.result()[0] == 200
         assert gate.calls == [5, 5], "what nobody waits for is not scored"
         assert client.metric('inranker_requests_total{route="/rerank",status="429"}') == 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inranker_flow.commands import serving
 from inranker_flow.commands.champion import promote as let_serve
 from inranker_flow.commands.champion import rollback
 from inranker_flow.errors import UserError
@@ -187,10 +188,34 @@ def test_a_registry_that_goes_away_is_told_and_what_serves_goes_on(database, stu
         made.look()
         np.testing.assert_allclose(asked(client), scores(students[0]), atol=1e-4)
         assert client.metric("inranker_registry_up") == 0
-        assert client.get("/health")[1]["registry"] == "does not answer"
+        assert client.get("/health")[1]["registry"].startswith("does not answer: ")
         mlflow.set_tracking_uri(address)
         made.look()
         assert client.metric("inranker_registry_up") == 1
+
+
+def test_a_server_that_starts_before_its_registry_serves_when_that_answers(database, students, tmp_path, capsys):
+    import mlflow
+
+    version("early", students[0], tmp_path / "e1")
+    metrics, address = Metrics(), mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")  # nobody listens there
+    made = followed("early", metrics, canary=True)
+    with running(Service("early", made, metrics, canary=1.0)) as client:
+        made.look()
+        status, state = client.get("/health")
+        assert status == 503 and state["serves"] == "" and "no MLflow server answers" in state["registry"]
+        assert client.get("/v2/health/ready")[0] == 503 and client.get("/v2/health/live")[0] == 200
+        refused = client.send("POST", "/rerank", json.dumps({"query": QUERY, "documents": PASSAGES}).encode())
+        assert (
+            refused.status == 503 and refused.headers["Retry-After"] == "1" and b"no model serves yet" in refused.data
+        )
+        assert client.post("/v2/models/early/infer", {"inputs": []})[0] == 503
+        assert serving.main([client.url]) == 0 and "serves nothing yet" in capsys.readouterr().out
+        mlflow.set_tracking_uri(address)
+        made.look()
+        np.testing.assert_allclose(asked(client), scores(students[0]), atol=1e-4)
+        assert client.get("/v2/health/ready")[0] == 200 and client.get("/health")[1]["registry"] == "answers"
 
 
 def test_without_a_champion_there_is_nothing_to_serve(database):

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         service = _service(options)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"{service.models.current('champion').reference} at http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+        serves = service.models.state()["serves"] or f"{service.name}, once the registry answers,"
+        print(f"{serves} at http://{shown}:{port} (Ctrl-C ends it)", flush=True)
         server.server(service).run(sockets=[listening])
     return 0
 

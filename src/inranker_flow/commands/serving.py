@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import HTTPError
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -40,7 +41,8 @@ def state_of(url: str) -> dict[str, Any]:
 
 def show(url: str, state: Mapping[str, Any], samples: Mapping[str, float]) -> str:
     """Return what a person reads of a server's ``state`` and of the ``samples`` of its metrics."""
-    lines = [f"{url} serves {state['serves']}" + (f" since {state['since']}" if "since" in state else "")]
+    since = f" since {state['since']}" if state.get("since") else ""
+    lines = [f"{url} serves {state['serves'] or 'nothing yet'}{since}"]
     lines.append(
         f"requests   {samples.get('inranker_requests_total', 0):,.0f}, {_mean_ms(samples, 'inranker_request')}"
     )
@@ -80,6 +82,8 @@ def _get(url: str, route: str) -> str:
     try:
         return web.request(f"{url.rstrip('/')}/{route}").decode()
     except OSError as error:
+        if isinstance(error, HTTPError) and error.code == 503:  # it is there, and says what is wrong
+            return error.read().decode()
         raise NoAnswer(
             f"URL: no server answers at {url} ({web.reason(error)}); start one (make serve), or correct the address",
             code="server-no-answer",

@@ -23,7 +23,7 @@ from inranker_flow.commands.serving import URL, state_of
 from inranker_flow.config.parsing import parse
 from inranker_flow.config.sections import EvaluateConfig, Teacher
 from inranker_flow.config.server import ServerConfig
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.evaluation import judged_sets, measures, runs
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.scoring.rerank_server import RerankServer
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run = last_run.find(folder.checked(options.run_dir))
     state = state_of(options.url)
+    if not state["serves"]:
+        raise NoAnswer(f"URL: {options.url} serves nothing yet; make serving says why", code="server-no-answer")
     system = options.system or measured_as(run, state["serves"])
     if system not in run.summary["systems"]:
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inranker_flow.exporting import first_token
 from inranker_flow.exporting.graph import Graph
 
 Feed = dict[str, np.ndarray]
@@ -22,6 +23,7 @@ SMALL = 2048
 
 def write(graph: Graph, path: Path) -> None:
     """Write ``graph`` in float32, with dynamic batch and length."""
+    import onnx
     import torch
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -45,6 +47,7 @@ def write(graph: Graph, path: Path) -> None:
     # Constants are folded, and the shapes written that 8 bits need.
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
     raw.unlink()
+    onnx.save(first_token.keep_first(onnx.load(str(path))), str(path))
 
 
 def dynamic_int8(source: Path, path: Path) -> None:

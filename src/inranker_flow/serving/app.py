@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from inranker_flow import __version__
@@ -62,7 +63,7 @@ def make_app(service: Service) -> FastAPI:
 
     app = FastAPI(
         title="InRanker Flow", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
-        exception_handlers={HTTPException: _no_route},
+        exception_handlers={HTTPException: _no_route, Refusal: _refused},
     )  # fmt: skip
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
         _post(app, path, routes.answered(path, routes.rerank), Rerank)
@@ -109,12 +110,11 @@ class _Routes:
             try:
                 answer = await handler(request, told)
             except Refusal as refused:
-                body, headers = bodies.refusal(refused), refused.headers
-                answer = Response(body, refused.status, headers, media_type="application/json")
+                answer = _said(refused)
             except Exception as error:
                 log.error("a request failed", exc_info=error, extra={"fields": {"id": number}})
-                said = Refusal(500, f"the model failed; the server's log says more under the id {number}", "internal")
-                answer = Response(bodies.refusal(said), 500, media_type="application/json")
+                said = f"the model failed; the server's log says more under the id {number}"
+                answer = _said(Refusal(500, said, "internal"))
             seconds = time.perf_counter() - start
             answer.headers["x-request-id"] = number
             self._tell(name, answer.status_code, seconds, number, told)
@@ -182,9 +182,11 @@ class _Routes:
         return PlainTextResponse(told)
 
     async def health(self) -> Response:
+        state = self._service.models.state()
         status = "ok" if self._service.alive else "the scoring thread has ended"
-        state = {"status": status, "name": self._service.name, **self._service.models.state()}
-        return JSONResponse(state, 200 if self._service.alive else 503)
+        if not state["serves"]:
+            status = "no model serves yet"
+        return JSONResponse({"status": status, "name": self._service.name, **state}, 200 if status == "ok" else 503)
 
     async def metrics(self) -> Response:
         return Response(self._service.metrics.text(), media_type=self._service.metrics.content_type)
@@ -208,17 +210,11 @@ class _Routes:
         return JSONResponse({"live": self._service.alive}, 200 if self._service.alive else 503)
 
     async def ready(self, request: Request) -> Response:
-        try:
-            self._check_path(request)
-        except Refusal as refused:
-            return Response(bodies.refusal(refused), refused.status, media_type="application/json")
+        self._check_path(request)
         return JSONResponse({"ready": self._service.alive}, 200 if self._service.alive else 503)
 
     async def model(self, request: Request) -> Response:
-        try:
-            self._check_path(request)
-        except Refusal as refused:
-            return Response(bodies.refusal(refused), refused.status, media_type="application/json")
+        self._check_path(request)
         version = self._service.models.current("champion").version or "1"
         return JSONResponse(bodies.metadata(self._service.name, version))
 
@@ -232,12 +228,21 @@ class _Routes:
 
 
 def _answer(body: Any, found: Scored) -> Response:
-    return JSONResponse(body, headers={"x-inranker-model": found.model.reference})
+    headers = {"x-inranker-model": found.model.reference}
+    return Response(to_json(body), headers=headers, media_type="application/json")
+
+
+def _said(refused: Refusal) -> Response:
+    body, headers = bodies.refusal(refused), refused.headers
+    return Response(body, refused.status, headers, media_type="application/json")
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _said(error)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = f"{request.method} {request.url.path[:80]}: {str(error.detail).lower()}; GET / lists the routes"
-    return Response(
-        bodies.refusal(Refusal(error.status_code, said, "route")), error.status_code, media_type="application/json"
-    )
+    return _said(Refusal(error.status_code, said, "route"))

@@ -80,14 +80,24 @@ class Batcher:
         """Queue the pairs of a request. Raises :class:`Full` or :class:`Slow` where they would wait too long."""
         work = Work(pairs, alias, sum(map(_tokens, pairs)))
         with self._changed:
-            if len(self._waiting) >= self._most:
-                raise Full
-            if self._speed and self._tokens / self._speed > self._patience:
-                raise Slow
+            if self._refused():
+                self._drop_cancelled()
+            if refused := self._refused():
+                raise refused
             self._waiting.append(work)
             self._tokens += work.tokens
             self._changed.notify()
         return work.future
+
+    def _refused(self) -> Full | Slow | None:
+        if len(self._waiting) >= self._most:
+            return Full()
+        return Slow() if self._speed and self._tokens / self._speed > self._patience else None
+
+    def _drop_cancelled(self) -> None:
+        """What nobody waits for takes nobody's place."""
+        self._waiting = deque(work for work in self._waiting if not work.future.cancelled())
+        self._tokens = sum(work.tokens for work in self._waiting)
 
     @property
     def alive(self) -> bool:

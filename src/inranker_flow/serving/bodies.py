@@ -36,6 +36,10 @@ class Refusal(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
 
+#: Headers of a refusal that lasts for moments.
+AGAIN = {"Retry-After": "1"}
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest request: ``passages`` in it, characters of a passage and of the query, bytes of the body."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from inranker_flow.errors import UserError
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.model_registry import reference_scores, registry, stored_files
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.checkpoints import locate
 from inranker_flow.serving.backends import Backend, Loader
+from inranker_flow.serving.bodies import AGAIN, Refusal
 from inranker_flow.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ class _Slot:
 class Followed:
     """The champion of the registered model ``name``, and with ``canary`` its challenger, as the registry names them.
 
-    The first champion is loaded at once: :class:`UserError` where that fails or there is none. After :meth:`start` the
-    registry is asked every ``poll`` seconds.
+    The first champion is loaded at once: :class:`UserError` where that fails or there is none. Where the registry does not
+    answer, nothing serves until it does. After :meth:`start` the registry is asked every ``poll`` seconds.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class Followed:
         self._challenger = _Slot("challenger", registry.challenger)
         self._slots: Sequence[_Slot] = (self._champion, self._challenger) if canary else (self._champion,)
         self._ended = threading.Event()
-        self._registry_up = True
+        #: Why the registry does not answer; "" while it does.
+        self._silence = ""
         self._thread = threading.Thread(target=self._follow, name="following", daemon=True)
         self._first()
 
@@ -126,10 +128,15 @@ class Followed:
         self._thread.start()
 
     def current(self, alias: Alias) -> Loaded:
-        """Return the model that serves for ``alias``; the champion where the challenger is gone."""
+        """Return the model that serves for ``alias``; the champion where the challenger is gone.
+
+        Raises :class:`Refusal` before the first champion is there.
+        """
         found = self._challenger.loaded if alias == "challenger" else None
         found = found or self._champion.loaded
-        assert found is not None, "the first champion is loaded before anything is served"
+        if found is None:
+            why = "the registry does not answer" if self._silence else "no version could be loaded"
+            raise Refusal(503, f"no model serves yet: {why}; GET /health says more", "not_ready", AGAIN)
         return found
 
     def challenger(self) -> Loaded | None:
@@ -138,13 +145,14 @@ class Followed:
 
     def state(self) -> dict[str, Any]:
         """Return what `inranker serving` prints."""
-        loaded, other = self.current("champion"), self._challenger.loaded
+        loaded, other = self._champion.loaded, self._challenger.loaded
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._champion.since))
         return {
             "model": self.name,
-            "serves": loaded.reference,
-            "version": loaded.version,
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._champion.since)),
-            "registry": "answers" if self._registry_up else "does not answer",
+            "serves": loaded.reference if loaded else "",
+            "version": loaded.version if loaded else "",
+            "since": since if loaded else "",
+            "registry": f"does not answer: {self._silence}" if self._silence else "answers",
             "failed": {name: each.reason for slot in self._slots for name, each in slot.failed.items()},
             "challenger": other.reference if other else "",
         }
@@ -166,9 +174,16 @@ class Followed:
             self._answers()
             if self._settle(slot, found):
                 devices.free()
+            if self._champion.loaded is None:
+                return
 
     def _first(self) -> None:
-        found = registry.champion(self.name)
+        try:
+            found = registry.champion(self.name)
+        except NoAnswer as error:
+            if error.code != NoAnswer.code:  # it answers, and refuses
+                raise
+            return self._silent(error)
         if found is None:
             raise UserError(
                 f"{self.name}: no version serves, so there is no champion; train one (make run), let one serve (make "
@@ -176,7 +191,7 @@ class Followed:
                 code="version-missing",
             )
         self._answers()
-        self._exchange(self._champion, self._loaded(found))
+        return self._exchange(self._champion, self._loaded(found))
 
     def _follow(self) -> None:
         while not self._ended.wait(self._poll * random.uniform(*_JITTER)):
@@ -220,7 +235,7 @@ class Followed:
     def _empty(self, slot: _Slot) -> bool:
         """Without a champion the last one serves on; without another challenger nothing is compared."""
         if slot is self._champion:
-            log.warning("%s has no champion now: %s serves on", self.name, self.current("champion").reference)
+            log.warning("%s has no champion now: %s serves", self.name, self._serves(slot))
             return False
         before, slot.loaded = slot.loaded, None
         self._metrics.failed.labels(slot.alias).set(0)
@@ -246,20 +261,22 @@ class Followed:
         self._forget(reference)
         self._metrics.failures.labels(slot.alias, reference).inc()
         self._metrics.failed.labels(slot.alias).set(1)
-        serves = slot.loaded.reference if slot.loaded else "nothing"
-        log.error("%s does not serve as %s, %s does: %s", reference, slot.alias, serves, reason)
+        log.error("%s does not serve as %s, %s does: %s", reference, slot.alias, self._serves(slot), reason)
+
+    def _serves(self, slot: _Slot) -> str:
+        return slot.loaded.reference if slot.loaded else "nothing"
 
     def _silent(self, error: UserError) -> None:
         self._metrics.registry_up.set(0)
-        if self._registry_up:
-            log.warning("the registry does not answer; %s serves on: %s", self.current("champion").reference, error)
-        self._registry_up = False
+        if not self._silence:
+            log.warning("the registry does not answer; %s serves: %s", self._serves(self._champion), error)
+        self._silence = str(error)
 
     def _answers(self) -> None:
         self._metrics.registry_up.set(1)
-        if not self._registry_up:
+        if self._silence:
             log.info("the registry answers again")
-        self._registry_up = True
+        self._silence = ""
 
 
 def _digest(found: registry.Version) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from inranker_flow.serving.backends import Pair
 from inranker_flow.serving.batcher import Batcher, Full, Scored, Slow
-from inranker_flow.serving.bodies import Limits, Refusal
+from inranker_flow.serving.bodies import AGAIN, Limits, Refusal
 from inranker_flow.serving.metrics import Metrics
 from inranker_flow.serving.models import Alias, Loaded
 
@@ -95,10 +95,10 @@ class Service:
         try:
             return self._batcher.submit(pairs, alias)
         except Full:
-            raise Refusal(429, "too many requests wait for the model; try again", "overloaded", _AGAIN) from None
+            raise Refusal(429, "too many requests wait for the model; try again", "overloaded", AGAIN) from None
         except Slow:
             raise Refusal(
-                503, f"the queue is longer than {self._patience:g} s; try again", "overloaded", _AGAIN
+                503, f"the queue is longer than {self._patience:g} s; try again", "overloaded", AGAIN
             ) from None
 
     async def _wait(self, future: Future[Scored], gone: asyncio.Future[Any]) -> Scored:
@@ -109,7 +109,7 @@ class Service:
             if future.cancel():
                 if gone.done():
                     raise Refusal(499, "the client has hung up", "gone")
-                raise Refusal(503, f"not begun within {self._patience:g} s; try again", "overloaded", _AGAIN)
+                raise Refusal(503, f"not begun within {self._patience:g} s; try again", "overloaded", AGAIN)
             await asyncio.wait((found,))
         return found.result()
 
@@ -138,6 +138,3 @@ class Service:
         self.metrics.canary_seconds.labels("challenger").observe(challenger.seconds)
         if int(np.argmax(champion.scores)) != int(np.argmax(challenger.scores)):
             self.metrics.canary_differs.inc()
-
-
-_AGAIN = {"Retry-After": "1"}
