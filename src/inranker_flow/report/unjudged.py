@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from inranker_flow.judging import agreement
-from inranker_flow.report.chart import number, title
+from inranker_flow.report.chart import title
+from inranker_flow.report.wording import number, share
 
 #: Kind of evidence -> what the page calls it.
 NAMES = {"known_item": "known items", "agreement": "agreement with the teacher", "judge": "the judge's grades"}
@@ -48,7 +49,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     """Return how much of the teacher's gain each student keeps, what was left out, and how far a judge can be trusted."""
     found = []
     for dataset, each in summary.get("unjudged", {}).items():
-        shares = [f"{title(one)} {share:.0%}" for one, share in each["kept"].items() if one in summary["students"]]
+        shares = [f"{title(one)} {share(kept, 0)}" for one, kept in each["kept"].items() if one in summary["students"]]
         if shares:
             found.append(
                 f"Of the teacher's gain over the first stage on {dataset}, by known items: {', '.join(shares)}."
