@@ -167,7 +167,7 @@ def test_ticks_are_round_and_hold_all_values(low: float, spread: float) -> None:
 def test_a_line_for_each_system_says_how_deep_to_rerank() -> None:
     summary = rich_summary()
     found = sweeps(summary)
-    assert [each["name"] for each in found] == ["the mean over the data sets", "d<i>", "e"]
+    assert [each["name"] for each in found] == ["the mean over the datasets", "d<i>", "e"]
     assert found[0]["depths"]["champion"] == {"20": pytest.approx(0.425), "100": pytest.approx(0.85)}, "of .9 and .8"
     svg = ElementTree.fromstring(depth_svg(found[0], summary))
     points = circles(svg)

@@ -159,7 +159,7 @@ def test_every_section_is_there() -> None:
         "Phase 2 0.9600 60,000,000 242.0 MB 250 ms 333 ms 10", "5,000 ms 12.3 s",
         "12 won, 1 lost, 5 level", "+0.6500 why <b>so</b> & so? q<7> · 0.9000 against 0.2500",
         "The largest 3 of 12", "+0.2500 <more> m0 · 0.7500 against 0.5000",
-        "the mean over the data sets. nDCG @1 @10 BM25 nDCG 0.0550 0.2200", "e nDCG @1 @10 BM25",
+        "the mean over the datasets. nDCG @1 @10 BM25 nDCG 0.0550 0.2200", "e nDCG @1 @10 BM25",
         "System 20 candidates 100 candidates Phase 1 0.2500 0.5000 Phase 2 0.4800 0.9600",
         "1 relevant, 2 p<1> rank 17 of Champion <script>alert(1)</script> the answer",
         "1 not judged p2 rank 9 of Phase 2 beside the point", "not relevant",
@@ -239,7 +239,7 @@ def test_the_header_says_which_run_this_is_from_what_to_what_and_where_its_recor
     for expected in (
         "inranker-demo-1 2026-11-29 21:52 UTC · profile demo · seed 7 HOLD",
         "Teacher /runs/7/teacher (60,000,000 parameters) Student t5<small> (60,000,000 parameters)",
-        "Data sets d<i> (1,234 test queries)e (1,234 test queries)",
+        "Datasets d<i> (1,234 test queries)e (1,234 test queries)",
         "Records MLflow run 01234567search version 7Kubeflow run", '"uri": "<here>"',
     ):  # fmt: skip
         assert expected in text, expected

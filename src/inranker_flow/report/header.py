@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-#: More data sets than this are counted, not named.
+#: More datasets than this are counted, not named.
 _NAMED = 12
 #: Characters of a CSV that the page carries; a longer one lies beside it.
 _CARRIED = 250_000
@@ -14,7 +14,7 @@ _CARRIED = 250_000
 
 def name(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     """Return what the page is called: the run, else what was measured."""
-    return str(origin.get("name") or f"Evaluation on {', '.join(list(summary['datasets'])[:3]) or 'no data set'}")
+    return str(origin.get("name") or f"Evaluation on {', '.join(list(summary['datasets'])[:3]) or 'no dataset'}")
 
 
 def title(summary: Mapping[str, Any], decision: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> str:
@@ -50,7 +50,7 @@ def facts(
     sets = [(_dataset(name, each["queries"], summary), "") for name, each in summary["datasets"].items()]
     if len(sets) > _NAMED:
         sets = [*sets[:_NAMED], (f"and {len(sets) - _NAMED} more", "")]
-    found.append(("Data sets", sets or [("none with judged test queries", "")]))
+    found.append(("Datasets", sets or [("none with judged test queries", "")]))
     links = [(f"MLflow run {origin['run'][:8]}", origin.get("mlflow", ""))] if origin.get("run") else []
     if decision:
         links.append((f"{decision['model']} version {decision['version']}", origin.get("version", "")))

@@ -84,7 +84,7 @@ def sweeps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         return found
     by_name = {each["name"]: each for each in found}
     return [
-        {"name": "the mean over the data sets", **_mean([[by_name[name] for name in group] for group in groups])},
+        {"name": "the mean over the datasets", **_mean([[by_name[name] for name in group] for group in groups])},
         *found,
     ]
 
@@ -104,7 +104,7 @@ def _depths(systems: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _mean(groups: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the means over data sets, each the mean of its parts, of what all of them have."""
+    """Return the means over datasets, each the mean of its parts, of what all of them have."""
 
     def over(parts: Sequence[Any]) -> Any:
         if not isinstance(parts[0], Mapping):

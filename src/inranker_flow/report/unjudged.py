@@ -14,7 +14,7 @@ NAMES = {"known_item": "known items", "agreement": "agreement with the teacher",
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the table: for each data set and kind of evidence a row of every measure."""
+    """Return the rows of the table: for each dataset and kind of evidence a row of every measure."""
     found: list[dict[str, Any]] = []
     unjudged = summary.get("unjudged", {})
     judged = (summary.get("judge") or {}).get("datasets", {})
@@ -56,7 +56,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             )
         if each["leaked"]:
             found.append(
-                f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another data set: left out."
+                f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another dataset: left out."
             )
     judge = summary.get("judge") or {}
     for dataset, each in judge.get("datasets", {}).items():
@@ -66,7 +66,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Return the finding where no data set has judgements; "" where nothing was held out either."""
+    """Return the finding where no dataset has judgements; "" where nothing was held out either."""
     told = []
     for kind, name in NAMES.items():
         measured = [each[kind] for each in summary.get("unjudged", {}).values() if kind in each]
