@@ -24,9 +24,10 @@ def at_cutoffs(wanted: Mapping[str, Any], judged: JudgedSet) -> dict[str, Any]:
     """Return name -> measure for the ``wanted`` ones at other cut-offs; without those that cannot be had there."""
     depth = int(pc.max(judged.run.column("rank")).as_py() or 0)
     found: dict[str, Any] = {}
-    for measure in wanted.values():
-        own = measure.params.get("cutoff")
-        for cutoff in sorted({*CUTOFFS, own}) if own else ():
+    cut = [measure for measure in wanted.values() if measure.params.get("cutoff")]
+    every = sorted({*CUTOFFS, *(measure.params["cutoff"] for measure in cut)})
+    for measure in cut:
+        for cutoff in every:
             name = str(measure @ cutoff)
             if cutoff <= depth and name not in found:
                 with suppress(UserError):  # MLflow's or the evaluator's limits are told of the wanted ones alone
