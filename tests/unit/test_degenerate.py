@@ -183,7 +183,7 @@ def test_systems_of_one_shape_share_one_measurement(tmp_path: Path) -> None:
     assert [found[name]["timed_as"] for name in ("phase1", "phase2", "champion")] == ["", "phase1", ""]
     for key in ("latency_median_ms", "latency_p95_ms", "latency_queries", "pairs_per_second"):
         assert found["phase2"][key] == found["phase1"][key], key
-    assert "same shape as Phase 1, measured once" in text_of((tmp_path / "out" / "report.html").read_text())
+    assert "same shape as Phase 1, so timed once for both" in text_of((tmp_path / "out" / "report.html").read_text())
 
 
 def test_a_model_of_one_shape_that_reads_otherwise_is_timed_by_itself(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from inranker_flow.tracking import connection
-from inranker_flow.tracking.origins import log_settings, made_by, origin_of, version_page
-from inranker_flow.tracking.records import run_page
+from inranker_flow.tracking.origins import origin_of, version_page
+from inranker_flow.tracking.records import run_page, run_that_wrote
+from inranker_flow.tracking.runs import keep_parameters
 from tests.promoting import registry_of_a_module
 
 
@@ -28,17 +29,17 @@ def test_a_run_tells_its_name_its_beginning_and_all_its_settings_without_secrets
     assert origin_of(made) == {
         "name": "inranker-demo-1", "date": "2026-11-30 00:53 UTC", "run": made, "settings": {}, "mlflow": "",
     }  # fmt: skip
-    log_settings(made, {"source": {"uri": "s3://anna:hunter2@host/c"}, "run_key": "k"})
+    keep_parameters(made, {"source": {"uri": "s3://anna:hunter2@host/c"}, "run_key": "k"}, {})
     kept = origin_of(made)["settings"]
     assert kept["run_key"] == "k" and "hunter2" not in str(kept)
 
 
 def test_an_output_was_made_by_the_first_run_that_has_it(records: Path) -> None:
     tag = {"digest.evaluation": "ab" * 32}
-    run("repeated", 2_000, **tag, **{"mlflow.parentRunId": "second"})
-    run("computed", 1_000, **tag, **{"mlflow.parentRunId": "first"})
-    assert made_by("evaluation", "ab" * 32) == "first"
-    assert made_by("evaluation", "cd" * 32) == made_by("evaluation", "") == ""
+    repeated, computed = run("repeated", 2_000, **tag), run("computed", 1_000, **tag)
+    assert run_that_wrote("evaluation", "ab" * 32) == repeated
+    assert run_that_wrote("evaluation", "ab" * 32, first=True) == computed
+    assert run_that_wrote("evaluation", "cd" * 32, first=True) == ""
 
 
 @pytest.mark.parametrize(
