@@ -53,7 +53,7 @@ def preflight(
         need: what the largest GPU task asks for: stage, cpu, memory, GPUs, pool, tolerations, queue.
         run_key: identity of this work, so that nothing is compared with itself; empty where it is to be computed.
         work_key: identity of its configuration; the same.
-        report: a table of the checks.
+        report: the checks.
         Output: yes (by this name, because KFP's local runner finds no other in a condition).
         corpora: CorporaConfig.
         corpus: PrepareConfig.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from inranker_flow.artifacts.manifest import read_manifest, write_manifest
 from inranker_flow.config.sections import EvaluateConfig, TeacherConfig
 from inranker_flow.evaluation import provenance, significance
 from inranker_flow.evaluation.gate import from_measures
+from inranker_flow.evaluation.wins_and_losses import LISTED
 from inranker_flow.model_registry import licences
 from inranker_flow.stages.retrieve import noted
 from tests.unit.test_evaluation import ByText, World, compare, make_candidates, make_collection, make_model
@@ -46,12 +48,15 @@ def evaluate_many(tmp_path: Path, queries: int, champion: bool) -> dict:
     return json.loads((tmp_path / "e" / "summary.json").read_text())
 
 
-def test_the_ten_largest_wins_and_losses_are_shown_with_what_either_put_on_top(tmp_path: Path) -> None:
-    [found] = evaluate_many(tmp_path, 40, champion=True)["cases"]
-    assert (found["system"], found["against"]) == ("phase2", "champion")
+def test_the_largest_wins_and_losses_of_a_data_set_are_shown_with_what_either_put_on_top(tmp_path: Path) -> None:
+    [case] = evaluate_many(tmp_path, 40, champion=True)["cases"]
+    assert (case["system"], case["against"]) == ("phase2", "champion")
+    [found] = case["datasets"]
     # Of 40: 20 even, 14 divided by three, 7 both.
-    assert (found["won"], found["lost"], found["level"]) == (13, 7, 20)
-    assert len(found["wins"]) == 10 and len(found["losses"]) == 7
+    for each in (case, found):
+        assert (each["won"], each["lost"], each["level"]) == (13, 7, 20)
+    assert len(found["wins"]) == len(found["losses"]) == 3, "with their passages"
+    assert (len(found["more_wins"]), len(found["more_losses"])) == (10, 4) and "top" not in found["more_wins"][0]
     win, loss = found["wins"][0], found["losses"][0]
     number = win["query_id"][1:]
     assert int(number) % 2 == 0 and int(number) % 3 and win["text"] == f"question {number}"
@@ -62,17 +67,51 @@ def test_the_ten_largest_wins_and_losses_are_shown_with_what_either_put_on_top(t
     assert ours[0] == {"doc_id": f"d{number}-4", "grade": 1, "ranks": [1, 5], "text": f"passage {number} 4"}
     assert [each["grade"] for each in theirs] == [None, 0, None] and theirs[0]["ranks"] == [2, 1]
     assert win["values"][0] == 1.0 > win["values"][1] and loss["values"][0] < loss["values"][1] == 1.0
-    assert win["relevant"] is None and len(found["curve"]) == 40 and found["curve"] == sorted(found["curve"])
+    # Every win and loss is 1 against the fifth place.
+    margin = 1 - 1 / np.log2(6)
+    assert win["relevant"] is None and [count for _, _, count in case["margins"] if count] == [7, 13]
+    assert case["margins"][-1][0] <= margin <= case["margins"][-1][1]
     assert "question" in (tmp_path / "r.html").read_text()
 
 
 def test_without_a_champion_the_student_is_compared_with_the_one_before_and_bm25(tmp_path: Path) -> None:
     found = evaluate_many(tmp_path, 300, champion=False)["cases"]
     assert [(each["system"], each["against"]) for each in found] == [("phase2", "phase1"), ("phase2", "bm25")]
-    assert found[1]["lost"] == 0 and found[1]["losses"] == [] and len(found[1]["wins"]) == 10
-    assert len(found[0]["curve"]) == 240, "a curve is no longer than a chart is wide"
-    [place] = {each["top"][1][0]["ranks"][1] for each in found[1]["wins"]}
+    [told] = found[1]["datasets"]
+    assert found[1]["lost"] == 0 and told["losses"] == [] and len(told["wins"]) == 3
+    assert len(told["more_wins"]) == LISTED < told["won"] - 3, "the others are in the CSV"
+    [place] = {each["top"][1][0]["ranks"][1] for each in told["wins"]}
     assert place == 1, "BM25's own order"
+
+
+def test_measures_are_swept_over_cutoffs_and_depths_from_the_scores_that_are_there(tmp_path: Path) -> None:
+    """The relevant document is the eleventh of twelve; phase 2 puts it first, phase 1 last."""
+    docs = {f"d{i:02}": f"passage {i}" for i in range(12)}
+    collection = make_collection(tmp_path / "c", "set", docs, {"q": "=question"}, {"q": {"d10": 1}})
+    candidates = make_candidates(tmp_path / "k", "set", {"q": [(each, 12.0 - i) for i, each in enumerate(docs)]})
+    students = {name: make_model(tmp_path / name, name) for name in ("phase1", "phase2")}
+    rankers = {
+        str(students["phase1"]): ByText({"passage 10": -1.0, "passage 9": 5.0}),
+        str(students["phase2"]): ByText({"passage 10": 9.0}),
+    }
+    compare(
+        EvaluateConfig(measures=("nDCG@10", "R@4"), teacher=False, latency_queries=0), TeacherConfig("t"), [collection],
+        [candidates], [], students, "", tmp_path / "e", tmp_path / "r.html", load=lambda reference, *_: rankers[reference],
+    )  # fmt: skip
+    systems = json.loads((tmp_path / "e" / "summary.json").read_text())["datasets"]["set"]["systems"]
+    assert systems["phase2"]["cutoffs"] == dict.fromkeys(("nDCG", "R"), dict.fromkeys(("1", "3", "4", "5", "10"), 1.0))
+    assert set(systems["phase1"]["cutoffs"]["R"].values()) == {0.0} and systems["bm25"]["depths"] == {}
+    # Of ten candidates neither sees it; of all twelve phase 2 finds it.
+    assert systems["phase2"]["depths"] == {"10": 0.0, "12": 1.0} and systems["phase1"]["depths"] == {
+        "10": 0.0,
+        "12": 0.0,
+    }
+    rows = list(csv.reader((tmp_path / "e" / "queries.csv").read_text().splitlines()))
+    assert rows[0][:5] == ["dataset", "query_id", "query", "nDCG@10 bm25", "nDCG@10 phase1"]
+    assert rows[1:] == [["set", "q", "'=question", "0.0000", "0.0000", "1.0000", "0.0000", "0.0000", "1.0000"]], (
+        "no formula"
+    )
+    assert "queries.csv" in (tmp_path / "r.html").read_text()
 
 
 def test_where_nothing_relevant_is_on_top_the_best_candidate_is_shown(world: World) -> None:
@@ -83,7 +122,7 @@ def test_where_nothing_relevant_is_on_top_the_best_candidate_is_shown(world: Wor
     near = ByText({"lamp 8": -1.0})
     world.rankers |= {str(world.students["phase1"]): near, str(world.students["phase2"]): far}
     world.evaluate(EvaluateConfig(teacher=False), collections=[collection], candidates=[candidates], labels=[])
-    [won] = world.summary()["cases"][0]["wins"]
+    [won] = next(each["wins"] for each in world.summary()["cases"][0]["datasets"] if each["dataset"] == "lamps")
     assert won["relevant"] == {"doc_id": "d8", "grade": 2, "ranks": [8, 9], "text": "lamp 8"}
 
 
@@ -124,7 +163,9 @@ def write_training(folder: Path, **record: object) -> None:
 
 def test_training_curves_and_generation_counts_are_in_summary_and_report(world: World) -> None:
     record = {
-        "start": "google-t5/t5-small", "inputs": {"start": "google-t5/t5-small@main"}, "config": {"loss": "mse"},
+        "start": "google-t5/t5-small", "inputs": {"start": "google-t5/t5-small@main"},
+        "config": {"loss": "mse", "seed": 3, "learning_rate": 0.5},
+        "warmup_steps": 4,
         "steps": 20, "best_step": 10, "train_loss": [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}],
         "looks": [{"step": 10, "loss": 1.5, "kendall": 0.5}], "sets": {"1 vases": {"pairs": 90, "heldout_pairs": 10}},
     }  # fmt: skip
@@ -141,7 +182,8 @@ def test_training_curves_and_generation_counts_are_in_summary_and_report(world: 
     world.evaluate()
     summary = world.summary()
     assert summary["training"]["phase2"] == {
-        "loss": "mse", "steps": 20, "best_step": 10, "train": [[10, 2.0], [20, 1.0]], "heldout": [[10, 1.5, 0.5]],
+        "loss": "mse", "seed": 3, "rates": [[0, 0.0], [4, 0.5], [20, 0.0]],
+        "steps": 20, "best_step": 10, "train": [[10, 2.0], [20, 1.0]], "heldout": [[10, 1.5, 0.5]],
         "sets": {"vases": 90},
     }  # fmt: skip
     [generation] = summary["generation"]

@@ -15,12 +15,12 @@ from inranker_flow.config.sections import EvaluateConfig
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import serving_cost
 from inranker_flow.generation import report as generation_report
+from inranker_flow.report.curves import curve_svg
 from inranker_flow.report.page import render
-from inranker_flow.report.plots import curve_svg
 from inranker_flow.stages.generate_queries import _sentence
 from tests.refusals import refuses
+from tests.summaries import RISING, Page, make_summary, text_of
 from tests.unit.test_evaluation import TEACHER, ByText, World, compare, make_candidates, make_collection, make_model
-from tests.unit.test_report import RISING, Page, make_summary, text_of
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ ONE = ({"d0": "x"}, {"q": {"d0": 1}}, {"q": [("d0", 1.0)]}, {"x": 1.0})
 
 def test_one_query_with_one_document_whose_held_out_queries_have_one_too(tmp_path: Path) -> None:
     summary, text = run(tmp_path, *ONE)
-    assert summary["average"]["phase2"]["nDCG@10"] == 1.0 and "Phase 2 reaches nDCG@10 1.000 on tiny" in text
+    assert summary["average"]["phase2"]["nDCG@10"] == 1.0 and "Phase 2 reaches nDCG@10 1.0000 on tiny" in text
     assert "Kendall's tau not defined" in (tmp_path / "r.html").read_text()
 
 
@@ -183,7 +183,7 @@ def test_systems_of_one_shape_share_one_measurement(tmp_path: Path) -> None:
     assert [found[name]["timed_as"] for name in ("phase1", "phase2", "champion")] == ["", "phase1", ""]
     for key in ("latency_median_ms", "latency_p95_ms", "latency_queries", "pairs_per_second"):
         assert found["phase2"][key] == found["phase1"][key], key
-    assert "same shape as Phase 1, measured once" in text_of((tmp_path / "out" / "report.html").read_text())
+    assert "same shape as Phase 1, so timed once for both" in text_of((tmp_path / "out" / "report.html").read_text())
 
 
 def test_a_model_of_one_shape_that_reads_otherwise_is_timed_by_itself(tmp_path: Path) -> None:

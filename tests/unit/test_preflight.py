@@ -582,7 +582,7 @@ def test_everything_in_order_is_a_table_and_a_champion(s3, database, mlflow_at, 
     stats = run_preflight(tmp_path / "report.md", promotion=promotion)
     assert (stats.checks, stats.skipped, stats.champion, stats.start) == (10, 0, "models:/served/2", "")
     table = (tmp_path / "report.md").read_text()
-    assert table.startswith("| check | result | detail |\n|---|---|---|\n") and table.count("| ok |") == 10
+    assert table.startswith("- **S3**: ok. ") and table.count("**: ok. ") == 10
 
     again = run_preflight(tmp_path / "report.md", promotion=promotion, run_key="second")
     assert again.champion == "models:/served/1", "work is measured against what served before it"
@@ -617,7 +617,7 @@ def test_all_failures_are_told_in_one_line(hub, mlflow_at, kubernetes, monkeypat
     ):  # fmt: skip
         assert part in line
     table = (tmp_path / "report.md").read_text().splitlines()
-    assert [row.split(" | ")[1] for row in table[2:]] == ["FAILED"] * 7 + ["ok"] * 4
+    assert [row.split("**: ")[1].partition(".")[0] for row in table] == ["FAILED"] * 7 + ["ok"] * 4
 
 
 def test_on_a_cluster_the_parent_run_is_opened_once_and_stages_nest_under_it(
@@ -660,7 +660,7 @@ def test_a_check_that_hangs_or_breaks_does_not_take_the_others_with_it(monkeypat
     assert [each.result for each in results] == ["FAILED", "FAILED", "ok"]
     assert "no answer within 0.3 s; check the network" in results[0].detail
     assert results[1].detail.startswith("ZeroDivisionError: by zero (unexpected")
-    assert markdown(results).splitlines()[-1] == "| c | ok | x \\| y |"
+    assert markdown(results).splitlines()[-1] == "- **c**: ok. x \\| y"
 
 
 def test_imports_and_work_are_no_waiting(monkeypatch, tmp_path):
@@ -714,7 +714,7 @@ print(json.dumps(found))
     assert (found["champion"], found["start"]) == ("", "")
     # As `make submit` gives them, where code of one tag runs.
     assert {name: found[name] for name in ("run_key", "work_key")} == keys("inranker", asked, code_version())
-    assert "| MLflow | ok |" in (tmp_path / "new" / "report").read_text()
+    assert "- **MLflow**: ok. " in (tmp_path / "new" / "report").read_text()
     event = json.loads((tmp_path / "events.jsonl").read_text())
     # Nothing is looked at of a cluster, where there is none.
     assert event["stats"]["checks"] == 9 and event["outputs"] == {"report": str(tmp_path / "new" / "report")}

@@ -186,7 +186,7 @@ def per_query(
     for name, measure in measures.items():
         names.setdefault(str(measure), []).append(name)
     # An evaluator that is given nothing at all may raise, or leave the queries out.
-    if any(query_id in qrels for query_id in ranked):
+    if measures and any(query_id in qrels for query_id in ranked):
         for metric in ir_measures.iter_calc(list(measures.values()), qrels, ranked):
             for name in names[str(metric.measure)]:
                 if metric.query_id in ranked:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.artifacts.manifest import read_manifest
+from inranker_flow.distillation.schedule import learning_rate
 from inranker_flow.errors import UserError
 
 
 def trainings(students: Mapping[str, Path]) -> dict[str, Any]:
-    """Return student -> its loss by step, and the held-out loss at each look, from the training.json of its folder."""
+    """Return student -> its loss and learning rate by step, and the held-out loss at each look, from the training.json of its
+    folder."""
     return {name: found for name, folder in students.items() if (found := _training(folder / "training.json"))}
 
 
@@ -22,6 +24,8 @@ def _training(path: Path) -> dict[str, Any]:
         return {}
     return {
         "loss": record["config"]["loss"],
+        "seed": record["config"].get("seed"),
+        "rates": _rates(record),
         "steps": record["steps"],
         "best_step": record["best_step"],
         "train": [[each["step"], each["loss"]] for each in record["train_loss"]],
@@ -30,12 +34,28 @@ def _training(path: Path) -> dict[str, Any]:
     }
 
 
+def _rates(record: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Return (step, learning rate) where a training begins, where its warm-up ends, and where it ends; [] where a record of
+    older code does not say."""
+    config, total, warmup = record["config"], record["steps"], record.get("warmup_steps", 0)
+    if "learning_rate" not in config or warmup >= total:
+        return []
+    rates = config["learning_rate"], config.get("final_learning_rate", 0.0)
+    return [(step, learning_rate(step, total, warmup, *rates)) for step in dict.fromkeys((0, warmup, total))]
+
+
 def base(students: Sequence[Path]) -> tuple[str, str] | None:
     """Return (reference, revision) of the checkpoint that the first training of the last of ``students`` began with."""
     record = _record(students[-1] / "training.json") if students else {}
     first = [*record.get("lineage", []), record][0]
     _, at, revision = str(first.get("inputs", {}).get("start", "")).partition("@")
     return (first["start"], revision if at else "") if "start" in first else None
+
+
+def base_reference(students: Mapping[str, Path]) -> str:
+    """Return the reference of :func:`base`; "" where that is not known."""
+    found = base(list(students.values()))
+    return found[0] if found else ""
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from inranker_flow.markdown import escape
 
-_BAR = 40
+#: Letters of the longest bar, which fits beside its numbers in the 500 pixels of KFP's panel.
+_BAR = 20
 
 
 def markdown(dataset: str, details: Mapping[str, Any]) -> str:
-    """Return the manifest's ``details`` of a queries artifact as a page."""
+    """Return the manifest's ``details`` of a queries artifact as a page; counts of nothing are left out."""
     counts: Mapping[str, int] = details.get("counts", {})
     lines = [f"# Synthetic queries for {escape(dataset)}", ""]
     if generator := details.get("generator"):
@@ -26,7 +27,7 @@ def markdown(dataset: str, details: Mapping[str, Any]) -> str:
     lines += [
         "| | |",
         "|---|---:|",
-        *(f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts.items()),
+        *(f"| {name.replace('_', ' ')} | {count:,} |" for name, count in counts.items() if count),
         "",
     ]
     if lengths := details.get("lengths"):

@@ -8,7 +8,7 @@ say how much of their work they found done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inranker_flow.store.sharing import HELPS
@@ -41,7 +41,8 @@ class Compared:
 
     ``planned`` is None where the plan did not know; ``real`` what was computed. ``reused`` is the share of the plan that
     was not computed because it was there, from 0 to 1, None where it is only known that some was. ``ratio`` is that of
-    what is real to the rest of the plan; None where there is nothing to compare.
+    what is real to the rest of the plan; None where there is nothing to compare. ``before``: of what was reused in full, the
+    amount as an earlier run computed it; None where that is not known.
     """
 
     stage: str
@@ -50,6 +51,7 @@ class Compared:
     real: float
     reused: float | None
     ratio: float | None
+    before: float | None = None
 
 
 def reused(stage: str, numbers: Mapping[str, float]) -> float:
@@ -134,6 +136,12 @@ def compare(plan: Mapping[str, Any], reports: Iterable[Report], without: Sequenc
         lines.append(Compared("total", "price", each.planned * price, each.real * price, each.reused, each.ratio))
     lines += _stored(rows, found)
     return [each for each in lines if each.planned or each.real or each.planned is None]
+
+
+def with_earlier(rows: Sequence[Compared], earlier: Sequence[Compared]) -> list[Compared]:
+    """Give ``rows`` that were reused in full the amounts of an ``earlier`` run that computed them."""
+    known = {(each.stage, each.quantity): each.real for each in earlier if each.reused != 1}
+    return [replace(each, before=known.get((each.stage, each.quantity))) if each.reused == 1 else each for each in rows]
 
 
 def _with_judge(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -91,8 +91,6 @@ def _result(check: Check) -> Result:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Return the results as a Markdown table, failures first."""
+    """Return the results as a Markdown list, failures first: KFP's panel is too narrow for a table of long addresses."""
     rows = sorted(results, key=lambda each: each.result != "FAILED")
-    lines = ["| check | result | detail |", "|---|---|---|"]
-    lines += [f"| {escape(each.name)} | {each.result} | {escape(each.detail)} |" for each in rows]
-    return "\n".join(lines) + "\n"
+    return "".join(f"- **{escape(each.name)}**: {each.result}. {escape(each.detail)}\n" for each in rows)

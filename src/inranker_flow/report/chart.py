@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from inranker_flow.report.wording import number
+
 #: First stages, by their kind: what every other system reranks.
 _FIRST = {
     "bm25": "BM25", "dense": "Bi-encoder", "hybrid": "BM25 + bi-encoder", "run": "Run files", "opensearch": "Search index",
@@ -29,7 +31,8 @@ _STYLE = """
 --ground:#fff;--ink:#1b2430;--faint:#5c6875;--line:#e3e7ec;--axis:#8b95a1;--up:#12915a;--down:#cf4a3f}
 .irf .ground{fill:var(--ground)}.irf text{fill:var(--ink)}.irf .faint{fill:var(--faint)}
 .irf .grid{stroke:var(--line)}.irf .axis{stroke:var(--axis)}.irf .best{stroke:var(--faint);stroke-dasharray:4 3}
-.irf .won{fill:var(--up)}.irf .lost{fill:var(--down)}
+.irf .won{fill:var(--up)}.irf .lost{fill:var(--down)}.irf .level{fill:var(--axis)}
+.irf .rate{fill:none;stroke:var(--axis);stroke-width:1.5;stroke-dasharray:5 3}
 .irf .held{fill:var(--ground);stroke:var(--ink);stroke-width:1.5}.irf .kept{fill:var(--ink)}
 .irf .whisker{stroke:var(--ink);stroke-opacity:.65;stroke-width:1.25}
 .irf .value{font-variant-numeric:tabular-nums;
@@ -39,7 +42,9 @@ _DARK = ".irf{--ground:#12171e;--ink:#e8edf3;--faint:#9aa6b4;--line:#2a333e;--ax
 
 #: A best possible value above this is the top of the axis: a line there would say nothing.
 _PERFECT = 0.995
-_LEFT, _RIGHT, _PLOT, _BELOW, _GAP = 40, 12, 216, 34, 30
+_LEFT, _RIGHT, _PLOT, _BELOW, _GAP = 40, 12, 216, 34, 40
+#: Narrower bars have their values upright.
+_LYING = 42.0
 
 
 def title(system: str) -> str:
@@ -56,12 +61,6 @@ def colours(systems: Sequence[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def number(value: float) -> str:
-    """Return three digits as IR papers print measures: .512, and 1.000."""
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0.") else text
-
-
 def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     """Return grouped bars of ``summary`` (summary.json as data), ``width`` units wide; usable inline and as a file.
 
@@ -72,13 +71,13 @@ def chart_svg(summary: Mapping[str, Any], width: int = 860) -> str:
     name = f"irf-{width}"
     limited = any(each["ceiling"]["means"][headline] <= _PERFECT for each in datasets.values())
     legend, legend_height = _legend(systems, limited, width)
-    top = 44 + legend_height
 
     # A bar is at least 15 units wide, so that its value fits above it, upright if need be.
     least = len(systems) * 15 + 28
     room = width - _LEFT - _RIGHT
     rows = math.ceil(len(datasets) / max(1, room // least)) or 1
     in_row = math.ceil(len(datasets) / rows) or 1
+    top = 44 + legend_height + (0 if _bar(room / in_row, len(systems)) >= _LYING else 26)
     height = top + rows * (_PLOT + _BELOW) + (rows - 1) * _GAP + 8
     names = list(datasets)
     body = []
@@ -119,7 +118,11 @@ def style(systems: Sequence[str]) -> str:
 
 
 def _subtitle(width: int) -> str:
-    return "the same candidates, the same queries; 95 % intervals" if width > 600 else "with 95 % intervals"
+    return (
+        "the same candidates, the same queries; 95\N{NO-BREAK SPACE}% intervals"
+        if width > 600
+        else "with 95 % intervals"
+    )
 
 
 def _legend(systems: Sequence[str], ceiling: bool, width: int) -> tuple[str, int]:
@@ -148,10 +151,13 @@ def _axis(base: float, width: int) -> str:
         kind = "grid" if step else "axis"
         parts.append(f'<path class="{kind}" d="M{_LEFT} {y:g}H{width - _RIGHT}"/>')
         parts.append(
-            f'<text class="faint value" x="{_LEFT - 7}" y="{y + 4:g}" text-anchor="end" font-size="11">'
-            f"{'0' if not step else f'{value:.1f}'}</text>"
+            f'<text class="faint value" x="{_LEFT - 7}" y="{y + 4:g}" text-anchor="end" font-size="11">{value:g}</text>'
         )
     return "".join(parts)
+
+
+def _bar(room: float, systems: int) -> float:
+    return min(58.0, (room - 24) / systems)
 
 
 def _group(
@@ -165,7 +171,7 @@ def _group(
     base: float,
 ) -> str:
     """Return the bars of one dataset, centred in ``room``."""
-    bar = min(58.0, (room - 24) / len(systems))
+    bar = _bar(room, len(systems))
     start = left + (room - bar * len(systems)) / 2
     bars, whiskers, values = [], [], []
     for index, system in enumerate(systems):
@@ -187,7 +193,7 @@ def _group(
             f'<path class="whisker" d="M{middle:.2f} {base - max(0.0, low) * _PLOT:.2f}V{top:.2f}m-3 0h6" fill="none"/>'
         )
         y = min(y, top)
-        if bar >= 29:
+        if bar >= _LYING:
             where = f'x="{middle:.2f}" y="{y - 5:.2f}" text-anchor="middle" font-size="11.5"'
         else:
             where = f'transform="translate({middle + 3.6:.2f} {y - 5:.2f}) rotate(-90)" font-size="10"'

@@ -1,7 +1,7 @@
 """The report: one HTML file that needs no network and no script, from summary.json and, once there is one, the decision.
 
-`evaluate` renders the evidence, `promote` the same page with the verdict on top and, for a run that was planned, what became
-of the plan.
+`evaluate` renders the evidence, `promote` the same page with the run and the verdict on top and, for a run that was planned,
+what became of the plan.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from inranker_flow.evaluation.judged_sets import FURTHER
-from inranker_flow.evaluation.measures import grouped
 from inranker_flow.exporting import record
-from inranker_flow.report import unjudged
-from inranker_flow.report.chart import chart_svg, colours, number, title
-from inranker_flow.report.plots import cost_svg, curve_svg, differences_svg
-
-#: Below this (Holm-corrected) a difference is called significant.
-SIGNIFICANT = 0.05
+from inranker_flow.report import curves, header, rows, unjudged, wording
+from inranker_flow.report.chart import chart_svg, colours, title
+from inranker_flow.report.plots import cost_svg, margins_svg
+from inranker_flow.report.rows import SIGNIFICANT
+from inranker_flow.report.wording import number
 
 
 @cache
@@ -34,9 +31,10 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "system": title, "signed": _signed, "p": _p, "seconds": _seconds}
-    environment.filters |= {"effect": _effect, "interval": _interval, "bounds": _bounds, "milliseconds": _milliseconds}
-    environment.filters |= {"capital": _capital, "amount": _amount}
+    environment.filters |= {"system": title, "number": number, "signed": wording.signed, "p": wording.probability}
+    environment.filters |= {"effect": wording.effect, "interval": wording.interval, "bounds": wording.bounds}
+    environment.filters |= {"milliseconds": wording.milliseconds, "megabytes": wording.megabytes}
+    environment.filters |= {"sentence": wording.sentence, "amount": wording.amount, "share": wording.share}
     return environment.get_template("page.html.jinja")
 
 
@@ -45,12 +43,16 @@ def render(
     decision: Mapping[str, Any] | None = None,
     reality: Mapping[str, Any] | None = None,
     exported: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
+    queries: str = "",
 ) -> str:
     """Return the page as HTML, for ``summary`` as the stage `evaluate` writes it and ``decision`` as `promote` does (None:
     there is none yet).
 
     ``reality`` (None: nothing was planned): "rows" as `planning.reality.compare` gives them, the "device" that was planned
-    for, and the planned collections that the run went "without". ``exported``: the record of the stage `export`.
+    for, and the planned collections that the run went "without". ``exported``: the record of the stage `export`. ``origin``:
+    of the run, as far as it is known, its "name", "date", "run" (MLflow's id), all its "settings", and addresses of its pages
+    ("mlflow", "version", "kfp"). ``queries``: the CSV of all queries, which the page carries.
     """
     from markupsafe import Markup
 
@@ -58,17 +60,19 @@ def render(
         # Figures escape their own text, so they go in as they are: wide for a screen, narrow for a phone.
         return {"wide": Markup(draw(860)), "narrow": Markup(draw(360))}
 
-    systems = summary["systems"]
+    origin = origin or {}
+    systems, swept = summary["systems"], rows.sweeps(summary)
     charts = {
         "measures": both(partial(chart_svg, summary)),
         "cost": both(partial(cost_svg, summary)),
-        "cases": [both(partial(differences_svg, case, systems)) for case in summary["cases"]],
-        "training": [Markup(curve_svg(name, each, systems)) for name, each in summary["training"].items()],
+        "depths": both(partial(curves.depth_svg, swept[0], summary)) if swept else {},
+        "cases": [both(partial(margins_svg, case, systems)) for case in summary["cases"]],
+        "training": [Markup(curves.curve_svg(name, each, systems)) for name, each in summary["training"].items()],
     }
     first_stage = summary.get("first_stage", {}).get("name", "BM25")
     return _template().render(
         **{"left_out": {}, **summary, "first_stage": first_stage},  # a summary of older code knows of neither
-        side_by_side=_side_by_side(summary, first_stage),
+        side_by_side=rows.side_by_side(summary, first_stage),
         decision=decision,
         reality=reality,
         exported={"left_out": {}, **(exported or {})},
@@ -76,19 +80,26 @@ def render(
         outcome=outcome(decision) if decision else "",
         charts=charts,
         colours=colours(summary["systems"]),
+        head=header.title(summary, decision, origin),
+        name=header.name(summary, origin),
+        line=header.line(summary, origin),
+        facts=header.facts(summary, decision, origin),
+        csv=header.carried(queries),
+        contents=[],
         sentence=headline_sentence(summary),
         tiles=_tiles(summary),
-        rows=_rows(summary),
+        rows=rows.measured(summary),
+        sweeps=swept,
         without_judgements=unjudged.rows(summary),
         kept=unjudged.sentences(summary),
         slow=_slow(summary),
         paces=_paces(summary),
         read=_read(summary),
-        counted=_counted(summary),
-        ties=_ties(summary),
-        steps=_steps(summary),
+        generated=rows.generated(summary),
+        ties=rows.ties(summary),
+        steps=rows.steps(summary),
         leak_sentence=leak_sentence(summary["leaks"]),
-        settings=json.dumps(_settings(summary, decision), indent=2, ensure_ascii=False),
+        settings=json.dumps(_settings(summary, decision, origin), indent=2, ensure_ascii=False),
         significant=SIGNIFICANT,
     )
 
@@ -107,8 +118,11 @@ def outcome(decision: Mapping[str, Any]) -> str:
     return f"{name} version {version} is registered as challenger; {kept}."
 
 
-def _settings(summary: Mapping[str, Any], decision: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {**summary["config"], **({"promotion": decision["policy"]} if decision else {})}
+def _settings(
+    summary: Mapping[str, Any], decision: Mapping[str, Any] | None, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the whole configuration of the run where it is known, else that of what is on the page."""
+    return origin.get("settings") or {**summary["config"], **({"promotion": decision["policy"]} if decision else {})}
 
 
 def _read(summary: Mapping[str, Any]) -> list[str]:
@@ -132,7 +146,7 @@ def _paces(summary: Mapping[str, Any]) -> str:
         if model["same_as"] or model.get("timed_as"):
             continue
         pairs, processes = model.get("timed_pairs", 0), model.get("processes", 1)
-        text = f"{title(name)} {f'{pairs:,} pairs in ' if pairs else ''}{_seconds(model['seconds'])}"
+        text = f"{title(name)} {f'{pairs:,} pairs in ' if pairs else ''}{wording.seconds(model['seconds'])}"
         text += f" with {processes} processes" if processes > 1 else ""
         text += ", a sample, because most of its scores were there" if model.get("sampled") else ""
         found.append(text)
@@ -146,14 +160,6 @@ def _slow(summary: Mapping[str, Any]) -> list[str]:
     return [name for name, model in timed.items() if 0 < model["latency_queries"] < asked]
 
 
-def _counted(summary: Mapping[str, Any]) -> list[str]:
-    """Return names of the counts of query generation: what it began with, why queries were dropped, and what was kept."""
-    names = dict.fromkeys(name for each in summary["generation"] for name in each["counts"])
-    first, last = ("documents", "short_documents", "generated"), ("kept", "queries")
-    between = [name for name in names if name not in (*first, *last)]
-    return [name for name in (*first, *between, *last) if name in names]
-
-
 def headline_sentence(summary: Mapping[str, Any]) -> str:
     """Return the finding of the evaluation in one sentence, which holds for a gain and for a loss."""
     if not summary["datasets"]:
@@ -161,22 +167,17 @@ def headline_sentence(summary: Mapping[str, Any]) -> str:
     headline, average = summary["headline"], summary["average"]
     best = next((name for name in reversed(summary["students"]) if name in average), summary["systems"][0])
     value = average[best][headline]
-    datasets = _names(summary)
+    datasets = rows.names(summary)
     where = f"on {datasets[0]}" if len(datasets) == 1 else f"on average over {len(datasets)} datasets"
     parts = [f"{title(best)} reaches {headline} {number(value)} {where}"]
     if best != summary["systems"][0]:
         gains = [f"{_versus(value - average[other][headline], title(other))}" for other in _before(summary, best)]
         parts.append(" and ".join(gains))
     if "teacher" in summary["systems"] and average["teacher"][headline] > 0:
-        parts.append(f"{100 * value / average['teacher'][headline]:.0f} % of the teacher's")
+        parts.append(f"{wording.share(value / average['teacher'][headline], 0)} of the teacher's")
     if "champion" in summary["systems"]:
         parts.append(_versus(value - average["champion"][headline], "the champion"))
     return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
-
-
-def _names(summary: Mapping[str, Any]) -> list[str]:
-    """Return the names that count as one dataset each."""
-    return list(grouped(summary["datasets"]))
 
 
 def leak_sentence(leaks: Mapping[str, Any]) -> str:
@@ -198,7 +199,7 @@ def _before(summary: Mapping[str, Any], system: str) -> list[str]:
 
 
 def _versus(gain: float, other: str) -> str:
-    if abs(gain) < 0.0005:
+    if abs(gain) < 0.00005:
         return f"level with {other}"
     return f"{number(abs(gain))} {'above' if gain > 0 else 'below'} {other}"
 
@@ -210,15 +211,15 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     headline, average, models = summary["headline"], summary["average"], summary["models"]
     best = summary["students"][-1]
     value = average[best][headline]
-    scope = "mean over datasets" if len(_names(summary)) > 1 else _names(summary)[0]
+    scope = "mean over datasets" if len(rows.names(summary)) > 1 else rows.names(summary)[0]
     tiles = [{"name": f"{headline}, {title(best)}", "value": number(value), "note": scope}]
     ours = [row for row in summary["comparisons"] if row["measure"] == headline and row["system"] == best]
     for other in [*_before(summary, best)[::-1], "champion"]:
         if other not in average:
             continue
-        rows = [row for row in ours if row["against"] == other]
-        note = _significance(rows)
-        gain = _signed(value - average[other][headline])
+        found = [row for row in ours if row["against"] == other]
+        note = _significance(found)
+        gain = wording.signed(value - average[other][headline])
         tiles.append({"name": f"over {title(other)}", "value": gain, "note": note})
     teacher = models.get("teacher")
     ratio = _faster(models[best], teacher) if teacher else None
@@ -249,148 +250,3 @@ def _significance(rows: Sequence[Mapping[str, Any]]) -> str:
     if len(rows) > better + worse:
         counts.append(f"{len(rows) - better - worse} neither")
     return f"significantly: {', '.join(counts)}"
-
-
-def _marks(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
-    """Return (dataset, measure, system) -> ▲ or ▼ where a student differs significantly from the system before it."""
-    students = summary["students"]
-    before = dict(zip(students, [summary["systems"][0], *students], strict=False))
-    return {
-        (row["dataset"], row["measure"], row["system"]): "▲" if row["difference"] > 0 else "▼"
-        for row in summary["comparisons"]
-        if before[row["system"]] == row["against"] and row["p_holm"] < SIGNIFICANT
-    }
-
-
-def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of all measures: each dataset's rows, then the means over the datasets where there are several."""
-    marks = _marks(summary)
-    rows: list[dict[str, Any]] = []
-
-    def add(dataset: str, name: str, means: Mapping[str, Mapping[str, float]], best: Mapping[str, float]) -> None:
-        for place, measure in enumerate(summary["measures"]):
-            values = {system: means[system][measure] for system in summary["systems"]}
-            first = place == 0
-            cells = [
-                {
-                    "value": value,
-                    "top": value == max(values.values()),
-                    "mark": marks.get((dataset, measure, system)),
-                    "interval": summary["intervals"][system].get(dataset) if measure == summary["headline"] else None,
-                }
-                for system, value in values.items()
-            ]
-            rows.append(
-                {
-                    "name": name if first else "",
-                    "measure": measure,
-                    "cells": cells,
-                    "best": best.get(measure),
-                    "rule": first and bool(rows),
-                }
-            )
-
-    for dataset, found in summary["datasets"].items():
-        means = {system: each["means"] for system, each in found["systems"].items()}
-        add(dataset, dataset, means, found["ceiling"]["means"])
-    for family, found in summary["families"].items():
-        add(family, f"{family} (mean of {len(found['parts'])})", found["systems"], {})
-    if len(_names(summary)) > 1:
-        add("", "Mean", summary["average"], {})
-    return rows
-
-
-def _side_by_side(summary: Mapping[str, Any], first_stage: str) -> list[dict[str, Any]]:
-    """Return the headline measure of all systems on the candidates of each first stage; [] where there is one alone."""
-    further: Mapping[str, Any] = summary.get("further", {})
-    rows: list[dict[str, Any]] = []
-    for dataset in dict.fromkeys(name.partition(FURTHER)[0] for name in further):
-        found = [(first_stage, summary["systems"][0], summary["datasets"][dataset])]
-        for name, each in further.items():
-            if name.startswith(f"{dataset}{FURTHER}"):
-                kind = name.partition(FURTHER)[2]
-                found.append((each["first_stage"], kind, each))
-        for place, (shown, first, each) in enumerate(found):
-            means = each["systems"]
-            values = [means[system]["means"][summary["headline"]] for system in (first, *summary["systems"][1:])]
-            rows.append(
-                {
-                    "dataset": "" if place else dataset,
-                    "rule": bool(rows) and not place,
-                    "first_stage": shown,
-                    "values": values,
-                    "top": max(values),
-                    "best": each["ceiling"]["means"][summary["headline"]],
-                }
-            )
-    return rows
-
-
-def _ties(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return system -> its largest tie rate over the datasets."""
-    return {
-        system: max((found["systems"][system]["tie_rate"] for found in summary["datasets"].values()), default=0.0)
-        for system in summary["systems"]
-    }
-
-
-def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the headline measure's comparisons, grouped by step."""
-    steps: dict[tuple[str, str], list[Any]] = {}
-    for row in summary["comparisons"]:
-        if row["measure"] == summary["headline"]:
-            steps.setdefault((row["system"], row["against"]), []).append(row)
-    return [{"system": system, "against": against, "rows": rows} for (system, against), rows in steps.items()]
-
-
-def _signed(value: float) -> str:
-    text = number(abs(value))
-    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
-
-
-def _p(value: float) -> str:
-    if value < 1e-3:
-        return "< .001"
-    return "1" if value >= 0.9995 else number(value)
-
-
-def _effect(value: float | None) -> str:
-    return "–" if value is None else f"{'−' if value < 0 else ''}{abs(value):.2f}"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
-
-
-def _amount(value: float | None, quantity: str) -> str:
-    """Hours and prices have digits after the point, counts none; bytes (stored) are megabytes."""
-    if value is None:
-        return "not known"
-    if quantity == "stored":
-        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f} MB"
-    if quantity not in ("hours", "price"):
-        return f"{value:,.0f}"
-    return f"{value:,.{2 if value >= 0.1 or not value else 4}f}"
-
-
-def _capital(text: str) -> str:
-    """As a sentence begins, but for names such as nDCG@10."""
-    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
-
-
-def _bounds(bounds: Sequence[float]) -> str:
-    return f"{number(bounds[0])}–{number(bounds[1])}"
-
-
-def _milliseconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return (
-        f"{value / 1000:,.1f} s"
-        if value >= 10_000
-        else f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f} ms"
-    )
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from inranker_flow.judging import agreement
-from inranker_flow.report.chart import number, title
+from inranker_flow.report.chart import title
+from inranker_flow.report.wording import number, share
 
 #: Kind of evidence -> what the page calls it.
 NAMES = {"known_item": "known items", "agreement": "agreement with the teacher", "judge": "the judge's grades"}
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the table: for each data set and kind of evidence a row of every measure."""
+    """Return the rows of the table: for each dataset and kind of evidence a row of every measure."""
     found: list[dict[str, Any]] = []
     unjudged = summary.get("unjudged", {})
     judged = (summary.get("judge") or {}).get("datasets", {})
@@ -48,14 +49,14 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     """Return how much of the teacher's gain each student keeps, what was left out, and how far a judge can be trusted."""
     found = []
     for dataset, each in summary.get("unjudged", {}).items():
-        shares = [f"{title(one)} {share:.0%}" for one, share in each["kept"].items() if one in summary["students"]]
+        shares = [f"{title(one)} {share(kept, 0)}" for one, kept in each["kept"].items() if one in summary["students"]]
         if shares:
             found.append(
                 f"Of the teacher's gain over the first stage on {dataset}, by known items: {', '.join(shares)}."
             )
         if each["leaked"]:
             found.append(
-                f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another data set: left out."
+                f"{each['leaked']:,} held-out queries of {dataset} are like training queries of another dataset: left out."
             )
     judge = summary.get("judge") or {}
     for dataset, each in judge.get("datasets", {}).items():
@@ -65,7 +66,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Return the finding where no data set has judgements; "" where nothing was held out either."""
+    """Return the finding where no dataset has judgements; "" where nothing was held out either."""
     told = []
     for kind, name in NAMES.items():
         measured = [each[kind] for each in summary.get("unjudged", {}).values() if kind in each]

@@ -87,14 +87,23 @@ def page(run_id: str) -> str:
 
 def description(run_id: str) -> str:
     """Return the description of the run ``run_id``; "" if it has none, or no API is known."""
+    return _told(run_id, "description", "what the run was planned with")
+
+
+def name(run_id: str) -> str:
+    """Return the name of the run ``run_id`` in KFP's UI; "" if no API is known."""
+    return _told(run_id, "display_name", "the run's name")
+
+
+def _told(run_id: str, key: str, what: str) -> str:
     if not variables.kfp_endpoint() or not run_id:
         return ""
     try:
         run = _read(run_id)
     except (OSError, ValueError, HTTPException, UserError) as error:
-        log.warning("KF_PIPELINES_ENDPOINT: what the run was planned with cannot be read (%s)", web.reason(error))
+        log.warning("KF_PIPELINES_ENDPOINT: %s cannot be read (%s)", what, web.reason(error))
         return ""
-    return str(run.get("description") or "") if isinstance(run, dict) else ""
+    return str(run.get(key) or "") if isinstance(run, dict) else ""
 
 
 def user(run_id: str) -> str:

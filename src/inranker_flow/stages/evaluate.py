@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from inranker_flow.corpora.documents import passages_of
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
 from inranker_flow.evaluation import (
+    by_query,
     comparisons,
     judged_sets,
     known_scores,
@@ -31,11 +33,11 @@ from inranker_flow.evaluation import (
     provenance,
     runs,
     serving_cost,
+    sweeps,
     teaching,
     unjudged,
     wins_and_losses,
 )
-from inranker_flow.evaluation.gate import from_measures
 from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.evaluation.reranking import Reranking, Scored
 from inranker_flow.evaluation.systems import CHAMPION, System
@@ -88,8 +90,8 @@ def evaluate(
 
     ``collections`` and ``candidates`` are joined by dataset name; a collection without judged test queries is skipped
     and named. ``labels`` are all training sets of the students, which must not hold test queries. Writes into
-    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), runs/DATASET.SYSTEM.trec, summary.json, and what `unjudged`
-    and `judged_runs` write; ``report`` is one HTML file with the evidence, which `promote` writes again with the decision.
+    ``evaluation``: measures.parquet (`tables.MEASURES`, by query), what `by_query`, `unjudged` and `judged_runs` write,
+    runs/DATASET.SYSTEM.trec, summary.json; ``report`` is one HTML file, which `promote` writes again with the decision.
     ``left_out``: targets of the run of which nothing is here, and why.
 
     Raises :class:`UserError` for an unknown measure, artifacts that do not belong
@@ -128,6 +130,7 @@ def evaluate(
         "left_out": dict(left_out or {}),
         "leaks": leaked,
         "training": training,
+        "base": provenance.base_reference(students),
         "generation": generation,
         "config": {"evaluation": as_dict(config), "teacher": as_dict(teacher)},
         "code": code_version(),
@@ -202,15 +205,17 @@ def _compare(summary: dict[str, Any], sets: Sequence[JudgedSet], scored: Mapping
     summary["average"] = comparisons.average(summary)
     summary["intervals"] = comparisons.intervals(summary, table)
     summary["comparisons"] = comparisons.comparisons(summary, table)
-    summary["cases"] = _cases(summary, sets, scored, table)
+    summary["cases"] = wins_and_losses.cases(summary, sets, scored, table)
 
 
 def _write(summary: Mapping[str, Any], sets: Sequence[JudgedSet], evaluation: Path, report: Path) -> None:
+    queries = by_query.write(evaluation, sets, summary, tables.read(tables.MEASURES, evaluation))
     with atomic_write(evaluation / "summary.json") as out:
         out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
     report.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(report) as out:
-        out.write(render(summary).encode())
+        origin = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+        out.write(render(summary, origin=origin, queries=queries).encode())
     write_manifest(evaluation, dataset=", ".join(each.dataset for each in sets) or "none", stage="evaluate")
 
 
@@ -360,6 +365,8 @@ def _measure(
             offset = rows.stop
             systems: dict[str, Any] = {}
             found_by = judged_set.dataset.partition(judged_sets.FURTHER)[2] or first
+            # Of further first stages the wanted measures are enough.
+            others = sweeps.at_cutoffs(wanted, judged_set) if found_by == first else {}
             for system in (found_by, *scored):
                 run = judged_set.run if system == found_by else _rerank(judged_set, scored[system].scores[rows])
                 found = _measured(wanted, judged_set, run, system)
@@ -369,7 +376,14 @@ def _measure(
                     columns = [*repeated, list(values), list(values.values())]
                     writer.write(dict(zip(tables.MEASURES.schema.names, columns, strict=True)))
                 means = {measure: _mean(values) for measure, values in found.items()}
-                systems[system] = {"means": means, "tie_rate": runs.tie_rate(run)}
+                systems[system] = {
+                    "means": means,
+                    "tie_rate": runs.tie_rate(run),
+                    "cutoffs": sweeps.by_cutoff(others, judged_set, run),
+                    "depths": _depths(wanted, judged_set, scored[system].scores[rows], means)
+                    if system != found_by == first
+                    else {},
+                }
             described[judged_set.dataset] = {
                 "queries": len(judged_set.qrels),
                 "without_candidates": len(set(judged_set.qrels) - set(judged_set.run.column("query_id").to_pylist())),
@@ -381,6 +395,13 @@ def _measure(
                 **({"by": "document"} if judged_set.members else {}),
             }
     return described
+
+
+def _depths(
+    wanted: Mapping[str, Any], judged_set: JudgedSet, scores: np.ndarray, means: Mapping[str, float]
+) -> dict[str, float]:
+    headline = next(iter(wanted))
+    return sweeps.by_depth({headline: wanted[headline]}, judged_set, scores, means[headline])
 
 
 def _try(wanted: Mapping[str, Any], sets: Sequence[JudgedSet], first: str) -> None:
@@ -424,26 +445,6 @@ def _ceiling(wanted: Mapping[str, Any], judged_set: JudgedSet) -> dict[str, Any]
 
 def _mean(values: Mapping[str, float]) -> float:
     return float(np.mean(list(values.values())))
-
-
-def _cases(
-    summary: Mapping[str, Any], sets: Sequence[JudgedSet], scored: Mapping[str, Scored], table: Any
-) -> list[dict[str, Any]]:
-    """Return the last student's largest wins and losses against the champion; without one, against the student before it and
-    the first stage."""
-    last, first = list(summary["students"])[-1:], summary["systems"][0]
-    others = ["champion"] if "champion" in scored else [*list(summary["students"])[-2:-1], first]
-
-    def ranked(system: str) -> wins_and_losses.Ranked:
-        scores, offset = {}, 0
-        for each in sets:
-            rows = slice(offset, offset + each.run.num_rows)
-            offset = rows.stop
-            found = -each.run.column("rank").to_numpy()
-            scores[each.dataset] = found if system == first else scored[system].scores[rows]
-        return wins_and_losses.Ranked(system, from_measures(table, system, summary["headline"]), scores)
-
-    return [wins_and_losses.compare(sets, ranked(mine), ranked(other)) for mine in last for other in others]
 
 
 def _licences(students: Mapping[str, Path], teacher: TeacherConfig, collections: Sequence[Path]) -> dict[str, Any]:

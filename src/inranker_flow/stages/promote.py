@@ -18,7 +18,7 @@ from inranker_flow.config.values import EvidenceName
 from inranker_flow.environment import variables
 from inranker_flow.environment.variables import code_version
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import gate, unjudged
+from inranker_flow.evaluation import by_query, gate, unjudged
 from inranker_flow.exporting import record
 from inranker_flow.model_registry import history, model_card, reference_scores, registration, registry, stored_files
 from inranker_flow.model_registry.registry import Version
@@ -29,6 +29,7 @@ from inranker_flow.report.page import render
 from inranker_flow.services import kfp_run
 from inranker_flow.storage.local import atomic_write
 from inranker_flow.tracking import outcomes
+from inranker_flow.tracking.origins import origin_of, version_page
 from inranker_flow.tracking.parents import parent_of
 from inranker_flow.tracking.records import note_left_out, read_plan, run_that_wrote, stages_of
 from inranker_flow.tracking.runs import current_run_id, log_file
@@ -127,8 +128,9 @@ def promote(
         "left_out": left_out,
         "policy": as_dict(config),
     }
-    _write(report, render(summary, verdict, _reality(run_id, [each.name for each in targets]), variants))
-    _tell(run_id, report, verdict, summary, version)
+    reached = _reality(run_id, [each.name for each in targets], read_manifest(evaluation).content)
+    _write(report, render(summary, verdict, reached, variants, _origin(run_id, verdict), by_query.read(evaluation)))
+    _tell(run_id, report, evaluation, verdict, summary, version)
     _keep(decision, verdict, read_manifest(student).dataset)
     return PromoteStats(int(decided.verdict == "PROMOTE"), decided.verdict, version.version)
 
@@ -152,16 +154,25 @@ def _variants(exported: Path | None) -> dict[str, Any]:
     return record.read(exported)
 
 
-def _tell(run_id: str, report: Path, verdict: Mapping[str, Any], summary: Mapping[str, Any], version: Version) -> None:
-    """Keep the page in the stage's run in MLflow; let the model show its measures and the pipeline's run the verdict, the
-    measures and the collections, which is no reason to fail."""
+def _tell(
+    run_id: str,
+    report: Path,
+    evaluation: Path,
+    verdict: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    version: Version,
+) -> None:
+    """Keep the page and the CSV of all queries in the stage's run in MLflow; let the model show its measures and the pipeline's
+    run the verdict, the measures and the collections, which is no reason to fail."""
     log_file(run_id, report, "report.html")
+    if (queries := evaluation / by_query.FILENAME).is_file():
+        log_file(run_id, queries, by_query.FILENAME)
     try:
         registration.measured(version, run_id, _numbers(summary))
         parent = parent_of(run_id)
-        page = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
+        link = f"[the page with the evidence](#/experiments/{{experiment}}/runs/{parent}/artifacts/report.html?{outcomes.OPENS})"
         reason = verdict["reasons"][0]["message"]
-        told = outcomes.note(verdict["verdict"], verdict["model"], verdict["version"], reason, summary, [page])
+        told = outcomes.note(verdict["verdict"], verdict["model"], verdict["version"], reason, summary, [link])
         stage = summary.get("first_stage", {}).get("name", "BM25")
         against = "the champion" if verdict["against"] == "champion" else stage
         line = outcomes.in_a_line(verdict, verdict["policy"]["measure"] or summary["headline"], against)
@@ -203,8 +214,22 @@ def _moved(
     return held
 
 
-def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
-    """Return the plan of this run beside the amounts that its stages computed, for the page; None without a plan.
+def _origin(run_id: str, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of the run itself. The verdict does not depend on it: a warning says what cannot be read."""
+    kfp = variables.kfp_run()
+    found = {"version": version_page(verdict["model"], verdict["version"]), "kfp": kfp_run.page(kfp)}
+    try:
+        found |= origin_of(parent_of(run_id) or run_id)
+        if name := kfp_run.name(kfp):
+            found["name"] = name  # in MLflow the run is called so when it ends
+    except Exception as error:  # as below
+        log.warning("the report does not say of which run it is: %s", " ".join(str(error).split())[:300])
+    return found
+
+
+def _reality(run_id: str, targets: list[str], evaluated: str) -> dict[str, Any] | None:
+    """Return the plan of this run beside the amounts that its stages computed, for the page; None without a plan. What it found
+    done has the amounts of the run that made the evaluation with the digest ``evaluated``.
 
     The plan is that of the parent run in MLflow, which `make run` keeps there, or of the KFP run's description, which `make
     submit` writes. The verdict does not depend on it: where it cannot be read, a warning says so.
@@ -220,6 +245,9 @@ def _reality(run_id: str, targets: list[str]) -> dict[str, Any] | None:
             return None
         without = reality.left_out(plan, targets)
         compared = reality.compare(plan, stages_of(parent), without)
+        wrote = run_that_wrote("evaluation", evaluated, first=True)
+        if wrote and (first := parent_of(wrote)) not in ("", parent):
+            compared = reality.with_earlier(compared, reality.compare(plan, stages_of(first), without))
     except Exception as error:  # MLflow's errors have no common base, and the page is whole without this section
         log.warning("the report does not hold the plan against reality: %s", " ".join(str(error).split())[:300])
         return None

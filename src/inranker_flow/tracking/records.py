@@ -63,8 +63,9 @@ def stages_of(parent: str) -> list[tuple[str, str, dict[str, float]]]:
     return [(tags.get("inranker.stage", ""), tags.get("inranker.dataset", ""), numbers) for tags, numbers in told]
 
 
-def run_that_wrote(output: str, content: str) -> str:
-    """Return the id of the last run that wrote an ``output`` of this ``content`` (`Manifest.content`); "" where none is left."""
+def run_that_wrote(output: str, content: str, first: bool = False) -> str:
+    """Return the id of the last run (or the ``first``) that wrote an ``output`` of this ``content`` (`Manifest.content`); ""
+    where none is left."""
     mlflow_client = connection.client()
     tag = metric_name(f"digest.{output}")
     with explained(f"look for the run that wrote a {output}"):
@@ -72,7 +73,7 @@ def run_that_wrote(output: str, content: str) -> str:
             [connection.experiment_id(mlflow_client)],
             f"tags.`{tag}` = '{content}'",
             max_results=1,
-            order_by=["attributes.start_time DESC"],
+            order_by=[f"attributes.start_time {'ASC' if first else 'DESC'}"],
         )
     return str(found[0].info.run_id) if found else ""
 
@@ -193,14 +194,21 @@ def last_end() -> float:
     return float(found[0].info.end_time) / 1000 if found else 0.0
 
 
-def run_page(run_id: str) -> str:
-    """Return the page of a run in MLflow's UI; "" where no browser finds it (a database, a service's name) or nothing may show
-    it."""
+def ui() -> str:
+    """Return where a browser finds MLflow's UI; "" where none does (a database, a service's name) or nothing may show it."""
     uri = variables.tracking_uri().rstrip("/")
-    if not run_id or not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
+    if not uri.startswith("http") or web.is_inside_cluster(uri) or redaction.credentials_in(uri):
+        return ""
+    return uri
+
+
+def run_page(run_id: str) -> str:
+    """Return the page of a run in MLflow's UI; "" where there is none."""
+    base = ui()
+    if not run_id or not base:
         return ""
     mlflow_client = connection.client()
     with explained(f"read run {run_id}"):
         experiment = mlflow_client.get_run(run_id).info.experiment_id
     # Without the last word MLflow's UI shows what it has of prompts and traces.
-    return f"{uri}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    return f"{base}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"

@@ -1,0 +1,42 @@
+"""What MLflow tells of the run that a page is about: its name, its beginning, its settings, and where a browser finds it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from inranker_flow.tracking import connection
+from inranker_flow.tracking.mlflow_errors import explained
+from inranker_flow.tracking.records import run_page, ui
+
+#: The file of a pipeline's run with its whole settings (`runs.keep_parameters`).
+SETTINGS = "parameters.json"
+
+
+def origin_of(run_id: str) -> dict[str, Any]:
+    """Return name, date, settings and page of a run, as `report.page.render` takes them."""
+    mlflow_client = connection.client()
+    with explained(f"read run {run_id}"):
+        run = mlflow_client.get_run(run_id)
+        kept = {each.path for each in mlflow_client.list_artifacts(run_id)}
+    settings: dict[str, Any] = {}
+    if SETTINGS in kept:
+        with tempfile.TemporaryDirectory() as folder, explained(f"read the settings of run {run_id}"):
+            path = Path(mlflow_client.download_artifacts(run_id, SETTINGS, folder))
+            settings = json.loads(path.read_text(encoding="utf-8"))
+    begun = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    return {
+        "name": run.info.run_name or run_id,
+        "date": f"{begun:%Y-%m-%d %H:%M} UTC",
+        "run": run_id,
+        "settings": settings,
+        "mlflow": run_page(run_id),
+    }
+
+
+def version_page(name: str, version: str) -> str:
+    """Return the page of a registered version in MLflow's UI; "" where no browser finds it."""
+    return f"{base}/#/models/{name}/versions/{version}" if (base := ui()) else ""
