@@ -53,31 +53,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-#: Fixture -> the group of all tests that need it: of a docker engine and of vLLM's memory there is one at a time.
-_GROUPS = {"docker_engine": "docker", "vllm_python": "vllm"}
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs come first: what takes minutes and starts last keeps one core busy and the others idle.
+    """Containers and whole runs come first: a file that takes minutes and starts last keeps one core busy and the others idle."""
 
-    With `--dist loadgroup` one process has all tests of a file, or of a group.
-    """
-    order = [*_GROUPS.values()]
-
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        group = _group(item)
-        first = order.index(group) if group in order else len(order)
-        return first, ROOT / "tests" / "local" not in item.path.parents
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return "docker_engine" not in getattr(
+            item, "fixturenames", ()
+        ), ROOT / "tests" / "local" not in item.path.parents
 
     items.sort(key=place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    names = getattr(item, "fixturenames", ())
-    return next((group for name, group in _GROUPS.items() if name in names), item.path.stem)
 
 
 _modules = 0

@@ -98,7 +98,7 @@ class _Fatal:
 
 #: Where the server dies: a name for the model, and which call it is.
 MOMENTS = {
-    "uploading": lambda name, args: name == "log_artifacts",
+    "uploading": lambda name, args: name == "log_model_artifacts",
     "registering": lambda name, args: name == "create_model_version" and not args[0].endswith("-history"),
     "recording": lambda name, args: name == "create_model_version" and args[0].endswith("-history"),
     "moving": lambda name, args: name == "set_registered_model_alias" and args[1] == "champion",
