@@ -734,7 +734,8 @@ def test_answers_that_are_of_use(tmp_path, monkeypatch, answer):
     told_by(monkeypatch, answer)
     collection = models.collection(tmp_path / "c", NUMBERED)
     stats = generate_queries(config(queries_per_document=1), collection, tmp_path / "queries", tmp_path / "report.md")
-    assert stats.queries + stats.empty == 40 and f"| empty | {stats.empty} |" in (tmp_path / "report.md").read_text()
+    told = (tmp_path / "report.md").read_text()
+    assert stats.queries + stats.empty == 40 and (f"| empty | {stats.empty} |" in told) == bool(stats.empty)
 
 
 def test_answers_of_no_use_may_be_kept(tmp_path, monkeypatch):
