@@ -123,8 +123,8 @@ def load(name: str) -> Loaded:
         made[library] = space
     assert set(made) | set(OPTIONAL) >= OF_KIND[reads.kind] >= set(made)
     for library in {"own", "sentence_transformers"} & set(made):
-        assert len(made[library]["scores"]) == 2
+        assert len(made[library]["scores"]) == len(given["PASSAGES"])
     if "rerankers" in made:
-        assert len(made["rerankers"]["found"].results) == 2
+        assert len(made["rerankers"]["found"].results) == len(given["PASSAGES"])
         made["rerankers"]["ranker"].verbose = 0
     return Loaded(folder, reads, made)
