@@ -133,8 +133,9 @@ def test_a_version_is_a_model_of_the_run_that_trained_it_with_its_numbers_and_an
     with stage_run("distill_phase2", "medicines") as training:
         training.log_outputs({"model": students[1]})
     folder = evaluation(tmp_path / "e", bm25=0.2, phase2=0.6)
-    pairs = [("where is the inn?", "It lies on the hill."), ("x", "Another text.")]
-    reference_scores.write(reference_scores.ReferenceScores("float32", pairs, [0.0, 0.0]), folder)
+    asked = "where is the inn?"
+    pairs = [(asked, "It lies on the hill."), (asked, "Another text."), ("x", "Of another query.")]
+    reference_scores.write(reference_scores.ReferenceScores("float32", pairs, [0.0, 0.0, 0.0]), folder)
     write_manifest(folder, dataset="medicines", stage="evaluate")
     with stage_run("promote") as promoting:
         promote("logged", students[1], folder, "", "k1")

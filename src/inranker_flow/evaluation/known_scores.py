@@ -12,11 +12,13 @@ from inranker_flow.model_registry.reference_scores import ReferenceScores
 
 #: As many pairs; of those whose passage is not longer, where there are enough.
 COUNT, CHARACTERS = 8, 2000
+#: So many of them are of one query: what a person sees as an example.
+ALIKE = 3
 
 
 def choose(sets: Sequence[JudgedSet], scores: np.ndarray, dtype: str) -> ReferenceScores | None:
-    """Return pairs spread over the candidates of ``sets``, with their ``scores`` (of all sets, one after another), computed
-    in ``dtype``; None where there are no candidates.
+    """Return the first candidates of a query and others spread over the candidates of ``sets``, with their ``scores`` (of all
+    sets, one after another), computed in ``dtype``; None where there are no candidates.
 
     A candidate that is scored by several passages has no score of one text, and is left out.
     """
@@ -32,5 +34,7 @@ def choose(sets: Sequence[JudgedSet], scores: np.ndarray, dtype: str) -> Referen
     chosen = short if len(short) >= COUNT else found
     if not chosen:
         return None
-    places = np.unique(np.linspace(0, len(chosen) - 1, COUNT).astype(np.int64)).tolist()
+    own = [n for n, ((query, _), _) in enumerate(chosen) if query == chosen[0][0][0]][:ALIKE]
+    spread = np.linspace(0, len(chosen) - 1, COUNT + 1 - len(own)).astype(np.int64).tolist()
+    places = sorted({*own, *spread})
     return ReferenceScores(dtype, [chosen[n][0] for n in places], [chosen[n][1] for n in places])

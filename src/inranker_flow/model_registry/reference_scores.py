@@ -59,7 +59,8 @@ def example(folder: Path) -> tuple[str, Sequence[str]]:
     found = read(folder)
     if found is None:
         return SAMPLE
-    return found.pairs[0][0], list(dict.fromkeys(passage for _, passage in found.pairs[:3]))
+    first = found.pairs[0][0]
+    return first, list(dict.fromkeys(passage for query, passage in found.pairs if query == first))
 
 
 def check(folder: Path, dtype: str, score: Callable[[Sequence[tuple[str, str]]], np.ndarray]) -> None:
