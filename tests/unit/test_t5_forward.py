@@ -338,7 +338,8 @@ def test_what_has_no_closed_form():
 def test_onednn_products_and_their_gradients(monkeypatch):
     if not kernels.onednn_works(torch.float32):
         pytest.skip("this build of PyTorch has no oneDNN operators")
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)  # whatever this processor is
+    # oneDNN is taken on an AMD with AVX-512 alone, which this machine need not be; its product works on every one.
+    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: True)
     torch.manual_seed(0)
     x, weight = torch.randn(4, 300, 64, requires_grad=True), torch.randn(96, 64, requires_grad=True)
     product = kernels.linear(x, weight)
@@ -353,7 +354,8 @@ def test_onednn_products_and_their_gradients(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights(dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")  # whatever this processor has
+    # Weights in float32 are packed with AVX-512 alone, which this machine need not have; the products work without.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     torch.manual_seed(0)
     weight, x, to = (torch.randn(shape).to(dtype) for shape in ((256, 192), (50, 192), (50, 256)))
     ours, plain_weight = kernels.packed(weight), kernels.Weight(weight)

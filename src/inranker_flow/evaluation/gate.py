@@ -209,6 +209,16 @@ class _Asked:
         """Dataset -> mean gain."""
         return {name: significance.mean(parts) for name, parts in self.groups.items() if parts}
 
+    @property
+    def mean(self) -> float:
+        """The mean gain over the datasets; 0 without any."""
+        return math.fsum(self.gains.values()) / len(self.gains) if self.gains else 0.0
+
+    @property
+    def over(self) -> str:
+        """The name of its dataset, or how many there are."""
+        return next(iter(self.gains)) if len(self.gains) == 1 else f"{len(self.gains)} datasets"
+
     def losses(self, policy: PromoteConfig, against: str) -> list[Reason]:
         """Return the datasets that are too much worse, the worst first."""
         return [
@@ -334,10 +344,9 @@ def _few_queries(kinds: Mapping[EvidenceName, Versus], policy: PromoteConfig) ->
 
 def _gain(asked: _Asked, policy: PromoteConfig, against: str) -> tuple[Reason, list[Reason]]:
     """Return the mean gain over the datasets as the reason to promote, and what speaks against that."""
-    gains = asked.gains
-    mean = math.fsum(gains.values()) / len(gains) if gains else 0.0
+    gains, mean = asked.gains, asked.mean
     numbers: dict[str, float] = {"gain": mean, "min_gain": policy.min_gain, "datasets": len(gains)}
-    found = f"mean {asked.versus.measure} gain{BY[asked.kind]} over {_title(against)} is {mean:+.4f} on {_over(asked)}"
+    found = f"mean {asked.versus.measure} gain{BY[asked.kind]} over {_title(against)} is {mean:+.4f} on {asked.over}"
     if mean <= policy.min_gain + TOLERANCE:
         doubt = Reason("no_gain", "", f"{found}; more than {policy.min_gain:g} is needed", numbers)
         return doubt, [doubt] if gains else []
@@ -355,16 +364,9 @@ def _gain(asked: _Asked, policy: PromoteConfig, against: str) -> tuple[Reason, l
 
 def _also(shown: Sequence[_Asked]) -> str:
     """Return what the kinds after the first one show, for the sentence about that one: it is read alone."""
-    found = [
-        f"{BY[each.kind].strip()} {math.fsum(each.gains.values()) / len(each.gains):+.4f} on {_over(each)}"
-        for each in shown[1:]
-    ]
+    found = [f"{BY[each.kind].strip()} {each.mean:+.4f} on {each.over}" for each in shown[1:]]
     first, last = (_RESTS_ON[each.kind] for each in (shown[0], shown[-1]))
     return f"; {', '.join(found)}{last if last != first else ''}" if found else ""
-
-
-def _over(asked: _Asked) -> str:
-    return next(iter(asked.gains)) if len(asked.gains) == 1 else f"{len(asked.gains)} datasets"
 
 
 def on_candidates(values: Measures, first_stage: str) -> dict[str, Mapping[str, float]]:

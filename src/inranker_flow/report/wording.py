@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 #: Between a number and its unit.
-_NARROW = "\N{NO-BREAK SPACE}"
+_BLANK = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -30,7 +30,7 @@ def probability(value: float) -> str:
 
 def share(value: float, digits: int = 1) -> str:
     """Return a share of 1 in percent."""
-    return f"{100 * value:.{digits}f}{_NARROW}%"
+    return f"{100 * value:.{digits}f}{_BLANK}%"
 
 
 def effect(value: float | None) -> str:
@@ -53,7 +53,7 @@ def amount(value: float | None, quantity: str) -> str:
     if value is None:
         return "not known"
     if quantity == "stored":
-        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f}{_NARROW}MB"
+        return f"{value / 1e6:,.{1 if value >= 1e7 else 2}f}{_BLANK}MB"
     if quantity not in ("hours", "price"):
         return f"{value:,.0f}"
     return f"{value:,.{2 if value >= 0.1 or not value else 4}f}"
@@ -70,15 +70,15 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value >= 10_000:
-        return f"{value / 1000:,.1f}{_NARROW}s"
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f}{_NARROW}ms"
+        return f"{value / 1000:,.1f}{_BLANK}s"
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f}{_BLANK}ms"
 
 
 def seconds(value: float) -> str:
     """Return a duration; long ones in minutes."""
-    return f"{value:,.1f}{_NARROW}s" if value < 120 else f"{value / 60:,.1f}{_NARROW}min"
+    return f"{value:,.1f}{_BLANK}s" if value < 120 else f"{value / 60:,.1f}{_BLANK}min"
 
 
 def megabytes(value: float | None) -> str:
     """Return a size."""
-    return "–" if value is None else f"{value:,.1f}{_NARROW}MB"
+    return "–" if value is None else f"{value:,.1f}{_BLANK}MB"

@@ -137,10 +137,10 @@ def evaluate(
         "licences": _licences(students, teacher, collections),
     }
     summary["judge"] = judged_runs.judge_runs(config, teacher, every, reranking.scored, summary, evaluation)
-    _compare(summary, sets, reranking.scored, tables.read(tables.MEASURES, evaluation))
+    _compare(summary, sets, reranking.scored, table := tables.read(tables.MEASURES, evaluation))
     for student in systems[: len(students)][-1:]:
         _write_reference_scores(student, every, reranking.scored, evaluation)
-    _write(summary, sets, evaluation, report)
+    _write(summary, sets, table, evaluation, report)
     reranking.close()
     return EvaluateStats(
         datasets=len(sets),
@@ -208,8 +208,8 @@ def _compare(summary: dict[str, Any], sets: Sequence[JudgedSet], scored: Mapping
     summary["cases"] = wins_and_losses.cases(summary, sets, scored, table)
 
 
-def _write(summary: Mapping[str, Any], sets: Sequence[JudgedSet], evaluation: Path, report: Path) -> None:
-    queries = by_query.write(evaluation, sets, summary, tables.read(tables.MEASURES, evaluation))
+def _write(summary: Mapping[str, Any], sets: Sequence[JudgedSet], table: Any, evaluation: Path, report: Path) -> None:
+    queries = by_query.write(evaluation, sets, summary, table)
     with atomic_write(evaluation / "summary.json") as out:
         out.write(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False).encode())
     report.parent.mkdir(parents=True, exist_ok=True)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.mlflow_errors import explained
 from inranker_flow.tracking.records import run_page, ui
-
-#: The file of a pipeline's run with its whole settings (`runs.keep_parameters`).
-SETTINGS = "parameters.json"
+from inranker_flow.tracking.runs import PARAMETERS, parameters_of
 
 
 def origin_of(run_id: str) -> dict[str, Any]:
@@ -22,11 +17,7 @@ def origin_of(run_id: str) -> dict[str, Any]:
     with explained(f"read run {run_id}"):
         run = mlflow_client.get_run(run_id)
         kept = {each.path for each in mlflow_client.list_artifacts(run_id)}
-    settings: dict[str, Any] = {}
-    if SETTINGS in kept:
-        with tempfile.TemporaryDirectory() as folder, explained(f"read the settings of run {run_id}"):
-            path = Path(mlflow_client.download_artifacts(run_id, SETTINGS, folder))
-            settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parameters_of(run) if PARAMETERS in kept else {}
     begun = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
     return {
         "name": run.info.run_name or run_id,

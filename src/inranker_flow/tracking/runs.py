@@ -28,6 +28,8 @@ from inranker_flow.tracking.parents import code_tags, own_parent, parent_by_tag
 from inranker_flow.tracking.records import ENDED, ERROR, LEFT_OUT_END
 from inranker_flow.tracking.values import batches, flattened, hidden, metric_name, metrics
 
+#: The file of a pipeline's run with all of its settings.
+PARAMETERS = "parameters.json"
 #: Tag of a parent run: the file of the local run that it stands for.
 LOCAL_RUN = "inranker.local_run"
 #: Tag of a stage's run: the device that its model was computed on.
@@ -240,19 +242,24 @@ def keep_parameters(run_id: str, parameters: Mapping[str, Any], chosen: Mapping[
     mlflow_client = connection.client()
     with explained(f"keep the parameters of run {run_id}"):
         known = mlflow_client.get_run(run_id).data.params
-        mlflow_client.log_dict(run_id, hidden(dict(parameters)), "parameters.json")
+        mlflow_client.log_dict(run_id, hidden(dict(parameters)), PARAMETERS)
     StageRun(mlflow_client, run_id, "").log_config(chosen, known)
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """Return the whole settings of the newest pipeline run with this name, as MLflow keeps them; {} where it has none."""
-    import mlflow
-
     client = connection.client()
     with explained(f"read the settings of {name}"):
         wanted = f"attributes.run_name = '{name.replace(chr(39), '')}'"
         found = client.search_runs([connection.experiment_id(client)], wanted, max_results=1)
-        return dict(mlflow.artifacts.load_dict(f"{found[0].info.artifact_uri}/parameters.json")) if found else {}
+        return parameters_of(found[0]) if found else {}
+
+
+def parameters_of(run: Any) -> dict[str, Any]:
+    """Return what `keep_parameters` has kept with a pipeline's ``run``; MLflow's error where that is nothing."""
+    import mlflow
+
+    return dict(mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{PARAMETERS}"))
 
 
 def local_run() -> str:
