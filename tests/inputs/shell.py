@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.inputs.table import PASSWORD, Input, command
@@ -81,14 +82,29 @@ def only_said(here: Path) -> int:
     return status
 
 
+@contextmanager
+def running(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    """While a process with these arguments runs.
+
+    It says that it runs: for a moment after it is started, /proc shows neither its arguments nor its environment.
+    """
+    program = "print('runs', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=pipe, stdout=pipe, env=env) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+        try:
+            yield
+        finally:
+            process.stdin.write(b"\n")
+            process.stdin.close()
+
+
 def watched(here: Path) -> int:
     """While `make mlflow` shows the registry."""
     path = made(here, "mlflow.db", "logs/a.log")
-    viewer = subprocess.Popen([sys.executable, "-c", "input()", f"sqlite:///{path}/mlflow.db"], stdin=subprocess.PIPE)
-    try:
+    with running(f"sqlite:///{path}/mlflow.db"):
         status = clean(str(path), "--also=registry")
-    finally:
-        viewer.communicate(b"\n")
     assert (path / "mlflow.db").exists() and (path / "logs" / "a.log").exists()
     return status
 
@@ -97,11 +113,8 @@ def left_alone(here: Path) -> int:
     """Beside a process of a run that was killed."""
     path = made(here, ".run-1.json", "logs/a.log")
     told = {**os.environ, "INRANKER_RUN_FILE": str(path / ".run-1.json")}
-    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=told)
-    try:
+    with running(env=told):
         status = clean(str(path))
-    finally:
-        worker.communicate(b"\n")
     assert (path / "logs" / "a.log").exists()
     return status
 
