@@ -16,7 +16,7 @@ from inranker_flow.storage.local import atomic_folder
 log = logging.getLogger(__name__)
 
 #: Questions of the source for phase 1, others of it (as many tokens as the pairs of phase 2 have), and test questions.
-SOURCE, TRAIN, MORE, TEST = "squad", 3_000, 2_200, 100
+SOURCE, TRAIN, MORE, TEST = "squad", 6_000, 2_200, 100
 
 
 @dataclass(frozen=True)

@@ -16,46 +16,35 @@ from typing import Any
 
 import numpy as np
 
+from inranker_flow.config.retrieval import DenseConfig
+from inranker_flow.retrieval.bi_encoder import BiEncoder
+
 #: From cosines, most between 0 and 0.8, to the spread of a reranker's logits.
 SCALE = 20.0
 #: Tokens of a text: what the bi-encoder was trained on, and what a student reads.
 LENGTH = 128
-_BATCH = 32
 
 
-class BiEncoder:
-    """Vectors of texts: the mean of the last layer over the tokens, of length 1 (all-MiniLM-L6-v2's 1_Pooling and Normalize)."""
+class Teacher:
+    """Scores by the bi-encoder in a folder, with vectors kept by text."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
+        self._encoder = BiEncoder(DenseConfig(checkpoint=str(folder), max_length=LENGTH, dtype="float32"))
         self._known: dict[str, np.ndarray] = {}
 
-    def vectors(self, texts: list[str]) -> np.ndarray:
-        import torch
-
-        new = sorted({text for text in texts if text not in self._known}, key=len)
-        for start in range(0, len(new), _BATCH):
-            part = new[start : start + _BATCH]
-            inputs = self._tokenizer(part, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
-            with torch.inference_mode():
-                hidden = self._model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"][..., None]
-            found = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
-            self._known.update(zip(part, found.numpy(), strict=True))
-        return np.stack([self._known[text] for text in texts])
-
     def scores(self, query: str, texts: list[str]) -> list[float]:
-        vectors = self.vectors([query, *texts])
+        asked = [query, *texts]
+        new = sorted({text for text in asked if text not in self._known})
+        if new:
+            self._known.update(zip(new, self._encoder.passages(new), strict=True))
+        vectors = np.stack([self._known[text] for text in asked])
         return [SCALE * float(each) for each in vectors[1:] @ vectors[0]]
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve the bi-encoder in ``folder`` on a free port of this machine; yields its address."""
-    model, lock = BiEncoder(folder), threading.Lock()
+    model, lock = Teacher(folder), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -28,6 +28,12 @@ def test_every_link_into_the_repository_leads_somewhere(page):
             assert (page.parent / link).exists(), link
 
 
+def test_the_readmes_commands_fit_a_terminal_of_80_columns():
+    blocks = re.findall(r"^```\w*\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 10
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > 80]
+
+
 def test_every_profile_that_is_named_exists():
     named = set(re.findall(r"PROFILE=([a-z]+)", "".join(page.read_text() for page in PAGES)))
     assert named and named <= {path.stem for path in profiles.PROFILES.glob("*.yaml")}
