@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import quick_processes  # noqa: F401 (a fixture for every test)
 from tests.servers import s3, s3_server  # noqa: F401 (fixtures for every test)
 from tests.stack import docker_engine, images, python_image, stack, vllm_python  # noqa: F401
 

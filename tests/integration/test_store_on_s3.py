@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -21,7 +18,7 @@ from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.storage import s3_client, uris
 from inranker_flow.store import stage_results
 from inranker_flow.store.kept_rows import ContentStore
-from tests import models
+from tests import forked, models
 from tests.refusals import refuses
 from tests.s3_faults import KINDS, S3Faults
 
@@ -87,19 +84,19 @@ print(stats.pairs - stats.reused_pairs)
 """
     pods = []
     for name in ("one", "two"):
-        env = {**os.environ, "INRANKER_SCRATCH": str(tmp_path / f"scratch-{name}"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", script, str(tmp_path / name)]
-        pods.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        scratch = str(tmp_path / f"scratch-{name}")
+        pods.append(forked.start(script, tmp_path / name, INRANKER_SCRATCH=scratch, OMP_NUM_THREADS="1"))
     for pod in pods:
         assert pod.stdout.readline() == "ready\n"
     for pod in pods:
         while step == "one ahead" and pod is pods[1] and not label_files(s3):
-            assert pods[0].poll() in (None, 0)
+            assert pods[0].poll() in (None, 0), pods[0].stdout.read()
             time.sleep(0.01)
         pod.stdin.write("go\n")
         pod.stdin.flush()
-    scored = [int(pod.communicate(timeout=300)[0].split()[-1]) for pod in pods]
-    assert [pod.returncode for pod in pods] == [0, 0]
+    printed = [pod.stdout.read() for pod in pods]
+    assert [pod.wait() for pod in pods] == [0, 0], printed
+    scored = [int(each.split()[-1]) for each in printed]
     keys = rows_in(s3)
     assert len(set(keys)) == len(PAIRS) == 120, "no write is lost"
     assert len(keys) == 120, "the same shard is the same file, so nothing is there twice"

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import mmap
-import os
 import shutil
 import signal
 import subprocess
@@ -40,7 +39,7 @@ from inranker_flow.storage.local import digest_file
 from inranker_flow.store import unfinished
 from inranker_flow.students.label_logits import LabelLogits
 from inranker_flow.students.monot5 import _UNUSED, MonoT5Student
-from tests import bare, models
+from tests import bare, forked, models
 from tests.refusals import refuses
 
 #: The toy teacher likes these words: a passage's delta is the sum of their weights.
@@ -783,10 +782,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, toy, monkeypatch
         batching="grouped", micro_batch_tokens=200,
     )  # fmt: skip
     scratch = tmp_path / "scratch"
-    command = [sys.executable, "-c", KILLED + DISTILL, json.dumps(as_dict(config)), str(toy), str(tmp_path / "model")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INRANKER_SCRATCH": str(scratch)}
-    ended = subprocess.run(command, env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL and not (tmp_path / "model").exists()
+    given = KILLED + DISTILL, json.dumps(as_dict(config)), toy, tmp_path / "model"
+    status, printed = forked.run(*given, OMP_NUM_THREADS="1", INRANKER_SCRATCH=str(scratch))
+    assert status == -signal.SIGKILL and not (tmp_path / "model").exists(), printed
 
     undisturbed = distill(config, [toy], None, tmp_path / "undisturbed")
     monkeypatch.setenv("INRANKER_SCRATCH", str(scratch))
@@ -808,10 +806,9 @@ def store(request, tmp_path, monkeypatch):
 
 def killed(config, labels, tmp_path, scratch):
     """A training that dies at step 37, with its machine: what is left is in the store."""
-    command = [sys.executable, "-c", COPIED + KILLED + DISTILL, json.dumps(as_dict(config)), str(labels)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INRANKER_SCRATCH": str(tmp_path / scratch)}
-    ended = subprocess.run([*command, str(tmp_path / "lost")], env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    given = COPIED + KILLED + DISTILL, json.dumps(as_dict(config)), labels, tmp_path / "lost"
+    status, printed = forked.run(*given, OMP_NUM_THREADS="1", INRANKER_SCRATCH=str(tmp_path / scratch))
+    assert status == -signal.SIGKILL, printed
     shutil.rmtree(tmp_path / scratch)
 
 

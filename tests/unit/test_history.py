@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,17 +17,10 @@ from inranker_flow.errors import UserError
 from inranker_flow.model_registry import history, registry, stored_files
 from inranker_flow.model_registry.history import Entry, replay
 from inranker_flow.tracking import connection
+from tests import forked
 from tests.promoting import evaluation, promote, reasons, student, use, use_database
 from tests.refusals import refuses
 from tests.stack import postgresql
-
-#: Child processes start with everything imported and no database open.
-_context = multiprocessing.get_context("forkserver")
-_stores = [f"mlflow.store.{each}.sqlalchemy_store" for each in ("tracking", "model_registry")]
-_context.set_forkserver_preload(
-    ["mlflow", "mlflow.pyfunc", *_stores, "jinja2", "inranker_flow.stages.promote", "tests.promoting"]
-)
-
 
 # --- the pure part ----------------------------------------------------------------------------------------------------
 
@@ -359,11 +351,9 @@ def _check_races(database: Path) -> None:
     for number in range(rounds):
         one, *_ = _versions(f"m{number}", 3)
         history.move(one, "PROMOTE", "me", "w", {}, expected="")
-    barrier, results = _context.Barrier(2), _context.Queue()
+    barrier, results = forked.context.Barrier(2), forked.context.Queue()
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    both = [
-        _context.Process(target=_race, args=(uri, str(database), version, rounds, barrier, results)) for version in "23"
-    ]
+    both = [forked.process(_race, uri, str(database), version, rounds, barrier, results) for version in "23"]
     for each in both:
         each.start()
     won = dict(results.get(timeout=LONG) for _ in both)
@@ -389,18 +379,16 @@ def _promote_together(uri: str, folder: str, args: tuple, barrier, results) -> N
 @pytest.mark.timeout(900)
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_held(database, students, tmp_path):
     promote("m", students[0], evaluation(tmp_path / "e0", bm25=0.2, phase2=0.6), "", "k0")
-    barrier, results = _context.Barrier(2), _context.Queue()
+    barrier, results = forked.context.Barrier(2), forked.context.Queue()
     measured = [evaluation(tmp_path / f"e{each}", bm25=0.2, phase2=0.7, champion=0.6) for each in (1, 2)]
     both = [
-        _context.Process(
-            target=_promote_together,
-            args=(
-                os.environ["MLFLOW_TRACKING_URI"],
-                str(database),
-                (students[each], measured[each - 1], "models:/m/1", f"k{each}"),
-                barrier,
-                results,
-            ),
+        forked.process(
+            _promote_together,
+            os.environ["MLFLOW_TRACKING_URI"],
+            str(database),
+            (students[each], measured[each - 1], "models:/m/1", f"k{each}"),
+            barrier,
+            results,
         )
         for each in (1, 2)
     ]
@@ -455,7 +443,7 @@ def _promote_until(uri: str, folder: str, args: tuple, fatal: int, results) -> N
 
 def _in_child(database: Path, args: tuple, fatal: int, results: Path) -> int:
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    child = _context.Process(target=_promote_until, args=(uri, str(database), args, fatal, results))
+    child = forked.process(_promote_until, uri, str(database), args, fatal, results)
     child.start()
     child.join(LONG)
     assert child.exitcode is not None

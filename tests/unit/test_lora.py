@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -36,7 +34,7 @@ from inranker_flow.storage.local import digest_file
 from inranker_flow.students.base import depth
 from inranker_flow.students.causal import _answers
 from inranker_flow.students.loading import load_student
-from tests import models, starts, teachers
+from tests import forked, models, starts, teachers
 from tests.refusals import refuses
 from tests.unit.test_distillation import DISTILL, KILLED, training_set
 
@@ -272,9 +270,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one_and_its_checkpoint_holds_a
         batching="grouped", micro_batch_tokens=400,
     )  # fmt: skip
     scratch = tmp_path / "scratch"
-    command = [sys.executable, "-c", KILLED + DISTILL, json.dumps(as_dict(config)), str(toy), str(tmp_path / "model")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INRANKER_SCRATCH": str(scratch)}
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    given = KILLED + DISTILL, json.dumps(as_dict(config)), toy, tmp_path / "model"
+    status, printed = forked.run(*given, OMP_NUM_THREADS="1", INRANKER_SCRATCH=str(scratch))
+    assert status == -signal.SIGKILL, printed
     [file] = scratch.rglob("checkpoint.pt")
     content = torch.load(file, weights_only=True)
     for part in ("weights", "best_weights"):

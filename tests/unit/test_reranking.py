@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +22,7 @@ from inranker_flow.scoring.processes import Workers
 from inranker_flow.stages.evaluate import evaluate
 from inranker_flow.stages.teacher_label import teacher_label
 from inranker_flow.storage import uris
-from tests import models, teachers
+from tests import forked, models, teachers
 from tests.unit.test_evaluation import make_candidates, make_collection, make_labels
 from tests.unit.test_labelling import DOCUMENTS, NOUNS
 
@@ -95,7 +93,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_two_processes_give_the_bits_of_one_though_one_is_killed(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, quick_processes: None
 ) -> None:
     one = world.evaluate("one")
     killed: list[int] = []
@@ -233,7 +231,7 @@ def test_prompts_of_some_pairs_are_those_of_the_pairs(checkpoint) -> None:  # ty
 
 
 @pytest.mark.long
-def test_passages_of_long_documents_are_scored_by_all_processes(world: World) -> None:
+def test_passages_of_long_documents_are_scored_by_all_processes(world: World, quick_processes: None) -> None:
     cut = replace(CONFIG, passage_words=6)
     one = world.evaluate("one", cut)
     two = world.evaluate("two", replace(cut, processes=2))
@@ -287,11 +285,8 @@ teacher = test_reranking.replace(test_reranking.TEACHER, checkpoint=sys.argv[5])
 test_reranking.World(pathlib.Path(sys.argv[1])).evaluate("killed", teacher=teacher)
 """
     checkpoints = [models.t5(seed=seed) for seed in range(4)]
-    killed = subprocess.run(
-        [sys.executable, "-c", script, world.tmp / "there", *checkpoints],
-        env={**os.environ, "INRANKER_SCRATCH": str(world.tmp / "lost")}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    status, printed = forked.run(script, world.tmp / "there", *checkpoints, INRANKER_SCRATCH=str(world.tmp / "lost"))
+    assert status == -signal.SIGKILL, printed
     assert [each for each in uris.list_files(f"{s3}/unfinished") if each.uri.endswith(".parquet")]
     world.evaluate("here")
     assert sum(scored) == 4 * 56 - (2 * 56 + 20) and not list(uris.list_files(f"{s3}/unfinished"))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +20,7 @@ from inranker_flow.stages.teacher_label import help_label, teacher_label
 from inranker_flow.storage import uris
 from inranker_flow.store import sharing
 from inranker_flow.store.sharing import Share
-from tests import models
+from tests import forked, models
 
 NOUNS = [word for word in models.WORDS.split() if word.isalpha()][20:]
 DOCUMENTS = {
@@ -172,17 +169,15 @@ function(config, *given)
 """
 
 
-def pod(tmp_path: Path, kind: str, stage: str, config: dict, *given: object) -> subprocess.Popen[bytes]:
+def pod(tmp_path: Path, kind: str, stage: str, config: dict, *given: object) -> forked.Script:
     """A process with scratch of its own, as another machine has."""
     module = {"label": "inranker_flow.stages.teacher_label", "generate": "inranker_flow.stages.generate_queries"}[kind]
     scratch = tmp_path / f"scratch-{time.monotonic_ns()}"
-    environment = {**os.environ, variables.WORKERS: "3", "INRANKER_SCRATCH": str(scratch), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", POD, module, stage, kind, json.dumps(config), *map(str, given)], env=environment
-    )
+    environment = {variables.WORKERS: "3", "INRANKER_SCRATCH": str(scratch), "OMP_NUM_THREADS": "1"}
+    return forked.start(POD, module, stage, kind, json.dumps(config), *given, **environment)
 
 
-def wait_for_files(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_files(folder: Path, process: forked.Script) -> None:
     """Until something is in the store, or the process has ended (then all is there)."""
     while not list(folder.rglob("*.parquet")) and process.poll() is None:
         time.sleep(0.01)

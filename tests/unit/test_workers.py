@@ -70,7 +70,7 @@ def answer(checkpoint, number, threads, folder, connection):
 
 
 @pytest.fixture
-def plan(monkeypatch):
+def plan(monkeypatch, quick_processes):
     monkeypatch.setattr(workers, "work", answer)
     return Lengths(np.random.default_rng(0).integers(5, 90, 400))
 
@@ -229,7 +229,9 @@ def inputs(tmp_path):
     return collection, models.candidates(tmp_path / "candidates", QUERIES, PAIRS)
 
 
-def test_labels_are_the_same_to_the_last_bit_though_a_process_is_killed(inputs, tmp_path, monkeypatch, caplog):
+def test_labels_are_the_same_to_the_last_bit_though_a_process_is_killed(
+    inputs, tmp_path, monkeypatch, caplog, quick_processes
+):
     config = TeacherConfig(models.t5(), shard_pairs=7, scoring=ScoringConfig(batch_tokens=64), processes=1)
     one = teacher_label(config, *inputs, tmp_path / "one")
     killed = []
