@@ -74,6 +74,9 @@ class HttpServer(LoopbackServer):
 def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
+            if self.headers.get("Expect", "").lower() == "100-continue":
+                # S3's client waits a second for this before it sends its data all the same.
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = Request(self.command, self.path, dict(self.headers), body)
             server.requests.append(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -22,7 +23,8 @@ def copy(target: Path) -> None:
         shutil.copyfile(path, copied)
 
 
-def _reached() -> set[Path]:
+@cache
+def _reached() -> frozenset[Path]:
     """Return the modules that the pyfunc imports, at once or in a function, and whatever these import in turn."""
     found: set[Path] = set()
     waiting = {PYFUNC}
@@ -30,7 +32,7 @@ def _reached() -> set[Path]:
         new = {*_imports(waiting.pop())} - found
         found |= new
         waiting |= new
-    return found
+    return frozenset(found)
 
 
 def _imports(path: Path) -> Iterator[Path]:
