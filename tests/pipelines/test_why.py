@@ -17,7 +17,6 @@ from inranker_flow.config.cluster import ClusterConfig
 from inranker_flow.errors import UserError
 from inranker_flow.services import kfp_nodes
 from inranker_flow.storage import uris
-from inranker_flow.tracking import connection
 from inranker_flow.tracking.parents import open_parent
 from inranker_flow.tracking.records import note_left_out
 from inranker_flow.tracking.runs import stage_run
@@ -446,7 +445,7 @@ def test_after_an_hour_mlflow_has_what_the_stage_said(server, kubernetes, run, k
 def test_a_run_that_went_without_a_target_says_so_and_why(server, kubernetes, run, capsys, tmp_path, monkeypatch):
     server.set_run(run["run_id"], state="SUCCEEDED")
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", run["run_id"])
-    use(connection.create_database(tmp_path / "mlflow.db"), tmp_path)
+    use(new_database(tmp_path / "mlflow.db"), tmp_path)
     try:
         parent = open_parent(run["run_id"], "x")
         assert sentence(capsys).endswith("SUCCEEDED: every task ended well.")

@@ -30,6 +30,7 @@ from inranker_flow.tracking.records import ends_of, left_out_of
 from inranker_flow.tracking.runs import pipeline_run
 from pipelines import submission
 from tests import models
+from tests.databases import new_database
 from tests.promoting import student, use
 from tests.unit.test_evaluation import make_candidates, make_collection, make_labels
 
@@ -306,7 +307,7 @@ def test_who_is_left_out_is_the_profiles_to_say_and_each_targets(here):
 
 
 def test_mlflow_knows_how_the_stage_ended(here):
-    use(connection.create_database(here / "mlflow.db"), here)
+    use(new_database(here / "mlflow.db"), here)
     with pipeline_run("inranker", {}) as parent:
         corpus = {"uri": str(broken(here)), "name": "medicines", "refused": "leave_out"}
         folder = call(prepare_corpus, here, "collection", configs={"corpus": corpus, "config": {}}, tracked=True)
@@ -325,7 +326,7 @@ def test_mlflow_knows_how_the_stage_ended(here):
 
 
 def test_preflight_settles_what_becomes_of_each_target_and_the_parent_run_has_the_settings(here, monkeypatch):
-    use(connection.create_database(here / "mlflow.db"), here)
+    use(new_database(here / "mlflow.db"), here)
     monkeypatch.setenv("INRANKER_KFP_RUN_ID", "run-7")
     targets = "targets=[{name: a, uri: 'demo:target/1'}, {name: b, uri: 'demo:target/2', refused: end}]"
     uris.put(b"0a1b2c3d", str(here / "store" / "left-out" / "a"))

@@ -24,6 +24,7 @@ from inranker_flow.tracking import connection, curves, outcomes
 from inranker_flow.tracking.runs import pipeline_run, stage_run
 from inranker_flow.tracking.values import metric_name
 from tests import beir
+from tests.databases import new_database
 from tests.http_server import Answer, HttpServer
 from tests.refusals import refuses
 from tests.servers import nobody
@@ -33,9 +34,9 @@ PASSWORD = "s3cret-of-anna"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A database of MLflow; making one takes seconds, so tests copy it."""
+    """A database of MLflow."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connection.create_database(path)
+    new_database(path)
     return path.read_bytes()
 
 
@@ -439,11 +440,12 @@ def test_the_rate_of_any_work_is_a_curve(database):
     assert steps[:2] == [40, 100]
 
 
-def test_the_machine_is_watched_in_a_long_stage(database):
+def test_the_machine_is_watched_in_a_long_stage(database, monkeypatch):
     database()
+    monkeypatch.setattr(curves, "EVERY", 0.05)
     with stage_run("teacher_label") as run, curves.machine_watched(run.run_id, after=0):
         while "system/cpu_utilization_percentage" not in mlflow.MlflowClient().get_run(run.run_id).data.metrics:
-            time.sleep(0.2)
+            time.sleep(0.05)
 
 
 def test_the_experiment_opens_among_runs_and_a_run_says_whose_it_is_and_of_what(database, monkeypatch):

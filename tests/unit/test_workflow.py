@@ -12,10 +12,10 @@ from inranker_flow.profiles import load
 from inranker_flow.settings.keys import keys
 from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import parse_overrides
-from inranker_flow.tracking import connection
 from inranker_flow.workflow import pipelines, runner
 from inranker_flow.workflow.tasks import STAGES, Run, run_task
 from tests import beir
+from tests.databases import new_database
 
 SMALL = (
     *("corpus.max_documents=60", "corpus.max_train_queries=12", "corpus.max_test_queries=5", "generation.documents=8"),
@@ -35,7 +35,7 @@ def in_process(module, arguments):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", connection.create_database(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(tmp_path / "mlflow.db"))
     monkeypatch.setenv("INRANKER_ARTIFACT_ROOT", (tmp_path / "mlartifacts").as_uri())
     monkeypatch.setenv("INRANKER_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("INRANKER_EVENTS", str(tmp_path / "events"))

@@ -53,7 +53,7 @@ def _watch(run_id: str, after: float, over: threading.Event) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        monitor = SystemMetricsMonitor(run_id, sampling_interval=5, samples_before_logging=2)
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=EVERY, samples_before_logging=2)
         monitor.start()
         over.wait()
         monitor.finish()
