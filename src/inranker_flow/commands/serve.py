@@ -57,6 +57,10 @@ def _parser() -> Parser:
     parser.add_argument("--poll", type=float, default=15.0, help="seconds between two looks at the registry")
     parser.add_argument("--canary", type=float, default=0.0, help="share of requests for the challenger, 0 to 1")
     parser.add_argument("--backend", default=backends.DEFAULT, help=f"one of {', '.join(backends.LOADERS)}")
+    parser.add_argument(
+        "--dtype", default="", choices=("float32", "bfloat16", "int8"),
+        help="what torch computes in (default: what the version was measured in)",
+    )  # fmt: skip
     parser.add_argument("--batch-tokens", type=int, default=0, help="padded tokens of a batch (default: the device's)")
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait; more are answered 429")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds that a request may wait; then 503")
@@ -76,7 +80,7 @@ def _check(options: Any) -> None:
 
 def _service(options: Any) -> Service:
     """Return the service of what the options name; :class:`UserError` where it cannot be loaded."""
-    metrics, loader = Metrics(), backends.loader(options.backend)
+    metrics, loader = Metrics(), backends.loader(options.backend, options.dtype)
     name, alias = _named(options.model)
     if options.model.startswith("models:/") or alias:
         use_registry(folder.checked(options.run_dir))

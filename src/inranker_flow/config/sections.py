@@ -171,7 +171,9 @@ class ScoringConfig:
     instruction: Prompt = "Given a web search query, retrieve relevant passages that answer the query"
     #: Padded tokens in one batch; 0 picks a value for the device.
     batch_tokens: Annotated[int, Range(0, MOST), NO_RESULT] = 0
-    #: int8: a monoT5's encoder in 8 bits, on CPUs; labelling says what that costs in exactness before it begins.
+    #: auto: bfloat16 on a GPU that computes in it, float32 on any CPU, so that a result does not depend on the kind of CPU.
+    #: int8: a monoT5's encoder in 8 bits, on CPUs. What bfloat16 or int8 costs in exactness on a CPU is measured on the job's
+    #: own pairs before it begins, and said.
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     #: fast: T5's label logits in closed form (other models take the plain one). reference: the plain `transformers` forward.
     forward: Literal["fast", "reference"] = "fast"

@@ -86,6 +86,11 @@ class Reranking:
             log.warning("champion: not measured: %s", error)
             self.unmeasured[system.name] = str(error)
 
+    @property
+    def largest_difference(self) -> float:
+        """The largest difference of a logit from float32, of all systems that compute in less on a CPU."""
+        return max((each.costs.error.get("largest_difference", 0.0) for each in self.scored.values()), default=0.0)
+
     def close(self) -> None:
         """The evaluation is written: nobody needs unfinished work any more."""
         for place in self._places:
@@ -168,7 +173,9 @@ class Reranking:
         kept = f"{place}/costs-{serving_cost.machine()}-{self.config.latency_queries}.json"
         costs = None if work.pairs else _kept(kept)
         if costs is None or (timed and not costs.latencies):
+            found_before = costs.error if costs else {}
             costs = serving_cost.measure(load(), work, candidates.pairs, timed)
+            costs = replace(costs, error=work.error or found_before)
             uris.put(json.dumps(asdict(costs)).encode(), kept)
         load.cache_clear()
         devices.free()  # one model at a time: a 3B teacher leaves no room for others

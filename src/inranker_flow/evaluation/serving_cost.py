@@ -6,9 +6,9 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from inranker_flow.evaluation.judged_sets import JudgedSet
 from inranker_flow.rankers import devices
 from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.scoring.job import Work
+from inranker_flow.scoring.job import Work, largest
 from inranker_flow.storage.local import digest_file
 
 #: Passages that are reranked for one query.
@@ -52,6 +52,8 @@ class Costs:
     latencies: Sequence[float] = ()
     device: str = ""
     machine: str = ""
+    #: What `precision.measure_error` found, where the model computes in less than float32 on a CPU.
+    error: Mapping[str, float] = field(default_factory=dict)
 
 
 def measure(ranker: Ranker, work: Work, pairs: Sequence[Pair], timed: Sequence[Sequence[Pair]]) -> Costs:
@@ -80,6 +82,7 @@ def together(costs: Sequence[Costs]) -> Costs:
         latencies=[sum(each) for each in zip(*(each.latencies for each in costs), strict=True)] if timed else (),
         device=" and ".join(dict.fromkeys(each.device for each in costs)),
         machine=first.machine,
+        error=largest(each.error for each in costs),
     )
 
 

@@ -15,10 +15,8 @@ import pyarrow as pa
 from inranker_flow.config.sections import Teacher, TeacherConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.labelling.average import Level, scores
-from inranker_flow.labelling.int8_error import measure_error
 from inranker_flow.labelling.label_store import identity_of
 from inranker_flow.rankers import devices
-from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.scoring import engine
 from inranker_flow.scoring.job import Checkpoint, Processes, ScoringJob, ShardedJob, Source, Work
@@ -54,8 +52,8 @@ class Labels:
             section, teacher, pairs, identity, Logits(open_store("labels", identity, SCHEMA, aside), keys), aside
         )
 
-    def complete(self, config: TeacherConfig, source: Source, share: Share) -> tuple[Work, dict[str, float]]:
-        """Label what is missing. Returns what it cost, and what is known of 8 bits' error."""
+    def complete(self, config: TeacherConfig, source: Source, share: Share) -> Work:
+        """Label what is missing. Returns what it cost."""
         log.info(
             "%s: %s of %s pairs are labelled already",
             self.teacher.checkpoint, f"{self.known.known_pairs:,}", f"{self.pairs.num_rows:,}",
@@ -74,26 +72,21 @@ class Labels:
                 served,
             )
 
-            return served.score(job, rerank_server.RerankServer(self.teacher, self.section)), {}
+            return served.score(job, rerank_server.RerankServer(self.teacher, self.section))
         return self._compute(config, job)
 
-    def _compute(self, config: TeacherConfig, job: ShardedJob) -> tuple[Work, dict[str, float]]:
-        teacher, error = self.teacher, dict[str, float]()
-
-        def measure(ranker: Ranker, prompts: Prompts) -> None:
-            error.update(measure_error(teacher, prompts, ranker))
-
+    def _compute(self, config: TeacherConfig, job: ShardedJob) -> Work:
+        teacher = self.teacher
         whole = ScoringJob(
             **vars(job),
             checkpoint=Checkpoint(teacher.checkpoint, teacher.revision, teacher.scoring),
             processes=Processes(config.processes, "teacher.processes"),
             folder=self.aside,
-            first=measure if teacher.scoring.dtype == "int8" else None,
         )
         work = engine.score(whole, partial(load_ranker, teacher.checkpoint, teacher.scoring, teacher.revision))
         if work.pairs:
             devices.free()  # one model at a time
-        return work, error
+        return work
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest says of this teacher, once nothing is missing: the level of its scores too."""

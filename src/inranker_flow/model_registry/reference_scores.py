@@ -6,6 +6,7 @@ Whoever loads the version scores them again. Another score means that another mo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 
 from inranker_flow.errors import UserError
 from inranker_flow.storage.local import atomic_write
+
+log = logging.getLogger(__name__)
 
 FILENAME = "reference_scores.json"
 #: Largest difference of two scores of one pair: both computed in float32, or one of them in fewer bits.
@@ -66,7 +69,8 @@ def example(folder: Path) -> tuple[str, Sequence[str]]:
 def check(folder: Path, dtype: str, score: Callable[[Sequence[tuple[str, str]]], np.ndarray]) -> None:
     """Score the reference pairs in ``folder`` with ``score``, which computes in ``dtype``.
 
-    Raises :class:`UserError` where a score is another one, or not finite.
+    Raises :class:`UserError` where a score is another one, or not finite. Where either side rounds to fewer bits than
+    float32, the log says by how much they differ.
     """
     found = read(folder)
     pairs = found.pairs if found else [("a query", "a passage")]
@@ -86,3 +90,8 @@ def check(folder: Path, dtype: str, score: Callable[[Sequence[tuple[str, str]]],
             f"(allowed difference: {allowed:g}); this is not the model that was evaluated, or not its libraries",
             code="scores-changed",
         )
+    if allowed == ROUNDED:
+        log.info(
+            "%s: in %s the scores of %s pairs differ from those of the evaluation, in %s, by %.2g at most",
+            folder.name, dtype, len(pairs), found.dtype, differences[worst],
+        )  # fmt: skip

@@ -39,6 +39,11 @@ def settled_dtype(setting: Dtype) -> Dtype:
     return found
 
 
+def rounds_on_cpu(setting: Dtype) -> bool:
+    """Return whether ``setting`` is less than float32 on a CPU, so that its error is measured on the job's own pairs."""
+    return pick_device().type == "cpu" and settled_dtype(setting) != "float32"
+
+
 def check_int8(device: Any) -> None:
     """Raise :class:`UserError` where there are no 8-bit products; say where they are not worth it."""
     import torch

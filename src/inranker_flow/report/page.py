@@ -94,7 +94,7 @@ def render(
         kept=unjudged.sentences(summary),
         slow=_slow(summary),
         paces=_paces(summary),
-        read=_read(summary),
+        read=[*_read(summary), *_rounded(summary)],
         generated=rows.generated(summary),
         ties=rows.ties(summary),
         steps=rows.steps(summary),
@@ -137,6 +137,16 @@ def _read(summary: Mapping[str, Any]) -> list[str]:
         text += ", cut as the reference code does" if reads["truncation"] == "reference" else ""
         ways.setdefault(text, []).append(title(name))
     return [f"{' and '.join(names)} read {text}, as they serve." for text, names in ways.items()]
+
+
+def _rounded(summary: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each model that computed in less than float32 on a CPU: what that changed."""
+    return [
+        f"{title(name)} computed in {model['served']['dtype']}: on {error['pairs']} pairs its logits differ from float32 by "
+        f"{error['largest_difference']:.2g} at most (Spearman of the margins {error['spearman']:.4f})."
+        for name, model in summary["models"].items()
+        if (error := model.get("error_against_float32"))
+    ]
 
 
 def _paces(summary: Mapping[str, Any]) -> str:

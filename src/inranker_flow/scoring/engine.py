@@ -12,8 +12,9 @@ import numpy as np
 
 from inranker_flow.progress import Progress
 from inranker_flow.rankers.base import Job, Prompts, Ranker
-from inranker_flow.rankers.devices import count_processes
+from inranker_flow.rankers.devices import count_processes, rounds_on_cpu
 from inranker_flow.rankers.loading import load_reader
+from inranker_flow.scoring import precision
 from inranker_flow.scoring.job import ScoringJob, Work
 from inranker_flow.scoring.processes import Workers
 from inranker_flow.scoring.prompts import Tokenised
@@ -42,16 +43,17 @@ def score(job: ScoringJob, load: Callable[[], Ranker], tokenised: Tokenised | No
 
     Shards are cut from the missing pairs sorted by length, so padding is nearly none. ``load`` gives the model to this
     process; where several score, each loads it for itself. ``tokenised``: prompts that models share which read alike.
+    A model that computes in less than float32 on a CPU is compared with float32 before anything is scored.
     """
     tasks = job.known.to_score(job.share)
     if not tasks.size:
         return Work()
     rows = job.known.pair[tasks]
     count = count_processes(job.processes.count, job.processes.setting)
-    ranker = load() if count == 1 or job.first else None
+    rounds = rounds_on_cpu(job.checkpoint.scoring.dtype)
+    ranker = load() if count == 1 or rounds else None
     prompts = _prompts(job, rows, ranker, tokenised or Tokenised(job.source))
-    if ranker and job.first:
-        job.first(ranker, prompts)
+    error = precision.measure_error(job.checkpoint, prompts, ranker) if ranker and rounds else {}
     scorer: AbstractContextManager[Scorer]
     if ranker and count == 1:
         scorer = nullcontext(_Alone(ranker.job(prompts)))
@@ -60,7 +62,7 @@ def score(job: ScoringJob, load: Callable[[], Ranker], tokenised: Tokenised | No
         scorer = Workers(job.checkpoint, prompts, count, job.folder, job.what, job.processes.setting)
     with scorer as each:
         pairs, tokens, seconds = _scored(job, each, tasks)
-    return Work(pairs, tokens, seconds, count, prompts.cut_queries)
+    return Work(pairs, tokens, seconds, count, prompts.cut_queries, error=error)
 
 
 def _prompts(job: ScoringJob, rows: np.ndarray, ranker: Ranker | None, tokenised: Tokenised) -> Prompts:

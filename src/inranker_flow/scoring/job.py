@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from inranker_flow.config.sections import ScoringConfig
-from inranker_flow.rankers.base import Prompts, Ranker
 from inranker_flow.rankers.texts import Selected
 from inranker_flow.scoring.logits import Logits
 from inranker_flow.store.sharing import Share
@@ -65,8 +64,6 @@ class ScoringJob(ShardedJob):
     processes: Processes
     #: For files that processes share.
     folder: Path
-    #: Is called with the loaded model and the prompts before anything is scored.
-    first: Callable[[Ranker, Prompts], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,8 @@ class Work:
     #: Queries that are too long for a prompt and were cut.
     cut_queries: int = 0
     requests: int = 0
+    #: What `precision.measure_error` found, where the model computes in less than float32 on a CPU.
+    error: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -92,6 +91,7 @@ class Work:
             max(self.processes, other.processes),
             max(self.cut_queries, other.cut_queries),
             self.requests + other.requests,
+            largest((self.error, other.error)),
         )
 
     @property
@@ -101,3 +101,8 @@ class Work:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def largest(errors: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the error of the model that differs most from float32; an empty one differs not at all."""
+    return max(errors, key=lambda error: error.get("largest_difference", 0.0))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -45,8 +46,12 @@ class Backend(Protocol):
 Loader = Callable[[str, int], Backend]
 
 
-def _torch(reference: str, batch_tokens: int) -> Backend:
-    return Reranker(reference, batch_tokens=batch_tokens)
+#: What `torch` can be told to compute in; "": what the version was measured in.
+Dtype = Literal["", "float32", "bfloat16", "int8"]
+
+
+def _torch(reference: str, batch_tokens: int, dtype: Dtype = "") -> Backend:
+    return Reranker(reference, batch_tokens=batch_tokens, dtype=dtype)
 
 
 def _variant(name: VariantName) -> Loader:
@@ -92,8 +97,13 @@ DEFAULT, BEST = "torch", "best"
 LOADERS: dict[str, Loader] = {DEFAULT: _torch, **{name: _variant(name) for name in VARIANTS}, BEST: _best}
 
 
-def loader(name: str) -> Loader:
-    """Return the loader of the backend ``name``; :class:`UserError` where there is none."""
+def loader(name: str, dtype: Dtype = "") -> Loader:
+    """Return the loader of the backend ``name``, which computes in ``dtype``; :class:`UserError` where there is none."""
     if name not in LOADERS:
         raise UserError(f"BACKEND: {name!r} is unknown; there is: {', '.join(LOADERS)}", code="setting-value")
-    return LOADERS[name]
+    if dtype and name != DEFAULT:
+        raise UserError(
+            f"DTYPE: {name} computes in what it was exported in; leave one of DTYPE and BACKEND out",
+            code="setting-conflict",
+        )
+    return partial(_torch, dtype=dtype) if dtype else LOADERS[name]

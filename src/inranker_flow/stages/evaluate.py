@@ -72,6 +72,8 @@ class EvaluateStats:
     left_out: int = 0
     #: Queries that nobody has judged and no student was trained on.
     held_out: int = 0
+    #: Largest difference of a logit from float32 on a sample, where a model computes in less on a CPU.
+    largest_difference: float = 0.0
 
 
 def evaluate(
@@ -94,8 +96,7 @@ def evaluate(
     runs/DATASET.SYSTEM.trec, summary.json; ``report`` is one HTML file, which `promote` writes again with the decision.
     ``left_out``: targets of the run of which nothing is here, and why.
 
-    Raises :class:`UserError` for an unknown measure, artifacts that do not belong
-    together, candidates that say nothing, or scores that are not finite.
+    Raises :class:`UserError` for an unknown measure, foreign artifacts, candidates that say nothing, or scores not finite.
     """
     wanted = measures.parse(config.measures)
     _check(config)
@@ -153,6 +154,7 @@ def evaluate(
         metrics=_metrics(summary),
         left_out=len(summary["left_out"]),
         held_out=held_out.queries,
+        largest_difference=reranking.largest_difference,
     )
 
 
@@ -349,6 +351,7 @@ def _describe(system: System, scored: Mapping[str, Scored]) -> dict[str, Any]:
         # How it read, and so is served.
         "reads": {name: scoring[name] for name in reading.NAMES},
         "served": as_dict(system.served),
+        **({"error_against_float32": dict(costs.error)} if costs.error else {}),
     }
 
 

@@ -56,6 +56,8 @@ class LabelStats:
     requests: int = 0
     #: Synthetic queries that are not among the `keep_queries` whose source document the teacher finds most relevant.
     dropped_queries: int = 0
+    #: Largest difference of a logit from float32 on a sample, where a teacher computes in less on a CPU.
+    largest_difference: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def teacher_label(config: TeacherConfig, collection: Path, candidates: Path, lab
         tokens_per_second=scored.tokens_per_second,
         requests=scored.requests,
         dropped_queries=dropped,
+        largest_difference=scored.error.get("largest_difference", 0.0),
     )
 
 
@@ -191,15 +194,16 @@ def _score(
 ) -> tuple[Work, int, dict[str, dict[str, float]]]:
     """Complete the labels of each teacher; the passages are in ``folder``.
 
-    Returns what it cost, the pairs that one teacher scored at most, and 8 bits' error for the manifest.
+    Returns what it cost, the pairs that one teacher scored at most, and for the manifest each teacher's error in a precision
+    below float32.
     """
     source = Streamed(asked.pairs, asked.queries, asked.doc_ids, folder)
     total, most, errors = Work(), 0, {}
     for number, each in enumerate(asked.labels):
-        work, error = each.complete(config, source, share)
+        work = each.complete(config, source, share)
         total, most = total + work, max(most, work.pairs)
-        if error:
-            errors[f"error_against_float32{f'_{number}' if number else ''}"] = error
+        if work.error:
+            errors[f"error_against_float32{f'_{number}' if number else ''}"] = dict(work.error)
     return total, most, errors
 
 
