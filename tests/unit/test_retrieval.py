@@ -21,6 +21,7 @@ from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
+from inranker_flow.retrieval import bm25
 from inranker_flow.retrieval import index as indexes
 from inranker_flow.retrieval.bm25 import BM25
 from inranker_flow.retrieval.first_stages import sparse
@@ -112,9 +113,10 @@ WORDS = st.lists(st.sampled_from(["ash", "bay", "cod", "dew", "elm", "fig"]), ma
     block=st.integers(1, 30),
     b=st.sampled_from([0.0, 0.4, 1.0]),
     lucene=st.booleans(),
+    by_posting=st.booleans(),
     seed=st.randoms(use_true_random=False),
 )
-def test_search_in_blocks_finds_what_brute_force_finds(texts, query, depth, block, b, lucene, seed):
+def test_search_in_blocks_finds_what_brute_force_finds(texts, query, depth, block, b, lucene, by_posting, seed):
     config = RetrieveConfig(b=b, stopwords="", stemmer="", lucene_lengths=lucene)
     names = [f"d{i}" for i in seed.sample(range(100), len(texts))]
     words = [text.split() for text in texts]
@@ -133,13 +135,39 @@ def test_search_in_blocks_finds_what_brute_force_finds(texts, query, depth, bloc
         brute[name] = score
     index = indexes.build([(names[:7], texts[:7]), (names[7:], texts[7:])], config)
     whole, cut = BM25(index, config), BM25(index, config, block=block)
-    found, scores = whole.search(query, depth)
+    with pytest.MonkeyPatch.context() as patch:
+        if by_posting:  # as in collections that are large
+            patch.setattr(bm25, "_POSTING", 0)
+            patch.setattr(bm25, "_LIST", 0)
+        found, scores = whole.search(query, depth)
+        in_blocks = cut.search(query, depth)
     np.testing.assert_allclose(scores, [brute[name] for name in found], rtol=1e-5)
     order = dict(zip(index.doc_ids.to_pylist(), whole.scores(query).tolist(), strict=True))
     expected = sorted((name for name in names if order[name] > 0), key=lambda name: (-order[name], name))
     assert found.tolist() == expected[:depth] and len(expected) == sum(score > 0 for score in brute.values())
     np.testing.assert_array_equal(cut.scores(query), whole.scores(query))
-    assert [part.tolist() for part in cut.search(query, depth)] == [found.tolist(), scores.tolist()]
+    assert [part.tolist() for part in in_blocks] == [found.tolist(), scores.tolist()]
+
+
+@pytest.mark.parametrize("block", [2**20, 9_000])
+def test_a_large_collection_is_not_looked_at_as_a_whole(block):
+    draw = np.random.default_rng(3)
+    rows = np.minimum(draw.zipf(1.3, (50_000, 5)), 3000)
+    made = [[f"d{i:05}" for i in range(len(rows))], [" ".join(f"w{each}" for each in row) for row in rows.tolist()]]
+    config = RetrieveConfig(stopwords="", stemmer="")
+    engine = BM25(indexes.build([tuple(made)], config), config, block=block)
+    counts = set()
+    for query in ("w1 w9 w40", "w40 w1 w2", "w300 w2 w300 w40", "w1 w2", "w2999", "w1 " * 70 + "w50"):
+        terms, _ = engine._analyser([query])
+        floors, tops = engine._bounds(40)
+        decisive = engine._decisive(terms, tops[terms], floors[terms].max())
+        counts.add(min(len(decisive), 1) + (0 < len(decisive) < len(terms)))
+        scores = engine.scores(query)
+        expected = np.lexsort((np.arange(len(scores)), -scores))[:40]
+        [(places, found)] = engine.find([query], 40)
+        expected = expected[scores[expected] > 0]
+        assert places.tolist() == expected.tolist() and found.tobytes() == scores[expected].tobytes(), query
+    assert counts == {0, 1, 2}, "all passages, all that have a term, those that have one of some terms"
 
 
 def test_many_queries_at_once_find_what_each_finds_alone():
