@@ -135,7 +135,7 @@ class _World:
     def phase1(self) -> Path:
         """Train the student that phase 2 starts from."""
         config = {**PHASE1, "checkpoint": str(self.root / MINILM)}
-        return self._run("phase1")(
+        return self._run(f"{self.data}/phase1")(
             "distill_phase1", configs={"config": config}, outputs=("model",), champion="",
             inputs={"training_sets": [self.pairs(SOURCE, "source")[2]], "start": None, "replay": None},
         ).outputs["model"]  # fmt: skip
