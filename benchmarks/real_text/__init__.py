@@ -15,7 +15,7 @@ Everything lies below FOLDER; each command goes on where a killed one was, and w
 - `students` (`students.py`): by the product's own stages, each task in a process of its own. The teacher (`served.py`) is the
   bi-encoder as it is, behind a server: trained on a billion pairs, it is far better on these targets than a cross-encoder
   that is trained here would be. Students are cross-encoders of three of its layers, which have to learn to compare two texts.
-- `tables` (`tables.py`): nDCG@10 of the first stage (BM25), phase 1, phase 1 continued on as much more source (a gain of
-  phase 2 may be one of more steps), phase 2 on written queries and on crops, the teacher; and one change at a time: the loss,
-  the number of queries, replay of the source, one student for all targets or one for each, merged.
+- `tables` (`tables.py`): nDCG@10 by judgements, and Kendall's tau with the teacher, of the first stage (BM25), phase 1, phase 1
+  continued on as much more source (a gain of phase 2 may be one of more steps), phase 2 on written queries and on crops; and one
+  change at a time: the loss, the number of queries, replay of the source, one student for all targets or one for each, merged.
 """

@@ -1,9 +1,10 @@
-"""Tables of what was measured: nDCG@10 with intervals, and paired tests of every variant against phase 1."""
+"""Tables of what was measured: nDCG@10 by judgements and agreement with the teacher, with intervals and paired tests."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,37 +13,81 @@ from benchmarks.real_text.students import evaluations
 from inranker_flow.artifacts import tables
 from inranker_flow.evaluation.significance import bootstrap_interval, compare, holm, parts_of
 
-MEASURE = "nDCG@10"
+MEASURE, AGREEMENT = "nDCG@10", "Kendall's tau with the teacher"
 #: System -> data set -> query -> its measure, the mean over seeds.
 Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
+#: (system, data set, query, its value).
+Row = tuple[str, str, str, float]
 
 
-def read(root: Path) -> tuple[list[int], Measured]:
-    """Return the seeds that were measured, and the means over them."""
-    seeds: list[int] = []
+def show(root: Path) -> str:
+    """Return the tables as Markdown."""
+    folders = dict(evaluations(root))
+    seeds = ", ".join(map(str, folders))
+    taught = {path.name: path for folder in folders.values() for path in (folder / "runs").glob("*.teacher.trec")}
+    parts = []
+    for name, rows in ((MEASURE, _judged), (AGREEMENT, partial(_agreeing, taught.values()))):
+        measured = _means(row for folder in folders.values() for row in rows(folder))
+        parts.append(f"{name}, mean over seeds {seeds} (95 % bootstrap interval over queries)\n\n{_values(measured)}")
+        for base in ("phase 1", "more source"):
+            parts.append(f"{name}, difference to {base} (p of the paired randomisation test, Holm over the data sets)")
+            parts.append(_differences(measured, base))
+    return "\n\n".join(parts)
+
+
+def _judged(folder: Path) -> Iterable[Row]:
+    for row in tables.read(tables.MEASURES, folder).to_pylist():
+        if row["measure"] == MEASURE:
+            yield row["system"], row["dataset"], row["query_id"], row["value"]
+
+
+def _agreeing(taught: Iterable[Path], folder: Path) -> Iterable[Row]:
+    """For each query, over the candidates that all systems put in order. ``taught``: the teacher's runs."""
+    from scipy import stats
+
+    for path in taught:
+        dataset = path.name.removesuffix(".teacher.trec")
+        teacher = _scores(path)
+        for other in sorted((folder / "runs").glob(f"{dataset}.*.trec")):
+            system = other.name.removeprefix(f"{dataset}.").removesuffix(".trec")
+            if system == "teacher":
+                continue
+            for query, scores in _scores(other).items():
+                pairs = np.array([(score, teacher[query][document]) for document, score in scores.items()])
+                tau = stats.kendalltau(pairs[:, 0], pairs[:, 1]).statistic if len(pairs) > 1 else np.nan
+                if not np.isnan(tau):  # one candidate, or all alike: there is no order
+                    yield system, dataset, query, float(tau)
+
+
+def _scores(path: Path) -> dict[str, dict[str, float]]:
+    """Read a TREC run: query -> document -> score."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        query, _, document, _, score, *_ = line.split()
+        found[query][document] = float(score)
+    return found
+
+
+def _means(rows: Iterable[Row]) -> Measured:
     values: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for seed, folder in evaluations(root):
-        seeds.append(seed)
-        for row in tables.read(tables.MEASURES, folder).to_pylist():
-            if row["measure"] == MEASURE:
-                values[row["system"]][row["dataset"]][row["query_id"]].append(row["value"])
-    means = {
+    for system, dataset, query, value in rows:
+        values[system][dataset][query].append(value)
+    return {
         system: {name: {query: float(np.mean(each)) for query, each in rows.items()} for name, rows in sets.items()}
         for system, sets in values.items()
     }
-    return seeds, means
 
 
-def show(root: Path, base: str = "phase 1") -> str:
-    """Return the tables as Markdown: means with 95 % intervals, then differences to ``base`` with Holm's p over the data sets."""
-    seeds, measured = read(root)
+def _values(measured: Measured) -> str:
+    names = sorted(measured["phase 1"])
+    lines = [_row(["system", *(f"{name} ({len(measured['phase 1'][name])})" for name in names)]), _rule(len(names) + 1)]
+    lines += [_row([system, *(_mean(sets[name]) for name in names)]) for system, sets in measured.items()]
+    return "\n".join(lines)
+
+
+def _differences(measured: Measured, base: str) -> str:
     names = sorted(measured[base])
-    lines = [f"{MEASURE}, mean over seeds {', '.join(map(str, seeds))} (95 % bootstrap interval over queries)", ""]
-    lines += [_row(["system", *(f"{name} ({len(measured[base][name])})" for name in names)]), _rule(len(names) + 1)]
-    for system, sets in measured.items():
-        lines.append(_row([system, *(_mean(sets[name]) for name in names)]))
-    lines += ["", f"Difference to {base}: mean, and p of the paired randomisation test, Holm over the data sets", ""]
-    lines += [_row(["system", *names]), _rule(len(names) + 1)]
+    lines = [_row(["system", *names]), _rule(len(names) + 1)]
     for system, sets in measured.items():
         if system == base:
             continue
@@ -60,7 +105,7 @@ def _mean(values: Mapping[str, float]) -> str:
 
 
 def _difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> np.ndarray:
-    return np.array([ours[query] - theirs[query] for query in sorted(theirs)])
+    return np.array([ours[query] - theirs[query] for query in sorted(theirs) if query in ours])
 
 
 def _row(cells: list[str]) -> str:
