@@ -2,19 +2,22 @@
 
 Passages are numbered in the order of their doc_ids, so that the number settles ties. The arrays can lie in a folder and
 are mapped from there: processes that search the same index share one copy of it, and a killed run finds it again.
-Memory while it is built: 4 bytes a word and 4 a posting, then 12 a posting, of which 8 are the folder's.
+While one is built in a folder, words and postings wait in files without a name there: memory holds a chunk of them, and ids and
+lengths of all passages.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
+import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +61,7 @@ def build(passages: Iterable[tuple[Sequence[str], Iterable[str]]], config: Retri
 
     Raises :class:`UserError` for stop words or a stemmer that do not exist.
     """
-    return _Builder(passages, config).index(_in_memory)
+    return _Builder(passages, config, None).index(_in_memory)
 
 
 def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]]], config: RetrieveConfig) -> None:
@@ -66,8 +69,8 @@ def build_in(folder: Path, passages: Iterable[tuple[Sequence[str], Iterable[str]
 
     Raises :class:`UserError` where there is something already or the disk is full.
     """
-    builder = _Builder(passages, config)
     with atomic_folder(folder) as aside:
+        builder = _Builder(passages, config, aside)
         index = builder.index(lambda name, size, kind: on_disk(aside / f"{name}.npy", size, kind))
         np.save(aside / "starts.npy", index.starts)
         np.save(aside / "marks.npy", index.marks)
@@ -117,20 +120,23 @@ def lucene_length(lengths: np.ndarray) -> np.ndarray:
 class _Builder:
     """Reads the passages, then inverts them chunk by chunk in the order of their doc_ids."""
 
-    def __init__(self, passages: Iterable[tuple[Sequence[str], Iterable[str]]], config: RetrieveConfig) -> None:
+    def __init__(
+        self, passages: Iterable[tuple[Sequence[str], Iterable[str]]], config: RetrieveConfig, folder: Path | None
+    ) -> None:
         self.config, analyser = config, Analyser(config)
         doc_ids = [pa.array([], pa.large_string())]
-        words, lengths = array("i"), array("q")
+        words, lengths = _Words(folder), array("q")
         for batch_ids, texts in passages:
             doc_ids.append(pa.array(batch_ids, pa.large_string()))
             flat, counts = analyser(texts)
-            words.frombytes(flat.tobytes())
+            words.add(flat)
             lengths.frombytes(counts.tobytes())
         unordered = pa.concat_arrays(doc_ids)
         order = pc.sort_indices(unordered)
         self.doc_ids = unordered.take(order)
         self.terms = analyser.terms
-        self.chunks = _invert(_array(words, np.int32), _array(lengths, np.int64), np.asarray(order))
+        chunks = _invert(words.all(), _array(lengths, np.int64), np.asarray(order))
+        self.chunks: Iterable[_Chunk] = list(chunks) if folder is None else _Spilled(chunks, folder)
         self.lengths = _array(lengths, np.int64)[np.asarray(order)]
 
     def index(self, allocate: Callable[[str, int, type], np.ndarray]) -> Index:
@@ -153,6 +159,8 @@ class _Builder:
             # In the types and the order of bm25s, so that every bit is the same.
             saturation = chunk.occurrences / (norms[held] + chunk.occurrences)
             impacts[places] = np.repeat(rarity[chunk.terms], chunk.counts) * saturation
+            for each in (passages, impacts):
+                _unmap(each)
         return Index(starts, passages, impacts, self.doc_ids, marks(self.doc_ids), self.terms)
 
     def _weights(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,10 +192,57 @@ class _Chunk:
     occurrences: np.ndarray
 
 
-def _invert(words: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> list[_Chunk]:
-    """Return ``words`` of passages of these ``lengths``, taken in ``order``, as chunks of postings."""
+class _Words:
+    """The numbers of all words, one after another: in memory, or in a file in ``folder``."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._held = array("i")
+        self._file = _nameless(folder) if folder else None
+
+    def add(self, words: np.ndarray) -> None:
+        if self._file:
+            self._file.write(words.tobytes())
+        else:
+            self._held.frombytes(words.tobytes())
+
+    def all(self) -> np.ndarray:
+        if not self._file:
+            return _array(self._held, np.int32)
+        self._file.flush()
+        return np.memmap(self._file, np.int32, "r") if self._file.tell() else np.empty(0, np.int32)
+
+
+class _Spilled:
+    """Chunks in a file in ``folder``, of which one at a time is read."""
+
+    def __init__(self, chunks: Iterable[_Chunk], folder: Path) -> None:
+        self._file, self._count = _nameless(folder), 0
+        for chunk in chunks:
+            for field in fields(chunk):
+                np.save(self._file, getattr(chunk, field.name))
+            self._count += 1
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield _Chunk(*(np.load(self._file) for _ in fields(_Chunk)))
+
+
+def _nameless(folder: Path) -> IO[bytes]:
+    """Return a file that is gone with whatever holds it, also where the process is killed."""
+    return tempfile.TemporaryFile(dir=folder)
+
+
+def _unmap(values: np.ndarray) -> None:
+    """Take what was read and written of a mapped array out of this process's memory; the file has it."""
+    mapped = getattr(values, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _invert(words: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> Iterator[_Chunk]:
+    """Yield ``words`` of passages of these ``lengths``, taken in ``order``, as chunks of postings."""
     ends = np.cumsum(lengths)
-    chunks = []
     for first in range(0, len(order), _CHUNK):
         taken = order[first : first + _CHUNK]
         sizes = lengths[taken]
@@ -202,15 +257,13 @@ def _invert(words: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> list[_
         keys = keys[new]
         terms = (keys >> np.uint64(16)).astype(np.int32)
         runs = _runs(terms)
-        chunks.append(
-            _Chunk(
-                terms[runs],
-                np.diff(runs, append=len(terms)),
-                (keys & np.uint64(0xFFFF)).astype(np.uint16),
-                occurrences.astype(np.min_scalar_type(occurrences.max(initial=0))),
-            )
+        yield _Chunk(
+            terms[runs],
+            np.diff(runs, append=len(terms)),
+            (keys & np.uint64(0xFFFF)).astype(np.uint16),
+            occurrences.astype(np.min_scalar_type(occurrences.max(initial=0))),
         )
-    return chunks
+        _unmap(words)
 
 
 def _runs(ordered: np.ndarray) -> np.ndarray:
