@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.real_text.domains import SOURCE
 from benchmarks.real_text.students import evaluations
 from inranker_flow.artifacts import tables
 from inranker_flow.evaluation.significance import bootstrap_interval, compare, holm, parts_of
@@ -87,14 +88,17 @@ def _values(measured: Measured) -> str:
 
 def _differences(measured: Measured, base: str) -> str:
     names = sorted(measured[base])
-    lines = [_row(["system", *names]), _rule(len(names) + 1)]
+    lines = [_row(["system", *names, "the targets together"]), _rule(len(names) + 2)]
     for system, sets in measured.items():
         if system == base:
             continue
-        found = [compare(parts_of([_difference(sets[name], measured[base][name])])) for name in names]
+        values = {name: _difference(sets[name], measured[base][name]) for name in names}
+        found = [compare(parts_of([each])) for each in values.values()]
         corrected = holm([each.p for each in found])
         cells = [f"{each.difference:+.3f} ({p:.2g})" for each, p in zip(found, corrected, strict=True)]
-        lines.append(_row([system, *cells]))
+        # Each with the same weight; one question, so its p is as it is.
+        pooled = compare(parts_of([each for name, each in values.items() if name != SOURCE]))
+        lines.append(_row([system, *cells, f"{pooled.difference:+.3f} ({pooled.p:.2g})"]))
     return "\n".join(lines)
 
 
