@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.real_text.domains import SOURCE
 from benchmarks.real_text.students import evaluations
 from inranker_flow.artifacts import tables
+from inranker_flow.corpora import run_files
 from inranker_flow.evaluation.significance import bootstrap_interval, compare, holm, parts_of
 
 MEASURE, AGREEMENT = "nDCG@10", "Kendall's tau with the teacher"
@@ -61,11 +62,10 @@ def _agreeing(taught: Iterable[Path], folder: Path) -> Iterable[Row]:
 
 
 def _scores(path: Path) -> dict[str, dict[str, float]]:
-    """Read a TREC run: query -> document -> score."""
+    """Read a run: query -> document -> score."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        query, _, document, _, score, *_ = line.split()
-        found[query][document] = float(score)
+    for row in run_files.read(str(path)).to_pylist():
+        found[row["query_id"]][row["doc_id"]] = row["score"]
     return found
 
 

@@ -93,6 +93,7 @@ def test_the_work_of_several_models_has_the_larger_error():
 
 
 def test_only_less_than_float32_on_a_cpu_is_compared(monkeypatch):
+    # The rule is asked about either kind of device, of which a machine has one; nothing is computed.
     monkeypatch.setattr(devices, "pick_device", lambda: torch.device("cpu"))
     assert [devices.rounds_on_cpu(each) for each in ("auto", "float32", "bfloat16", "int8")] == [
         False,

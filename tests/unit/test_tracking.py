@@ -442,7 +442,7 @@ def test_the_rate_of_any_work_is_a_curve(database):
 
 def test_the_machine_is_watched_in_a_long_stage(database, monkeypatch):
     database()
-    monkeypatch.setattr(curves, "EVERY", 0.05)
+    monkeypatch.setattr(curves, "EVERY", 0.05)  # the real monitor, which looks more often: else the test waits for it
     with stage_run("teacher_label") as run, curves.machine_watched(run.run_id, after=0):
         while "system/cpu_utilization_percentage" not in mlflow.MlflowClient().get_run(run.run_id).data.metrics:
             time.sleep(0.05)

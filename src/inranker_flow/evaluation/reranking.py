@@ -30,7 +30,7 @@ from inranker_flow.rankers import devices
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.reading import Passages
 from inranker_flow.scoring import engine, served
-from inranker_flow.scoring.job import Processes, ScoringJob, ShardedJob
+from inranker_flow.scoring.job import Processes, ScoringJob, ShardedJob, largest
 from inranker_flow.scoring.logits import SCHEMA, Logits
 from inranker_flow.scoring.rerank_server import RerankServer
 from inranker_flow.storage import uris
@@ -89,7 +89,7 @@ class Reranking:
     @property
     def largest_difference(self) -> float:
         """The largest difference of a logit from float32, of all systems that compute in less on a CPU."""
-        return max((each.costs.error.get("largest_difference", 0.0) for each in self.scored.values()), default=0.0)
+        return largest(each.costs.error for each in self.scored.values()).get("largest_difference", 0.0)
 
     def close(self) -> None:
         """The evaluation is written: nobody needs unfinished work any more."""

@@ -105,4 +105,4 @@ class Work:
 
 def largest(errors: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
     """Return the error of the model that differs most from float32; an empty one differs not at all."""
-    return max(errors, key=lambda error: error.get("largest_difference", 0.0))
+    return max(errors, key=lambda error: error.get("largest_difference", 0.0), default={})
