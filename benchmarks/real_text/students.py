@@ -47,12 +47,18 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     queries: int = QUERIES
 
+    @property
+    def slug(self) -> str:
+        """Its name in paths."""
+        return self.name.replace(" ", "-")
+
 
 REPLAY = {"replay": 0.25}
-#: The first two for every seed; the others change one thing of the second.
-VARIANTS = (
-    Variant("more source", "source"),
-    Variant("written", changes=REPLAY),
+#: What phase 2 is compared by: the same compute of more source, and queries that a language model wrote.
+COMPARED = (Variant("more source", "source"), Variant("written", changes=REPLAY))
+#: Each changes one thing of `written`.
+CHANGED = (
+    Variant("low rate", changes={**REPLAY, "learning_rate": 5e-5}),
     Variant("crops", "crops", changes=REPLAY),
     Variant("margin_mse", changes={**REPLAY, "loss": "margin_mse"}),
     Variant("kl", changes={**REPLAY, "loss": "kl"}),
@@ -62,6 +68,7 @@ VARIANTS = (
     Variant("merged (slerp)", changes={**REPLAY, "merge": "slerp"}),
     Variant("100 queries", changes=REPLAY, queries=100),
     Variant("200 queries", changes=REPLAY, queries=200),
+    Variant("1200 queries", changes=REPLAY, queries=1200),
 )
 
 
@@ -71,10 +78,11 @@ def make(root: Path, seeds: Sequence[int], names: Sequence[str]) -> None:
     with served(root / MINILM) as address:
         world = _World(root, start, address, f"data-{'-'.join(map(str, seeds))}")
         for seed in seeds:
-            for variant in VARIANTS:
+            if chosen := [each for each in COMPARED if not names or each.name in names]:
+                world.compare(chosen, seed)
+            for variant in CHANGED:
                 if not names or variant.name in names:
-                    world.student(variant, seed)
-        world.evaluate(seeds, [each for each in VARIANTS if not names or each.name in names])
+                    world.change(variant, seed)
 
 
 class _World:
@@ -146,35 +154,39 @@ class _World:
             sets = [self.pairs(SOURCE, "more")[2]]
         else:
             sets = [self.pairs(name, variant.kind, variant.queries)[2] for name in TARGETS]
-        made = self._run(f"{variant.name.replace(' ', '-')}-{seed}")(
+        made = self._run(f"{variant.slug}-{seed}")(
             "distill_phase2", configs={"config": {**TRAINING, "seed": seed, **variant.changes}}, outputs=("model",),
             inputs={"training_sets": sets, "start": self.phase1(), "replay": self.pairs(SOURCE, "source")[2]}, champion="",
         )  # fmt: skip
         log.info("%s, seed %s: held-out loss %s", variant.name, seed, made.stats["heldout_loss"])
         return made.outputs["model"]
 
-    def evaluate(self, seeds: Sequence[int], variants: Sequence[Variant]) -> None:
-        """Measure all students of each seed, first stage and teacher on the test queries of source and targets."""
-        data = [self.pairs(SOURCE, "source"), *(self.pairs(name, "written") for name in TARGETS)]
-        for seed in seeds:
-            # The first seed's evaluation measures the teacher for all: it is the same one.
-            config = {**EVALUATION, "teacher": all(other == seed for other, _ in evaluations(self.root))}
-            students = {"phase 1": self.phase1()}
-            students |= {each.name: self.student(each, seed) for each in variants}
-            made = self._run(f"evaluation-{seed}")(
-                "evaluate", configs={"config": config, "teacher": self.teacher}, outputs=("evaluation", "report"),
-                champion="",
-                inputs={
-                    "collections": [each[0] for each in data], "candidates": [each[1] for each in data],
-                    "labels": [each[2] for each in data], "students": students,
-                },
-            )  # fmt: skip
-            (self.root / f"evaluation-{seed}.json").write_text(json.dumps({"folder": str(made.outputs["evaluation"])}))
+    def compare(self, variants: Sequence[Variant], seed: int) -> None:
+        """Measure phase 1 and ``variants``; the first seed measures the teacher for all, because it is the same one."""
+        students = {"phase 1": self.phase1(), **{each.name: self.student(each, seed) for each in variants}}
+        self._evaluate(
+            f"evaluation-{seed}", students, teacher=all(other == seed for other, _ in evaluations(self.root))
+        )
+
+    def change(self, variant: Variant, seed: int) -> None:
+        """Measure a variant alone: one more costs no other's evaluation."""
+        self._evaluate(f"evaluation-{seed}-{variant.slug}", {variant.name: self.student(variant, seed)}, teacher=False)
+
+    def _evaluate(self, name: str, students: Mapping[str, Path], teacher: bool) -> None:
+        """Measure ``students`` and the first stage on the test queries of source and targets."""
+        data = [self.pairs(SOURCE, "source"), *(self.pairs(target, "written") for target in TARGETS)]
+        made = self._run(name)(
+            "evaluate", configs={"config": {**EVALUATION, "teacher": teacher}, "teacher": self.teacher},
+            outputs=("evaluation", "report"), champion="",
+            inputs={
+                "collections": [each[0] for each in data], "candidates": [each[1] for each in data],
+                "labels": [each[2] for each in data], "students": students,
+            },
+        )  # fmt: skip
+        (self.root / f"{name}.json").write_text(json.dumps({"folder": str(made.outputs["evaluation"])}))
 
 
 def evaluations(root: Path) -> Iterator[tuple[int, Path]]:
     """Yield (seed, evaluation folder) of what was measured."""
-    for seed in SEEDS:
-        path = root / f"evaluation-{seed}.json"
-        if path.is_file():
-            yield seed, Path(json.loads(path.read_text())["folder"])
+    for path in sorted(root.glob("evaluation-*.json")):
+        yield int(path.stem.split("-")[1]), Path(json.loads(path.read_text())["folder"])
