@@ -16,6 +16,7 @@ from inranker_flow import reading
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.sections import CorpusConfig, PromoteConfig
+from inranker_flow.model_registry import history
 from inranker_flow.stages import promote as stage
 from inranker_flow.tracking import connection
 from tests.databases import new_database
@@ -208,3 +209,9 @@ def reasons(evaluation: Path) -> list[dict]:
     """What the decision about ``evaluation`` gives as its reasons."""
     found = json.loads((evaluation.with_name(f"{evaluation.name}-decision") / "decision.json").read_text())
     return found["reasons"]
+
+
+def previous(name: str) -> tuple[history.State, str]:
+    """Return the settled state and the version that a rollback restores."""
+    state = history.settle(name)
+    return state, next(version.version for version, _ in history.leads_back(name, state) if version)

@@ -14,7 +14,7 @@ from inranker_flow.config.sections import CorpusConfig, GenerateConfig
 from inranker_flow.corpora.sentences import sentences
 from inranker_flow.generation.backends import load_backend
 from inranker_flow.generation.prompts import NONE
-from inranker_flow.planning.planner import by_size_alone, make_plan
+from inranker_flow.planning.planner import make_plan
 from inranker_flow.preflight.generator import check_generator
 from inranker_flow.settings.pin import pin
 from inranker_flow.stages.generate_queries import generate_queries, help_generate
@@ -22,6 +22,7 @@ from inranker_flow.words import pieces
 from pipelines.release import refuse_local
 from tests import languages, models
 from tests.models import read_queries as read
+from tests.planning import by_size_alone
 from tests.refusals import refuses
 
 #: Four sentences each, of which every one is another's.

@@ -13,7 +13,7 @@ from inranker_flow import profiles
 from inranker_flow.config.retrieval import DenseConfig, RetrieveConfig, SearchServerConfig
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.errors import UserError
-from inranker_flow.planning.planner import by_size_alone, make_plan
+from inranker_flow.planning.planner import make_plan
 from inranker_flow.preflight.checks import Skipped
 from inranker_flow.preflight.first_stage import check_first_stage
 from inranker_flow.preflight.pool import Need
@@ -22,6 +22,7 @@ from inranker_flow.settings.pin import pin
 from inranker_flow.settings.profile import Profile
 from tests import beir, bi_encoders
 from tests.http_server import Answer
+from tests.planning import by_size_alone
 from tests.refusals import refuses
 from tests.search_server import SearchServer
 

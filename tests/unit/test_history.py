@@ -15,14 +15,19 @@ from hypothesis import strategies as st
 
 from inranker_flow.errors import UserError
 from inranker_flow.model_registry import history, registry, stored_files
-from inranker_flow.model_registry.history import Entry, replay
+from inranker_flow.model_registry.history import Entry, State, replay
 from inranker_flow.tracking import connection
 from tests import forked
-from tests.promoting import evaluation, promote, reasons, student, use, use_database
+from tests.promoting import evaluation, previous, promote, reasons, student, use, use_database
 from tests.refusals import refuses
 from tests.stack import postgresql
 
 # --- the pure part ----------------------------------------------------------------------------------------------------
+
+
+def _barred(state: State) -> set[str]:
+    """Return the numbers of what a person took out of service."""
+    return {place.version for place, _ in state.out}
 
 
 def _entry(number: int, after: int, source: str, target: str, kind: str = "PROMOTE") -> Entry:
@@ -43,10 +48,10 @@ def test_each_rollback_goes_further_back_and_a_promotion_starts_anew():
     assert (replay(entries).serving, replay(entries).before) == ("2", ("1",))
     entries.append(_entry(5, 4, "2", "1", "ROLLBACK"))
     assert (replay(entries).serving, replay(entries).before) == ("1", ())
-    assert set(replay(entries).barred) == {"3", "2"}
+    assert _barred(replay(entries)) == {"3", "2"}
     entries.append(_entry(6, 5, "1", "3", "MANUAL"))
     state = replay(entries)
-    assert (state.serving, state.before, set(state.barred)) == ("3", ("1",), {"2", "1"})
+    assert (state.serving, state.before, _barred(state)) == ("3", ("1",), {"2", "1"})
 
 
 def test_a_rollback_past_others_leaves_them_behind():
@@ -69,7 +74,7 @@ def test_every_log_has_one_meaning(rows):
             number = entry.number
     assert state.serving == (chain[-1].target if chain else "")
     assert set(state.lost) == {each.number for each in entries} - {each.number for each in chain}
-    assert state.serving not in state.barred, "what serves is never barred"
+    assert state.serving not in _barred(state), "what serves is never barred"
     for cut in range(len(entries)):
         assert set(replay(entries[:cut]).lost) <= set(state.lost), "what was lost stays lost"
 
@@ -142,11 +147,11 @@ def test_an_alias_that_was_moved_elsewhere_is_recorded_and_accepted(database):
     assert registry.champion("m").version == "1", "a person's choice is not undone"
     connection.client().delete_registered_model_alias("m", "champion")
     assert history.settle("m").serving == ""
-    assert history.previous("m")[1] == "1", "what served last, also where nothing serves"
+    assert previous("m")[1] == "1", "what served last, also where nothing serves"
     connection.client().delete_model_version("m", "1")
-    assert history.previous("m")[1] == "2", "what is gone is skipped"
+    assert previous("m")[1] == "2", "what is gone is skipped"
     assert _log("m") == [("FOUND", "", "1"), ("PROMOTE", "1", "2"), ("FOUND", "2", "1"), ("FOUND", "1", "")]
-    assert "2" in history.settle("m").barred
+    assert "2" in _barred(history.settle("m"))
 
 
 def test_what_was_interrupted_is_finished_by_the_next_one(database):
@@ -180,7 +185,7 @@ def test_a_version_that_a_person_took_out_is_not_promoted_again_by_the_gate(data
     better = evaluation(tmp_path / "e2", bm25=0.2, phase2=0.7, champion=0.6)
     promote("m", students[0], evaluation(tmp_path / "e1", bm25=0.2, phase2=0.6), "", "k1")
     assert promote("m", students[1], better, "models:/m/1", "k2").verdict == "PROMOTE"
-    state, before = history.previous("m")
+    state, before = previous("m")
     assert history.move(registry.version("m", before), "ROLLBACK", "ann", "slow on phones", {}, state.serving)
     again = promote("m", students[1], better, "models:/m/1", "k2")
     assert (again.verdict, again.version) == ("HOLD", "2") and registry.champion("m").version == "1"
@@ -256,10 +261,10 @@ def test_a_rollback_skips_what_is_gone_and_goes_further_back_from_there(database
     with pytest.raises(
         UserError, match=r"m: no champion before version 2 is left: version 1 is gone; choose .* VERSION=N"
     ):
-        history.previous("m")
+        previous("m")
     client.delete_model_version("m", "2")
     with pytest.raises(UserError, match="no champion of this name is left: version 2 is gone; version 1 is gone"):
-        history.previous("m")
+        previous("m")
     assert history.settle("m").serving == ""
 
 
@@ -272,7 +277,7 @@ def test_a_model_that_was_made_anew_is_not_the_one_of_its_number(database):
     registry.set_alias(new[2], registry.CHAMPION)  # in MLflow's UI: the number that serves is what it was
     assert history.settle("m").now == history.Place("3", "z")
     assert history.read("m")[-1].why.startswith("version 3 is another model now")
-    state, before = history.previous("m")
+    state, before = previous("m")
     assert before == "2", "the same weights under the same number: registered again from the same student"
     assert [why for _, why in history.leads_back("m", state)] == [
         "version 3 is another model now", "", "version 1 is another model now"
@@ -290,7 +295,7 @@ def test_a_change_to_a_version_that_was_deleted_meanwhile_is_in_nobodys_way(data
     assert history.settle("m").serving == "1"
     assert history.read("m")[-1].why == "version 2 is gone, so this serves instead"
     assert history.move(three, "PROMOTE", "me", "w", {}, expected="1") and registry.champion("m").version == "3"
-    assert history.previous("m")[1] == "1"
+    assert previous("m")[1] == "1"
 
 
 def test_a_rollback_does_not_lead_to_what_serves(database):
@@ -300,16 +305,16 @@ def test_a_rollback_does_not_lead_to_what_serves(database):
     connection.client().delete_registered_model_alias("m", "champion")
     history.settle("m")
     _move(two, "MANUAL")
-    assert history.previous("m")[1] == "1"
+    assert previous("m")[1] == "1"
 
 
 def test_with_nothing_before_there_is_nothing_to_go_back_to(database):
     with refuses("history-nowhere"):
-        history.previous("nobody")
+        previous("nobody")
     [one] = _versions("m", 1)
     history.move(one, "PROMOTE", "me", "w", {}, expected="")
     with pytest.raises(UserError, match="m: no champion before version 1 is known"):
-        history.previous("m")
+        previous("m")
 
 
 # --- two at once ------------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, GenerateConfig, PrepareConfig
 from inranker_flow.environment import variables
 from inranker_flow.planning.counting import count
-from inranker_flow.planning.planner import by_size_alone, make_plan
+from inranker_flow.planning.planner import make_plan
 from inranker_flow.stages.generate_queries import generate_queries, help_generate
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.stages.retrieve import retrieve
 from tests import beir
 from tests.models import read_queries
+from tests.planning import by_size_alone
 from tests.refusals import refuses
 
 #: Beside the judged queries of `beir`: two of use, one repeated, one that is a test query in other letters.

@@ -16,7 +16,7 @@ from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import UserError
 from inranker_flow.planning import counting, judge, models, parts, reality, speed
 from inranker_flow.planning.counting import count
-from inranker_flow.planning.planner import START_SECONDS, by_size_alone, make_plan
+from inranker_flow.planning.planner import START_SECONDS, make_plan
 from inranker_flow.planning.plans import Plan, Row, read_sentence, sentence_of
 from inranker_flow.planning.speed import Sample, Speed
 from inranker_flow.profiles import load
@@ -29,6 +29,7 @@ from tests import beir, starts
 from tests.databases import new_database
 from tests.models import causal as tiny_causal
 from tests.models import stub_files
+from tests.planning import by_size_alone
 
 SAMPLE = Sample(["a question"], ["a passage"], 100.0, 12.0)
 

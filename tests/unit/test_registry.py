@@ -22,7 +22,7 @@ from inranker_flow.reading import WHOLE
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.records import left_out_of
 from inranker_flow.tracking.runs import current_run_id, pipeline_run, stage_run
-from tests.promoting import VERSIONS, evaluation, promote, reasons, registry_of_a_module, stored, student
+from tests.promoting import VERSIONS, evaluation, previous, promote, reasons, registry_of_a_module, stored, student
 from tests.refusals import refuses
 
 #: Without test sets there is nothing to time.
@@ -321,7 +321,7 @@ def test_a_registry_of_older_code_is_read_and_goes_on(database, students, tmp_pa
     better = evaluation(tmp_path / "e3", bm25=0.2, phase2=0.7, champion=0.6)
     assert promote("older", students[1], better, "models:/older/1", "k3").verdict == "PROMOTE"
     assert [each.target for each in history.read("older")] == ["1", "2"] and registry.challenger("older") is None
-    assert history.previous("older")[1] == "1"
+    assert previous("older")[1] == "1"
     assert [each.name for each in client.search_registered_models("name LIKE '%older%'")] == [
         "older",
         "zz-older-history",

@@ -97,11 +97,6 @@ class State:
         """The numbers of ``places``."""
         return tuple(each.version for each in self.places)
 
-    @property
-    def barred(self) -> dict[str, Entry]:
-        """The numbers of what is ``out``."""
-        return {place.version: entry for place, entry in self.out}
-
     def taken_out(self, version: Version) -> Entry | None:
         """Return the entry by which a person took ``version`` out of service, or None."""
         return next((entry for place, entry in self.out if place.same(_place(version))), None)
@@ -261,12 +256,6 @@ def move(
     if state.last and state.last.number == number:
         _apply(version.name, state.last)
     return True
-
-
-def previous(name: str) -> tuple[State, str]:
-    """Return the settled state and the version that a rollback restores: :func:`leads_back`'s first."""
-    state = settle(name)
-    return state, next(version.version for version, _ in leads_back(name, state) if version)
 
 
 def leads_back(name: str, state: State) -> list[tuple[Version | None, str]]:

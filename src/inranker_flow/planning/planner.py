@@ -19,7 +19,7 @@ from inranker_flow.generation import held_out, prompts
 from inranker_flow.planning import judge, models
 from inranker_flow.planning.counting import CHARACTERS, Counted, count
 from inranker_flow.planning.plans import Plan, Row
-from inranker_flow.planning.speed import Sample, Speed, Work, by_size
+from inranker_flow.planning.speed import Sample, Speed, Work
 from inranker_flow.rankers.checkpoints import DEMO
 
 if TYPE_CHECKING:
@@ -46,15 +46,6 @@ def make_plan(profile: Profile, device: str, price: float, speeds: Speeds) -> Pl
     source = count(profile.source, profile.corpus)
     targets = [(count(each, profile.corpus), each) for each in profile.targets]
     return _Planner(profile, speeds, device, price).plan(source, targets)
-
-
-def by_size_alone(device: str) -> Speeds:
-    """Return speeds from sizes, which costs nothing."""
-
-    def speed(work: Work, section: Any, sample: Sample) -> Speed:
-        return by_size(work, section.checkpoint, device, sample, getattr(section, "batch_size", 1))
-
-    return speed
 
 
 class _Planner:
