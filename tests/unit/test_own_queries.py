@@ -280,11 +280,19 @@ def test_rows_without_what_they_need(tmp_path, row, facts):
         prepare_corpus(PrepareConfig(), corpus, tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["q1\td2\t3\n", "qid\tdocid\n", "qid\tdocid\tscore\nq1\td2\n"])
-def test_columns_without_what_they_need(tmp_path, text):
-    (tmp_path / "own.tsv").write_text(text)
+@pytest.mark.parametrize(
+    ("text", "code", "fact"),
+    [
+        ("q1\td2\t3\n", "collection-column", "query_id"),
+        ("qid\tdocid\n", "collection-column", "'score'"),
+        ("qid\tdocid\tscore\nq1\td2\n", "collection-row", "line 2"),
+        ("qid\tdocid\tscore\tdéjà\nq1\td2\t3\tx\n", "text-encoding", "first line"),
+    ],
+)
+def test_columns_without_what_they_need(tmp_path, text, code, fact):
+    (tmp_path / "own.tsv").write_bytes(text.encode("latin-1"))
     corpus = CorpusConfig(
         uri=str(beir.write(tmp_path / "beir")), name="sample", labels=f"soft-labels:{tmp_path / 'own.tsv'}"
     )
-    with refuses("collection-row", "own.tsv line"):
+    with refuses(code, "own.tsv", fact):
         prepare_corpus(PrepareConfig(), corpus, tmp_path / "out")

@@ -9,6 +9,7 @@ It is read as `prepare_corpus` reads it, with broken rows dropped and counted.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -24,9 +25,11 @@ from inranker_flow.commands.command import Parser, listing
 from inranker_flow.commands.options import sections
 from inranker_flow.config.parsing import without_defaults
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
+from inranker_flow.corpora import run_files
 from inranker_flow.corpora.folders import WISHES
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.problems import BROKEN, HARMLESS
+from inranker_flow.corpora.sources import layout
 from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.settings.profile import split
@@ -38,6 +41,14 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SAMPLES, _SHOWN = 5, 160
 #: Letters of a text that say its script.
 _LETTERS = 200
+#: Settings of a collection that say nothing of the folder that was made of it: its files are as they should be.
+_WRITTEN = {
+    "uri", "fingerprint", "labels", "train_split", "test_split", "log", "log_queries", "fields", "passage_tokens",
+    "passage_overlap", "runs", "text_fields", "query_fields",
+}  # fmt: skip
+_LABELS = "labels.jsonl"
+#: What a text must not tell a terminal.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @listing
@@ -114,9 +125,14 @@ def _described(corpus: CorpusConfig, stats: PrepareStats, seen: _Seen, folder: P
     if not any(each["kind"] in ("duplicate_text", "empty_document") for each in problems):
         yield "Found         no empty and no repeated text"
     yield f"Judgements    {_judgements(stats)}"
+    if stats.logged_queries:
+        yield f"Log           {stats.logged_queries:,} queries that people asked"
+    if stats.published_labels:
+        yield f"Labels        {stats.published_labels:,} soft labels"
     for each in seen.samples:
         text = " ".join(default_text(each["title"], each["text"]).split())
-        yield f"\n{each['doc_id']}\n  {text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}"
+        shown = f"{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}"
+        yield f"\n{layout.printable(each['doc_id'])}\n  {_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], shown)}"
 
 
 def _judgements(stats: PrepareStats) -> str:
@@ -129,12 +145,16 @@ def _judgements(stats: PrepareStats) -> str:
 
 def _next(corpus: CorpusConfig, stats: PrepareStats, seen: _Seen, to: Path | None) -> str:
     """Return the command that trains on the collection."""
-    role = "source" if stats.train_queries else "target"
+    # Phase 1 learns from judged queries alone.
+    role = "source" if stats.train_queries and corpus.queries == "synthetic" else "target"
     data: dict[str, Any] = without_defaults(corpus)
     del data["name"]
     if to:
-        data = {"uri": str(to), **({"fields": {"document": "document"}} if seen.documents else {})}
-    if set(data) == {"uri"}:
+        data = {key: value for key, value in data.items() if key not in _WRITTEN}
+        data |= {"uri": str(to), **({"fields": {"document": "document"}} if seen.documents else {})}
+        data |= {"labels": f"soft-labels:{to / _LABELS}"} if stats.published_labels else {}
+        data |= {"runs": [run_files.address(corpus, name) for name in corpus.runs]} if corpus.runs else {}
+    if set(data) == {"uri"} and shlex.quote(data["uri"]) == data["uri"]:
         return f"make run {'SOURCE' if role == 'source' else 'TARGETS'}={data['uri']}"
     written = json.dumps(data, ensure_ascii=False)
     return f"make run SET={shlex.quote(f'source={written}' if role == 'source' else f'targets=[{written}]')}"
@@ -144,7 +164,7 @@ def _next(corpus: CorpusConfig, stats: PrepareStats, seen: _Seen, to: Path | Non
 
 
 def _write(folder: Path, out: Path) -> None:
-    """Write the tables in ``folder`` to ``out``: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
+    """Write the tables in ``folder`` to ``out``: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, and labels.jsonl."""
     parts = (folder / tables.PASSAGES.filename).is_file()
     passages = tables.read_batches(tables.PASSAGES, folder) if parts else iter(())
     documents = (each for batch in passages for each in batch.column("document_id").to_pylist())
@@ -153,6 +173,11 @@ def _write(folder: Path, out: Path) -> None:
             for row in batch.to_pylist():
                 of = {"document": next(documents)} if parts else {}
                 _line(file, {"_id": row["doc_id"], "title": row["title"], "text": row["text"], **of})
+    if (folder / tables.LABELS.filename).is_file():
+        with (out / _LABELS).open("w", encoding="utf-8") as file:
+            for batch in tables.read_batches(tables.LABELS, folder):
+                for row in batch.to_pylist():
+                    _line(file, row)
     if parts:
         (out / WISHES).write_text("fields: {document: document}\n", encoding="utf-8")
     queries = tables.read(tables.QUERIES, folder).to_pylist()
@@ -173,5 +198,5 @@ def _write(folder: Path, out: Path) -> None:
             (out / "qrels" / f"{name}.tsv").write_text(text, encoding="utf-8")
 
 
-def _line(file: IO[str], row: dict[str, str]) -> None:
+def _line(file: IO[str], row: dict[str, Any]) -> None:
     file.write(f"{json.dumps(row, ensure_ascii=False)}\n")

@@ -8,7 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inranker_flow.corpora.problems import Problems
+from inranker_flow.corpora.problems import Problems, Rows
+
+#: Ids that TREC files, which separate columns by white space, cannot hold.
+_BAD_ID = r"^$|[\s\x00-\x1f]"
+
+
+def good_ids(rows: Rows, problems: Problems) -> np.ndarray:
+    """Return a mask of the rows whose id, and their document's, fits the files between stages; the others are reported."""
+    good = np.ones(len(rows.columns[0]), bool)
+    for place in range(0, len(rows.columns), 3):
+        bad = pc.match_substring_regex(pa.array(rows.columns[place], pa.string()), _BAD_ID)
+        bad = good & bad.to_numpy(zero_copy_only=False)
+        what = f"id {{{place}!r}} is empty or holds white space, which TREC files cannot"
+        problems.add_rows("malformed", rows, bad, what)
+        good &= ~bad
+    return good
 
 
 @dataclass

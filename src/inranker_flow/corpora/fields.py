@@ -69,11 +69,19 @@ class Fields:
     def row(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """Return doc_id, title, text (and the document's id). Raises :class:`BadValue` for a row that has no id, or a value that
         is no text."""
-        id_ = self.id.text(values)
-        if not id_:
-            raise BadValue(f"has no {' or '.join(self.id.names)}")
-        row = id_, self.title.text(values) if self.title else "", self.text.text(values)
-        return (*row, self.document.text(values)) if self.document else row
+        row = _id(self.id, values), self.title.text(values) if self.title else "", self.text.text(values)
+        return (*row, _id(self.document, values)) if self.document else row
+
+
+def _id(template: Template, values: Mapping[str, Any]) -> str:
+    """Return what names a document. A fraction is none: 7 became 7.0 where a column of whole numbers has a hole."""
+    found = template.text(values)
+    if not found:
+        raise BadValue(f"has no {' or '.join(template.names)}")
+    for name in template.names:
+        if isinstance(value := lookup(values, name), float):
+            raise BadValue(f"{name!r} is {value}, a fraction; write ids as text or as whole numbers")
+    return found
 
 
 def of_table(asked: Mapping[FieldName, str], names: Iterable[str], shown: str) -> Fields:

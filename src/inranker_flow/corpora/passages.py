@@ -52,13 +52,20 @@ def check(corpus: CorpusConfig) -> None:
 
 
 def cut(sections: Iterable[Section], size: Size) -> Iterator[tuple[str, str]]:
-    """Yield the title path and the text of each passage; a heading without text is in the paths below it alone."""
+    """Yield the title path and the text of each passage; a heading without text is in the paths below it alone. In a document
+    of nothing but headings the last of each branch is a passage."""
     found = list(sections)
-    bodies = [each for each in found if each.text.strip()] or found[:1]
+    bodies = [each for each in found if each.text.strip()] or _last(found[1:]) or found[:1]
     for section in bodies:
         title = _ARROW.join(filter(None, section.path))
         for text in _parts(section.text.strip(), size):
             yield title, text
+
+
+def _last(sections: Sequence[Section]) -> list[Section]:
+    """Return the sections below which there are no others."""
+    paths = [each.path for each in sections[1:]] + [()]
+    return [each for each, then in zip(sections, paths, strict=False) if then[: len(each.path)] != each.path]
 
 
 def as_passages(rows: Rows, corpus: CorpusConfig) -> Rows:
@@ -84,7 +91,7 @@ def _parts(text: str, size: Size) -> Iterator[str]:
         return
     held: list[_Piece] = []
     length = 0
-    for piece in _pieces(text, size.tokens):
+    for piece in _pieces(text, size):
         if held and length + piece.tokens > size.tokens:
             yield _joined(held)
             held = _tail(held, min(size.overlap, size.tokens - piece.tokens))
@@ -104,7 +111,9 @@ class _Piece:
     before: str
 
 
-def _pieces(text: str, most: int) -> Iterator[_Piece]:
+def _pieces(text: str, size: Size) -> Iterator[_Piece]:
+    # A long sentence is cut so that an overlap can be some of its parts.
+    most, step = size.tokens, min(size.overlap, size.tokens - size.overlap) or size.tokens
     for line in text.split("\n"):
         before = "\n"
         for sentence in [line] if words.count(line) <= most else sentences(line):
@@ -115,8 +124,8 @@ def _pieces(text: str, most: int) -> Iterator[_Piece]:
                 yield _Piece(sentence.rstrip(), tokens, before)
             else:
                 parts, between = words.split(sentence)
-                for start in range(0, len(parts), most):
-                    part = parts[start : start + most]
+                for start in range(0, len(parts), step):
+                    part = parts[start : start + step]
                     yield _Piece(between.join(part).strip(), len(part), before if not start else between)
             before = " " if words.has_blanks(sentence) else ""
 

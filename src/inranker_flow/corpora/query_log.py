@@ -14,9 +14,11 @@ import pyarrow as pa
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.fields import BadValue, as_text
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import layout, parquet
-from inranker_flow.corpora.sources.lines import BadLine, batches, cells, json_object
+from inranker_flow.corpora.sources.delimited import Delimited
+from inranker_flow.corpora.sources.lines import BadLine, batches, json_object
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 from inranker_flow.storage import uris
 from inranker_flow.words import normal
@@ -36,11 +38,13 @@ def read(corpus: CorpusConfig, problems: Problems, seed: int) -> pa.Table:
     counts: dict[str, float] = {}
     texts: dict[str, str] = {}
     for rows in _rows(corpus.log, problems):
-        for text, count in zip(*rows.columns, strict=True):
+        for line, text, count in zip(rows.lines, *rows.columns, strict=True):
             name = normal(text)
             if any(map(str.isalnum, name)):
                 counts[name] = counts.get(name, 0) + count
                 texts.setdefault(name, " ".join(text.split()))
+            else:
+                problems.add("wordless_query", rows.file, line, f"{text.strip()!r} has no letter and no digit")
     problems.check()
     if not counts:
         raise BadCollection(f"{corpus.log}: holds no query; give one query a line, or another file", code="log-empty")
@@ -69,13 +73,19 @@ def _rows(uri: str, problems: Problems) -> Iterator[Rows]:
     if suffix in (".jsonl", ".ndjson"):
         return batches(path, uri, _object, 2, problems)
     if suffix in (".csv", ".tsv"):
-        return batches(path, uri, _Delimited("," if suffix == ".csv" else "\t", uri), 2, problems)
+        return _delimited(path, uri, "" if suffix == ".csv" else "\t", problems)
     if suffix == ".txt":
-        return batches(path, uri, lambda text: (text, 1.0), 2, problems)
+        return batches(path, uri, _line, 2, problems)
     raise BadCollection(
         f"{uri}: not a form of a log that is read; give .txt (one query a line), .csv, .tsv, .jsonl or .parquet",
         code="log-form",
     )
+
+
+def _line(text: str) -> Row:
+    if "\r" in text.rstrip("\r\n"):
+        raise BadLine("its lines end with \\r alone; write the file with \\n or \\r\\n")
+    return text, 1.0
 
 
 def _object(text: str) -> Row:
@@ -83,25 +93,13 @@ def _object(text: str) -> Row:
     name = next((name for name in QUERY_NAMES if isinstance(row.get(name), str)), None)
     if name is None:
         raise BadLine(f"has no {QUERY_NAMES[0]!r} that is text")
-    return row[name], _count(next((row[name] for name in COUNT_NAMES if row.get(name) is not None), 1))
+    return row[name], _count(next((row[name] for name in COUNT_NAMES if name in row), None))
 
 
-class _Delimited:
-    """Parser of lines in columns whose first line names them."""
-
-    def __init__(self, between: str, shown: str) -> None:
-        self._between, self._shown = between, shown
-        self._places: tuple[int, int | None] | None = None
-
-    def __call__(self, text: str) -> Row | None:
-        parts = cells(text, self._between)
-        if self._places is None:
-            self._places = _places([part.strip().lower() for part in parts], self._shown)
-            return None
-        query, count = self._places
-        if len(parts) <= max(query, count or 0):
-            raise BadLine(f"has {len(parts)} columns, fewer than the first line names")
-        return parts[query], 1.0 if count is None else _count(parts[count])
+def _delimited(path: Path, shown: str, between: str, problems: Problems) -> Iterator[Rows]:
+    table = Delimited(path, shown, between, problems)
+    query, count = _places([name.lower() for name in table.names], shown)
+    return table.batches(lambda cells: (cells[query], 1.0 if count is None else _count(cells[count])), 2)
 
 
 def _places(names: Sequence[str], shown: str) -> tuple[int, int | None]:
@@ -123,20 +121,25 @@ def _columns(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
         asked = [names[query], *([] if count is None else [names[count]])]
         start = 1
         for batch in tables.stream(file, asked, ROWS):
-            texts = [str(each or "") for each in parquet.values(batch, asked[0], shown, start)]
-            counts = parquet.values(batch, asked[1], shown, start) if len(asked) == 2 else [1] * len(texts)
+            texts = parquet.values(batch, asked[0], shown, start)
+            counts = parquet.values(batch, asked[1], shown, start) if len(asked) == 2 else [None] * len(texts)
             lines, rows = [], []
             for line, text, each in zip(range(start, start + len(texts)), texts, counts, strict=True):
                 try:
-                    rows.append((text, _count(each)))
+                    if isinstance(text, list | tuple):
+                        raise BadValue(f"{asked[0]!r} is {str(text)[:40]} and not text")
+                    rows.append((as_text(text, asked[0]), _count(each)))
                     lines.append(line)
-                except BadLine as error:
-                    problems.add(error.kind, shown, line, str(error))
+                except (BadLine, BadValue) as error:
+                    problems.add("malformed", shown, line, str(error))
             yield Rows(shown, lines, as_columns(rows, 2), batch.num_rows)
             start += len(texts)
 
 
 def _count(value: Any) -> float:
+    """Return how often a query was asked; one without a number was asked once."""
+    if value is None or value == "":
+        return 1.0
     try:
         number = float(str(value).replace(",", ""))
     except ValueError:

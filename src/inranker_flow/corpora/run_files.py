@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import lines, parquet
 from inranker_flow.storage import uris
 
+_BLANKS = re.compile(r"[ \t]+")
 _ROWS = tables.RUN.schema.remove(tables.RUN.schema.get_field_index("rank"))
 
 
@@ -35,6 +37,7 @@ def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: 
         return 0
     wanted = np.sort(_hashes(queries.column("query_id").to_pylist()))
     kept = np.sort(_hashes(tables.column(tables.CORPUS, collection, "doc_id").to_pylist()))
+    whole = np.setdiff1d(documents, kept) if are_cut(collection) else kept[:0]
     if are_cut(collection):  # then its passages are what is searched
         documents = kept
     pairs = HashSet()
@@ -46,9 +49,15 @@ def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: 
                 continue
             mine, found = contains(wanted, _hashes(query_ids)), _hashes(doc_ids)
             unknown = mine & ~contains(documents, found)
-            problems.add_rows(
-                "run_unknown_document", rows, unknown, "query {0!r} found {1!r}, which the collection lacks"
-            )
+            of_passages = unknown & contains(whole, found)
+            for rows_of, what in (
+                (
+                    of_passages,
+                    "query {0!r} found {1!r}, which the collection lacks as a passage: it was cut, so name its passages",
+                ),
+                (unknown & ~of_passages, "query {0!r} found {1!r}, which the collection lacks"),
+            ):
+                problems.add_rows("run_unknown_document", rows, rows_of, what)
             good = mine & contains(kept, found)
             new = np.zeros(len(good), bool)
             new[good] = pairs.add(hash_rows(query_ids, doc_ids)[good])
@@ -97,6 +106,8 @@ def _line(text: str) -> tuple[str, str, float] | None:
     parts = text.split()
     if not parts:
         return None
+    if len(parts) != 6:
+        parts = _BLANKS.split(text.strip(" \t\r\n"))  # ids may hold blanks of other scripts
     if len(parts) != 6:
         raise lines.BadLine(f"{len(parts)} columns where a run has six: query Q0 document rank score name")
     try:

@@ -20,7 +20,7 @@ from inranker_flow.artifacts import manifest, tables
 from inranker_flow.artifacts.hashing import Fingerprint, HashSet, contains, hash_rows, priorities
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora import query_log, run_files
-from inranker_flow.corpora.columns import Judgements, Queries, joined
+from inranker_flow.corpora.columns import Judgements, Queries, good_ids, joined
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.corpora.passages import as_passages
 from inranker_flow.corpora.problems import BROKEN, BadCollection, Problems, Rows
@@ -29,10 +29,6 @@ from inranker_flow.corpora.written import CorpusWriter
 from inranker_flow.progress import Progress
 
 log = logging.getLogger(__name__)
-
-
-#: Ids that TREC files, which separate columns by white space, can hold.
-_BAD_ID = r"^$|[\s\x00-\x1f]"
 
 
 @dataclass(frozen=True)
@@ -131,13 +127,6 @@ class _Preparation:
 
     def _hashes(self, ids: list[str]) -> np.ndarray:
         return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
-
-    def _good_ids(self, rows: Rows) -> np.ndarray:
-        """Return a mask of the rows whose id fits the files between stages; the others are reported."""
-        bad = pc.match_substring_regex(pa.array(rows.columns[0], pa.string()), _BAD_ID).to_numpy(zero_copy_only=False)
-        what = "id {0!r} is empty or holds white space, which TREC files cannot"
-        self.problems.add_rows("malformed", rows, bad, what)
-        return ~bad
 
     # --- published labels: which queries and documents they are about
 
@@ -275,7 +264,7 @@ class _Preparation:
             ids, texts = rows.columns
             if not ids:
                 continue
-            good = self._good_ids(rows)
+            good = good_ids(rows, self.problems)
             empty = good & np.array([not text.strip() for text in texts])
             self.problems.add_rows("empty_query", rows, empty, "query {0!r} has no text")
             good &= ~empty
@@ -378,7 +367,7 @@ class _Preparation:
             if not ids:
                 yield rows
                 continue
-            good = self._good_ids(rows)
+            good = good_ids(rows, self.problems)
             passages = [default_text(title, body) for title, body in zip(titles, bodies, strict=True)]
             empty = good & np.array([not passage for passage in passages])
             problems.add_rows("empty_document", rows, empty, "document {0!r} has no text")

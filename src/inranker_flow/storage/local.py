@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
 from inranker_flow import scratch
 from inranker_flow.errors import UserError
+
+#: Links to folders are followed so deep below a folder: some lead back.
+LINKS = 3
 
 
 @contextmanager
@@ -75,6 +78,32 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise UserError(
                 f"{path}: exists and is not an empty folder; remove it or give another name", code="folder-not-empty"
             ) from error
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder, sorted: also below links to folders, but for those that lead back or lie deep.
+
+    What may not be looked at is left out.
+    """
+    found: list[Path] = []
+
+    def walk(folder: Path, above: frozenset[tuple[int, int]]) -> None:
+        with suppress(PermissionError, FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                path = folder / entry.name
+                with suppress(OSError):
+                    if entry.is_file():
+                        found.append(path)
+                    elif entry.is_dir():
+                        status = entry.stat()
+                        this = status.st_dev, status.st_ino
+                        if not entry.is_symlink() or (this not in above and len(above) <= LINKS):
+                            walk(path, above | {this})
+
+    with suppress(OSError):
+        root = folder.stat()
+        walk(folder, frozenset({(root.st_dev, root.st_ino)}))
+    return sorted(found)
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:

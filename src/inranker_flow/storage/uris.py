@@ -15,7 +15,7 @@ from inranker_flow.environment import variables
 from inranker_flow.errors import UserError
 from inranker_flow.storage import hub, s3_client, s3_objects
 from inranker_flow.storage.listing import FileInfo, check_names, fingerprint_of
-from inranker_flow.storage.local import atomic_folder, atomic_write, digest_file, disk_errors
+from inranker_flow.storage.local import atomic_folder, atomic_write, digest_file, disk_errors, files_below
 from inranker_flow.storage.s3_errors import explained
 
 
@@ -114,7 +114,7 @@ def list_files(uri: str) -> list[FileInfo]:
     """Return files at or below ``uri``, sorted by name; empty where there is none."""
     if not uri.startswith("s3://"):
         path = local_path(uri)
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        files = [path] if path.is_file() else files_below(path)
         return [FileInfo(str(each), each.stat().st_size, digest_file(each)) for each in files]
     bucket, key = s3_objects.split(uri)
     prefix = key.rstrip("/")
@@ -130,7 +130,7 @@ def look(uri: str) -> list[FileInfo]:
     if uri.startswith("s3://"):
         return list_files(uri)
     found = []
-    for path in sorted(each for each in local_path(uri).rglob("*") if each.is_file()):
+    for path in files_below(local_path(uri)):
         stat = path.stat()
         found.append(FileInfo(str(path), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime))
     return found

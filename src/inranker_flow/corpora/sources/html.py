@@ -16,6 +16,13 @@ _BLOCKS = {
 }  # fmt: skip
 _CELLS = {"td", "th"}
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+#: Where a page says its encoding; browsers look no further than this many bytes.
+_CHARSET = re.compile(
+    rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE
+)
+_CHARSET_BYTES = 1024
+#: What is called so on the web is the larger of the two.
+_WINDOWS = {"iso-8859-1", "latin1", "ascii", "us-ascii"}
 _BLANKS = re.compile(r"\s+")
 
 
@@ -100,6 +107,13 @@ class _Page(HTMLParser):
         self._end_line()
         self.found.append((self._level, self._heading, self._lines))
         self._lines, self._level, self._heading = [], 0, ""
+
+
+def encoding(page: bytes) -> str:
+    """Return the encoding that a page says it has; "" for one that says none."""
+    found = _CHARSET.search(page[:_CHARSET_BYTES])
+    name = found[1].decode("ascii", "replace").lower() if found else ""
+    return "windows-1252" if name in _WINDOWS else name
 
 
 def sections(text: str, name: str) -> list[Section]:

@@ -17,6 +17,7 @@ from typing import Literal
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.corpora.problems import BadCollection
 from inranker_flow.corpora.sources.rows import Split
+from inranker_flow.storage.local import LINKS
 
 Form = Literal["jsonl", "columns", "csv", "parquet", ""]
 TextForm = Literal["plain", "markdown", "html", "office", ""]
@@ -46,8 +47,6 @@ _SHARD = re.compile(r"[-_.](\d+)-of-(\d+)$")
 _PLAIN = re.compile(r"(?:part|data)?[-_.]?\d*")
 #: Names that a message gives at most.
 _LISTED = 6
-#: Links to folders are followed so deep below the collection's own: some lead back.
-_DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -126,16 +125,17 @@ def printable(name: str) -> str:
 def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Return (name -> size of the regular files, name -> what it is of the others) in and below ``folder``.
 
-    Hidden names are left out. Raises :class:`OSError` where a folder or a file cannot be looked at.
+    Hidden names are left out, and so are the files that say who has a document open (~$). Raises :class:`OSError` where a
+    folder or a file cannot be looked at.
     """
     files: dict[str, int] = {}
     others: dict[str, str] = {}
 
-    def walk(below: str, depth: int) -> None:
+    def walk(below: str, depth: int, above: frozenset[tuple[int, int]]) -> None:
         with os.scandir(folder / below) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
                 name = f"{below}{entry.name}"
-                if entry.name.startswith("."):
+                if entry.name.startswith((".", "~$")):
                     continue
                 try:
                     status = entry.stat()
@@ -152,12 +152,16 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
                 elif stat.S_ISDIR(status.st_mode):
                     if form(entry.name):
                         others[name] = "a folder"
-                    if depth < _DEPTH or not entry.is_symlink():
-                        walk(f"{name}/", depth + 1)
+                    this = status.st_dev, status.st_ino
+                    if entry.is_symlink() and (this in above or depth >= LINKS):
+                        others[name] = "a link to a folder that is read already, or a link too deep"
+                    else:
+                        walk(f"{name}/", depth + 1, above | {this})
                 else:
                     others[name] = "no regular file"
 
-    walk("", 0)
+    root = folder.stat()
+    walk("", 0, frozenset({(root.st_dev, root.st_ino)}))
     return files, others
 
 

@@ -58,6 +58,8 @@ def opened(path: Path, shown: str) -> Iterator[tuple[io.BufferedIOBase, io.Buffe
             beginning = file.peek(16)[:16] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
             for mark, what in _OTHERS.items():
                 if beginning.startswith(mark):
+                    known = mark == b"PAR1" and path.suffix.lower() == ".parquet"
+                    what = "a Parquet file where lines of text are due: write it as .jsonl" if known else what
                     raise BadCollection(f"{shown}: is {what}", code="collection-file")
             yield file, raw
     except (gzip.BadGzipFile, EOFError, zlib.error, _Damaged) as error:
@@ -122,6 +124,11 @@ def read_lines(path: Path, shown: str, problems: Problems, blank: bool = False) 
     with opened(path, shown) as (file, raw):
         beginning = file.peek(4)[:4] if isinstance(file, io.BufferedReader | gzip.GzipFile) else b""
         encoding = encoding_of(beginning)
+        if not encoding and b"\0" in beginning:
+            raise BadCollection(
+                f"{shown}: begins with NUL bytes, so it is no text in UTF-8 (or UTF-16 without its mark); save it as UTF-8",
+                code="text-encoding",
+            )
         if encoding:
             file = io.BufferedReader(_Recoded(file, encoding))
         position = 0
@@ -213,7 +220,17 @@ def cells(text: str, between: str) -> list[str]:
     try:
         return [cell for row in csv.reader([text.rstrip("\r\n")], delimiter=between) for cell in row]
     except csv.Error as error:
-        raise BadLine(f"not columns between {between!r} ({error})") from error
+        raise BadLine(not_columns(error, between)) from error
+
+
+def not_columns(error: csv.Error, between: str) -> str:
+    """Return what is wrong with a line that the reader of CSV does not take."""
+    said = str(error)
+    if "new-line character" in said:
+        return "its lines end with \\r alone; write the file with \\n or \\r\\n"
+    if "unexpected end" in said:
+        said = "a quote is opened in it and never closed"
+    return f"not columns between {between!r} ({said})"
 
 
 _decode = json.JSONDecoder().decode
@@ -231,7 +248,9 @@ def json_object(text: str) -> dict[str, Any]:
         raise BadLine("not a JSON object")
     if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair, which UTF-8 cannot hold
         try:
-            "".join(value for value in row.values() if isinstance(value, str)).encode()
+            json.dumps(row, ensure_ascii=False).encode()  # wherever in it
+        except RecursionError as error:
+            raise BadLine("not a flat JSON object") from error
         except UnicodeEncodeError as error:
             raise BadLine("holds half of a surrogate pair (\\ud800 to \\udfff)", "wrong_encoding") from error
     return row

@@ -2,83 +2,34 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from inranker_flow.artifacts import tables
 from inranker_flow.config.values import FieldName
 from inranker_flow.corpora import fields
 from inranker_flow.corpora.fields import BadValue, Fields, Template
-from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources import parquet
-from inranker_flow.corpora.sources.lines import (
-    BATCH_CHARACTERS,
-    LINE_BYTES,
-    BadLine,
-    batches,
-    json_object,
-    read_lines,
-)
+from inranker_flow.corpora.sources.delimited import Delimited
+from inranker_flow.corpora.sources.lines import BATCH_CHARACTERS, BadLine, batches, json_object
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
-
-#: What may stand between the columns of a CSV; a spreadsheet of a country with decimal commas writes semicolons.
-_BETWEEN = ",;\t|"
 
 
 def delimited(
     path: Path, shown: str, asked: Mapping[FieldName, str], between: str, problems: Problems
 ) -> Iterator[Rows]:
     """Yield documents of a file with a header and columns between ``between``, quoted as spreadsheets do; "" finds that out."""
-    lines = _Feed(read_lines(path, shown, problems, blank=True))
-    csv.field_size_limit(LINE_BYTES)
-    header = next((text for text in lines if text.strip()), "")
-    if not header:
-        raise BadCollection(f"{shown}: is empty; it needs a header and rows", code="collection-empty")
-    between = between or max(_BETWEEN, key=lambda each: (header.count(each), -_BETWEEN.index(each)))
-    names = [name.strip() for row in csv.reader([header.rstrip("\r\n")], delimiter=between) for name in row]
-    known = fields.of_table(asked, names, shown)
-    reader = csv.reader(lines, delimiter=between, strict=True)
-    batch = _Batch(shown, known)
-    while True:
-        line = lines.number + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            problems.add("malformed", shown, line, f"not columns between {between!r} ({error})")
-            continue
-        if not values:
-            continue
-        if len(values) != len(names):
-            problems.add("malformed", shown, line, f"has {len(values)} columns, and the header has {len(names)}")
-            continue
-        batch.add(line, dict(zip(names, values, strict=True)), problems)
+    table = Delimited(path, shown, between, problems)
+    batch = _Batch(shown, fields.of_table(asked, table.names, shown))
+    for line, values in table.rows():
+        batch.add(line, dict(zip(table.names, values, strict=True)), problems)
         if batch.full:
-            yield batch.rows(lines.taken())
-    yield batch.rows(lines.taken())
-
-
-class _Feed:
-    """Lines for a reader of CSV, which asks for them one by one."""
-
-    def __init__(self, lines: Iterator[tuple[int, str, int]]) -> None:
-        self._lines, self.number, self._bytes = lines, 0, 0
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        self.number, text, amount = next(self._lines)
-        self._bytes += amount
-        return text
-
-    def taken(self) -> int:
-        """Return the bytes that were read since the last call."""
-        taken, self._bytes = self._bytes, 0
-        return taken
+            yield batch.rows(table.taken())
+    yield batch.rows(table.taken())
 
 
 class _Batch:
@@ -142,8 +93,23 @@ def json_lines(path: Path, shown: str, asked: Mapping[FieldName, str], problems:
 
 
 def _refuse(unseen: Mapping[str, str], there: Mapping[str, None], shown: str) -> None:
-    for name, key in unseen.items():
+    """Refuse what no row has; where no row could be read, that is what is wrong."""
+    for name, key in unseen.items() if there else ():
         raise fields.missing(key, name, there, shown)
+
+
+def _check_inner(asked: Mapping[FieldName, str], schema: pa.Schema, shown: str) -> None:
+    """Refuse a field b of the object a (a.b) that the column a has not."""
+    for key, said in asked.items():
+        for name in Template(said).names:
+            if name in schema.names:
+                continue
+            head, *inner = name.split(".")
+            kind = schema.field(head).type
+            for each in inner:
+                if not pa.types.is_struct(kind) or kind.get_field_index(each) < 0:
+                    raise fields.missing(key, name, schema.names, shown)
+                kind = kind.field(each).type
 
 
 def columns(path: Path, shown: str, asked: Mapping[FieldName, str], problems: Problems) -> Iterator[Rows]:
@@ -151,6 +117,7 @@ def columns(path: Path, shown: str, asked: Mapping[FieldName, str], problems: Pr
     with parquet.opened(path, shown) as file:
         known = fields.of_table(asked, file.schema_arrow.names, shown)
         there = set(file.schema_arrow.names)
+        _check_inner(asked, file.schema_arrow, shown)
         names = list(dict.fromkeys(name if name in there else name.partition(".")[0] for name in known.columns()))
         start = 1
         batch = _Batch(shown, known)

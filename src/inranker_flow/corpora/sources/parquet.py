@@ -78,12 +78,20 @@ def run(path: Path, shown: str, problems: Problems) -> Iterator[Rows]:
         lines: list[int] = []
         kept: list[Row] = []
         for line, query_id, doc_id, score in zip(rows.lines, *rows.columns, strict=True):
-            if query_id is None or doc_id is None or score is None or not math.isfinite(float(score)):
+            number = _score(score)
+            if query_id is None or doc_id is None or not math.isfinite(number):
                 problems.add("malformed", rows.file, line, "has no query, no document or no score")
                 continue
             lines.append(line)
-            kept.append((str(query_id), str(doc_id), float(score)))
+            kept.append((str(query_id), str(doc_id), number))
         yield Rows(rows.file, lines, as_columns(kept, 3), rows.amount)
+
+
+def _score(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _read(
@@ -124,7 +132,12 @@ def _explained(shown: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the last: a date that Python has none for
         said = "".join(each if each.isprintable() else " " for each in str(error))
         reason = " ".join(said.split())[:300]
         if isinstance(error, OSError) and error.errno:  # the disk's word, not Arrow's about the content

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from inranker_flow.artifacts.hashing import HashSet, hash_rows
-from inranker_flow.corpora.problems import Problems, Rows
+from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.beir import DOC_NAMES, QUERY_NAMES
-from inranker_flow.corpora.sources.lines import BadLine, batches, cells, json_object, string
+from inranker_flow.corpora.sources.delimited import Delimited
+from inranker_flow.corpora.sources.lines import BadLine, batches, json_object, string
 from inranker_flow.corpora.sources.rows import Row, Split, as_columns
 from inranker_flow.errors import UserError
 from inranker_flow.storage import uris
@@ -93,27 +94,19 @@ class OwnLabels:
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
         suffixes = {each.lower() for each in self.path.suffixes}
-        columns = not suffixes & {".jsonl", ".ndjson"}
-        parse = _Columns("," if ".csv" in suffixes else "\t") if columns else _by_id
-        return batches(self.path, self.shown, parse, 4, problems)
-
-
-class _Columns:
-    """Parser of lines in columns whose first line names them."""
-
-    def __init__(self, between: str) -> None:
-        self._between = between
-        self._names: list[str] = []
-
-    def __call__(self, text: str) -> Row | None:
-        parts = cells(text, self._between)
-        if not self._names:
-            self._names = [part.strip().lower() for part in parts]
-            _labelled(dict.fromkeys(self._names, "0"), QUERY_NAMES, DOC_NAMES)  # refuses a header that lacks one
-            return None
-        if len(parts) != len(self._names):
-            raise BadLine(f"{len(parts)} columns, but the first line has {len(self._names)}")
-        return _labelled(dict(zip(self._names, parts, strict=True)), QUERY_NAMES, DOC_NAMES)
+        if suffixes & {".jsonl", ".ndjson"}:
+            return batches(self.path, self.shown, _by_id, 4, problems)
+        table = Delimited(self.path, self.shown, "" if ".csv" in suffixes else "\t", problems)
+        names = [name.lower() for name in table.names]
+        try:
+            _labelled(dict.fromkeys(names, "0"), QUERY_NAMES, DOC_NAMES)
+        except BadLine as error:
+            raise BadCollection(
+                f"{self.shown}: its first line {error} (it has: {', '.join(names)[:200]}); name the columns query_id, doc_id "
+                "and score",
+                code="collection-column",
+            ) from error
+        return table.batches(lambda cells: _labelled(dict(zip(names, cells, strict=True)), QUERY_NAMES, DOC_NAMES), 4)
 
 
 def _by_id(text: str) -> Row:

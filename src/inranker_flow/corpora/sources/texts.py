@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -72,7 +74,8 @@ def document_id(name: str) -> str:
 def _passages(file: TextFile, size: Size, problems: Problems) -> list[tuple[str, str]]:
     """Return the passages of a file; none for one that is reported."""
     form = layout.text_form(file.name)
-    title = PurePosixPath(layout.unpacked(file.name)).stem
+    # A name of other bytes than UTF-8's is a title all the same.
+    title = os.fsencode(PurePosixPath(layout.unpacked(file.name)).stem).decode("utf-8", "replace")
     if form == "office":
         text = _converted(file, problems)
         missing = "no text is found in it (a PDF of scanned pages needs OCR)"
@@ -110,6 +113,10 @@ def _decoded(file: TextFile, problems: Problems) -> str | None:
     try:
         text = data.decode(encoding_of(data[:4]) or "utf-8-sig")
     except UnicodeDecodeError as error:
+        said = html.encoding(data) if layout.text_form(file.name) == "html" else ""
+        if said:
+            with suppress(UnicodeDecodeError, LookupError):
+                return data.decode(said)
         line = data.count(b"\n", 0, error.start) + 1
         problems.add("wrong_encoding", file.shown, line, f"not UTF-8 (the byte 0x{data[error.start]:02x})")
         return None
