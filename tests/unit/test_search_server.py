@@ -108,6 +108,32 @@ def test_what_an_index_refuses_is_said_in_one_line(tmp_path, sample):
         run(endpoint="")
 
 
+def test_hits_that_are_no_ranking_are_never_taken(tmp_path, sample):
+    def hits(**values):
+        def change(answer):
+            for response in answer["responses"]:
+                for hit in response["hits"]["hits"]:
+                    hit.update(values)
+            return answer
+
+        return change
+
+    def run(*trouble):
+        with SearchServer(texts(sample), *trouble) as server:
+            retrieve(config(server, concurrency=1), sample, None, tmp_path / "out")
+
+    for score in (float("nan"), float("inf"), 10**400):
+        with refuses("server-refused", "without id or score"):
+            run(hits(_score=score))
+    with refuses("search-refused", "'d001' twice", "retrieval.server.id_field"):
+        run(hits(_id="d001"))
+    for trouble in (hits(_id="\ud800"), lambda _: Answer(200, b"[" * 200_000)):
+        with refuses("server-no-answer", "cannot be read"):
+            run(*[trouble] * 99)
+        run(trouble)
+    run(lambda answer: {"responses": [{**each, "_shards": [1]} for each in answer["responses"]]})
+
+
 def test_its_key_goes_with_each_request_and_into_no_message(tmp_path, sample, monkeypatch):
     for key, header in (("sesame-123", "Bearer sesame-123"), ("ApiKey c2VzYW1l", "ApiKey c2VzYW1l")):
         monkeypatch.setenv(variables.SEARCH_KEY, key)

@@ -123,7 +123,7 @@ class Endpoint:
                     raise self._refusal(answer.status, answer.data)
                 else:
                     return read(answer)
-            except ValueError as error:  # JSON that ends early too
+            except (ValueError, RecursionError) as error:  # JSON that ends early too, or that is brackets all over
                 reason = f"an answer that cannot be read: {error}"
             except urllib3.exceptions.HTTPError as error:
                 reason = _network(error)
@@ -194,7 +194,7 @@ def _said(data: bytes) -> str:
             said = said[key] if isinstance(said, dict) and key in said else said
         if isinstance(said, dict) and "detail" in said:
             said = said["detail"]
-    except ValueError:
+    except (ValueError, RecursionError):
         said = data.decode(errors="replace")
     text = said if isinstance(said, str) else json.dumps(said)
     return " ".join(text.split())[:300]

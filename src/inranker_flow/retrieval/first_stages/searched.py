@@ -7,6 +7,8 @@ one's score is the last one's: then all of equal score are known, and the first 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,19 +89,29 @@ class SearchServer:
                 "retrieval.server.index or .body",
                 code="search-refused",
             )
-        failed = (item.get("_shards") or {}).get("failed", 0)
+        shards = item.get("_shards")
+        failed = shards.get("failed", 0) if isinstance(shards, dict) else 0
         if item.get("timed_out") or item.get("terminated_early") or failed:
             raise ValueError(f"a partial result ({failed} shards failed)" if failed else "a partial result (timed_out)")
         try:
-            return [(self._id(hit), float(hit["_score"])) for hit in item["hits"]["hits"]]
-        except (KeyError, TypeError) as error:
+            hits = [(self._id(hit), _score(hit["_score"])) for hit in item["hits"]["hits"]]
+        except (KeyError, TypeError, OverflowError) as error:
             raise self._foreign(f"gives a hit without id or score ({error}): {str(item)[:200]}") from error
+        twice = next((doc_id for doc_id, times in Counter(doc_id for doc_id, _ in hits).items() if times > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"{self._endpoint.url}/{self._config.index}: finds {twice!r} twice for {query[:80]!r}; its entries must be the "
+                "collection's passages: set retrieval.server.id_field to the field with a passage's own id",
+                code="search-refused",
+            )
+        return hits
 
     def _id(self, hit: dict[str, Any]) -> str:
         field = self._config.id_field
         found = hit["_id"] if not field else hit["_source"][field]
         if not isinstance(found, str | int) or isinstance(found, bool):
             raise TypeError(f"{field or '_id'} is {found!r}")
+        str(found).encode()  # half of a surrogate pair is no id
         return str(found)
 
     def _foreign(self, what: str) -> UserError:
@@ -172,6 +184,12 @@ class Searched:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def _score(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise TypeError(f"_score is {value!r}")
+    return number
 
 
 def _tied(hits: Hits, depth: int, size: int) -> bool:
