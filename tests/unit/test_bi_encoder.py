@@ -102,3 +102,37 @@ def test_files_that_do_not_say_how_are_refused(tmp_path):
                 json.dumps([{"type": f"x.{name}", "path": ""} for name in ("Transformer", "Pooling", "Dense")])
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fact"),
+    [
+        ("1_Pooling/config.json", [1], "no JSON object"),
+        ("config_sentence_transformers.json", "text", "no JSON object"),
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "prompts"),
+        ("sentence_bert_config.json", [1], "no JSON object"),
+        ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length"),
+        ("sentence_bert_config.json", {"max_seq_length": -5}, "max_seq_length"),
+    ],
+)
+def test_files_of_another_form_are_refused(name, content, fact):
+    modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]
+    files = {"modules.json": modules, "1_Pooling/config.json": {"pooling_mode_mean_tokens": True}}
+    assert read_form("here", lambda each: json.dumps(files[each]) if each in files else None).pooling == "mean"
+    files[name] = content
+    with refuses("checkpoint-damaged", name, fact):
+        read_form("here", lambda each: json.dumps(files[each]) if each in files else None)
+    for path in (None, 5, "", "../1_Pooling"):
+        files["modules.json"] = [modules[0], {"type": "x.Pooling", "path": path}]
+        with refuses("checkpoint-pooling", "config.json"):
+            read_form("here", lambda each: json.dumps(files[each]) if each in files else None)
+
+
+def test_vectors_that_are_no_numbers_are_refused(tmp_path):
+    encoder = BiEncoder(DenseConfig(str(bi_encoders.make(tmp_path / "model", "mean"))))
+    weights = encoder._model.get_input_embeddings().weight
+    weights.data[encoder._tokens(["granite"])[0][1]] = float("nan")
+    assert np.isfinite(encoder.passages(["rain falls"])).all()
+    for embed in (encoder.passages, encoder.queries):
+        with refuses("scores-not-finite", "1 of 2 vectors", "'granite'", "retrieval.dense"):
+            embed(["rain falls", "granite"])

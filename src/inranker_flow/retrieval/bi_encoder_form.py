@@ -41,13 +41,14 @@ class Form:
 def read_form(reference: str, read: Read) -> Form:
     """Return the form of a checkpoint. Raises :class:`UserError` where its files do not say it, or say what is not done here."""
     modules = _modules(reference, read)
-    pooled = _json(reference, f"{modules[1]['path']}/config.json", read)
+    folder = str(modules[1].get("path") or "")
+    pooled = _object(reference, f"{folder}/config.json", read) if folder and ".." not in folder else None
     if pooled is None:
         raise UserError(
-            f"{reference}: lacks {modules[1]['path']}/config.json, which says how tokens become a vector; fetch it again",
+            f"{reference}: lacks {folder or '1_Pooling'}/config.json, which says how tokens become a vector; fetch it again",
             code="checkpoint-pooling",
         )
-    settings = _json(reference, "config_sentence_transformers.json", read) or {}
+    settings = _object(reference, "config_sentence_transformers.json", read) or {}
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot"):
         raise UserError(
@@ -55,20 +56,25 @@ def read_form(reference: str, read: Read) -> Form:
             code="checkpoint-pooling",
         )
     prompts = settings.get("prompts") or {}
-    usual = prompts.get(settings.get("default_prompt_name") or "", "")
+    if not (isinstance(prompts, dict) and all(isinstance(each, str | None) for each in prompts.values())):
+        raise _odd(reference, "config_sentence_transformers.json", "prompts are no texts by their names")
+    usual = prompts.get(str(settings.get("default_prompt_name") or ""), "")
     own = next((prompts[name] for name in _OF_PASSAGES if name in prompts), usual)
-    transformer = _json(reference, "sentence_bert_config.json", read) or {}
+    transformer = _object(reference, "sentence_bert_config.json", read) or {}
     if transformer.get("do_lower_case"):
         raise UserError(
             f"{reference}: sentence_bert_config.json says do_lower_case, which is not done here; save it with a tokenizer "
             "that makes its texts small",
             code="checkpoint-pooling",
         )
+    longest = transformer.get("max_seq_length") or 0
+    if not isinstance(longest, int) or longest < 0:
+        raise _odd(reference, "sentence_bert_config.json", "max_seq_length is no number of tokens")
     return Form(
         pooling=_pooling(reference, pooled),
         include_prompt=bool(pooled.get("include_prompt", True)),
         normalize=len(modules) == 3 or similarity == "cosine",
-        max_length=int(transformer.get("max_seq_length") or 0),
+        max_length=longest,
         query_prompt=str(prompts.get("query", usual) or ""),
         passage_prompt=str(own or ""),
     )
@@ -101,13 +107,25 @@ def _modules(reference: str, read: Read) -> list[dict[str, Any]]:
 
 def _pooling(reference: str, config: dict[str, Any]) -> str:
     mode = config.get("pooling_mode") or [name for key, name in _OLDER.items() if config.get(key)] or ["mean"]
-    modes = [mode] if isinstance(mode, str) else list(mode)
+    modes = list(mode) if isinstance(mode, list) else [mode]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise UserError(
             f"{reference}: pools by {' and '.join(map(str, modes))}; known here is one of {', '.join(POOLINGS)}",
             code="checkpoint-pooling",
         )
     return str(modes[0])
+
+
+def _odd(reference: str, name: str, what: str) -> UserError:
+    return UserError(f"{reference}: {name}: {what}; fetch the checkpoint again", code="checkpoint-damaged")
+
+
+def _object(reference: str, name: str, read: Read) -> dict[str, Any] | None:
+    """Return the JSON object that a file holds; None where there is none."""
+    found = _json(reference, name, read)
+    if found is not None and not isinstance(found, dict):
+        raise _odd(reference, name, "is no JSON object")
+    return found
 
 
 def _json(reference: str, name: str, read: Read) -> Any:
@@ -117,7 +135,7 @@ def _json(reference: str, name: str, read: Read) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{reference}: {name} is no JSON ({str(error)[:100]}); fetch the checkpoint again",
             code="checkpoint-damaged",
