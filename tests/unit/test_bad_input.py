@@ -53,7 +53,7 @@ CASES = {
     ),
     "judgement of an unknown document": (
         {"test": beir.tsv([*beir.TEST, ("q2", "d99", 1)])},
-        "unknown_document", 4, 1, r"qrels/test\.tsv line 4: no document has the id 'd99'; 1 judgements", 4,
+        "unknown_document", 4, 1, r"qrels/test\.tsv line 4: no document has the id 'd99', they are like 'd1'; 1 judgements", 4,
     ),
     "judgement of an unknown query": (
         {"train": beir.tsv([*beir.TRAIN, ("q99", "d1", 1)])},

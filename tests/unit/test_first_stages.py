@@ -16,6 +16,7 @@ import pytest
 from inranker_flow.artifacts import tables
 from inranker_flow.config.retrieval import BandsConfig, DenseConfig, RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
+from inranker_flow.errors import CollectionFault
 from inranker_flow.retrieval import bi_encoder, first_stages
 from inranker_flow.retrieval.first_stage import Queries
 from inranker_flow.retrieval.first_stages.hybrid import fused
@@ -243,8 +244,9 @@ def test_what_is_wrong_with_a_run_file_is_said_before_anything_is_searched(tmp_p
     with refuses("not-found", "nowhere.trec"):
         prepare(tmp_path / "sample", tmp_path / "lost", ("nowhere.trec",))
     few = recorded(tmp_path, {"run": trec({query: HITS[query] for query in ("q0", "q1", "q9")})})
-    with refuses("run-incomplete", "6 of 8 training queries", "'q2'"):
+    with refuses("run-incomplete", "6 of 8 training queries", "'q2'") as caught:
         retrieve(config, few, None, tmp_path / "out")
+    assert isinstance(caught.value, CollectionFault), "a target with it may be left out"
     with refuses("artifact-missing"):
         retrieve(config, prepared(tmp_path), None, tmp_path / "out")
 

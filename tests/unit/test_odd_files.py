@@ -169,6 +169,16 @@ def test_text_without_sentences_overlaps_too(tokens, overlap):
     assert all(part[:overlap] == before[-overlap:] for before, part in pairwise(parts))
 
 
+def test_a_judgement_of_a_file_that_is_called_otherwise_is_told_how_ids_are(tmp_path):
+    folder = beir.write(
+        tmp_path / "in", {"a b.md": b"# A\n\nrock\n"}, corpus=None, train=None, test=beir.tsv([("q2", "a b.md", 1)])
+    )
+    with refuses("collection-row", "test.tsv line 2", "'a b.md'", "they are like 'a%20b.md'"):
+        prepared(folder, tmp_path / "out")
+    (folder / "qrels" / "test.tsv").write_bytes(beir.tsv([("q2", "a%20b.md", 1)]))
+    assert prepared(folder, tmp_path / "out")[0].test_queries == 1
+
+
 # --- queries and runs -------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +226,8 @@ def test_labels_may_stand_between_semicolons_and_not_in_parquet(tmp_path):
     (tmp_path / "own.parquet").write_bytes(parquet(query_id=["q1"], doc_id=["d2"], score=[1.0]))
     with refuses("collection-file", "own.parquet", "write it as .jsonl"):
         prepared(folder, tmp_path / "out", labels=f"soft-labels:{tmp_path / 'own.parquet'}")
+    with refuses("labels-form", "own.parquet", ".jsonl"):
+        prepared(f"soft-labels:{tmp_path / 'own.parquet'}", tmp_path / "out")
     (tmp_path / "own.jsonl").write_bytes(b'{"query":"q","pos":["\\ud800"],"scores":[1]}\n')
     with refuses("collection-row", "own.jsonl line 1", "surrogate"):
         prepared(f"soft-labels:{tmp_path / 'own.jsonl'}", tmp_path / "out")

@@ -332,7 +332,7 @@ class _Preparation:
         """Write corpus.parquet; returns its rows."""
         needed = np.unique(np.concatenate([judgements.doc, labelled]))
         limit = self._priority_limit(needed) if self.config.max_documents else None
-        seen, texts = HashSet(), HashSet()
+        seen, texts, some_id = HashSet(), HashSet(), ""
         progress = Progress(f"reading {self.corpus.name}", self.source.total, self.source.unit)
         with CorpusWriter(self.collection, self.fingerprint) as writer:
             for rows in self._good_documents(self.problems, seen, texts):
@@ -340,6 +340,7 @@ class _Preparation:
                     drawn = priorities(self.config.seed, rows.columns[0]) < limit
                     rows = rows.select(self._needed(needed, rows) | drawn)
                 writer.write(rows)
+                some_id = some_id or next((f"{each[0][:40]!r}" for each in rows.columns[::3][-1:] if each), "")
                 progress.advance(rows.amount, f"{writer.rows:,} documents")
             self.rows = seen.first_words()
             self.all_documents = np.union1d(self.rows, writer.documents)
@@ -350,7 +351,9 @@ class _Preparation:
                     code="collection-empty",
                 )
             unknown = ~contains(self.all_documents, judgements.doc)
-            judgements.report(self.problems, "unknown_document", unknown, "no document has the id {doc!r}")
+            like = some_id.replace("{", "{{").replace("}", "}}")
+            what = f"no document has the id {{doc!r}}, they are like {like}"
+            judgements.report(self.problems, "unknown_document", unknown, what)
             self.problems.check()
         progress.finish()
         return writer.rows

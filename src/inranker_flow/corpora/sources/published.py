@@ -145,8 +145,10 @@ class LabelledTexts:
     def __init__(self, uri: str, scheme: str) -> None:
         self.path, self.shown = uris.local_copy(uri), uri
         self._parse, form = TEXTS[scheme]
-        if not self.path.is_file():
-            raise UserError(f"{uri}: not a file; give the .jsonl with {form}", code="labels-form")
+        tables = {".csv", ".tsv", ".parquet"} & {each.lower() for each in self.path.suffixes}
+        if not self.path.is_file() or tables:
+            what = f"a {tables.pop()} file" if tables else "not a file"
+            raise UserError(f"{uri}: {what}; give the .jsonl with {form}", code="labels-form")
         self.total = self.path.stat().st_size
 
     def _pairs(self, problems: Problems) -> Iterator[Rows]:

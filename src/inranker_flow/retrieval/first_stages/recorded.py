@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
 from inranker_flow.config.retrieval import RetrieveConfig
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault
 from inranker_flow.retrieval.first_stage import Asked, Found, Queries, passages_of
 
 
@@ -32,11 +32,11 @@ class Recorded:
         self._numbers = {query_id: number for number, query_id in enumerate(query_ids.to_pylist())}
 
     def check(self, asked: Mapping[str, Asked]) -> None:
-        """Raise :class:`UserError` for queries that no run file has."""
+        """Raise :class:`CollectionFault` for queries that no run file has."""
         for kind, each in asked.items():
             lost = [query_id for query_id in each.queries.ids if query_id not in self._numbers]
             if lost:
-                raise UserError(
+                raise CollectionFault(
                     f"{each.where}: {len(lost):,} of {len(each.queries.ids):,} {kind} queries are in no run file of the "
                     f"collection, such as {lost[0]!r}; add what was found for them to its `runs`",
                     code="run-incomplete",
