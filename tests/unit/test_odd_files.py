@@ -81,6 +81,25 @@ def test_a_quote_that_is_not_closed_costs_its_own_line_alone(tmp_path):
         assert set(found) == {"1", "3", *map(str, range(4, 40))} and found["3"] == "two\nlines"
 
 
+def test_a_table_may_say_what_stands_between_its_columns(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfsep=;\r\nsku;body\r\n1;x, y, z\r\n")
+    assert prepared(tmp_path / "a.csv", tmp_path / "out", fields=FIELDS)[1] == {"1": "x, y, z"}
+
+
+def test_passages_of_two_documents_of_one_id_are_not_mixed(tmp_path):
+    texts = ["One two three. " * 3, "Four five six. " * 9, "Seven eight nine. " * 2]
+    folder = beir.write(
+        tmp_path / "in",
+        corpus=beir.jsonl({"_id": name, "text": text} for name, text in zip("aab", texts, strict=True)),
+        **dict.fromkeys(("queries", "train", "test")),
+    )
+    with refuses("collection-row", "corpus.jsonl line 2", "'a' is used again", "1 documents"):
+        prepared(folder, tmp_path / "out", passage_tokens=3)
+    stats, found = prepared(folder, tmp_path / "out", "repair", passage_tokens=3)
+    assert stats.dropped == 1 and set(found) == {"a#1", "a#2", "a#3", "b#1", "b#2"}
+    assert not any("Four" in text for text in found.values())
+
+
 def test_between_tabs_a_quote_may_be_a_character(tmp_path):
     text = 'sku\tbody\n1\t"Big" TV\n2\t5" TV\n3\t"whole"\n4\t"not closed\n5\tx\n'
     (tmp_path / "a.tsv").write_text(text)
@@ -139,9 +158,10 @@ def test_links_that_lead_back_are_not_followed_and_others_belong_to_the_content(
 def test_headings_alone_are_the_text_of_their_document(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "faq.md").write_text("# How do I get in?\n\n# Who may help?\n\n## By mail\n\n## By phone\n")
+    (tmp_path / "in" / "page.html").write_text("<title>Page</title><h1>What else?</h1><h2></h2>")
     prepared(tmp_path / "in", tmp_path / "out")
     titles = [row["title"] for row in tables.read(tables.CORPUS, tmp_path / "out").to_pylist()]
-    assert titles == ["How do I get in?", "Who may help? > By mail", "Who may help? > By phone"]
+    assert titles == ["How do I get in?", "Who may help? > By mail", "Who may help? > By phone", "What else?"]
 
 
 def test_a_page_may_say_another_encoding(tmp_path):

@@ -364,7 +364,13 @@ class _Preparation:
 
     def _good_documents(self, problems: Problems, seen: HashSet, texts: HashSet) -> Iterator[Rows]:
         """Yield batches without broken rows; ``seen`` gathers ids, ``texts`` what makes a repeated text noticeable."""
+        whole = HashSet()
         for rows in self.source.documents(problems):
+            if self.corpus.passage_tokens and len(rows.columns) == 3 and rows.lines:
+                # The passages of two documents of one id would be those of one document.
+                again = ~whole.add(hash_rows(rows.columns[0]))
+                problems.add_rows("duplicate_document_id", rows, again, "document id {0!r} is used again")
+                rows = rows.select(~again)
             rows = as_passages(rows, self.corpus)
             ids, titles, bodies, *_ = rows.columns
             if not ids:

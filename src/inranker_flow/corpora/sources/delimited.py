@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
 
 #: What may stand between the columns of a CSV; a spreadsheet of a country with decimal commas writes semicolons.
 _BETWEEN = ",;\t|"
+#: A line with which Excel is told.
+_SAID = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
 
 class Delimited:
@@ -29,6 +32,8 @@ class Delimited:
         csv.field_size_limit(LINE_BYTES)
         before = problems.count("wrong_encoding")
         first = next((text for text in self._lines if text.strip()), "")
+        if not between and (said := _SAID.fullmatch(first)):
+            between, first = said[1], next(self._lines, "")
         if problems.count("wrong_encoding") > before:  # the first line that can be read is not the header
             raise BadCollection(f"{shown}: its first line is not UTF-8; save the file as UTF-8", code="text-encoding")
         if not first:

@@ -85,7 +85,8 @@ def _passages(file: TextFile, size: Size, problems: Problems) -> list[tuple[str,
     if text is None:
         return []
     sections = list(_READERS[form](text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n"), title))
-    if not any(each.text.strip() for each in sections) and (form in ("office", "html") or not text.strip()):
+    said = any(each.text.strip() or each.path != sections[0].path for each in sections)
+    if not said and (form in ("office", "html") or not text.strip()):
         problems.add("empty_document", file.shown, 1, missing)
         return []
     return list(cut(sections, size))
