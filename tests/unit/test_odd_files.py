@@ -15,7 +15,9 @@ from inranker_flow import profiles
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.commands import collection
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
+from inranker_flow.corpora.folders import Folder
 from inranker_flow.corpora.passages import Section, Size, cut
+from inranker_flow.planning.counting import count
 from inranker_flow.settings.profile import overrides, split
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
@@ -134,6 +136,16 @@ def test_any_name_of_a_file_is_a_title(tmp_path):
         file.write("text")
     (tmp_path / "in" / "~$open.docx").write_bytes(b"who has it open")
     assert prepared(tmp_path / "in", tmp_path / "out")[1] == {"b\\xff.md#1": "text"}
+
+
+def test_what_is_hidden_is_no_part_of_a_folder_for_anybody(tmp_path):
+    files = {"a.md": b"one", ".git/b.md": b"two", "sub/.c.md": b"three", ".old/corpus.jsonl": b"{}", "~$d.docx": b"x"}
+    folder = beir.write(tmp_path / "in", files, **dict.fromkeys(("corpus", "queries", "train", "test")))
+    assert prepared(folder, tmp_path / "out")[1] == {"a.md#1": "one"}
+    assert count(CorpusConfig(str(folder), "sample"), PrepareConfig()).documents == 1
+    look = uris.look(str(folder))
+    assert Folder("in", str(folder), look).holds_documents
+    assert not Folder("in", str(folder), [file for file in look if not file.uri.endswith("/a.md")]).holds_documents
 
 
 def test_links_that_lead_back_are_not_followed_and_others_belong_to_the_content(tmp_path):

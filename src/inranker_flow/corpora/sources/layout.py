@@ -135,7 +135,7 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
         with os.scandir(folder / below) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
                 name = f"{below}{entry.name}"
-                if entry.name.startswith((".", "~$")):
+                if hidden(entry.name):
                     continue
                 try:
                     status = entry.stat()
@@ -165,8 +165,14 @@ def local_files(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     return files, others
 
 
+def hidden(name: str) -> bool:
+    """Return whether a file is none of a collection's, or lies in a folder that is not."""
+    return any(part.startswith((".", "~$")) for part in name.split("/"))
+
+
 def holds_documents(names: Collection[str]) -> bool:
     """Return whether a folder with these files may be a collection."""
+    names = [name for name in names if not hidden(name)]
     return bool(_table("corpus", names, "")) or any(map(is_documents, names))
 
 
@@ -183,6 +189,7 @@ def find(
     split nobody asks for, and for parts that are missing.
     """
     others = others or {}
+    files = {name: size for name, size in files.items() if not hidden(name)}
     documents, queries = _table("corpus", files, shown), _table("queries", files, shown)
     loose = () if documents else _loose(files, queries, corpus)
     told = "" if documents else _no_documents(files, others, loose, corpus, remedy)
