@@ -78,7 +78,8 @@ class CorpusConfig:
     #: Longer documents become passages, at their headings and then between sentences. Tokens are words here (those of
     #: `words.py`; a model's own are about a third more). 0: files of text are cut at 250, rows of tables not at all.
     passage_tokens: Count = 0
-    #: Tokens at the end of a passage with which the next one of the same section begins again, in whole sentences.
+    #: Tokens at the end of a passage with which the next one of the same section begins again, in whole sentences;
+    #: of one that is longer than a passage, in parts.
     passage_overlap: Count = 0
     #: Run files, for `retrieval.first_stage: run`: what another system found for its test and training queries. TREC's form
     #: (query Q0 document rank score name) or Parquet (query_id, doc_id, score); names below the collection's folder, or
