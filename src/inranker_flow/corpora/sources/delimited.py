@@ -28,56 +28,76 @@ class Delimited:
 
     def __init__(self, path: Path, shown: str, between: str, problems: Problems) -> None:
         self._shown, self._problems = shown, problems
-        self._lines = _Feed(read_lines(path, shown, problems, blank=True))
+        self._source, self._bytes = read_lines(path, shown, problems, blank=True), 0
+        #: Number and text of the lines of the row that is being read, and of those that are read once more.
+        self._row: list[tuple[int, str]] = []
+        self._again: deque[tuple[int, str]] = deque()
         csv.field_size_limit(LINE_BYTES)
         before = problems.count("wrong_encoding")
-        first = next((text for text in self._lines if text.strip()), "")
+        lines = self._lines()
+        first = next((text for text in lines if text.strip()), "")
         if not between and (said := _SAID.fullmatch(first)):
-            between, first = said[1], next(self._lines, "")
+            between, first = said[1], next(lines, "")
         if problems.count("wrong_encoding") > before:  # the first line that can be read is not the header
             raise BadCollection(f"{shown}: its first line is not UTF-8; save the file as UTF-8", code="text-encoding")
         if not first:
             raise BadCollection(f"{shown}: is empty; it needs a header and rows", code="collection-empty")
         self._between = between or max(_BETWEEN, key=lambda each: (first.count(each), -_BETWEEN.index(each)))
-        self._reader = csv.reader(self._lines, delimiter=self._between, strict=True)
-        self._lines.again()
+        self._again.append(self._row[-1])
         try:
-            self.names = [name.strip() for name in next(self._reader)]
+            self.names = [name.strip() for name in next(self._reader())]
         except csv.Error as error:
             raise BadCollection(
                 f"{shown}: its first line names no columns: {not_columns(error, self._between)}",
                 code="collection-column",
             ) from error
 
+    def _lines(self) -> Iterator[str]:
+        row, again = self._row, self._again
+        while again:
+            row.append(again.popleft())
+            yield row[-1][1]
+        for number, text, amount in self._source:
+            self._bytes += amount
+            row.append((number, text))
+            yield text
+
+    def _reader(self) -> Iterator[list[str]]:
+        return csv.reader(self._lines(), delimiter=self._between, strict=True)
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of the line where a row begins and its cells; what has more or fewer than the header is reported."""
+        reader, row, width = self._reader(), self._row, len(self.names)
         while True:
-            self._lines.begin()
+            row.clear()
             try:
-                cells = next(self._reader)
+                cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                first = self._lines.back_to_second()
-                cells = (
-                    first.rstrip("\r\n").split(self._between)
-                    if self._between == "\t" and "\r" not in first[:-2]
-                    else []
-                )
+                self._again.extendleft(reversed(row[1:]))
+                reader = self._reader()
+                cells = self._as_it_stands(row[0][1])
                 if not cells:
                     self._report(not_columns(error, self._between))
                     continue
-            if cells and len(cells) != len(self.names):
-                self._report(f"has {len(cells)} columns, and the header has {len(self.names)}")
+            if len(cells) == width:
+                yield row[0][0], cells
             elif cells:
-                yield self._lines.first, cells
+                self._report(f"has {len(cells)} columns, and the header has {width}")
+
+    def _as_it_stands(self, line: str) -> list[str]:
+        """Return the cells of a line between tabs, whatever its quotes; none of another one."""
+        line = line.rstrip("\r\n")
+        return line.split("\t") if self._between == "\t" and "\r" not in line else []
 
     def _report(self, what: str) -> None:
-        self._problems.add("malformed", self._shown, self._lines.first, what)
+        self._problems.add("malformed", self._shown, self._row[0][0], what)
 
     def taken(self) -> int:
         """Return the bytes that were read since the last call."""
-        return self._lines.taken()
+        taken, self._bytes = self._bytes, 0
+        return taken
 
     def batches(self, parse: Callable[[Sequence[str]], Row], width: int) -> Iterator[Rows]:
         """Yield rows of ``width`` values. ``parse`` returns them for the cells of a row, or raises :class:`BadLine`."""
@@ -93,49 +113,3 @@ class Delimited:
                 yield Rows(self._shown, numbers, as_columns(rows, width), self.taken())
                 numbers, rows = [], []
         yield Rows(self._shown, numbers, as_columns(rows, width), self.taken())
-
-
-class _Feed:
-    """Lines for a reader of CSV, which asks for them one by one, and may have asked for too many."""
-
-    def __init__(self, lines: Iterator[tuple[int, str, int]]) -> None:
-        self._lines, self._bytes = lines, 0
-        self._again: deque[tuple[int, str]] = deque()
-        #: Those of the row that is being read.
-        self._row: list[tuple[int, str]] = []
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        if self._again:
-            self._row.append(self._again.popleft())
-        else:
-            number, text, amount = next(self._lines)
-            self._bytes += amount
-            self._row.append((number, text))
-        return self._row[-1][1]
-
-    @property
-    def first(self) -> int:
-        """The number of the line where the row begins."""
-        return self._row[0][0]
-
-    def again(self) -> None:
-        """The last line is read again."""
-        self._again.append(self._row.pop())
-
-    def begin(self) -> None:
-        """Another row begins with the next line."""
-        self._row = []
-
-    def back_to_second(self) -> str:
-        """Return the first line of the row; the others of it are read again."""
-        self._again.extendleft(reversed(self._row[1:]))
-        del self._row[1:]
-        return self._row[0][1]
-
-    def taken(self) -> int:
-        """Return the bytes that were read since the last call."""
-        taken, self._bytes = self._bytes, 0
-        return taken
