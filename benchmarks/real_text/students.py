@@ -68,7 +68,7 @@ CHANGED = (
     Variant("merged (slerp)", changes={**REPLAY, "merge": "slerp"}),
     Variant("100 queries", changes=REPLAY, queries=100),
     Variant("200 queries", changes=REPLAY, queries=200),
-    Variant("1200 queries", changes=REPLAY, queries=1200),
+    Variant("800 queries", changes=REPLAY, queries=800),
 )
 
 
