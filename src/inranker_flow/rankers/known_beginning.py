@@ -77,7 +77,9 @@ def compute(model: Any, ids: list[int]) -> KnownBeginning | None:
     import torch
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    if not ids or "position_ids" not in inspect.signature(model.forward).parameters or _by_length(model.config):
+    if not ids or "position_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    if _by_length(model.config) or _by_place(model.config):
         return None
     with torch.inference_mode():
         found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True).past_key_values
@@ -91,3 +93,8 @@ def _by_length(config: Any) -> bool:
     told = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = [told, *(each for each in told.values() if isinstance(each, dict))]
     return any(each.get("rope_type") in _BY_LENGTH for each in kinds)
+
+
+def _by_place(config: Any) -> bool:
+    """Return whether layers see a window of places in the cache, as GPT-Neo's do: padding behind the beginning fills it."""
+    return "local" in (getattr(config, "attention_layers", None) or ())

@@ -51,7 +51,14 @@ def add(model: Any, config: DistillConfig) -> Any:
         torch.manual_seed(config.seed)
         # GPT-2's layers keep their weights transposed, which peft sees by itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
-        return LoraModel(model, lora, "default")
+        try:
+            return LoraModel(model, lora, "default")
+        except ValueError as error:  # Mamba's kernels read weights themselves
+            reason = " ".join(str(error).split()).partition(". ")[0][:200]
+            raise UserError(
+                f"lora_rank: {config.lora_rank}, but peft adds nothing to a {type(model).__name__} ({reason}); set it to 0",
+                code="setting-conflict",
+            ) from error
 
 
 def merged(adapted: Any) -> Any:

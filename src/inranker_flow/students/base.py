@@ -71,6 +71,11 @@ def depth(name: str, layers: int) -> int:
     return 0 if is_embedding(name) else layers + 1
 
 
+def is_in_layer(name: str) -> bool:
+    """Return whether a weight belongs to a numbered layer."""
+    return bool(_LAYER.search(name))
+
+
 def is_embedding(name: str) -> bool:
     """Return whether a weight belongs to the embeddings of tokens."""
     return bool(_EMBEDDINGS.search(name)) and not _LAYER.search(name)

@@ -148,11 +148,22 @@ def _scorer(model: Any, head: Any, answers: tuple[int, int]) -> nn.Module:
             super().__init__()
             self.head = head
 
+        @property
+        def weight(self) -> Tensor:
+            # Some models ask for the layer's dtype, or hand on its bias.
+            weight: Tensor = self.head.weight
+            return weight
+
+        @property
+        def bias(self) -> Tensor | None:
+            bias: Tensor | None = self.head.bias
+            return bias
+
         def forward(self, hidden: Tensor) -> Tensor:
             rows = list(answers)
-            bias = None if self.head.bias is None else self.head.bias[rows].float()
+            bias = None if self.bias is None else self.bias[rows].float()
             with torch.autocast(hidden.device.type, enabled=False):
-                return torch.nn.functional.linear(hidden.float(), self.head.weight[rows].float(), bias)
+                return torch.nn.functional.linear(hidden.float(), self.weight[rows].float(), bias)
 
     class CausalLogits(torch.nn.Module):
         """(B, L) ids and mask, padded on the left -> (B, 2) logits [false, true] in fp32."""

@@ -16,7 +16,15 @@ from inranker_flow.config.sections import DistillConfig, ScoringConfig
 from inranker_flow.errors import UserError
 from inranker_flow.rankers import labels
 from inranker_flow.rankers.checkpoints import load_encoder, raw_config, set_dropout
-from inranker_flow.rankers.encoder import EncoderReader, Forward, as_pair, forward_of, last_layers, outputs
+from inranker_flow.rankers.encoder import (
+    EncoderReader,
+    Forward,
+    as_pair,
+    check_types,
+    forward_of,
+    last_layers,
+    outputs,
+)
 from inranker_flow.rankers.pair_prompts import check_positions
 from inranker_flow.reading import Trained
 from inranker_flow.students import layers
@@ -46,13 +54,15 @@ class EncoderStudent(Student):
         if new:
             log.info("%s: has no reranker's head, so one is made with seed %s", reference, config.seed)
         else:
-            head = labels.find(reference, raw_config(reference, revision), config.false_token, config.true_token)
+            told = raw_config(reference, revision)
+            head = labels.find_for_student("phase1", reference, told, config.false_token, config.true_token)
             log.info("%s: %s", reference, head.told)
             _one_label(reference, model, head)
         self.model = layers.kept(reference, model, config.layers)
         scoring = ScoringConfig(max_length=config.max_length, truncation=config.truncation)
         self.reader = EncoderReader(reference, self.tokenizer, scoring)
         check_positions(reference, self.model, config.max_length)
+        check_types(reference, self.model, self.reader.types)
         self.reads = Trained(config.max_length, "document", "", "", "encoder")
 
     def scorer(self, checkpointing: bool) -> nn.Module:
@@ -64,8 +74,12 @@ class EncoderStudent(Student):
         # The logit is the score: sentence-transformers' and vLLM's own default would be its sigmoid.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
         _name_for_servers(config)
-        # What its loaders cut at.
+        # What its loaders cut at, and on which side: padding on the left would give the first token another place.
         self.tokenizer.model_max_length = self.reads.max_length
+        self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
+        if self.tokenizer.pad_token is None:
+            # Loaders batch. Padding is masked, and a mark that is special already changes no text's tokens.
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.reader.frame.between[0])
         super().save(folder)
         # Where the servers look for the same. vLLM reads the file only with both keys; the tokenizer itself lowers cases.
         lengths = {"max_seq_length": self.reads.max_length, "do_lower_case": False}

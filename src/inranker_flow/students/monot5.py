@@ -53,4 +53,6 @@ class MonoT5Student(Student):
         # transformers 5 says "tied" for T5 v1.1 too, whose output matrix is its own; other versions would tie it on loading.
         model: Any = self.model
         model.config.tie_word_embeddings = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        # Loaders cut the end of a prompt, never its beginning.
+        self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
         super().save(folder)
