@@ -114,6 +114,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "nothing-to-label": "Neither pairs nor published labels.",
         "nothing-to-train": "No labels, or none after the holdout.",
         "logits-not-finite": "A teacher whose logits are no finite numbers.",
+        "scores-alike": "A teacher that gives all pairs the same score.",
         "scores-no-probabilities": "A server whose scores are called probabilities and lie outside of 0 to 1.",
         "scores-not-finite": "A model whose scores are no finite numbers.",
         "training-diverged": "A training whose loss or weights are no finite numbers.",

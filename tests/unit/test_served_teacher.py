@@ -12,7 +12,7 @@ from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.sections import Teacher, TeacherConfig
 from inranker_flow.config.server import ServerConfig
 from inranker_flow.environment import variables
-from inranker_flow.errors import NoAnswer
+from inranker_flow.errors import NoAnswer, UserError
 from inranker_flow.labelling.label_store import identity_of
 from inranker_flow.preflight.teachers import check_teachers
 from inranker_flow.redaction import redact
@@ -20,6 +20,7 @@ from inranker_flow.scoring.rerank_apis import MOST_LOG_ODDS
 from inranker_flow.services import endpoint
 from inranker_flow.stages.teacher_label import teacher_label
 from tests import models
+from tests.http_server import Answer, HttpServer
 from tests.refusals import refuses
 from tests.rerank_server import TOKENS, RerankServer, raw
 from tests.unit.test_labelling import DOCUMENTS, PAIRS, QUERIES, read
@@ -186,6 +187,56 @@ def test_a_pause_that_the_server_asks_for_is_kept(inputs, tmp_path, status):
         start = time.monotonic()
         teacher_label(config(server, request_pairs=24), *inputs, tmp_path / "labels")
     assert time.monotonic() - start >= 0.6 and len(server.requests) == 2
+
+
+@pytest.mark.parametrize("api", ["score", "tei"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"data": [{"index": 0, "score": 1' + b"0" * 400 + b"}]}",
+        b'[{"index": 0, "score": 1' + b"0" * 400 + b"}]",
+    ],
+    ids=["deep", "huge", "huge-list"],
+)
+def test_json_that_no_number_or_stack_holds_is_one_line(api, body):
+    answers = [Answer(200, body)]
+    with HttpServer({"/score": answers, "/rerank": answers, "/info": [Answer(200, b"[" * 100_000)]}) as server:
+        teacher = config(server.url, api=api, retries=1)
+        with pytest.raises(UserError) as caught:
+            check_teachers(teacher)
+        assert caught.value.code in ("server-no-answer", "server-misbehaves") and "\n" not in str(caught.value)
+    with HttpServer({"/score": [Answer(400, b"[" * 100_000)]}) as server, refuses("server-refused", "HTTP 400"):
+        check_teachers(config(server.url))
+
+
+def test_a_server_that_says_the_same_of_everything_teaches_nothing(tmp_path):
+    queries = {f"q{number}": f"query {number}" for number in range(16)}
+    pairs = [(query, doc) for query in queries for doc in list(DOCUMENTS)[:4]]
+    inputs = models.collection(tmp_path / "c", DOCUMENTS), models.candidates(tmp_path / "k", queries, pairs)
+    with (
+        RerankServer(score=lambda query, passage: 0.25) as server,
+        refuses("scores-alike", "big-reranker", "all 64 pairs", "0.25", "teacher.revision"),
+    ):
+        teacher_label(config(server), *inputs, tmp_path / "labels")
+    assert not (tmp_path / "labels" / "manifest.json").exists()
+
+
+def test_tokens_that_are_no_number_count_for_nothing():
+    answer = b'{"data": [{"index": 0, "score": 1}], "usage": {"total_tokens": Infinity}}'
+    with HttpServer({"/score": [Answer(200, answer)]}) as server:
+        assert check_teachers(config(server.url))
+
+
+@pytest.mark.parametrize("key", ["first-half\nsecond-half", "secret\u2019s", "half\x00half"])
+def test_a_key_that_no_header_holds_is_refused_and_never_told(monkeypatch, caplog, key):
+    monkeypatch.setattr(variables, "teacher_key", lambda: key)
+    with (
+        RerankServer() as server,
+        refuses("setting-value", variables.TEACHER_KEY, "line break") as error,
+    ):
+        check_teachers(config(server))
+    assert not server.requests and not any(part in str(error.value) + caplog.text for part in key.split("\n"))
 
 
 def test_the_key_is_sent_and_never_told(inputs, tmp_path, monkeypatch, caplog):

@@ -28,6 +28,9 @@ from inranker_flow.store.sharing import Share
 
 log = logging.getLogger(__name__)
 
+#: So many pairs with one score are no chance.
+_ENOUGH = 64
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -92,6 +95,12 @@ class Labels:
         """Return what the manifest says of this teacher, once nothing is missing: the level of its scores too."""
         teacher, found = self.teacher, scores(self.known.values)
         level = Level.of(found)
+        if found.size >= _ENOUGH and found.min() == found.max():
+            raise CollectionFault(
+                f"{teacher.checkpoint}: gives all {found.size:,} pairs the same score, {found[0]:.4g}, so there is no order to "
+                f"learn; look at the model of {self.section}, and set another {self.section}.revision to ask for them again",
+                code="scores-alike",
+            )
         about: dict[str, Any] = {
             "teacher": teacher.checkpoint,
             "revision": teacher.revision,

@@ -91,7 +91,7 @@ def tokens(answer: Any, headers: Mapping[str, str]) -> int:
         told = _inside(answer, "meta", "tokens", "input_tokens")
     try:
         return max(int(told or 0), 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 

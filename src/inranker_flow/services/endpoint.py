@@ -79,6 +79,7 @@ class Endpoint:
         )
         self._headers = {"Content-Type": address.content_type}
         if address.key:
+            _check_key(address)
             # A key may be a whole header: `ApiKey ...`, `Basic ...`.
             self._headers["Authorization"] = address.key if " " in address.key else f"Bearer {address.key}"
         self._stopped = threading.Event()
@@ -93,7 +94,7 @@ class Endpoint:
         try:
             answer = self._pool.request("GET", url, headers=self._headers)
             return json.loads(answer.data) if answer.status == 200 else None
-        except (urllib3.exceptions.HTTPError, ValueError):
+        except (urllib3.exceptions.HTTPError, ValueError, RecursionError):
             return None
 
     def post(self, route: str, data: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
@@ -123,7 +124,7 @@ class Endpoint:
                     raise self._refusal(answer.status, answer.data)
                 else:
                     return read(answer)
-            except (ValueError, RecursionError) as error:  # JSON that ends early too, or that is brackets all over
+            except (ValueError, OverflowError, RecursionError) as error:  # JSON that ends early, or nests without end
                 reason = f"an answer that cannot be read: {error}"
             except urllib3.exceptions.HTTPError as error:
                 reason = _network(error)
@@ -157,6 +158,15 @@ class Endpoint:
             remedy = f"change the setting that it names, or use another {section}.{self.address.instead}"
         text = f"{self.url}: HTTP {status} {said}".strip()
         return Refused(f"{text}; {remedy}", too_long=status in (400, 413, 422) and bool(_TOO_LONG.search(said)))
+
+
+def _check_key(address: Address) -> None:
+    """Raise :class:`UserError` for a key that no header can hold: HTTP's libraries would show it in what they say."""
+    if not address.key.isascii() or not address.key.isprintable():
+        raise UserError(
+            f"{address.variable}: holds a line break or another character that no key has; set it to the key alone",
+            code="setting-value",
+        )
 
 
 def _checked(address: Address) -> str:
