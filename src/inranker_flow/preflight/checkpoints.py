@@ -11,12 +11,20 @@ from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
 from inranker_flow.preflight import hub
 from inranker_flow.preflight.stores import readable
-from inranker_flow.rankers import families, files, labels, random_models
+from inranker_flow.rankers import families, files, labels, random_models, tensors
 from inranker_flow.rankers.checkpoints import locate
-from inranker_flow.rankers.kinds import T5S, bi_encoder, kind_by_name, refusal, starting_kind
+from inranker_flow.rankers.kinds import (
+    T5S,
+    bi_encoder,
+    check_masks,
+    encoder_types,
+    kind_by_name,
+    refusal,
+    starting_kind,
+)
 from inranker_flow.rankers.random_models import SIZES
 from inranker_flow.storage import uris
-from inranker_flow.students import adapters
+from inranker_flow.students import adapters, layers
 from inranker_flow.tracking import connection
 
 #: What a kind of use asks of config.json and the small files; raises :class:`UserError`.
@@ -67,7 +75,9 @@ def _check_files(
     said = files.check_config(reference, config)
     if judge:
         judge(config, read)
-    files.check_weights(reference, names, read, folder)
+    found = files.check_weights(reference, names, read, folder)
+    tensors.check_layers(reference, config, found)
+    tensors.check_head(reference, config, found)
     files.check_tokenizer(reference, read, names)
     files.check_vocabulary(reference, read, config)
     return f"{told}; {said}" if said else told
@@ -83,13 +93,24 @@ def check_teacher(teacher: Teacher) -> str:
         if kind == "auto":
             if files.gives_vectors(read):
                 raise UserError(bi_encoder(reference), code="checkpoint-kind")
-            if not names:
+            model_type = str(config.get("model_type") or "")
+            if not names and model_type in ("", *T5S):
                 return
             found = kind_by_name(names, bool(config.get("is_encoder_decoder")))
-            if found is None or (found == "monot5" and config.get("model_type", "t5") not in T5S):
-                raise UserError(refusal(reference, names, ""), code="checkpoint-kind")
+            other = found == "monot5" and model_type not in ("", *T5S)
+            backwards = found == "encoder" and model_type and model_type not in encoder_types()
+            if found is None or other or backwards:
+                raise UserError(refusal(reference, names, model_type), code="checkpoint-kind")
             kind = found
+        positions = files.positions(config)
+        if kind != "monot5" and positions and positions < scoring.max_length:
+            raise UserError(
+                f"{reference}: max_length {scoring.max_length} is more than the checkpoint's {positions} positions; set "
+                f"teacher.scoring.max_length to {positions} or less",
+                code="setting-value",
+            )
         if kind == "encoder":
+            check_masks(reference, str(config.get("model_type")))
             labels.find(reference, config, scoring.false_token, scoring.true_token)
         elif kind == "causal" and not scoring.prompt and (model_type := str(config.get("model_type", ""))):
             told = files.names_of(reference, config, read)
@@ -159,9 +180,10 @@ def check_start(
         )
     names = config.get("architectures") or [""]
     if kind == "encoder" and names[0].endswith("ForSequenceClassification") and labels.count(config) in (1, 2):
-        labels.find(reference, config, student.false_token, student.true_token)
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and kind != "monot5" and 0 < positions < student.max_length:
+        labels.find_for_student(section, reference, config, student.false_token, student.true_token)
+    layers.check(reference, config, student.layers, f"{section}.layers")
+    positions = files.positions(config)
+    if positions and kind != "monot5" and positions < student.max_length:
         raise UserError(
             f"{reference}: max_length {student.max_length} is more than the checkpoint's {positions} positions; set "
             f"{section}.max_length to {positions} or less",

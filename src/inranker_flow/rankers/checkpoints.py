@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inranker_flow.errors import UserError
-from inranker_flow.rankers import files, random_models
+from inranker_flow.rankers import files, random_models, tensors
 from inranker_flow.storage import uris
 from inranker_flow.storage.local import digest_folder
 
@@ -63,7 +63,12 @@ def locate(reference: str) -> Path | None:
 def _checked(folder: Path, reference: str) -> Path:
     files.check_whole(reference, [each.name for each in folder.iterdir()], files.reader(folder))
     if not (folder / "config.json").is_file():
-        raise UserError(f"{reference}: not a checkpoint: the folder holds no config.json", code="checkpoint-incomplete")
+        other = next((each.name for each in sorted(folder.iterdir()) if each.suffix in (".gguf", ".onnx")), "")
+        told = f"; {other} is of a format that is not read" if other else ""
+        raise UserError(
+            f"{reference}: not a checkpoint: the folder holds no config.json{told}; give a folder as save_pretrained writes it",
+            code="checkpoint-incomplete",
+        )
     return folder
 
 
@@ -107,6 +112,9 @@ def load_seq2seq(
             f"{reference}: a {model.config.model_type} checkpoint; a T5 (encoder-decoder) is needed here",
             code="checkpoint-kind",
         )
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        # T5's decoder begins with the padding's token, whether or not config.json says it.
+        model.config.decoder_start_token_id = tokenizer.pad_token_id or 0
     return model, tokenizer
 
 
@@ -158,8 +166,9 @@ def load_encoder(reference: str, revision: str, seed: int, change: Change) -> tu
         return *_random(reference, change), True  # the reference's own seed decides all of its weights
     source = _source(reference, revision)
     config = _config(reference, source)
-    labels = config.num_labels if str((config.architectures or [""])[0]).endswith("ForSequenceClassification") else 0
-    new = labels not in (1, 2)
+    architecture = (config.architectures or [""])[0]
+    headed = architecture.endswith("ForSequenceClassification") or (not architecture and _has_head(reference, source))
+    new = not headed or config.num_labels not in (1, 2)
     if new:
         config.num_labels = 1
     change(config)
@@ -167,6 +176,15 @@ def load_encoder(reference: str, revision: str, seed: int, change: Change) -> tu
         torch.manual_seed(seed)
         model = _load(reference, source, config, "AutoModelForSequenceClassification", None, new_head=new)
     return *_pair(reference, model, load_tokenizer(reference, revision)), new
+
+
+def _has_head(reference: str, source: _Source) -> bool:
+    """Return whether the weights in a folder hold a head, where config.json does not say; of other places nobody knows."""
+    if source[1]:
+        return False
+    folder = Path(source[0])
+    names = [each.name for each in folder.iterdir()]
+    return tensors.has_head(files.check_weights(reference, names, files.reader(folder), folder))
 
 
 def _pair(reference: str, model: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -257,6 +275,15 @@ def _load(reference: str, source: _Source, config: Any, kind: str, dtype: Any, n
         found["missing_keys"] = [
             name for name in found["missing_keys"] if name.startswith(inside) and ".pooler." not in name
         ]
+        if lost := [
+            name for name, *_ in found["mismatched_keys"] if name.startswith(inside) and ".pooler." not in name
+        ]:
+            raise UserError(
+                f"{reference}: the sizes in config.json are not those of the weights, first {sorted(lost)[0]}; fetch the "
+                "checkpoint again, or correct config.json",
+                code="checkpoint-config",
+            )
+    tensors.check_loaded(reference, model, found["unexpected_keys"])
     if found["missing_keys"] and (code := files.own_code(config.to_dict())):
         raise UserError(
             f"{reference}: its weights are those of code of its own ({code}), which is never run here: a "

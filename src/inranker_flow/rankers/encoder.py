@@ -64,6 +64,7 @@ class EncoderRanker(PairRanker):
         self.head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
         _score_in_float32(model)
         super().__init__(reference, model, EncoderReader(reference, tokenizer, scoring), scoring, device)
+        check_types(reference, model, self.reader.types)
 
     def forward(self, ids: np.ndarray, mask: np.ndarray, in_document: np.ndarray) -> Tensor:
         import torch
@@ -74,6 +75,17 @@ class EncoderRanker(PairRanker):
             if self.head.false is None or self.head.true is None:
                 return as_pair(logits[:, :1] if self.head.false is None else -logits[:, :1])
             return logits[:, [self.head.false, self.head.true]]
+
+
+def check_types(reference: str, model: Any, types: tuple[int, int] | None) -> None:
+    """Raise :class:`UserError` where the tokenizer's token types are more than the model has."""
+    known = getattr(model.config, "type_vocab_size", None)
+    if types and known and max(types) >= known:
+        raise UserError(
+            f"{reference}: its tokenizer gives token types up to {max(types)}, and the model knows {known}; take token_type_ids "
+            "out of model_input_names in tokenizer_config.json",
+            code="checkpoint-tokenizer",
+        )
 
 
 def forward_of(model: Any, fast: bool = True, recompute: bool = False) -> Forward:

@@ -120,14 +120,31 @@ def check_config(reference: str, config: dict[str, Any], known: Collection[str] 
             f"{reference}: transformers knows no model type {kind!r}; give a checkpoint of one that it knows",
             code="checkpoint-kind",
         )
-    if isinstance(quantised := config.get("quantization_config"), dict):
-        method = quantised.get("quant_method") or "some method"
+    if quantised := config.get("quantization_config"):
+        method = (quantised.get("quant_method") if isinstance(quantised, dict) else quantised) or "some method"
         raise UserError(
             f"{reference}: its weights are quantised ({method}), which is not read here; give the checkpoint in full "
             "precision (scoring.dtype says in which one it computes)",
             code="checkpoint-quantised",
         )
     return ""
+
+
+#: Model types that begin to count places after the padding's id.
+_COUNT_FROM_PADDING = (
+    "camembert", "data2vec-text", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Return the tokens that a model can tell apart by place, as far as its ``config.json`` says; None where it does not."""
+    found = [config.get(name) for name in ("max_position_embeddings", "n_positions")]
+    said = next((each for each in found if isinstance(each, int) and not isinstance(each, bool) and each > 0), None)
+    if said is None or config.get("model_type") not in _COUNT_FROM_PADDING:
+        return said
+    padding = config.get("pad_token_id", 1)
+    return said - padding - 1 if isinstance(padding, int) and 0 <= padding < said - 1 else said
 
 
 def own_code(config: dict[str, Any]) -> str:
@@ -247,8 +264,11 @@ def chat_templates(read: Read) -> str:
     return "\n".join((read(name) or b"").decode("utf-8", "replace") for name in names)
 
 
-def check_weights(reference: str, names: Collection[str], read: Read, folder: Path | None = None) -> None:
-    """Raise :class:`UserError` where weights are not there; with ``folder``, also where a file is cut off."""
+def check_weights(reference: str, names: Collection[str], read: Read, folder: Path | None = None) -> set[str]:
+    """Raise :class:`UserError` where weights are not there; with ``folder``, also where a file is cut off.
+
+    Return the names of the tensors, as far as the files say them without being loaded.
+    """
     check_whole(reference, names, read)
     for name in WEIGHTS:
         if name in names:
@@ -277,18 +297,23 @@ def check_weights(reference: str, names: Collection[str], read: Read, folder: Pa
             f"{reference}: holds no weights: neither model.safetensors nor pytorch_model.bin{told}; fetch the whole checkpoint",
             code="checkpoint-incomplete",
         )
-    if folder:
-        for part in parts:
-            _check_file(reference, folder / part)
+    return {name for part in parts for name in _check_file(reference, folder / part)} if folder else set()
 
 
 def check_whole(reference: str, names: Collection[str], read: Read) -> None:
-    """Raise :class:`UserError` for an adapter without the weights that it belongs to.
+    """Raise :class:`UserError` for an adapter, with or without the weights that it belongs to.
 
     It is not merged here: its base may change under its name, and results are kept by the content of one folder.
     """
-    if "adapter_config.json" not in names or any(name in names for name in _all_weights()):
+    if "adapter_config.json" not in names:
         return
+    if any(name in names for name in _all_weights()):
+        # transformers would add the adapter to them, whether or not they have it already.
+        raise UserError(
+            f"{reference}: holds whole weights and adapter_config.json, and does not say whether the adapter is part of them; "
+            "remove the files of the adapter if it is, else merge it with peft's merge_and_unload",
+            code="checkpoint-adapter",
+        )
     base = _quietly(read("adapter_config.json") or b"").get("base_model_name_or_path")
     named = f" ({base})" if isinstance(base, str) and base else ""
     raise UserError(
@@ -302,8 +327,11 @@ def _all_weights() -> list[str]:
     return [each for name in WEIGHTS for each in (name, f"{name}.index.json")]
 
 
-def _check_file(reference: str, path: Path) -> None:
-    """Raise :class:`UserError` for a file of weights that is a pointer, or is not as long as its header says."""
+def _check_file(reference: str, path: Path) -> list[str]:
+    """Raise :class:`UserError` for a file of weights that is a pointer, or is not as long as its header says.
+
+    Return the names of its tensors; of a pytorch_model.bin none.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(len(_POINTER))
@@ -315,7 +343,7 @@ def _check_file(reference: str, path: Path) -> None:
         if size == 0:
             raise UserError(f"{reference}: {path.name} is empty; fetch the checkpoint again", code="checkpoint-damaged")
         if path.suffix != ".safetensors":
-            return
+            return []
         length = int.from_bytes(start[:8], "little")
         if len(start) < 8 or length > min(size - 8, _LARGEST_HEADER):
             raise UserError(
@@ -335,6 +363,7 @@ def _check_file(reference: str, path: Path) -> None:
             "fetch the checkpoint again",
             code="checkpoint-damaged",
         )
+    return [name for name in header if name != "__metadata__"]
 
 
 def names_of(reference: str, config: dict[str, Any], read: Read, folder: Path | None = None) -> list[str]:

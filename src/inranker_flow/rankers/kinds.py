@@ -17,6 +17,10 @@ from inranker_flow.rankers.files import gives_vectors
 T5S = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 
+#: Encoders that do not mask padding: a pair's score would depend on what it is batched with.
+_UNMASKED = ("convbert", "fnet", "nystromformer", "yoso")
+
+
 def find_kind(reference: str, revision: str = "") -> Kind:
     """Return the kind that the checkpoint's config.json says. Raises :class:`UserError` for one that is no reranker's."""
     if reference.startswith("init:"):
@@ -27,7 +31,19 @@ def find_kind(reference: str, revision: str = "") -> Kind:
         raise UserError(bi_encoder(reference), code="checkpoint-kind")
     if found is None:
         raise UserError(refusal(reference, config.architectures, config.model_type), code="checkpoint-kind")
+    if found == "encoder":
+        check_masks(reference, config.model_type)
     return found
+
+
+def check_masks(reference: str, model_type: str) -> None:
+    """Raise :class:`UserError` for an encoder whose scores depend on the padding of a batch."""
+    if model_type in _UNMASKED:
+        raise UserError(
+            f"{reference}: a {model_type} reads the padding of a batch too, so a pair has another score in another batch; give "
+            "another checkpoint",
+            code="checkpoint-kind",
+        )
 
 
 def starting_kind(reference: str, config: Mapping[str, Any]) -> Kind:
@@ -49,6 +65,8 @@ def starting_kind(reference: str, config: Mapping[str, Any]) -> Kind:
             "ModernBERT and their kin) or a causal language model; give one as phase1.checkpoint",
             code="checkpoint-kind",
         )
+    if found == "encoder":
+        check_masks(reference, model_type)
     return found
 
 
@@ -60,7 +78,12 @@ def encoder_types() -> frozenset[str]:
 
 def refusal(reference: str, architectures: Sequence[str] | None, model_type: str) -> str:
     """Return the line about a checkpoint of no kind."""
-    name = (architectures or [model_type])[0]
+    if not architectures:
+        return (
+            f"{reference}: a {model_type} is no reranker as far as it says: config.json names no architectures; set "
+            "teacher.scoring.kind (encoder, causal) if it is one"
+        )
+    name = architectures[0]
     return (
         f"{reference}: a {name} is no reranker that is understood here{_why(name)}: that is a T5 (monoT5), "
         "a causal language model that answers yes or no, or a bidirectional encoder with a classification head"

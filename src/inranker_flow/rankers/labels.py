@@ -86,6 +86,14 @@ def find(reference: str, config: dict[str, Any], false_token: str = "", true_tok
     return Head(1 - true, true, (names[1 - true], names[true]), f"label {names[true]!r} says relevant")
 
 
+def find_for_student(section: str, reference: str, config: dict[str, Any], false_token: str, true_token: str) -> Head:
+    """As :func:`find`, of a student's start: what is said names the settings of ``section``."""
+    try:
+        return find(reference, config, false_token, true_token)
+    except UserError as error:
+        raise UserError(re.sub(r"(teacher\.)?scoring\.", f"{section}.", str(error)), code=error.code) from error
+
+
 def count(config: dict[str, Any]) -> int:
     """Return the labels of a head, as far as ``config.json`` says."""
     return len(_names(config)[0])

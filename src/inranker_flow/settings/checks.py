@@ -377,8 +377,8 @@ def _scoring(key: str, scoring: ScoringConfig, reference: str) -> None:
             f"{key}.truncation: reference is monoT5's, and this is a teacher of the kind {kind}",
             code="setting-conflict",
         )
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and kind in ("causal", "encoder") and 0 < positions < scoring.max_length:
+    positions = files.positions(config)
+    if positions and kind in ("causal", "encoder") and positions < scoring.max_length:
         raise UserError(
             f"{key}.max_length: {scoring.max_length}, but {shown(reference)} has {positions} positions; set it to at most that",
             code="setting-value",

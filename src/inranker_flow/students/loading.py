@@ -6,6 +6,7 @@ import logging
 
 from inranker_flow.config.sections import DistillConfig
 from inranker_flow.config.values import Kind
+from inranker_flow.errors import UserError
 from inranker_flow.rankers import random_models
 from inranker_flow.rankers.checkpoints import load_config
 from inranker_flow.rankers.kinds import starting_kind
@@ -32,6 +33,12 @@ def load_student(reference: str, config: DistillConfig, revision: str = "") -> S
     adapters.check(reference, kind, config)
     student = KINDS[kind](reference, config, revision)
     weights = list(student.model.parameters())
+    if bad := [name for name, each in student.model.named_parameters() if not each.isfinite().all()]:
+        raise UserError(
+            f"{reference}: {len(bad)} of its {len(weights)} weights hold numbers that are not finite, first {bad[0]}; give "
+            "another checkpoint",
+            code="checkpoint-damaged",
+        )
     parameters = sum(each.numel() for each in weights)
     log.info("%s: a student of the kind %s with %.1fM parameters", reference, kind, parameters / 1e6)
     if config.lora_rank:
