@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from inranker_flow.config.sections import DistillConfig, ScoringConfig, TeacherConfig
+from inranker_flow.errors import UserError
 from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.rankers.kinds import find_kind
 from inranker_flow.rankers.loading import load_ranker
@@ -67,14 +68,14 @@ def scores(logits: np.ndarray) -> np.ndarray:
     return logits[:, 1] - logits[:, 0]
 
 
-def trained(student: Any) -> np.ndarray:
+def trained(student: Any, pairs: list[tuple[str, str]] = PAIRS, pad_to: int = 1) -> np.ndarray:
     """What training computes of the pairs."""
     import torch
 
-    texts = Texts.of(PAIRS)
+    texts = Texts.of(pairs)
     prompts = student.reader.prepare(texts.queries, texts.documents, texts.index)
     with torch.no_grad():
-        inputs = map(torch.from_numpy, prompts.inputs(np.arange(len(PAIRS))))
+        inputs = map(torch.from_numpy, prompts.inputs(np.arange(len(pairs)), pad_to))
         found: np.ndarray = student.scorer(False).eval()(*inputs).double().numpy()
     return found
 
@@ -220,6 +221,18 @@ def test_a_gguf_alone_is_named(tmp_path):
         check_student(asked_for(str(tmp_path)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_padding_takes_no_place_that_a_model_has_not(tmp_path, dtype):
+    shorter = weights(
+        lambda found: {name: each[:61].clone() if "position_emb" in name else each for name, each in found.items()}
+    )
+    start = copy(starts.encoder("bert"), tmp_path / "m", settings(max_position_embeddings=61), shorter)
+    pairs = [*PAIRS, ("what is bread", "river stone " * 60)]
+    scoring = ScoringConfig(max_length=61, dtype=dtype)
+    assert np.isfinite(load_ranker(start, scoring).score(pairs)).all()
+    assert np.isfinite(trained(load_student(start, DistillConfig(max_length=61)), pairs, pad_to=8)).all()
+
+
 # --- kinds and settings -----------------------------------------------------------------------------------------------
 
 
@@ -323,6 +336,24 @@ def test_what_is_trained_is_what_is_loaded_and_what_transformers_computes(kind, 
         with torch.no_grad():
             plain = model(torch.from_numpy(ids)).logits[0, -1, list(student.reader.labels)].double().numpy()
         np.testing.assert_allclose(plain, own, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "facts"),
+    [
+        ({"true_token": "yes"}, "setting-missing", ("phase1.true_token", "both, or none")),
+        ({"false_token": "no"}, "setting-missing", ("phase1.false_token", "both, or none")),
+        ({"true_token": "yes", "false_token": "yes"}, "setting-conflict", ("phase1.true_token", "'yes'")),
+        ({"true_token": "▁yes", "false_token": "no"}, "checkpoint-tokens", ("'▁yes'", "phase1.true_token")),
+    ],
+)
+def test_answers_that_cannot_be_are_told_by_preflight(tokens, code, facts):
+    with refuses(code, *facts):
+        check_student(asked_for(starts.llama(), **tokens))
+    with pytest.raises(UserError):
+        load_student(starts.llama(), asked_for(starts.llama(), **tokens))
+    assert check_student(asked_for(starts.llama(), true_token="yes", prompt="qwen3-reranker"))
+    assert check_student(asked_for(starts.llama(), true_token="yes", false_token="no"))
 
 
 @pytest.mark.parametrize("kind", ["xlm", "albert"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inranker_flow import reading
 from inranker_flow.config.sections import DistillConfig, ScoringConfig, Teacher
 from inranker_flow.config.values import Kind
 from inranker_flow.errors import UserError
@@ -172,7 +173,9 @@ def check_start(
     adapters.check(reference, kind, student, f"{section}.lora_rank")
     if kind == "monot5":
         _check_tokens(reference, read, student.false_token or "▁false", student.true_token or "▁true", section)
-    elif student.truncation == "reference":
+    elif kind == "causal":
+        _check_answers(reference, student, config, read, section)
+    if kind != "monot5" and student.truncation == "reference":
         raise UserError(
             f"{reference}: truncation: reference is monoT5's, and this is a student of the kind {kind}; set "
             f"{section}.truncation to document",
@@ -190,6 +193,34 @@ def check_start(
             code="setting-value",
         )
     return kind
+
+
+def _check_answers(
+    reference: str, student: DistillConfig, config: dict[str, Any], read: files.Read, section: str
+) -> None:
+    """Raise :class:`UserError` for answers of a causal student that its vocabulary lacks, that are one, or of which one is set
+    where nothing says the other."""
+    false, true = student.false_token, student.true_token
+    if lost := files.has_tokens(read, list(filter(None, (false, true)))):
+        raise UserError(
+            f"{reference}: the vocabulary has no token {lost!r}; set {section}.true_token and false_token to pieces of it",
+            code="checkpoint-tokens",
+        )
+    if false and false == true:
+        raise UserError(
+            f"{section}.true_token and {section}.false_token are both {true!r}; they must differ",
+            code="setting-conflict",
+        )
+    if bool(false) != bool(true) and not families.named(student.prompt) and not read(reading.FILENAME):
+        try:
+            chat = files.chat_templates(read)
+            families.find(reference, str(config.get("model_type", "")), files.names_of(reference, config, read), chat)
+        except UserError as error:
+            raise UserError(
+                f"{section}.{'true_token' if true else 'false_token'}: set alone, and nothing says the other answer of "
+                f"{reference}; set both, or none",
+                code="setting-missing",
+            ) from error
 
 
 def check_writer(reference: str, revision: str = "", section: str = "generation") -> str:

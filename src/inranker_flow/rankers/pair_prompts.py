@@ -177,7 +177,8 @@ class PairPrompts:
         before = Ragged.of([frame.before[known:]])
         head, document = (each[:, None] for each in self._lengths(rows))
         lengths = self.lengths[rows][:, None] - known
-        width = -(-int(lengths.max(initial=1)) // pad_to) * pad_to
+        # Padding takes places too, and a model may have no more than `max_length`.
+        width = min(-(-int(lengths.max(initial=1)) // pad_to) * pad_to, frame.max_length - known)
         # Place in the input: negative, or beyond its length, where it is padded.
         place = np.arange(width) - (width - lengths if self._reader.padding == "left" else 0)
         mask = (place >= 0) & (place < lengths)

@@ -94,6 +94,12 @@ def _scoring(reference: str, tokenizer: Any, config: DistillConfig, revision: st
         usual = family.false, family.true
     elif config.false_token and config.true_token:
         usual = "", ""
+    elif config.false_token or config.true_token:
+        raise UserError(
+            f"{reference}: of its two answers one is set ({config.true_token or config.false_token!r}); set phase1.true_token "
+            "and phase1.false_token, or none",
+            code="setting-missing",
+        )
     else:
         usual = _answers(reference, tokenizer, templates.load(prompt, scoring.instruction))
     return replace(
