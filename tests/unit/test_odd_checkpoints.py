@@ -18,6 +18,7 @@ from inranker_flow.preflight.checkpoints import check_student, check_teacher
 from inranker_flow.rankers.kinds import find_kind
 from inranker_flow.rankers.loading import load_ranker
 from inranker_flow.rankers.texts import Texts
+from inranker_flow.students.base import is_embedding
 from inranker_flow.students.loading import load_student
 from tests import models, starts, teachers
 from tests.refusals import refuses
@@ -259,6 +260,18 @@ def test_an_encoder_that_reads_padding_is_refused(tmp_path, kind):
             attempt()
 
 
+def test_an_encoder_that_reads_padding_is_refused_whatever_kind_is_set(tmp_path):
+    import transformers
+
+    read = teachers.wordpiece()
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": len(read)}
+    config = transformers.FNetConfig(**shape, pad_token_id=read.pad_token_id, num_labels=1)
+    start = teachers._saved(transformers.FNetForSequenceClassification(config), read, "odd-fnet")
+    for kind in ("auto", "encoder"):
+        with refuses("checkpoint-kind", "a fnet reads the padding"):
+            load_ranker(start, ScoringConfig(max_length=64, kind=kind))
+
+
 def test_more_tokens_than_positions_are_told_by_preflight():
     for checkpoint, most in ((starts.encoder("bert"), 512), (starts.encoder("roberta"), 512)):
         with refuses("setting-value", f"checkpoint's {most} positions", "phase1.max_length"):
@@ -371,6 +384,19 @@ def test_layers_made_by_their_number_in_an_unknown_way_are_refused(monkeypatch):
         load_student(causal("smollm3"), DistillConfig(max_length=64, layers=(0, 1, 3)))
     with refuses("setting-conflict", "GPTNeoForCausalLM"):
         load_student(causal("gpt_neo"), DistillConfig(max_length=64, layers=(2,)))
+
+
+@pytest.mark.parametrize("name", ["GPTNeoX", "GPT2", "Llama", "Bloom", "Mamba", "OPT"])
+def test_embeddings_are_known_by_whatever_name(name):
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, f"{name}{'LMHeadModel' if name == 'GPT2' else 'ForCausalLM'}")(
+            getattr(transformers, f"{name}Config")(num_hidden_layers=1)
+        )
+    own = model.get_input_embeddings().weight
+    assert all(is_embedding(found) for found, weight in model.named_parameters() if weight is own)
 
 
 def test_adapters_where_there_can_be_none_are_one_line():

@@ -14,7 +14,7 @@ from inranker_flow.rankers import labels
 from inranker_flow.rankers.base import forward_passes
 from inranker_flow.rankers.checkpoints import load_classifier, raw_config
 from inranker_flow.rankers.devices import pick_device, pick_dtype
-from inranker_flow.rankers.kinds import reads_both_ways
+from inranker_flow.rankers.kinds import check_masks, reads_both_ways
 from inranker_flow.rankers.pair_prompts import Frame, PairRanker, PairReader
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class EncoderRanker(PairRanker):
                 "give a BERT-like cross-encoder",
                 code="checkpoint-kind",
             )
+        check_masks(reference, model.config.model_type)
         self._forward = forward_of(model, scoring.forward == "fast")
         self.head = labels.find(reference, raw_config(reference, revision), scoring.false_token, scoring.true_token)
         _score_in_float32(model)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The number of a layer in the name of a weight (``encoder.layer.3.``, ``block.3.``, ``layers.3.``, ``h.3.``).
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")
 #: Names of token embeddings and what belongs to them.
-_EMBEDDINGS = re.compile(r"(?:^|\.)(?:shared|embeddings?|embed_tokens|tok_embeddings|wte|word_embeddings)\.")
+_EMBEDDINGS = re.compile(r"(?:^|\.)(?:shared|embeddings?|embed_tokens|embed_in|tok_embeddings|wte|word_embeddings)\.")
 
 
 class Student(ABC):
