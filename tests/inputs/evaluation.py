@@ -216,7 +216,7 @@ INPUTS = [
     Input("a label beyond float32", lambda here: distilled(here, labelled("true_logit", -1e300)), ("no finite float32",)),
     Input("no labels", lambda here: distilled(here, without_labels), ("no labels, so there is nothing to train on",)),
     Input("all queries with one document for a listwise loss", lambda here: distilled(here, documents=1, loss="kl"),
-          ("kl compares the documents of a query, but no query has two; use mse",)),
+          ("kl compares the documents of a query, but no query of ", " has two; use mse")),
     Input("one document each and the loss of the paper", lambda here: distilled(here, documents=1), ("done in",), 0),
     Input("all queries held out", lambda here: distilled(here, holdout=1.0), ("holdout: 1.0",)),
     Input("none may be held out", lambda here: distilled(here, holdout=0.5, holdout_max_queries=0),

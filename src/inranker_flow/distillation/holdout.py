@@ -28,7 +28,8 @@ def training_and_heldout(
             )  # fmt: skip
         if not len(rows):
             raise UserError(
-                f"loss: {config.loss} compares the documents of a query, but no query has two; use mse",
+                f"loss: {config.loss} compares the documents of a query, but no query of {', '.join(examples.names)} has "
+                "two; use mse",
                 code="setting-conflict",
             )
     if objective.reads_judgements and not (examples.relevance[rows] > 0).any():
