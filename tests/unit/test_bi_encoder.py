@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from inranker_flow.config.retrieval import DenseConfig
+from inranker_flow.errors import CollectionFault
 from tests import bi_encoders
 from tests.refusals import refuses
 
@@ -134,5 +135,6 @@ def test_vectors_that_are_no_numbers_are_refused(tmp_path):
     weights.data[encoder._tokens(["granite"])[0][1]] = float("nan")
     assert np.isfinite(encoder.passages(["rain falls"])).all()
     for embed in (encoder.passages, encoder.queries):
-        with refuses("scores-not-finite", "1 of 2 vectors", "'granite'", "retrieval.dense"):
+        with refuses("scores-not-finite", "1 of 2 vectors", "'granite'", "retrieval.dense") as caught:
             embed(["rain falls", "granite"])
+        assert isinstance(caught.value, CollectionFault), "of these texts: other targets go on"

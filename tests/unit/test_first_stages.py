@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.retrieval import BandsConfig, DenseConfig, RetrieveConfig
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.errors import CollectionFault
@@ -249,6 +250,30 @@ def test_what_is_wrong_with_a_run_file_is_said_before_anything_is_searched(tmp_p
     assert isinstance(caught.value, CollectionFault), "a target with it may be left out"
     with refuses("artifact-missing"):
         retrieve(config, prepared(tmp_path), None, tmp_path / "out")
+
+
+def test_rows_of_a_run_about_queries_that_are_not_there_are_counted(tmp_path):
+    """They are often another split's."""
+    folder = recorded(tmp_path, {"run": trec(HITS), "more": trec({"q98": HITS["q0"], "q99": HITS["q1"]})})
+    [found] = [each for each in read_manifest(folder).details["problems"] if each["kind"] == "run_unknown_query"]
+    assert found["count"] == 61 and "'other'" in found["examples"][0]["what"]
+    few = recorded(tmp_path, {"run": trec(HITS)}, max_test_queries=1, max_train_queries=2)
+    [found] = [each for each in read_manifest(few).details["problems"] if each["kind"] == "run_unknown_query"]
+    assert found["count"] == 1, "those that were not drawn are there"
+
+
+def test_a_query_whose_hits_were_not_drawn_finds_nothing(tmp_path):
+    """A run file of the whole collection goes with a first look at a part of it."""
+    far = {**HITS, "q9": [("d150", 1.0), ("d151", 0.5)], "q10": [("d150", 1.0)], "q11": [("d010", 2.0), ("d150", 1.0)]}
+    folder = recorded(tmp_path, {"run": trec(far)}, max_documents=20)
+    drawn = {row["doc_id"] for row in rows(tables.CORPUS, folder)}
+    assert not drawn & {"d150", "d151"} and "d010" in drawn
+    stats = retrieve(RetrieveConfig(first_stage="run", depth=20), folder, None, tmp_path / "out")
+    assert stats.test_queries_without_hits == 2 and ranked(tmp_path / "out")["q11"] == ["d010"]
+    with refuses("run-incomplete", "1 of 4 test queries", "'q8'"):
+        del far["q8"]
+        retrieve(RetrieveConfig(first_stage="run"), recorded(tmp_path, {"run": trec(far)}, max_documents=20), None,
+            tmp_path / "lost")  # fmt: skip
 
 
 def test_of_documents_that_were_cut_a_run_names_the_passages(tmp_path):

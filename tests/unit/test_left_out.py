@@ -29,7 +29,7 @@ from inranker_flow.tracking.parents import parent_of_kfp
 from inranker_flow.tracking.records import ends_of, left_out_of
 from inranker_flow.tracking.runs import pipeline_run
 from pipelines import submission
-from tests import models
+from tests import beir, models
 from tests.databases import new_database
 from tests.promoting import student, use
 from tests.unit.test_evaluation import make_candidates, make_collection, make_labels
@@ -126,6 +126,20 @@ def test_data_that_is_refused_leaves_the_target_out_and_says_so_in_one_line(here
     assert json.loads((found.parent / "metrics").read_text())["left_out"] == 1
     (event,) = map(json.loads, (here / "events.jsonl").read_text().splitlines())
     assert "error" not in event and event["stats"]["left_out"] == 1 and "line 2" in event["reason"]
+
+
+def test_a_file_that_a_setting_names_and_that_is_gone_leaves_the_target_out(here):
+    """Its place was there when the run began: its documents are."""
+    folder = beir.write(here / "medicines")
+    (folder / "sub").mkdir()
+    for path, said in ((f"{here}/lost", "no such file"), (f"{folder}/sub", "not a file")):
+        for settings in ({"log": path, "queries": "log"}, {"runs": [path]}, {"labels": f"soft-labels:{path}"}):
+            corpus = {"uri": str(folder), "name": "medicines", "refused": "leave_out", **settings}
+            stage, by, why = gone(call(prepare_corpus, here, "collection", configs={"corpus": corpus, "config": {}}))
+            assert (stage, by) == ("prepare_corpus", "prepare_corpus") and path in why and said in why
+            with pytest.raises(SystemExit):
+                corpus["refused"] = "end"
+                call(prepare_corpus, here, "collection", configs={"corpus": corpus, "config": {}})
 
 
 def test_no_usable_query_leaves_the_target_out(here):

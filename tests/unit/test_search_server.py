@@ -11,6 +11,7 @@ import pytest
 from inranker_flow.artifacts import tables
 from inranker_flow.config.retrieval import RetrieveConfig, SearchServerConfig
 from inranker_flow.environment import variables
+from inranker_flow.errors import CollectionFault
 from inranker_flow.retrieval.first_stages.searched import Searched
 from inranker_flow.retrieval.search_body import read_body
 from inranker_flow.services import endpoint
@@ -90,16 +91,21 @@ def test_what_an_index_refuses_is_said_in_one_line(tmp_path, sample):
         with SearchServer(given, *trouble) as server:
             retrieve(config(server, **values), sample, None, tmp_path / "out")
 
-    with refuses("search-refused", "unknown query", "retrieval.server.index"):
+    with refuses("search-refused", "unknown query", "retrieval.server.index") as caught:
         run(each({"error": error, "status": 400}))
+    assert isinstance(caught.value, CollectionFault), "of what is asked for one target: the others go on"
+    with refuses("search-refused", "unknown query") as caught:
+        run(each({"error": error, "status": 403}))
+    assert not isinstance(caught.value, CollectionFault), "whoever asks"
     with refuses("server-refused", "HTTP 404", "retrieval.server.endpoint"):
         run(lambda _: Answer(404, {"error": "no handler found"}))
     with refuses("server-refused", "responses are due"):
         run(lambda _: {"responses": []})
     with refuses("server-refused", "without id or score"):
         run(each({"hits": {"hits": [{"_id": "d001", "_score": None}]}, "timed_out": False}))
-    with refuses("reference-lost", "'zzz'", "retrieval.server.id_field"):
+    with refuses("reference-lost", "'zzz'", "retrieval.server.id_field") as caught:
         run(given={**known, "zzz": " ".join(f"w{number}" for number in range(300))})
+    assert isinstance(caught.value, CollectionFault)
     with refuses("queries-find-nothing", "handbook"):
         run(given={"d001": "nothing"})
     with refuses("setting-missing", "retrieval.server.index"):

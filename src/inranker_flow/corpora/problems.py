@@ -46,6 +46,7 @@ HARMLESS = {
     "duplicate_judgement": "judgements of a pair that was judged before (the highest grade counts)",
     "duplicate_text": "documents whose text another document has too (kept)",
     "unjudged_query": "queries without any judgement (left out)",
+    "run_unknown_query": "rows of a run about a query that is not there (not used: another split's?)",
     "wordless_query": "queries of the log without a letter or a digit (left out)",
 }
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import priorities
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.beside import local_file
 from inranker_flow.corpora.fields import BadValue, as_text
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources import layout, parquet
 from inranker_flow.corpora.sources.delimited import Delimited
 from inranker_flow.corpora.sources.lines import BadLine, batches, json_object
 from inranker_flow.corpora.sources.rows import ROWS, Row, as_columns
-from inranker_flow.storage import uris
 from inranker_flow.words import normal
 
 #: How the columns are called.
@@ -64,9 +64,7 @@ def read(corpus: CorpusConfig, problems: Problems, seed: int) -> pa.Table:
 
 def _rows(uri: str, problems: Problems) -> Iterator[Rows]:
     """Yield columns text, count."""
-    path = uris.local_copy(uri)
-    if not path.is_file():
-        raise BadCollection(f"{uri}: no such file; correct the setting log", code="not-found")
+    path = local_file(uri)
     suffix = PurePosixPath(layout.unpacked(path.name.lower())).suffix
     if suffix == ".parquet":
         return _columns(path, uri, problems)

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import tables
 from inranker_flow.artifacts.hashing import HashSet, contains, hash_rows
 from inranker_flow.config.sections import CorpusConfig
+from inranker_flow.corpora.beside import local_file
 from inranker_flow.corpora.documents import are_cut
-from inranker_flow.corpora.problems import BadCollection, Problems, Rows
+from inranker_flow.corpora.problems import Problems, Rows
 from inranker_flow.corpora.sources import lines, parquet
-from inranker_flow.storage import uris
 
 _BLANKS = re.compile(r"[ \t]+")
 _ROWS = tables.RUN.schema.remove(tables.RUN.schema.get_field_index("rank"))
@@ -28,14 +28,25 @@ def address(corpus: CorpusConfig, name: str) -> str:
     return name if "://" in name or name.startswith(("/", "~")) else f"{corpus.uri.rstrip('/')}/{name}"
 
 
-def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: np.ndarray, problems: Problems) -> int:
-    """Write the rows of the ``queries`` as the run of ``collection``, whose passages are written; returns how many.
+def write(
+    corpus: CorpusConfig,
+    collection: Path,
+    queries: pa.Table,
+    known: np.ndarray,
+    documents: np.ndarray,
+    problems: Problems,
+) -> list[str]:
+    """Write the rows of the ``queries`` as the run of ``collection``, whose passages are written.
 
-    ``documents``: first words of the hashes of all documents that there are, sorted; a row about another is a problem.
+    ``known`` and ``documents``: first words of the hashes of all queries and documents that there are, sorted. A row about
+    another document is a problem, and one about another query is counted. Returns the queries whose rows are all about
+    documents that the collection was drawn without: they find nothing.
     """
     if not corpus.runs:
-        return 0
-    wanted = np.sort(_hashes(queries.column("query_id").to_pylist()))
+        return []
+    ids = queries.column("query_id").to_pylist()
+    wanted, empty = np.sort(_hashes(ids)), np.empty(0, np.uint64)
+    known, asked = np.union1d(known, wanted), empty
     kept = np.sort(_hashes(tables.column(tables.CORPUS, collection, "doc_id").to_pylist()))
     whole = np.setdiff1d(documents, kept) if are_cut(collection) else kept[:0]
     if are_cut(collection):  # then its passages are what is searched
@@ -47,7 +58,9 @@ def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: 
             query_ids, doc_ids, _ = rows.columns
             if not query_ids:
                 continue
-            mine, found = contains(wanted, _hashes(query_ids)), _hashes(doc_ids)
+            asking, found = _hashes(query_ids), _hashes(doc_ids)
+            mine = contains(wanted, asking)
+            problems.add_rows("run_unknown_query", rows, ~contains(known, asking), "no query has the id {0!r}")
             unknown = mine & ~contains(documents, found)
             of_passages = unknown & contains(whole, found)
             for rows_of, what in (
@@ -59,13 +72,17 @@ def write(corpus: CorpusConfig, collection: Path, queries: pa.Table, documents: 
             ):
                 problems.add_rows("run_unknown_document", rows, rows_of, what)
             good = mine & contains(kept, found)
+            asked = np.union1d(asked, asking[mine & ~unknown])
             new = np.zeros(len(good), bool)
             new[good] = pairs.add(hash_rows(query_ids, doc_ids)[good])
             what = "query {0!r} found document {1!r} before, in this file or in another"
             problems.add_rows("duplicate_run_row", rows, good & ~new, what)
             parts.append(pa.table(list(rows.columns), schema=_ROWS).filter(pa.array(new)))
     problems.check()
-    return tables.write(tables.RUN, collection / tables.RUN.filename, _ranked(pa.concat_tables(parts)))
+    table = _ranked(pa.concat_tables(parts))
+    tables.write(tables.RUN, collection / tables.RUN.filename, table)
+    lost = np.setdiff1d(asked, _hashes(table.column("query_id").unique().to_pylist()))
+    return [query_id for query_id, each in zip(ids, _hashes(ids), strict=True) if each in lost] if len(lost) else []
 
 
 def read(uri: str) -> pa.Table:
@@ -94,9 +111,7 @@ def _hashes(ids: list[str]) -> np.ndarray:
 
 def _read(uri: str, problems: Problems) -> Iterator[Rows]:
     """Yield columns query_id, doc_id, score."""
-    path = uris.local_copy(uri)
-    if path.is_dir():
-        raise BadCollection(f"{uri}: a folder where a run file is due; name the file", code="collection-form")
+    path = local_file(uri)
     if path.suffix.lower() == ".parquet":
         return parquet.run(path, uri, problems)
     return lines.batches(path, uri, _line, 3, problems)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inranker_flow.config.retrieval import DenseConfig
-from inranker_flow.errors import UserError
+from inranker_flow.errors import CollectionFault
 from inranker_flow.rankers import devices, kernels
 from inranker_flow.rankers.batches import BATCH_TOKENS, PAD_TO, Batches
 from inranker_flow.rankers.checkpoints import checkpoint_identity, load_body, read_file
@@ -85,7 +85,7 @@ class BiEncoder:
                 vectors[part] = found
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):  # they would find nothing, and nobody would find them
-            raise UserError(
+            raise CollectionFault(
                 f"retrieval.dense.checkpoint: {self._reference}: {len(bad):,} of {len(texts):,} vectors are not finite numbers, "
                 f"the first that of {texts[bad[0]][:80]!r}; use another checkpoint, or retrieval.dense.dtype float32",
                 code="scores-not-finite",

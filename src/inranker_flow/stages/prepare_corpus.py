@@ -122,8 +122,9 @@ class _Preparation:
             self.problems.add("unjudged_query", self.corpus.uri, 0, f"query {query_id!r} lost its last judgement")
         queries = queries.select(useful)
         self._write_queries(queries, judgements)
-        run_files.write(self.corpus, self.collection, queries.table, self.all_documents, self.problems)
-        return self._finish(queries, documents, len(judgements), labels)
+        known = self.all_queries, self.all_documents
+        lost = run_files.write(self.corpus, self.collection, queries.table, *known, self.problems)
+        return self._finish(queries, documents, len(judgements), labels, lost)
 
     def _hashes(self, ids: list[str]) -> np.ndarray:
         return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
@@ -454,7 +455,7 @@ class _Preparation:
         progress.finish()
         return writer.rows
 
-    def _finish(self, queries: Queries, documents: int, judgements: int, labels: int) -> PrepareStats:
+    def _finish(self, queries: Queries, documents: int, judgements: int, labels: int, lost: list[str]) -> PrepareStats:
         origins = queries.table.column("origin").value_counts().to_pylist()
         count = {each["values"]: each["counts"] for each in origins}
         self.problems.log()
@@ -493,5 +494,6 @@ class _Preparation:
             },
             problems=self.problems.as_list(),
             not_evaluated=reason,
+            **({"found_nothing": lost} if lost else {}),
         )
         return stats

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inranker_flow.artifacts.hashing import HashSet, hash_rows
+from inranker_flow.corpora.beside import local_file
 from inranker_flow.corpora.problems import BadCollection, Problems, Rows
 from inranker_flow.corpora.sources.beir import DOC_NAMES, QUERY_NAMES
 from inranker_flow.corpora.sources.delimited import Delimited
@@ -55,12 +56,7 @@ class InRankerMsmarco:
     unit = "bytes"
 
     def __init__(self, uri: str) -> None:
-        self.path, self.shown = uris.local_copy(uri), uri
-        if not self.path.is_file():
-            raise UserError(
-                f"{uri}: not a file; give the .tsv with true logit, false logit, query id and document id",
-                code="labels-form",
-            )
+        self.path, self.shown = local_file(uri), uri
         self.total = self.path.stat().st_size
 
     def labels(self, problems: Problems) -> Iterator[Rows]:
@@ -87,9 +83,7 @@ class OwnLabels:
     unit = "bytes"
 
     def __init__(self, uri: str) -> None:
-        self.path, self.shown = uris.local_copy(uri), uri
-        if not self.path.is_file():
-            raise UserError(f"{uri}: not a file; give one with query_id, doc_id and score", code="labels-form")
+        self.path, self.shown = local_file(uri), uri
         self.total = self.path.stat().st_size
 
     def labels(self, problems: Problems) -> Iterator[Rows]:

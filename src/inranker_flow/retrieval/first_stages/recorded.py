@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inranker_flow.artifacts import tables
+from inranker_flow.artifacts.manifest import read_manifest
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.errors import CollectionFault
 from inranker_flow.retrieval.first_stage import Asked, Found, Queries, passages_of
@@ -30,11 +31,14 @@ class Recorded:
         self._places, self._scores = found[order].astype(np.int64), scores[order]
         self._starts = np.searchsorted(query[order], np.arange(len(query_ids) + 1))
         self._numbers = {query_id: number for number, query_id in enumerate(query_ids.to_pylist())}
+        #: What was found for these is no part of the collection, of whose documents some were drawn.
+        self._nothing = frozenset(read_manifest(collection).details.get("found_nothing", ()))
 
     def check(self, asked: Mapping[str, Asked]) -> None:
         """Raise :class:`CollectionFault` for queries that no run file has."""
         for kind, each in asked.items():
-            lost = [query_id for query_id in each.queries.ids if query_id not in self._numbers]
+            known = self._numbers.keys() | self._nothing
+            lost = [query_id for query_id in each.queries.ids if query_id not in known]
             if lost:
                 raise CollectionFault(
                     f"{each.where}: {len(lost):,} of {len(each.queries.ids):,} {kind} queries are in no run file of the "
@@ -44,9 +48,12 @@ class Recorded:
 
     def find(self, batches: Iterable[Queries], depth: int) -> Iterator[list[Found]]:
         for batch in batches:
-            yield [self._best(self._numbers[query_id], depth) for query_id in batch.ids]
+            yield [self._best(query_id, depth) for query_id in batch.ids]
 
-    def _best(self, number: int, depth: int) -> Found:
+    def _best(self, query_id: str, depth: int) -> Found:
+        number = self._numbers.get(query_id)
+        if number is None:
+            return self._places[:0], self._scores[:0]
         first, end = self._starts[number], self._starts[number + 1]
         here = slice(first, min(end, first + depth))
         return self._places[here], self._scores[here]

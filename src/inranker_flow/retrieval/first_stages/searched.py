@@ -82,9 +82,11 @@ class SearchServer:
         error = item.get("error") if isinstance(item, dict) else "no search"
         if error:
             said = " ".join(json.dumps(error).split())[:300]
-            if isinstance(item, dict) and item.get("status") in _AGAIN:
+            status = item.get("status") if isinstance(item, dict) else None
+            if status in _AGAIN:
                 raise ValueError(f"a search that failed: {said}")
-            raise UserError(
+            # What is asked is wrong; any other status is about the index, whoever asks.
+            raise (CollectionFault if status == 400 else UserError)(
                 f"{self._endpoint.url}/{self._config.index}: refuses to search for {query[:80]!r}: {said}; correct "
                 "retrieval.server.index or .body",
                 code="search-refused",
@@ -99,7 +101,7 @@ class SearchServer:
             raise self._foreign(f"gives a hit without id or score ({error}): {str(item)[:200]}") from error
         twice = next((doc_id for doc_id, times in Counter(doc_id for doc_id, _ in hits).items() if times > 1), None)
         if twice is not None:
-            raise UserError(
+            raise CollectionFault(
                 f"{self._endpoint.url}/{self._config.index}: finds {twice!r} twice for {query[:80]!r}; its entries must be the "
                 "collection's passages: set retrieval.server.id_field to the field with a passage's own id",
                 code="search-refused",
@@ -166,7 +168,7 @@ class Searched:
         places = pc.index_in(doc_ids, value_set=self.passages.doc_ids)
         if places.null_count:
             lost = doc_ids[pc.index(places.is_null(), True).as_py()].as_py()
-            raise UserError(
+            raise CollectionFault(
                 f"retrieval.server.index: {self._config.index} holds {lost!r}, which {self._collection} lacks; index the "
                 "collection as it is, or set retrieval.server.id_field to the field with its ids",
                 code="reference-lost",
