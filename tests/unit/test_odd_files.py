@@ -18,6 +18,7 @@ from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.folders import Folder
 from inranker_flow.corpora.passages import Section, Size, cut
 from inranker_flow.planning.counting import count
+from inranker_flow.preflight.collections import check_collection
 from inranker_flow.settings.profile import overrides, split
 from inranker_flow.stages.prepare_corpus import prepare_corpus
 from inranker_flow.storage import uris
@@ -136,6 +137,24 @@ def test_any_name_of_a_file_is_a_title(tmp_path):
         file.write("text")
     (tmp_path / "in" / "~$open.docx").write_bytes(b"who has it open")
     assert prepared(tmp_path / "in", tmp_path / "out")[1] == {"b\\xff.md#1": "text"}
+
+
+def test_a_table_beside_another_of_its_name_is_told(tmp_path, caplog):
+    """Which of them is stale, nobody can see."""
+    rows = beir.jsonl(beir.CORPUS)
+    files = {"corpus.jsonl.gz": rows, "queries.ndjson": beir.jsonl(beir.QUERIES), "corpus/part-0.jsonl": rows,
+        "notes/corpus.jsonl": rows, "corpus.md": b"x", "test.tsv": beir.tsv(beir.TEST)}  # fmt: skip
+    again = ("corpus.jsonl.gz", "corpus/part-0.jsonl", "queries.ndjson", "test.tsv")
+    folder = beir.write(tmp_path / "in", files)
+    with caplog.at_level("WARNING"):
+        assert len(prepared(folder, tmp_path / "out")[1]) == 4
+    [said] = [each.getMessage() for each in caplog.records if "not read" in each.getMessage()]
+    assert f"beside corpus.jsonl, queries.jsonl: {', '.join(again)};" in said
+    assert ", ".join(again) in check_collection(CorpusConfig(str(folder), "sample"))
+    caplog.clear()
+    plain = beir.write(tmp_path / "plain")
+    prepared(plain, tmp_path / "out")
+    assert "not read" not in caplog.text + check_collection(CorpusConfig(str(plain), "sample"))
 
 
 def test_what_is_hidden_is_no_part_of_a_folder_for_anybody(tmp_path):

@@ -118,8 +118,9 @@ def _check_layout(corpus: CorpusConfig, sizes: Mapping[str, int], others: Mappin
             "set train_split, or give a collection with training queries",
             code="collection-split",
         )
+    told = f"; {found.not_again}" if found.again else ""
     reason = found.not_evaluated
-    return f"; will NOT be evaluated: {reason}" if reason and not source else ""
+    return f"{told}; will NOT be evaluated: {reason}" if reason and not source else told
 
 
 def _holds_rows(uri: str, name: str) -> bool:

@@ -54,7 +54,8 @@ class Layout:
     """Names of files relative to the folder. ``judgements`` of each split; ``shared``: of both, told by a column.
 
     ``beside`` are judgements that are not read, with ``why``. ``texts``: each document is a file of text; ``unread`` are the
-    files that are none.
+    files that are none. ``again``: more tables that are called as those that are read, such as corpus.jsonl.gz beside
+    corpus.jsonl; they are not read.
     """
 
     documents: tuple[str, ...]
@@ -65,10 +66,17 @@ class Layout:
     why: str = ""
     texts: bool = False
     unread: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
 
     def of(self, split: Split) -> tuple[str, ...]:
         """Return the files with judgements of ``split``."""
         return (*self.judgements.get(split, ()), *self.shared)
+
+    @property
+    def not_again(self) -> str:
+        """What is not read because there is another of its name; "" where nothing is."""
+        read = (*self.documents[:1], *self.queries[:1])
+        return f"not read, beside {listed(read)}: {listed(self.again)}; remove what is stale" if self.again else ""
 
     @property
     def not_evaluated(self) -> str:
@@ -206,6 +214,8 @@ def find(
         used = {*loose, *queries, *judged.labels}
         unread = tuple(name for name in files if name not in used)
         layout = replace(layout, texts=not is_table(loose[0]), unread=unread)
+    again = (*_again("corpus", files, documents), *_again("queries", files, queries), *judged.again)
+    layout = replace(layout, again=again)
     if (layout.of("train") or layout.of("test") or layout.beside) and not queries:
         raise BadCollection(
             f'{shown}: has qrels but no queries.jsonl; add it (one {{"_id", "text"}} a line)',
@@ -256,6 +266,18 @@ def _table(role: str, names: Collection[str], shown: str) -> tuple[str, ...]:
     chosen = loose or next(iter(found.values()), [])
     _check_parts(chosen, shown)
     return tuple(chosen)
+
+
+def _again(role: str, names: Collection[str], chosen: Collection[str]) -> tuple[str, ...]:
+    """Return the tables of ``role`` beside the ``chosen`` ones, which are not read."""
+    called = re.compile(rf"{role}|(?:data/)?{role}[-_.]?\d+(?:-of-\d+)?|{role}(?:\.parquet)?/.+")
+    readable = ("jsonl", "parquet", *(("csv", "columns") if role == "corpus" else ()))
+    return tuple(
+        name
+        for name in sorted(names if chosen else ())
+        if name not in chosen and form(name) in readable and is_table(name)
+        and called.fullmatch(unpacked(name.lower()).rpartition(".")[0])
+    )  # fmt: skip
 
 
 def _check_parts(names: Sequence[str], shown: str) -> None:
@@ -355,10 +377,12 @@ def _label(name: str, asked: Collection[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Files of judgements, name -> split: ``labels``, and ``unknown`` for those in a form that nobody reads."""
+    """Files of judgements, name -> split: ``labels``, and ``unknown`` for those in a form that nobody reads. ``again``: named
+    by a split alone, of which there is a file that is called so."""
 
     labels: dict[str, str]
     unknown: dict[str, str]
+    again: tuple[str, ...] = ()
 
 
 def _judgements(names: Collection[str], corpus: CorpusConfig, named: bool = False) -> _Judged:
@@ -381,7 +405,7 @@ def _judgements(names: Collection[str], corpus: CorpusConfig, named: bool = Fals
         elif sure and (first := re.split(r"[-_.]", label)[0]) in {"", *asked, *_SPLITS} and suffix not in ("md", "rst"):
             unknown[name] = first
     labels = {**plain, **{name: label for name, label in hub.items() if label not in plain.values()}}
-    return _Judged(labels, unknown)
+    return _Judged(labels, unknown, tuple(name for name in hub if name not in labels))
 
 
 def _split(

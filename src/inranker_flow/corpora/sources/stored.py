@@ -50,6 +50,8 @@ class StoredCollection:
             self._sizes = files
             if self.layout.beside and self.layout.of("test"):
                 log.info("%s: not read: %s", self.shown, layout.listed(self.layout.beside))
+            if self.layout.again:
+                log.warning("%s: %s", self.shown, self.layout.not_again)
         else:
             self.layout = layout.Layout(documents=("",), texts=not layout.is_table(path.name))
             self._sizes = {"": path.stat().st_size}
