@@ -156,6 +156,21 @@ def test_queries_that_find_nothing_leave_the_target_out(here):
     assert why.startswith("queries: 1 of 1 training") and str(here) not in why
 
 
+@pytest.mark.parametrize("asked", ["zebra", "bread"])
+def test_candidates_that_tell_nothing_leave_the_target_out_before_anything_is_trained(here, asked):
+    """`evaluate` would end the run for them, after all training."""
+    folder = collection(here, queries={"t": ("test", asked)})
+    models._write(tables.QRELS, folder, [("t", "d", 1)])
+    write_manifest(folder, dataset="medicines", stage="prepare_corpus", refused="leave_out")
+    queries = models.synthetic(here / "queries", [("q", "moon", "d")], dataset="medicines")
+    stage, by, why = gone(search(here, folder, queries, max_without_hits=1))
+    assert (stage, by) == ("retrieve", "retrieve") and "judged relevant" in why and "retrieval.test_depth" in why
+    assert ("no candidate" if asked == "zebra" else "none of the 1 candidates that BM25") in why
+    write_manifest(folder, dataset="medicines", stage="prepare_corpus", refused="end")
+    with pytest.raises(SystemExit):
+        search(here, folder, queries, max_without_hits=1)
+
+
 def test_nothing_to_label_leaves_the_target_out(here):
     candidates = models.candidates(here / "candidates", {}, [], dataset="medicines")
     stage, by, why = gone(label(here, collection(here), candidates))

@@ -50,3 +50,15 @@ def _words(collection: Path, passages: set[str]) -> dict[str, frozenset[str]]:
         for passage, title, text in zip(*(each.to_pylist() for each in batch.columns), strict=True):
             found[passage] = frozenset(terms(default_text(title, text)))
     return found
+
+
+def judged_relevant(collection: Path) -> dict[str, set[str]]:
+    """Return the judged test queries of a collection, each with what is judged relevant to it, passages or documents."""
+    queries = tables.read(tables.QUERIES, collection)
+    test = queries.filter(pc.equal(queries.column("origin"), "test")).column("query_id").combine_chunks()
+    found: dict[str, set[str]] = {}
+    for batch in tables.read_batches(tables.QRELS, collection) if len(test) else ():
+        batch = batch.filter(pc.is_in(batch.column("query_id"), value_set=test))
+        for query_id, doc_id, grade in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            found.setdefault(query_id, set()).update([doc_id] if grade > 0 else [])
+    return found

@@ -21,14 +21,15 @@ import pyarrow.compute as pc
 from inranker_flow.artifacts import manifest, tables
 from inranker_flow.config.retrieval import RetrieveConfig
 from inranker_flow.config.values import FirstStageName
-from inranker_flow.corpora.documents import are_cut
-from inranker_flow.errors import UserError
+from inranker_flow.corpora.documents import are_cut, documents_of
+from inranker_flow.errors import CollectionFault, UserError
+from inranker_flow.execution.left_out import REFUSED
 from inranker_flow.generation.held_out import ORIGIN
 from inranker_flow.progress import Progress
 from inranker_flow.retrieval import first_stages
 from inranker_flow.retrieval.analyser import in_language
 from inranker_flow.retrieval.first_stage import Asked, FirstStage, Passages, Queries
-from inranker_flow.retrieval.judged_documents import ASIDE, as_passages
+from inranker_flow.retrieval.judged_documents import ASIDE, as_passages, judged_relevant
 from inranker_flow.retrieval.negative_sampling import draw
 from inranker_flow.retrieval.searching import QUERIES
 from inranker_flow.storage.local import atomic_write
@@ -177,6 +178,7 @@ class _Retrieval:
             progress = Progress("searching", total, "queries")
             self._write_pairs(train, relevant, kept, progress)
             self._write_run(self.first_stage, test, self.candidates, self.config.first_stage, progress)
+            self._check_candidates(self.candidates, self.config)
             self._write_held_out(held_out, progress)
         speed = progress.finish() if total else 0.0
         for name in self.config.also:
@@ -349,9 +351,31 @@ class _Retrieval:
                 other = stack.enter_context(first_stages.open_first_stage(config, self.collection, test.num_rows))
                 other.check({"test": Asked(self.collection, _queries(test), config.test_depth)})
             self._write_run(other, test, folder, name, progress)
+            self._check_candidates(folder, config)
         if other:
             other.forget()
             progress.finish()
+
+    def _check_candidates(self, folder: Path, config: RetrieveConfig) -> None:
+        """Refuse candidates of a target of which nothing could be told when they are reranked: `evaluate` would end the run
+        for them, after all training."""
+        target = manifest.read_manifest(self.collection).details.get(REFUSED)
+        relevant = judged_relevant(self.collection) if target else {}
+        if not relevant:
+            return
+        run = tables.read(tables.RUN, folder)
+        pairs = list(zip(run.column("query_id").to_pylist(), run.column("doc_id").to_pylist(), strict=True))
+        pairs = [(query_id, doc_id) for query_id, doc_id in pairs if query_id in relevant]
+        document_of = documents_of(self.collection, {doc_id for _, doc_id in pairs})
+        if any({doc_id, document_of.get(doc_id)} & relevant[query_id] for query_id, doc_id in pairs):
+            return
+        found = f"none of the {len(pairs):,} candidates" if pairs else "no candidate"
+        raise CollectionFault(
+            f"{self.collection}: {found} that {first_stages.describe(config)} finds for its {len(relevant):,} test queries is "
+            "judged relevant, so every system would get 0; do the judgements name documents of this corpus? If they do, raise "
+            "retrieval.test_depth",
+            code="candidates-useless",
+        )
 
     def _write_run(
         self, first_stage: FirstStage | None, test: pa.Table, folder: Path, tag: str, progress: Progress
