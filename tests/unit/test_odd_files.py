@@ -17,6 +17,7 @@ from inranker_flow.commands import collection
 from inranker_flow.config.sections import CorpusConfig, PrepareConfig
 from inranker_flow.corpora.folders import Folder
 from inranker_flow.corpora.passages import Section, Size, cut
+from inranker_flow.corpora.sources import markdown
 from inranker_flow.planning.counting import count
 from inranker_flow.preflight.collections import check_collection
 from inranker_flow.settings.profile import overrides, split
@@ -184,6 +185,22 @@ def test_links_that_lead_back_are_not_followed_and_others_belong_to_the_content(
     before = uris.fingerprint(str(folder))
     (other / "c.md").write_text("changed")
     assert uris.fingerprint(str(folder)) != before
+
+
+@pytest.mark.parametrize(
+    ("headings", "passages"),
+    [
+        (["# A", "## B", "# C", "text"], [("A > B > C", "text")]),
+        (["# A", "one", "## B", "## C", "two", "## D"], [("A", "one"), ("A > B > C", "two"), ("A > D", "")]),
+        (["# A", "## B", "one", "## C", "### D", "# E", "two"], [("A > B", "one"), ("C > D > E", "two")]),
+        (["# A", "## B", "one", "## B", "two"], [("A > B", "one"), ("A > B", "two")]),
+        (["# A", *(f"## one two three {n}" for n in range(5)), "## C", "text"],
+            [*((f"A > one two three {n}", "") for n in range(5)), ("A > C", "text")]),
+    ],
+)  # fmt: skip
+def test_a_heading_without_text_is_in_some_passage(headings, passages):
+    sections = markdown.sections("\n\n".join(headings), "name")
+    assert list(cut(sections, Size(20))) == passages
 
 
 def test_headings_alone_are_the_text_of_their_document(tmp_path):

@@ -18,6 +18,8 @@ from inranker_flow.errors import UserError
 USUAL = 250
 #: Between the headings above a passage.
 _ARROW = " > "
+#: Words of headings without text at most that stand in the path of the text that follows them.
+_HEADINGS = 16
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,35 @@ def check(corpus: CorpusConfig) -> None:
 
 
 def cut(sections: Iterable[Section], size: Size) -> Iterator[tuple[str, str]]:
-    """Yield the title path and the text of each passage; a heading without text is in the paths below it alone. In a document
-    of nothing but headings the last of each branch is a passage."""
+    """Yield the title path and the text of each passage.
+
+    A heading without text is in the paths below it. One with nothing below it is in the path of the text that follows, or a
+    passage by itself: where nothing follows, where too many such headings stand together, and in a document of nothing else.
+    """
     found = list(sections)
-    bodies = [each for each in found if each.text.strip()] or _last(found[1:]) or found[:1]
-    for section in bodies:
+    for section in _with_headings(found) or found[:1]:
         title = _ARROW.join(filter(None, section.path))
         for text in _parts(section.text.strip(), size):
             yield title, text
+
+
+def _with_headings(found: Sequence[Section]) -> list[Section]:
+    """Return the sections with text, and the headings that have neither text nor anything below them."""
+    bare = set(map(id, _last(found[1:])))  # the first section has no heading of its own
+    kept: list[Section] = []
+    lost: list[Section] = []
+    for section in found:
+        if not section.text.strip():
+            lost += [section] if id(section) in bare else []
+            continue
+        names = [name for each in lost for name in each.path if name not in section.path]
+        names = [name for name in dict.fromkeys(names) if not any(name in each.path for each in kept[-1:])]
+        if sum(map(words.count, names)) > _HEADINGS:
+            kept += lost
+            names = []
+        kept.append(Section((*section.path[:-1], *names, *section.path[-1:]), section.text))
+        lost = []
+    return kept + lost
 
 
 def _last(sections: Sequence[Section]) -> list[Section]:
