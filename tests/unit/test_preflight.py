@@ -41,7 +41,7 @@ from inranker_flow.storage import s3_client, uris
 from inranker_flow.tracking import connection
 from inranker_flow.tracking.parents import close_parent
 from inranker_flow.tracking.runs import stage_run
-from tests import models
+from tests import beir, models
 from tests.databases import new_database
 from tests.generation_server import GenerationServer
 from tests.http_server import Answer, HttpServer
@@ -272,6 +272,59 @@ def test_collections_that_are_there_are_found(tmp_path):
     assert check_collection(CorpusConfig(uri=str(tmp_path), name="x")).endswith(": there")
     assert "downloaded on first use" in check_collection(CorpusConfig(uri="ir_datasets:beir/scifact/test", name="x"))
     assert "made on the spot" in check_collection(CorpusConfig(uri="demo:target/3", name="x"))
+
+
+RUN = b"q1 Q0 d1 1 2.0 x\n"
+LABEL = "query_id\tdoc_id\tscore\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "facts"),
+    [
+        ("log.csv", None, "not-found", ()),
+        ("log.csv", b"", "collection-empty", ()),
+        ("log.csv", b"when,what\n1,rain\n", "collection-column", ("query",)),
+        ("log.jsonl", b'{"when": 1}\n', "log-empty", ()),
+        ("log.txt", b"???\n", "log-empty", ()),
+        ("log.xml", b"<a/>", "log-form", ()),
+        ("soft.tsv", None, "not-found", ()),
+        ("soft.tsv", b"a\tb\n1\t2\n", "collection-column", ("query",)),
+        ("soft.tsv", LABEL.encode(), "labels-unusable", ("holds no soft label",)),
+        ("soft.tsv", f"{LABEL}other-1\td1\t0.5\n".encode(), "labels-unusable", ("'other-1'", "like 'q1'")),
+        ("a.trec", None, "not-found", ()),
+        ("a.trec", b"", "run-incomplete", ("holds no row",)),
+        ("a.trec", b"q1 0 d1 1\n", "run-incomplete", ("holds no row",)),
+        ("a.trec", RUN.replace(b"q1", b"9"), "run-incomplete", ("'9'", "like 'q1'")),
+        ("a.parquet", RUN, "collection-damaged", ()),
+    ],
+)
+def test_what_a_collection_has_beside_it_is_looked_into(tmp_path, s3, name, content, code, facts):
+    folder = beir.write(tmp_path / "in")
+    if content is not None:
+        (folder / name).write_bytes(content)
+        uris.upload(folder / name, f"{s3}/{name}")
+    for path in (f"{folder}/{name}", f"{s3}/{name}"):
+        setting = (
+            {"log": path}
+            if "log" in name
+            else {"labels": f"soft-labels:{path}"}
+            if "soft" in name
+            else {"runs": (path,)}
+        )
+        with refuses(code, path, *facts):
+            check_collection(CorpusConfig(str(folder), "x", **setting))
+
+
+def test_what_a_collection_has_beside_it_is_told(tmp_path):
+    files = {"a.trec": RUN, "soft.tsv": f"{LABEL}q1\td1\t0.5\n".encode(), "log.csv": b"query,count\nrain,2\n",
+        "large.trec": b"".join(RUN.replace(b"d1", b"x%d" % n).replace(b"q1", b"9") for n in range(80_000))}  # fmt: skip
+    folder = beir.write(tmp_path / "in", files)
+    corpus = CorpusConfig(str(folder), "x", labels=f"soft-labels:{folder}/soft.tsv", log=f"{folder}/log.csv",
+        runs=("a.trec", "large.trec"))  # fmt: skip
+    told = check_collection(corpus)
+    assert all(f"{folder}/{name}: there" in told for name in files), (
+        "of a large file the beginning says nothing of the rest"
+    )
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

@@ -37,14 +37,14 @@ def read(corpus: CorpusConfig, problems: Problems, seed: int) -> pa.Table:
     """
     counts: dict[str, float] = {}
     texts: dict[str, str] = {}
-    for rows in _rows(corpus.log, problems):
-        for line, text, count in zip(rows.lines, *rows.columns, strict=True):
+    for batch in read_rows(corpus.log, problems):
+        for line, text, count in zip(batch.lines, *batch.columns, strict=True):
             name = normal(text)
             if any(map(str.isalnum, name)):
                 counts[name] = counts.get(name, 0) + count
                 texts.setdefault(name, " ".join(text.split()))
             else:
-                problems.add("wordless_query", rows.file, line, f"{text.strip()!r} has no letter and no digit")
+                problems.add("wordless_query", batch.file, line, f"{text.strip()!r} has no letter and no digit")
     problems.check()
     if not counts:
         raise BadCollection(f"{corpus.log}: holds no query; give one query a line, or another file", code="log-empty")
@@ -62,8 +62,8 @@ def read(corpus: CorpusConfig, problems: Problems, seed: int) -> pa.Table:
     return pa.table(columns, schema=tables.QUERIES.schema)
 
 
-def _rows(uri: str, problems: Problems) -> Iterator[Rows]:
-    """Yield columns text, count."""
+def read_rows(uri: str, problems: Problems) -> Iterator[Rows]:
+    """Yield columns text, count. Raises :class:`BadCollection` for a file in another form, or without a column of queries."""
     path = local_file(uri)
     suffix = PurePosixPath(layout.unpacked(path.name.lower())).suffix
     if suffix == ".parquet":

@@ -54,7 +54,7 @@ def write(
     pairs = HashSet()
     parts = [_ROWS.empty_table()]
     for name in corpus.runs:
-        for rows in _read(address(corpus, name), problems):
+        for rows in read_rows(address(corpus, name), problems):
             query_ids, doc_ids, _ = rows.columns
             if not query_ids:
                 continue
@@ -89,7 +89,7 @@ def read(uri: str) -> pa.Table:
     """Return a run file as `tables.RUN`. Raises :class:`BadCollection` naming the line that is none, or is there twice."""
     problems = Problems("refuse")
     pairs, parts = HashSet(), [_ROWS.empty_table()]
-    for rows in _read(uri, problems):
+    for rows in read_rows(uri, problems):
         query_ids, doc_ids, _ = rows.columns
         new = pairs.add(hash_rows(query_ids, doc_ids)) if query_ids else np.empty(0, bool)
         problems.add_rows("duplicate_run_row", rows, ~new, "query {0!r} found document {1!r} before")
@@ -109,7 +109,7 @@ def _hashes(ids: list[str]) -> np.ndarray:
     return hash_rows(ids)[:, 0] if ids else np.empty(0, np.uint64)
 
 
-def _read(uri: str, problems: Problems) -> Iterator[Rows]:
+def read_rows(uri: str, problems: Problems) -> Iterator[Rows]:
     """Yield columns query_id, doc_id, score."""
     path = local_file(uri)
     if path.suffix.lower() == ".parquet":

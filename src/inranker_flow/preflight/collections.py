@@ -11,10 +11,11 @@ from typing import get_args
 from inranker_flow.config.sections import CorpusConfig
 from inranker_flow.config.values import LABELLED_TEXTS, LABELS, LABELS_FORMS
 from inranker_flow.corpora.problems import Problems
+from inranker_flow.corpora.run_files import address
 from inranker_flow.corpora.sources import FORMS, Split, irdatasets, layout, parquet, sample
 from inranker_flow.corpora.sources import beir as lines
 from inranker_flow.errors import UserError
-from inranker_flow.preflight import hub
+from inranker_flow.preflight import beside, hub
 from inranker_flow.preflight.stores import readable
 from inranker_flow.storage import hub as hub_files
 from inranker_flow.storage import uris
@@ -30,9 +31,10 @@ def check_source(corpus: CorpusConfig) -> str:
 
 
 def check_collection(corpus: CorpusConfig, source: bool = False) -> str:
-    """Find the collection, and its labels where it names some, and say where nothing of it will be evaluated.
+    """Find the collection, and the labels, log and runs that it names, and say where nothing of it will be evaluated.
 
-    Raises :class:`UserError` for judgements of which none would be used, and for a ``source`` without a training split.
+    Raises :class:`UserError` for judgements of which none would be used, for a ``source`` without a training split, and as
+    :mod:`.beside` does.
     """
     found = [_check_uri(corpus, source)]
     if corpus.labels:
@@ -40,6 +42,13 @@ def check_collection(corpus: CorpusConfig, source: bool = False) -> str:
         if scheme not in LABELS:
             raise UserError(f"labels: {corpus.labels}: not a published format; give {LABELS_FORMS}", code="labels-form")
         found.append(f"labels {_check_file(file)}")
+        beside.check_labels(corpus, file)
+    if corpus.log:
+        found.append(f"log {_check_file(corpus.log)}")
+        beside.check_log(corpus)
+    for uri in (address(corpus, name) for name in corpus.runs):
+        found.append(f"run {_check_file(uri)}")
+        beside.check_run(corpus, uri)
     return ", ".join(found)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Source",
     "Split",
     "StoredCollection",
+    "label_source",
     "open_source",
 ]
 
@@ -108,7 +109,7 @@ def open_source(corpus: CorpusConfig) -> Iterator[tuple[Source, LabelSource | No
             code="setting-conflict",
         )
     check_passages(corpus)
-    labels = _label_source(corpus.labels) if corpus.labels else None
+    labels = label_source(corpus.labels) if corpus.labels else None
     with _OPENERS.get(scheme, _open_stored)(rest, corpus) as source:
         yield source, source if isinstance(source, LabelledTexts) else labels
 
@@ -151,7 +152,8 @@ _OPENERS: dict[str, Opener] = {
 _LABELS: dict[str, Callable[[str], LabelSource]] = {"inranker-msmarco": InRankerMsmarco, "soft-labels": OwnLabels}
 
 
-def _label_source(uri: str) -> LabelSource:
+def label_source(uri: str) -> LabelSource:
+    """Return the soft labels by ids that ``uri`` names."""
     scheme, _, rest = uri.partition(":")
     if scheme not in _LABELS:
         raise UserError(
