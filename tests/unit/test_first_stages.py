@@ -248,8 +248,9 @@ def test_what_is_wrong_with_a_run_file_is_said_before_anything_is_searched(tmp_p
     with refuses("run-incomplete", "6 of 8 training queries", "'q2'") as caught:
         retrieve(config, few, None, tmp_path / "out")
     assert isinstance(caught.value, CollectionFault), "a target with it may be left out"
-    with refuses("artifact-missing"):
+    with refuses("run-incomplete", "no run file") as caught:
         retrieve(config, prepared(tmp_path), None, tmp_path / "out")
+    assert isinstance(caught.value, CollectionFault)
 
 
 def test_rows_of_a_run_about_queries_that_are_not_there_are_counted(tmp_path):

@@ -274,6 +274,14 @@ def test_collections_that_are_there_are_found(tmp_path):
     assert "made on the spot" in check_collection(CorpusConfig(uri="demo:target/3", name="x"))
 
 
+def test_names_of_s3_that_no_disk_can_hold_are_told_before_a_run(s3, tmp_path):
+    for key in ("a", "a/b.md"):
+        (tmp_path / "text").write_text("x")
+        uris.upload(tmp_path / "text", f"{s3}/c/{key}")
+    with refuses("name-unusable", "'a/b.md'"):
+        check_collection(CorpusConfig(f"{s3}/c", "x"))
+
+
 RUN = b"q1 Q0 d1 1 2.0 x\n"
 LABEL = "query_id\tdoc_id\tscore\n"
 

@@ -91,5 +91,7 @@ def test_a_policy_about_candidates_that_nobody_finds_is_refused():
         profiles.load("demo", {"promotion.candidates": "dense"})
     with refuses("setting-conflict", "retrieval.also"):
         profiles.load("demo", {"retrieval.also": ["bm25"]})
+    with refuses("setting-conflict", "retrieval.also", "twice"):
+        profiles.load("demo", {"retrieval.also": ["run", "run"], "source.runs": ["a"]})
     with refuses("setting-missing", "retrieval.dense.checkpoint"):
         profiles.load("demo", {"retrieval.also": ["dense"]})

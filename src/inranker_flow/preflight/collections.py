@@ -19,7 +19,7 @@ from inranker_flow.preflight import beside, hub
 from inranker_flow.preflight.stores import readable
 from inranker_flow.storage import hub as hub_files
 from inranker_flow.storage import uris
-from inranker_flow.storage.listing import FileInfo
+from inranker_flow.storage.listing import FileInfo, check_names
 
 #: A file of judgements up to this size is looked into: a larger one holds some.
 _LOOK = 2**20
@@ -77,6 +77,7 @@ def _check_uri(corpus: CorpusConfig, source: bool) -> str:
             _check_single(corpus, FileInfo(uri, files[uri], ""))
             return f"{uri}: readable"
         names = {name.removeprefix(f"{root}/"): size for name, size in files.items()}
+        check_names(names, uri)
         return f"{uri}: readable{_check_layout(corpus, names, {}, source)}"
     path = uris.local_path(uri)
     if not path.exists():

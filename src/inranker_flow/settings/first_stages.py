@@ -31,6 +31,10 @@ def check(profile: Profile) -> None:
             f"retrieval.also: {retrieval.first_stage} is retrieval.first_stage already; name others, or leave it out",
             code="setting-conflict",
         )
+    if len(set(retrieval.also)) < len(retrieval.also):
+        raise UserError(
+            f"retrieval.also: {', '.join(retrieval.also)}: names one twice; name each once", code="setting-conflict"
+        )
     if profile.promotion.candidates not in ("", *retrieval.stages):
         raise UserError(
             f"promotion.candidates: {profile.promotion.candidates} is not measured: the first stages are "

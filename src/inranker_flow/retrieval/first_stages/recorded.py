@@ -21,6 +21,12 @@ class Recorded:
 
     def __init__(self, config: RetrieveConfig, collection: Path, queries: int) -> None:
         self.passages = passages_of(collection)
+        if not (collection / tables.RUN.filename).is_file():  # of the folders of `corpora.uri`, which name no run files
+            raise CollectionFault(
+                f"{collection}: has no run file, and a first stage is run; name what was found for its queries as its `runs`, or "
+                "take another first stage",
+                code="run-incomplete",
+            )
         run = tables.read(tables.RUN, collection)
         places = pc.index_in(run.column("doc_id").cast(pa.large_string()), value_set=self.passages.doc_ids)
         found = np.asarray(places.combine_chunks())
