@@ -482,3 +482,25 @@ def test_odd_answers_are_no_trouble(piece):
 )
 def test_the_query_in_an_answer_of_yet_other_models(answer):
     assert first_line(answer, chat=True) == Q
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [
+        (f"Query - {Q}", Q),
+        (f"Search query → {Q}", Q),
+        (f"Q: {Q}", Q),
+        ("Relevante Suchanfrage: wie bauen Biber", "wie bauen Biber"),
+        ("Mögliche Frage: wie bauen Biber?", "wie bauen Biber?"),
+        ("Pregunta relevante: cómo construyen", "cómo construyen"),
+        ("Requête possible : comment les castors", "comment les castors"),
+        (f"\u200b\u202b{Q}\u202c\u200b", Q),
+        (f"{Q}\0", Q),
+        ('{"query": "caf\\u00e9 \\"wien\\" 1900', 'café "wien" 1900'),
+        ('{"query": "caf\\u00e9 wien \\u00e', "café wien"),
+        ("query - seo glossary", "query - seo glossary"),
+        ("Frage der Ehre: Besetzung", "Frage der Ehre: Besetzung"),
+    ],
+)
+def test_labels_and_marks_that_other_models_write(answer, query):
+    assert first_line(answer, chat=True) == query

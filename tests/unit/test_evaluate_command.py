@@ -86,6 +86,7 @@ def test_the_evidence_names_the_first_stage(tmp_path):
         (["COLLECTION", "demo:nobody"], "no such demo model"),
         (["COLLECTION", "demo:student", "demo:student"], "two systems are called demo-student; give it a name"),
         (["COLLECTION", "bm25=demo:student"], "two systems are called bm25"),
+        (["COLLECTION", f"{'x' * 300}=demo:student"], "the name of a system has at most 100 letters"),
         (["COLLECTION", "demo:student", "--set=phase1.seed=3"], "SET: phase1.seed: only settings of source, corpus"),
         (["COLLECTION", "demo:student", "--set=retrieval.depths=3"], "retrieval.depths: unknown key"),
         (["COLLECTION", "demo:student", "--set=source.test_split=dev"], "test_split is 'dev'"),

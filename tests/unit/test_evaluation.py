@@ -23,7 +23,7 @@ from inranker_flow.artifacts.manifest import write_manifest
 from inranker_flow.config.language_model import JudgeConfig
 from inranker_flow.config.sections import EvaluateConfig, PromoteConfig, ScoringConfig, TeacherConfig
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import measures, reranking, runs
+from inranker_flow.evaluation import judged_sets, measures, reranking, runs
 from inranker_flow.evaluation.gate import decide, evidence_of, from_measures
 from inranker_flow.rankers.base import Ranker
 from inranker_flow.rankers.batches import Batches
@@ -622,3 +622,11 @@ def test_a_judge_that_reads_less_than_the_headline_measure_is_refused_before_any
     with refuses("backend-missing", "evaluation.judge.backend"):
         world.evaluate(EvaluateConfig(judge=JudgeConfig("judge", backend="vllm")))
     assert not world.loads
+
+
+def test_a_relevance_that_is_no_grade_is_named_before_anything_is_scored(tmp_path):
+    qrels = {"q1": {"d1": 1, "d2": 1_735_689_600}}
+    collection = make_collection(tmp_path / "collection", "toy", {"d1": "moon", "d2": "sun"}, {"q1": "which"}, qrels)
+    candidates = make_candidates(tmp_path / "candidates", "toy", {"q1": [("d1", 2.0), ("d2", 1.0)]})
+    with pytest.raises(UserError, match="query 'q1' has document 'd2' with relevance 1735689600, which is no grade"):
+        judged_sets.load("toy", collection, candidates, EvaluateConfig())

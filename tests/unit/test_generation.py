@@ -835,3 +835,24 @@ def test_what_was_written_with_other_settings_is_not_taken(collection, tmp_path,
     generate_queries(config(documents=6), collection, tmp_path / "first")
     assert generate_queries(config(documents=6, **change), collection, tmp_path / "other").resumed_documents == 0
     assert generate_queries(config(documents=8), collection, tmp_path / "more").resumed_documents == 6
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "---\nchat: true\n---\nAbout {document}",
+        "--- \nchat: true\n---\t\nAbout {document}",
+        "\n\n---\nchat: true\n---\nAbout {document}",
+        "\ufeff\r\n---\r\nchat: true\r\n---\r\nAbout {document}\r\n",
+    ],
+)
+def test_settings_of_a_template_are_read_whatever_an_editor_put_around_their_lines(tmp_path, source):
+    (tmp_path / "mine.txt").write_bytes(source.encode())
+    template = prompts.load(str(tmp_path / "mine.txt"))
+    assert template.chat and template.fill("THE DOCUMENT") == "About THE DOCUMENT"
+
+
+def test_a_line_of_dashes_within_a_template_is_its_text():
+    template = prompts.load("Read this:\n---\n{document}\n---\nIts query:")
+    assert template.fill("x") == "Read this:\n---\nx\n---\nIts query:"
+    assert prompts.load("---\n---\nAbout {document}").text == "About {document}"

@@ -102,3 +102,12 @@ def test_one_measure_under_two_names_is_refused(names):
 )
 def test_whether_a_measure_can_tell_orders_of_the_candidates_apart(name, depth, apart):
     assert measures.tells_orders_apart(name, depth) is apart
+
+
+@pytest.mark.parametrize("grade", [-1, -2, -5, -(2**31)])
+def test_a_query_of_which_all_is_worse_than_nothing_has_no_value_and_ends_no_process(grade):
+    """TREC's web tracks grade spam with -2."""
+    run = pa.table({"query_id": ["a", "b"], "doc_id": ["x", "x"], "rank": [1, 1]})
+    for name in ("nDCG@10", "RR@10", "AP", "R@100", "P@5", "Rprec"):
+        found = measures.per_query(measures.parse([name]), {"a": {"x": 1, "y": grade}, "b": {"x": grade}}, run)[name]
+        assert found["a"] > 0 and found["b"] == 0

@@ -405,3 +405,29 @@ def test_health_says_what_serves(client: Client):
     assert status == 200 and found["serves"] == "models:/toy/3" and found["status"] == "ok"
     assert client.get("/info")[1]["model_id"] == "toy"
     assert client.metric('inranker_model_version{alias="champion",reference="models:/toy/3"}') == 1
+
+
+def test_passages_under_two_names_are_refused_and_tensors_too(client):
+    status, found = client.post("/rerank", {"query": QUERY, "documents": PASSAGES, "texts": PASSAGES[:1]})
+    assert status == 422 and "both are given" in found["message"]
+    tensors = [{"name": name, "data": ["moon"]} for name in ("query", "passages", "passages")]
+    status, found = client.post("/v2/models/toy/infer", {"inputs": tensors})
+    assert status == 422 and "two tensors are called 'passages'" in found["message"]
+    tensors = [{"name": name, "data": ["moon"], "shape": [10**400]} for name in ("query", "passages")]
+    status, found = client.post("/v2/models/toy/infer", {"inputs": tensors})
+    assert status == 422 and len(found["message"]) < 100
+
+
+def test_a_body_with_a_byte_order_mark_is_read(client):
+    body = json.dumps({"query": QUERY, "documents": PASSAGES}).encode()
+    assert client.post("/rerank", b"\xef\xbb\xbf" + body)[0] == 200
+
+
+def test_a_client_that_hangs_up_within_its_body_is_no_failure_of_the_model(client, caplog):
+    host, port = client.url.removeprefix("http://").split(":")
+    count = 'inranker_requests_total{route="/rerank",status="499"}'
+    before = client.metric(count)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+    until(lambda: client.metric(count) == before + 1)
+    assert "a request failed" not in caplog.text

@@ -26,9 +26,13 @@ from inranker_flow.errors import UserError
 from inranker_flow.execution.run_stage import start_logging
 from inranker_flow.judging import agreement
 from inranker_flow.rankers.checkpoints import locate
+from inranker_flow.text_files import shown
 
 #: Sections whose settings can be given.
 _SECTIONS = {"corpus": PrepareConfig, "retrieval": RetrieveConfig, "evaluation": EvaluateConfig}
+
+#: Characters of a system's name.
+_LONGEST = 100
 
 
 @command
@@ -126,6 +130,12 @@ def named(models: Sequence[str]) -> dict[str, Path]:
         if name in found or name in get_args(FirstStageName):
             raise UserError(
                 f"{text}: two systems are called {name}; give it a name: NAME={reference}", code="setting-twice"
+            )
+        if len(name) > _LONGEST:  # it is part of the names of files
+            raise UserError(
+                f"{shown(text, 60)}: the name of a system has at most {_LONGEST} letters; give it one: "
+                f"NAME={shown(reference, 60)}",
+                code="name-unusable",
             )
         found[name] = folder
     return found

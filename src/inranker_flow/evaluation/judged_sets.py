@@ -17,7 +17,7 @@ from inranker_flow.config.sections import EvaluateConfig
 from inranker_flow.corpora.documents import documents_of
 from inranker_flow.corpora.passage import default_text
 from inranker_flow.errors import UserError
-from inranker_flow.evaluation import runs
+from inranker_flow.evaluation import measures, runs
 from inranker_flow.reading import WHOLE, Passages
 
 log = logging.getLogger(__name__)
@@ -247,6 +247,13 @@ def _judged_queries(collection: Path) -> tuple[dict[str, dict[str, int]], dict[s
     for batch in tables.read_batches(tables.QRELS, collection):
         batch = batch.filter(pc.is_in(batch.column("query_id"), wanted))
         for query_id, doc_id, relevance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if relevance > measures.HIGHEST:
+                raise UserError(
+                    f"{collection / tables.QRELS.filename}: query {query_id!r} has document {doc_id!r} with relevance "
+                    f"{relevance}, which is no grade (at most {measures.HIGHEST:,}); correct the column of the judgements that "
+                    "holds the relevance, and prepare the corpus again",
+                    code="judgements-unusable",
+                )
             qrels.setdefault(query_id, {})[doc_id] = relevance
     return qrels, texts
 

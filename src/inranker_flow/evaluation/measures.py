@@ -37,6 +37,13 @@ _PARAMETERS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+#: Grades of a query that are all lower end the process (trec_eval counts grades in an array); TREC's -2 is spam. To every
+#: measure they are as little as this one.
+_LOWEST = -1
+#: A higher one is no grade: trec_eval would take gigabytes to count up to it.
+HIGHEST = 1_000_000
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -181,6 +188,9 @@ def per_query(
     columns = (run.column(name).to_pylist() for name in ("query_id", "doc_id", "rank"))
     for query_id, doc_id, position in zip(*columns, strict=True):
         ranked.setdefault(query_id, {})[doc_id] = -float(position)
+    qrels = {
+        query_id: {doc_id: max(grade, _LOWEST) for doc_id, grade in own.items()} for query_id, own in qrels.items()
+    }
     found = {name: dict.fromkeys(qrels, 0.0) for name in measures}
     names: dict[str, list[str]] = {}
     for name, measure in measures.items():

@@ -71,7 +71,14 @@ _FOREIGN_QUERY = (
     r"(?:தேடல் )?வினவல்|ప్రశ్న|(?:søge)?forespørgsel|søk|spørring|hakukysely|hakulause|(?:keresési )?lekérdezés|"
     r"keresés|kérdés|interogare(?: de căutare)?|întrebare|căutare|upit|pitanje|swali"
 )
-_NAMED = rf"(?:(?:{_ATTRIBUTE} ){{0,4}}{_QUERY}|{_FOREIGN_QUERY})"
+_FOREIGN_ATTRIBUTE = (
+    r"(?:relevante[nrs]?|mögliche[nrs]?|passende[nrs]?|generierte[nrs]?|beispielhafte[nrs]?|kurze[nrs]?|gute[nrs]?|"
+    r"pertinente|possible|générée|courte|naturelle|posible|generada|corta|breve|possível|gerada|curta|possibile|generata|"
+    r"mogelijke|korte|релевантный|возможный|сгенерированный|możliwe|trafne)"
+)
+_NAMED = (
+    rf"(?:(?:{_ATTRIBUTE} ){{0,4}}{_QUERY}|(?:{_FOREIGN_ATTRIBUTE} )?(?:{_FOREIGN_QUERY})(?: {_FOREIGN_ATTRIBUTE})?)"
+)
 _NUMBERED = r"(?: ?(?:#|no\.? ?|nr\.? ?)?\(?\d{1,3}\)?)?"
 _EMPHASIS = r"[*_#]{0,4}"
 _LABEL = re.compile(
@@ -80,6 +87,8 @@ _LABEL = re.compile(
     rf"\s?{_EMPHASIS}\s?[:：]\s?{_EMPHASIS}\s*",
     re.IGNORECASE,
 )
+#: "Query - how do ...": in small letters it may be what is searched for.
+_DASHED = re.compile(r"\A(?:Query|Question|(?:Search|Generated|Relevant|User|Suggested) [Qq]uery) (?:[-–—→]|->) (?=\S)")
 _BRACKETED = re.compile(rf"\A[\[【]\s?{_NAMED}{_NUMBERED}\s?[\]】]\s?[:：]?\s*(?=\S)", re.IGNORECASE)
 _ASSIGNED = re.compile(r"\A(?:search[_ ]?)?query\s?=\s?(?=[\"'])", re.IGNORECASE)
 #: 'A relevant query would be "..."'.
@@ -127,7 +136,9 @@ _ASKING = re.compile(
 _GREETING = re.compile(
     r"\A(?:sure(?: thing)?|certainly|of course|absolutely|got it|no problem)[!.]\s+(?=\S)", re.IGNORECASE
 )
-_QUESTION_AND_ANSWER = re.compile(r"\AQ(?:[:.]\s*(?=[^\n]+\n+\s*A[:.])|1[:.)]\s*(?=[^\n]+\n+\s*(?:Q2|A1?)[:.)]))")
+_QUESTION_AND_ANSWER = re.compile(
+    r"\AQ(?:: (?=[^\n]+\Z)|[:.]\s*(?=[^\n]+\n+\s*A[:.])|1[:.)]\s*(?=[^\n]+\n+\s*(?:Q2|A1?)[:.)]))"
+)
 
 #: "- in regex" and "<s> html tag" speak of the mark.
 _SPOKEN_OF = (
@@ -170,6 +181,8 @@ _PAIRS = {
     '"': '"', "“": "”", "”": "”", "„": "“”", "«": "»", "»": "«", "‹": "›", "「": "」", "『": "』", "《": "》", "〈": "〉",
     "‘": "’", "‚": "‘’", "'": "'", "’": "’", "`": "`´'", "＂": "＂", "″": "″", "｢": "｣", "❝": "❞",
 }  # fmt: skip
+#: Around an answer; those without a width are no blanks to Python.
+_BLANKS = " \t\n\r\f\v\u00a0\u2028\u2029\u3000\ufeff\u200b\u2060\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069"
 _EMPHASES = ("***", "**", "__", "*", "~~", "_")
 
 
@@ -182,7 +195,7 @@ def query_in(answer: str, chat: bool) -> str:
     text = without_thoughts(answer)
     if not chat and text == answer and not text.partition("\n")[0].strip():
         return ""
-    text = text.strip().lstrip("\ufeff\u200b")
+    text = text.replace("\0", "").strip().strip(_BLANKS)
     refused = False
     for _ in range(12):  # each round takes one shell away; more are none that a model has
         before = text
@@ -210,6 +223,7 @@ _SHELLS = (
         _STATED,
         _SEARCHED,
         _LABEL,
+        _DASHED,
         _BRACKETED,
         _ASSIGNED,
         _LABEL_LINE,

@@ -25,6 +25,9 @@ _KEY = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+#: A letter's code of which the end is missing.
+_CUT_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+
 
 def in_json(text: str) -> str | None:
     """Return the first query in an object or a list; "" for one without, and None where the text is neither."""
@@ -34,7 +37,7 @@ def in_json(text: str) -> str | None:
         held, end = _python(text), len(text)
         if held is None:  # cut, or with keys that are not quoted
             cut = _KEY.search(text) or re.match(r"\[\s*(\")((?:\\.|[^\"\\])+)(?:\"\s*,|\"?\Z)", text)
-            return cut[2].replace('\\"', '"').replace("\\n", " ").strip() if cut else None
+            return _unescaped(cut[2]).strip() if cut else None
     # '["a", "b"] in javascript' is a query.
     if text[end:].strip() and not text[end:].lstrip(" \t`").startswith("\n"):
         return None
@@ -42,6 +45,15 @@ def in_json(text: str) -> str | None:
     if found is None:
         return "" if isinstance(held, dict) or not held else None
     return found.strip()
+
+
+def _unescaped(text: str) -> str:
+    """Return the text that stands between quotes of JSON, perhaps cut in the middle of a character."""
+    try:
+        found: str = json.loads(f'"{re.sub(_CUT_ESCAPE, "", text)}"', strict=False)
+    except ValueError:  # Python's quotes
+        return text.replace('\\"', '"').replace("\\n", " ")
+    return found
 
 
 def _python(text: str) -> Any:

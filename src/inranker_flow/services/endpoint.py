@@ -114,9 +114,7 @@ class Endpoint:
         for attempt in range(retries + 1):
             pause = 0.0
             try:
-                answer = self._pool.request(
-                    method, f"{self.url}/{route}", body=body, headers=self._headers, redirect=False
-                )
+                answer = self._request(method, route, body)
                 if answer.status in _AGAIN:
                     pause = _asked_pause(answer.headers.get("Retry-After", ""))
                     reason = f"HTTP {answer.status} {_said(answer.data)}".strip()
@@ -135,6 +133,29 @@ class Endpoint:
             "is finished is kept",
             code="server-no-answer",
         )
+
+    def _request(self, method: str, route: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+        """Return the whole answer to one request.
+
+        The pool's limit is that between two pieces of an answer: a server that drips them would hold the request for ever.
+        """
+        until = time.monotonic() + self.address.timeout
+        asked = f"{self.url}/{route}"
+        answer = self._pool.request(
+            method, asked, body=body, headers=self._headers, redirect=False, preload_content=False
+        )
+        data = bytearray()
+        try:
+            while piece := answer.read1():
+                data += piece
+                if time.monotonic() > until:
+                    raise urllib3.exceptions.TimeoutError(f"{len(data)} bytes in {self.address.timeout:g} s")
+        except BaseException:
+            answer.close()  # the rest must not be read as the next answer
+            raise
+        finally:
+            answer.release_conn()  # the pool waits for it
+        return urllib3.HTTPResponse(bytes(data), headers=answer.headers, status=answer.status)
 
     def _wait(self, seconds: float, reason: str) -> None:
         self.repeated += 1

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from inranker_flow import __version__
 from inranker_flow.serving import bodies, logs
@@ -168,10 +169,13 @@ class _Routes:
     async def _read(self, request: Request, kind: type[Body]) -> Body:
         most = self._service.limits.body_bytes
         body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise Refusal(413, f"the body has more than {most:,} bytes", "too_large")
+        try:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise Refusal(413, f"the body has more than {most:,} bytes", "too_large")
+        except ClientDisconnect:
+            raise Refusal(499, "the client has hung up", "gone") from None
         return bodies.parse(kind, bytes(body))
 
     # --- state

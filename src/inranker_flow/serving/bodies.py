@@ -10,6 +10,7 @@ What a client sends besides is ignored: every client has fields of its own.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import uuid
@@ -36,6 +37,8 @@ class Refusal(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
 
+#: Characters of a shape in a message.
+_SHOWN = 80
 #: Headers of a refusal that lasts for moments.
 AGAIN = {"Retry-After": "1"}
 
@@ -88,7 +91,7 @@ class Infer(BaseModel):
 def parse(kind: type[Body], body: bytes) -> Body:
     """Return the request in ``body``; :class:`Refusal` naming the field that is wrong. It repeats no text of the client's."""
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
@@ -100,6 +103,8 @@ def parse(kind: type[Body], body: bytes) -> Body:
 
 def passages_of(asked: Rerank, limits: Limits) -> list[Passage]:
     """Return the passages of a request, which is looked at whole; :class:`Refusal` for what cannot be scored."""
+    if asked.texts is not None and asked.documents is not None:
+        raise Refusal(422, "documents, texts: both are given; give the passages under one of these names", "validation")
     name = "texts" if asked.texts is not None else "documents"
     found = asked.texts if asked.texts is not None else asked.documents
     if found is None:
@@ -144,7 +149,10 @@ def check_passages(passages: Sequence[Any], name: str, limits: Limits) -> None:
 
 def pairs_of(asked: Infer, limits: Limits) -> list[Pair]:
     """Return the pairs that a V2 request asks for; :class:`Refusal` for tensors that hold none."""
-    given = {each.name: _flat(each) for each in asked.inputs}
+    names = [each.name for each in asked.inputs]
+    if twice := [name for name in ("query", "passages") if names.count(name) > 1]:
+        raise Refusal(422, f"inputs: two tensors are called {twice[0]!r}; give one", "validation")
+    given = {each.name: _flat(each) for each in asked.inputs if each.name in ("query", "passages")}
     if missing := [name for name in ("query", "passages") if name not in given]:
         raise Refusal(422, f"inputs: no tensor {missing[0]!r}; query and passages (BYTES) are needed", "validation")
     queries, passages = given["query"], given["passages"]
@@ -164,7 +172,8 @@ def _flat(tensor: Tensor) -> list[Any]:
     while found and all(isinstance(each, list) for each in found):
         found = [inner for each in found for inner in each]
     if tensor.shape and math.prod(tensor.shape) != len(found):
-        raise Refusal(422, f"inputs.{tensor.name}: {len(found)} elements, but shape {tensor.shape}", "validation")
+        said = str(tensor.shape) if len(str(tensor.shape)) <= _SHOWN else "another"
+        raise Refusal(422, f"inputs.{tensor.name}: {len(found)} elements, but shape {said}", "validation")
     return found
 
 

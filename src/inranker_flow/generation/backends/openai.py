@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -124,43 +125,82 @@ class OpenAIBackend:
         """Return the parts of an answer that are of use. Raises ValueError for one that is none, :class:`UserError` for one
         that lacks what was asked for."""
         try:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            # Some servers that give one text give it no number.
+            choices = sorted(answer["choices"], key=lambda choice: choice.get("index") or 0)
             texts = [
-                _said(choice["message"]["content"]) if self.template.chat else choice["text"] for choice in choices
+                _said(choice["message"]["content"] if self.template.chat else choice["text"]) for choice in choices
             ]
-            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no answer of the form that was asked for ({error!r})") from error
-        if len(texts) != self.config.queries_per_document:
+            said = answer.get("error") if isinstance(answer, dict) else None
+            why = json.dumps(said)[:200] if said else repr(error)
+            raise ValueError(f"no answer of the form that was asked for ({why})") from error
+        wanted = self.config.queries_per_document
+        if not texts:
+            raise ValueError("an answer without texts")
+        if len(texts) != wanted:
+            section = self.config.section
+            remedy = (
+                f"set {section}.queries_per_document to 1 for this server"
+                if wanted > 1
+                else f"correct what makes it give more ({section}.request_fields, its own settings), or use another server"
+            )
             raise UserError(
-                f"{self.endpoint.url}: gives {len(texts)} texts where n={self.config.queries_per_document} was asked for; "
-                f"set {self.config.section}.queries_per_document to 1 for this server",
+                f"{self.endpoint.url}: gives {len(texts)} texts where n={wanted} was asked for; {remedy}",
                 code="server-misbehaves",
             )
-        means = [self._mean(choice) for choice in choices] if self.config.keep_probable else []
-        return _Answer([text or "" for text in texts], means, tokens)
+        means = [self._mean(*each) for each in zip(choices, texts, strict=True)] if self.config.keep_probable else []
+        return _Answer(texts, means, _tokens(answer))
 
-    def _mean(self, choice: dict[str, Any]) -> float:
-        found = choice.get("logprobs")
-        if not found:
+    def _mean(self, choice: dict[str, Any], text: str) -> float:
+        """Return the mean of the log-probabilities of a text's tokens; the lowest for one that holds none."""
+        known = _logprobs(choice.get("logprobs"))
+        if not known and text:
             raise UserError(
-                f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs; set it to 0, or "
-                "use a server that gives them (vLLM does)",
+                f"{self.endpoint.url}: leaves out the log-probabilities that generation.keep_probable needs, or gives them in "
+                "no form of OpenAI's API; set it to 0, or use a server that gives them (vLLM does)",
                 code="server-misbehaves",
             )
-        if self.template.chat:
-            values = [each.get("logprob") for each in found.get("content") or []]
-        else:
-            values = found.get("token_logprobs") or []
-        known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else -math.inf
 
 
-def _said(content: Any) -> str | None:
-    """Return the text of a message; of one in parts, the parts that are text and no thoughts."""
-    if not isinstance(content, list):
-        return str(content) if content is not None else None
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+def _logprobs(found: Any) -> list[float]:
+    """Return the log-probabilities of the tokens, in the form of completions or of a chat: servers give either for both.
+
+    None at all where one of them is no number.
+    """
+    if not isinstance(found, dict):
+        return []
+    values = found.get("token_logprobs") or [
+        each.get("logprob") if isinstance(each, dict) else math.nan for each in found.get("content") or ()
+    ]
+    known = [value for value in values if value is not None]
+    numbers = all(isinstance(value, int | float) and not math.isnan(value) for value in known)
+    return known if isinstance(values, list) and numbers else []
+
+
+def _tokens(answer: dict[str, Any]) -> int:
+    """Return how many tokens a server says that it wrote; 0 where it says nothing: nothing depends on that."""
+    usage = answer.get("usage")
+    found = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return int(found) if isinstance(found, int | float) and math.isfinite(found) else 0
+
+
+def _said(content: Any) -> str:
+    """Return the text of a choice; of one in parts, the parts that are text and no thoughts.
+
+    Raises TypeError for what is no text.
+    """
+    if isinstance(content, list):
+        parts = [part if isinstance(part, str) else _part(part) for part in content]
+        return _said("".join(parts))
+    if not isinstance(content, str | None):
+        raise TypeError(f"a {type(content).__name__} as its text")
+    # Half a pair of surrogates cannot be written.
+    return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _part(part: dict[str, Any]) -> str:
+    return part["text"] if part.get("type") in ("text", "output_text") else ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -15,7 +16,9 @@ from inranker_flow.text_files import quoted, shown
 FOLDER = Path(__file__).parent
 SLOT = "{document}"
 _EXAMPLES = "{examples}"
-_FENCE = "---\n"
+#: The settings at the beginning, between two lines of dashes; editors leave blanks behind them, and empty lines before.
+_HEAD = re.compile(r"\A\s*^---[^\S\n]*\n", re.MULTILINE)
+_HEAD_END = re.compile(r"^---[^\S\n]*(?:\n|\Z)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,15 @@ def load(prompt: str, shelf: Shelf = QUERIES) -> Template:
     source = read(prompt, shelf)
     name = "of its own text" if source == prompt else shown(prompt)
     settings: dict[str, Any] = {}
-    if source.startswith(_FENCE):
-        head, fence, source = source.removeprefix(_FENCE).partition(f"\n{_FENCE}")
-        if not fence:
+    if begun := _HEAD.match(source):
+        ended = _HEAD_END.search(source, begun.end())
+        if not ended:
             raise UserError(
                 f"{shelf.setting}: {name}: the settings at its beginning have no end; close them with a line ---",
                 code="prompt-form",
             )
-        settings = _settings(f"{shelf.setting}: {name}", f"{head}\n", shelf.settings)
+        head, source = source[begun.end() : ended.start()], source[ended.end() :]
+        settings = _settings(f"{shelf.setting}: {name}", head, shelf.settings)
     text = source.rstrip()
     for slot in shelf.slots:
         if slot not in text:
