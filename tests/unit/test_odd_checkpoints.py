@@ -379,6 +379,7 @@ def test_a_model_whose_layers_cannot_be_taken_apart_is_told_by_preflight(tmp_pat
 def test_layers_made_by_their_number_in_an_unknown_way_are_refused(monkeypatch):
     from inranker_flow.students import layers
 
+    # A model whose lists nobody knows yet: of those that transformers has, all are known.
     monkeypatch.setattr(layers, "_LISTS", ())
     with refuses("setting-conflict", "SmolLM3ForCausalLM", "leave it empty"):
         load_student(causal("smollm3"), DistillConfig(max_length=64, layers=(0, 1, 3)))

@@ -26,7 +26,7 @@ DOCUMENTS = {f"d{number}": f"passage number {number} is about the moon" for numb
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "_FIRST", 0.01)
+    monkeypatch.setattr(endpoint, "_FIRST", 0.01)  # the real pauses, shorter: else each test waits for seconds
 
 
 def asked(tmp_path, answer: Callable[[int], Any], **changes: Any) -> list[str]:

@@ -45,12 +45,13 @@ def write(
     if not corpus.runs:
         return []
     ids = queries.column("query_id").to_pylist()
-    wanted, empty = np.sort(_hashes(ids)), np.empty(0, np.uint64)
-    known, asked = np.union1d(known, wanted), empty
+    hashes = _hashes(ids)
+    wanted, asked = np.sort(hashes), np.empty(0, np.uint64)
+    known = np.union1d(known, wanted)
     kept = np.sort(_hashes(tables.column(tables.CORPUS, collection, "doc_id").to_pylist()))
-    whole = np.setdiff1d(documents, kept) if are_cut(collection) else kept[:0]
+    whole = kept[:0]
     if are_cut(collection):  # then its passages are what is searched
-        documents = kept
+        whole, documents = np.setdiff1d(documents, kept), kept
     pairs = HashSet()
     parts = [_ROWS.empty_table()]
     for name in corpus.runs:
@@ -62,15 +63,11 @@ def write(
             mine = contains(wanted, asking)
             problems.add_rows("run_unknown_query", rows, ~contains(known, asking), "no query has the id {0!r}")
             unknown = mine & ~contains(documents, found)
-            of_passages = unknown & contains(whole, found)
-            for rows_of, what in (
-                (
-                    of_passages,
-                    "query {0!r} found {1!r}, which the collection lacks as a passage: it was cut, so name its passages",
-                ),
-                (unknown & ~of_passages, "query {0!r} found {1!r}, which the collection lacks"),
-            ):
-                problems.add_rows("run_unknown_document", rows, rows_of, what)
+            cut = unknown & contains(whole, found)
+            lacks = "query {0!r} found {1!r}, which the collection lacks"
+            as_passage = f"{lacks} as a passage: it was cut, so name its passages"
+            problems.add_rows("run_unknown_document", rows, cut, as_passage)
+            problems.add_rows("run_unknown_document", rows, unknown & ~cut, lacks)
             good = mine & contains(kept, found)
             asked = np.union1d(asked, asking[mine & ~unknown])
             new = np.zeros(len(good), bool)
@@ -82,7 +79,7 @@ def write(
     table = _ranked(pa.concat_tables(parts))
     tables.write(tables.RUN, collection / tables.RUN.filename, table)
     lost = np.setdiff1d(asked, _hashes(table.column("query_id").unique().to_pylist()))
-    return [query_id for query_id, each in zip(ids, _hashes(ids), strict=True) if each in lost] if len(lost) else []
+    return [query_id for query_id, is_lost in zip(ids, contains(lost, hashes), strict=True) if is_lost]
 
 
 def read(uri: str) -> pa.Table:

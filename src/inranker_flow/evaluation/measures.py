@@ -189,7 +189,10 @@ def per_query(
     for query_id, doc_id, position in zip(*columns, strict=True):
         ranked.setdefault(query_id, {})[doc_id] = -float(position)
     qrels = {
-        query_id: {doc_id: max(grade, _LOWEST) for doc_id, grade in own.items()} for query_id, own in qrels.items()
+        query_id: own
+        if min(own.values(), default=0) >= _LOWEST
+        else {doc_id: max(grade, _LOWEST) for doc_id, grade in own.items()}
+        for query_id, own in qrels.items()
     }
     found = {name: dict.fromkeys(qrels, 0.0) for name in measures}
     names: dict[str, list[str]] = {}

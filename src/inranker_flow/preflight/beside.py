@@ -34,21 +34,20 @@ def check_log(corpus: CorpusConfig) -> None:
 
 def check_labels(corpus: CorpusConfig, file: str) -> None:
     """Refuse soft labels by ids in another form, without a row, or for queries of which the collection has none."""
-    if _whole(file) is None:
+    if (whole := _whole(file)) is None:
         return
     rows = label_source(corpus.labels).labels(Problems("repair"))
-    _check_rows(corpus, file, rows, "labels-unusable", "soft label")
+    _check_rows(corpus, file, rows, whole, "labels-unusable", "soft label")
 
 
 def check_run(corpus: CorpusConfig, uri: str) -> None:
     """Refuse a run file in another form, without a row, or for queries of which the collection has none."""
-    if _whole(uri) is None:
+    if (whole := _whole(uri)) is None:
         return
-    _check_rows(corpus, uri, run_files.read_rows(uri, Problems("repair")), "run-incomplete", "row of a run")
+    _check_rows(corpus, uri, run_files.read_rows(uri, Problems("repair")), whole, "run-incomplete", "row of a run")
 
 
-def _check_rows(corpus: CorpusConfig, uri: str, found: Iterable[Rows], code: str, what: str) -> None:
-    whole = _whole(uri)
+def _check_rows(corpus: CorpusConfig, uri: str, found: Iterable[Rows], whole: bool, code: str, what: str) -> None:
     asked = {query_id for rows in (found if whole else _begun(found)) for query_id in rows.columns[0]}
     if not asked:
         raise BadCollection(
@@ -78,7 +77,7 @@ def _whole(uri: str) -> bool | None:
 
 def _queries(corpus: CorpusConfig) -> set[str]:
     """Return the ids of the queries of a collection on a disk, where they are soon read; else none."""
-    folder = None if "://" in corpus.uri or ":" in corpus.uri else uris.local_path(corpus.uri)
+    folder = None if ":" in corpus.uri else uris.local_path(corpus.uri)
     if folder is None or not folder.is_dir():
         return set()
     try:

@@ -103,13 +103,7 @@ def check_teacher(teacher: Teacher) -> str:
             if found is None or other or backwards:
                 raise UserError(refusal(reference, names, model_type), code="checkpoint-kind")
             kind = found
-        positions = files.positions(config)
-        if kind != "monot5" and positions and positions < scoring.max_length:
-            raise UserError(
-                f"{reference}: max_length {scoring.max_length} is more than the checkpoint's {positions} positions; set "
-                f"teacher.scoring.max_length to {positions} or less",
-                code="setting-value",
-            )
+        _check_positions(reference, kind, config, scoring.max_length, "teacher.scoring")
         if kind == "encoder":
             check_masks(reference, str(config.get("model_type")))
             labels.find(reference, config, scoring.false_token, scoring.true_token)
@@ -185,14 +179,19 @@ def check_start(
     if kind == "encoder" and names[0].endswith("ForSequenceClassification") and labels.count(config) in (1, 2):
         labels.find_for_student(section, reference, config, student.false_token, student.true_token)
     layers.check(reference, config, student.layers, f"{section}.layers")
+    _check_positions(reference, kind, config, student.max_length, section)
+    return kind
+
+
+def _check_positions(reference: str, kind: str, config: dict[str, Any], wanted: int, section: str) -> None:
+    """Raise :class:`UserError` where ``wanted`` tokens are more than a model tells apart by place; T5 knows no places."""
     positions = files.positions(config)
-    if positions and kind != "monot5" and positions < student.max_length:
+    if kind != "monot5" and positions and positions < wanted:
         raise UserError(
-            f"{reference}: max_length {student.max_length} is more than the checkpoint's {positions} positions; set "
+            f"{reference}: max_length {wanted} is more than the checkpoint's {positions} positions; set "
             f"{section}.max_length to {positions} or less",
             code="setting-value",
         )
-    return kind
 
 
 def _check_answers(

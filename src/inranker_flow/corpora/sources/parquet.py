@@ -132,12 +132,8 @@ def _explained(shown: str) -> Iterator[None]:
 
     try:
         yield
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        OverflowError,
-    ) as error:  # the last: a date that Python has none for
+    # The last: a date that Python has none for.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         said = "".join(each if each.isprintable() else " " for each in str(error))
         reason = " ".join(said.split())[:300]
         if isinstance(error, OSError) and error.errno:  # the disk's word, not Arrow's about the content
